@@ -1,0 +1,1 @@
+"""pyvmm: a virtual machine monitor for understanding, prototyping and testing guest memory."""

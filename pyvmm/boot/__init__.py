@@ -1,0 +1,1 @@
+"""Boot: from an image's bytes to what to place where, and the state to enter it in. Pure."""

@@ -1,0 +1,54 @@
+"""What booting an image comes to: placements, entry state, needs."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pyvmm.hosts.registers import Regs, Sregs
+
+
+class BootProtocol(enum.Enum):
+    """How an image is entered; told from its content, never from its name."""
+
+    PVH = "pvh"
+    MULTIBOOT = "multiboot"
+    FLAT = "flat"
+
+
+class GuestNeed(enum.IntFlag):
+    """What a guest cannot run without: the ``pyvmm`` ELF note says so (guest/include/protocol.h)."""
+
+    INTERRUPTS = 1 << 0
+    """An interrupt controller and a timer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Bytes to copy to guest RAM at `gpa`. RAM is zero elsewhere, so zero fill needs no placement."""
+
+    gpa: int
+    data: bytes | memoryview
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryState:
+    """The boot vCPU's registers at its first instruction. `sregs.apic_base` is left to the host."""
+
+    regs: Regs
+    sregs: Sregs
+
+
+@dataclass(frozen=True, slots=True)
+class BootPlan:
+    """Everything that a machine needs from an image.
+
+    Placements lie within usable RAM and do not overlap. `needs` is None where the image does not
+    say: whoever builds the machine decides.
+    """
+
+    protocol: BootProtocol
+    placements: tuple[Placement, ...]
+    entry: EntryState
+    needs: GuestNeed | None

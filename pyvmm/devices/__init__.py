@@ -1,0 +1,1 @@
+"""Devices: models without input or output of their own, and the bus that finds them. Pure."""

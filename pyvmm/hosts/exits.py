@@ -1,0 +1,206 @@
+"""Why a vCPU stopped running guest code: a closed set of frozen values.
+
+One class per KVM exit reason that this project answers or reports (KVM api.rst, "The kvm_run
+structure"), `Interrupted` for a KVM_RUN that a signal ended, and `UnknownExit` for every other
+reason. `Exit` is their union: a ``match`` over it that forgets one is found by the type checker.
+
+GPAs are bytes; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class IoOut:
+    """The guest wrote to a port: `data` is `count` values of `size` bytes each, in order."""
+
+    port: int
+    size: int
+    count: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IoIn:
+    """The guest reads a port: answer with `count` values of `size` bytes (`Vcpu.answer`)."""
+
+    port: int
+    size: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MmioWrite:
+    """The guest wrote `data` (1..8 bytes) to a GPA that no memslot covers, or a read-only one."""
+
+    gpa: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MmioRead:
+    """The guest reads `size` bytes (1..8) from an uncovered GPA: answer with them."""
+
+    gpa: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hlt:
+    """The vCPU executed HLT and no in-kernel interrupt controller waits on its behalf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """A triple fault (KVM_EXIT_SHUTDOWN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypercall:
+    """A hypercall that KVM passes on: number and six arguments; answer with `Vcpu.answer_hypercall`.
+
+    `long_mode`: made from 64-bit mode.
+    """
+
+    number: int
+    args: tuple[int, int, int, int, int, int]
+    long_mode: bool
+
+
+class MemoryFaultFlag(enum.IntFlag):
+    """``kvm_run.memory_fault.flags``."""
+
+    PRIVATE = 1 << 3
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFault:
+    """KVM cannot resolve a guest access to [gpa, gpa + size) (KVM_EXIT_MEMORY_FAULT).
+
+    `errno` is what KVM_RUN failed with: EFAULT or EHWPOISON; with any other errno the exit reason
+    would be stale and this value is not made.
+    """
+
+    gpa: int
+    size: int
+    flags: MemoryFaultFlag
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvmInternalError:
+    """KVM gave up (KVM_EXIT_INTERNAL_ERROR); `suberror` 1 is a failed instruction emulation."""
+
+    suberror: int
+    data: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailEntry:
+    """The processor refused to enter the guest: `reason` is the hardware's own code."""
+
+    reason: int
+    cpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemEvent:
+    """KVM_EXIT_SYSTEM_EVENT: `kind` 1 shutdown, 2 reset, 3 crash; see api.rst for the rest."""
+
+    kind: int
+    data: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Debug:
+    """Guest debugging stopped the vCPU: the exception's vector, the linear pc, DR6 and DR7."""
+
+    exception: int
+    pc: int
+    dr6: int
+    dr7: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMsr:
+    """RDMSR handed to user space: answer with `Vcpu.answer_msr`."""
+
+    index: int
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMsr:
+    """WRMSR handed to user space: answer with `Vcpu.answer_msr`."""
+
+    index: int
+    value: int
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class IrqWindowOpen:
+    """The guest can take an interrupt now (user-space interrupt controller)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IoapicEoi:
+    """End of interrupt for `vector` (split interrupt controller)."""
+
+    vector: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTpr:
+    """The guest changed its task priority (user-space local APIC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingFull:
+    """The vCPU's ring of dirtied pages is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostedFull:
+    """The ring of posted port writes is full: drain it, then run on. Not KVM's: `pyvmm.hosts.kvm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """KVM_RUN returned EINTR or EAGAIN: a kick, or immediate_exit. Nothing of the guest's changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownExit:
+    """An exit reason outside this set."""
+
+    reason: int
+
+
+Exit: TypeAlias = (
+    IoOut
+    | IoIn
+    | MmioWrite
+    | MmioRead
+    | Hlt
+    | Shutdown
+    | Hypercall
+    | MemoryFault
+    | KvmInternalError
+    | FailEntry
+    | SystemEvent
+    | Debug
+    | ReadMsr
+    | WriteMsr
+    | IrqWindowOpen
+    | IoapicEoi
+    | SetTpr
+    | DirtyRingFull
+    | PostedFull
+    | Interrupted
+    | UnknownExit
+)

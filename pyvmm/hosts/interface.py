@@ -1,0 +1,255 @@
+"""What every host implements: system, VM, vCPU, guest memory, as protocols.
+
+`pyvmm.machine` is written against these and nothing else. Every object is a context manager that
+owns what it stands for; `close` is idempotent. Methods raise `pyvmm.errors.SystemCallError` (on
+KVM its subclass KvmError) unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.registers import Regs, Sregs
+
+
+class MemslotFlag(enum.IntFlag):
+    """``kvm_userspace_memory_region2.flags``."""
+
+    LOG_DIRTY_PAGES = 1 << 0
+    READONLY = 1 << 1
+    GUEST_MEMFD = 1 << 2
+
+
+class Owned(Protocol):
+    """Something with one owner: a context manager whose `close` may be called twice."""
+
+    def close(self) -> None:
+        """Give the resource back."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class GuestMapping(Owned, Protocol):
+    """A host mapping of guest memory: `size` bytes at host virtual address `hva`."""
+
+    @property
+    def hva(self) -> int:
+        """The first byte's host virtual address."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def view(self) -> memoryview:
+        """All of it, writable, as bytes. Release it before `close`."""
+        ...
+
+
+class GuestMemfd(Owned, Protocol):
+    """A guest_memfd file of `size` bytes."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def map(self) -> GuestMapping:
+        """Map all of it shared (needs `GuestMemfdFlag.MMAP`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Memslot:
+    """One memslot (api.rst 4.35, 4.140): [gpa, gpa + size) in bytes.
+
+    `hva` is where the shared side is mapped; `guest_memfd` with the file offset of its first byte
+    is the private side, or all of it where the file was made with INIT_SHARED.
+    """
+
+    slot: int
+    gpa: int
+    size: int
+    hva: int
+    flags: MemslotFlag = MemslotFlag(0)
+    guest_memfd: GuestMemfd | None = None
+    guest_memfd_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """One entry of a vCPU's record of recent exits, as the host's fast path keeps it.
+
+    `reason` is KVM's number; `address` a port or GPA; `size` in bytes; `count` of repetitions that
+    the record folds together; `value` the first datum written.
+    """
+
+    reason: int
+    name: str
+    address: int
+    size: int
+    is_write: bool
+    value: int
+    count: int
+
+    def __str__(self) -> str:
+        where = f" {self.address:#x}/{self.size}" if self.size else ""
+        what = ""
+        if self.size:
+            what = f" <- {self.value:#x}" if self.is_write else " read"
+        times = f" x{self.count}" if self.count > 1 else ""
+        return f"{self.name}{where}{what}{times}"
+
+
+class Vcpu(Owned, Protocol):
+    """One vCPU. Everything but `kick` is called from the one thread that created it."""
+
+    def run(self) -> Exit:
+        """Run guest code until something needs the monitor."""
+        ...
+
+    def answer(self, data: bytes) -> None:
+        """Answer `IoIn` or `MmioRead` with exactly the bytes that it asks for."""
+        ...
+
+    def answer_hypercall(self, value: int) -> None:
+        """Answer `Hypercall`: what the guest finds in RAX."""
+        ...
+
+    def answer_msr(self, value: int, *, fault: bool) -> None:
+        """Answer `ReadMsr` or `WriteMsr`; `fault` injects #GP instead."""
+        ...
+
+    def kick(self) -> None:
+        """From any thread: make the present or next `run` return `Interrupted` (once)."""
+        ...
+
+    def complete(self) -> None:
+        """Let the kernel finish a pending port or MMIO access without entering the guest."""
+        ...
+
+    def get_regs(self) -> Regs:
+        """KVM_GET_REGS."""
+        ...
+
+    def set_regs(self, regs: Regs) -> None:
+        """KVM_SET_REGS."""
+        ...
+
+    def get_sregs(self) -> Sregs:
+        """KVM_GET_SREGS."""
+        ...
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """KVM_SET_SREGS."""
+        ...
+
+    def translate(self, linear: int) -> int | None:
+        """The GPA of a linear address under the vCPU's present page tables; None if unmapped."""
+        ...
+
+    def use_host_cpuid(self) -> None:
+        """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""
+        ...
+
+    def post_port(self, port: int, *, write: bool, read_value: int | None) -> None:
+        """Let the fast path answer single-byte accesses to `port` by itself.
+
+        `write`: a write is appended to the VM's posted ring instead of ending `run`. `read_value`:
+        a read gives this byte; None ends `run` as usual. Both off: the port is ordinary again.
+        """
+        ...
+
+    def recent_exits(self) -> Sequence[ExitRecord]:
+        """The last exits, oldest first, at most 32."""
+        ...
+
+    def exit_counts(self) -> Mapping[str, int]:
+        """Exits so far by the name of their reason."""
+        ...
+
+
+class PostedRing(Owned, Protocol):
+    """Port writes that vCPUs' fast paths took without leaving for Python, in order per vCPU."""
+
+    def fileno(self) -> int:
+        """An eventfd that is readable when there is something to drain."""
+        ...
+
+    def drain(self) -> list[tuple[int, bytes]]:
+        """Take everything: (port, bytes written to it), adjacent writes to a port joined."""
+        ...
+
+
+class Vm(Owned, Protocol):
+    """One VM."""
+
+    @property
+    def posted(self) -> PostedRing:
+        """The ring of posted port writes of this VM's vCPUs."""
+        ...
+
+    def create_guest_memfd(
+        self, size: int, flags: GuestMemfdFlag = GuestMemfdFlag(0)
+    ) -> GuestMemfd:
+        """KVM_CREATE_GUEST_MEMFD; `size` in bytes."""
+        ...
+
+    def set_memslot(self, memslot: Memslot) -> None:
+        """Create or change a memslot; a size of 0 deletes it."""
+        ...
+
+    def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES over [gpa, gpa + size) in bytes."""
+        ...
+
+    def create_irqchip(self) -> None:
+        """In-kernel PIC, I/O APIC and local APICs; before the first vCPU."""
+        ...
+
+    def create_pit(self) -> None:
+        """In-kernel 8254; after `create_irqchip`."""
+        ...
+
+    def set_irq_line(self, gsi: int, level: bool) -> None:
+        """Raise or lower an interrupt line of the in-kernel controllers."""
+        ...
+
+    def enable_hypercall_exits(self, mask: int) -> None:
+        """KVM_CAP_EXIT_HYPERCALL: a mask of 1 << hypercall number."""
+        ...
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """The vCPU `index`, owned by the calling thread."""
+        ...
+
+
+class System(Owned, Protocol):
+    """A host: where VMs are made."""
+
+    def capabilities(self) -> Capabilities:
+        """What it offers, asked once."""
+        ...
+
+    def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> Vm:
+        """A new VM."""
+        ...
+
+    def map_anonymous(self, size: int) -> GuestMapping:
+        """Guest RAM from an anonymous memfd, where guest_memfd cannot be mapped."""
+        ...

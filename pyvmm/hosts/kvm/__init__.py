@@ -1,0 +1,1 @@
+"""/dev/kvm through cffi. cffi data never leaves this package."""

@@ -1,0 +1,1 @@
+"""The machine: where trio lives. One nursery per machine, one thread per vCPU."""

@@ -1,0 +1,1 @@
+"""Guest memory as pure values: the physical layout, slots, and what backs them."""

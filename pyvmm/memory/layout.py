@@ -1,0 +1,152 @@
+"""The guest-physical address space, in one place: every range and address, and why it is there.
+
+::
+
+    0x0000_0000  RAM          usable up to 0x9_FC00 (real-mode memory; boot data lives here)
+    0x0009_FC00  reserved     where a BIOS keeps its EBDA, the VGA window and ROMs; it is backed by
+                              the same memslot as RAM (holes cost memslots), but the memory map
+                              tells the guest to keep out
+    0x0010_0000  RAM          kernels are linked here or above
+    0xC000_0000  MMIO hole    local APIC, I/O APIC, and devices to come; no memslot
+    0x1_0000_0000 RAM         what did not fit below the hole
+
+All addresses are GPAs in bytes, all ends exclusive, all sizes multiples of `PAGE_SIZE`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pyvmm.errors import UsageError
+
+PAGE_SIZE = 4096
+MIB = 1 << 20
+GIB = 1 << 30
+
+MIN_MEMORY = 2 * MIB
+"""The least RAM: the first MiB for boot data, the second for a kernel."""
+
+LOW_USABLE_END = 0x9FC00
+"""End of the usable memory below 1 MiB: where a PC's extended BIOS data area begins."""
+HIGH_MEMORY_START = 0x100000
+"""1 MiB: kernels are loaded from here on."""
+HOLE_START = 0xC000_0000
+"""3 GiB: start of the MMIO hole. RAM below it is one memslot."""
+HOLE_END = 1 << 32
+"""4 GiB: end of the MMIO hole; the rest of RAM follows."""
+
+# Boot data, all below LOW_USABLE_END and none of it overlapping (a test checks).
+BOOT_GDT = 0x500
+"""The GDT that the entry state's selectors are taken from: just above the BIOS data area."""
+PVH_START_INFO = 0x6000
+"""``struct hvm_start_info``, its module list behind it: one page."""
+PVH_MEMMAP = 0x7000
+"""``struct hvm_memmap_table_entry[]``: less than 0xC00 bytes, so that it ends below FLAT_ENTRY."""
+MULTIBOOT_INFO = 0x6000
+"""Multiboot 1 information; never together with PVH."""
+MULTIBOOT_MEMMAP = 0x7000
+"""Multiboot 1 memory map."""
+FLAT_ENTRY = 0x7C00
+"""Where a PC's BIOS puts a boot sector, and where it jumps to."""
+COMMAND_LINE = 0x20000
+"""The kernel's command line, terminated by a zero byte."""
+COMMAND_LINE_MAX = 0x10000
+"""The longest command line with its zero byte, in bytes."""
+
+
+class RangeKind(enum.IntEnum):
+    """Types of the memory map; the values are those of E820 and PVH."""
+
+    RAM = 1
+    RESERVED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GpaRange:
+    """[start, end) in bytes of guest-physical address."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.end - self.start
+
+    def contains(self, start: int, size: int) -> bool:
+        """Whether [start, start + size) lies within."""
+        return self.start <= start and start + size <= self.end
+
+    def overlaps(self, other: GpaRange) -> bool:
+        """Whether the two share a byte."""
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """One line of the memory map that the guest is given."""
+
+    range: GpaRange
+    kind: RangeKind
+
+
+@dataclass(frozen=True, slots=True)
+class RamRegion:
+    """Guest RAM that is one memslot: `range`, and where it starts in the backing file (bytes)."""
+
+    slot: int
+    range: GpaRange
+    file_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLayout:
+    """The layout of a guest with `memory` bytes of RAM: use `of`."""
+
+    memory: int
+    regions: tuple[RamRegion, ...]
+    memory_map: tuple[MapEntry, ...]
+
+    @classmethod
+    def of(cls, memory: int) -> MemoryLayout:
+        """Lay out `memory` bytes of RAM.
+
+        Raises `UsageError` when it is no multiple of a page or less than `MIN_MEMORY`.
+        """
+        attempt = f"give the guest {memory} bytes of memory"
+        if memory % PAGE_SIZE:
+            raise UsageError(attempt, "not a multiple of the page size, 4096", "round it")
+        if memory < MIN_MEMORY:
+            raise UsageError(attempt, f"less than the minimum, {MIN_MEMORY >> 20} MiB", "ask for more")
+        low = GpaRange(0, min(memory, HOLE_START))
+        regions = [RamRegion(0, low, 0)]
+        entries = [
+            MapEntry(GpaRange(0, LOW_USABLE_END), RangeKind.RAM),
+            MapEntry(GpaRange(LOW_USABLE_END, HIGH_MEMORY_START), RangeKind.RESERVED),
+            MapEntry(GpaRange(HIGH_MEMORY_START, low.end), RangeKind.RAM),
+        ]
+        if memory > HOLE_START:
+            high = GpaRange(HOLE_END, HOLE_END + memory - HOLE_START)
+            regions.append(RamRegion(1, high, HOLE_START))
+            entries.append(MapEntry(high, RangeKind.RAM))
+        return cls(memory, tuple(regions), tuple(entries))
+
+    @property
+    def end(self) -> int:
+        """The first GPA above all RAM."""
+        return self.regions[-1].range.end
+
+    def file_offset(self, gpa: int, size: int) -> int | None:
+        """Where [gpa, gpa + size) starts in the backing file; None unless one region holds it all."""
+        for region in self.regions:
+            if region.range.contains(gpa, size):
+                return region.file_offset + gpa - region.range.start
+        return None
+
+    def is_usable(self, gpa: int, size: int) -> bool:
+        """Whether [gpa, gpa + size) lies within one usable range of the memory map."""
+        return any(
+            entry.kind is RangeKind.RAM and entry.range.contains(gpa, size)
+            for entry in self.memory_map
+        )

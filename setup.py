@@ -1,0 +1,36 @@
+"""Builds what setuptools cannot: the cffi extension and the guest images."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithGuests(build_py):
+    """Builds the guest images and takes them along as package data of an ordinary install.
+
+    An editable install uses guest/build in the checkout instead, so that a rebuilt guest is used
+    at once.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        images = Path(self.build_lib).resolve() / "pyvmm" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["make", "-s", "-C", ROOT / "guest", f"OUT={images}"],
+            check=True,
+            env={**os.environ, "MAKEFLAGS": ""},
+        )
+
+
+setup(
+    cffi_modules=["pyvmm/hosts/kvm/build_extension.py:ffibuilder"],
+    cmdclass={"build_py": BuildWithGuests},
+)
