@@ -1,0 +1,62 @@
+"""Every I/O port and interrupt line that a machine of ours has, with the reason for its number.
+
+Numbers that guests know by heart (a PC's) keep their PC meaning; the others are QEMU's, so that one
+guest image runs under both. ``guest/include/protocol.h`` repeats those that our own guests use, and
+a test compares both sides.
+
+Ports are numbers in the 64 KiB port space; lengths are in ports (bytes); IRQs are ISA interrupt
+lines, which are also the GSIs of the in-kernel controllers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PORT_SPACE_SIZE: Final = 0x1_0000
+"""The x86 port space: 16-bit addresses (SDM volume 1, 19.3)."""
+
+KEYBOARD_DATA: Final = 0x60
+"""Keyboard controller, data. Its neighbour 0x61 is the timer's speaker gate, not ours."""
+
+KEYBOARD_COMMAND: Final = 0x64
+"""Keyboard controller, command and status: Linux's first way to reset a PC (0xfe)."""
+
+CMOS_INDEX: Final = 0x70
+"""CMOS and real-time clock: which of the 128 bytes; bit 7 masks NMIs."""
+
+CMOS_DATA: Final = 0x71
+"""CMOS and real-time clock: the byte itself."""
+
+CMOS_LENGTH: Final = 2
+"""`CMOS_INDEX` and `CMOS_DATA` together."""
+
+SYSTEM_CONTROL_A: Final = 0x92
+"""PS/2 system control port A: fast A20 gate and fast reset."""
+
+DEBUG_CONSOLE: Final = 0xE9
+"""Bochs' and QEMU's debug console: a byte written is a byte shown."""
+
+EXIT: Final = 0xF4
+"""Where a guest ends its run with a status; QEMU's ``isa-debug-exit`` is put here by custom."""
+
+EXIT_LENGTH: Final = 4
+"""So that one 32-bit write is one write (``isa-debug-exit,iosize=4``)."""
+
+EXIT_WIDTH: Final = 4
+"""Widest access of the exit port, in bytes."""
+
+COM1: Final = 0x3F8
+"""First serial port: the console."""
+
+COM1_LENGTH: Final = 8
+"""Registers of a 16550."""
+
+COM1_IRQ: Final = 4
+"""Interrupt line of the first serial port."""
+
+PVPANIC: Final = 0x505
+"""Where QEMU's pvpanic ISA device lives (docs/specs/pvpanic)."""
+
+RESET_CONTROL: Final = 0xCF9
+"""Reset control register of Intel's south bridges since the PIIX3; in the middle of 0xcf8..0xcff,
+the PCI configuration ports, of which it is the only one that we have."""
