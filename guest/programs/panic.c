@@ -1,0 +1,9 @@
+/* Panics. */
+#include "guest.h"
+
+GUEST_NEEDS(0);
+
+int guest_main(void)
+{
+	panic("asked to (%s)", command_line());
+}
