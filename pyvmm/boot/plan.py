@@ -17,7 +17,7 @@ class BootProtocol(enum.Enum):
 
 
 class GuestNeed(enum.IntFlag):
-    """What a guest cannot run without: the ``pyvmm`` ELF note says so (guest/include/protocol.h)."""
+    """What a guest cannot run without; its ``pyvmm`` ELF note says so (``guest/include``)."""
 
     INTERRUPTS = 1 << 0
     """An interrupt controller and a timer."""
@@ -25,7 +25,7 @@ class GuestNeed(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Bytes to copy to guest RAM at `gpa`. RAM is zero elsewhere, so zero fill needs no placement."""
+    """Bytes to copy to guest RAM at `gpa`. RAM is zero elsewhere: zero fill needs no placement."""
 
     gpa: int
     data: bytes | memoryview

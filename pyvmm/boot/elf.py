@@ -1,0 +1,263 @@
+"""ELF executables, read with pyelftools, believed after checking (System V gABI, chapters 4, 5).
+
+pyelftools decodes the structures; this file decides which bytes it is shown and what is plausible.
+Only ``elftools.elf.structs`` is imported: ``elffile`` brings all of DWARF with it and costs three
+times as much (about 30 ms instead of 10), which every start of a guest would pay.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pyvmm.boot.claims import Claim
+from pyvmm.errors import ImageError
+from pyvmm.memory.layout import GpaRange
+
+MAGIC = b"\x7fELF"
+
+MAX_PROGRAM_HEADERS = 128
+"""More than any kernel has (Linux: 5); bounds the work that a hostile image can cause."""
+MAX_NOTES = 256
+"""Notes in all PT_NOTE segments together (Linux: about 20)."""
+
+_MACHINES = frozenset({"EM_386", "EM_X86_64"})
+_IDENT_SIZE = 16
+_PHYSICAL_END = 1 << 64
+
+
+class ElfClass(enum.IntEnum):
+    """EI_CLASS; `bits` is the word size."""
+
+    ELF32 = 1
+    ELF64 = 2
+
+    @property
+    def bits(self) -> int:
+        """32 or 64."""
+        return 32 if self is ElfClass.ELF32 else 64
+
+    @property
+    def header_size(self) -> int:
+        """Size of the file header in bytes."""
+        return 52 if self is ElfClass.ELF32 else 64
+
+    @property
+    def program_header_size(self) -> int:
+        """Size of one program header in bytes."""
+        return 32 if self is ElfClass.ELF32 else 56
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSegment:
+    """A PT_LOAD segment that occupies memory: `claim` by physical address, `virtual` is p_vaddr."""
+
+    claim: Claim
+    virtual: int
+
+    def physical(self, address: int) -> int | None:
+        """The GPA of a virtual address in this segment, None if it lies elsewhere."""
+        offset = address - self.virtual
+        return self.claim.range.start + offset if 0 <= offset < self.claim.range.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One entry of a PT_NOTE segment; `name` is without its terminating zero."""
+
+    name: bytes
+    type: int
+    descriptor: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ElfImage:
+    """What booting takes from an ELF file. `entry` is e_entry as it stands: usually virtual."""
+
+    elf_class: ElfClass
+    entry: int
+    segments: tuple[LoadSegment, ...]
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ProgramHeader:
+    index: int
+    type: str | int
+    offset: int
+    virtual: int
+    physical: int
+    file_size: int
+    memory_size: int
+    align: int
+
+
+class _Reader:
+    """The border to pyelftools: from here on its answers are ints and strs, its errors ours."""
+
+    def __init__(self, view: memoryview, attempt: str) -> None:
+        self._view = view
+        self._attempt = attempt
+        self.elf_class = self._class_of_ident()
+        from elftools.construct import ConstructError
+        from elftools.elf.enums import ENUM_NOTE_N_TYPE
+        from elftools.elf.structs import ELFStructs
+
+        self._error: type[Exception] = ConstructError
+        self._note_types: dict[str, int] = ENUM_NOTE_N_TYPE
+        self._structs: Any = ELFStructs(little_endian=True, elfclass=self.elf_class.bits)
+        self._structs.create_basic_structs()
+        self._structs.create_advanced_structs("ET_EXEC", "EM_X86_64")
+
+    def fail(self, cause: str, remedy: str = "") -> ImageError:
+        return ImageError(self._attempt, cause, remedy)
+
+    def _class_of_ident(self) -> ElfClass:
+        if len(self._view) < _IDENT_SIZE:
+            raise self.fail("the ELF header is cut off")
+        elf_class, data, version = self._view[4], self._view[5], self._view[6]
+        if elf_class not in (ElfClass.ELF32, ElfClass.ELF64):
+            raise self.fail(f"unknown ELF class {elf_class}")
+        if data != 1:
+            raise self.fail("not a little-endian ELF file", "build it for x86-64")
+        if version != 1:
+            raise self.fail(f"unknown ELF version {version}")
+        return ElfClass(elf_class)
+
+    def bytes_at(self, offset: int, size: int, what: str) -> memoryview:
+        if offset + size > len(self._view):
+            raise self.fail(
+                f"{what} at {offset:#x}..{offset + size:#x} lies beyond the end of the file, "
+                f"{len(self._view):#x}",
+                "the image is cut off or damaged",
+            )
+        return self._view[offset : offset + size]
+
+    def _parse(self, struct: Any, data: memoryview, what: str) -> Any:
+        try:
+            return struct.parse(bytes(data))
+        except self._error as error:
+            raise self.fail(f"{what} cannot be decoded: {error}") from error
+
+    def file_header(self) -> Any:
+        size = self.elf_class.header_size
+        data = self.bytes_at(0, size, "the ELF header")
+        return self._parse(self._structs.Elf_Ehdr, data, "the ELF header")
+
+    def program_headers(self, offset: int, count: int) -> Iterator[_ProgramHeader]:
+        size = self.elf_class.program_header_size
+        table = self.bytes_at(offset, count * size, "the program header table")
+        for index in range(count):
+            raw = self._parse(
+                self._structs.Elf_Phdr,
+                table[index * size : (index + 1) * size],
+                f"program header {index}",
+            )
+            yield _ProgramHeader(
+                index=index,
+                type=raw.p_type,
+                offset=int(raw.p_offset),
+                virtual=int(raw.p_vaddr),
+                physical=int(raw.p_paddr),
+                file_size=int(raw.p_filesz),
+                memory_size=int(raw.p_memsz),
+                align=int(raw.p_align),
+            )
+
+    def note_header(self, data: memoryview) -> tuple[int, int, int]:
+        """Name size, descriptor size, type."""
+        raw = self._parse(self._structs.Elf_Nhdr, data, "a note")
+        # The library names the types that it knows by "GNU" notes; other owners reuse the numbers.
+        number = self._note_types[raw.n_type] if isinstance(raw.n_type, str) else int(raw.n_type)
+        return int(raw.n_namesz), int(raw.n_descsz), number
+
+
+def parse_elf(view: memoryview, attempt: str) -> ElfImage:
+    """Read the ELF executable in `view` (bytes, the whole file); segment data are slices of it.
+
+    Whether segments fit the guest's memory or overlap is not looked at here. Raises `ImageError`
+    for everything that is no little-endian x86 ET_EXEC file, or lies about its sizes.
+    """
+    reader = _Reader(view, attempt)
+    header = reader.file_header()
+    _check_header(header, reader)
+    headers = tuple(reader.program_headers(int(header.e_phoff), int(header.e_phnum)))
+    segments = tuple(
+        _load_segment(entry, reader)
+        for entry in headers
+        if entry.type == "PT_LOAD" and (entry.memory_size or entry.file_size)
+    )
+    if not segments:
+        raise reader.fail("it has no segment to load", "link it as an executable")
+    return ElfImage(reader.elf_class, int(header.e_entry), segments, _notes(headers, reader))
+
+
+def _check_header(header: Any, reader: _Reader) -> None:
+    if header.e_machine not in _MACHINES:
+        raise reader.fail(
+            f"it is for machine {header.e_machine}, not x86-64", "build it for x86-64"
+        )
+    if header.e_type == "ET_DYN":
+        raise reader.fail("it is position-independent (ET_DYN)", "link it with -no-pie -static")
+    if header.e_type != "ET_EXEC":
+        raise reader.fail(f"it is no executable ({header.e_type})", "link it as an executable")
+    expected = reader.elf_class.program_header_size
+    if header.e_phnum == 0:
+        raise reader.fail("it has no program headers", "link it as an executable")
+    if header.e_phentsize != expected:
+        raise reader.fail(f"its program headers are {header.e_phentsize} bytes, not {expected}")
+    if header.e_phnum > MAX_PROGRAM_HEADERS:
+        raise reader.fail(
+            f"it has {header.e_phnum} program headers, more than {MAX_PROGRAM_HEADERS}"
+        )
+
+
+def _load_segment(header: _ProgramHeader, reader: _Reader) -> LoadSegment:
+    what = f"segment {header.index}"
+    if header.file_size > header.memory_size:
+        raise reader.fail(
+            f"{what} is larger in the file ({header.file_size:#x} bytes) than in memory "
+            f"({header.memory_size:#x})"
+        )
+    data = reader.bytes_at(header.offset, header.file_size, what)
+    end = header.physical + header.memory_size
+    if end > _PHYSICAL_END:
+        raise reader.fail(f"{what} at {header.physical:#x} runs past the end of the address space")
+    return LoadSegment(Claim(GpaRange(header.physical, end), data, what), header.virtual)
+
+
+def _notes(headers: tuple[_ProgramHeader, ...], reader: _Reader) -> tuple[Note, ...]:
+    notes: list[Note] = []
+    for header in headers:
+        if header.type != "PT_NOTE":
+            continue
+        what = f"note segment {header.index}"
+        data = reader.bytes_at(header.offset, header.file_size, what)
+        # gABI says 4, and 8 for 64-bit files; every toolchain goes by the segment's alignment.
+        for note in _notes_in(data, 8 if header.align == 8 else 4, what, reader):
+            if len(notes) == MAX_NOTES:
+                raise reader.fail(f"it has more than {MAX_NOTES} notes")
+            notes.append(note)
+    return tuple(notes)
+
+
+def _notes_in(data: memoryview, align: int, what: str, reader: _Reader) -> Iterator[Note]:
+    """The notes of one segment; what is too short at its end for a header is padding."""
+    header_size = 12
+    offset = 0
+    while offset + header_size <= len(data):
+        name_size, descriptor_size, number = reader.note_header(data[offset : offset + header_size])
+        name_start = offset + header_size
+        descriptor_start = _round_up(name_start + name_size, align)
+        end = descriptor_start + descriptor_size
+        if end > len(data):
+            raise reader.fail(f"a note at {offset:#x} of {what} is longer than the segment")
+        name = bytes(data[name_start : name_start + name_size]).removesuffix(b"\0")
+        yield Note(name, number, bytes(data[descriptor_start:end]))
+        offset = _round_up(end, align)
+
+
+def _round_up(value: int, align: int) -> int:
+    return -(-value // align) * align

@@ -1,0 +1,200 @@
+"""Multiboot 1 (specification 0.6.96): the header in the image, the information for the kernel."""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+
+from pyvmm.boot.claims import Claim, Kernel, claim_of
+from pyvmm.boot.elf import ElfImage
+from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
+from pyvmm.boot.tables import boot_gdt, protected_mode
+from pyvmm.errors import ImageError
+from pyvmm.hosts.registers import Regs
+from pyvmm.memory.layout import (
+    BOOT_GDT,
+    COMMAND_LINE,
+    HIGH_MEMORY_START,
+    LOW_USABLE_END,
+    MULTIBOOT_INFO,
+    MULTIBOOT_MEMMAP,
+    GpaRange,
+    MemoryLayout,
+)
+
+HEADER_MAGIC = 0x1BAD_B002
+LOADER_MAGIC = 0x2BAD_B002
+"""What EAX holds at the entry (3.2 Machine state)."""
+SEARCH_SIZE = 8192
+"""The header lies within the first 8192 bytes, 4-byte aligned (3.1.1 The layout of header)."""
+
+_MAGIC_BYTES = HEADER_MAGIC.to_bytes(4, "little")
+_HEADER = struct.Struct("<III")
+_ADDRESSES = struct.Struct("<IIIII")
+_INFO = struct.Struct("<18I")
+_MODULE = struct.Struct("<IIII")
+_MEMMAP_ENTRY = struct.Struct("<IQQI")
+_LOADER_NAME = b"pyvmm\0"
+_MODULE_NAME = b"initrd\0"
+
+
+class HeaderFlag(enum.IntFlag):
+    """Flags of the header (3.1.2); bits 0..15 are demands, the rest only says what is there."""
+
+    ALIGN_MODULES = 1 << 0
+    MEMORY_INFO = 1 << 1
+    VIDEO = 1 << 2
+    ADDRESSES = 1 << 16
+
+
+_DEMANDS = 0xFFFF
+_SUPPORTED = HeaderFlag.ALIGN_MODULES | HeaderFlag.MEMORY_INFO
+
+
+class InfoFlag(enum.IntFlag):
+    """Which fields of the information are valid (3.3 Boot information format)."""
+
+    MEMORY = 1 << 0
+    COMMAND_LINE = 1 << 2
+    MODULES = 1 << 3
+    MEMORY_MAP = 1 << 6
+    LOADER_NAME = 1 << 9
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A Multiboot header with a right checksum, `offset` bytes into the file."""
+
+    offset: int
+    flags: int
+
+
+def find_header(view: memoryview) -> Header | None:
+    """The first Multiboot header in `view` (the whole file) whose checksum is right, or None."""
+    window = bytes(view[:SEARCH_SIZE])
+    offset = window.find(_MAGIC_BYTES)
+    while offset >= 0:
+        if offset % 4 == 0 and offset + _HEADER.size <= len(window):
+            magic, flags, checksum = _HEADER.unpack_from(window, offset)
+            if (magic + flags + checksum) & 0xFFFF_FFFF == 0:
+                return Header(offset, flags)
+        offset = window.find(_MAGIC_BYTES, offset + 1)
+    return None
+
+
+def multiboot_kernel(
+    view: memoryview, header: Header, elf: ElfImage | None, needs: GuestNeed | None, attempt: str
+) -> Kernel:
+    """The kernel of an image with a Multiboot header; `elf` where the image is an ELF file.
+
+    The header's addresses win over the ELF's (3.1.3 The address fields of Multiboot header). Raises
+    `ImageError` when the header demands something unsupported or contradicts the file.
+    """
+    _check_demands(header, attempt)
+    if header.flags & HeaderFlag.ADDRESSES:
+        claim, entry = _from_addresses(view, header, attempt)
+        claims: tuple[Claim, ...] = (claim,)
+    elif elf is not None:
+        claims = tuple(segment.claim for segment in elf.segments)
+        entry = _physical_entry(elf)
+    else:
+        raise ImageError(
+            attempt,
+            "its Multiboot header has no load addresses and the image is no ELF file",
+            "set flag 16 of the header and fill in the addresses",
+        )
+    if entry >= 1 << 32:
+        raise ImageError(attempt, f"its entry {entry:#x} is above 4 GiB: the entry is 32-bit")
+    regs = Regs(rax=LOADER_MAGIC, rbx=MULTIBOOT_INFO, rip=entry)
+    return Kernel(BootProtocol.MULTIBOOT, claims, EntryState(regs, protected_mode()), needs)
+
+
+def multiboot_boot_data(
+    layout: MemoryLayout, command_line: bytes, initrd: GpaRange | None
+) -> tuple[Claim, ...]:
+    """GDT, information (with the initrd as its one module), memory map and command line.
+
+    `command_line` is without its zero byte. ``mem_lower`` and ``mem_upper`` are in KiB; the latter
+    ends at the first hole (3.3).
+    """
+    memory_map = b"".join(
+        _MEMMAP_ENTRY.pack(_MEMMAP_ENTRY.size - 4, entry.range.start, entry.range.size, entry.kind)
+        for entry in layout.memory_map
+    )
+    flags = InfoFlag.MEMORY | InfoFlag.COMMAND_LINE | InfoFlag.MEMORY_MAP | InfoFlag.LOADER_NAME
+    loader_name = MULTIBOOT_INFO + _INFO.size
+    module_name = loader_name + len(_LOADER_NAME)
+    strings = _LOADER_NAME + _MODULE_NAME
+    strings += bytes(-len(strings) % 4)
+    module = b""
+    if initrd is not None:
+        flags |= InfoFlag.MODULES
+        module = _MODULE.pack(initrd.start, initrd.end, module_name, 0)
+    info = _INFO.pack(
+        flags,
+        LOW_USABLE_END >> 10,
+        (layout.regions[0].range.end - HIGH_MEMORY_START) >> 10,
+        0,  # boot_device
+        COMMAND_LINE,
+        1 if module else 0,
+        loader_name + len(strings) if module else 0,
+        *(0, 0, 0, 0),  # symbols
+        len(memory_map),
+        MULTIBOOT_MEMMAP,
+        *(0, 0),  # drives
+        0,  # config_table
+        loader_name,
+        0,  # apm_table
+    )
+    return (
+        claim_of(BOOT_GDT, boot_gdt(), "the boot GDT"),
+        claim_of(MULTIBOOT_INFO, info + strings + module, "the Multiboot information"),
+        claim_of(MULTIBOOT_MEMMAP, memory_map, "the Multiboot memory map"),
+        claim_of(COMMAND_LINE, command_line + b"\0", "the command line"),
+    )
+
+
+def _check_demands(header: Header, attempt: str) -> None:
+    if header.flags & HeaderFlag.VIDEO:
+        raise ImageError(
+            attempt, "its Multiboot header demands a video mode (flag 2)", "clear that flag"
+        )
+    unknown = header.flags & _DEMANDS & ~_SUPPORTED
+    if unknown:
+        raise ImageError(attempt, f"its Multiboot header demands unknown features {unknown:#x}")
+
+
+def _from_addresses(view: memoryview, header: Header, attempt: str) -> tuple[Claim, int]:
+    """The claim and the entry by the header's address fields (3.1.3)."""
+    start = header.offset + _HEADER.size
+    fields = bytes(view[start : start + _ADDRESSES.size])
+    if len(fields) < _ADDRESSES.size:
+        raise ImageError(attempt, "its Multiboot header is cut off")
+    header_address, load, load_end, bss_end, entry = _ADDRESSES.unpack(fields)
+    first = header.offset - (header_address - load)
+    if not 0 <= first <= header.offset:
+        raise ImageError(
+            attempt,
+            f"its Multiboot header says it is loaded at {header_address:#x} and the image at "
+            f"{load:#x}, which the file contradicts",
+        )
+    size = load_end - load if load_end else len(view) - first
+    if not 0 < size <= len(view) - first:
+        raise ImageError(
+            attempt,
+            f"its Multiboot header asks to load {size} bytes, the file has {len(view) - first}",
+            "the image is cut off or damaged",
+        )
+    end = load + size
+    if bss_end:
+        if bss_end < end:
+            raise ImageError(attempt, f"its Multiboot bss ends at {bss_end:#x}, within the image")
+        end = bss_end
+    return Claim(GpaRange(load, end), view[first : first + size], "the Multiboot image"), entry
+
+
+def _physical_entry(elf: ElfImage) -> int:
+    """The entry's GPA: e_entry is virtual, but some linker scripts give the physical one."""
+    physical = (segment.physical(elf.entry) for segment in elf.segments)
+    return next((gpa for gpa in physical if gpa is not None), elf.entry)

@@ -1,0 +1,43 @@
+"""What kind of image some bytes are: told from the content, never from a name."""
+
+from __future__ import annotations
+
+import enum
+
+from pyvmm.boot import elf, flat, multiboot
+from pyvmm.errors import ImageError
+
+
+class ImageKind(enum.Enum):
+    """The outer form of an image."""
+
+    ELF = "an ELF file"
+    BZIMAGE = "a Linux bzImage"
+    MULTIBOOT = "a raw image with a Multiboot header"
+    FLAT = "raw code"
+
+
+def recognise(view: memoryview, attempt: str) -> ImageKind:
+    """The kind of the image in `view` (bytes, the whole file).
+
+    The first that fits: ELF magic; bzImage (Linux ``Documentation/arch/x86/boot.rst``: 0xAA55 at
+    0x1FE, "HdrS" at 0x202); a Multiboot header in the first 8 KiB; and raw code, which has no magic
+    (a 0x55AA signature is not asked for), so only its size tells it from junk. Raises `ImageError`
+    when the image is empty or none of these.
+    """
+    if not view:
+        raise ImageError(attempt, "the image is empty")
+    if bytes(view[:4]) == elf.MAGIC:
+        return ImageKind.ELF
+    if bytes(view[0x1FE:0x200]) == b"\x55\xaa" and bytes(view[0x202:0x206]) == b"HdrS":
+        return ImageKind.BZIMAGE
+    if multiboot.find_header(view) is not None:
+        return ImageKind.MULTIBOOT
+    if len(view) <= flat.MAX_SIZE:
+        return ImageKind.FLAT
+    raise ImageError(
+        attempt,
+        "it is no ELF file, has no Multiboot header, and is too long for raw code "
+        f"({len(view)} bytes, at most {flat.MAX_SIZE})",
+        "give an ELF kernel with a PVH note",
+    )
