@@ -57,6 +57,15 @@ COM1_IRQ: Final = 4
 PVPANIC: Final = 0x505
 """Where QEMU's pvpanic ISA device lives (docs/specs/pvpanic)."""
 
+PCI_CONFIG_ADDRESS: Final = 0xCF8
+"""PCI configuration address, a 32-bit port. We have no PCI: claimed because of what lies in it."""
+
+PCI_CONFIG_ADDRESS_LENGTH: Final = 4
+"""Of the range to give to `pyvmm.devices.reset.ResetControl`."""
+
+PCI_CONFIG_ADDRESS_WIDTH: Final = 4
+"""Widest access, in bytes: a 32-bit write must not be split, or its second byte would be taken for
+a write to `RESET_CONTROL`."""
+
 RESET_CONTROL: Final = 0xCF9
-"""Reset control register of Intel's south bridges since the PIIX3; in the middle of 0xcf8..0xcff,
-the PCI configuration ports, of which it is the only one that we have."""
+"""Reset control register of Intel's south bridges since the PIIX3: single-byte accesses only."""

@@ -1,0 +1,173 @@
+"""CMOS memory and real-time clock, ports 0x70 and 0x71.
+
+Sources: Motorola MC146818 datasheet for the clock (bytes 0x00 to 0x0d); for the memory sizes what
+QEMU (hw/i386/pc.c, ``pc_cmos_init``) writes and SeaBIOS reads.
+
+The clock is the host's: a guest can read but not set it, and updates are never in progress. Setting
+register B's SET bit holds the time that it reads. No alarm, and no interrupt of any kind.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.memory.layout import HOLE_START, MIB
+
+SIZE: Final = 128
+"""Bytes of CMOS memory, the clock's included."""
+
+
+class CmosByte(enum.IntEnum):
+    """What is where in it. Numbers of more than a byte are little endian."""
+
+    SECONDS = 0x00
+    MINUTES = 0x02
+    HOURS = 0x04
+    DAY_OF_WEEK = 0x06
+    """1 is Sunday."""
+    DAY = 0x07
+    MONTH = 0x08
+    YEAR = 0x09
+    """Of the century."""
+    REGISTER_A = 0x0A
+    REGISTER_B = 0x0B
+    REGISTER_C = 0x0C
+    REGISTER_D = 0x0D
+    BASE_MEMORY = 0x15
+    """KiB below 640 KiB, 2 bytes."""
+    EXTENDED_MEMORY = 0x17
+    """KiB above 1 MiB, at most 65535, 2 bytes."""
+    EXTENDED_MEMORY_TOO = 0x30
+    """The same again."""
+    CENTURY = 0x32
+    MEMORY_ABOVE_16M = 0x34
+    """Units of 64 KiB between 16 MiB and 4 GiB, 2 bytes."""
+    MEMORY_ABOVE_4G = 0x5B
+    """Units of 64 KiB above 4 GiB, 3 bytes."""
+
+
+_A_VALUE: Final = 0x26
+"""Register A: a time base of 32768 Hz and the periodic rate of every PC; bit 7, update in progress,
+clear."""
+_A_WRITABLE: Final = 0x7F
+_B_SET: Final = 1 << 7
+_B_BINARY: Final = 1 << 2
+_B_24_HOURS: Final = 1 << 1
+_D_VALID: Final = 0x80
+_PM: Final = 0x80
+_NMI_DISABLE: Final = 0x80
+
+_BASE_KIB: Final = 640
+_UNIT: Final = 64 * 1024
+
+_READ_ONLY: Final = frozenset(
+    {
+        CmosByte.SECONDS,
+        CmosByte.MINUTES,
+        CmosByte.HOURS,
+        CmosByte.DAY_OF_WEEK,
+        CmosByte.DAY,
+        CmosByte.MONTH,
+        CmosByte.YEAR,
+        CmosByte.CENTURY,
+        CmosByte.REGISTER_C,
+        CmosByte.REGISTER_D,
+    }
+)
+
+
+class Cmos:
+    """Two single-byte ports: the index at offset 0, the byte it selects at offset 1.
+
+    `now` gives the time that the clock shows (UTC, by custom). `memory_size` is all of the guest's
+    RAM in bytes, laid out as `pyvmm.memory.layout` does.
+    """
+
+    def __init__(self, now: Callable[[], datetime.datetime], memory_size: int) -> None:
+        self._now = now
+        self._held: datetime.datetime | None = None
+        self._index = 0
+        self._bytes = bytearray(SIZE)
+        self._bytes[CmosByte.REGISTER_A] = _A_VALUE
+        self._bytes[CmosByte.REGISTER_B] = _B_24_HOURS
+        self._bytes[CmosByte.REGISTER_D] = _D_VALID
+        self._put_memory_size(memory_size)
+
+    def read(self, offset: int, size: int) -> int:
+        """The selected byte; the index itself cannot be read and gives 0xff."""
+        del size
+        if offset == 0:
+            return 0xFF
+        clock = self._clock_byte(self._index)
+        return self._bytes[self._index] if clock is None else clock
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Select a byte, or write it. Bit 7 of the index masks NMIs, of which there are none."""
+        del size
+        value &= 0xFF
+        index = self._index
+        if offset == 0:
+            self._index = value & ~_NMI_DISABLE
+        elif index == CmosByte.REGISTER_A:
+            self._bytes[index] = value & _A_WRITABLE
+        elif index == CmosByte.REGISTER_B:
+            if value & _B_SET and self._held is None:
+                self._held = self._now()
+            elif not value & _B_SET:
+                self._held = None
+            self._bytes[index] = value
+        elif index not in _READ_ONLY:
+            self._bytes[index] = value
+
+    def _clock_byte(self, index: int) -> int | None:
+        """The byte as the clock shows it, None if it is none of the clock's."""
+        if index > CmosByte.YEAR and index != CmosByte.CENTURY:
+            return None
+        time = self._held or self._now()
+        match index:
+            case CmosByte.SECONDS:
+                return self._digits(time.second)
+            case CmosByte.MINUTES:
+                return self._digits(time.minute)
+            case CmosByte.HOURS:
+                return self._hours(time.hour)
+            case CmosByte.DAY_OF_WEEK:
+                return self._digits(time.isoweekday() % 7 + 1)
+            case CmosByte.DAY:
+                return self._digits(time.day)
+            case CmosByte.MONTH:
+                return self._digits(time.month)
+            case CmosByte.YEAR:
+                return self._digits(time.year % 100)
+            case CmosByte.CENTURY:
+                return self._digits(time.year // 100)
+            case _:
+                return None
+
+    def _digits(self, number: int) -> int:
+        """A number of 0..99 as register B wants it: binary or BCD."""
+        if self._bytes[CmosByte.REGISTER_B] & _B_BINARY:
+            return number
+        return number // 10 << 4 | number % 10
+
+    def _hours(self, hour: int) -> int:
+        if self._bytes[CmosByte.REGISTER_B] & _B_24_HOURS:
+            return self._digits(hour)
+        # Midnight is 12 AM, noon 12 PM.
+        return self._digits((hour + 11) % 12 + 1) | (_PM if hour >= 12 else 0)
+
+    def _put_memory_size(self, memory_size: int) -> None:
+        below_4g = min(memory_size, HOLE_START)
+        above_4g = memory_size - below_4g
+        extended = min(max(below_4g - MIB, 0) // 1024, 0xFFFF)
+        self._put(CmosByte.BASE_MEMORY, _BASE_KIB, 2)
+        self._put(CmosByte.EXTENDED_MEMORY, extended, 2)
+        self._put(CmosByte.EXTENDED_MEMORY_TOO, extended, 2)
+        self._put(CmosByte.MEMORY_ABOVE_16M, max(below_4g - 16 * MIB, 0) // _UNIT, 2)
+        self._put(CmosByte.MEMORY_ABOVE_4G, min(above_4g // _UNIT, 0xFF_FFFF), 3)
+
+    def _put(self, at: CmosByte, number: int, size: int) -> None:
+        self._bytes[at : at + size] = number.to_bytes(size, "little")
