@@ -35,8 +35,7 @@ _Noreturn void panic(const char *format, ...) __attribute__((format(printf, 1, 2
 	((condition) ? (void)0                                                                     \
 		     : panic("%s:%d: assertion failed: %s", __FILE__, __LINE__, #condition))
 
-/* The console. */
-void console_init(void);
+/* The console. A program that reads must read before it first writes, or what waits is lost. */
 void console_write(const char *bytes, size_t size);
 /* A byte, or -1 when none has arrived. */
 int console_read(void);

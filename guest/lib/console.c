@@ -7,7 +7,7 @@
 #define LINE_STATUS (PORT_SERIAL + 5)
 #define MODEM_STATUS (PORT_SERIAL + 6)
 
-#define FIFO_ENABLE_AND_CLEAR 0x07
+#define FIFO_ENABLE 0x01
 #define FIFOS_ENABLED 0xc0
 #define DATA_READY 0x01
 #define TRANSMITTER_HOLDING_EMPTY 0x20
@@ -16,30 +16,39 @@
 
 #define FIFO_SIZE 16
 
-static unsigned int fifo_size = 1;
-/* How many bytes the UART takes before its status must be read again: each read is an exit. */
+/* 0 until the first use; then how many bytes the UART takes in one go. */
+static unsigned int fifo_size;
+/* How many of these are left before the status must be read again: each read is an exit. */
 static unsigned int fifo_room;
 
-void console_init(void)
+/*
+ * Halves the exits of writing. But turning the FIFOs on empties them (data sheet, 8.4), so a program
+ * that may have input waiting must not: the first use of the console decides.
+ */
+static void enable_fifo(void)
 {
-	outb(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR);
+	outb(FIFO_CONTROL, FIFO_ENABLE);
+	fifo_size = 1;
 	if ((inb(INTERRUPT_IDENTIFICATION) & FIFOS_ENABLED) == FIFOS_ENABLED)
 		fifo_size = FIFO_SIZE;
 }
 
-static void wait_for_status(uint8_t bit)
+static uint8_t read_status(void)
 {
-	while (!(inb(LINE_STATUS) & bit))
-		pause();
+	uint8_t status = inb(LINE_STATUS);
+
+	if (status & TRANSMITTER_HOLDING_EMPTY)
+		fifo_room = fifo_size;
+	return status;
 }
 
 void console_write(const char *bytes, size_t size)
 {
+	if (!fifo_size)
+		enable_fifo();
 	for (; size; size--) {
-		if (!fifo_room) {
-			wait_for_status(TRANSMITTER_HOLDING_EMPTY);
-			fifo_room = fifo_size;
-		}
+		while (!fifo_room && !(read_status() & TRANSMITTER_HOLDING_EMPTY))
+			pause();
 		fifo_room--;
 		outb(DATA, (uint8_t)*bytes++);
 	}
@@ -47,7 +56,9 @@ void console_write(const char *bytes, size_t size)
 
 int console_read(void)
 {
-	return inb(LINE_STATUS) & DATA_READY ? inb(DATA) : -1;
+	if (!fifo_size)
+		fifo_size = 1;
+	return read_status() & DATA_READY ? inb(DATA) : -1;
 }
 
 bool console_hung_up(void)
@@ -57,7 +68,8 @@ bool console_hung_up(void)
 
 void console_drain(void)
 {
-	wait_for_status(TRANSMITTER_EMPTY);
+	while (!(inb(LINE_STATUS) & TRANSMITTER_EMPTY))
+		pause();
 }
 
 void debug_print(const char *text)

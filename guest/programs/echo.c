@@ -3,28 +3,28 @@
 
 GUEST_NEEDS(0);
 
-int guest_main(void)
+/* -1 at the end of file. */
+static int next_byte(void)
 {
-	for (;;) {
-		int byte = console_read();
+	int byte;
 
-		if (byte == CONSOLE_END_OF_FILE)
-			return EXIT_SUCCESS;
-		if (byte >= 0) {
-			char character = (char)byte;
-
-			console_write(&character, 1);
-			continue;
-		}
-		if (console_hung_up()) {
-			/* A byte may have arrived in between: hung up means none ever will. */
-			byte = console_read();
-			if (byte < 0)
-				return EXIT_SUCCESS;
-			char character = (char)byte;
-
-			console_write(&character, 1);
-		}
+	while ((byte = console_read()) < 0) {
+		if (console_hung_up())
+			/* One may have arrived since we looked; after this look, none ever will. */
+			return console_read();
 		pause();
 	}
+	return byte == CONSOLE_END_OF_FILE ? -1 : byte;
+}
+
+int guest_main(void)
+{
+	int byte;
+
+	while ((byte = next_byte()) >= 0) {
+		char character = (char)byte;
+
+		console_write(&character, 1);
+	}
+	return EXIT_SUCCESS;
 }
