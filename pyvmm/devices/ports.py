@@ -30,7 +30,7 @@ CMOS_DATA: Final = 0x71
 CMOS_LENGTH: Final = 2
 """`CMOS_INDEX` and `CMOS_DATA` together."""
 
-SYSTEM_CONTROL_A: Final = 0x92
+FAST_RESET: Final = 0x92
 """PS/2 system control port A: fast A20 gate and fast reset."""
 
 DEBUG_CONSOLE: Final = 0xE9
@@ -61,7 +61,7 @@ PCI_CONFIG_ADDRESS: Final = 0xCF8
 """PCI configuration address, a 32-bit port. We have no PCI: claimed because of what lies in it."""
 
 PCI_CONFIG_ADDRESS_LENGTH: Final = 4
-"""Of the range to give to `pyvmm.devices.reset.ResetControl`."""
+"""Of the range to give to `pyvmm.devices.reset.PciConfigAddress`."""
 
 PCI_CONFIG_ADDRESS_WIDTH: Final = 4
 """Widest access, in bytes: a 32-bit write must not be split, or its second byte would be taken for

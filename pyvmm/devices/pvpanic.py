@@ -22,7 +22,7 @@ class PanicEvent(enum.IntFlag):
 _SUPPORTED: Final = int(PanicEvent.PANICKED | PanicEvent.CRASH_LOADED)
 
 
-class PvPanic:
+class Pvpanic:
     """A single-byte port that calls `on_panic` with one event, never a combination.
 
     Of both bits in one write, `PanicEvent.PANICKED` counts, as in QEMU. Other bits are ignored.

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.devices import ports
+from pyvmm.devices.bus import Bus
+
 _PULSE: Final = 0xF0
 _PULSE_NOT_RESET: Final = 0x01
 
@@ -54,7 +57,15 @@ class KeyboardData:
         """Nobody listens."""
 
 
-class SystemControlA:
+class KeyboardController:
+    """Both ports of the controller, which are not neighbours: `command` at 0x64, `data` at 0x60."""
+
+    def __init__(self, on_reset: Callable[[], None]) -> None:
+        self.command = KeyboardCommand(on_reset)
+        self.data = KeyboardData()
+
+
+class FastReset:
     """PS/2 system control port A, 0x92: bit 0 resets when it goes from 0 to 1, bit 1 gates A20.
 
     The value reads back. A20 is always on, whatever bit 1 says; it starts as 1.
@@ -80,13 +91,10 @@ class SystemControlA:
 
 
 class ResetControl:
-    """The reset control register, a byte at offset 1 of the 4 ports from 0xcf8 on.
+    """The reset control register, 0xcf9, a single-byte port.
 
     Bit 1 is the kind of reset, hard or soft, and reads back; a write with bit 2 set resets (Intel
-    82371SB PIIX3, "RC: reset control register", as QEMU does it). Only a single-byte access reaches
-    it: a 32-bit one at 0xcf8 is a PCI configuration address, whose second byte may look like a
-    reset but is a device and function number. There is no PCI bus; such accesses read all ones
-    and change nothing.
+    82371SB PIIX3, "RC: reset control register", as QEMU does it).
     """
 
     def __init__(self, on_reset: Callable[[], None]) -> None:
@@ -95,14 +103,51 @@ class ResetControl:
 
     def read(self, offset: int, size: int) -> int:
         """The kind of reset that was written last, in bit 1."""
-        if offset == 1 and size == 1:
-            return self._kind
-        return (1 << 8 * size) - 1
+        del offset, size
+        return self._kind
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Set the kind of reset, and reset."""
-        if offset != 1 or size != 1:
-            return
+        del offset, size
         self._kind = value & _RESET_KIND
         if value & _RESET_CPU:
             self._on_reset()
+
+
+class PciConfigAddress:
+    """The 4 ports from 0xcf8 on: no PCI bus, only `control` at offset 1, for single bytes.
+
+    A 32-bit write at 0xcf8 is a PCI configuration address, whose second byte may look like a reset
+    but is a device and function number. Split into bytes it would reset the machine of a guest
+    that looks for PCI devices; so this takes it whole, and reads all ones to say that there is no
+    PCI.
+    """
+
+    def __init__(self, control: ResetControl) -> None:
+        self._control = control
+
+    def read(self, offset: int, size: int) -> int:
+        """The reset control register, or all ones."""
+        if offset == 1 and size == 1:
+            return self._control.read(0, 1)
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The reset control register, or nothing."""
+        if offset == 1 and size == 1:
+            self._control.write(0, 1, value)
+
+
+def add_resets(bus: Bus, on_reset: Callable[[], None]) -> None:
+    """Put everything of this module in its places on a port bus."""
+    keyboard = KeyboardController(on_reset)
+    bus.add(ports.KEYBOARD_DATA, 1, keyboard.data, "keyboard data")
+    bus.add(ports.KEYBOARD_COMMAND, 1, keyboard.command, "keyboard command")
+    bus.add(ports.FAST_RESET, 1, FastReset(on_reset), "fast reset")
+    bus.add(
+        ports.PCI_CONFIG_ADDRESS,
+        ports.PCI_CONFIG_ADDRESS_LENGTH,
+        PciConfigAddress(ResetControl(on_reset)),
+        "reset control",
+        width=ports.PCI_CONFIG_ADDRESS_WIDTH,
+    )

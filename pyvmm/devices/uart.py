@@ -100,6 +100,16 @@ class Uart16550:
         self._msr = _MSR_CARRIER
         self._plain_output = True
         self._posting: tuple[PortPosting, ...] = ()
+        self._readers = (
+            self._read_data,
+            lambda: self._divisor >> 8 if self._lcr & _DLAB else self._ier,
+            self._read_iir,
+            lambda: self._lcr,
+            lambda: self._mcr,
+            self._read_lsr,
+            self._read_msr,
+            lambda: self._scr,
+        )
         self._settle()
 
     # The outside of the wire.
@@ -149,23 +159,7 @@ class Uart16550:
     def read(self, offset: int, size: int) -> int:
         """A register, 8 bits whatever `size` is."""
         del size
-        match offset & 7:
-            case Register.LSR:
-                return self._read_lsr()
-            case Register.DATA:
-                return self._divisor & 0xFF if self._lcr & _DLAB else self._read_rbr()
-            case Register.IER:
-                return self._divisor >> 8 if self._lcr & _DLAB else self._ier
-            case Register.IIR_FCR:
-                return self._read_iir()
-            case Register.LCR:
-                return self._lcr
-            case Register.MCR:
-                return self._mcr
-            case Register.MSR:
-                return self._read_msr()
-            case _:
-                return self._scr
+        return self._readers[offset & 7]()
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A register, from the low 8 bits of `value`. LSR and MSR ignore writes."""
@@ -200,8 +194,10 @@ class Uart16550:
 
     # Registers whose access does something.
 
-    def _read_rbr(self) -> int:
+    def _read_data(self) -> int:
         received = self._received
+        if self._lcr & _DLAB:
+            return self._divisor & 0xFF
         if not received:
             return 0
         value = received.popleft()
@@ -274,7 +270,7 @@ class Uart16550:
         if dropped:
             self._received.clear()
         self._settle()
-        if dropped and not self._mcr & _LOOP:
+        if dropped:
             self._tell_room()
 
     def _write_mcr(self, value: int) -> None:
@@ -282,7 +278,7 @@ class Uart16550:
         self._mcr = value & MCR_MASK
         self._sample_lines()
         self._settle()
-        if was_looping and not self._mcr & _LOOP:
+        if was_looping:
             self._tell_room()
 
     # What follows from the registers.
@@ -341,5 +337,6 @@ class Uart16550:
                 self._set_irq(level)
 
     def _tell_room(self) -> None:
-        if self.on_room is not None:
+        # Reading back what was looped makes no room: there is none until loopback ends.
+        if self.on_room is not None and not self._mcr & _LOOP:
             self.on_room()
