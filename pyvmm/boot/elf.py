@@ -127,7 +127,8 @@ class _Reader:
         return ElfClass(elf_class)
 
     def bytes_at(self, offset: int, size: int, what: str) -> memoryview:
-        if offset + size > len(self._view):
+        # Linkers give segments without file bytes an offset, which may lie past the end.
+        if size and offset + size > len(self._view):
             raise self.fail(
                 f"{what} at {offset:#x}..{offset + size:#x} lies beyond the end of the file, "
                 f"{len(self._view):#x}",

@@ -118,7 +118,9 @@ class MemoryLayout:
         if memory % PAGE_SIZE:
             raise UsageError(attempt, "not a multiple of the page size, 4096", "round it")
         if memory < MIN_MEMORY:
-            raise UsageError(attempt, f"less than the minimum, {MIN_MEMORY >> 20} MiB", "ask for more")
+            raise UsageError(
+                attempt, f"less than the minimum, {MIN_MEMORY >> 20} MiB", "ask for more"
+            )
         low = GpaRange(0, min(memory, HOLE_START))
         regions = [RamRegion(0, low, 0)]
         entries = [
@@ -138,7 +140,7 @@ class MemoryLayout:
         return self.regions[-1].range.end
 
     def file_offset(self, gpa: int, size: int) -> int | None:
-        """Where [gpa, gpa + size) starts in the backing file; None unless one region holds it all."""
+        """Where [gpa, gpa + size) starts in the backing file; None unless one region has it all."""
         for region in self.regions:
             if region.range.contains(gpa, size):
                 return region.file_offset + gpa - region.range.start

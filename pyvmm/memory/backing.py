@@ -1,0 +1,110 @@
+"""What backs the guest's RAM, and whether the host can give that much: decisions, not calls."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pyvmm.errors import HostLacksError
+from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag
+from pyvmm.memory.layout import HOLE_END, HOLE_START, PAGE_SIZE, MemoryLayout
+
+MAX_SLOT_PAGES = (1 << 31) - 1
+"""KVM_MEM_MAX_NR_PAGES (``include/linux/kvm_host.h``): the pages of one memslot, inclusive."""
+LEAST_PHYSICAL_ADDRESS_BITS = 36
+"""The width where CPUID has no leaf 0x80000008 (SDM vol. 3A, 4.1.4)."""
+
+_SHARED_FLAGS = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
+
+
+class RamBacking(enum.Enum):
+    """The file that is the guest's RAM."""
+
+    GUEST_MEMFD = "guest_memfd"
+    """KVM's own file, mapped by the monitor: one file for shared and private memory."""
+    MEMFD = "memfd"
+    """An anonymous file of the kernel's shmem; KVM knows of it by its mapping only."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackingChoice:
+    """`kind`, the `flags` to create a guest_memfd with (0 for a memfd), and why: one line."""
+
+    kind: RamBacking
+    flags: GuestMemfdFlag
+    reason: str
+
+
+def choose_backing(capabilities: Capabilities) -> BackingChoice:
+    """A guest_memfd that the monitor can map where the host offers that, a memfd otherwise.
+
+    It needs KVM_CREATE_GUEST_MEMFD with MMAP and INIT_SHARED (api.rst 4.142), and
+    KVM_SET_USER_MEMORY_REGION2 to bind it to a slot (4.140).
+    """
+    missing = _missing_for_guest_memfd(capabilities)
+    if not missing:
+        return BackingChoice(
+            RamBacking.GUEST_MEMFD,
+            _SHARED_FLAGS,
+            "guest_memfd: this host's KVM offers one that can be mapped and starts out shared",
+        )
+    return BackingChoice(
+        RamBacking.MEMFD,
+        GuestMemfdFlag(0),
+        f"memfd: this host's KVM lacks {' and '.join(missing)}, so no guest_memfd can be mapped",
+    )
+
+
+def _missing_for_guest_memfd(capabilities: Capabilities) -> list[str]:
+    """The names of what is not offered; flags are named only where there is a guest_memfd."""
+    missing = []
+    if not capabilities.user_memory2:
+        missing.append("KVM_CAP_USER_MEMORY2")
+    if not capabilities.guest_memfd:
+        missing.append("KVM_CAP_GUEST_MEMFD")
+        return missing
+    missing += [
+        f"GUEST_MEMFD_FLAG_{flag.name}"
+        for flag in _SHARED_FLAGS
+        if flag not in capabilities.guest_memfd_flags
+    ]
+    return missing
+
+
+def check_size(
+    memory: int, available: int, physical_address_bits: int, layout: MemoryLayout
+) -> None:
+    """Refuse `memory` bytes of RAM, laid out as `layout`, where the host cannot give them.
+
+    `available` is in bytes; `physical_address_bits` is the guest's width, 0 where it is unknown.
+    Raises `HostLacksError` when `memory` exceeds what is available, the layout ends above the
+    physical address width, or a slot is larger than KVM takes.
+    """
+    attempt = f"give the guest {memory >> 20} MiB of memory"
+    if memory > available:
+        most = available >> 20
+        raise HostLacksError(
+            attempt, f"the host can give at most {most} MiB now", f"give --memory {most}M or less"
+        )
+    bits = physical_address_bits or LEAST_PHYSICAL_ADDRESS_BITS
+    if layout.end > 1 << bits:
+        most = _most_memory_below(1 << bits) >> 20
+        raise HostLacksError(
+            attempt,
+            f"its end, {layout.end:#x}, is beyond this processor's {bits} physical address bits",
+            f"give --memory {most}M or less",
+        )
+    for region in layout.regions:
+        pages = region.range.size // PAGE_SIZE
+        if pages > MAX_SLOT_PAGES:
+            most = (memory - (pages - MAX_SLOT_PAGES) * PAGE_SIZE) >> 20
+            raise HostLacksError(
+                attempt,
+                f"memory slot {region.slot} would have {pages} pages, KVM takes {MAX_SLOT_PAGES}",
+                f"give --memory {most}M or less",
+            )
+
+
+def _most_memory_below(limit: int) -> int:
+    """The most RAM, in bytes, whose layout ends at GPA `limit` or below."""
+    return min(limit, HOLE_START) + max(0, limit - HOLE_END)
