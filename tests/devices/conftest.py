@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from .wired_port import WiredPort
+
+
+@pytest.fixture
+def port() -> WiredPort:
+    return WiredPort()

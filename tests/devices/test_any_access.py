@@ -1,0 +1,77 @@
+"""Whatever a guest does to whichever port, no device raises and every value fits its size."""
+
+from __future__ import annotations
+
+import datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.devices import ports
+from pyvmm.devices.bus import Bus
+from pyvmm.devices.cmos import Cmos
+from pyvmm.devices.debug_console import DebugConsole
+from pyvmm.devices.exit_port import ExitPort
+from pyvmm.devices.pvpanic import Pvpanic
+from pyvmm.devices.reset import add_resets
+from pyvmm.devices.uart import Uart16550
+
+
+def whole_bus() -> Bus:
+    bus = Bus("port", ports.PORT_SPACE_SIZE)
+    sink = bytearray()
+    seen: list[object] = []
+    add_resets(bus, lambda: seen.append(None))
+    cmos = Cmos(lambda: datetime.datetime(2000, 2, 29, tzinfo=datetime.UTC), 1 << 28)
+    bus.add(ports.CMOS_INDEX, ports.CMOS_LENGTH, cmos, "CMOS")
+    bus.add(ports.DEBUG_CONSOLE, 1, DebugConsole(sink.extend), "debug console")
+    exit_port = ExitPort(seen.append)
+    bus.add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit", width=ports.EXIT_WIDTH)
+    bus.add(ports.COM1, ports.COM1_LENGTH, Uart16550(sink.extend), "COM1")
+    bus.add(ports.PVPANIC, 1, Pvpanic(seen.append), "pvpanic")
+    return bus
+
+
+_PLACES = [
+    port
+    for present in whole_bus().ranges
+    for port in range(max(present.start - 4, 0), present.end + 1)
+]
+_addresses = st.one_of(st.sampled_from(_PLACES), st.integers(0, 0xFFFF))
+_sizes = st.sampled_from([1, 2, 4, 8])
+
+
+@given(st.lists(st.tuples(_addresses, _sizes, st.binary(min_size=8, max_size=8), st.booleans())))
+def test_any_access_on_the_bus(accesses: list[tuple[int, int, bytes, bool]]) -> None:
+    bus = whole_bus()
+    for address, size, data, is_write in accesses:
+        if is_write:
+            bus.write(address, size, int.from_bytes(data[:size], "little"))
+        else:
+            assert 0 <= bus.read(address, size) < 1 << 8 * size
+
+
+@given(st.lists(st.tuples(_addresses, st.sampled_from([1, 2, 4]), st.binary(max_size=12))))
+def test_any_string_io_on_the_bus(accesses: list[tuple[int, int, bytes]]) -> None:
+    bus = whole_bus()
+    for port, size, data in accesses:
+        count = len(data) // size
+        bus.handle_out(port, size, count, data[: size * count])
+        assert len(bus.handle_in(port, size, count)) == size * count
+
+
+@given(
+    st.integers(0, 20),
+    st.lists(st.tuples(st.integers(0, 300), _sizes, st.integers(0, (1 << 64) - 1), st.booleans())),
+)
+def test_any_access_to_a_device_itself(
+    which: int, accesses: list[tuple[int, int, int, bool]]
+) -> None:
+    """Devices do not rely on the bus to keep offsets and sizes reasonable."""
+    ranges = whole_bus().ranges
+    device = ranges[which % len(ranges)].device
+    for offset, size, value, is_write in accesses:
+        if is_write:
+            device.write(offset, size, value & (1 << 8 * size) - 1)
+        else:
+            assert 0 <= device.read(offset, size) < 1 << 8 * size
