@@ -1,0 +1,55 @@
+"""Describes the cffi extension `pyvmm.hosts.kvm._kvm` to setuptools.
+
+setup.py names this file, and cffi executes it from the project's root without importing the
+package, so it locates its sources by its own name and imports nothing of pyvmm.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cffi import FFI
+
+_ROOM = Path("pyvmm/hosts/kvm")
+"""Relative to the project's root: setuptools wants relative source paths."""
+
+
+def _here() -> Path:
+    name = globals().get("__file__")
+    return Path(name).resolve().parent if name else _ROOM.resolve()
+
+
+def _declarations(header: Path) -> str:
+    """The header as cffi can read it: without what is meant for the compiler only."""
+    lines: list[str] = []
+    for_compiler = False
+    for line in header.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#ifndef PYVMM_CDEF"):
+            for_compiler = True
+        elif for_compiler:
+            for_compiler = not line.startswith("#endif")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _describe() -> FFI:
+    here = _here()
+    ffi = FFI()
+    for name in ("kvm_abi.h", "run.h"):
+        ffi.cdef(_declarations(here / name))
+    ffi.set_source(
+        "pyvmm.hosts.kvm._kvm",
+        '#include "kvm_abi.h"\n#include "run.h"\n',
+        sources=[str(_ROOM / "run.c")],
+        include_dirs=[str(here)],
+        depends=[str(_ROOM / name) for name in ("kvm_abi.h", "run.h")],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"],
+    )
+    return ffi
+
+
+ffibuilder = _describe()
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

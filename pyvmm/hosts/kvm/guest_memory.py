@@ -1,0 +1,157 @@
+"""Memory that a guest can be given: guest_memfd, anonymous memfds, and mappings of both."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import weakref
+
+from pyvmm.errors import InternalError, UsageError
+from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.hosts.kvm.binding import check, ffi, lib, refused
+from pyvmm.hosts.kvm.ownership import FdOwner, Owner
+
+_MAP_NORESERVE = 0x4000
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+
+
+class Mapping(Owner):
+    """`size` bytes of a file, from offset 0, mapped shared and writable at `hva`.
+
+    A view that outlives the mapping stays memory that can be read and written, but no longer the
+    guest's: it reads as zeroes. The file itself is let go at `close` in any case.
+    """
+
+    def __init__(self, fd: int, size: int, what: str) -> None:
+        """Map the whole of the file `fd`, which the mapping does not own.
+
+        Raises `SystemCallError`.
+        """
+        flags = mmap.MAP_SHARED | _MAP_NORESERVE
+        self._hva = check(lib.pyvmm_map(fd, size, flags), f"map {size} bytes of {what}")
+        self._size = size
+        self._open = True
+        self._exported: list[weakref.ref[object]] = []
+
+    @property
+    def hva(self) -> int:
+        """The first byte's host virtual address; 0 once closed."""
+        return self._hva if self._open else 0
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def view(self) -> memoryview:
+        """All of it, writable, as bytes. Raises `InternalError` once closed."""
+        if not self._open:
+            raise InternalError("look at a mapping of guest memory", "it has been closed")
+        exporter = ffi.buffer(ffi.cast("char *", self._hva), self._size)
+        # Every memoryview made from this one, slices included, keeps the exporter alive.
+        self._exported = [known for known in self._exported if known() is not None]
+        self._exported.append(weakref.ref(exporter))
+        return memoryview(exporter)
+
+    def close(self) -> None:
+        """Unmap; a second call does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        attempt = f"unmap {self._size} bytes at {self._hva:#x}"
+        exporters = [exporter for known in self._exported if (exporter := known()) is not None]
+        if not exporters:
+            check(lib.pyvmm_unmap(self._hva, self._size), attempt)
+            return
+        # An access through a view must not become a segmentation fault, nor end up in whatever is
+        # mapped at this address next.
+        check(lib.pyvmm_map_zeroes_over(self._hva, self._size), attempt)
+        users = _LastUser(self._hva, self._size, len(exporters))
+        for exporter in exporters:
+            weakref.finalize(exporter, users.gone).atexit = False
+
+
+class _LastUser:
+    """Unmaps a range when the last of its users has gone."""
+
+    def __init__(self, hva: int, size: int, users: int) -> None:
+        self._hva = hva
+        self._size = size
+        self._users = users
+
+    def gone(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            lib.pyvmm_unmap(self._hva, self._size)
+
+
+class GuestMemfd(FdOwner):
+    """A guest_memfd of `size` bytes, made by `Vm.create_guest_memfd` (api.rst 4.142).
+
+    Close-on-exec, which the kernel leaves off. The open file keeps its VM alive in the kernel.
+    """
+
+    def __init__(self, fd: int, size: int, flags: GuestMemfdFlag) -> None:
+        super().__init__(fd)
+        self._size = size
+        self.flags = flags
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def map(self) -> Mapping:
+        """Map all of it shared.
+
+        Without `GuestMemfdFlag.MMAP` the kernel refuses (ENODEV); without INIT_SHARED it maps, but
+        touching the memory raises SIGBUS, which ends the process. Raises `SystemCallError`.
+        """
+        return Mapping(self.fd, self._size, f"guest_memfd {self.fd}")
+
+    def allocate(self, offset: int, size: int) -> None:
+        """Allocate the pages of [offset, offset + size), file offsets in bytes, page-aligned.
+
+        A signal interrupts the kernel's work; it is then resumed, which finds the pages that are
+        already there. Raises `SystemCallError`.
+        """
+        self._fallocate(_FALLOC_FL_KEEP_SIZE, offset, size, "allocate")
+
+    def punch_hole(self, offset: int, size: int) -> None:
+        """Free the pages of [offset, offset + size), file offsets in bytes, page-aligned.
+
+        Raises `SystemCallError`.
+        """
+        self._fallocate(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, size, "free")
+
+    def _fallocate(self, mode: int, offset: int, size: int, verb: str) -> None:
+        while True:
+            result = lib.pyvmm_fallocate(self.fd, mode, offset, size)
+            if result == 0:
+                return
+            if result != -errno.EINTR:
+                attempt = f"{verb} {size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
+                raise refused(-result, attempt)
+
+
+def map_anonymous(size: int) -> Mapping:
+    """`size` bytes of zeroes from a memfd that nothing but the mapping refers to.
+
+    Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
+    """
+    attempt = f"map {size} bytes of guest memory"
+    if size <= 0 or size % mmap.PAGESIZE:
+        raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
+    try:
+        fd = os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise refused(error.errno or 0, attempt) from error
+    try:
+        os.ftruncate(fd, size)
+        return Mapping(fd, size, "an anonymous memfd")
+    except OSError as error:
+        raise refused(error.errno or 0, attempt) from error
+    finally:
+        os.close(fd)

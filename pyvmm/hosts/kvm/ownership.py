@@ -1,0 +1,57 @@
+"""What owns a file descriptor: a context manager whose fd is -1 once it is closed."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+
+
+class Owner:
+    """A context manager that closes at its end."""
+
+    def close(self) -> None:
+        """Give the resource back; a second call does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FdOwner(Owner):
+    """The one owner of `fd`, which is close-on-exec; -1 after `close`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        try:
+            # KVM opens most of its fds with O_CLOEXEC, but not those of guest_memfd; and a leaked
+            # one in a child process would keep the VM alive.
+            os.set_inheritable(fd, False)
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """The fd, for `select` and its like."""
+        return self.fd
+
+    def close(self) -> None:
+        """Close the fd; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} fd {self.fd}>"
+            if self.fd >= 0
+            else (f"<{type(self).__name__} closed>")
+        )

@@ -1,0 +1,128 @@
+"""/dev/kvm itself: what it offers, and new VMs."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import HostLacksError, NoPermissionError
+from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.kvm import cpuid, guest_memory, ioctls
+from pyvmm.hosts.kvm.binding import call, refused
+from pyvmm.hosts.kvm.constants import API_VERSION, Cap
+from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.guest_memory import Mapping
+from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.hosts.kvm.vm import Vm
+
+DEVICE = "/dev/kvm"
+
+
+def _open(path: str) -> int:
+    attempt = f"open {path}"
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise NoPermissionError(
+            attempt,
+            "this user may not",
+            "join the group that owns it (usually `kvm`), or use --host model",
+        ) from error
+    except FileNotFoundError as error:
+        raise HostLacksError(
+            attempt,
+            "it does not exist",
+            "load the kvm module, use a machine with KVM, or use --host model or --host lab",
+        ) from error
+    except OSError as error:
+        raise refused(error.errno or 0, attempt) from error
+
+
+class System(FdOwner):
+    """The KVM of this machine. All methods raise `KvmError` unless they say otherwise."""
+
+    def __init__(self, path: str = DEVICE) -> None:
+        """Open `path`.
+
+        Raises `HostLacksError` where there is no KVM, or one of another API version;
+        `NoPermissionError` where this user may not use it; `SystemCallError`.
+        """
+        super().__init__(_open(path))
+        try:
+            version = call(ioctls.GET_API_VERSION, self.fd)
+            if version != API_VERSION:
+                raise HostLacksError(
+                    f"use {path}", f"its API version is {version}, not {API_VERSION}"
+                )
+            self._run_size = call(ioctls.GET_VCPU_MMAP_SIZE, self.fd)
+        except BaseException:
+            self.close()
+            raise
+        self.api_version = version
+        self._capabilities: Capabilities | None = None
+        self._cpuid: tuple[CpuidEntry, ...] | None = None
+
+    def check_extension(self, cap: int) -> int:
+        """KVM_CHECK_EXTENSION (api.rst 4.4): 0 means that the host lacks it."""
+        return call(ioctls.CHECK_EXTENSION, self.fd, cap)
+
+    def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """Every CPUID feature that a guest can be given (KVM_GET_SUPPORTED_CPUID), asked once."""
+        if self._cpuid is None:
+            self._cpuid = cpuid.fetch(ioctls.GET_SUPPORTED_CPUID, self.fd)
+        return self._cpuid
+
+    def capabilities(self) -> Capabilities:
+        """What this host offers, asked once."""
+        if self._capabilities is None:
+            self._capabilities = self._ask()
+        return self._capabilities
+
+    def _ask(self) -> Capabilities:
+        ask = self.check_extension
+        types = ask(Cap.VM_TYPES)
+        return Capabilities(
+            api_version=self.api_version,
+            # Before KVM_CAP_MAX_VCPUS there was a recommendation only (api.rst 4.7).
+            max_vcpus=ask(Cap.MAX_VCPUS) or ask(Cap.NR_VCPUS) or 4,
+            nr_memslots=ask(Cap.NR_MEMSLOTS),
+            user_memory2=bool(ask(Cap.USER_MEMORY2)),
+            memory_fault_info=bool(ask(Cap.MEMORY_FAULT_INFO)),
+            memory_attributes=MemoryAttribute(ask(Cap.MEMORY_ATTRIBUTES)),
+            guest_memfd=bool(ask(Cap.GUEST_MEMFD)),
+            guest_memfd_flags=GuestMemfdFlag(ask(Cap.GUEST_MEMFD_FLAGS)),
+            # A kernel that knows no types has the default one.
+            vm_types=frozenset(t for t in VmType if types & 1 << t) or frozenset({VmType.DEFAULT}),
+            pre_fault=bool(ask(Cap.PRE_FAULT_MEMORY)),
+            hypercalls=ask(Cap.EXIT_HYPERCALL),
+            irqchip=bool(ask(Cap.IRQCHIP)),
+            pit2=bool(ask(Cap.PIT2)),
+            irqfd=bool(ask(Cap.IRQFD)),
+            ioeventfd=bool(ask(Cap.IOEVENTFD)),
+            immediate_exit=bool(ask(Cap.IMMEDIATE_EXIT)),
+            sync_regs=ask(Cap.SYNC_REGS),
+            coalesced_pio=bool(ask(Cap.COALESCED_PIO)),
+            binary_stats=bool(ask(Cap.BINARY_STATS_FD)),
+            dirty_log_ring=ask(Cap.DIRTY_LOG_RING),
+            disable_exits=ask(Cap.X86_DISABLE_EXITS),
+            user_space_msr=ask(Cap.X86_USER_SPACE_MSR),
+            physical_address_bits=self._physical_address_bits(),
+        )
+
+    def _physical_address_bits(self) -> int:
+        """APM vol. 3, CPUID 8000_0008h; 36 where it is not told."""
+        for entry in self.supported_cpuid():
+            if entry.function == cpuid.ADDRESS_SIZES:
+                return entry.eax & 0xFF
+        return 36
+
+    def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> Vm:
+        """A new VM (api.rst 4.2)."""
+        fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
+        return Vm(fd, self._run_size, self.supported_cpuid)
+
+    def map_anonymous(self, size: int) -> Mapping:
+        """`size` bytes of guest RAM from an anonymous memfd.
+
+        Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
+        """
+        return guest_memory.map_anonymous(size)

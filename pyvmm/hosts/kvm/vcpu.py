@@ -1,0 +1,169 @@
+"""A vCPU: running it, answering its exits, kicking it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from pyvmm.errors import InternalError, SystemCallError
+from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.interface import ExitRecord
+from pyvmm.hosts.kvm import cpuid
+from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
+from pyvmm.hosts.kvm.constants import EXIT_NAMES
+from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.exits import code_cache, decode
+from pyvmm.hosts.kvm.posted import PostedRing
+from pyvmm.hosts.kvm.vcpu_state import VcpuState
+
+_MAP_SHARED = 1
+
+
+class Vcpu(VcpuState):
+    """One vCPU, made by `Vm.create_vcpu`. Everything but `kick` belongs to one thread.
+
+    The KVM_RUN loop is C (run.c) and runs without the interpreter lock.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        index: int,
+        run_size: int,
+        posted: PostedRing,
+        host_cpuid: Callable[[], tuple[CpuidEntry, ...]],
+    ) -> None:
+        """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
+        super().__init__(fd)
+        self.index = index
+        self._posted = posted
+        self._host_cpuid = host_cpuid
+        try:
+            attempt = f"map the run structure of vCPU {index}"
+            hva = check(lib.pyvmm_map(fd, run_size, _MAP_SHARED), attempt)
+            self._run_structure = ffi.cast("struct kvm_run *", hva)
+            vcpu = lib.pyvmm_vcpu_new(fd, self._run_structure, run_size, posted.raw)
+            if vcpu == ffi.NULL:
+                lib.pyvmm_unmap(hva, run_size)
+                raise SystemCallError(attempt, ffi.errno, "out of memory")
+        except BaseException:
+            super().close()
+            raise
+        # Freed with the last reference and not by close(), so that a kick that comes too late
+        # still finds its memory.
+        self._vcpu: CData = ffi.gc(vcpu, lib.pyvmm_vcpu_free)
+        self._run: Callable[[CData], int] = lib.pyvmm_vcpu_run
+
+    def run(self) -> Exit:
+        """Run guest code until something needs the monitor (KVM_RUN, api.rst 4.10).
+
+        An exit that asks for an answer gets it through `answer` and its like before the next run.
+        Raises `KvmError`.
+        """
+        code = self._run(self._vcpu)
+        try:
+            return code_cache[code]
+        except KeyError:
+            return decode(code, self._run_structure, self.fd)
+
+    def answer(self, data: bytes) -> None:
+        """Answer `IoIn` or `MmioRead` with exactly the bytes that it asks for.
+
+        Raises `InternalError` when the last exit asks for nothing, or for another number of bytes.
+        """
+        result = lib.pyvmm_vcpu_answer(self._vcpu, data, len(data))
+        if result:
+            self._refuse_answer(result, f"{len(data)} bytes")
+
+    def answer_hypercall(self, value: int) -> None:
+        """Answer `Hypercall`: what the guest finds in RAX. Raises `InternalError` as `answer`."""
+        result = lib.pyvmm_vcpu_answer_hypercall(self._vcpu, value & 0xFFFF_FFFF_FFFF_FFFF)
+        if result:
+            self._refuse_answer(result, "a hypercall's value")
+
+    def answer_msr(self, value: int, *, fault: bool) -> None:
+        """Answer `ReadMsr` or `WriteMsr`; `fault` injects #GP. Raises as `answer`."""
+        result = lib.pyvmm_vcpu_answer_msr(self._vcpu, value, fault)
+        if result:
+            self._refuse_answer(result, "an MSR access")
+
+    def _refuse_answer(self, result: int, what: str) -> NoReturn:
+        cause = (
+            "the exit asks for another number of bytes"
+            if result == -errno.EINVAL
+            else "the last exit asks for no such answer, or has it already"
+        )
+        raise InternalError(f"answer vCPU {self.index} with {what}", cause)
+
+    def kick(self) -> None:
+        """From any thread: make the present or next `run` return `Interrupted` (once).
+
+        On a closed vCPU it does nothing.
+        """
+        lib.pyvmm_vcpu_kick(self._vcpu)
+
+    def complete(self) -> None:
+        """Let the kernel finish a pending port or MMIO access without entering the guest.
+
+        Registers show the access as done only afterwards (api.rst 5, "the kvm_run structure": a
+        pending operation is completed by the next KVM_RUN, here one with immediate_exit set). An
+        exit that the completion itself causes is returned by the next `run`. Raises
+        `SystemCallError`.
+        """
+        check(lib.pyvmm_vcpu_complete(self._vcpu), f"complete the last exit of vCPU {self.index}")
+
+    def use_host_cpuid(self) -> None:
+        """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""
+        self.set_cpuid(cpuid.for_vcpu(self._host_cpuid(), self.index))
+
+    def post_port(self, port: int, *, write: bool, read_value: int | None) -> None:
+        """`PostedRing.post_port`: the rule holds for all vCPUs of the VM."""
+        self._posted.post_port(port, write=write, read_value=read_value)
+
+    def recent_exits(self) -> Sequence[ExitRecord]:
+        """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""
+        rows = new("struct pyvmm_record[]", int(lib.PYVMM_RECORDS))
+        count = lib.pyvmm_vcpu_records(self._vcpu, rows)
+        return [
+            ExitRecord(
+                row.reason,
+                EXIT_NAMES.get(row.reason, f"reason {row.reason}"),
+                row.address,
+                row.size,
+                bool(row.is_write),
+                row.value,
+                row.count,
+            )
+            for row in (rows[i] for i in range(count))
+        ]
+
+    def exit_counts(self) -> Mapping[str, int]:
+        """Exits so far by the name of their reason; "POSTED_WRITE", "POSTED_READ" and "INTERRUPTED"
+
+        count what ended no `run`, or ended it without an exit. Zero counts are left out.
+        """
+        vcpu = self._vcpu
+        most = int(lib.PYVMM_REASONS)
+        counts = {
+            EXIT_NAMES.get(reason, f"reason {reason}"): int(lib.pyvmm_vcpu_count(vcpu, reason))
+            for reason in range(most)
+        }
+        counts[f"reason {most} or above"] = int(lib.pyvmm_vcpu_count(vcpu, most))
+        counts["POSTED_WRITE"] = int(lib.pyvmm_vcpu_posted_writes(vcpu))
+        counts["POSTED_READ"] = int(lib.pyvmm_vcpu_posted_reads(vcpu))
+        counts["INTERRUPTED"] = int(lib.pyvmm_vcpu_interrupted(vcpu))
+        return {name: count for name, count in counts.items() if count}
+
+    def close(self) -> None:
+        """Unmap and close; a second call does nothing.
+
+        Raises `InternalError` while another thread is inside `run`: kick it and wait for it first.
+        """
+        # A vCPU whose construction failed has no C part yet.
+        vcpu = getattr(self, "_vcpu", None)
+        if vcpu is not None and lib.pyvmm_vcpu_close(vcpu):
+            raise InternalError(
+                f"close vCPU {self.index}", "a thread is running it", "kick it and join the thread"
+            )
+        super().close()
