@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pyvmm.boot.claims import Claim
@@ -94,6 +95,17 @@ class _ProgramHeader:
     align: int
 
 
+@cache
+def _structs_of(elf_class: ElfClass) -> Any:
+    """The library's declarations; making them (1.5 ms) takes longer than reading with them."""
+    from elftools.elf.structs import ELFStructs
+
+    structs = ELFStructs(little_endian=True, elfclass=elf_class.bits)
+    structs.create_basic_structs()
+    structs.create_advanced_structs("ET_EXEC", "EM_X86_64")
+    return structs
+
+
 class _Reader:
     """The border to pyelftools: from here on its answers are ints and strs, its errors ours."""
 
@@ -103,13 +115,10 @@ class _Reader:
         self.elf_class = self._class_of_ident()
         from elftools.construct import ConstructError
         from elftools.elf.enums import ENUM_NOTE_N_TYPE
-        from elftools.elf.structs import ELFStructs
 
         self._error: type[Exception] = ConstructError
         self._note_types: dict[str, int] = ENUM_NOTE_N_TYPE
-        self._structs: Any = ELFStructs(little_endian=True, elfclass=self.elf_class.bits)
-        self._structs.create_basic_structs()
-        self._structs.create_advanced_structs("ET_EXEC", "EM_X86_64")
+        self._structs = _structs_of(self.elf_class)
 
     def fail(self, cause: str, remedy: str = "") -> ImageError:
         return ImageError(self._attempt, cause, remedy)
