@@ -8,7 +8,7 @@
 #define PUSHES_ERROR_CODE 0x60227d00
 
 	.section .text.interrupts, "ax"
-	.global interrupt_stubs, syscall_stub
+	.global interrupt_stubs
 	.balign 16
 interrupt_stubs:
 	.set	vector, 0
@@ -21,11 +21,6 @@ interrupt_stubs:
 	jmp	interrupt_common
 	.set	vector, vector + 1
 	.endr
-
-	.balign 16
-syscall_stub:
-	push	$0
-	pushq	$SYSCALL_VECTOR
 
 interrupt_common:
 	push	%rax

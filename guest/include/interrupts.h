@@ -6,7 +6,7 @@
 #define IRQ_BASE 32
 #define IRQS 16
 #define INTERRUPT_STUBS (EXCEPTIONS + IRQS)
-#define SYSCALL_VECTOR 0x80
+#define BREAKPOINT 3
 
 #ifndef __ASSEMBLER__
 
@@ -23,7 +23,7 @@ typedef void (*interrupt_handler)(struct interrupt_frame *frame);
 
 /* GDT, TSS and an IDT in which every exception is reported. Interrupts stay off. */
 void interrupts_init(void);
-/* The next handler of `vector`: a device's IRQ_BASE + n, or SYSCALL_VECTOR, open to ring 3. */
+/* From here on, `vector` (an exception's, or a device's IRQ_BASE + n) is `handler`'s. */
 void interrupt_handle(unsigned int vector, interrupt_handler handler);
 /* The stack on which an interrupt of ring 3 arrives. */
 void interrupt_stack_set(uint64_t rsp);

@@ -29,22 +29,22 @@ struct __attribute__((packed)) table_pointer {
 };
 
 extern uint64_t gdt[];
-extern char interrupt_stubs[], syscall_stub[];
+extern char interrupt_stubs[];
 
-static struct gate idt[SYSCALL_VECTOR + 1];
-static interrupt_handler handlers[SYSCALL_VECTOR + 1];
+static struct gate idt[INTERRUPT_STUBS];
+static interrupt_handler handlers[INTERRUPT_STUBS];
 static struct task_state task;
 /* #DF may well mean that the stack is gone. */
 static char double_fault_stack[4096] __attribute__((aligned(16)));
 
-static void set_gate(unsigned int vector, const char *stub, uint16_t flags)
+static void set_gate(unsigned int vector)
 {
-	uint64_t offset = (uint64_t)stub;
+	uint64_t offset = (uint64_t)interrupt_stubs + 16 * vector;
 
 	idt[vector] = (struct gate){
 		.offset_low = (uint16_t)offset,
 		.selector = KERNEL_CS,
-		.flags = flags,
+		.flags = GATE_INTERRUPT,
 		.offset_middle = (uint16_t)(offset >> 16),
 		.offset_high = (uint32_t)(offset >> 32),
 	};
@@ -69,7 +69,7 @@ void interrupts_init(void)
 	const struct table_pointer pointer = {sizeof(idt) - 1, (uint64_t)idt};
 
 	for (unsigned int vector = 0; vector < EXCEPTIONS; vector++)
-		set_gate(vector, interrupt_stubs + 16 * vector, GATE_INTERRUPT);
+		set_gate(vector);
 	idt[DOUBLE_FAULT].flags |= DOUBLE_FAULT_STACK;
 	load_task();
 	__asm__ volatile("lidt %0" : : "m"(pointer) : "memory");
@@ -78,10 +78,10 @@ void interrupts_init(void)
 void interrupt_handle(unsigned int vector, interrupt_handler handler)
 {
 	handlers[vector] = handler;
-	if (vector == SYSCALL_VECTOR)
-		set_gate(vector, syscall_stub, GATE_INTERRUPT | GATE_OPEN_TO_RING3);
-	else if (vector >= EXCEPTIONS)
-		set_gate(vector, interrupt_stubs + 16 * vector, GATE_INTERRUPT);
+	if (vector >= EXCEPTIONS)
+		set_gate(vector);
+	if (vector == BREAKPOINT)
+		idt[vector].flags |= GATE_OPEN_TO_RING3;
 }
 
 void interrupt_stack_set(uint64_t rsp)

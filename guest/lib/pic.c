@@ -11,6 +11,17 @@
 #define ICW4_8086 0x01
 #define OCW2_END_OF_INTERRUPT 0x20
 
+/* The local APIC (SDM volume 3, chapter 11). */
+#define CPUID_1_EDX_APIC (1u << 9)
+#define MSR_APIC_BASE 0x1b
+#define APIC_BASE_ENABLED (1u << 11)
+#define APIC_BASE_ADDRESS 0xffffff000
+#define APIC_SPURIOUS 0xf0
+#define APIC_SPURIOUS_SOFTWARE_ENABLE (1u << 8)
+#define APIC_LINT0 0x350
+#define APIC_LVT_EXTERNAL_INTERRUPT 0x700
+#define APIC_LVT_MASKED (1u << 16)
+
 #define CASCADE_IRQ 2
 #define MASTER_IRQS 8
 
@@ -22,8 +33,28 @@ static void write_mask(void)
 	outb(SLAVE_DATA, (uint8_t)(mask >> 8));
 }
 
+static volatile uint32_t *apic_register(uint32_t offset)
+{
+	return (volatile uint32_t *)((rdmsr(MSR_APIC_BASE) & APIC_BASE_ADDRESS) + offset);
+}
+
+/*
+ * Where there is a local APIC, the 8259A's interrupts come through its LINT0 pin. Firmware opens
+ * that ("virtual wire mode"), but not every machine that boots PVH images has firmware which does.
+ */
+static void open_virtual_wire(void)
+{
+	if (!(cpuid(1, 0).edx & CPUID_1_EDX_APIC) || !(rdmsr(MSR_APIC_BASE) & APIC_BASE_ENABLED))
+		return;
+	if (!(*apic_register(APIC_LINT0) & APIC_LVT_MASKED))
+		return;
+	*apic_register(APIC_SPURIOUS) |= APIC_SPURIOUS_SOFTWARE_ENABLE;
+	*apic_register(APIC_LINT0) = APIC_LVT_EXTERNAL_INTERRUPT;
+}
+
 void pic_init(void)
 {
+	open_virtual_wire();
 	outb(PORT_PIC_MASTER, ICW1_CASCADED_WITH_ICW4);
 	outb(PORT_PIC_SLAVE, ICW1_CASCADED_WITH_ICW4);
 	outb(MASTER_DATA, IRQ_BASE);
