@@ -167,14 +167,6 @@ class Vcpu(Owned, Protocol):
         """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""
         ...
 
-    def post_port(self, port: int, *, write: bool, read_value: int | None) -> None:
-        """Let the fast path answer single-byte accesses to `port` by itself.
-
-        `write`: a write is appended to the VM's posted ring instead of ending `run`. `read_value`:
-        a read gives this byte; None ends `run` as usual. Both off: the port is ordinary again.
-        """
-        ...
-
     def recent_exits(self) -> Sequence[ExitRecord]:
         """The last exits, oldest first, at most 32."""
         ...
@@ -186,6 +178,14 @@ class Vcpu(Owned, Protocol):
 
 class PostedRing(Owned, Protocol):
     """Port writes that vCPUs' fast paths took without leaving for Python, in order per vCPU."""
+
+    def post_port(self, port: int, *, write: bool, read_value: int | None) -> None:
+        """Let the VM's vCPUs' fast paths answer single-byte accesses to `port`. Any thread.
+
+        `write`: a write is appended to the ring instead of ending `run`. `read_value`:
+        a read gives this byte; None ends `run` as usual. Both off: the port is ordinary again.
+        """
+        ...
 
     def fileno(self) -> int:
         """An eventfd that is readable when there is something to drain."""

@@ -1,0 +1,84 @@
+# Everything that people and CI do with this project, one word each: `make help`.
+#
+# `make run` and `make test` work from a fresh checkout: they set up a virtual environment in .venv,
+# build what is to be built, and install missing system packages where they can (root on Debian).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+EXTENSION_SOURCES := $(wildcard pyvmm/hosts/kvm/*.c pyvmm/hosts/kvm/*.h) pyvmm/hosts/kvm/build_extension.py
+INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(INSTALLED) guests ## set up what is needed and boot the bundled guest on /dev/kvm (ARGS=...)
+	@$(BIN)/pyvmm run guest.img $(ARGS)
+
+.PHONY: test
+test: $(TOOLS) guests ## set up what is needed and run every test (ARGS=... for pytest)
+	@./setup-system test
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: quick
+quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
+	$(BIN)/pytest -q -m "not slow and not qemu" $(ARGS)
+
+.PHONY: lint
+lint: $(TOOLS) ## ruff, mypy and the guest's compiler warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(TOOLS) ## lay the Python code out as `make lint` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(TOOLS) guests ## the benchmarks, as ratios against C and QEMU measured in the same run
+	@./setup-system bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: test-oldest
+test-oldest: guests ## the tests with the oldest versions of every dependency that we claim to work with
+	@./setup-system test
+	@$(MAKE) -s VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt .venv-oldest/.tools
+	.venv-oldest/bin/pytest $(ARGS)
+
+.PHONY: guests
+guests: ## build the guest images
+	@./setup-system build
+	@$(MAKE) -s -C guest
+
+.PHONY: clean
+clean: ## remove everything that was built, the virtual environments included
+	$(MAKE) -s -C guest clean
+	rm -rf .venv .venv-oldest build dist *.egg-info pyvmm/hosts/kvm/_kvm.c pyvmm/hosts/kvm/*.so
+
+# A plain path in site-packages (editable_mode=compat) costs nothing at start-up, unlike a finder.
+$(INSTALLED): pyproject.toml setup.py $(EXTENSION_SOURCES) $(CONSTRAINTS) setup-system
+	@./setup-system build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing pyvmm into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check \
+		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+		--config-settings editable_mode=compat -e .
+	@touch $@
+
+$(TOOLS): $(INSTALLED)
+	@echo "installing the test tools into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check \
+		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+		--config-settings editable_mode=compat -e '.[test$(if $(CONSTRAINTS),,$(comma)lint)]'
+	@touch $@
+
+comma := ,

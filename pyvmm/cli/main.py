@@ -1,0 +1,147 @@
+"""The ``pyvmm`` command: picks the command, and turns every error into one line and a code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pyvmm.errors import ExitCode, PyvmmError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _UsageFailure(Exception):  # noqa: N818 - not an error of the tree: argparse's own message
+    """What argparse would print before it exits with its own code."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` that leaves printing and exit codes to `main`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageFailure(f"{message}; see {self.prog} --help")
+
+
+def _build_parser(only: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands; with `only`, of that command alone, which is quicker to make."""
+    parser = _Parser(
+        prog="pyvmm",
+        description="A virtual machine monitor for understanding, prototyping and testing guest "
+        "memory.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="say which version this is")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", parser_class=_Parser
+    )
+    for name, (summary, load) in _COMMANDS.items():
+        if only is not None and name != only:
+            continue
+        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command.add_argument(
+            "--debug", action="store_true", help="show a traceback where something fails"
+        )
+        command.set_defaults(call=load(command))
+    return parser
+
+
+def _load_run(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import run
+
+    run.add_arguments(parser)
+    return run.command
+
+
+def _load_guests(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import guests
+
+    guests.add_arguments(parser)
+    return guests.command
+
+
+def _load_doctor(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import doctor
+
+    doctor.add_arguments(parser)
+    return doctor.command
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
+    "run": ("Boot a guest image; end with its exit status.", _load_run),
+    "guests": ("List the bundled guest images.", _load_guests),
+    "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
+}
+
+
+def _say(text: str) -> None:
+    """One line on standard error, whatever is in `text`."""
+    line = " ".join(text.split("\n"))
+    print(f"pyvmm: {line}", file=sys.stderr, flush=True)
+
+
+def _claim_standard_descriptors() -> None:
+    """Put /dev/null where standard input, output or error is not open.
+
+    Otherwise the next file opened, /dev/kvm say, would get that number and be taken for it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number is `fd`, because all below are open.
+            os.open(os.devnull, os.O_RDONLY if fd == 0 else os.O_WRONLY)
+            if fd == 2:
+                sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); the exit code."""
+    _claim_standard_descriptors()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return int(_dispatch(arguments))
+    except _UsageFailure as failure:
+        _say(str(failure))
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more: also not what Python would say when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        return ExitCode.SYSTEM_CALL
+    except PyvmmError as error:
+        if debug:
+            raise
+        _say(str(error))
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        _say(
+            f"internal error: {type(error).__name__}: {error}; this is a defect of pyvmm, "
+            "run again with --debug and report what it shows"
+        )
+        return ExitCode.INTERNAL
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else None
+    parser = _build_parser(first if first in _COMMANDS else None)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else ExitCode.USAGE
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"pyvmm {version('pyvmm')}")
+        return ExitCode.OK
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return ExitCode.USAGE
+    call: Command = options.call
+    return call(options)

@@ -1,0 +1,249 @@
+"""``pyvmm run IMAGE``: boot an image, show its console, end with its status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from pyvmm import bundled_guests
+from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
+from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
+from pyvmm.machine.image_file import read_image
+from pyvmm.machine.machine import Attachment, Machine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pyvmm.machine.console.monitor import Monitor
+    from pyvmm.machine.console.terminal import RawTerminal
+    from pyvmm.machine.ending import RunResult
+
+_UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_EPILOG = f"""\
+exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
+69 the host lacks something; 70 internal error; 71 a system call failed; 77 no permission;
+80 the guest crashed; 81 it panicked; 83 an exit that pyvmm cannot answer; 124 time limit;
+130 interrupted. On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
+"""
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes from ``256M``, ``2MiB``, ``4096B``; a bare number counts MiB, as in QEMU."""
+    digits = text.rstrip("BKMGTbkmgtiI")
+    unit = text[len(digits) :].upper().removesuffix("IB") or "M"
+    if unit != "B":
+        unit = unit.removesuffix("B")
+    if not (digits.isascii() and digits.isdecimal()) or unit not in _UNITS or len(digits) > 18:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size (256M, 2G, 8192K)")
+    return int(digits) * _UNITS[unit]
+
+
+def _console(text: str) -> str:
+    kind, _, path = text.partition(":")
+    if text in ("stdio", "none") or (kind in ("file", "unix") and path):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is none of stdio, none, file:PATH, unix:PATH")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("image", metavar="IMAGE", help="a file, or a bundled guest's name")
+    parser.add_argument(
+        "-m", "--memory", type=parse_size, default=256 << 20, metavar="SIZE", help="256M, 2G, ..."
+    )
+    parser.add_argument("--cpus", type=int, default=1, metavar="N", help="number of vCPUs")
+    parser.add_argument("--append", default="", metavar="TEXT", help="the guest's command line")
+    parser.add_argument("--initrd", type=Path, metavar="FILE", help="an initial RAM disk")
+    parser.add_argument(
+        "--host",
+        choices=[choice.value for choice in HostChoice],
+        default="auto",
+        help="who runs it",
+    )
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="end the run after this long, with 124"
+    )
+    parser.add_argument(
+        "--console", type=_console, default="stdio", metavar="WHERE",
+        help="stdio, none, file:PATH or unix:PATH",
+    )  # fmt: skip
+    parser.add_argument(
+        "--irqchip", choices=[policy.value for policy in IrqchipPolicy], default="auto",
+        help="interrupt controllers and timer; auto: when the image needs them",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say on standard error what is used, and why"
+    )
+
+
+def command(options: argparse.Namespace) -> int:
+    """Boot, wait, report; the exit code."""
+    config = _config(options)
+    result = trio.run(_run, config, options.console, options.verbose)
+    _tell(result)
+    if options.json is not None:
+        _write_json(options.json, result)
+    return result.ending.exit_code
+
+
+def _config(options: argparse.Namespace) -> MachineConfig:
+    if "\0" in options.append:
+        raise UsageError("pass on the command line", "it has a zero byte in it", "leave that out")
+    bundled = None if os.path.lexists(options.image) else bundled_guests.find(options.image)
+    path = bundled.path if bundled else Path(options.image)
+    # Checked before any file is read, so that a bad number is not hidden behind a long read.
+    bare = MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=options.timeout)
+    return MachineConfig(
+        image=read_image(path, bare.memory),
+        name=str(options.image),
+        memory=bare.memory,
+        cpus=bare.cpus,
+        command_line=os.fsencode(options.append),
+        initrd=read_image(options.initrd, bare.memory) if options.initrd else None,
+        timeout=bare.timeout,
+        irqchip=IrqchipPolicy(options.irqchip),
+        host=HostChoice(options.host),
+    )
+
+
+async def _run(config: MachineConfig, console: str, verbose: bool) -> RunResult:
+    failure: Exception | None = None
+    result: RunResult | None = None
+    with ExitStack() as stack:
+        terminal = _Terminal(stack) if console == "stdio" else None
+        attach = _attachment(console, stack, terminal)
+        # Signals are caught before the terminal goes raw, so that none can leave it so.
+        caught = (*_ENDING_SIGNALS, *(terminal.job_signals if terminal else ()))
+        with trio.open_signal_receiver(*caught) as signals:
+            async with Machine(config, attach) as machine:
+                if terminal is not None:
+                    terminal.enter(machine)
+                if verbose:
+                    _say_what_is_used(machine)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_watch_signals, signals, machine, terminal)
+                    try:
+                        result = await machine.wait()
+                    except Exception as error:  # noqa: BLE001 - raised below, without a group
+                        failure = error
+                    nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert result is not None
+    return result
+
+
+def _attachment(console: str, stack: ExitStack, terminal: _Terminal | None) -> Attachment:
+    from pyvmm.machine.console import attach
+
+    if terminal is not None:
+        return attach.Stdio(keys=terminal.keys if terminal.is_ours else None)
+    kind, _, path = console.partition(":")
+    if kind == "none":
+        return attach.discard
+    target = attach.ToFile(Path(path)) if kind == "file" else attach.ToUnixSocket(Path(path))
+    stack.callback(target.close)
+    return target
+
+
+class _Terminal:
+    """Standard input, raw while the guest has it, if it is a terminal in our hands."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._raw: RawTerminal | None = None
+        self._monitor: Monitor | None = None
+        self.is_ours = False
+        self.job_signals: tuple[signal.Signals, ...] = ()
+        if os.isatty(0):
+            from pyvmm.machine.console.terminal import is_foreground_terminal
+
+            self.is_ours = is_foreground_terminal(0)
+        if self.is_ours:
+            self.job_signals = (signal.SIGTSTP, signal.SIGCONT)
+
+    def enter(self, machine: Machine) -> None:
+        """Go raw; keystrokes from now on are `machine`'s, or its monitor's."""
+        if not self.is_ours:
+            return
+        from pyvmm.machine.console.monitor import Monitor
+        from pyvmm.machine.console.terminal import raw_terminal
+
+        self._monitor = Monitor(machine, _write_to_user)
+        self._raw = self._stack.enter_context(raw_terminal(0))
+
+    async def keys(self, data: bytes) -> bytes:
+        """What of the typed bytes is for the guest."""
+        return data if self._monitor is None else await self._monitor.keys(data)
+
+    def suspend(self) -> None:
+        """Stop this process as SIGTSTP asks, with the terminal as it was before."""
+        if self._raw is not None:
+            self._raw.restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Take the terminal again after SIGCONT, if we were put into the foreground."""
+        from pyvmm.machine.console.terminal import is_foreground_terminal
+
+        if self._raw is not None and is_foreground_terminal(0):
+            self._raw.enter()
+
+
+async def _watch_signals(
+    signals: AsyncIterator[int], machine: Machine, terminal: _Terminal | None
+) -> None:
+    async for number in signals:
+        if terminal is not None and number == signal.SIGTSTP:
+            terminal.suspend()
+        elif terminal is not None and number == signal.SIGCONT:
+            terminal.go_on()
+        else:
+            machine.interrupt(f"interrupted by {signal.Signals(number).name}")
+
+
+def _write_to_user(text: str) -> None:
+    # Standard output is the guest's alone.
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _say_what_is_used(machine: Machine) -> None:
+    ram = machine.ram
+    print(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}", file=sys.stderr)
+
+
+def _tell(result: RunResult) -> None:
+    """The ending on standard error, unless the guest ended by itself with a status."""
+    lines = []
+    if result.ending.status is None:
+        lines.append(f"pyvmm: {result.ending.detail}")
+    if result.console_bytes_unread:
+        lines.append(
+            f"pyvmm: {result.console_bytes_unread} bytes of the guest's console were not read"
+        )
+    for report in result.reports:
+        lines.extend(report.lines())
+    if lines:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _write_json(path: Path, result: RunResult) -> None:
+    try:
+        path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SystemCallError(
+            f"write the run's result to {path}", error.errno or 0, error.strerror or str(error)
+        ) from error

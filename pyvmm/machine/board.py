@@ -1,0 +1,175 @@
+"""The board: which devices a machine has, where they sit, and how they reach the machine.
+
+Devices are pure models; this is where their effects go. All access to them is under one lock, held
+for microseconds and never while waiting.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable
+
+from pyvmm.devices import ports
+from pyvmm.devices.bus import Bus
+from pyvmm.devices.cmos import Cmos
+from pyvmm.devices.debug_console import DebugConsole
+from pyvmm.devices.exit_port import ExitPort
+from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
+from pyvmm.devices.reset import FastReset, KeyboardController, PciConfigAddress, ResetControl
+from pyvmm.devices.uart import Uart16550
+from pyvmm.hosts.interface import PostedRing
+from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.ending import Ending, EndingKind, ending_of_status
+
+
+class Board:
+    """The devices of one machine on their buses.
+
+    `end` is called when a device ends the run; `set_irq_line(gsi, level)` is None on a machine
+    without interrupt controllers.
+    """
+
+    def __init__(
+        self,
+        *,
+        console: ConsolePort,
+        memory: int,
+        end: Callable[[Ending], None],
+        set_irq_line: Callable[[int, bool], None] | None,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.ports = Bus("port", 1 << 16)
+        self.mmio = Bus("MMIO", 1 << 64)
+        self._console = console
+        self._end = end
+        self._posted: PostedRing | None = None
+        self._uart_posting: object = None
+        irq = None
+        if set_irq_line is not None:
+            line = set_irq_line
+
+            def irq(level: bool) -> None:
+                line(ports.COM1_IRQ, level)
+
+        self.uart = Uart16550(console.append, irq)
+        self.uart.on_room = self._refill
+        self._debug_console = DebugConsole(console.append)
+        self._add_devices(memory)
+        console.connect(self.deliver_input)
+
+    def _add_devices(self, memory: int) -> None:
+        def reset() -> None:
+            self._end(Ending(EndingKind.RESET, "the guest asked for a reset"))
+
+        keyboard = KeyboardController(reset)
+        exit_port = ExitPort(lambda value: self._end(ending_of_status(value)))
+        pci = PciConfigAddress(ResetControl(reset))
+        add = self.ports.add
+        add(ports.COM1, ports.COM1_LENGTH, self.uart, "16550 at COM1")
+        add(ports.DEBUG_CONSOLE, 1, self._debug_console, "debug console")
+        add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit port", width=ports.EXIT_WIDTH)
+        add(ports.KEYBOARD_DATA, 1, keyboard.data, "keyboard data")
+        add(ports.KEYBOARD_COMMAND, 1, keyboard.command, "keyboard command")
+        add(ports.FAST_RESET, 1, FastReset(reset), "system control port A")
+        add(
+            ports.PCI_CONFIG_ADDRESS,
+            ports.PCI_CONFIG_ADDRESS_LENGTH,
+            pci,
+            "PCI configuration address",
+            width=ports.PCI_CONFIG_ADDRESS_WIDTH,
+        )
+        add(ports.CMOS_INDEX, ports.CMOS_LENGTH, Cmos(_utc_now, memory), "CMOS clock")
+        add(ports.PVPANIC, 1, Pvpanic(self._panicked), "pvpanic")
+
+    def _panicked(self, event: PanicEvent) -> None:
+        # CRASH_LOADED only notes that the guest is dealing with its panic itself.
+        if event is PanicEvent.PANICKED:
+            self._end(Ending(EndingKind.PANICKED, "the guest reported a panic"))
+
+    # -- posted ports --
+
+    def attach_fast_path(self, posted: PostedRing) -> None:
+        """Let the VM's fast paths answer by itself what the devices allow."""
+        with self.lock:
+            self._posted = posted
+            posted.post_port(ports.DEBUG_CONSOLE, write=True, read_value=None)
+            self._sync_posting()
+
+    def drain_posted(self) -> None:
+        """Hand over posted writes, in order. Takes the lock; any thread."""
+        with self.lock:
+            self._drain_posted()
+
+    def _drain_posted(self) -> None:
+        if self._posted is None:
+            return
+        for port, data in self._posted.drain():
+            if port == ports.DEBUG_CONSOLE:
+                self._debug_console.posted_write(data)
+            else:
+                self.uart.posted_write(data)
+
+    def _sync_posting(self) -> None:
+        """Tell the fast path what has changed. Under the lock."""
+        posting = self.uart.posting
+        if self._posted is None or posting is self._uart_posting:
+            return
+        allowed = {item.offset: item for item in posting}
+        for offset in range(ports.COM1_LENGTH):
+            item = allowed.get(offset)
+            self._posted.post_port(
+                ports.COM1 + offset,
+                write=item is not None and item.write,
+                read_value=None if item is None else item.read_value,
+            )
+        self._uart_posting = posting
+
+    # -- access from vCPU threads --
+
+    def port_out(self, port: int, size: int, count: int, data: bytes) -> None:
+        """A guest's write to a port."""
+        with self.lock:
+            if port in _POSTING:
+                self._drain_posted()
+            self.ports.handle_out(port, size, count, data)
+            self._sync_posting()
+
+    def port_in(self, port: int, size: int, count: int) -> bytes:
+        """A guest's read of a port."""
+        with self.lock:
+            if port in _POSTING:
+                self._drain_posted()
+            data = self.ports.handle_in(port, size, count)
+            self._sync_posting()
+        return data
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """A guest's write where there is no RAM."""
+        with self.lock:
+            self.mmio.write(gpa, len(data), int.from_bytes(data, "little"))
+
+    def mmio_read(self, gpa: int, size: int) -> bytes:
+        """A guest's read where there is no RAM."""
+        with self.lock:
+            return self.mmio.read(gpa, size).to_bytes(size, "little")
+
+    # -- console input --
+
+    def deliver_input(self) -> None:
+        """Give the UART what has been typed, or the end of it."""
+        with self.lock:
+            self._refill()
+            self._sync_posting()
+
+    def _refill(self) -> None:
+        self._console.feed(self.uart.receive)
+        if self._console.input_ended:
+            self.uart.set_carrier(False)
+
+
+_POSTING = frozenset({*range(ports.COM1, ports.COM1 + ports.COM1_LENGTH), ports.DEBUG_CONSOLE})
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,1 @@
+"""The guest's console: bounded buffers between the UART and the world, and what attaches there."""

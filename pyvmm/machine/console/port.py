@@ -1,0 +1,179 @@
+"""The console port: where vCPU threads and trio tasks meet, with a bounded buffer each way.
+
+Output: vCPU threads `append`; a trio task takes. A full buffer makes the vCPU thread wait
+(`wait_for_room`) after it has let go of every lock, so the guest stalls and nothing is lost.
+Input: a trio task `send`s; the UART takes what fits whenever the guest has read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+OUTPUT_LIMIT = 1 << 20
+"""Bytes of unread output after which the guest waits."""
+INPUT_LIMIT = 1 << 16
+"""Bytes of input not yet taken by the guest after which `send` waits."""
+
+
+class ConsolePort:
+    """Two bounded byte queues. Made in a trio task; its output side is used from any thread."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._room = threading.Condition(threading.Lock())
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self.total = 0
+        self._ended = False
+        self._released = False
+        self._output_ended = trio.Event()
+        self._readable = trio.Event()
+        self._input: deque[bytes] = deque()
+        self._input_size = 0
+        self._input_changed = trio.Event()
+        self._input_ended = False
+        self._deliver: Callable[[], None] = lambda: None
+
+    # -- output, from vCPU threads --
+
+    def append(self, data: bytes) -> None:
+        """Take output of the guest's. Never waits: the caller asks `is_full` afterwards."""
+        with self._room:
+            self._chunks.append(data)
+            self._size += len(data)
+            self.total += len(data)
+            wake = len(self._chunks) == 1
+        if wake:
+            self._wake()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the guest should wait before it says more."""
+        return self._size >= OUTPUT_LIMIT
+
+    def wait_for_room(self) -> None:
+        """Wait, on a vCPU thread, until there is room or `release` was called."""
+        with self._room:
+            self._room.wait_for(lambda: self._released or self._size < OUTPUT_LIMIT)
+
+    def release(self) -> None:
+        """Let waiting vCPU threads go: the machine is stopping. What they append is still kept."""
+        with self._room:
+            self._released = True
+            self._room.notify_all()
+
+    def rearm(self) -> None:
+        """Undo `release`, after a pause."""
+        with self._room:
+            self._released = False
+
+    def end_output(self) -> None:
+        """No more output will come: `receive` returns b"" once everything is taken. From trio."""
+        self._ended = True
+        self._output_ended.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(trio.RunFinishedError):  # Then nobody is left to read.
+            self._token.run_sync_soon(self._set_readable, idempotent=True)
+
+    def _set_readable(self) -> None:
+        self._readable.set()
+
+    # -- output, from trio --
+
+    async def receive(self) -> bytes:
+        """Whatever the guest has said, at least a byte; b"" after the end. One reader at a time."""
+        while True:
+            data = self.receive_nowait()
+            if data or self._ended:
+                await trio.lowlevel.checkpoint()
+                return data
+            self._readable = trio.Event()
+            if self._size or self._ended:  # Appended between the look and the new event.
+                continue
+            await self._readable.wait()
+
+    def receive_nowait(self) -> bytes:
+        """Whatever the guest has said and nobody has taken; maybe nothing."""
+        with self._room:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._size = 0
+            self._room.notify_all()
+        return data
+
+    def put_back(self, data: bytes) -> None:
+        """Return what could not be passed on, to be received again first."""
+        if data:
+            with self._room:
+                self._chunks.appendleft(data)
+                self._size += len(data)
+
+    @property
+    def output_ended(self) -> bool:
+        """Whether `end_output` was called: what is unread now is all there is."""
+        return self._ended
+
+    async def wait_output_ended(self) -> None:
+        """Wait for `end_output`."""
+        await self._output_ended.wait()
+
+    @property
+    def unread(self) -> int:
+        """Bytes of output that nobody has taken yet."""
+        return self._size
+
+    # -- input --
+
+    def connect(self, deliver: Callable[[], None]) -> None:
+        """`deliver` is called, from trio, when there is new input or its end."""
+        self._deliver = deliver
+
+    async def send(self, data: bytes) -> None:
+        """Queue `data` for the guest; waits while `INPUT_LIMIT` bytes are queued already."""
+        await trio.lowlevel.checkpoint()
+        while self._input_size >= INPUT_LIMIT:
+            self._input_changed = trio.Event()
+            if self._input_size >= INPUT_LIMIT:
+                await self._input_changed.wait()
+        if data:
+            with self._room:
+                self._input.append(data)
+                self._input_size += len(data)
+            self._deliver()
+
+    def end_input(self) -> None:
+        """No more input will come; the guest sees the carrier drop after the last byte."""
+        self._input_ended = True
+        self._deliver()
+
+    @property
+    def input_ended(self) -> bool:
+        """Whether the input has ended and the guest has been given all of it."""
+        return self._input_ended and not self._input_size
+
+    def feed(self, receive: Callable[[bytes], int]) -> None:
+        """Hand queued input to the UART while it takes it. Any thread, under the device lock."""
+        if not self._input_size:
+            return
+        with self._room:
+            while self._input:
+                data = self._input.popleft()
+                taken = receive(data)
+                self._input_size -= taken
+                if taken < len(data):
+                    self._input.appendleft(data[taken:])
+                    break
+            below = self._input_size < INPUT_LIMIT
+        if below and not self._input_changed.is_set():
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._set_input_changed, idempotent=True)
+
+    def _set_input_changed(self) -> None:
+        self._input_changed.set()

@@ -1,0 +1,99 @@
+"""The terminal in raw mode while a guest has it, and back as it was on every way out."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_CC = 6
+_IFLAG, _OFLAG, _CFLAG, _LFLAG = range(4)
+
+
+class RawTerminal:
+    """A terminal that keystrokes go through unchanged, one at a time.
+
+    Output processing stays on, so that a guest's newline is one on the screen. `restore` may be
+    called from anywhere and more than once; it is also registered to run at interpreter exit.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before: list[int | list[bytes | int]] | None = None
+
+    def enter(self) -> None:
+        """Go raw. Raises `termios.error` for what is no terminal."""
+        if self._before is None:
+            self._before = termios.tcgetattr(self._fd)
+            atexit.register(self.restore)
+        raw = termios.tcgetattr(self._fd)
+        assert isinstance(raw[_IFLAG], int)
+        assert isinstance(raw[_OFLAG], int)
+        assert isinstance(raw[_CFLAG], int)
+        assert isinstance(raw[_LFLAG], int)
+        raw[_IFLAG] &= ~(
+            termios.IGNBRK
+            | termios.BRKINT
+            | termios.PARMRK
+            | termios.ISTRIP
+            | termios.INLCR
+            | termios.IGNCR
+            | termios.ICRNL
+            | termios.IXON
+        )
+        raw[_OFLAG] |= termios.OPOST
+        raw[_CFLAG] = (raw[_CFLAG] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
+        raw[_LFLAG] &= ~(
+            termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG
+        )
+        characters = raw[_CC]
+        assert isinstance(characters, list)
+        characters[termios.VMIN] = 1
+        characters[termios.VTIME] = 0
+        self._set(raw)
+
+    def restore(self) -> None:
+        """Back to how `enter` found it."""
+        if self._before is not None:
+            with suppress(termios.error):
+                self._set(self._before)
+
+    def close(self) -> None:
+        """`restore`, for good."""
+        self.restore()
+        self._before = None
+        atexit.unregister(self.restore)
+
+    def _set(self, attributes: list[int | list[bytes | int]]) -> None:
+        # A background process that sets a terminal's attributes is stopped, unless it blocks this.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            # TCSANOW: draining could wait for ever on a terminal whose output is held.
+            termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def is_foreground_terminal(fd: int) -> bool:
+    """Whether `fd` is a terminal and this process is in its foreground."""
+    try:
+        return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+
+
+@contextmanager
+def raw_terminal(fd: int) -> Iterator[RawTerminal | None]:
+    """`fd` raw within the block, if it is a terminal of ours to change; None where it is not."""
+    if not is_foreground_terminal(fd):
+        yield None
+        return
+    terminal = RawTerminal(fd)
+    try:
+        terminal.enter()
+        yield terminal
+    finally:
+        terminal.close()

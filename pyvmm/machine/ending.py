@@ -1,0 +1,130 @@
+"""How a run ends: a closed set of kinds, and the result that a finished machine leaves."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import GUEST_STATUS_MAX, ExitCode
+
+if TYPE_CHECKING:
+    from pyvmm.machine.report import VcpuReport
+
+
+class EndingKind(enum.Enum):
+    """Why a run ended; the values are what ``--json`` shows."""
+
+    EXITED = "exited"
+    """The guest wrote a status to its exit port."""
+    RESET = "reset"
+    """The guest asked for a reset; pyvmm does not reboot."""
+    PANICKED = "panicked"
+    TRIPLE_FAULT = "triple-fault"
+    KVM_INTERNAL_ERROR = "kvm-internal-error"
+    FAILED_ENTRY = "failed-entry"
+    HALTED = "halted"
+    """Every vCPU halted and nothing in the machine can wake one."""
+    UNHANDLED_EXIT = "unhandled-exit"
+    BAD_STATUS = "bad-status"
+    """The guest wrote more than 63 to its exit port."""
+    TIME_LIMIT = "time-limit"
+    INTERRUPTED = "interrupted"
+    CLOSED = "closed"
+    """The machine's owner closed it while the guest ran."""
+
+
+_EXIT_CODES: Mapping[EndingKind, ExitCode] = {
+    EndingKind.RESET: ExitCode.OK,
+    EndingKind.PANICKED: ExitCode.GUEST_PANICKED,
+    EndingKind.TRIPLE_FAULT: ExitCode.GUEST_CRASHED,
+    EndingKind.KVM_INTERNAL_ERROR: ExitCode.GUEST_CRASHED,
+    EndingKind.FAILED_ENTRY: ExitCode.GUEST_CRASHED,
+    EndingKind.HALTED: ExitCode.GUEST_CRASHED,
+    EndingKind.UNHANDLED_EXIT: ExitCode.UNHANDLED_EXIT,
+    EndingKind.BAD_STATUS: ExitCode.UNHANDLED_EXIT,
+    EndingKind.TIME_LIMIT: ExitCode.TIME_LIMIT,
+    EndingKind.INTERRUPTED: ExitCode.INTERRUPTED,
+    EndingKind.CLOSED: ExitCode.INTERRUPTED,
+}
+
+_REPORTED = frozenset(
+    {
+        EndingKind.TRIPLE_FAULT,
+        EndingKind.KVM_INTERNAL_ERROR,
+        EndingKind.FAILED_ENTRY,
+        EndingKind.HALTED,
+        EndingKind.UNHANDLED_EXIT,
+        EndingKind.BAD_STATUS,
+        EndingKind.TIME_LIMIT,
+    }
+)
+"""Kinds after which the vCPUs' state is worth keeping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a run ended, in one line (`detail`), and the guest's `status` where it gave one."""
+
+    kind: EndingKind
+    detail: str
+    status: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What ``pyvmm run`` ends with."""
+        if self.kind is EndingKind.EXITED and self.status is not None:
+            return self.status
+        return _EXIT_CODES[self.kind]
+
+    @property
+    def wants_report(self) -> bool:
+        """Whether the vCPUs should be asked for their state before they go."""
+        return self.kind in _REPORTED
+
+
+def ending_of_status(value: int) -> Ending:
+    """The ending for a write of `value` to the exit port."""
+    if value > GUEST_STATUS_MAX:
+        return Ending(
+            EndingKind.BAD_STATUS,
+            f"the guest wrote {value} to its exit port, which takes 0..{GUEST_STATUS_MAX}",
+        )
+    return Ending(EndingKind.EXITED, f"the guest ended with status {value}", value)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run leaves: its ending, the vCPUs' reports, and what it took.
+
+    `exits` counts by reason over all vCPUs; `seconds` is wall time from the first instruction to
+    the ending; `memory_backing` says what RAM was made from, and why.
+    """
+
+    ending: Ending
+    reports: tuple[VcpuReport, ...]
+    exits: Mapping[str, int]
+    seconds: float
+    memory_bytes: int
+    memory_backing: str
+    console_bytes: int
+    console_bytes_unread: int
+    unclaimed_ports: Mapping[int, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The result as plain values for ``--json``."""
+        return {
+            "ending": self.ending.kind.value,
+            "detail": self.ending.detail,
+            "status": self.ending.status,
+            "exit_code": int(self.ending.exit_code),
+            "seconds": round(self.seconds, 6),
+            "memory_bytes": self.memory_bytes,
+            "memory_backing": self.memory_backing,
+            "console_bytes": self.console_bytes,
+            "console_bytes_unread": self.console_bytes_unread,
+            "exits": dict(self.exits),
+            "unclaimed_ports": {f"{port:#x}": n for port, n in self.unclaimed_ports.items()},
+            "vcpus": [report.to_json() for report in self.reports],
+        }

@@ -1,0 +1,331 @@
+"""A machine: one guest, from its configuration to its result.
+
+::
+
+    async with Machine(config) as machine:
+        result = await machine.wait()
+
+Everything that a machine has is owned by that ``async with``: one nursery, one thread per vCPU,
+the VM, its memory. Leaving the block ends the guest, whatever it is doing, and gives everything
+back; so does cancelling it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+import trio
+
+from pyvmm.errors import InternalError
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.ending import Ending, EndingKind, RunResult
+from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.vcpu_thread import VcpuThread
+
+POSTED_PAUSE = 0.002
+"""Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
+KICK_AGAIN = 0.25
+"""Seconds after which a vCPU that has not answered a kick is kicked again."""
+KICKS = 40
+"""Kicks after which a vCPU thread is given up."""
+FLUSH_GRACE = 0.05
+"""Seconds that a reader gets to take the last output of a guest that was stopped."""
+
+Attachment = Callable[[ConsolePort], Awaitable[None]]
+"""What serves a machine's console: runs until the output has ended and is all passed on.
+
+When cancelled it puts back what it could not pass on (`ConsolePort.put_back`)."""
+
+T = TypeVar("T")
+
+
+class Machine:
+    """One guest. An asynchronous context manager that can be entered once.
+
+    `attach` serves the console. Without it the owner reads `console` (`ConsolePort.receive`): a
+    guest whose output nobody reads waits once `OUTPUT_LIMIT` bytes have piled up.
+    """
+
+    def __init__(self, config: MachineConfig, attach: Attachment | None = None) -> None:
+        self.config = config
+        self._attach = attach
+        self._lifetime: AbstractAsyncContextManager[None] | None = None
+        self._result: RunResult | None = None
+        self._failure_told = False
+        self._overruling: Ending | None = None
+        self._flush_scope: trio.CancelScope | None = None
+
+    # -- what the owner does with it --
+
+    @property
+    def console(self) -> ConsolePort:
+        """Where the guest's output comes out and its input goes in."""
+        return self._console
+
+    @property
+    def ram(self) -> GuestRam:
+        """The guest's memory."""
+        return self._assembly.ram
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `pause` is in force."""
+        return self._control.is_paused
+
+    async def wait(self) -> RunResult:
+        """Wait for the guest's end and for its console to be passed on; say how it went.
+
+        Raises what made the run fail, where it was not the guest: a `PyvmmError`.
+        """
+        await self._finished.wait()
+        self._tell_failure()
+        if self._result is None:
+            raise InternalError("give a run's result", "the machine was cancelled")
+        return self._result
+
+    async def pause(self) -> None:
+        """Stop every vCPU between two instructions; returns when all have stopped."""
+        await self._control.pause()
+
+    def resume(self) -> None:
+        """Let a paused guest run on."""
+        self._control.resume()
+
+    async def on_vcpu(self, index: int, function: Callable[[Vcpu], T]) -> T:
+        """Call `function` with a vCPU, on its thread, between two instructions of the guest's.
+
+        Raises what `function` raises, and `InternalError` when the run ends first.
+        """
+        done = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        outcome: list[tuple[T | None, BaseException | None]] = []
+
+        def call(vcpu: Vcpu) -> None:
+            try:
+                outcome.append((function(vcpu), None))
+            except BaseException as failure:  # noqa: BLE001 - handed to the one who asked
+                outcome.append((None, failure))
+            token.run_sync_soon(done.set)
+
+        self._control.call(index, call)
+        async with trio.open_nursery() as nursery:
+
+            async def give_up_at_the_end() -> None:
+                await self._finished.wait()
+                done.set()
+
+            nursery.start_soon(give_up_at_the_end)
+            await done.wait()
+            nursery.cancel_scope.cancel()
+        if not outcome:
+            raise InternalError(f"look at vCPU {index}", "the guest has ended")
+        value, failure = outcome[0]
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[return-value]
+
+    def interrupt(self, detail: str) -> None:
+        """End the run from outside, as Ctrl-C does. A second call changes nothing."""
+        ending = Ending(EndingKind.INTERRUPTED, detail)
+        if self._control.is_over and self._flush_scope is not None:
+            self._overrule(ending)
+        self._control.end(ending)
+
+    # -- life --
+
+    async def __aenter__(self) -> Self:
+        if self._lifetime is not None:
+            raise InternalError("enter a machine", "it has been entered before", "make a new one")
+        self._lifetime = self._live()
+        await self._lifetime.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        if self._lifetime is None:
+            raise InternalError("leave a machine", "it has not been entered")
+        swallowed = await self._lifetime.__aexit__(kind, value, traceback)
+        if value is None:
+            self._tell_failure()
+        return swallowed
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[None]:
+        self._finished = trio.Event()
+        self._console = ConsolePort()
+        self._control = RunControl(self.config.cpus, self._console.release)
+        body_failure: BaseException | None = None
+        with Assembly(self.config, self._control, self._console) as assembly:
+            self._assembly = assembly
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._conduct)
+                try:
+                    yield
+                except BaseException as failure:  # noqa: BLE001 - raised again, without a group
+                    body_failure = failure
+                self._control.end(Ending(EndingKind.CLOSED, "the machine was closed"))
+                nursery.cancel_scope.cancel()
+        if body_failure is not None:
+            raise body_failure
+
+    def _tell_failure(self) -> None:
+        failure = self._control.failure
+        if failure is not None and not self._failure_told:
+            self._failure_told = True
+            raise failure
+
+    # -- the run --
+
+    async def _conduct(self) -> None:
+        """Run the vCPUs to their end, and everything that serves them meanwhile."""
+        done = trio.Event()
+        threads = self._make_threads(done)
+        started = trio.current_time()
+        deadline = started + (self.config.timeout or float("inf"))
+        console_done = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve_console, console_done)
+                nursery.start_soon(self._pump_posted)
+                await self._run_vcpus(threads, done, deadline)
+                seconds = trio.current_time() - started
+                self._assembly.board.drain_posted()
+                self._console.end_output()
+                await self._flush(console_done, deadline)
+                nursery.cancel_scope.cancel()
+            self._result = self._make_result(threads, seconds)
+        finally:
+            self._finished.set()
+
+    def _make_threads(self, done: trio.Event) -> list[VcpuThread]:
+        token = trio.lowlevel.current_trio_token()
+        left = self.config.cpus
+
+        def one_done() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done.set()
+
+        return [
+            VcpuThread(
+                index,
+                self._assembly.create_vcpu,
+                control=self._control,
+                board=self._assembly.board,
+                console=self._console,
+                read_ram=self._assembly.ram.read,
+                on_done=lambda: token.run_sync_soon(one_done),
+            )
+            for index in range(self.config.cpus)
+        ]
+
+    async def _run_vcpus(
+        self, threads: list[VcpuThread], done: trio.Event, deadline: float
+    ) -> None:
+        for thread in threads:
+            thread.start()
+        try:
+            with trio.CancelScope(deadline=deadline) as limit:
+                await self._control.ended.wait()
+            if limit.cancelled_caught:
+                self._control.end(
+                    Ending(
+                        EndingKind.TIME_LIMIT,
+                        f"the guest was still running after {self.config.timeout:g} s",
+                    )
+                )
+        finally:
+            self._control.end(Ending(EndingKind.CLOSED, "the run was cancelled"))
+            await self._join(threads, done)
+
+    async def _join(self, threads: list[VcpuThread], done: trio.Event) -> None:
+        """Wait for vCPU threads that have been told to end. Not cancellable, but bounded."""
+        for _ in range(KICKS):
+            with trio.move_on_after(KICK_AGAIN, shield=True):
+                await done.wait()
+            if done.is_set():
+                break
+            self._control.kick_all()
+        else:
+            raise InternalError("stop the vCPUs", f"no answer to {KICKS} kicks")
+        for thread in threads:
+            thread.join()
+
+    async def _pump_posted(self) -> None:
+        """Hand over what the host's fast path took, soon after it did."""
+        posted = self._assembly.vm.posted
+        board = self._assembly.board
+        while True:
+            await trio.lowlevel.wait_readable(posted.fileno())
+            # A full console leaves it in the ring: when that is full too, the guest waits.
+            if not self._console.is_full:
+                board.drain_posted()
+            await trio.sleep(POSTED_PAUSE)
+
+    async def _serve_console(self, done: trio.Event) -> None:
+        try:
+            if self._attach is not None:
+                await self._attach(self._console)
+        except Exception as failure:  # noqa: BLE001 - told by `wait`
+            self._control.fail(failure)
+        finally:
+            done.set()
+
+    # -- the end --
+
+    def _overrule(self, ending: Ending) -> None:
+        """Replace the ending of a guest that is over while its output is not."""
+        self._overruling = ending
+        if self._flush_scope is not None:
+            self._flush_scope.cancel()
+
+    async def _flush(self, console_done: trio.Event, deadline: float) -> None:
+        """Wait until the console's reader has taken everything, as long as that makes sense."""
+        ending = self._control.ending
+        stopped = ending is None or ending.kind in {
+            EndingKind.INTERRUPTED,
+            EndingKind.TIME_LIMIT,
+            EndingKind.CLOSED,
+        }
+        with trio.CancelScope(deadline=deadline) as self._flush_scope:
+            if stopped:
+                self._flush_scope.deadline = trio.current_time() + FLUSH_GRACE
+            await console_done.wait()
+        if self._flush_scope.cancelled_caught and not stopped and self._overruling is None:
+            self._overruling = Ending(
+                EndingKind.TIME_LIMIT,
+                f"the guest had ended, but nobody read its output within {self.config.timeout:g} s",
+            )
+
+    def _make_result(self, threads: list[VcpuThread], seconds: float) -> RunResult | None:
+        ending = self._overruling or self._control.ending
+        if ending is None:
+            return None
+        exits: Counter[str] = Counter()
+        for thread in threads:
+            exits.update(thread.exit_counts)
+        ram = self._assembly.ram
+        return RunResult(
+            ending=ending,
+            reports=tuple(thread.report for thread in threads if thread.report is not None),
+            exits=dict(exits),
+            seconds=seconds,
+            memory_bytes=ram.layout.memory,
+            memory_backing=ram.choice.reason,
+            console_bytes=self._console.total,
+            console_bytes_unread=self._console.unread,
+            unclaimed_ports=dict(self._assembly.board.ports.unclaimed),
+        )

@@ -1,0 +1,142 @@
+"""The report on a vCPU of a guest that died: registers, code, page tables, the last exits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pyvmm.errors import PyvmmError
+from pyvmm.hosts.interface import ExitRecord, Vcpu
+from pyvmm.hosts.registers import Cr0, Efer, Regs, Sregs
+from pyvmm.memory.page_walk import PageWalk, walk
+
+INSTRUCTION_BYTES = 16
+"""Bytes of code shown from RIP on; an x86 instruction has at most 15."""
+
+_ROWS = (
+    ("rax", "rbx", "rcx", "rdx"),
+    ("rsi", "rdi", "rbp", "rsp"),
+    ("r8", "r9", "r10", "r11"),
+    ("r12", "r13", "r14", "r15"),
+)
+_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuReport:
+    """One vCPU's state at the end; registers are None where the kernel would not give them."""
+
+    index: int
+    regs: Regs | None
+    sregs: Sregs | None
+    code: bytes
+    code_walk: PageWalk | None
+    exits: tuple[ExitRecord, ...]
+
+    @property
+    def mode(self) -> str:
+        """The processor mode, in words."""
+        if self.sregs is None:
+            return "unknown mode"
+        if self.sregs.efer & Efer.LMA:
+            return "64-bit mode" if self.sregs.cs.l else "compatibility mode"
+        if self.sregs.cr0 & Cr0.PE:
+            return "32-bit protected mode" if self.sregs.cs.db else "16-bit protected mode"
+        return "real mode"
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether these are the registers after an INIT: AMD's KVM does one on a triple fault."""
+        return (
+            self.regs is not None
+            and self.sregs is not None
+            and self.regs.rip == 0xFFF0
+            and self.sregs.cs.base == 0xFFFF_0000
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The report as text, a line each, without colour."""
+        yield f"vCPU {self.index}: {self.mode}"
+        if self.was_reset:
+            yield "  the processor has been reset: the registers before it are gone"
+        if self.regs is not None and self.sregs is not None:
+            yield from _register_lines(self.regs, self.sregs)
+        if self.code:
+            yield f"  code at rip: {self.code.hex(' ')}"
+        else:
+            yield "  code at rip: not readable"
+        if self.code_walk is not None and self.code_walk.steps:
+            yield f"  page tables for {self.code_walk.linear:#x}:"
+            yield from (f"    {step}" for step in self.code_walk.steps)
+            gpa = self.code_walk.gpa
+            yield f"    -> {'not mapped' if gpa is None else f'gpa {gpa:#x}'}"
+        yield f"  last exits, oldest first ({len(self.exits)}):"
+        yield from (f"    {record}" for record in self.exits)
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain values."""
+        registers: dict[str, int] = {}
+        if self.regs is not None:
+            registers |= {name: getattr(self.regs, name) for name in Regs.__slots__}
+        if self.sregs is not None:
+            registers |= {
+                name: getattr(self.sregs, name) for name in ("cr0", "cr2", "cr3", "cr4", "efer")
+            }
+        return {
+            "index": self.index,
+            "mode": self.mode,
+            "registers": registers,
+            "code": self.code.hex(),
+            "page_walk": [str(step) for step in self.code_walk.steps] if self.code_walk else [],
+            "last_exits": [str(record) for record in self.exits],
+        }
+
+
+def _register_lines(regs: Regs, sregs: Sregs) -> Iterator[str]:
+    yield f"  rip {regs.rip:016x}  rflags {regs.rflags:08x}"
+    for row in _ROWS:
+        yield "  " + "  ".join(f"{name:<3} {getattr(regs, name):016x}" for name in row)
+    yield (
+        f"  cr0 {sregs.cr0:08x}  cr2 {sregs.cr2:016x}  cr3 {sregs.cr3:016x}"
+        f"  cr4 {sregs.cr4:08x}  efer {sregs.efer:04x}"
+    )
+    for names in (_SEGMENTS[:4], _SEGMENTS[4:]):
+        cells = []
+        for name in names:
+            segment = getattr(sregs, name)
+            cells.append(f"{name:<3} {segment.selector:04x} {segment.base:x}+{segment.limit:x}")
+        yield "  " + "  ".join(cells)
+    yield (
+        f"  gdt {sregs.gdt.base:x}+{sregs.gdt.limit:x}  idt {sregs.idt.base:x}+{sregs.idt.limit:x}"
+    )
+
+
+def collect(index: int, vcpu: Vcpu, read: Callable[[int, int], bytes | None]) -> VcpuReport:
+    """Ask a vCPU that will not run again for its state. Call on the vCPU's own thread.
+
+    `read` reads guest RAM by GPA. What cannot be had is left out: a report never raises.
+    """
+    exits = tuple(vcpu.recent_exits())
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except PyvmmError:
+        return VcpuReport(index, None, None, b"", None, exits)
+    linear = regs.rip if sregs.cs.l else (regs.rip + sregs.cs.base) & 0xFFFF_FFFF
+    code_walk = walk(read, sregs, linear)
+    return VcpuReport(index, regs, sregs, _code(read, sregs, linear), code_walk, exits)
+
+
+def _code(read: Callable[[int, int], bytes | None], sregs: Sregs, linear: int) -> bytes:
+    """Up to `INSTRUCTION_BYTES` from `linear` on, as far as they are mapped."""
+    code = b""
+    while len(code) < INSTRUCTION_BYTES:
+        at = linear + len(code)
+        gpa = walk(read, sregs, at).gpa
+        if gpa is None:
+            break
+        size = min(INSTRUCTION_BYTES - len(code), 4096 - (at & 4095))
+        piece = read(gpa, size)
+        if piece is None:
+            break
+        code += piece
+    return code

@@ -1,0 +1,198 @@
+"""A vCPU's thread: makes the vCPU, runs it, answers its exits, reports, and closes it.
+
+Exits are answered synchronously on this thread. It holds no lock while it waits, and it always
+comes back to `RunControl` when kicked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from pyvmm.hosts import exits
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.board import Board
+from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.ending import Ending, EndingKind
+from pyvmm.machine.report import VcpuReport, collect
+
+_KVM_ENOSYS = 1000
+"""Linux's answer to a hypercall that nobody knows (include/uapi/linux/kvm_para.h), negated."""
+
+ReadRam = Callable[[int, int], bytes | None]
+
+
+class VcpuThread:
+    """One vCPU and the thread that it spends its life on.
+
+    `create` makes the vCPU and gives it its first registers; it is called on the thread.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        create: Callable[[int], Vcpu],
+        *,
+        control: RunControl,
+        board: Board,
+        console: ConsolePort,
+        read_ram: ReadRam,
+        on_done: Callable[[], None],
+    ) -> None:
+        self.index = index
+        self.report: VcpuReport | None = None
+        self.exit_counts: Mapping[str, int] = {}
+        self._create = create
+        self._control = control
+        self._board = board
+        self._console = console
+        self._read_ram = read_ram
+        self._on_done = on_done
+        self._crashed = False
+        self._handlers: dict[type, Callable[..., None]] = {
+            exits.IoOut: self._io_out,
+            exits.IoIn: self._io_in,
+            exits.MmioWrite: self._mmio_write,
+            exits.MmioRead: self._mmio_read,
+            exits.Interrupted: self._nothing,
+            exits.PostedFull: self._posted_full,
+            exits.Hlt: self._hlt,
+            exits.Shutdown: self._shutdown,
+            exits.KvmInternalError: self._internal_error,
+            exits.FailEntry: self._fail_entry,
+            exits.SystemEvent: self._system_event,
+            exits.Hypercall: self._hypercall,
+            exits.ReadMsr: self._msr,
+            exits.WriteMsr: self._msr,
+        }
+        self._thread = threading.Thread(target=self._main, name=f"vcpu{index}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for a thread that has called `on_done`: it has nothing left to do."""
+        self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            with self._create(self.index) as vcpu:
+                self._vcpu = vcpu
+                self._control.enter(self.index, vcpu)
+                try:
+                    self._loop(vcpu)
+                    self._conclude(vcpu)
+                finally:
+                    self._control.leave(self.index)
+        except BaseException as failure:  # noqa: BLE001 - a thread has nobody above it: pass it on
+            self._control.fail(failure)
+        finally:
+            self._on_done()
+
+    def _loop(self, vcpu: Vcpu) -> None:
+        run = vcpu.run
+        control = self._control
+        handler_of = self._handlers.get
+        unhandled = self._unhandled
+        while True:
+            if control.attention:
+                if not control.is_over:
+                    vcpu.complete()
+                if not control.attend(self.index, vcpu):
+                    return
+            reason = run()
+            handler_of(reason.__class__, unhandled)(reason)
+
+    def _conclude(self, vcpu: Vcpu) -> None:
+        ending = self._control.ending
+        if ending is not None and ending.wants_report:
+            if not self._crashed:
+                vcpu.complete()
+            self.report = collect(self.index, vcpu, self._read_ram)
+        self.exit_counts = dict(vcpu.exit_counts())
+
+    # -- exits --
+
+    def _io_out(self, reason: exits.IoOut) -> None:
+        self._board.port_out(reason.port, reason.size, reason.count, reason.data)
+        if self._console.is_full:
+            self._console.wait_for_room()
+
+    def _io_in(self, reason: exits.IoIn) -> None:
+        self._vcpu.answer(self._board.port_in(reason.port, reason.size, reason.count))
+
+    def _mmio_write(self, reason: exits.MmioWrite) -> None:
+        self._board.mmio_write(reason.gpa, reason.data)
+
+    def _mmio_read(self, reason: exits.MmioRead) -> None:
+        self._vcpu.answer(self._board.mmio_read(reason.gpa, reason.size))
+
+    def _posted_full(self, _reason: exits.PostedFull) -> None:
+        self._board.drain_posted()
+        if self._console.is_full:
+            self._console.wait_for_room()
+
+    def _nothing(self, _reason: exits.Interrupted) -> None:
+        pass
+
+    def _hlt(self, _reason: exits.Hlt) -> None:
+        # HLT leaves the kernel only where no in-kernel controller could deliver an interrupt.
+        # Such a machine has one vCPU (`Machine` refuses more), so this one was the last.
+        self._end(
+            EndingKind.HALTED,
+            "the guest halted, and a machine without interrupt controllers cannot wake it",
+        )
+
+    def _shutdown(self, _reason: exits.Shutdown) -> None:
+        self._crash(EndingKind.TRIPLE_FAULT, f"triple fault on vCPU {self.index}")
+
+    def _internal_error(self, reason: exits.KvmInternalError) -> None:
+        what = {1: "instruction emulation failed", 2: "simultaneous exceptions"}.get(
+            reason.suberror, "no further reason given"
+        )
+        data = " ".join(f"{item:#x}" for item in reason.data)
+        self._crash(
+            EndingKind.KVM_INTERNAL_ERROR,
+            f"KVM internal error on vCPU {self.index}: suberror {reason.suberror}, {what}"
+            + (f" ({data})" if data else ""),
+        )
+
+    def _fail_entry(self, reason: exits.FailEntry) -> None:
+        self._crash(
+            EndingKind.FAILED_ENTRY,
+            f"the processor refused to enter the guest on vCPU {self.index}: "
+            f"hardware reason {reason.reason:#x} on CPU {reason.cpu}",
+        )
+
+    def _system_event(self, reason: exits.SystemEvent) -> None:
+        kinds = {
+            1: Ending(EndingKind.EXITED, "the guest powered itself off", 0),
+            2: Ending(EndingKind.RESET, "the guest asked for a reset"),
+            3: Ending(EndingKind.PANICKED, "the guest reported a crash"),
+        }
+        ending = kinds.get(reason.kind)
+        if ending is None:
+            self._unhandled(reason)
+        else:
+            self._control.end(ending)
+
+    def _hypercall(self, _reason: exits.Hypercall) -> None:
+        self._vcpu.answer_hypercall(-_KVM_ENOSYS & (1 << 64) - 1)
+
+    def _msr(self, _reason: exits.ReadMsr | exits.WriteMsr) -> None:
+        self._vcpu.answer_msr(0, fault=True)
+
+    def _unhandled(self, reason: exits.Exit) -> None:
+        self._crash(
+            EndingKind.UNHANDLED_EXIT,
+            f"vCPU {self.index} stopped for something that pyvmm has no answer to: {reason}",
+        )
+
+    def _crash(self, kind: EndingKind, detail: str) -> None:
+        self._crashed = True
+        self._end(kind, detail)
+
+    def _end(self, kind: EndingKind, detail: str) -> None:
+        self._control.end(Ending(kind, detail))
