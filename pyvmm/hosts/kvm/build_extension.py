@@ -12,6 +12,9 @@ from cffi import FFI
 
 _ROOM = Path("pyvmm/hosts/kvm")
 """Relative to the project's root: setuptools wants relative source paths."""
+_HEADERS = ("kvm_abi.h", "posted.h", "history.h", "run.h", "calls.h")
+"""For the compiler and for cffi alike, each after what it needs."""
+_SOURCES = ("posted.c", "history.c", "run.c", "calls.c")
 
 
 def _here() -> Path:
@@ -36,14 +39,14 @@ def _declarations(header: Path) -> str:
 def _describe() -> FFI:
     here = _here()
     ffi = FFI()
-    for name in ("kvm_abi.h", "run.h"):
+    for name in _HEADERS:
         ffi.cdef(_declarations(here / name))
     ffi.set_source(
         "pyvmm.hosts.kvm._kvm",
-        '#include "kvm_abi.h"\n#include "run.h"\n',
-        sources=[str(_ROOM / "run.c")],
+        "".join(f'#include "{name}"\n' for name in _HEADERS),
+        sources=[str(_ROOM / name) for name in _SOURCES],
         include_dirs=[str(here)],
-        depends=[str(_ROOM / name) for name in ("kvm_abi.h", "run.h")],
+        depends=[str(_ROOM / name) for name in _HEADERS],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"],
     )
     return ffi

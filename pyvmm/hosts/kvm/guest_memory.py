@@ -30,7 +30,7 @@ class Mapping(Owner):
         Raises `SystemCallError`.
         """
         flags = mmap.MAP_SHARED | _MAP_NORESERVE
-        self._hva = check(lib.pyvmm_map(fd, size, flags), f"map {size} bytes of {what}")
+        self._hva = check(lib.pyvmm_map(fd, size, flags, 0), f"map {size} bytes of {what}")
         self._size = size
         self._open = True
         self._exported: list[weakref.ref[object]] = []

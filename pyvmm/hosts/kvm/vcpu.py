@@ -41,7 +41,7 @@ class Vcpu(VcpuState):
         self._host_cpuid = host_cpuid
         try:
             attempt = f"map the run structure of vCPU {index}"
-            hva = check(lib.pyvmm_map(fd, run_size, _MAP_SHARED), attempt)
+            hva = check(lib.pyvmm_map(fd, run_size, _MAP_SHARED, 0), attempt)
             self._run_structure = ffi.cast("struct kvm_run *", hva)
             vcpu = lib.pyvmm_vcpu_new(fd, self._run_structure, run_size, posted.raw)
             if vcpu == ffi.NULL:
@@ -124,7 +124,7 @@ class Vcpu(VcpuState):
     def recent_exits(self) -> Sequence[ExitRecord]:
         """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""
         rows = new("struct pyvmm_record[]", int(lib.PYVMM_RECORDS))
-        count = lib.pyvmm_vcpu_records(self._vcpu, rows)
+        count = lib.pyvmm_history_records(lib.pyvmm_vcpu_history(self._vcpu), rows)
         return [
             ExitRecord(
                 row.reason,
@@ -139,20 +139,21 @@ class Vcpu(VcpuState):
         ]
 
     def exit_counts(self) -> Mapping[str, int]:
-        """Exits so far by the name of their reason; "POSTED_WRITE", "POSTED_READ" and "INTERRUPTED"
+        """Exits so far by the name of their reason, without those that there were none of.
 
-        count what ended no `run`, or ended it without an exit. Zero counts are left out.
+        What ended no `run`, or ended it without an exit, is counted as "POSTED_WRITE",
+        "POSTED_READ" and "INTERRUPTED".
         """
-        vcpu = self._vcpu
+        history = lib.pyvmm_vcpu_history(self._vcpu)
         most = int(lib.PYVMM_REASONS)
         counts = {
-            EXIT_NAMES.get(reason, f"reason {reason}"): int(lib.pyvmm_vcpu_count(vcpu, reason))
-            for reason in range(most)
+            EXIT_NAMES.get(reason, f"reason {reason}"): int(count)
+            for reason, count in enumerate(ffi.unpack(history.counts, most))
         }
-        counts[f"reason {most} or above"] = int(lib.pyvmm_vcpu_count(vcpu, most))
-        counts["POSTED_WRITE"] = int(lib.pyvmm_vcpu_posted_writes(vcpu))
-        counts["POSTED_READ"] = int(lib.pyvmm_vcpu_posted_reads(vcpu))
-        counts["INTERRUPTED"] = int(lib.pyvmm_vcpu_interrupted(vcpu))
+        counts[f"reason {most} or above"] = int(history.counts[most])
+        counts["POSTED_WRITE"] = int(history.posted_writes)
+        counts["POSTED_READ"] = int(history.posted_reads)
+        counts["INTERRUPTED"] = int(history.interrupted)
         return {name: count for name, count in counts.items() if count}
 
     def close(self) -> None:
