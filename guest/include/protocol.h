@@ -36,6 +36,10 @@
 #define PORT_PVPANIC 0x505
 #define PVPANIC_PANICKED 0x1
 
+/* KVM's hypercalls: one that does nothing and returns 0, and the one that converts memory. */
+#define HYPERCALL_VAPIC_POLL_IRQ 1
+#define HYPERCALL_MAP_GPA_RANGE 12
+
 /* 8259A pair and 8254. */
 #define PORT_PIC_MASTER 0x20
 #define PORT_PIC_SLAVE 0xa0

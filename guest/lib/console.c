@@ -46,11 +46,16 @@ void console_write(const char *bytes, size_t size)
 {
 	if (!fifo_size)
 		enable_fifo();
-	for (; size; size--) {
+	while (size) {
 		while (!fifo_room && !(read_status() & TRANSMITTER_HOLDING_EMPTY))
 			pause();
-		fifo_room--;
-		outb(DATA, (uint8_t)*bytes++);
+
+		unsigned int chunk = size < fifo_room ? (unsigned int)size : fifo_room;
+
+		for (const char *end = bytes + chunk; bytes < end; bytes++)
+			outb(DATA, (uint8_t)*bytes);
+		size -= chunk;
+		fifo_room -= chunk;
 	}
 }
 

@@ -3,15 +3,16 @@
 #include "interrupts.h"
 #include "segments.h"
 
-#define GATE_INTERRUPT 0x8e00
-#define GATE_OPEN_TO_RING3 0x6000
+#define GATE_INTERRUPT (0x8eUL << 40)
+#define GATE_OPEN_TO_RING3 (0x60UL << 40)
+#define GATE_STACK(number) ((uint64_t)(number) << 32)
 #define TASK_AVAILABLE 0x89
 #define DOUBLE_FAULT 8
 #define DOUBLE_FAULT_STACK 1
 
+/* The second word is the upper half of the handler's address: zero, as the image is below 4 GiB. */
 struct gate {
-	uint16_t offset_low, selector, flags, offset_middle;
-	uint32_t offset_high, reserved;
+	uint64_t low, high;
 };
 
 struct __attribute__((packed)) task_state {
@@ -37,17 +38,11 @@ static struct task_state task;
 /* #DF may well mean that the stack is gone. */
 static char double_fault_stack[4096] __attribute__((aligned(16)));
 
-static void set_gate(unsigned int vector)
+static void set_gate(unsigned int vector, uint64_t flags)
 {
 	uint64_t offset = (uint64_t)interrupt_stubs + 16 * vector;
 
-	idt[vector] = (struct gate){
-		.offset_low = (uint16_t)offset,
-		.selector = KERNEL_CS,
-		.flags = GATE_INTERRUPT,
-		.offset_middle = (uint16_t)(offset >> 16),
-		.offset_high = (uint32_t)(offset >> 32),
-	};
+	idt[vector].low = (offset & 0xffff) | KERNEL_CS << 16 | flags | (offset >> 16) << 48;
 }
 
 static void load_task(void)
@@ -69,8 +64,8 @@ void interrupts_init(void)
 	const struct table_pointer pointer = {sizeof(idt) - 1, (uint64_t)idt};
 
 	for (unsigned int vector = 0; vector < EXCEPTIONS; vector++)
-		set_gate(vector);
-	idt[DOUBLE_FAULT].flags |= DOUBLE_FAULT_STACK;
+		set_gate(vector, GATE_INTERRUPT);
+	set_gate(DOUBLE_FAULT, GATE_INTERRUPT | GATE_STACK(DOUBLE_FAULT_STACK));
 	load_task();
 	__asm__ volatile("lidt %0" : : "m"(pointer) : "memory");
 }
@@ -78,10 +73,10 @@ void interrupts_init(void)
 void interrupt_handle(unsigned int vector, interrupt_handler handler)
 {
 	handlers[vector] = handler;
-	if (vector >= EXCEPTIONS)
-		set_gate(vector);
 	if (vector == BREAKPOINT)
-		idt[vector].flags |= GATE_OPEN_TO_RING3;
+		set_gate(vector, GATE_INTERRUPT | GATE_OPEN_TO_RING3);
+	else if (vector >= EXCEPTIONS)
+		set_gate(vector, GATE_INTERRUPT);
 }
 
 void interrupt_stack_set(uint64_t rsp)

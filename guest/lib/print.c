@@ -20,15 +20,23 @@ static void write_number(uint64_t value, unsigned int base, bool negative,
 			 const struct conversion *conversion)
 {
 	char digits[DIGITS_MAX + 1];
-	char *first = digits + sizeof(digits);
+	char *const end = digits + sizeof(digits);
+	char *first = end;
 
 	do {
-		*--first = "0123456789abcdef"[value % base];
-		value /= base;
+		/* Where supervisor code is emulated, each instruction counts. */
+		unsigned int digit = base == 16 ? value & 15 : (unsigned int)(value % 10);
+
+		*--first = (char)(digit < 10 ? '0' + digit : 'a' - 10 + digit);
+		value = base == 16 ? value >> 4 : value / 10;
 	} while (value);
+	if (conversion->pad == '0')
+		while (first > digits + negative &&
+		       (size_t)(end - first) + negative < conversion->width)
+			*--first = '0';
 	if (negative)
 		*--first = '-';
-	write_padded(first, (size_t)(digits + sizeof(digits) - first), conversion);
+	write_padded(first, (size_t)(end - first), conversion);
 }
 
 static const char *parse_conversion(const char *format, struct conversion *conversion)
