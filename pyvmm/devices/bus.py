@@ -142,9 +142,9 @@ class Bus:
 
     def remove(self, gone: BusRange) -> None:
         """Take away what `add` returned. Raises `BusRangeError` if it is not there."""
-        if not any(present is gone for present in self._ranges):
+        if gone not in self._ranges:
             raise BusRangeError(f"take {gone} off the {self.name} bus", "it is not on it")
-        self._replace(tuple(present for present in self._ranges if present is not gone))
+        self._replace(tuple(present for present in self._ranges if present != gone))
 
     def find(self, address: int) -> BusRange | None:
         """The range that `address` lies in."""

@@ -74,6 +74,7 @@ class Uart16550:
 
     `transmit` takes what the guest sends, in order, one byte or more at a time. `set_irq` is called
     with the new level whenever the interrupt line changes; it starts low. None: not connected.
+    All calls are one at a time: the caller locks, and the callables run within its calls.
     """
 
     def __init__(
@@ -239,7 +240,7 @@ class Uart16550:
             self._loop_back(value)
         else:
             self._transmit(_BYTES[value])
-        self._thr_empty_pending = bool(self._ier & _IER_TRANSMITTER_EMPTY)
+        self._thr_empty_pending = True
         self._settle()
 
     def _loop_back(self, value: int) -> None:
@@ -256,7 +257,8 @@ class Uart16550:
     def _write_ier(self, value: int) -> None:
         value &= _IER_MASK
         # Enabling it with an empty THR interrupts at once, even if IIR was read before (QEMU's
-        # hw/char/serial.c: Windows relies on it). Only the change from 0 to 1 does.
+        # hw/char/serial.c: Windows relies on it). Only the change from 0 to 1 does, so what is
+        # pending while it is disabled does not matter.
         if (self._ier ^ value) & _IER_TRANSMITTER_EMPTY:
             self._thr_empty_pending = bool(value & _IER_TRANSMITTER_EMPTY)
         self._ier = value

@@ -143,6 +143,7 @@ def test_a_pci_configuration_address_is_no_reset() -> None:
     # Bus 0, device 1, function 4: the second byte is 0x0c, with the reset bit set.
     bus.handle_out(0xCF8, 4, 1, (0x80000C00).to_bytes(4, "little"))
     bus.handle_out(0xCF8, 2, 1, b"\x00\x06")
+    bus.handle_out(0xCF9, 2, 1, b"\x06\x00")
     assert count.count == 0
     # No PCI: what was written does not read back.
     assert bus.handle_in(0xCF8, 4, 1) == b"\xff\xff\xff\xff"

@@ -67,6 +67,13 @@ def test_trigger_levels(port: WiredPort, fcr: int, level: int) -> None:
     assert port.irqs == [True, False]
 
 
+def test_without_fifo_there_is_no_trigger_level(port: WiredPort) -> None:
+    port.write(FCR, 0xC0)
+    port.write(IER, RDI)
+    port.uart.receive(b"x")
+    assert port.read(IIR) == 4
+
+
 def test_thr_empty_when_enabled(port: WiredPort) -> None:
     port.write(IER, THRI)
     assert port.irqs == [True]
