@@ -221,7 +221,7 @@ class Uart16550:
         cause = self._interrupt()
         if cause == Iir.TRANSMITTER_EMPTY:
             self._thr_empty_pending = False
-            self._settle()
+            self._update_irq()
         return cause | (IIR_FIFOS_ENABLED if self._fcr & _FCR_ENABLE else 0)
 
     def _read_msr(self) -> int:
@@ -235,13 +235,14 @@ class Uart16550:
         # The interrupt goes away with the write and comes back with the empty transmitter: an
         # edge-triggered controller needs to see both.
         self._thr_empty_pending = False
-        self._settle()
+        self._update_irq()
+        self._thr_empty_pending = True
         if self._mcr & _LOOP:
             self._loop_back(value)
+            self._settle()
         else:
             self._transmit(_BYTES[value])
-        self._thr_empty_pending = True
-        self._settle()
+            self._update_irq()
 
     def _loop_back(self, value: int) -> None:
         received = self._received
@@ -332,6 +333,9 @@ class Uart16550:
             not self._received and not self._overrun,
             None if self._msr & ~_MSR_LINES else self._msr,
         )
+        self._update_irq()
+
+    def _update_irq(self) -> None:
         level = self._interrupt() is not Iir.NONE
         if level is not self._irq:
             self._irq = level
