@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.boot.claims import Claim, Kernel, claim_of
 from pyvmm.boot.elf import ElfImage
@@ -62,8 +62,7 @@ class InfoFlag(enum.IntFlag):
     LOADER_NAME = 1 << 9
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A Multiboot header with a right checksum, `offset` bytes into the file."""
 
     offset: int

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.boot import loader
+from pyvmm.boot.claims import Claim, claim_of
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootProtocol
 from pyvmm.boot.recognise import ImageKind, recognise
@@ -115,7 +117,8 @@ def initrd_place(layout: MemoryLayout, size: int, *segments: Segment) -> int:
         (8 * GIB, PAGE_SIZE, (), HOLE_START - PAGE_SIZE),
         # Kept off what is zero-filled, too.
         (64 * MIB, 1, (Segment(63 * MIB, HLT, zeros=MIB - 1),), 63 * MIB - PAGE_SIZE),
-        # The gap above that segment is a byte too small.
+        # The gap above this segment is just large enough, above the next a byte too small.
+        (64 * MIB, 4096, (Segment(63 * MIB, HLT, zeros=MIB - 4097),), 64 * MIB - 4096),
         (64 * MIB, 5000, (Segment(64 * MIB - 8192, HLT),), 64 * MIB - 8192 - 8192),
         (64 * MIB, 4096, (Segment(64 * MIB - 8192, HLT),), 64 * MIB - 4096),
     ],
@@ -138,6 +141,28 @@ def test_initrd_too_large(memory: int, size: int, words: str) -> None:
         plan_boot(pvh(), MemoryLayout.of(memory), initrd=bytes(size))
     advised = int(caught.value.remedy.removeprefix("give --memory ").removesuffix("M"))
     plan_boot(pvh(), MemoryLayout.of(advised * MIB), initrd=bytes(size))
+
+
+def test_a_kernel_too_large_is_the_kernels_fault() -> None:
+    image = pvh(segments=(Segment(ENTRY, HLT, zeros=64 * MIB),))
+    with pytest.raises(ImageError, match=r"segment 1 .* give --memory 66M or more"):
+        plan_boot(image, LAYOUT, initrd=HLT)
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (claim_of(0x9FBFF, b"xx", "a table"), "a table at 0x9fbff..0x9fc01 runs into"),
+        (claim_of(64 * MIB, b"x", "a table"), "a table at 0x4000000..0x4000001 lies outside"),
+        (claim_of(ENTRY, b"x", "a table"), "overlaps a table|a table at .* overlaps"),
+    ],
+)
+def test_boot_data_are_checked_like_everything_else(
+    claim: Claim, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "pvh_boot_data", lambda *_: (claim,))
+    with pytest.raises(ImageError, match=words):
+        plan_boot(pvh(), LAYOUT)
 
 
 def test_initrd_that_cannot_lie_below_the_hole() -> None:

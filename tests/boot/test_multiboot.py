@@ -89,6 +89,9 @@ def test_virtual_entry_becomes_physical() -> None:
     kernel = Segment(0x200000, HLT * 32, virtual=0xC0200000)
     image = elf((kernel,), bits=32, entry=0xC0200010, multiboot=multiboot_header())
     assert plan_boot(image, LAYOUT).entry.regs.rip == 0x200010
+    second = Segment(0x380000, HLT * 32, virtual=0xC0300000)
+    image_of_two = elf((kernel, second), bits=32, entry=0xC0300004, multiboot=multiboot_header())
+    assert plan_boot(image_of_two, LAYOUT).entry.regs.rip == 0x380004
     physical = patch_header(image, "e_entry", 0x200011, bits=32)
     assert plan_boot(physical, LAYOUT).entry.regs.rip == 0x200011
 

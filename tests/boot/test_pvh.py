@@ -9,11 +9,11 @@ import pytest
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol, GuestNeed
 from pyvmm.hosts.registers import DescriptorTable, Regs
-from pyvmm.hosts.registers import Segment as SegmentRegister
 from pyvmm.memory.layout import COMMAND_LINE, GIB, MIB, MemoryLayout, RangeKind
 
 from .images import ENTRY, HLT, Segment, elf, multiboot_header, needs_note, note, pvh, pvh_note
 from .soundness import assert_sound
+from .test_tables import decode_descriptor
 
 LAYOUT = MemoryLayout.of(64 * MIB)
 
@@ -27,25 +27,6 @@ def bytes_at(plan: BootPlan, gpa: int, size: int) -> bytes:
         if placement.gpa <= gpa and gpa + size <= placement.gpa + len(placement.data):
             return bytes(placement.data[gpa - placement.gpa :][:size])
     raise AssertionError(f"nothing is placed at {gpa:#x}..{gpa + size:#x}")
-
-
-def decode_descriptor(raw: int, selector: int) -> SegmentRegister:
-    """What a processor's hidden part holds after loading the descriptor (SDM vol. 3A, 3.4.5)."""
-    limit = raw & 0xFFFF | (raw >> 48 & 0xF) << 16
-    granular = raw >> 55 & 1
-    return SegmentRegister(
-        base=raw >> 16 & 0xFFFFFF | (raw >> 56 & 0xFF) << 24,
-        limit=limit << 12 | 0xFFF if granular else limit,
-        selector=selector,
-        type=raw >> 40 & 0xF,
-        s=raw >> 44 & 1,
-        dpl=raw >> 45 & 3,
-        present=raw >> 47 & 1,
-        avl=raw >> 52 & 1,
-        l=raw >> 53 & 1,
-        db=raw >> 54 & 1,
-        g=granular,
-    )
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -131,11 +112,12 @@ def test_segments_go_to_their_physical_address_without_copies() -> None:
 
 
 def test_any_view_of_bytes_is_an_image() -> None:
-    writable = memoryview(bytearray(pvh()))
-    plan = plan_boot(writable, LAYOUT)
+    buffer = bytearray(pvh())
+    plan = plan_boot(memoryview(buffer), LAYOUT)
     (segment,) = (p for p in plan.placements if p.what == "segment 1")
     assert isinstance(segment.data, memoryview)
     assert segment.data.readonly
+    assert segment.data.obj is buffer
     assert bytes(segment.data) == HLT
 
 
@@ -165,8 +147,12 @@ def test_other_notes_do_not_matter() -> None:
 
 
 def test_notes_aligned_to_eight() -> None:
-    notes = note(b"GNU", 5, b"12345", align=8) + pvh_note(size=8, align=8)
-    assert plan_boot(pvh(notes=notes, note_align=8), LAYOUT).protocol is BootProtocol.PVH
+    """A name of 6 bytes ends at 18: the descriptor is at 24, with an alignment of 4 at 20."""
+    needs = note(b"pyvmm", 1, b"\1\0\0\0", align=8)
+    notes = note(b"GNU", 5, b"12345", align=8) + needs + pvh_note(size=8, align=8)
+    plan = plan_boot(pvh(notes=notes, note_align=8), LAYOUT)
+    assert plan.protocol is BootProtocol.PVH
+    assert plan.needs is GuestNeed.INTERRUPTS
 
 
 def test_pvh_wins_over_multiboot() -> None:
