@@ -1,0 +1,431 @@
+"""The machine's life on /dev/kvm: how it ends, how it is stopped, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from pyvmm.errors import HostLacksError, ImageError, InternalError, UsageError
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.blocking import BlockingMachine, run
+from pyvmm.machine.config import IrqchipPolicy, MachineConfig
+from pyvmm.machine.console.collector import Collector
+from pyvmm.machine.ending import EndingKind, RunResult
+from pyvmm.machine.machine import Machine
+from pyvmm.memory.layout import GIB, MIB
+
+from .guests import COUNT, EXIT_42, HALT, PRINT_AND_SPIN, SPIN, bundled
+
+pytestmark = pytest.mark.kvm
+
+HANG = 10.0
+"""Seconds after which something that should be instant counts as hung."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = held()
+    yield
+    assert held() == before
+
+
+def held() -> tuple[list[str], list[str]]:
+    """What this process holds: its open files by kind, its threads."""
+    fds = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # The directory's own descriptor.
+            fds.append(os.readlink(f"/proc/self/fd/{name}"))
+    kvm = sorted(fd for fd in fds if "kvm" in fd or "memfd" in fd or "eventfd" in fd)
+    return kvm, sorted(thread.name for thread in threading.enumerate())
+
+
+def small(image: bytes, **changes: object) -> MachineConfig:
+    return MachineConfig(image, memory=2 * MIB, **changes)  # type: ignore[arg-type]
+
+
+# -- endings --
+
+
+def test_a_flat_guest_ends_with_its_status() -> None:
+    completed = run(small(EXIT_42))
+    assert completed.result.ending.kind is EndingKind.EXITED
+    assert completed.result.ending.exit_code == 42
+    assert completed.output == b""
+
+
+def test_hello_says_its_command_line() -> None:
+    completed = run(MachineConfig(bundled("hello"), command_line=b"one two"))
+    assert completed.result.ending.exit_code == 0
+    assert b"command line: one two\n" in completed.output
+    assert completed.result.console_bytes == len(completed.output)
+
+
+def test_memory_above_the_hole_is_in_the_guests_map() -> None:
+    # Nothing of it is touched, so a machine with less memory than this can run it too; but it must
+    # have as much available, because that is what pyvmm promises the guest.
+    config = MachineConfig(bundled("hello"), memory=4 * GIB)
+    try:
+        output = run(config).output
+    except HostLacksError as error:
+        assert "at most" in str(error)
+        return
+    assert b"0100000000-0140000000 usable" in output
+
+
+def test_a_triple_fault_is_reported_with_code_tables_and_exits() -> None:
+    result = run(MachineConfig(bundled("triple"))).result
+    assert result.ending.kind is EndingKind.TRIPLE_FAULT
+    assert result.ending.exit_code == 80
+    (report,) = result.reports
+    text = "\n".join(report.lines())
+    assert report.exits[-1].name == "SHUTDOWN"
+    if not report.was_reset:
+        assert report.code.startswith(b"\x0f\x0b")
+        assert "64-bit mode" in text
+        assert "-> gpa 0x1" in text
+        assert report.code_walk is not None
+        assert [step.level for step in report.code_walk.steps][:2] == ["PML4E", "PDPTE"]
+
+
+def test_a_panic_is_no_crash() -> None:
+    result = run(MachineConfig(bundled("panic"))).result
+    assert result.ending.kind is EndingKind.PANICKED
+    assert result.ending.exit_code == 81
+    assert result.reports == ()
+
+
+def test_a_halt_that_nothing_can_end_is_said() -> None:
+    result = run(small(HALT)).result
+    assert result.ending.kind is EndingKind.HALTED
+    assert result.ending.exit_code == 80
+
+
+def test_the_time_limit_ends_a_spinning_guest_with_a_report() -> None:
+    result = run(small(SPIN, timeout=0.05)).result
+    assert result.ending.kind is EndingKind.TIME_LIMIT
+    assert result.ending.exit_code == 124
+    (report,) = result.reports
+    assert report.regs is not None
+    assert report.regs.rip == 0x7C00
+    assert report.code.startswith(SPIN)
+    assert report.mode == "real mode"
+
+
+def test_the_time_limit_ends_a_guest_that_sleeps_in_the_kernel() -> None:
+    # With in-kernel interrupt controllers HLT does not come out of KVM_RUN.
+    result = run(small(HALT, timeout=0.05, irqchip=IrqchipPolicy.ON)).result
+    assert result.ending.kind is EndingKind.TIME_LIMIT
+
+
+def test_a_status_above_63_is_no_status() -> None:
+    result = run(small(bytes.fromhex("b0c8 e6f4 f4"))).result
+    assert result.ending.kind is EndingKind.BAD_STATUS
+    assert result.ending.exit_code == 83
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["b0fe e664 f4", "b006 baf90c ee f4", "b001 e692 f4"],
+    ids=["keyboard", "0xcf9", "port 0x92"],
+)
+def test_a_reset_ends_the_run(code: str) -> None:
+    result = run(small(bytes.fromhex(code))).result
+    assert result.ending.kind is EndingKind.RESET
+    assert result.ending.exit_code == 0
+
+
+# -- being stopped --
+
+
+def in_trio(function: object) -> object:
+    async def bounded() -> object:
+        with trio.fail_after(HANG):
+            return await function()  # type: ignore[operator]
+
+    return trio.run(bounded)
+
+
+def test_leaving_the_block_ends_a_spinning_guest() -> None:
+    async def main() -> None:
+        async with Machine(small(SPIN)):
+            await trio.sleep(0.01)
+
+    in_trio(main)
+
+
+def test_leaving_at_once_is_fine_too() -> None:
+    async def main() -> None:
+        for _ in range(20):
+            async with Machine(small(SPIN)):
+                pass
+
+    in_trio(main)
+
+
+def test_cancelling_the_scope_around_it_ends_it() -> None:
+    async def main() -> None:
+        with trio.move_on_after(0.05) as scope:
+            async with Machine(small(SPIN)) as machine:
+                await machine.wait()
+        assert scope.cancelled_caught
+
+    in_trio(main)
+
+
+def test_an_exception_in_the_block_comes_out_as_it_is() -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with Machine(small(SPIN)):
+                raise ZeroDivisionError
+
+    in_trio(main)
+
+
+def test_interrupting_ends_it_with_130() -> None:
+    async def main() -> RunResult:
+        async with Machine(small(SPIN)) as machine:
+            machine.interrupt("test")
+            return await machine.wait()
+
+    result = in_trio(main)
+    assert isinstance(result, RunResult)
+    assert result.ending.exit_code == 130
+
+
+def test_a_guest_whose_output_nobody_reads_waits_and_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyvmm.machine.console.port.OUTPUT_LIMIT", 4096)
+
+    # mov al, 'x'; loop: out 0xe9, al; jmp loop
+    async def main() -> None:
+        async with Machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
+            while not machine.console.is_full:
+                await trio.sleep(0.01)
+            # More comes only as far as the ring of posted writes takes it.
+            assert machine.console.unread < 4096 + (1 << 16)
+
+    in_trio(main)
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x7fELF"])
+def test_a_broken_image_raises_and_leaves_nothing(broken: bytes) -> None:
+    with pytest.raises(ImageError):
+        run(MachineConfig(broken))
+    with pytest.raises(ImageError), BlockingMachine(MachineConfig(broken)):
+        pass
+
+
+def test_more_memory_than_there_is_is_refused() -> None:
+    with pytest.raises(HostLacksError, match="at most"):
+        run(MachineConfig(EXIT_42, memory=1 << 46))
+
+
+def test_several_vcpus_need_interrupt_controllers() -> None:
+    with pytest.raises(UsageError, match="second vCPU"):
+        run(MachineConfig(EXIT_42, cpus=2, irqchip=IrqchipPolicy.OFF))
+
+
+def test_several_vcpus_end_together() -> None:
+    result = run(small(EXIT_42, cpus=4)).result
+    assert result.ending.exit_code == 42
+
+
+def test_a_machine_is_entered_once() -> None:
+    async def main() -> None:
+        machine = Machine(small(EXIT_42))
+        async with machine:
+            await machine.wait()
+        with pytest.raises(InternalError, match="entered before"):
+            async with machine:
+                pass
+
+    in_trio(main)
+
+
+# -- a failure of the host in the middle --
+
+
+def test_a_vcpu_that_cannot_be_made_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyvmm.machine.assembly import Assembly
+
+    def refuse(self: Assembly, index: int) -> Vcpu:
+        raise HostLacksError("make a vCPU", "the test says no")
+
+    monkeypatch.setattr(Assembly, "create_vcpu", refuse)
+    with pytest.raises(HostLacksError, match="the test says no"):
+        run(small(EXIT_42))
+    with pytest.raises(HostLacksError), BlockingMachine(small(EXIT_42)) as machine:
+        machine.wait(HANG)
+
+
+def test_a_console_that_breaks_fails_the_run() -> None:
+    async def broken(_port: object) -> None:
+        raise HostLacksError("serve a console", "the test says no")
+
+    async def main() -> None:
+        async with Machine(small(SPIN), broken) as machine:
+            await machine.wait()
+
+    with pytest.raises(HostLacksError, match="serve a console"):
+        in_trio(main)
+
+
+# -- pause, resume, looking inside --
+
+
+def test_a_paused_guest_stands_still_and_goes_on() -> None:
+    async def main() -> None:
+        async with Machine(small(COUNT)) as machine:
+            await machine.pause()
+            assert machine.is_paused is True
+            first = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+            await trio.sleep(0.02)
+            assert await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs()) == first
+            machine.resume()
+            assert bool(machine.is_paused) is False
+            await trio.sleep(0.02)
+            later = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+            assert later != first
+            assert later.rip in range(0x7C00, 0x7C06)
+
+    in_trio(main)
+
+
+def test_pausing_twice_and_leaving_while_paused() -> None:
+    async def main() -> None:
+        async with Machine(small(COUNT, cpus=2)) as machine:
+            await machine.pause()
+            await machine.pause()
+
+    in_trio(main)
+
+
+def test_an_error_from_a_look_inside_comes_back() -> None:
+    def divide(_vcpu: Vcpu) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with Machine(small(SPIN)) as machine:
+            with pytest.raises(ZeroDivisionError):
+                await machine.on_vcpu(0, divide)
+
+    in_trio(main)
+
+
+def test_looking_inside_after_the_end_is_an_error() -> None:
+    async def main() -> None:
+        async with Machine(small(EXIT_42)) as machine:
+            await machine.wait()
+            with pytest.raises(InternalError, match="has ended"):
+                await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+
+    in_trio(main)
+
+
+def test_guest_memory_is_readable_and_what_the_image_said() -> None:
+    async def main() -> None:
+        async with Machine(small(SPIN)) as machine:
+            assert machine.ram.read(0x7C00, 2) == SPIN
+            assert machine.ram.read(2 * MIB, 1) is None
+
+    in_trio(main)
+
+
+# -- from synchronous code --
+
+
+def test_a_blocking_machine_talks() -> None:
+    with BlockingMachine(MachineConfig(bundled("echo"))) as machine:
+        machine.send(b"abc")
+        assert machine.wait_for_output(b"abc", HANG)
+        machine.pause()
+        machine.resume()
+        machine.end_input()
+        assert machine.wait(HANG).ending.exit_code == 0
+        assert machine.output == b"abc"
+
+
+def test_a_blocking_machine_is_ended_by_its_block() -> None:
+    with BlockingMachine(small(PRINT_AND_SPIN)) as machine:
+        assert machine.wait_for_output(b"OK", HANG)
+        with pytest.raises(TimeoutError):
+            machine.wait(0.01)
+
+
+def test_a_blocking_machine_can_be_interrupted() -> None:
+    with BlockingMachine(small(SPIN)) as machine:
+        machine.interrupt()
+        assert machine.wait(HANG).ending.kind is EndingKind.INTERRUPTED
+
+
+def test_given_input_is_read_to_its_end() -> None:
+    given = bytes(byte for byte in range(256) if byte != 4) * 8
+    assert run(MachineConfig(bundled("echo")), given=given).output == given
+
+
+# -- nothing left after many --
+
+
+@pytest.fixture
+def live_vms(tmp_path: Path) -> Iterator[Path | None]:
+    """KVM's debugfs folder, which has an entry for each VM that lives; None without the right."""
+    usual = Path("/sys/kernel/debug/kvm")
+    if usual.exists():
+        yield usual
+        return
+    if os.geteuid() != 0 or os.system(f"mount -t debugfs debugfs {tmp_path}") != 0:
+        yield None
+        return
+    try:
+        yield tmp_path / "kvm"
+    finally:
+        assert os.system(f"umount {tmp_path}") == 0
+
+
+@pytest.mark.slow
+def test_500_runs_leave_as_much_as_one(live_vms: Path | None) -> None:
+    def state() -> tuple[int, int, int, int]:
+        vms = 0
+        if live_vms is not None:
+            vms = len(list(live_vms.glob(f"{os.getpid()}-*")))
+        mappings = [
+            line
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if not line.endswith(".so") and ("kvm" in line or "memfd" in line)
+        ]
+        return len(os.listdir("/proc/self/fd")), threading.active_count(), len(mappings), vms
+
+    def once(number: int) -> None:
+        image = (EXIT_42, SPIN, HALT)[number % 3]
+        timeout = 0.001 if image is SPIN else None
+        result = run(small(image, timeout=timeout)).result
+        assert result.ending.exit_code == (42, 124, 80)[number % 3]
+
+    for number in range(3):
+        once(number)
+    before = state()
+    for number in range(500):
+        once(number)
+    assert state() == before
+    assert before[2:] == (0, 0)
+
+
+def test_collector_keeps_everything() -> None:
+    collector = Collector()
+
+    async def main() -> None:
+        async with Machine(small(PRINT_AND_SPIN), collector) as machine:
+            while collector.output != b"OK":
+                await trio.sleep(0.005)
+            machine.interrupt("enough")
+            await machine.wait()
+
+    in_trio(main)
+    assert collector.output == b"OK"
