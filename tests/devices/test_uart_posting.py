@@ -44,6 +44,7 @@ def looped_overrun(port: WiredPort) -> None:
         (lambda p: p.write(MCR, LOOP | 0x0B), {IDLE, lines(0xB0)}),
         (lambda p: p.write(MCR, LOOP), {IDLE}),
         (lambda p: (p.write(MCR, LOOP), p.read(MSR)), {IDLE, lines(0x00)}),
+        (lambda p: (p.write(MCR, LOOP | 0x0B), p.write(DATA, 1)), {lines(0xB0)}),
         (looped_overrun, {THR, lines(0xB0)}),
         (lambda p: (looped_overrun(p), p.read(LSR)), {THR, IDLE, lines(0xB0)}),
     ],

@@ -66,6 +66,8 @@ class FastPath:
 @example([("carrier", False), ("read", MSR, 0), ("read", MSR, 0)])
 @example([("write", IER, 2), ("write", DATA, 1), ("write", DATA, 2)])
 @example([("write", DATA, 1), ("write", MCR, LOOP), ("write", DATA, 2), ("read", DATA, 0)])
+@example([("write", MCR, LOOP), ("write", DATA, 1), ("read", LSR, 0)])
+@example([("receive", b"x"), ("read", LSR, 0)])
 @example([("write", MCR, LOOP), *[("write", DATA, 1)] * 2, ("read", DATA, 0), ("read", LSR, 0)])
 def test_posting_makes_no_visible_difference(scenario: list[Step]) -> None:
     plain, fast = WiredPort(), FastPath()
