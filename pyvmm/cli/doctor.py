@@ -1,0 +1,97 @@
+"""``pyvmm doctor``: what this host has and lacks, and what follows for each command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pyvmm.machine.examination import Examination, Verdict
+
+_WIDTH_WITHOUT_TERMINAL = 140
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.epilog = "Ends with 0 where guests can run, with 69 where they cannot."
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Examine, print, and say by the exit code whether guests can run here."""
+    from pyvmm.machine.examination import examine
+
+    examination = examine()
+    if options.json:
+        print(json.dumps(_plain(examination), indent=2))
+    else:
+        _print_tables(examination)
+    return ExitCode.OK if examination.can_run else ExitCode.HOST_LACKS
+
+
+def _plain(examination: Examination) -> dict[str, object]:
+    return {
+        "host": examination.host,
+        "can_run": examination.can_run,
+        "findings": [
+            {
+                "what": finding.what,
+                "verdict": finding.verdict.value,
+                "answer": finding.answer,
+                "meaning": finding.meaning,
+            }
+            for finding in examination.findings
+        ],
+        "consequences": [
+            {
+                "use": consequence.use,
+                "verdict": consequence.verdict.value,
+                "because": consequence.because,
+            }
+            for consequence in examination.consequences
+        ],
+    }
+
+
+def _print_tables(examination: Examination) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    console = Console(width=width, highlight=False)
+    console.print(f"Host: {examination.host}", markup=False)
+    asked = _table("what", "", "answer", "meaning")
+    for finding in examination.findings:
+        asked.add_row(
+            finding.what,
+            _mark(finding.verdict),
+            escape(finding.answer),
+            escape(finding.meaning),
+        )
+    console.print(asked)
+    follows = _table("what follows for", "", "because")
+    for consequence in examination.consequences:
+        follows.add_row(consequence.use, _mark(consequence.verdict), escape(consequence.because))
+    console.print(follows)
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in {"", "what"})
+    return table
+
+
+def _mark(verdict: Verdict) -> str:
+    """A word, coloured where there is colour: it must be readable without."""
+    colour = {"has": "green", "partly": "yellow", "lacks": "red"}[verdict.value]
+    return f"[{colour}]{verdict.value}[/]"

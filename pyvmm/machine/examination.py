@@ -1,0 +1,231 @@
+"""Examining a host: what it has, what it lacks, what follows. Found by asking, and by trying.
+
+Nothing here looks at a version. A finding is an answer of the kernel's, or of an attempt; what
+follows for a command is derived from findings only.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyvmm.errors import PyvmmError
+from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.machine import host_memory
+from pyvmm.memory.backing import RamBacking, choose_backing
+from pyvmm.memory.layout import MIB
+
+_MAP_GPA_RANGE = 12
+"""KVM_HC_MAP_GPA_RANGE (Documentation/virt/kvm/x86/hypercalls.rst)."""
+_LOOPS = 20_000
+_SLOW = 50_000_000
+"""Guest instructions a second below which supervisor code is surely emulated."""
+
+
+class Verdict(enum.Enum):
+    """How a finding bears on pyvmm."""
+
+    HAS = "has"
+    PARTLY = "partly"
+    LACKS = "lacks"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing asked: what, how the host answered, and what that means."""
+
+    what: str
+    verdict: Verdict
+    answer: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """What follows for one use of pyvmm."""
+
+    use: str
+    verdict: Verdict
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything found out about a host."""
+
+    host: str
+    findings: tuple[Finding, ...]
+    consequences: tuple[Consequence, ...]
+
+    @property
+    def can_run(self) -> bool:
+        """Whether ``pyvmm run`` works here."""
+        return self.consequences[0].verdict is not Verdict.LACKS
+
+
+def examine() -> Examination:
+    """Ask this machine. Takes some tens of milliseconds; changes nothing; never raises."""
+    uname = platform.uname()
+    host = f"{uname.system} {uname.release}, {uname.machine}, {os.cpu_count()} CPUs"
+    findings: list[Finding] = []
+    capabilities: Capabilities | None = None
+    runs = False
+    try:
+        from pyvmm.hosts.kvm.system import System
+
+        with System() as system:
+            capabilities = system.capabilities()
+        findings.append(
+            Finding("/dev/kvm", Verdict.HAS, f"API {capabilities.api_version}", "guests run on KVM")
+        )
+        trial = _try_a_guest()
+        runs = trial.verdict is not Verdict.LACKS
+        findings.append(trial)
+        findings.extend(_kvm_findings(capabilities))
+    except PyvmmError as error:
+        findings.append(Finding("/dev/kvm", Verdict.LACKS, str(error), "no guest can run on KVM"))
+    findings.extend(_machine_findings())
+    return Examination(host, tuple(findings), tuple(_consequences(capabilities, runs)))
+
+
+def _try_a_guest() -> Finding:
+    """Run a loop in a guest: the proof that KVM works, and how fast supervisor code is."""
+    from pyvmm.machine.blocking import run
+    from pyvmm.machine.config import MachineConfig
+
+    # mov cx, LOOPS; again: dec cx; jnz again; out 0xf4, al; hlt - in real mode
+    code = b"\xb9" + _LOOPS.to_bytes(2, "little") + bytes.fromhex("49 75fd b000 e6f4 f4")
+    what = "runs a guest"
+    try:
+        started = time.perf_counter()
+        result = run(MachineConfig(code, memory=2 * MIB, timeout=5)).result
+        seconds = min(result.seconds, time.perf_counter() - started)
+    except PyvmmError as error:
+        return Finding(what, Verdict.LACKS, str(error), "KVM is there but does not run guests")
+    if result.ending.exit_code != 0:
+        return Finding(
+            what, Verdict.LACKS, result.ending.detail, "KVM is there but does not run guests"
+        )
+    rate = 2 * _LOOPS / seconds
+    answer = f"yes; supervisor code at {rate / 1e6:.1f} million instructions/s at least"
+    if rate < _SLOW:
+        return Finding(
+            what,
+            Verdict.PARTLY,
+            answer,
+            "supervisor code is emulated: slow, general instructions only; user code may be fast",
+        )
+    return Finding(what, Verdict.HAS, answer, "supervisor code runs on the processor")
+
+
+def _kvm_findings(has: Capabilities) -> Iterator[Finding]:
+    def found(what: str, there: object, answer: str, yes: str, no: str) -> Finding:
+        return Finding(what, Verdict.HAS if there else Verdict.LACKS, answer, yes if there else no)
+
+    def yes_no(there: object) -> str:
+        return "yes" if there else "no"
+
+    choice = choose_backing(has)
+    names = ", ".join(flag.name or "" for flag in has.guest_memfd_flags) or "no flags"
+    yield found(
+        "guest_memfd", has.guest_memfd, f"{yes_no(has.guest_memfd)}, {names}",
+        choice.reason, choice.reason,
+    )  # fmt: skip
+    yield found(
+        "VM type SW_PROTECTED", VmType.SW_PROTECTED in has.vm_types,
+        ", ".join(sorted(kind.name for kind in has.vm_types)),
+        "private memory can be set up", "no VM with private memory",
+    )  # fmt: skip
+    private = MemoryAttribute.PRIVATE in has.memory_attributes
+    yield found(
+        "memory attributes", private, f"{int(has.memory_attributes):#x}",
+        "pages can be converted", "no page can be converted between private and shared",
+    )  # fmt: skip
+    yield found(
+        "MEMORY_FAULT exits", has.memory_fault_info, yes_no(has.memory_fault_info),
+        "a wrong-sided access is told with its address", "such accesses end in a bare EFAULT",
+    )  # fmt: skip
+    converts = has.hypercalls >> _MAP_GPA_RANGE & 1
+    yield found(
+        "hypercall exits", converts, f"mask {has.hypercalls:#x}",
+        "the guest can ask for conversions", "the guest cannot ask for conversions",
+    )  # fmt: skip
+    yield found(
+        "pre-fault", has.pre_fault, yes_no(has.pre_fault),
+        "memory can be mapped ahead", "memory is mapped when it is touched",
+    )  # fmt: skip
+    yield found(
+        "interrupt controllers", has.irqchip and has.pit2, yes_no(has.irqchip and has.pit2),
+        "guests can take interrupts and have several vCPUs", "only guests without interrupts run",
+    )  # fmt: skip
+    for what, there, use in (
+        ("irqfd, ioeventfd", has.irqfd and has.ioeventfd, "devices outside the vCPU thread"),
+        ("coalesced port I/O", has.coalesced_pio, "fewer exits for port writes"),
+        ("sync regs", has.sync_regs, "registers without a system call"),
+        ("binary statistics", has.binary_stats, "KVM's own counters"),
+        ("dirty ring", has.dirty_log_ring, "dirty pages without a bitmap"),
+    ):
+        yield found(what, there, yes_no(there), use, f"without: {use}")
+    yield Finding(
+        "limits", Verdict.HAS,
+        f"{has.max_vcpus} vCPUs, {has.nr_memslots} memslots, "
+        f"{has.physical_address_bits} physical address bits",
+        "the most that one guest can have",
+    )  # fmt: skip
+
+
+def _machine_findings() -> Iterator[Finding]:
+    available = host_memory.available()
+    yield Finding(
+        "memory",
+        Verdict.HAS,
+        f"{available // MIB} MiB available",
+        "the most that --memory takes now",
+    )
+    debugfs = Path("/sys/kernel/debug/kvm").is_dir()
+    yield Finding(
+        "KVM's debugfs", Verdict.HAS if debugfs else Verdict.LACKS, "mounted" if debugfs else "no",
+        "which VMs live can be seen" if debugfs
+        else "mount -t debugfs none /sys/kernel/debug shows which VMs live",
+    )  # fmt: skip
+    qemu = shutil.which("qemu-system-x86_64")
+    yield Finding(
+        "QEMU", Verdict.HAS if qemu else Verdict.LACKS, qemu or "no qemu-system-x86_64",
+        "benchmarks can compare with it" if qemu else "Debian: apt install qemu-system-x86",
+    )  # fmt: skip
+
+
+def _consequences(has: Capabilities | None, runs: bool) -> Iterator[Consequence]:
+    if has is None or not runs:
+        yield Consequence("pyvmm run", Verdict.LACKS, "it needs a working /dev/kvm")
+    else:
+        choice = choose_backing(has)
+        verdict = Verdict.HAS if choice.kind is RamBacking.GUEST_MEMFD else Verdict.PARTLY
+        yield Consequence("pyvmm run", verdict, f"RAM comes from {choice.reason}")
+    interrupts = has is not None and runs and has.irqchip and has.pit2
+    yield Consequence(
+        "guests with interrupts", Verdict.HAS if interrupts else Verdict.LACKS,
+        "KVM makes the controllers" if interrupts else "KVM offers no controllers",
+    )  # fmt: skip
+    private = (
+        has is not None
+        and VmType.SW_PROTECTED in has.vm_types
+        and MemoryAttribute.PRIVATE in has.memory_attributes
+    )
+    yield Consequence(
+        "private memory", Verdict.HAS if private else Verdict.LACKS,
+        "the kernel has the VM type and the attribute" if private
+        else "it needs a kernel with CONFIG_KVM_SW_PROTECTED_VM",
+    )  # fmt: skip
+    shared = has is not None and GuestMemfdFlag.INIT_SHARED in has.guest_memfd_flags
+    yield Consequence(
+        "guest_memfd that the host can map", Verdict.HAS if shared else Verdict.LACKS,
+        "KVM has the flags MMAP and INIT_SHARED" if shared else "RAM is an anonymous memfd instead",
+    )  # fmt: skip
+    yield Consequence("pyvmm guests", Verdict.HAS, "it needs nothing")
