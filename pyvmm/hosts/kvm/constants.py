@@ -44,23 +44,38 @@ EXIT_NAMES = {reason.value: reason.name for reason in ExitReason}
 
 
 class Cap(enum.IntEnum):
-    """KVM_CAP_*: what KVM_CHECK_EXTENSION is asked for and KVM_ENABLE_CAP switches on."""
+    """The KVM_CAP_* that this project decides on or enables; `extensions.KNOWN` has all of them."""
 
     IRQCHIP = 0
+    SET_TSS_ADDR = 4
     NR_VCPUS = 9
     NR_MEMSLOTS = 10
+    COALESCED_MMIO = 15
+    IRQ_ROUTING = 25
     IRQFD = 32
     PIT2 = 33
+    SET_BOOT_CPU_ID = 34
     IOEVENTFD = 36
+    SET_IDENTITY_MAP_ADDR = 37
+    TSC_CONTROL = 60
     MAX_VCPUS = 66
     SYNC_REGS = 74
+    SIGNAL_MSI = 77
+    READONLY_MEM = 81
+    IRQFD_RESAMPLE = 82
+    CHECK_EXTENSION_VM = 105
+    SPLIT_IRQCHIP = 121
     IMMEDIATE_EXIT = 136
     X86_DISABLE_EXITS = 143
     COALESCED_PIO = 162
+    MANUAL_DIRTY_LOG_PROTECT2 = 168
     X86_USER_SPACE_MSR = 188
+    X86_MSR_FILTER = 189
     DIRTY_LOG_RING = 192
+    SREGS2 = 200
     EXIT_HYPERCALL = 201
     BINARY_STATS_FD = 203
+    XSAVE2 = 208
     USER_MEMORY2 = 231
     MEMORY_FAULT_INFO = 232
     MEMORY_ATTRIBUTES = 233

@@ -43,17 +43,16 @@ _GENERAL_REMEDIES = {
 
 
 class KvmError(SystemCallError):
-    """A KVM ioctl failed: `ioctl` by name, on `target` ("VM fd 7"), with `arguments` rendered."""
+    """A KVM ioctl failed: `ioctl` by name, on `target` ("VM fd 7"), with `arguments` rendered.
+
+    `errno` is 0 where an ioctl did a part of its work and stopped without saying why.
+    """
 
     def __init__(self, ioctl: str, target: str, arguments: str, number: int) -> None:
         remedy = _REMEDIES.get((ioctl, number)) or _GENERAL_REMEDIES.get(number, "")
         name = errno.errorcode.get(number, f"errno {number}")
-        super().__init__(
-            f"issue {ioctl}({arguments}) on {target}",
-            number,
-            f"{name} ({os.strerror(number)})",
-            remedy,
-        )
+        cause = f"{name} ({os.strerror(number)})" if number else "KVM does not support it"
+        super().__init__(f"issue {ioctl}({arguments}) on {target}", number, cause, remedy)
         self.ioctl = ioctl
         self.target = target
         self.arguments = arguments

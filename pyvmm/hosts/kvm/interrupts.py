@@ -2,9 +2,75 @@
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyvmm.errors import UsageError
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import call, new
+from pyvmm.hosts.kvm.binding import call, ffi, new
 from pyvmm.hosts.kvm.ownership import FdOwner
+
+_ROUTING_IRQCHIP = 1
+_ROUTING_MSI = 2
+_MSI_VALID_DEVID = 1
+_IRQFD_DEASSIGN = 1
+_IRQFD_RESAMPLE = 2
+_IOEVENTFD_DATAMATCH = 1
+_IOEVENTFD_PIO = 2
+_IOEVENTFD_DEASSIGN = 4
+_CHIP_SIZE = 512
+
+
+class Irqchip(enum.IntEnum):
+    """The in-kernel interrupt controllers (api.rst 4.26)."""
+
+    PIC_MASTER = 0
+    PIC_SLAVE = 1
+    IOAPIC = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Msi:
+    """A message-signalled interrupt: `address` is a GPA (0xfee..... on x86), `data` 32 bits."""
+
+    address: int
+    data: int
+    devid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IrqchipPin:
+    """GSI `gsi` is pin `pin` of `chip`."""
+
+    gsi: int
+    chip: Irqchip
+    pin: int
+
+
+@dataclass(frozen=True, slots=True)
+class MsiRoute:
+    """GSI `gsi` sends `msi`."""
+
+    gsi: int
+    msi: Msi
+
+
+GsiRoute: TypeAlias = IrqchipPin | MsiRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Ioeventfd:
+    """What signals an eventfd instead of exiting: a write of `size` bytes (0: any) to `address`.
+
+    `address` is a port where `is_port`, else a GPA; `match`: only when this value is written.
+    """
+
+    address: int
+    size: int
+    is_port: bool
+    match: int | None = None
 
 
 class VmInterrupts(FdOwner):
@@ -14,11 +80,118 @@ class VmInterrupts(FdOwner):
         """In-kernel PIC, I/O APIC and local APICs; before the first vCPU (api.rst 4.24)."""
         call(ioctls.CREATE_IRQCHIP, self.fd)
 
-    def create_pit(self) -> None:
-        """In-kernel 8254; after `create_irqchip` (KVM_CREATE_PIT2, api.rst 4.71)."""
-        call(ioctls.CREATE_PIT2, self.fd, new("struct kvm_pit_config *"))
+    def create_pit(self, *, speaker: bool = False) -> None:
+        """In-kernel 8254; after `create_irqchip` (KVM_CREATE_PIT2, api.rst 4.71).
+
+        `speaker`: port 0x61 is answered by the kernel as well, as a stub.
+        """
+        call(ioctls.CREATE_PIT2, self.fd, new("struct kvm_pit_config *", {"flags": int(speaker)}))
 
     def set_irq_line(self, gsi: int, level: bool) -> None:
         """Raise or lower an interrupt line of the in-kernel controllers (api.rst 4.25)."""
         raw = new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)})
         call(ioctls.IRQ_LINE, self.fd, raw, f"gsi={gsi} level={int(level)}")
+
+    def get_irqchip(self, chip: Irqchip) -> bytes:
+        """The state of one controller, 512 bytes (KVM_GET_IRQCHIP, api.rst 4.26)."""
+        raw = new("struct kvm_irqchip *", {"chip_id": int(chip)})
+        call(ioctls.GET_IRQCHIP, self.fd, raw, chip.name)
+        return bytes(ffi.buffer(raw.chip.dummy))
+
+    def set_irqchip(self, chip: Irqchip, state: bytes) -> None:
+        """Replace it with one that `get_irqchip` gave (KVM_SET_IRQCHIP, api.rst 4.27).
+
+        Raises `UsageError` unless `state` is 512 bytes.
+        """
+        if len(state) != _CHIP_SIZE:
+            raise UsageError(f"set the state of {chip.name}", f"{len(state)} bytes are not 512")
+        raw = new("struct kvm_irqchip *", {"chip_id": int(chip)})
+        ffi.buffer(raw.chip.dummy)[:] = state
+        call(ioctls.SET_IRQCHIP, self.fd, raw, chip.name)
+
+    def get_pit(self) -> bytes:
+        """The state of the 8254: ``struct kvm_pit_state2`` (KVM_GET_PIT2, api.rst 4.72)."""
+        raw = new("struct kvm_pit_state2 *")
+        call(ioctls.GET_PIT2, self.fd, raw)
+        return bytes(ffi.buffer(raw))
+
+    def set_pit(self, state: bytes) -> None:
+        """Replace it with one that `get_pit` gave (KVM_SET_PIT2, api.rst 4.73).
+
+        Raises `UsageError` for a state of another length.
+        """
+        raw = new("struct kvm_pit_state2 *")
+        if len(state) != ffi.sizeof(raw[0]):
+            raise UsageError("set the state of the timer", f"{len(state)} bytes are not 112")
+        ffi.buffer(raw)[:] = state
+        call(ioctls.SET_PIT2, self.fd, raw)
+
+    def signal_msi(self, msi: Msi) -> bool:
+        """Send `msi` now; False when the guest blocks it (KVM_SIGNAL_MSI, api.rst 4.70)."""
+        fields = {
+            "address_lo": msi.address & 0xFFFF_FFFF,
+            "address_hi": msi.address >> 32,
+            "data": msi.data,
+            "flags": 0 if msi.devid is None else _MSI_VALID_DEVID,
+            "devid": msi.devid or 0,
+        }
+        raw = new("struct kvm_msi *", fields)
+        return call(ioctls.SIGNAL_MSI, self.fd, raw, str(msi)) > 0
+
+    def set_gsi_routing(self, routes: Sequence[GsiRoute]) -> None:
+        """Replace the whole table of what each GSI raises (KVM_SET_GSI_ROUTING, api.rst 4.52)."""
+        raw = new("struct kvm_irq_routing *", {"nr": len(routes), "entries": len(routes)})
+        for number, route in enumerate(routes):
+            entry = raw.entries[number]
+            entry.gsi = route.gsi
+            if isinstance(route, IrqchipPin):
+                entry.type = _ROUTING_IRQCHIP
+                entry.u.irqchip.irqchip, entry.u.irqchip.pin = int(route.chip), route.pin
+                continue
+            entry.type = _ROUTING_MSI
+            msi, target = route.msi, entry.u.msi
+            target.address_lo, target.address_hi = msi.address & 0xFFFF_FFFF, msi.address >> 32
+            target.data = msi.data
+            if msi.devid is not None:
+                entry.flags, target.devid = _MSI_VALID_DEVID, msi.devid
+        call(ioctls.SET_GSI_ROUTING, self.fd, raw, f"{len(routes)} routes")
+
+    def assign_irqfd(self, eventfd: int, gsi: int, resample: int | None = None) -> None:
+        """Raise `gsi` whenever `eventfd` is signalled (KVM_IRQFD, api.rst 4.75).
+
+        `resample`: an eventfd that KVM signals at the end of a level-triggered interrupt.
+        """
+        flags = 0 if resample is None else _IRQFD_RESAMPLE
+        self._irqfd(eventfd, gsi, flags, resample or 0)
+
+    def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
+        """Undo `assign_irqfd`. The kernel does so by itself when the eventfd is closed."""
+        self._irqfd(eventfd, gsi, _IRQFD_DEASSIGN, 0)
+
+    def _irqfd(self, eventfd: int, gsi: int, flags: int, resample: int) -> None:
+        fields = {"fd": eventfd, "gsi": gsi, "flags": flags, "resamplefd": resample}
+        described = f"fd={eventfd} gsi={gsi} flags={flags:#x}"
+        call(ioctls.IRQFD, self.fd, new("struct kvm_irqfd *", fields), described)
+
+    def assign_ioeventfd(self, eventfd: int, where: Ioeventfd) -> None:
+        """Signal `eventfd` at each such write, without an exit (KVM_IOEVENTFD, api.rst 4.59)."""
+        self._ioeventfd(eventfd, where, 0)
+
+    def deassign_ioeventfd(self, eventfd: int, where: Ioeventfd) -> None:
+        """Undo `assign_ioeventfd`."""
+        self._ioeventfd(eventfd, where, _IOEVENTFD_DEASSIGN)
+
+    def _ioeventfd(self, eventfd: int, where: Ioeventfd, flags: int) -> None:
+        if where.is_port:
+            flags |= _IOEVENTFD_PIO
+        if where.match is not None:
+            flags |= _IOEVENTFD_DATAMATCH
+        fields = {
+            "datamatch": where.match or 0,
+            "addr": where.address,
+            "len": where.size,
+            "fd": eventfd,
+            "flags": flags,
+        }
+        raw = new("struct kvm_ioeventfd *", fields)
+        call(ioctls.IOEVENTFD, self.fd, raw, f"fd={eventfd} {where}")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.kvm import cpuid, guest_memory, ioctls
-from pyvmm.hosts.kvm.binding import call, refused
+from pyvmm.hosts.kvm.binding import call, new, refused
 from pyvmm.hosts.kvm.constants import API_VERSION, Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.errors import KvmError
+from pyvmm.hosts.kvm.extensions import KNOWN, Extension
 from pyvmm.hosts.kvm.guest_memory import Mapping
+from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.vm import Vm
 
@@ -65,6 +70,39 @@ class System(FdOwner):
         """KVM_CHECK_EXTENSION (api.rst 4.4): 0 means that the host lacks it."""
         return call(ioctls.CHECK_EXTENSION, self.fd, cap)
 
+    def extensions(self) -> tuple[Extension, ...]:
+        """The answers for all extensions known, by number; what KVM lacks has the value 0."""
+        return tuple(
+            Extension(name, number, self.check_extension(number), about)
+            for name, number, about in KNOWN
+        )
+
+    def msr_indices(self) -> tuple[int, ...]:
+        """The MSRs of a guest that can be read and set (KVM_GET_MSR_INDEX_LIST, api.rst 4.3)."""
+        return self._msr_list(ioctls.GET_MSR_INDEX_LIST)
+
+    def msr_feature_indices(self) -> tuple[int, ...]:
+        """The MSRs that tell the host's features (KVM_GET_MSR_FEATURE_INDEX_LIST, api.rst 4.3)."""
+        return self._msr_list(ioctls.GET_MSR_FEATURE_INDEX_LIST)
+
+    def _msr_list(self, spec: IoctlSpec) -> tuple[int, ...]:
+        room = 0
+        while True:
+            raw = new("struct kvm_msr_list *", {"nmsrs": room, "indices": room})
+            try:
+                call(spec, self.fd, raw, f"nmsrs={room}")
+            except KvmError as error:
+                # With E2BIG the kernel has filled in how many there are.
+                if error.errno != errno.E2BIG or raw.nmsrs <= room:
+                    raise
+                room = raw.nmsrs
+            else:
+                return tuple(raw.indices[i] for i in range(raw.nmsrs))
+
+    def emulated_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """CPUID features that only the emulator offers (KVM_GET_EMULATED_CPUID, api.rst 4.88)."""
+        return cpuid.fetch(ioctls.GET_EMULATED_CPUID, self.fd)
+
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         """Every CPUID feature that a guest can be given (KVM_GET_SUPPORTED_CPUID), asked once."""
         if self._cpuid is None:
@@ -115,10 +153,12 @@ class System(FdOwner):
                 return entry.eax & 0xFF
         return 36
 
-    def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> Vm:
-        """A new VM (api.rst 4.2)."""
+    def create_vm(
+        self, vm_type: VmType = VmType.DEFAULT, *, posted_capacity: int | None = None
+    ) -> Vm:
+        """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
-        return Vm(fd, self._run_size, self.supported_cpuid)
+        return Vm(fd, self._run_size, self.supported_cpuid, posted_capacity)
 
     def map_anonymous(self, size: int) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd.
@@ -126,3 +166,11 @@ class System(FdOwner):
         Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
         """
         return guest_memory.map_anonymous(size)
+
+
+if TYPE_CHECKING:
+    from pyvmm.hosts import interface
+
+    def _is_a_host(system: System) -> interface.System:
+        """Holds this package to the interface: the type checker refuses it otherwise."""
+        return system

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import ExitRecord
-from pyvmm.hosts.kvm import cpuid
-from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
+from pyvmm.hosts.kvm import coalesced, cpuid, ioctls
+from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
+from pyvmm.hosts.kvm.coalesced import CoalescedWrite
 from pyvmm.hosts.kvm.constants import EXIT_NAMES
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.dirty_ring import DirtyRing
 from pyvmm.hosts.kvm.exits import code_cache, decode
+from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.posted import PostedRing
+from pyvmm.hosts.kvm.stats import Stats
+from pyvmm.hosts.kvm.vcpu_codec import (
+    decode_events,
+    decode_regs,
+    decode_sregs,
+    encode_events,
+    encode_regs,
+    encode_sregs,
+)
 from pyvmm.hosts.kvm.vcpu_state import VcpuState
+from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
 
 _MAP_SHARED = 1
+_PAGE_SIZE = 4096
 
 
 class Vcpu(VcpuState):
@@ -32,10 +47,13 @@ class Vcpu(VcpuState):
         index: int,
         run_size: int,
         posted: PostedRing,
+        *,
         host_cpuid: Callable[[], tuple[CpuidEntry, ...]],
+        dirty_ring_size: int = 0,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
         super().__init__(fd)
+        self._dirty_ring_size = dirty_ring_size
         self.index = index
         self._posted = posted
         self._host_cpuid = host_cpuid
@@ -112,6 +130,111 @@ class Vcpu(VcpuState):
         `SystemCallError`.
         """
         check(lib.pyvmm_vcpu_complete(self._vcpu), f"complete the last exit of vCPU {self.index}")
+
+    def enable_sync(self, registers: SyncRegs) -> None:
+        """Let each exit leave these in shared memory, for `synced` (KVM_CAP_SYNC_REGS, api.rst 5).
+
+        The capability's value is the mask of those that the host has.
+        """
+        self._shared().kvm_valid_regs = int(registers)
+
+    def synced(self) -> SyncedRegs:
+        """What the last exit left, without a system call."""
+        run = self._shared()
+        valid, regs = SyncRegs(run.kvm_valid_regs), run.s.regs
+        return SyncedRegs(
+            decode_regs(regs.regs) if valid & SyncRegs.REGS else None,
+            decode_sregs(regs.sregs) if valid & SyncRegs.SREGS else None,
+            decode_events(regs.events) if valid & SyncRegs.EVENTS else None,
+        )
+
+    def put_synced(self, values: SyncedRegs) -> None:
+        """Let the next `run` set what is not None before it enters the guest."""
+        run = self._shared()
+        dirty = SyncRegs(run.kvm_dirty_regs)
+        if values.regs is not None:
+            encode_regs(values.regs, run.s.regs.regs)
+            dirty |= SyncRegs.REGS
+        if values.sregs is not None:
+            encode_sregs(values.sregs, run.s.regs.sregs)
+            dirty |= SyncRegs.SREGS
+        if values.events is not None:
+            encode_events(values.events, run.s.regs.events)
+            dirty |= SyncRegs.EVENTS
+        run.kvm_dirty_regs = int(dirty)
+
+    def request_interrupt_window(self, wanted: bool) -> None:
+        """Make `run` return `IrqWindowOpen` once the guest can take an interrupt (api.rst 5)."""
+        self._shared().request_interrupt_window = int(wanted)
+
+    def can_take_interrupt(self) -> bool:
+        """Whether `interrupt` would be accepted now, as of the last exit (api.rst 5)."""
+        return bool(self._shared().ready_for_interrupt_injection)
+
+    def _shared(self) -> CData:
+        """The ``struct kvm_run``. Raises `InternalError` once closed: it is unmapped then."""
+        if self.fd < 0:
+            raise InternalError(f"use vCPU {self.index}", "it has been closed")
+        return self._run_structure
+
+    def interrupt(self, vector: int) -> None:
+        """Queue an external interrupt, without in-kernel controllers (KVM_INTERRUPT, 4.16).
+
+        Raises `KvmError`: EEXIST while one is queued, ENXIO with in-kernel controllers.
+        """
+        raw = new("struct kvm_interrupt *", {"irq": vector})
+        call(ioctls.INTERRUPT, self.fd, raw, f"vector={vector}")
+
+    def nmi(self) -> None:
+        """Queue a non-maskable interrupt (KVM_NMI, api.rst 4.64). Raises `KvmError`."""
+        call(ioctls.NMI, self.fd)
+
+    def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
+        """The signals blocked while the guest runs; None: the thread's own (api.rst 4.21).
+
+        Never the signal that kicks are sent by. Raises `KvmError`.
+        """
+        if blocked is None:
+            call(ioctls.SET_SIGNAL_MASK, self.fd, ffi.NULL, "NULL")
+            return
+        signals = set(blocked) - {int(lib.pyvmm_kick_signal())}
+        mask = struct.pack("<Q", sum(1 << number - 1 for number in signals))
+        raw = new("struct kvm_signal_mask *", {"len": len(mask), "sigset": mask})
+        call(ioctls.SET_SIGNAL_MASK, self.fd, raw, f"signals={sorted(signals)}")
+
+    def pre_fault(self, gpa: int, size: int) -> None:
+        """Map [gpa, gpa + size), bytes, page-aligned, before the guest touches it (api.rst 4.143).
+
+        Raises `KvmError`.
+        """
+        raw = new("struct kvm_pre_fault_memory *", {"gpa": gpa, "size": size})
+        while True:
+            call(ioctls.PRE_FAULT_MEMORY, self.fd, raw, f"gpa={raw.gpa:#x} size={raw.size:#x}")
+            if not raw.size:
+                return
+
+    def drain_coalesced(self, page: int) -> list[CoalescedWrite]:
+        """Take the VM's coalesced writes, of all its vCPUs, oldest first (api.rst 4.116).
+
+        `page`: the answer to KVM_CAP_COALESCED_MMIO. From any thread. Raises `SystemCallError`.
+        """
+        entries = new("struct kvm_coalesced_mmio[]", int(lib.PYVMM_COALESCED_ENTRIES))
+        result = lib.pyvmm_vcpu_take_coalesced(self._vcpu, page * _PAGE_SIZE, entries)
+        count = check(result, f"drain the coalesced writes of vCPU {self.index}")
+        return coalesced.decode_writes(entries, count)
+
+    def dirty_ring(self) -> DirtyRing:
+        """The ring of pages that this vCPU dirtied, after `Vm.enable_dirty_ring`; once.
+
+        Raises `InternalError` without that, `SystemCallError`.
+        """
+        if not self._dirty_ring_size:
+            raise InternalError(f"map the dirty ring of vCPU {self.index}", "it was not enabled")
+        return DirtyRing(self.fd, self._dirty_ring_size)
+
+    def statistics(self) -> Stats:
+        """The vCPU's statistics (KVM_GET_STATS_FD, api.rst 4.133). Raises `KvmError`."""
+        return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VCPU))
 
     def use_host_cpuid(self) -> None:
         """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""

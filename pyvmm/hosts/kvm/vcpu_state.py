@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
+from pyvmm.errors import UsageError
 from pyvmm.hosts.kvm import cpuid, ioctls
-from pyvmm.hosts.kvm.binding import CData, call, new
+from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.errors import KvmError
+from pyvmm.hosts.kvm.ioctls import FdKind, IoctlSpec
 from pyvmm.hosts.kvm.ownership import FdOwner
-from pyvmm.hosts.registers import DescriptorTable, Regs, Segment, Sregs
+from pyvmm.hosts.kvm.vcpu_codec import (
+    decode_debugregs,
+    decode_events,
+    decode_fpu,
+    decode_regs,
+    decode_sregs,
+    encode_debugregs,
+    encode_events,
+    encode_fpu,
+    encode_regs,
+    encode_sregs,
+)
+from pyvmm.hosts.kvm.vcpu_values import (
+    DebugRegs,
+    Fpu,
+    GuestDebug,
+    MpState,
+    PageDirectoryPointers,
+    Translation,
+    VcpuEvents,
+)
+from pyvmm.hosts.registers import Regs, Sregs
 
-_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
-_TABLES = ("gdt", "idt")
-_CONTROLS = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
-_REGS = tuple(field.name for field in fields(Regs))
-_SEGMENT = tuple(field.name for field in fields(Segment))
-
-
-def decode_regs(raw: CData) -> Regs:
-    """From ``struct kvm_regs``."""
-    return Regs(*(getattr(raw, name) for name in _REGS))
-
-
-def encode_regs(regs: Regs, raw: CData) -> None:
-    """Into ``struct kvm_regs``."""
-    for name in _REGS:
-        setattr(raw, name, getattr(regs, name))
-
-
-def decode_sregs(raw: CData) -> Sregs:
-    """From ``struct kvm_sregs`` or ``struct kvm_sregs2``."""
-    # One untyped dictionary: the fields differ in type, and the names are checked at the call.
-    values: dict[str, Any] = {name: getattr(raw, name) for name in _CONTROLS}
-    for name in _SEGMENTS:
-        segment = getattr(raw, name)
-        values[name] = Segment(*(getattr(segment, field) for field in _SEGMENT))
-    for name in _TABLES:
-        table = getattr(raw, name)
-        values[name] = DescriptorTable(table.base, table.limit)
-    return Sregs(**values)
-
-
-def encode_sregs(sregs: Sregs, raw: CData) -> None:
-    """Into ``struct kvm_sregs`` or ``struct kvm_sregs2``; leaves their other fields alone."""
-    for name in _SEGMENTS:
-        segment, target = getattr(sregs, name), getattr(raw, name)
-        for field in _SEGMENT:
-            setattr(target, field, getattr(segment, field))
-    for name in _TABLES:
-        table, target = getattr(sregs, name), getattr(raw, name)
-        target.base, target.limit = table.base, table.limit
-    for name in _CONTROLS:
-        setattr(raw, name, getattr(sregs, name))
+_LEGACY_XSAVE_SIZE = 4096
+_PDPTRS_VALID = 1
 
 
 class VcpuState(FdOwner):
@@ -83,11 +67,34 @@ class VcpuState(FdOwner):
         described = f"cr0={sregs.cr0:#x} cr3={sregs.cr3:#x} cr4={sregs.cr4:#x} efer={sregs.efer:#x}"
         call(ioctls.SET_SREGS, self.fd, raw, described)
 
+    def get_sregs2(self) -> tuple[Sregs, PageDirectoryPointers]:
+        """The special registers with the PAE page directory pointers (api.rst 4.131)."""
+        raw = new("struct kvm_sregs2 *")
+        call(ioctls.GET_SREGS2, self.fd, raw)
+        a, b, c, d = raw.pdptrs
+        valid = bool(raw.flags & _PDPTRS_VALID)
+        return decode_sregs(raw), PageDirectoryPointers(valid, (a, b, c, d))
+
+    def set_sregs2(self, sregs: Sregs, pointers: PageDirectoryPointers) -> None:
+        """Replace both (KVM_SET_SREGS2, api.rst 4.132)."""
+        raw = new("struct kvm_sregs2 *")
+        encode_sregs(sregs, raw)
+        raw.flags = _PDPTRS_VALID if pointers.valid else 0
+        raw.pdptrs = list(pointers.pdptrs)
+        call(ioctls.SET_SREGS2, self.fd, raw, f"cr0={sregs.cr0:#x} cr4={sregs.cr4:#x}")
+
     def translate(self, linear: int) -> int | None:
         """The GPA of a linear address under the present page tables; None if unmapped (4.15)."""
+        found = self.translate_with_rights(linear)
+        return None if found is None else found.gpa
+
+    def translate_with_rights(self, linear: int) -> Translation | None:
+        """As `translate`; KVM does not fill the rights in truthfully (it answers writeable)."""
         raw = new("struct kvm_translation *", {"linear_address": linear})
         call(ioctls.TRANSLATE, self.fd, raw, f"linear={linear:#x}")
-        return int(raw.physical_address) if raw.valid else None
+        if not raw.valid:
+            return None
+        return Translation(raw.physical_address, bool(raw.writeable), bool(raw.usermode))
 
     def get_cpuid(self) -> tuple[CpuidEntry, ...]:
         """What CPUID answers in the guest (KVM_GET_CPUID2)."""
@@ -97,3 +104,150 @@ class VcpuState(FdOwner):
         """What CPUID shall answer in the guest, before its first run (KVM_SET_CPUID2, 4.20)."""
         table = cpuid.encode(entries)
         call(ioctls.SET_CPUID2, self.fd, table, f"nent={len(entries)}")
+
+    def get_fpu(self) -> Fpu:
+        """x87 and SSE registers (KVM_GET_FPU, api.rst 4.22)."""
+        raw = new("struct kvm_fpu *")
+        call(ioctls.GET_FPU, self.fd, raw)
+        return decode_fpu(raw)
+
+    def set_fpu(self, fpu: Fpu) -> None:
+        """Replace the x87 and SSE registers (KVM_SET_FPU, api.rst 4.23)."""
+        raw = new("struct kvm_fpu *")
+        encode_fpu(fpu, raw)
+        call(ioctls.SET_FPU, self.fd, raw)
+
+    def get_xsave(self, size: int = _LEGACY_XSAVE_SIZE) -> bytes:
+        """The XSAVE area of `size` bytes: the answer to KVM_CAP_XSAVE2, or 4096.
+
+        KVM_GET_XSAVE2 (api.rst 4.134) where it is larger than 4096, else KVM_GET_XSAVE (4.42).
+        """
+        raw = _xsave(size)
+        spec = ioctls.GET_XSAVE2 if size > _LEGACY_XSAVE_SIZE else ioctls.GET_XSAVE
+        call(spec, self.fd, raw, f"size={size}")
+        return bytes(ffi.buffer(ffi.cast("char *", raw), size))
+
+    def set_xsave(self, area: bytes) -> None:
+        """Replace the XSAVE area with one that `get_xsave` gave (KVM_SET_XSAVE, api.rst 4.43)."""
+        raw = _xsave(len(area))
+        ffi.memmove(raw, area, len(area))
+        call(ioctls.SET_XSAVE, self.fd, raw, f"size={len(area)}")
+
+    def get_xcrs(self) -> dict[int, int]:
+        """Extended control registers, by number (KVM_GET_XCRS, api.rst 4.44)."""
+        raw = new("struct kvm_xcrs *")
+        call(ioctls.GET_XCRS, self.fd, raw)
+        return {raw.xcrs[i].xcr: raw.xcrs[i].value for i in range(raw.nr_xcrs)}
+
+    def set_xcrs(self, values: Mapping[int, int]) -> None:
+        """Set extended control registers, at most 16 (KVM_SET_XCRS, api.rst 4.45)."""
+        rows = [(number, 0, value) for number, value in values.items()]
+        raw = new("struct kvm_xcrs *", {"nr_xcrs": len(rows), "xcrs": rows})
+        call(ioctls.SET_XCRS, self.fd, raw, str(dict(values)))
+
+    def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
+        """Model-specific registers by index (KVM_GET_MSRS, api.rst 4.18).
+
+        Raises `KvmError`, with errno 0, that names the first one that KVM does not give.
+        """
+        rows = [(index, 0, 0) for index in indices]
+        raw = new("struct kvm_msrs *", {"nmsrs": len(rows), "entries": rows})
+        done = call(ioctls.GET_MSRS, self.fd, raw, f"nmsrs={len(rows)}")
+        self._require_all_msrs(ioctls.GET_MSRS, [row[0] for row in rows], done)
+        return {raw.entries[i].index: raw.entries[i].data for i in range(done)}
+
+    def set_msrs(self, values: Mapping[int, int]) -> None:
+        """Set model-specific registers in order (KVM_SET_MSRS, api.rst 4.19).
+
+        Raises `KvmError`, with errno 0, that names the first one that KVM does not take; those
+        before it are set.
+        """
+        rows = [(index, 0, value) for index, value in values.items()]
+        raw = new("struct kvm_msrs *", {"nmsrs": len(rows), "entries": rows})
+        done = call(ioctls.SET_MSRS, self.fd, raw, f"nmsrs={len(rows)}")
+        self._require_all_msrs(ioctls.SET_MSRS, list(values), done)
+
+    def _require_all_msrs(self, spec: IoctlSpec, indices: Sequence[int], done: int) -> None:
+        if done < len(indices):
+            raise KvmError.of(spec.name, FdKind.VCPU, self.fd, f"msr={indices[done]:#x}", 0)
+
+    def get_lapic(self) -> bytes:
+        """The in-kernel local APIC's 1024 bytes of registers (KVM_GET_LAPIC, api.rst 4.57)."""
+        raw = new("struct kvm_lapic_state *")
+        call(ioctls.GET_LAPIC, self.fd, raw)
+        return bytes(ffi.buffer(raw.regs))
+
+    def set_lapic(self, registers: bytes) -> None:
+        """Replace the local APIC's 1024 bytes of registers (KVM_SET_LAPIC, api.rst 4.58)."""
+        raw = new("struct kvm_lapic_state *")
+        if len(registers) != ffi.sizeof(raw.regs):
+            raise UsageError("set the local APIC", f"{len(registers)} bytes are not 1024")
+        ffi.buffer(raw.regs)[:] = registers
+        call(ioctls.SET_LAPIC, self.fd, raw)
+
+    def get_events(self) -> VcpuEvents:
+        """Exceptions and interrupts under way (KVM_GET_VCPU_EVENTS, api.rst 4.31)."""
+        raw = new("struct kvm_vcpu_events *")
+        call(ioctls.GET_VCPU_EVENTS, self.fd, raw)
+        return decode_events(raw)
+
+    def set_events(self, events: VcpuEvents) -> None:
+        """Replace them, as far as `events.flags` says (KVM_SET_VCPU_EVENTS, api.rst 4.32)."""
+        raw = new("struct kvm_vcpu_events *")
+        encode_events(events, raw)
+        call(ioctls.SET_VCPU_EVENTS, self.fd, raw, str(events))
+
+    def get_debugregs(self) -> DebugRegs:
+        """The debug registers (KVM_GET_DEBUGREGS, api.rst 4.33)."""
+        raw = new("struct kvm_debugregs *")
+        call(ioctls.GET_DEBUGREGS, self.fd, raw)
+        return decode_debugregs(raw)
+
+    def set_debugregs(self, registers: DebugRegs) -> None:
+        """Replace the debug registers (KVM_SET_DEBUGREGS, api.rst 4.34)."""
+        raw = new("struct kvm_debugregs *")
+        encode_debugregs(registers, raw)
+        call(ioctls.SET_DEBUGREGS, self.fd, raw, str(registers))
+
+    def get_mp_state(self) -> MpState:
+        """What the vCPU is waiting for (KVM_GET_MP_STATE, api.rst 4.38)."""
+        raw = new("struct kvm_mp_state *")
+        call(ioctls.GET_MP_STATE, self.fd, raw)
+        return MpState(raw.mp_state)
+
+    def set_mp_state(self, state: MpState) -> None:
+        """Make it wait for something else (KVM_SET_MP_STATE, api.rst 4.39)."""
+        raw = new("struct kvm_mp_state *", {"mp_state": int(state)})
+        call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
+
+    def set_guest_debug(
+        self, control: GuestDebug, breakpoints: Sequence[int] = (), dr7: int = 0
+    ) -> None:
+        """Debug the guest from outside (KVM_SET_GUEST_DEBUG, api.rst 4.87).
+
+        `breakpoints`: up to four linear addresses for DR0..DR3, which `dr7` arms, where `control`
+        has USE_HW_BP.
+        """
+        raw = new("struct kvm_guest_debug *", {"control": int(control)})
+        for number, address in enumerate(breakpoints):
+            raw.debugreg[number] = address
+        raw.debugreg[7] = dr7
+        call(ioctls.SET_GUEST_DEBUG, self.fd, raw, f"{control!r} dr7={dr7:#x}")
+
+    def get_tsc_khz(self) -> int:
+        """The guest's time stamp counter's rate in kHz (KVM_GET_TSC_KHZ, api.rst 4.56)."""
+        return call(ioctls.GET_TSC_KHZ, self.fd)
+
+    def set_tsc_khz(self, rate: int) -> None:
+        """Choose it (KVM_SET_TSC_KHZ, api.rst 4.55)."""
+        call(ioctls.SET_TSC_KHZ, self.fd, rate)
+
+    def enable_cap(self, cap: Cap, *args: int) -> None:
+        """KVM_ENABLE_CAP on the vCPU, with up to four arguments (api.rst 4.37, 6)."""
+        raw = new("struct kvm_enable_cap *", {"cap": int(cap), "args": list(args)})
+        described = f"cap={cap.name} args={[hex(arg) for arg in args]}"
+        call(ioctls.ENABLE_CAP, self.fd, raw, described, kind=FdKind.VCPU)
+
+
+def _xsave(size: int) -> CData:
+    return new("struct kvm_xsave *", {"extra": max(0, size - _LEGACY_XSAVE_SIZE + 3) // 4})

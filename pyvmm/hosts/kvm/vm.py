@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
-from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import call, new
+from pyvmm.hosts.kvm import coalesced, ioctls
+from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.coalesced import CoalescedZone
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd
 from pyvmm.hosts.kvm.interrupts import VmInterrupts
 from pyvmm.hosts.kvm.ioctls import FdKind
+from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.posted import PostedRing
+from pyvmm.hosts.kvm.stats import Stats
 from pyvmm.hosts.kvm.vcpu import Vcpu
+
+_PAGE_SIZE = 4096
+_MSR_FILTER_DEFAULT_DENY = 1
+_CREATE_DEVICE_TEST = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """``struct kvm_clock_data`` (api.rst 4.29): nanoseconds; the last two where `flags` says so."""
+
+    clock: int
+    flags: int = 0
+    realtime: int = 0
+    host_tsc: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MsrFilterRange:
+    """MSRs from `base` on (api.rst 4.126): `flags` 1 reads, 2 writes; `allowed`: one for each."""
+
+    flags: int
+    base: int
+    allowed: Sequence[bool]
 
 
 class Vm(VmInterrupts):
@@ -26,14 +55,19 @@ class Vm(VmInterrupts):
     """
 
     def __init__(
-        self, fd: int, run_size: int, host_cpuid: Callable[[], tuple[CpuidEntry, ...]]
+        self,
+        fd: int,
+        run_size: int,
+        host_cpuid: Callable[[], tuple[CpuidEntry, ...]],
+        posted_capacity: int | None = None,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
         super().__init__(fd)
         self._run_size = run_size
         self._host_cpuid = host_cpuid
+        self._dirty_ring_size = 0
         try:
-            self._posted = PostedRing()
+            self._posted = PostedRing(posted_capacity)
         except BaseException:
             super().close()
             raise
@@ -56,6 +90,42 @@ class Vm(VmInterrupts):
     def enable_hypercall_exits(self, mask: int) -> None:
         """Hand hypercalls to user space: a mask of 1 << number (KVM_CAP_EXIT_HYPERCALL)."""
         self.enable_cap(Cap.EXIT_HYPERCALL, mask)
+
+    def enable_split_irqchip(self, pins: int) -> None:
+        """Local APICs in the kernel, the rest here; `pins` GSIs for MSIs (api.rst 7.5)."""
+        self.enable_cap(Cap.SPLIT_IRQCHIP, pins)
+
+    def disable_exits(self, mask: int) -> None:
+        """Let the guest do without an exit what `mask` says, before the first vCPU (api.rst 7.13).
+
+        1 MWAIT, 2 HLT, 4 PAUSE, 8 C-states.
+        """
+        self.enable_cap(Cap.X86_DISABLE_EXITS, mask)
+
+    def enable_user_space_msr(self, reasons: int) -> None:
+        """Hand accesses to MSRs to user space (KVM_CAP_X86_USER_SPACE_MSR, api.rst 7.22).
+
+        `reasons`: 1 invalid ones, 2 unknown ones, 4 those that `set_msr_filter` denies.
+        """
+        self.enable_cap(Cap.X86_USER_SPACE_MSR, reasons)
+
+    def set_msr_filter(self, ranges: Sequence[MsrFilterRange], *, deny_by_default: bool) -> None:
+        """Which MSRs the guest may access, at most 16 ranges (api.rst 4.126).
+
+        KVM refuses a denying default without any range.
+        """
+        raw = new("struct kvm_msr_filter *")
+        raw.flags = _MSR_FILTER_DEFAULT_DENY if deny_by_default else 0
+        bitmaps: list[CData] = []  # kept until the ioctl has read them
+        for number, one in enumerate(ranges):
+            bitmap = new("uint8_t[]", (len(one.allowed) + 7) // 8)
+            for bit, allowed in enumerate(one.allowed):
+                bitmap[bit // 8] |= int(allowed) << bit % 8
+            bitmaps.append(bitmap)
+            target = raw.ranges[number]
+            target.flags, target.nmsrs, target.base = one.flags, len(one.allowed), one.base
+            target.bitmap = int(ffi.cast("uintptr_t", bitmap))
+        call(ioctls.X86_SET_MSR_FILTER, self.fd, raw, f"{len(ranges)} ranges")
 
     def create_guest_memfd(
         self,
@@ -108,10 +178,111 @@ class Vm(VmInterrupts):
         described = f"gpa={gpa:#x} size={size:#x} attributes={int(attributes):#x}"
         call(ioctls.SET_MEMORY_ATTRIBUTES, self.fd, raw, described)
 
+    def get_dirty_log(self, slot: int, size: int) -> bytes:
+        """Which pages of a memslot of `size` bytes were written to (api.rst 4.8).
+
+        One bit per page, the first page in the first byte's lowest bit, in multiples of 8 bytes.
+        Unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled, reading clears the log.
+        """
+        bitmap = new("uint64_t[]", (size // _PAGE_SIZE + 63) // 64)
+        address = int(ffi.cast("uintptr_t", bitmap))
+        raw = new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": address})
+        call(ioctls.GET_DIRTY_LOG, self.fd, raw, f"slot={slot}")
+        return bytes(ffi.buffer(bitmap))
+
+    def clear_dirty_log(self, slot: int, first_page: int, pages: int, bitmap: bytes) -> None:
+        """Rearm the pages set in `bitmap`, which begins at `first_page` (api.rst 4.117).
+
+        `first_page` is a multiple of 64, and so is `pages`, unless it reaches the slot's end.
+        """
+        copy = new("uint64_t[]", (max(pages, 8 * len(bitmap)) + 63) // 64)
+        ffi.memmove(copy, bitmap, len(bitmap))
+        fields = {
+            "slot": slot,
+            "num_pages": pages,
+            "first_page": first_page,
+            "dirty_bitmap": int(ffi.cast("uintptr_t", copy)),
+        }
+        described = f"slot={slot} first_page={first_page} pages={pages}"
+        call(
+            ioctls.CLEAR_DIRTY_LOG, self.fd, new("struct kvm_clear_dirty_log *", fields), described
+        )
+
+    def enable_dirty_ring(self, size: int) -> None:
+        """Rings of `size` bytes, a power of two, before the first vCPU (api.rst 8.29)."""
+        self.enable_cap(Cap.DIRTY_LOG_RING, size)
+        self._dirty_ring_size = size
+
+    def reset_dirty_rings(self) -> int:
+        """Rearm the pages that `DirtyRing.harvest` took on all vCPUs; how many (api.rst 8.29)."""
+        return call(ioctls.RESET_DIRTY_RINGS, self.fd)
+
+    def coalesce(self, zone: CoalescedZone) -> None:
+        """Let the kernel note down writes to `zone` without an exit (api.rst 4.116)."""
+        raw = coalesced.encode_zone(zone)
+        call(ioctls.REGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
+
+    def uncoalesce(self, zone: CoalescedZone) -> None:
+        """Undo `coalesce`; what the ring holds stays there."""
+        raw = coalesced.encode_zone(zone)
+        call(ioctls.UNREGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
+
+    def set_tss_addr(self, gpa: int) -> None:
+        """Where Intel's real mode may use three pages below 4 GiB (api.rst 4.36)."""
+        call(ioctls.SET_TSS_ADDR, self.fd, gpa)
+
+    def set_identity_map_addr(self, gpa: int) -> None:
+        """Where Intel's real mode may use one page, before the first vCPU (api.rst 4.41)."""
+        raw = new("uint64_t *", gpa)
+        call(ioctls.SET_IDENTITY_MAP_ADDR, self.fd, raw, f"{gpa:#x}")
+
+    def set_boot_cpu_id(self, index: int) -> None:
+        """Which vCPU starts, the others waiting for it; before the first vCPU (api.rst 4.40)."""
+        call(ioctls.SET_BOOT_CPU_ID, self.fd, index)
+
+    def get_clock(self) -> Clock:
+        """The VM's paravirtual clock (KVM_GET_CLOCK, api.rst 4.29)."""
+        raw = new("struct kvm_clock_data *")
+        call(ioctls.GET_CLOCK, self.fd, raw)
+        return Clock(raw.clock, raw.flags, raw.realtime, raw.host_tsc)
+
+    def set_clock(self, clock: Clock) -> None:
+        """Set it (KVM_SET_CLOCK, api.rst 4.30); `flags` may only have bit 2, realtime."""
+        fields = {"clock": clock.clock, "flags": clock.flags, "realtime": clock.realtime}
+        call(ioctls.SET_CLOCK, self.fd, new("struct kvm_clock_data *", fields), str(clock))
+
+    def has_device(self, kind: int) -> bool:
+        """Whether KVM_CREATE_DEVICE would make a device of this type (api.rst 4.79)."""
+        raw = new("struct kvm_create_device *", {"type": kind, "flags": _CREATE_DEVICE_TEST})
+        try:
+            call(ioctls.CREATE_DEVICE, self.fd, raw, f"type={kind} flags=test")
+        except KvmError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+        return True
+
+    def create_device(self, kind: int) -> FdOwner:
+        """An in-kernel device, as the owner of its fd (KVM_CREATE_DEVICE, api.rst 4.79)."""
+        raw = new("struct kvm_create_device *", {"type": kind})
+        call(ioctls.CREATE_DEVICE, self.fd, raw, f"type={kind}")
+        return FdOwner(raw.fd)
+
+    def statistics(self) -> Stats:
+        """The VM's statistics (KVM_GET_STATS_FD, api.rst 4.133)."""
+        return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VM))
+
     def create_vcpu(self, index: int) -> Vcpu:
         """The vCPU `index`, which is also its APIC id (api.rst 4.7); for the calling thread."""
         fd = call(ioctls.CREATE_VCPU, self.fd, index)
-        return Vcpu(fd, index, self._run_size, self._posted, self._host_cpuid)
+        return Vcpu(
+            fd,
+            index,
+            self._run_size,
+            self._posted,
+            host_cpuid=self._host_cpuid,
+            dirty_ring_size=self._dirty_ring_size,
+        )
 
     def close(self) -> None:
         """Close the VM's fd and its posted ring; a second call does nothing."""
