@@ -15,8 +15,9 @@ from pyvmm.devices.bus import Bus
 from pyvmm.devices.cmos import Cmos
 from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.exit_port import ExitPort
+from pyvmm.devices.posting import PortPosting, PostingDevice
 from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
-from pyvmm.devices.reset import FastReset, KeyboardController, PciConfigAddress, ResetControl
+from pyvmm.devices.reset import add_resets
 from pyvmm.devices.uart import Uart16550
 from pyvmm.hosts.interface import PostedRing
 from pyvmm.machine.console.port import ConsolePort
@@ -44,7 +45,6 @@ class Board:
         self._console = console
         self._end = end
         self._posted: PostedRing | None = None
-        self._uart_posting: object = None
         irq = None
         if set_irq_line is not None:
             line = set_irq_line
@@ -54,33 +54,31 @@ class Board:
 
         self.uart = Uart16550(console.append, irq)
         self.uart.on_room = self._refill
-        self._debug_console = DebugConsole(console.append)
-        self._add_devices(memory)
+        debug_console = DebugConsole(console.append)
+        # Each with its first port, and what the fast path was last told that it may answer.
+        self._posting: list[tuple[int, PostingDevice, tuple[PortPosting, ...]]] = [
+            (ports.COM1, self.uart, ()),
+            (ports.DEBUG_CONSOLE, debug_console, ()),
+        ]
+        self._posting_ports: dict[int, PostingDevice] = {
+            **dict.fromkeys(range(ports.COM1, ports.COM1 + ports.COM1_LENGTH), self.uart),
+            ports.DEBUG_CONSOLE: debug_console,
+        }
+        self._add_devices(debug_console, memory)
         console.connect(self.deliver_input)
 
-    def _add_devices(self, memory: int) -> None:
+    def _add_devices(self, debug_console: DebugConsole, memory: int) -> None:
         def reset() -> None:
             self._end(Ending(EndingKind.RESET, "the guest asked for a reset"))
 
-        keyboard = KeyboardController(reset)
         exit_port = ExitPort(lambda value: self._end(ending_of_status(value)))
-        pci = PciConfigAddress(ResetControl(reset))
         add = self.ports.add
         add(ports.COM1, ports.COM1_LENGTH, self.uart, "16550 at COM1")
-        add(ports.DEBUG_CONSOLE, 1, self._debug_console, "debug console")
+        add(ports.DEBUG_CONSOLE, 1, debug_console, "debug console")
         add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit port", width=ports.EXIT_WIDTH)
-        add(ports.KEYBOARD_DATA, 1, keyboard.data, "keyboard data")
-        add(ports.KEYBOARD_COMMAND, 1, keyboard.command, "keyboard command")
-        add(ports.FAST_RESET, 1, FastReset(reset), "system control port A")
-        add(
-            ports.PCI_CONFIG_ADDRESS,
-            ports.PCI_CONFIG_ADDRESS_LENGTH,
-            pci,
-            "PCI configuration address",
-            width=ports.PCI_CONFIG_ADDRESS_WIDTH,
-        )
         add(ports.CMOS_INDEX, ports.CMOS_LENGTH, Cmos(_utc_now, memory), "CMOS clock")
         add(ports.PVPANIC, 1, Pvpanic(self._panicked), "pvpanic")
+        add_resets(self.ports, reset)
 
     def _panicked(self, event: PanicEvent) -> None:
         # CRASH_LOADED only notes that the guest is dealing with its panic itself.
@@ -90,10 +88,9 @@ class Board:
     # -- posted ports --
 
     def attach_fast_path(self, posted: PostedRing) -> None:
-        """Let the VM's fast paths answer by itself what the devices allow."""
+        """Let the VM's fast paths answer by themselves what the devices allow."""
         with self.lock:
             self._posted = posted
-            posted.post_port(ports.DEBUG_CONSOLE, write=True, read_value=None)
             self._sync_posting()
 
     def drain_posted(self) -> None:
@@ -105,44 +102,46 @@ class Board:
         if self._posted is None:
             return
         for port, data in self._posted.drain():
-            if port == ports.DEBUG_CONSOLE:
-                self._debug_console.posted_write(data)
-            else:
-                self.uart.posted_write(data)
+            self._posting_ports[port].posted_write(data)
 
     def _sync_posting(self) -> None:
         """Tell the fast path what has changed. Under the lock."""
-        posting = self.uart.posting
-        if self._posted is None or posting is self._uart_posting:
+        if self._posted is None:
             return
-        allowed = {item.offset: item for item in posting}
-        for offset in range(ports.COM1_LENGTH):
-            item = allowed.get(offset)
-            self._posted.post_port(
-                ports.COM1 + offset,
-                write=item is not None and item.write,
-                read_value=None if item is None else item.read_value,
-            )
-        self._uart_posting = posting
+        for index, (start, device, told) in enumerate(self._posting):
+            posting = device.posting
+            if posting is told:
+                continue
+            for gone in {item.offset for item in told} - {item.offset for item in posting}:
+                self._posted.post_port(start + gone, write=False, read_value=None)
+            for item in posting:
+                self._posted.post_port(
+                    start + item.offset, write=item.write, read_value=item.read_value
+                )
+            self._posting[index] = (start, device, posting)
 
     # -- access from vCPU threads --
 
     def port_out(self, port: int, size: int, count: int, data: bytes) -> None:
         """A guest's write to a port."""
         with self.lock:
-            if port in _POSTING:
-                self._drain_posted()
+            if port not in self._posting_ports:
+                self.ports.handle_out(port, size, count, data)
+                return
+            # What was posted came first.
+            self._drain_posted()
             self.ports.handle_out(port, size, count, data)
             self._sync_posting()
 
     def port_in(self, port: int, size: int, count: int) -> bytes:
         """A guest's read of a port."""
         with self.lock:
-            if port in _POSTING:
-                self._drain_posted()
+            if port not in self._posting_ports:
+                return self.ports.handle_in(port, size, count)
+            self._drain_posted()
             data = self.ports.handle_in(port, size, count)
             self._sync_posting()
-        return data
+            return data
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """A guest's write where there is no RAM."""
@@ -166,9 +165,6 @@ class Board:
         self._console.feed(self.uart.receive)
         if self._console.input_ended:
             self.uart.set_carrier(False)
-
-
-_POSTING = frozenset({*range(ports.COM1, ports.COM1 + ports.COM1_LENGTH), ports.DEBUG_CONSOLE})
 
 
 def _utc_now() -> datetime.datetime:
