@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -241,6 +240,8 @@ def _tell(result: RunResult) -> None:
 
 
 def _write_json(path: Path, result: RunResult) -> None:
+    import json
+
     try:
         path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.interface import Vcpu
@@ -15,7 +16,9 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
-from pyvmm.machine.report import VcpuReport, collect
+
+if TYPE_CHECKING:
+    from pyvmm.machine.report import VcpuReport
 
 _KVM_ENOSYS = 1000
 """Linux's answer to a hypercall that nobody knows (include/uapi/linux/kvm_para.h), negated."""
@@ -108,6 +111,8 @@ class VcpuThread:
     def _conclude(self, vcpu: Vcpu) -> None:
         ending = self._control.ending
         if ending is not None and ending.wants_report:
+            from pyvmm.machine.report import collect  # A guest that ends well does not need it.
+
             if not self._crashed:
                 vcpu.complete()
             self.report = collect(self.index, vcpu, self._read_ram)
