@@ -72,11 +72,15 @@ class Result:
         return Spread.of(column(self.samples[subject], figure))
 
     def ratio(self, comparison: Comparison) -> Spread | None:
-        """Of the ratios of pairs; None where a baseline was too small for the clock to see."""
+        """Of the ratios of pairs.
+
+        Where a coarse clock gave 0 for a baseline there are no pairs: then the one ratio of the
+        sums (count 1), or None where all baselines are 0.
+        """
         baseline = column(self.samples[comparison.baseline], comparison.figure)
-        if min(baseline) <= 0:
-            return None
         subject = column(self.samples[comparison.subject], comparison.figure)
+        if min(baseline) <= 0:
+            return Spread.of([sum(subject) / sum(baseline)]) if sum(baseline) > 0 else None
         return Spread.of(pair_ratios(baseline, subject))
 
     def to_json(self) -> dict[str, Any]:

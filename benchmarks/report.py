@@ -43,7 +43,8 @@ def _comparison(result: Result, comparison: Comparison) -> str:
     what = f"  {name}: {comparison.subject} / {comparison.baseline}"
     if ratio is None:
         return f"{what}: the baseline is too small to measure in rounds as short as these"
-    line = f"{what} = {ratio.median:.2f} ({ratio.least:.2f} .. {ratio.most:.2f})"
+    ends = f"{ratio.least:.2f} .. {ratio.most:.2f}" if ratio.count > 1 else "of the sums"
+    line = f"{what} = {ratio.median:.2f} ({ends})"
     target = comparison.target
     if target is None:
         return f"{line}, for information"

@@ -59,8 +59,14 @@ def test_a_result_tells_its_targets(limit: float, verdict: str) -> None:
     assert comparison["ratio"] == {"median": 2.5, "min": 2.0, "max": 3.0, "count": 2}
 
 
+def test_a_clock_too_coarse_for_a_round_leaves_the_ratio_of_the_sums() -> None:
+    coarse = result(3.5, a=0.0)
+    assert "B / A = 3.50 (of the sums), target <= 3.50: met" in "\n".join(report.lines(coarse))
+
+
 def test_a_baseline_too_small_to_measure_has_no_ratio() -> None:
-    nothing = result(2.0, a=0.0)
+    nothing = result(2.0)
+    nothing.samples["A"] = [{"life_ms": 0.0}, {"life_ms": 0.0}]
     assert "too small to measure" in "\n".join(report.lines(nothing))
     assert nothing.to_json()["comparisons"][0]["ratio"] is None
     assert nothing.to_json()["comparisons"][0]["met"] is None
