@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import ExitCode, PyvmmError
 
 Command = Callable[[argparse.Namespace], int]
@@ -76,9 +77,12 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
 
 
 def _say(text: str) -> None:
-    """One line on standard error, whatever is in `text`."""
-    line = " ".join(text.split("\n"))
-    print(f"pyvmm: {line}", file=sys.stderr, flush=True)
+    """One line on standard error, whatever is in `text`; names of files may hold anything."""
+    line = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text.replace("\n", " ")
+    )
+    write_to_user(f"pyvmm: {line}\n")
 
 
 def _claim_standard_descriptors() -> None:
@@ -141,7 +145,6 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"pyvmm {version('pyvmm')}")
         return ExitCode.OK
     if options.command is None:
-        parser.print_help(sys.stderr)
-        return ExitCode.USAGE
+        raise _UsageFailure("no command given; see pyvmm --help")
     call: Command = options.call
     return call(options)

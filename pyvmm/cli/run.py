@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm import bundled_guests
+from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.image_file import read_image
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pyvmm.machine.console.monitor import Monitor
+    from pyvmm.machine.console.output_file import OutputFile
     from pyvmm.machine.console.terminal import RawTerminal
     from pyvmm.machine.ending import RunResult
 
@@ -90,10 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Boot, wait, report; the exit code."""
     config = _config(options)
-    result = trio.run(_run, config, options.console, options.verbose)
-    _tell(result)
-    if options.json is not None:
-        _write_json(options.json, result)
+    with ExitStack() as stack:
+        file = None
+        if options.json is not None:
+            from pyvmm.machine.console.output_file import OutputFile
+
+            file = stack.enter_context(OutputFile(options.json, _attempt_to_tell(options.json)))
+        result = trio.run(_run, config, options.console, options.verbose)
+        _tell(result)
+        if file is not None:
+            _write_json(file, options.json, result)
     return result.ending.exit_code
 
 
@@ -120,24 +127,26 @@ def _config(options: argparse.Namespace) -> MachineConfig:
 async def _run(config: MachineConfig, console: str, verbose: bool) -> RunResult:
     failure: Exception | None = None
     result: RunResult | None = None
-    with ExitStack() as stack:
-        terminal = _Terminal(stack) if console == "stdio" else None
-        attach = _attachment(console, stack, terminal)
-        # Signals are caught before the terminal goes raw, so that none can leave it so.
+    with ExitStack() as outer:
+        terminal = _Terminal() if console == "stdio" else None
+        attach = _attachment(console, outer, terminal)
         caught = (*_ENDING_SIGNALS, *(terminal.job_signals if terminal else ()))
-        with trio.open_signal_receiver(*caught) as signals:
-            async with Machine(config, attach) as machine:
-                if terminal is not None:
-                    terminal.enter(machine)
-                if verbose:
-                    _say_what_is_used(machine)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_watch_signals, signals, machine, terminal)
-                    try:
+        # Signals are caught before the terminal goes raw and until it is restored, so that none
+        # can leave it so; and they are taken to the end: the second one is no different.
+        with trio.open_signal_receiver(*caught) as signals, ExitStack() as inner:
+            async with trio.open_nursery() as nursery:
+                try:
+                    async with Machine(config, attach) as machine:
+                        if terminal is not None:
+                            terminal.enter(machine, inner)
+                        if verbose:
+                            _say_what_is_used(machine)
+                        nursery.start_soon(_watch_signals, signals, machine, terminal)
                         result = await machine.wait()
-                    except Exception as error:  # noqa: BLE001 - raised below, without a group
-                        failure = error
-                    nursery.cancel_scope.cancel()
+                except Exception as error:  # noqa: BLE001 - raised below, without a group
+                    failure = error
+                inner.close()
+                nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
     assert result is not None
@@ -148,7 +157,9 @@ def _attachment(console: str, stack: ExitStack, terminal: _Terminal | None) -> A
     from pyvmm.machine.console import attach
 
     if terminal is not None:
-        return attach.Stdio(keys=terminal.keys if terminal.is_ours else None)
+        if not terminal.is_ours:
+            return attach.Stdio()
+        return attach.Stdio(keys=terminal.keys, may_read=terminal.wait_for_foreground)
     kind, _, path = console.partition(":")
     if kind == "none":
         return attach.discard
@@ -158,34 +169,45 @@ def _attachment(console: str, stack: ExitStack, terminal: _Terminal | None) -> A
 
 
 class _Terminal:
-    """Standard input, raw while the guest has it, if it is a terminal in our hands."""
+    """Standard input, if it is the terminal that controls us: raw while the guest has it.
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
+    In the background nothing is read from it or set: it is somebody else's until SIGCONT.
+    """
+
+    def __init__(self) -> None:
         self._raw: RawTerminal | None = None
         self._monitor: Monitor | None = None
+        self._continued = trio.Event()
         self.is_ours = False
         self.job_signals: tuple[signal.Signals, ...] = ()
         if os.isatty(0):
-            from pyvmm.machine.console.terminal import is_foreground_terminal
+            from pyvmm.machine.console.terminal import is_controlling_terminal
 
-            self.is_ours = is_foreground_terminal(0)
+            self.is_ours = is_controlling_terminal(0)
         if self.is_ours:
             self.job_signals = (signal.SIGTSTP, signal.SIGCONT)
 
-    def enter(self, machine: Machine) -> None:
-        """Go raw; keystrokes from now on are `machine`'s, or its monitor's."""
+    def enter(self, machine: Machine, stack: ExitStack) -> None:
+        """Go raw until `stack` closes; keystrokes are `machine`'s from now on, or its monitor's."""
         if not self.is_ours:
             return
         from pyvmm.machine.console.monitor import Monitor
         from pyvmm.machine.console.terminal import raw_terminal
 
-        self._monitor = Monitor(machine, _write_to_user)
-        self._raw = self._stack.enter_context(raw_terminal(0))
+        self._monitor = Monitor(machine, write_to_user)
+        self._raw = stack.enter_context(raw_terminal(0))
 
     async def keys(self, data: bytes) -> bytes:
         """What of the typed bytes is for the guest."""
         return data if self._monitor is None else await self._monitor.keys(data)
+
+    async def wait_for_foreground(self) -> None:
+        """Wait, in the background, for a SIGCONT that brings us to the foreground."""
+        from pyvmm.machine.console.terminal import is_foreground_terminal
+
+        while not is_foreground_terminal(0):
+            self._continued = trio.Event()
+            await self._continued.wait()
 
     def suspend(self) -> None:
         """Stop this process as SIGTSTP asks, with the terminal as it was before."""
@@ -199,6 +221,7 @@ class _Terminal:
 
         if self._raw is not None and is_foreground_terminal(0):
             self._raw.enter()
+        self._continued.set()
 
 
 async def _watch_signals(
@@ -213,15 +236,9 @@ async def _watch_signals(
             machine.interrupt(f"interrupted by {signal.Signals(number).name}")
 
 
-def _write_to_user(text: str) -> None:
-    # Standard output is the guest's alone.
-    sys.stderr.write(text)
-    sys.stderr.flush()
-
-
 def _say_what_is_used(machine: Machine) -> None:
     ram = machine.ram
-    print(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}", file=sys.stderr)
+    write_to_user(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
 
 
 def _tell(result: RunResult) -> None:
@@ -236,15 +253,23 @@ def _tell(result: RunResult) -> None:
     for report in result.reports:
         lines.extend(report.lines())
     if lines:
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        write_to_user("\n".join(lines) + "\n")
 
 
-def _write_json(path: Path, result: RunResult) -> None:
+def _write_json(file: OutputFile, path: Path, result: RunResult) -> None:
     import json
 
+    text = json.dumps(result.to_json(), indent=2) + "\n"
+    fd = file.use()
+    os.set_blocking(fd, True)
     try:
-        path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        with open(fd, "w", encoding="utf-8", closefd=False) as stream:
+            stream.write(text)
     except OSError as error:
         raise SystemCallError(
-            f"write the run's result to {path}", error.errno or 0, error.strerror or str(error)
+            _attempt_to_tell(path), error.errno or 0, error.strerror or str(error)
         ) from error
+
+
+def _attempt_to_tell(path: Path) -> str:
+    return f"write the run's result to {path}"

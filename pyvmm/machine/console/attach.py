@@ -7,6 +7,7 @@ until the output has ended and all of it has been passed on.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -15,12 +16,18 @@ from pathlib import Path
 
 import trio
 
-from pyvmm.errors import NoPermissionError, SystemCallError, UsageError
+from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.machine.console.output_file import OutputFile, open_error
 from pyvmm.machine.console.port import ConsolePort
-from pyvmm.machine.console.streams import InputDescriptor, OutputDescriptor
+from pyvmm.machine.console.streams import READ_SIZE, InputDescriptor, OutputDescriptor
 
 InputFilter = Callable[[bytes], Awaitable[bytes]]
 """What typed bytes go through on their way: returns what is left for the guest."""
+
+_GONE_PAUSE = 0.1
+"""Seconds between two looks whether a client that has ended its input is still there."""
+_SOCKET_PATH_SIZE = 108
+"""Bytes of a socket's path with its zero byte (unix(7))."""
 
 
 async def discard(port: ConsolePort) -> None:
@@ -43,34 +50,50 @@ async def _copy_out(port: ConsolePort, output: OutputDescriptor) -> None:
 
 async def _copy_in(port: ConsolePort, source: InputDescriptor, keys: InputFilter | None) -> None:
     while data := await source.read_some():
-        if keys is not None:
-            data = await keys(data)
-        await port.send(data)
+        if keys is None:
+            await port.send(data)
+        else:
+            # Never waits for the guest: the user's keys for us come by the same way.
+            port.offer(await keys(data))
     port.end_input()
 
 
 class Stdio:
     """Two file descriptors, which stay the caller's; `keys` sees the input first.
 
-    A descriptor that is not open counts as one at its end.
+    A descriptor that is not open counts as one at its end. `may_read` returns when input may be
+    taken: the terminal of a job in the background belongs to others.
     """
 
-    def __init__(self, source: int = 0, output: int = 1, keys: InputFilter | None = None) -> None:
+    def __init__(
+        self,
+        source: int = 0,
+        output: int = 1,
+        keys: InputFilter | None = None,
+        may_read: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._source = source
         self._output = output
         self._keys = keys
+        self._may_read = may_read
 
     async def __call__(self, port: ConsolePort) -> None:
-        """Serve the console."""
+        """Serve the console. Raises `SystemCallError` when nobody reads the output any more."""
+        failure: SystemCallError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._serve_input, port)
             with OutputDescriptor(self._output) as output:
-                await _copy_out(port, output)
+                try:
+                    await _copy_out(port, output)
+                except SystemCallError as error:
+                    failure = error
             nursery.cancel_scope.cancel()
+        if failure is not None:  # Raised in there it would come out in a group.
+            raise failure
 
     async def _serve_input(self, port: ConsolePort) -> None:
         try:
-            source = InputDescriptor(self._source)
+            source = InputDescriptor(self._source, self._may_read)
         except OSError:
             port.end_input()
             return
@@ -86,24 +109,17 @@ class ToFile:
     """``--console file:PATH``: output to a file, made anew; the input is at its end."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._fd = os.open(
-                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK, 0o666
-            )
-        except OSError as error:
-            raise _open_error(f"write the guest's console to {path}", error) from error
+        self._file = OutputFile(path, f"write the guest's console to {path}")
 
     async def __call__(self, port: ConsolePort) -> None:
         """Serve the console."""
         port.end_input()
-        with OutputDescriptor(self._fd) as output:
+        with OutputDescriptor(self._file.use()) as output:
             await _copy_out(port, output)
 
     def close(self) -> None:
         """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
 
 class ToUnixSocket:
@@ -124,21 +140,20 @@ class ToUnixSocket:
             client = await self._accept(listener, port)
             if client is None:
                 return
-            async with client:
+            with client:
                 await self._serve_client(port, client)
 
     async def _accept(
         self, listener: trio.socket.SocketType, port: ConsolePort
-    ) -> trio.SocketStream | None:
+    ) -> trio.socket.SocketType | None:
         """The next client; None when the output ends first."""
-        accepted: trio.SocketStream | None = None
+        accepted: trio.socket.SocketType | None = None
         waited = trio.Event()
         async with trio.open_nursery() as nursery:
 
             async def accept() -> None:
                 nonlocal accepted
-                connection, _address = await listener.accept()
-                accepted = trio.SocketStream(connection)
+                accepted, _address = await listener.accept()
                 waited.set()
 
             async def end_of_output() -> None:
@@ -151,23 +166,32 @@ class ToUnixSocket:
             nursery.cancel_scope.cancel()
         return accepted
 
-    async def _serve_client(self, port: ConsolePort, client: trio.SocketStream) -> None:
+    async def _serve_client(self, port: ConsolePort, client: trio.socket.SocketType) -> None:
+        """Until the output has ended or the client is gone."""
         async with trio.open_nursery() as nursery:
 
             async def receive() -> None:
-                with suppress(trio.BrokenResourceError):
-                    while data := await client.receive_some():
+                with suppress(OSError):
+                    while data := await client.recv(READ_SIZE):
                         await port.send(data)
-                        await trio.lowlevel.checkpoint()
+                    # Its input is at its end, but it may still read.
+                    while not _is_gone(client):  # noqa: ASYNC110 - no event tells of it
+                        await trio.sleep(_GONE_PAUSE)
+                nursery.cancel_scope.cancel()
 
             nursery.start_soon(receive)
             while data := await port.receive():
+                view = memoryview(data)
                 try:
-                    await client.send_all(data)
-                except trio.BrokenResourceError:
-                    # How much of it arrived is unknown: the next client sees it again.
-                    port.put_back(data)
+                    while view:
+                        view = view[await client.send(view) :]
+                except OSError:
+                    # The next client sees what this one's socket did not take.
+                    port.put_back(bytes(view))
                     break
+                except BaseException:
+                    port.put_back(bytes(view))
+                    raise
             nursery.cancel_scope.cancel()
 
     def close(self) -> None:
@@ -177,10 +201,23 @@ class ToUnixSocket:
             self._path.unlink()
 
 
+def _is_gone(client: trio.socket.SocketType) -> bool:
+    """Whether the other end is closed altogether, rather than only for writing."""
+    poll = select.poll()
+    poll.register(client, 0)
+    return bool(poll.poll(0))
+
+
 def _listen(path: Path) -> socket.socket:
     attempt = f"listen for the guest's console on {path}"
-    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
         raise UsageError(attempt, "a file of that name exists", "name another path")
+    if len(os.fsencode(path)) >= _SOCKET_PATH_SIZE:
+        raise UsageError(
+            attempt,
+            f"the path is too long for a socket, at most {_SOCKET_PATH_SIZE - 1} bytes",
+            "choose a shorter one, or one relative to the working directory",
+        )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path, attempt)
@@ -192,7 +229,7 @@ def _listen(path: Path) -> socket.socket:
         listener.listen(1)
     except OSError as error:
         listener.close()
-        raise _open_error(attempt, error) from error
+        raise open_error(attempt, error) from error
     except BaseException:
         listener.close()
         raise
@@ -201,21 +238,16 @@ def _listen(path: Path) -> socket.socket:
 
 def _remove_stale(path: Path, attempt: str) -> None:
     """Remove a socket file that nobody listens on; raises `UsageError` where somebody does."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # Otherwise a listener with a full queue would keep us waiting.
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass
     raise UsageError(attempt, "another program listens there", "name another path")
-
-
-def _open_error(attempt: str, error: OSError) -> SystemCallError | NoPermissionError | UsageError:
-    cause = error.strerror or str(error)
-    if isinstance(error, PermissionError):
-        return NoPermissionError(attempt, cause, "choose a path that you may write to")
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return UsageError(attempt, cause, "choose a path in a directory that exists")
-    return SystemCallError(attempt, error.errno or 0, cause)

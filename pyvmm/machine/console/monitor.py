@@ -8,6 +8,7 @@ from functools import partial
 import trio
 
 from pyvmm.devices.console_keys import HELP_TEXT, EscapeKeys, KeyAction
+from pyvmm.errors import PyvmmError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.report import collect
 
@@ -96,8 +97,11 @@ class Monitor:
         command = self._commands.get(line)
         if command is None:
             self._write(f"unknown command: {line}; help lists the commands\n")
-        else:
+            return
+        try:
             await command()
+        except PyvmmError as error:
+            self._write(f"{error}\n")
 
     async def _help(self) -> None:
         self._write(_HELP)

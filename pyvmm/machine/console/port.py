@@ -148,6 +148,15 @@ class ConsolePort:
                 self._input_size += len(data)
             self._deliver()
 
+    def offer(self, data: bytes) -> None:
+        """Queue of `data` what there is room for; the rest is lost, as in a terminal's queue."""
+        data = data[: max(0, INPUT_LIMIT - self._input_size)]
+        if data:
+            with self._room:
+                self._input.append(data)
+                self._input_size += len(data)
+            self._deliver()
+
     def end_input(self) -> None:
         """No more input will come; the guest sees the carrier drop after the last byte."""
         self._input_ended = True

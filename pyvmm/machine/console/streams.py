@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -102,15 +103,18 @@ class OutputDescriptor(_Descriptor):
 
 
 class InputDescriptor(_Descriptor):
-    """Somewhere to read from."""
+    """Somewhere to read from; `may_read`, where given, returns when that is allowed."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, may_read: Callable[[], Awaitable[None]] | None = None) -> None:
         super().__init__(fd, os.O_RDONLY)
+        self._may_read = may_read
 
     async def read_some(self) -> bytes:
         """At least a byte, or b"" at the end of the file. Raises `SystemCallError`."""
         while True:
             await self._wait(writable=False)
+            if self._may_read is not None:
+                await self._may_read()
             try:
                 return os.read(self.fd, READ_SIZE)
             except BlockingIOError:

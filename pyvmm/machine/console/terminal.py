@@ -77,6 +77,14 @@ class RawTerminal:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def is_controlling_terminal(fd: int) -> bool:
+    """Whether `fd` is the terminal that controls this process's session."""
+    try:
+        return os.isatty(fd) and os.tcgetpgrp(fd) >= 0
+    except OSError:
+        return False
+
+
 def is_foreground_terminal(fd: int) -> bool:
     """Whether `fd` is a terminal and this process is in its foreground."""
     try:
@@ -86,14 +94,12 @@ def is_foreground_terminal(fd: int) -> bool:
 
 
 @contextmanager
-def raw_terminal(fd: int) -> Iterator[RawTerminal | None]:
-    """`fd` raw within the block, if it is a terminal of ours to change; None where it is not."""
-    if not is_foreground_terminal(fd):
-        yield None
-        return
+def raw_terminal(fd: int) -> Iterator[RawTerminal]:
+    """The terminal `fd` within the block: raw if we are in its foreground, else not yet."""
     terminal = RawTerminal(fd)
     try:
-        terminal.enter()
+        if is_foreground_terminal(fd):
+            terminal.enter()
         yield terminal
     finally:
         terminal.close()

@@ -1,0 +1,71 @@
+"""A file to write to: opened early, so that a bad path is told at once; emptied only when used."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pyvmm.errors import NoPermissionError, SystemCallError, UsageError
+
+
+class OutputFile:
+    """Owns a file opened for writing: a regular file, or a FIFO or device that is there.
+
+    A file that it made itself and that was never used is removed again. Raises `UsageError`,
+    `NoPermissionError` or `SystemCallError`.
+    """
+
+    def __init__(self, path: Path, attempt: str) -> None:
+        self._path = path
+        self._new = not os.path.lexists(path)
+        try:
+            # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever.
+            self._fd = os.open(
+                path,
+                os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY,
+                0o666,
+            )
+        except OSError as error:
+            raise open_error(attempt, error) from error
+
+    def use(self) -> int:
+        """The file descriptor, which stays this object's; a regular file is empty now."""
+        self._new = False
+        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.ftruncate(self._fd, 0)
+        return self._fd
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        if self._new:
+            with suppress(OSError):
+                self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_error(attempt: str, error: OSError) -> SystemCallError | NoPermissionError | UsageError:
+    """What to raise for a path that was given to us and cannot be written to."""
+    cause = error.strerror or str(error)
+    if isinstance(error, PermissionError):
+        return NoPermissionError(attempt, cause, "choose a path that you may write to")
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return UsageError(attempt, cause, "choose a path in a directory that exists")
+    return SystemCallError(attempt, error.errno or 0, cause)
