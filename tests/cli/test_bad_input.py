@@ -1,0 +1,478 @@
+"""Whatever is wrong with a request: one line that says so, the right code, and nothing left over.
+
+Each case runs twice: by a call within this process, where leaks can be seen, and as a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pyvmm import bundled_guests
+from pyvmm.boot.flat import MAX_SIZE as FLAT_MAX
+from pyvmm.cli.main import main
+from pyvmm.memory.layout import COMMAND_LINE_MAX
+
+from ..boot.images import ENTRY, Segment, elf, multiboot_header, patch_header, patch_segment, pvh
+from .command import PYVMM, Outcome, pyvmm
+
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request that must fail with `code`, naming `says`; `prepare` makes files in the cwd."""
+
+    name: str
+    code: int
+    arguments: tuple[str, ...]
+    says: str = ""
+    prepare: Callable[[], object] | None = None
+    kvm: bool = False
+    defect: str = ""
+    """What is known to be wrong with it, elsewhere than in the command line."""
+
+
+def image(data: bytes) -> Callable[[], object]:
+    return lambda: Path("image").write_bytes(data)
+
+
+def hello() -> bytes:
+    guest = bundled_guests.find("hello")
+    assert guest is not None, "the guests are not built: make guests"
+    return guest.path.read_bytes()
+
+
+def sparse(size: int) -> Callable[[], object]:
+    def make() -> None:
+        with Path("image").open("wb") as file:
+            file.truncate(size)
+
+    return make
+
+
+def listening_socket_file() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind("image")
+
+
+def junk(size: int) -> bytes:
+    return random.Random(1).randbytes(size)
+
+
+RUN = ("run", "image")
+SPIN = b"\xeb\xfe"
+
+DIRECTORY = "read_image: io.FileIO refuses a directory by itself, and leaves its fd open"
+
+FILES = [
+    Case("missing file", 66, RUN, "image: no such file"),
+    Case("missing file in a missing directory", 66, ("run", "no/where"), "no such file"),
+    Case("no name", 66, ("run", ""), "directory", defect=DIRECTORY),
+    Case("directory", 66, ("run", "/"), "directory", defect=DIRECTORY),
+    Case("file as a directory", 66, ("run", "image/x"), "image/x", image(SPIN)),
+    Case("very long name", 66, ("run", "x" * 5000), "too long",
+         defect="bundled_guests.find lets ENAMETOOLONG through"),
+    Case("name with a newline", 66, ("run", "a\nb\rc\x1b[2Jd"), "no such file"),
+    Case("/dev/zero", 66, ("run", "/dev/zero"), "no regular file"),
+    Case("socket", 66, RUN, "image", listening_socket_file),
+    Case("FIFO without a writer", 65, RUN, "empty", lambda: os.mkfifo("image")),
+    Case("missing initrd", 66, ("run", "hello", "--initrd", "none"), "none: no such file"),
+    Case("directory as initrd", 66, ("run", "hello", "--initrd", "/"), "directory",
+         defect=DIRECTORY),
+    Case("empty initrd", 65, ("run", "hello", "--initrd", "image"), "empty", image(b"")),
+    Case("initrd larger than memory", 65, ("run", "hello", "-m2M", "--initrd", "image"),
+         "takes 2097152", sparse(3 << 20)),
+    Case("initrd that does not fit", 65, ("run", "hello", "-m2M", "--initrd", "image"),
+         "initrd", sparse(2 << 20)),
+]  # fmt: skip
+
+IMAGES = [
+    Case("empty file", 65, RUN, "empty", image(b"")),
+    Case("junk", 65, RUN, "no ELF file", image(junk(FLAT_MAX + 1))),
+    Case("much junk", 65, RUN, "no ELF file", image(junk(8 << 20))),
+    Case("zeros", 65, RUN, "no ELF file", image(bytes(1 << 20))),
+    Case("file larger than memory", 65, ("run", "image", "-m", "2M"),
+         "takes 2097152", sparse(1 << 40)),
+    Case("file one byte larger than memory", 65, ("run", "image", "-m", "2M"),
+         "takes 2097152", sparse((2 << 20) + 1)),
+    Case("only the magic", 65, RUN, "cut off", image(b"\x7fELF")),
+    Case("wrong machine", 65, RUN, "", image(patch_header(pvh(), "e_machine", 183))),
+    Case("wrong file type", 65, RUN, "", image(patch_header(pvh(), "e_type", 1))),
+    Case("no PVH note", 65, RUN, "no PVH note", image(elf())),
+    Case("entry outside the segments", 65, RUN, "no loaded segment",
+         image(pvh(segments=[Segment(ENTRY + 0x1000)]))),
+    Case("segment outside of RAM", 65, ("run", "image", "-m", "2M"), "outside the guest's 2 MiB",
+         image(patch_segment(pvh(), 1, "p_memsz", 4 << 20))),
+    Case("segment of 2**64 bytes", 65, RUN, "",
+         image(patch_segment(pvh(), 1, "p_memsz", (1 << 64) - 1))),
+    Case("segment in the MMIO hole", 65, RUN, "MMIO hole",
+         image(patch_segment(pvh(), 1, "p_paddr", 0xD000_0000))),
+    Case("segment over the boot data", 65, RUN, "overlaps",
+         image(pvh(segments=[Segment(ENTRY), Segment(0x6000)]))),
+    Case("program headers beyond the end", 65, RUN, "beyond the end",
+         image(patch_header(pvh(), "e_phoff", 1 << 40))),
+    Case("bzImage", 65, RUN, "bzImage",
+         image(bytes(0x1FE) + b"\x55\xaa\0\0HdrS" + bytes(4096))),
+    Case("Multiboot without addresses", 65, RUN, "", image(multiboot_header() + bytes(64))),
+]  # fmt: skip
+
+TRUNCATED_AT = (4, 15, 16, 40, 63, 64, 100, 200, 400, 0x1000, 0x2001, 0x5000)
+
+
+def truncated(size: int) -> Callable[[], object]:
+    return lambda: Path("image").write_bytes(hello()[:size])
+
+
+TRUNCATIONS = [
+    Case(f"cut at {size}", 65, RUN, "boot image", truncated(size)) for size in TRUNCATED_AT
+]
+
+NUMBERS = [
+    Case(f"{option} {value}", code, ("run", "hello", option, value), says)
+    for option, value, code, says in (
+        ("-m", "2097153B", 64, "page size"),
+        ("-m", "1M", 64, "minimum"),
+        ("-m", "0", 64, "minimum"),
+        ("-m", "4096B", 64, "minimum"),
+        ("-m", "-5M", 64, "-m"),
+        ("-m", "", 64, "-m"),
+        ("-m", "M", 64, "no size"),
+        ("-m", "lots", 64, "no size"),
+        ("-m", "1e3", 64, "no size"),
+        ("-m", "0x10M", 64, "no size"),
+        ("-m", "1.5G", 64, "no size"),
+        ("-m", "٣M", 64, "no size"),
+        ("-m", "9" * 400, 64, "no size"),
+        ("--cpus", "0", 64, "at least one"),
+        ("--cpus", "-1", 64, "at least one"),
+        ("--cpus", "256", 64, "255"),
+        ("--cpus", "9" * 100, 64, "255"),
+        ("--cpus", "two", 64, "--cpus"),
+        ("--cpus", "1.0", 64, "--cpus"),
+        ("--timeout", "0", 64, "above 0"),
+        ("--timeout", "-1", 64, "above 0"),
+        ("--timeout", "nan", 64, "above 0"),
+        ("--timeout", "inf", 64, "above 0"),
+        ("--timeout", "1e999", 64, "above 0"),
+        ("--timeout", "soon", 64, "--timeout"),
+    )
+] + [
+    Case("more memory than any host", 69, ("run", "hello", "-m", "100T"), "memory", kvm=True),
+    Case("more memory than fits 64 bits", 69, ("run", "hello", "-m", "9" * 18 + "T"), "memory",
+         kvm=True, defect="no upper limit: a struct of the boot data overflows"),
+    Case("CPUs without interrupt controllers", 64,
+         ("run", "hello", "--cpus", "2", "--irqchip", "off"), "--irqchip"),
+]  # fmt: skip
+
+WORDS = [
+    Case("no command", 64, (), "--help"),
+    Case("unknown command", 64, ("walk",), "walk"),
+    Case("command cut short", 64, ("ru", "hello"), "ru"),
+    Case("no image", 64, ("run",), "IMAGE"),
+    Case("two images", 64, ("run", "hello", "hello"), "hello"),
+    Case("unknown option", 64, ("run", "hello", "--fast"), "--fast"),
+    Case("option cut short", 64, ("run", "hello", "--mem", "2M"), "--mem"),
+    Case("option without a value", 64, ("run", "hello", "--timeout"), "--timeout"),
+    Case("unknown option before the command", 64, ("--fast", "run", "hello"), "--fast"),
+    Case("unknown option of guests", 64, ("guests", "--fast"), "--fast"),
+    Case("unknown host", 64, ("run", "hello", "--host", "xen"), "xen"),
+    Case("long command line", 64, ("run", "hello", "--append", "x" * COMMAND_LINE_MAX),
+         f"{COMMAND_LINE_MAX} bytes"),
+    Case("command line for raw code", 64, ("run", "image", "--append", "x"), "raw code",
+         image(SPIN)),
+    Case("initrd for raw code", 64, ("run", "image", "--initrd", "image"), "raw code",
+         image(SPIN)),
+]  # fmt: skip
+
+
+def socket_with_a_listener(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener
+
+
+PLACES = [
+    Case("console: unknown", 64, ("run", "hello", "--console", "printer"), "printer"),
+    Case("console: file: without a path", 64, ("run", "hello", "--console", "file:"), "file:"),
+    Case("console: unix: without a path", 64, ("run", "hello", "--console", "unix:"), "unix:"),
+    Case("console: file in a missing directory", 64,
+         ("run", "hello", "--console", "file:no/out"), "no/out"),
+    Case("console: directory as a file", 64, ("run", "hello", "--console", "file:/"), "directory"),
+    Case("console: socket in a missing directory", 64,
+         ("run", "hello", "--console", "unix:no/sock"), "no/sock"),
+    Case("console: socket in the place of a file", 64,
+         ("run", "hello", "--console", "unix:image"), "exists", image(b"precious")),
+    Case("console: socket in the place of a directory", 64,
+         ("run", "hello", "--console", "unix:/"), "exists"),
+    Case("console: socket in the place of a dangling link", 64,
+         ("run", "hello", "--console", "unix:link"), "exists",
+         lambda: Path("link").symlink_to("nowhere")),
+    Case("console: very long socket name", 64,
+         ("run", "hello", "--console", "unix:" + "x" * 108), "too long"),
+    Case("json: missing directory", 64, ("run", "hello", "--json", "no/out.json"), "no/out.json"),
+    Case("json: directory", 64, ("run", "hello", "--json", "/"), "directory"),
+    Case("json: file as a directory", 64, ("run", "hello", "--json", "image/x"), "image/x",
+         image(b"precious")),
+    Case("bad image, console to a file", 65, ("run", "image", "--console", "file:out"), "",
+         image(elf())),
+    Case("bad image, console to a socket", 65, ("run", "image", "--console", "unix:sock"), "",
+         image(elf())),
+    Case("bad image, result to a file", 65, ("run", "image", "--json", "out.json"), "",
+         image(elf())),
+]  # fmt: skip
+
+CASES = [*FILES, *IMAGES, *TRUNCATIONS, *NUMBERS, *WORDS, *PLACES]
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+
+
+def tree() -> dict[str, object]:
+    """Every file below the working directory, and what is in it."""
+    found: dict[str, object] = {}
+    for path in sorted(Path().rglob("*")):
+        status = path.lstat()
+        small = stat.S_ISREG(status.st_mode) and status.st_size < 1 << 24
+        found[str(path)] = path.read_bytes() if small else (status.st_mode, status.st_size)
+    return found
+
+
+def held() -> tuple[list[str], int, set[int]]:
+    """What this process holds: files (by what they are), threads, children."""
+    files = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            files.append(str(entry.readlink()))
+        except OSError:
+            continue  # the one that iterdir used
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return sorted(files), threading.active_count(), set(map(int, children))
+
+
+def assert_refused(outcome: Outcome, case: Case) -> None:
+    assert "Traceback" not in outcome.err
+    assert len(outcome.lines) == 1, outcome.err
+    assert outcome.err.startswith("pyvmm: ")
+    assert outcome.err.endswith("\n")
+    assert outcome.err[:-1].isprintable()
+    assert case.says in outcome.err
+    assert "internal error" not in outcome.err
+    assert outcome.code == case.code, outcome.err
+    assert outcome.out == b""
+
+
+def parameters(*marks: pytest.MarkDecorator) -> list[object]:
+    return [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=[
+                *marks,
+                *([pytest.mark.kvm] * case.kvm),
+                *([pytest.mark.xfail(strict=True, reason=case.defect)] if case.defect else ()),
+            ],
+        )
+        for case in CASES
+    ]
+
+
+@pytest.mark.parametrize("case", parameters())
+def test_refused_by_a_call(case: Case, capfd: pytest.CaptureFixture[str]) -> None:
+    if case.prepare is not None:
+        case.prepare()
+    files, before = tree(), held()
+    code = main(list(case.arguments))
+    out, err = capfd.readouterr()
+    assert_refused(Outcome(code, out.encode(), err), case)
+    assert tree() == files
+    assert held() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", parameters())
+def test_refused_as_a_process(case: Case) -> None:
+    if case.prepare is not None:
+        case.prepare()
+    files = tree()
+    assert_refused(pyvmm(*case.arguments), case)
+    assert tree() == files
+
+
+def test_case_names_differ() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+
+
+def test_zero_byte_in_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    # No argument of a process can have one.
+    code = main(["run", "hello", "--append", "a\0b"])
+    out, err = capfd.readouterr()
+    assert (code, out, len(err.splitlines())) == (64, "", 1)
+    assert "zero byte" in err
+
+
+def test_cut_anywhere(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = hello()
+    sizes = {*range(0, 64, 3), *random.Random(2).sample(range(64, len(whole) // 2), 60)}
+    wrong = {}
+    for size in sorted(sizes):
+        Path("image").write_bytes(whole[:size])
+        code = main(["run", "image", "--console", "none", "--timeout", "20"])
+        err = capfd.readouterr().err
+        # Up to 3 bytes are not even an ELF file's magic, but code.
+        if size > 3 and (code != 65 or len(err.splitlines()) != 1):
+            wrong[size] = (code, err)
+    assert not wrong
+
+
+@pytest.mark.kvm
+def test_more_memory_than_is_free(capfd: pytest.CaptureFixture[str]) -> None:
+    meminfo = Path("/proc/meminfo").read_text()
+    total = next(int(line.split()[1]) for line in meminfo.splitlines() if "MemTotal" in line)
+    code = main(["run", "image", "-m", f"{total + 4 - total % 4}K"])
+    assert code == 66  # the image is looked for first
+    Path("image").write_bytes(hello())
+    capfd.readouterr()
+    code = main(["run", "image", "-m", f"{total + 4 - total % 4}K", "--console", "none"])
+    assert (code, len(capfd.readouterr().err.splitlines())) == (69, 1)
+
+
+def test_socket_in_use_is_left_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket_with_a_listener("sock") as listener:
+        code = main(["run", "hello", "--console", "unix:sock"])
+        assert (code, len(capfd.readouterr().err.splitlines())) == (64, 1)
+        listener.settimeout(10)
+        listener.accept()[0].close()  # the question whether somebody listens
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("sock")
+            listener.accept()[0].close()
+
+
+def test_socket_in_use_whose_queue_is_full(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("sock")
+        listener.listen(0)
+        waiting = []
+        try:
+            while True:
+                client = socket.socket(socket.AF_UNIX)
+                waiting.append(client)
+                client.setblocking(False)
+                client.connect("sock")
+        except BlockingIOError:
+            pass
+        try:
+            code = main(["run", "hello", "--console", "unix:sock"])
+        finally:
+            for client in waiting:
+                client.close()
+    assert (code, len(capfd.readouterr().err.splitlines())) == (64, 1)
+
+
+# What takes another user, or another /dev.
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[list[str]]:
+    """A prefix that runs a command as somebody who owns nothing."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv (util-linux) is not installed")
+    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    probe = subprocess.run([*prefix, *PYVMM, "guests"], check=False, capture_output=True)
+    if probe.returncode:
+        pytest.skip("this checkout is not readable by other users")
+    # pytest's directories are for their owner only.
+    path = tmp_path
+    changed = []
+    while path.stat().st_mode & 0o777 == 0o700:
+        changed.append(path)
+        path = path.parent
+    for each in changed:
+        each.chmod(0o755)
+    yield prefix
+    for each in changed:
+        each.chmod(0o700)
+
+
+def in_own_mounts(script: str) -> list[str]:
+    """A prefix that runs a command after `script`, in a mount namespace of its own."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is not installed")
+    inner = f'{script} && exec "$@"'
+    prefix = ["unshare", "--mount", "sh", "-ec", inner, "sh"]
+    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no mount namespace to be had here: {probe.stderr.strip()}")
+    return prefix
+
+
+def test_unreadable_file(as_nobody: list[str], tmp_path: Path) -> None:
+    secret = tmp_path / "image"
+    secret.write_bytes(SPIN)
+    secret.chmod(0o600)
+    outcome = pyvmm("run", secret, prefix=as_nobody)
+    assert_refused(outcome, Case("", 77, (), "permission denied"))
+
+
+def test_unwritable_places(as_nobody: list[str], tmp_path: Path) -> None:
+    for option in (
+        ("--console", f"file:{tmp_path}/out"),
+        ("--console", f"unix:{tmp_path}/sock"),
+        ("--json", f"{tmp_path}/out.json"),
+    ):
+        outcome = pyvmm("run", "hello", *option, prefix=as_nobody)
+        assert_refused(outcome, Case("", 77, (), option[1].partition(":")[2] or option[1]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
+
+
+@pytest.mark.kvm
+def test_forbidden_kvm(as_nobody: list[str], tmp_path: Path) -> None:
+    stand_in = tmp_path / "kvm"
+    stand_in.touch()
+    stand_in.chmod(0)
+    mounts = in_own_mounts(f"mount --bind {shlex.quote(str(stand_in))} /dev/kvm")
+    outcome = pyvmm("run", "hello", prefix=[*mounts, *as_nobody])
+    assert_refused(outcome, Case("", 77, (), "/dev/kvm"))
+
+
+def test_absent_kvm(tmp_path: Path) -> None:
+    empty = tmp_path / "dev"
+    empty.mkdir()
+    (empty / "null").touch()
+    where = shlex.quote(str(empty))
+    mounts = in_own_mounts(
+        f"mount --bind /dev/null {where}/null && mount --rbind {where} /dev && test -c /dev/null"
+    )
+    outcome = pyvmm("run", "hello", prefix=mounts)
+    assert_refused(outcome, Case("", 69, (), "/dev/kvm"))
+
+
+@pytest.mark.kvm
+def test_something_else_called_kvm(tmp_path: Path) -> None:
+    stand_in = tmp_path / "kvm"
+    stand_in.write_bytes(b"not a device")
+    mounts = in_own_mounts(f"mount --bind {shlex.quote(str(stand_in))} /dev/kvm")
+    outcome = pyvmm("run", "hello", prefix=mounts)
+    assert outcome.code in (69, 71)
+    assert_refused(outcome, Case("", outcome.code, (), ""))
+    assert stand_in.read_bytes() == b"not a device"
