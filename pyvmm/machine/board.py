@@ -122,16 +122,17 @@ class Board:
 
     # -- access from vCPU threads --
 
-    def port_out(self, port: int, size: int, count: int, data: bytes) -> None:
-        """A guest's write to a port."""
+    def port_out(self, port: int, size: int, count: int, data: bytes) -> bool:
+        """A guest's write to a port; whether it may have gone to the console."""
         with self.lock:
             if port not in self._posting_ports:
                 self.ports.handle_out(port, size, count, data)
-                return
+                return False
             # What was posted came first.
             self._drain_posted()
             self.ports.handle_out(port, size, count, data)
             self._sync_posting()
+            return True
 
     def port_in(self, port: int, size: int, count: int) -> bytes:
         """A guest's read of a port."""

@@ -28,8 +28,6 @@ class RunControl:
         """Whether a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
-        self.ended = trio.Event()
-        """Set once there is an ending or a failure."""
         self._cpus = cpus
         self._on_end = on_end
         self._token = trio.lowlevel.current_trio_token()
@@ -66,7 +64,7 @@ class RunControl:
                 return
             self.ending = ending
             self._stop_locked()
-        self._after_stop()
+        self._on_end()
 
     def fail(self, failure: BaseException) -> None:
         """End the run because pyvmm or the host failed. From any thread."""
@@ -74,17 +72,13 @@ class RunControl:
             if self.failure is None:
                 self.failure = failure
             self._stop_locked()
-        self._after_stop()
+        self._on_end()
 
     def _stop_locked(self) -> None:
         self.attention = True
         for vcpu in self._vcpus.values():
             vcpu.kick()
         self._condition.notify_all()
-
-    def _after_stop(self) -> None:
-        self._on_end()
-        self._in_trio(self.ended.set)
 
     def kick_all(self) -> None:
         """Kick every vCPU that still runs, once more."""

@@ -33,7 +33,7 @@ from pyvmm.machine.vcpu_thread import VcpuThread
 POSTED_PAUSE = 0.002
 """Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
 KICK_AGAIN = 0.25
-"""Seconds after which a vCPU that has not answered a kick is kicked again."""
+"""Seconds between two looks whether a vCPU has not answered a kick and needs another."""
 KICKS = 40
 """Kicks after which a vCPU thread is given up."""
 FLUSH_GRACE = 0.05
@@ -170,7 +170,7 @@ class Machine:
         with Assembly(self.config, self._control, self._console) as assembly:
             self._assembly = assembly
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._conduct)
+                nursery.start_soon(self._conduct, nursery)
                 try:
                     yield
                 except BaseException as failure:  # noqa: BLE001 - raised again, without a group
@@ -188,23 +188,28 @@ class Machine:
 
     # -- the run --
 
-    async def _conduct(self) -> None:
-        """Run the vCPUs to their end, and everything that serves them meanwhile."""
+    async def _conduct(self, nursery: trio.Nursery) -> None:
+        """Run the vCPUs to their end; what serves them meanwhile goes into `nursery`."""
         done = trio.Event()
         threads = self._make_threads(done)
+        console_done = trio.Event()
+        console_scope = trio.CancelScope()
+        nursery.start_soon(self._pump_posted)
+        if self._attach is None:
+            console_done.set()
+        else:
+            nursery.start_soon(self._serve_console, self._attach, console_scope, console_done)
         started = trio.current_time()
         deadline = started + (self.config.timeout or float("inf"))
-        console_done = trio.Event()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._serve_console, console_done)
-                nursery.start_soon(self._pump_posted)
-                await self._run_vcpus(threads, done, deadline)
-                seconds = trio.current_time() - started
-                self._assembly.board.drain_posted()
-                self._console.end_output()
-                await self._flush(console_done, deadline)
-                nursery.cancel_scope.cancel()
+            await self._run_vcpus(threads, done, deadline)
+            seconds = trio.current_time() - started
+            self._assembly.board.drain_posted()
+            self._console.end_output()
+            await self._flush(console_done, deadline)
+            console_scope.cancel()
+            # Until then the console may still put back what it could not pass on.
+            await console_done.wait()
             self._result = self._make_result(threads, seconds)
         finally:
             self._finished.set()
@@ -238,31 +243,35 @@ class Machine:
         for thread in threads:
             thread.start()
         try:
-            with trio.CancelScope(deadline=deadline) as limit:
-                await self._control.ended.wait()
-            if limit.cancelled_caught:
+            await self._wait_for_threads(done, deadline)
+        finally:
+            self._control.end(Ending(EndingKind.CLOSED, "the run was cancelled"))
+            # Not cancellable, but bounded.
+            with trio.CancelScope(shield=True):
+                await self._wait_for_threads(done, float("inf"))
+            for thread in threads:
+                thread.join()
+
+    async def _wait_for_threads(self, done: trio.Event, deadline: float) -> None:
+        """Wait for the vCPU threads; past `deadline` they are told to end."""
+        kicks = 0
+        while not done.is_set():
+            if self._control.is_over:
+                # One kick is enough unless something is wrong; then more may help.
+                if kicks == KICKS:
+                    raise InternalError("stop the vCPUs", f"no answer to {KICKS} kicks")
+                kicks += 1
+                self._control.kick_all()
+            elif trio.current_time() >= deadline:
                 self._control.end(
                     Ending(
                         EndingKind.TIME_LIMIT,
                         f"the guest was still running after {self.config.timeout:g} s",
                     )
                 )
-        finally:
-            self._control.end(Ending(EndingKind.CLOSED, "the run was cancelled"))
-            await self._join(threads, done)
-
-    async def _join(self, threads: list[VcpuThread], done: trio.Event) -> None:
-        """Wait for vCPU threads that have been told to end. Not cancellable, but bounded."""
-        for _ in range(KICKS):
-            with trio.move_on_after(KICK_AGAIN, shield=True):
+            until = deadline if not self._control.is_over else float("inf")
+            with trio.move_on_at(min(until, trio.current_time() + KICK_AGAIN)):
                 await done.wait()
-            if done.is_set():
-                break
-            self._control.kick_all()
-        else:
-            raise InternalError("stop the vCPUs", f"no answer to {KICKS} kicks")
-        for thread in threads:
-            thread.join()
 
     async def _pump_posted(self) -> None:
         """Hand over what the host's fast path took, soon after it did."""
@@ -275,10 +284,12 @@ class Machine:
                 board.drain_posted()
             await trio.sleep(POSTED_PAUSE)
 
-    async def _serve_console(self, done: trio.Event) -> None:
+    async def _serve_console(
+        self, attach: Attachment, scope: trio.CancelScope, done: trio.Event
+    ) -> None:
         try:
-            if self._attach is not None:
-                await self._attach(self._console)
+            with scope:
+                await attach(self._console)
         except Exception as failure:  # noqa: BLE001 - told by `wait`
             self._control.fail(failure)
         finally:
