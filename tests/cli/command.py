@@ -70,7 +70,7 @@ def start(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        preexec_fn=preparation,
+        preexec_fn=preparation,  # noqa: PLW1509 - there are no threads here
     )
 
 
