@@ -2,6 +2,6 @@
 
 import sys
 
-from pyvmm.cli.main import main
+from pyvmm.cli.main import process
 
-sys.exit(main())
+sys.exit(process())
