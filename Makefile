@@ -64,21 +64,20 @@ clean: ## remove everything that was built, the virtual environments included
 	$(MAKE) -s -C guest clean
 	rm -rf .venv .venv-oldest build dist *.egg-info pyvmm/hosts/kvm/_kvm.c pyvmm/hosts/kvm/*.so
 
-# A plain path in site-packages (editable_mode=compat) costs nothing at start-up, unlike a finder.
 $(INSTALLED): pyproject.toml setup.py $(EXTENSION_SOURCES) $(CONSTRAINTS) setup-system
 	@./setup-system build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing pyvmm into $(VENV)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check \
 		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
-		--config-settings editable_mode=compat -e .
+		-e .
 	@touch $@
 
 $(TOOLS): $(INSTALLED)
 	@echo "installing the test tools into $(VENV)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check \
 		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
-		--config-settings editable_mode=compat -e '.[test$(if $(CONSTRAINTS),,$(comma)lint)]'
+		-e '.[test$(if $(CONSTRAINTS),,$(comma)lint)]'
 	@touch $@
 
 comma := ,
