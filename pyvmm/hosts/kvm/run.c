@@ -93,6 +93,10 @@ void pyvmm_vcpu_free(struct pyvmm_vcpu *vcpu)
 
 void pyvmm_vcpu_kick(struct pyvmm_vcpu *vcpu)
 {
+    /* One that is not consumed yet stands for this one as well; and who kicks in a tight loop does
+     * not keep the vCPU's thread from the lock. */
+    if (__atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST) != 0)
+        return;
     /* All of it under the lock, which pyvmm_vcpu_run takes before it returns: so the signal reaches
      * the run that consumes `kicked` and never a later one, and never a thread that has ended. */
     pthread_mutex_lock(&vcpu->lock);

@@ -178,9 +178,10 @@ class Vcpu(VcpuState):
         return self._run_structure
 
     def interrupt(self, vector: int) -> None:
-        """Queue an external interrupt, without in-kernel controllers (KVM_INTERRUPT, 4.16).
+        """Queue an external interrupt from a controller of ours (KVM_INTERRUPT, api.rst 4.16).
 
-        Raises `KvmError`: EEXIST while one is queued, ENXIO with in-kernel controllers.
+        Raises `KvmError`: ENXIO with in-kernel controllers; with split ones EEXIST while one is
+        queued. Without any, a queued one is replaced: ask `can_take_interrupt` first.
         """
         raw = new("struct kvm_interrupt *", {"irq": vector})
         call(ioctls.INTERRUPT, self.fd, raw, f"vector={vector}")

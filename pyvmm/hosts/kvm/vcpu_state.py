@@ -106,7 +106,10 @@ class VcpuState(FdOwner):
         call(ioctls.SET_CPUID2, self.fd, table, f"nent={len(entries)}")
 
     def get_fpu(self) -> Fpu:
-        """x87 and SSE registers (KVM_GET_FPU, api.rst 4.22)."""
+        """x87 and SSE registers (KVM_GET_FPU, api.rst 4.22).
+
+        KVM neither gives nor takes `Fpu.mxcsr`; the XSAVE area has it.
+        """
         raw = new("struct kvm_fpu *")
         call(ioctls.GET_FPU, self.fd, raw)
         return decode_fpu(raw)
