@@ -6,6 +6,7 @@ puts them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def find(name: str) -> BundledGuest | None:
         return None
     for place in _PLACES:
         path = place / (stem + _SUFFIX)
-        if path.is_file():
-            return BundledGuest(stem, path)
+        with suppress(OSError):  # A name that no file can have is nobody's.
+            if path.is_file():
+                return BundledGuest(stem, path)
     return None
 
 

@@ -21,15 +21,20 @@ VcpuCall = Callable[[Vcpu], None]
 
 
 class RunControl:
-    """The run state of one machine. Made in a trio task; used from any thread."""
+    """The run state of one machine. Made in a trio task; used from any thread.
 
-    def __init__(self, cpus: int, on_end: Callable[[], None]) -> None:
+    A vCPU thread may also wait outside of the guest (for room in the console): `release` lets such
+    threads go, when they are to stop; `hold` lets them wait again.
+    """
+
+    def __init__(self, cpus: int, release: Callable[[], None], hold: Callable[[], None]) -> None:
         self.attention = False
         """Whether a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
         self._cpus = cpus
-        self._on_end = on_end
+        self._release = release
+        self._hold = hold
         self._token = trio.lowlevel.current_trio_token()
         self._condition = threading.Condition(threading.Lock())
         self._vcpus: dict[int, Vcpu] = {}
@@ -64,7 +69,7 @@ class RunControl:
                 return
             self.ending = ending
             self._stop_locked()
-        self._on_end()
+        self._release()
 
     def fail(self, failure: BaseException) -> None:
         """End the run because pyvmm or the host failed. From any thread."""
@@ -72,7 +77,7 @@ class RunControl:
             if self.failure is None:
                 self.failure = failure
             self._stop_locked()
-        self._on_end()
+        self._release()
 
     def _stop_locked(self) -> None:
         self.attention = True
@@ -102,6 +107,7 @@ class RunControl:
             if len(self._parked) == self._cpus:
                 self._all_parked.set()
             self._stop_locked()
+        self._release()
         await self._all_parked.wait()
 
     def resume(self) -> None:
@@ -109,6 +115,8 @@ class RunControl:
         with self._condition:
             self._paused = False
             self.attention = self.is_over
+            if not self.is_over:
+                self._hold()
             self._condition.notify_all()
 
     def call(self, index: int, function: VcpuCall) -> None:

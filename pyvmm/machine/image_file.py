@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from pathlib import Path
@@ -29,7 +28,7 @@ def read_image(path: Path, limit: int) -> bytes:
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else str(error)
         raise NoInputError(attempt, cause or str(error), "give a path to a file") from error
-    with io.FileIO(fd) as file:
+    try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise NoInputError(attempt, "it is a directory", "give a path to a file")
@@ -39,15 +38,17 @@ def read_image(path: Path, limit: int) -> bytes:
             raise _too_large(attempt, f"it has {status.st_size} bytes", limit)
         os.set_blocking(fd, True)
         try:
-            return _read_all(file, attempt, limit)
+            return _read_all(fd, attempt, limit)
         except OSError as error:
             raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
+    finally:
+        os.close(fd)
 
 
-def _read_all(file: io.FileIO, attempt: str, limit: int) -> bytes:
+def _read_all(fd: int, attempt: str, limit: int) -> bytes:
     chunks = []
     left = limit + 1
-    while left and (chunk := file.read(min(left, 1 << 24))):
+    while left and (chunk := os.read(fd, min(left, 1 << 24))):
         chunks.append(chunk)
         left -= len(chunk)
     if not left:

@@ -165,7 +165,7 @@ class Machine:
     async def _live(self) -> AsyncIterator[None]:
         self._finished = trio.Event()
         self._console = ConsolePort()
-        self._control = RunControl(self.config.cpus, self._console.release)
+        self._control = RunControl(self.config.cpus, self._console.release, self._console.rearm)
         body_failure: BaseException | None = None
         with Assembly(self.config, self._control, self._console) as assembly:
             self._assembly = assembly

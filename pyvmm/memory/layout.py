@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostLacksError, UsageError
 
 PAGE_SIZE = 4096
 MIB = 1 << 20
@@ -31,6 +31,8 @@ LOW_USABLE_END = 0x9FC00
 """End of the usable memory below 1 MiB: where a PC's extended BIOS data area begins."""
 HIGH_MEMORY_START = 0x100000
 """1 MiB: kernels are loaded from here on."""
+MAX_MEMORY = 1 << 51
+"""Half of what 52 bits of physical address reach, the most that x86 has: room for holes."""
 HOLE_START = 0xC000_0000
 """3 GiB: start of the MMIO hole. RAM below it is one memslot."""
 HOLE_END = 1 << 32
@@ -112,7 +114,8 @@ class MemoryLayout:
     def of(cls, memory: int) -> MemoryLayout:
         """Lay out `memory` bytes of RAM.
 
-        Raises `UsageError` when it is no multiple of a page or less than `MIN_MEMORY`.
+        Raises `UsageError` when it is no multiple of a page or less than `MIN_MEMORY`,
+        `HostLacksError` when it is more than `MAX_MEMORY`.
         """
         attempt = f"give the guest {memory} bytes of memory"
         if memory % PAGE_SIZE:
@@ -121,6 +124,8 @@ class MemoryLayout:
             raise UsageError(
                 attempt, f"less than the minimum, {MIN_MEMORY >> 20} MiB", "ask for more"
             )
+        if memory > MAX_MEMORY:
+            raise HostLacksError(attempt, "no x86 processor can address that", "ask for less")
         low = GpaRange(0, min(memory, HOLE_START))
         regions = [RamRegion(0, low, 0)]
         entries = [

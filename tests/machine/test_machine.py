@@ -214,6 +214,23 @@ def test_a_guest_whose_output_nobody_reads_waits_and_can_be_stopped(
     in_trio(main)
 
 
+def test_a_guest_that_waits_for_its_reader_can_be_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyvmm.machine.console.port.OUTPUT_LIMIT", 4096)
+
+    async def main() -> None:
+        async with Machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
+            while machine.console.unread < 4096:
+                await trio.sleep(0.01)
+            await machine.pause()
+            before = machine.console.total
+            machine.resume()
+            await machine.console.receive()
+            while machine.console.total <= before:
+                await trio.sleep(0.01)
+
+    in_trio(main)
+
+
 @pytest.mark.parametrize("broken", [b"", b"\x7fELF"])
 def test_a_broken_image_raises_and_leaves_nothing(broken: bytes) -> None:
     with pytest.raises(ImageError):
