@@ -12,6 +12,7 @@ import pytest
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts import exits
 from pyvmm.hosts.kvm.binding import lib
+from pyvmm.hosts.registers import Regs
 
 from .flat_guest import COUNT_TO_F1, OUT_F1_FOR_EVER, SPIN, MakeGuest
 
@@ -37,6 +38,22 @@ def test_kick_of_a_guest_that_never_exits(guest: MakeGuest) -> None:
     vcpu.kick()
     thread.join()
     assert seen == [exits.Interrupted()]
+
+
+def test_a_kick_during_run_is_used_up_by_it(guest: MakeGuest) -> None:
+    # `out 0x61, al; l: jmp l`, and elsewhere `out 0x62, al`
+    made = guest(bytes.fromhex("e661 ebfe"))
+    made.write(0x2000, bytes.fromhex("e662"))
+    made.vcpu.post_port(0x61, write=True, read_value=None)
+    seen: list[exits.Exit] = []
+    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
+    thread.start()
+    select.select([made.vm.posted], [], [])  # the thread has arrived in the guest
+    made.vcpu.kick()
+    thread.join()
+    assert seen == [exits.Interrupted()]
+    made.vcpu.set_regs(Regs(rip=0x2000))
+    assert made.vcpu.run() == exits.IoOut(0x62, 1, 1, b"\0")
 
 
 def test_kick_of_a_guest_whose_exits_are_all_posted(guest: MakeGuest) -> None:

@@ -100,11 +100,14 @@ def test_fpu_and_xsave(guest: MakeGuest) -> None:
     vcpu.set_fpu(fpu)
     read = vcpu.get_fpu()
     assert (read.fpr, read.xmm, read.fcw) == (fpu.fpr, fpu.xmm, 0x27F)
-    area = vcpu.get_xsave(max(4096, made.vm.check_extension(Cap.XSAVE2)))
-    assert area[160 : 160 + 16] == fpu.xmm[0]
-    vcpu.set_fpu(Fpu())
-    vcpu.set_xsave(area)
-    assert vcpu.get_fpu().xmm == fpu.xmm
+    # A legacy area of our own (SDM vol. 1, 13.4): the SSE state is present, with one XMM0.
+    area = bytearray(vcpu.get_xsave(max(4096, made.vm.check_extension(Cap.XSAVE2))))
+    area[24:28] = (0x1F80).to_bytes(4, "little")
+    area[160:176] = b"\x77" * 16
+    area[512] |= 1 << 1
+    vcpu.set_xsave(bytes(area))
+    assert vcpu.get_fpu().xmm[0] == b"\x77" * 16
+    assert vcpu.get_xsave(len(area))[160:176] == b"\x77" * 16
 
 
 def test_extended_control_registers(guest: MakeGuest) -> None:
