@@ -15,7 +15,7 @@ from ..boot.images import ENTRY, Segment, pvh
 from . import flat
 from .command import HANG, PYVMM, ending, finish, pyvmm, start
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.slow]  # each starts processes
 
 X87_ADD_FROM_MMIO = bytes.fromhex("d805000000d0") + flat.exiting(0)
 """fadd dword [0xd0000000]: KVM's instruction emulator, which MMIO needs, has no such thing."""

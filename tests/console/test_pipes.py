@@ -16,7 +16,7 @@ from pyvmm.machine.console.port import OUTPUT_LIMIT
 from ..cli import flat
 from ..cli.command import HANG, ending, finish, pyvmm, start, until, until_idle
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.slow]  # each starts processes
 
 END_OF_FILE = 0x04
 """The byte that the echo guest takes for the end."""

@@ -15,7 +15,7 @@ import pytest
 from ..cli import flat
 from ..cli.command import HANG, ending, finish, pyvmm, start, until
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.slow]  # each starts processes
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ..cli import flat
 from ..cli.command import PYVMM, state, until
 from .on_terminal import Terminal, terminal
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.slow]  # each starts processes
 
 PROMPT = b"(pyvmm) "
 
