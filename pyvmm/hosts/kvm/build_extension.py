@@ -12,7 +12,15 @@ from cffi import FFI
 
 _ROOM = Path("pyvmm/hosts/kvm")
 """Relative to the project's root: setuptools wants relative source paths."""
-_HEADERS = ("kvm_abi.h", "posted.h", "history.h", "run.h", "calls.h")
+_HEADERS = (
+    "kvm_abi_vm.h",
+    "kvm_abi_vcpu.h",
+    "kvm_abi.h",
+    "posted.h",
+    "history.h",
+    "run.h",
+    "calls.h",
+)
 """For the compiler and for cffi alike, each after what it needs."""
 _SOURCES = ("posted.c", "history.c", "run.c", "calls.c")
 
