@@ -18,6 +18,7 @@ class BuildWithGuests(build_py):
     """
 
     def run(self) -> None:
+        """Build as usual, then the images."""
         super().run()
         if self.editable_mode:
             return

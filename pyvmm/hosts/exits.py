@@ -61,7 +61,7 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """A hypercall that KVM passes on: number and six arguments; answer with `Vcpu.answer_hypercall`.
+    """A hypercall that KVM passes on; answer with `Vcpu.answer_hypercall`.
 
     `long_mode`: made from 64-bit mode.
     """
@@ -166,12 +166,12 @@ class DirtyRingFull:
 
 @dataclass(frozen=True, slots=True)
 class PostedFull:
-    """The ring of posted port writes is full: drain it, then run on. Not KVM's: `pyvmm.hosts.kvm`."""
+    """The ring of posted port writes is full: drain it, then run on. Ours, not KVM's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """KVM_RUN returned EINTR or EAGAIN: a kick, or immediate_exit. Nothing of the guest's changed."""
+    """KVM_RUN returned EINTR or EAGAIN: a kick, or immediate_exit. The guest saw nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,10 @@ class MemslotFlag(enum.IntFlag):
     GUEST_MEMFD = 1 << 2
 
 
+NO_MEMSLOT_FLAGS = MemslotFlag(0)
+NO_GUEST_MEMFD_FLAGS = GuestMemfdFlag(0)
+
+
 class Owned(Protocol):
     """Something with one owner: a context manager whose `close` may be called twice."""
 
@@ -86,7 +90,7 @@ class Memslot:
     gpa: int
     size: int
     hva: int
-    flags: MemslotFlag = MemslotFlag(0)
+    flags: MemslotFlag = NO_MEMSLOT_FLAGS
     guest_memfd: GuestMemfd | None = None
     guest_memfd_offset: int = 0
 
@@ -205,7 +209,7 @@ class Vm(Owned, Protocol):
         ...
 
     def create_guest_memfd(
-        self, size: int, flags: GuestMemfdFlag = GuestMemfdFlag(0)
+        self, size: int, flags: GuestMemfdFlag = NO_GUEST_MEMFD_FLAGS
     ) -> GuestMemfd:
         """KVM_CREATE_GUEST_MEMFD; `size` in bytes."""
         ...

@@ -71,7 +71,7 @@ class Regs:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment register with its hidden part; `limit` in bytes, inclusive; `type` as in SDM 3.4.5."""
+    """A segment register with its hidden part: `limit` in bytes, inclusive; `type`: SDM 3.4.5."""
 
     base: int = 0
     limit: int = 0

@@ -44,7 +44,7 @@ def test_a_kick_during_run_is_used_up_by_it(guest: MakeGuest) -> None:
     # `out 0x61, al; l: jmp l`, and elsewhere `out 0x62, al`
     made = guest(bytes.fromhex("e661 ebfe"))
     made.write(0x2000, bytes.fromhex("e662"))
-    made.vcpu.post_port(0x61, write=True, read_value=None)
+    made.vm.posted.post_port(0x61, write=True, read_value=None)
     seen: list[exits.Exit] = []
     thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
     thread.start()
@@ -58,7 +58,7 @@ def test_a_kick_during_run_is_used_up_by_it(guest: MakeGuest) -> None:
 
 def test_kick_of_a_guest_whose_exits_are_all_posted(guest: MakeGuest) -> None:
     made = guest(OUT_F1_FOR_EVER)
-    made.vcpu.post_port(0xF1, write=True, read_value=None)
+    made.vm.posted.post_port(0xF1, write=True, read_value=None)
     seen: list[exits.Exit] = []
     thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
     thread.start()
@@ -155,7 +155,7 @@ def test_the_owner_is_told_when_it_closes_or_runs_a_running_vcpu(guest: MakeGues
     # `out 0x61, al; l: jmp l`
     made = guest(bytes.fromhex("e661 ebfe"))
     vcpu = made.vcpu
-    vcpu.post_port(0x61, write=True, read_value=None)
+    made.vm.posted.post_port(0x61, write=True, read_value=None)
     thread = threading.Thread(target=vcpu.run)
     thread.start()
     select.select([made.vm.posted], [], [])  # the thread has arrived in the guest

@@ -27,7 +27,7 @@ def test_posted_and_ordinary_writes_keep_their_order(guest: MakeGuest) -> None:
     made = guest(bytes.fromhex("e661 fec0 e661 fec0 e662 e663 e661 f4"))
     ring = made.vm.posted
     for port in (0x61, 0x62):
-        made.vcpu.post_port(port, write=True, read_value=None)
+        made.vm.posted.post_port(port, write=True, read_value=None)
     assert not is_readable(ring)
     assert made.vcpu.run() == exits.IoOut(0x63, 1, 1, b"\x02")
     assert is_readable(ring)
@@ -42,7 +42,7 @@ def test_posted_and_ordinary_writes_keep_their_order(guest: MakeGuest) -> None:
 def test_only_single_bytes_are_posted(guest: MakeGuest) -> None:
     # `out 0x61, ax; out 0x61, eax; rep outsb (dx = 0x61); hlt`
     made = guest(bytes.fromhex("e761 66e761 ba6100 b90200 f36e f4"))
-    made.vcpu.post_port(0x61, write=True, read_value=None)
+    made.vm.posted.post_port(0x61, write=True, read_value=None)
     assert made.vcpu.run() == exits.IoOut(0x61, 2, 1, b"\0\0")
     assert made.vcpu.run() == exits.IoOut(0x61, 4, 1, b"\0\0\0\0")
     total = 0
@@ -55,8 +55,8 @@ def test_only_single_bytes_are_posted(guest: MakeGuest) -> None:
 def test_posted_reads(guest: MakeGuest) -> None:
     # `in al, 0x65; out 0x61, al; in al, 0x66; hlt`
     made = guest(bytes.fromhex("e465 e661 e466 f4"))
-    made.vcpu.post_port(0x65, write=False, read_value=0x60)
-    made.vcpu.post_port(0x66, write=True, read_value=None)  # its reads stay ordinary
+    made.vm.posted.post_port(0x65, write=False, read_value=0x60)
+    made.vm.posted.post_port(0x66, write=True, read_value=None)  # its reads stay ordinary
     assert made.vcpu.run() == exits.IoOut(0x61, 1, 1, b"\x60")
     assert made.vcpu.run() == exits.IoIn(0x66, 1, 1)
     made.vcpu.answer(b"\0")
@@ -67,9 +67,9 @@ def test_posted_reads(guest: MakeGuest) -> None:
 def test_a_port_can_become_ordinary_again(guest: MakeGuest) -> None:
     # `out 0x61, al; out 0x62, al; out 0x61, al`
     made = guest(bytes.fromhex("e661 e662 e661"))
-    made.vcpu.post_port(0x61, write=True, read_value=0)
+    made.vm.posted.post_port(0x61, write=True, read_value=0)
     assert made.vcpu.run() == exits.IoOut(0x62, 1, 1, b"\0")
-    made.vcpu.post_port(0x61, write=False, read_value=None)
+    made.vm.posted.post_port(0x61, write=False, read_value=None)
     assert made.vcpu.run() == exits.IoOut(0x61, 1, 1, b"\0")
     assert made.vm.posted.drain() == [(0x61, b"\0")]
 
@@ -77,7 +77,7 @@ def test_a_port_can_become_ordinary_again(guest: MakeGuest) -> None:
 @pytest.mark.parametrize("capacity", [1, 2, 64])
 def test_a_full_ring_loses_nothing_and_doubles_nothing(guest: MakeGuest, capacity: int) -> None:
     made = guest(COUNT_TO_F1, posted_capacity=capacity)
-    made.vcpu.post_port(0xF1, write=True, read_value=None)
+    made.vm.posted.post_port(0xF1, write=True, read_value=None)
     values: list[int] = []
     while len(values) < 4 * capacity + 300:
         assert made.vcpu.run() == exits.PostedFull()
@@ -90,14 +90,14 @@ def test_a_full_ring_loses_nothing_and_doubles_nothing(guest: MakeGuest, capacit
         assert len(taken[0][1]) == capacity
         values += taken[0][1]
     assert values == [number & 0xFF for number in range(len(values))]
-    made.vcpu.post_port(0xF1, write=False, read_value=None)
+    made.vm.posted.post_port(0xF1, write=False, read_value=None)
     expected = len(values) & 0xFF
     assert made.vcpu.run() == exits.IoOut(0xF1, 1, 1, bytes([expected]))
 
 
 def test_drained_while_it_runs(guest: MakeGuest) -> None:
     made = guest(COUNT_TO_F1, posted_capacity=16)
-    made.vcpu.post_port(0xF1, write=True, read_value=None)
+    made.vm.posted.post_port(0xF1, write=True, read_value=None)
     ring = made.vm.posted
     stop = threading.Event()
 
@@ -133,7 +133,7 @@ def test_two_vcpus_each_in_order(guest: MakeGuest) -> None:
 
         other.set_mp_state(MpState.RUNNABLE)
         for port in (0xF1, 0xF2):
-            made.vcpu.post_port(port, write=True, read_value=None)
+            made.vm.posted.post_port(port, write=True, read_value=None)
         stop = threading.Event()
 
         def run(vcpu: object) -> None:
@@ -160,7 +160,7 @@ def test_two_vcpus_each_in_order(guest: MakeGuest) -> None:
 def test_writes_are_still_there_after_close(guest: MakeGuest) -> None:
     # `out 0x61, al; hlt; out 0x61, al; hlt`
     made = guest(bytes.fromhex("e661 f4 e661 f4"))
-    made.vcpu.post_port(0x61, write=True, read_value=None)
+    made.vm.posted.post_port(0x61, write=True, read_value=None)
     assert made.vcpu.run() == exits.Hlt()
     made.vm.close()
     assert made.vm.posted.fileno() == -1
@@ -169,11 +169,11 @@ def test_writes_are_still_there_after_close(guest: MakeGuest) -> None:
 
 
 def test_rules_that_cannot_be(guest: MakeGuest) -> None:
-    vcpu = guest(COUNT_TO_F1).vcpu
+    posted = guest(COUNT_TO_F1).vm.posted
     with pytest.raises(UsageError):
-        vcpu.post_port(0x10000, write=True, read_value=None)
+        posted.post_port(0x10000, write=True, read_value=None)
     with pytest.raises(UsageError):
-        vcpu.post_port(0x61, write=False, read_value=256)
+        posted.post_port(0x61, write=False, read_value=256)
     for capacity in (0, 3, 131072):
         with pytest.raises(SystemCallError):
             PostedRing(capacity)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pyvmm.errors import InternalError
-from pyvmm.hosts.kvm.binding import CData, call, new
+from pyvmm.hosts.kvm.binding import CData, call, ffi, new
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 
@@ -53,6 +53,11 @@ def decode(table: CData) -> tuple[CpuidEntry, ...]:
 
 
 def fetch(spec: IoctlSpec, fd: int) -> tuple[CpuidEntry, ...]:
+    """The entries that a CPUID-reading ioctl gives. Raises `KvmError`."""
+    return decode(fetch_table(spec, fd))
+
+
+def fetch_table(spec: IoctlSpec, fd: int) -> CData:
     """Issue a CPUID-reading ioctl with as much room as it wants. Raises `KvmError`."""
     room = _FIRST_ROOM
     while room <= _MOST_ROOM:
@@ -64,21 +69,33 @@ def fetch(spec: IoctlSpec, fd: int) -> tuple[CpuidEntry, ...]:
                 raise
             room *= 2
         else:
-            return decode(table)
+            return table
     raise InternalError(f"issue {spec.name}", f"the kernel wants more than {_MOST_ROOM} entries")
 
 
-def for_vcpu(entries: Iterable[CpuidEntry], apic_id: int) -> tuple[CpuidEntry, ...]:
-    """`entries` with the APIC id of one vCPU where CPUID tells it (SDM vol. 2A, CPUID).
+def table_for_vcpu(table: CData, apic_id: int) -> CData:
+    """A copy of `table` with the APIC id of one vCPU where CPUID tells it (SDM vol. 2A, CPUID).
 
     KVM_GET_SUPPORTED_CPUID reports the id of whichever processor it ran on.
     """
-    result: list[CpuidEntry] = []
-    for entry in entries:
-        if entry.function == FEATURES:
-            result.append(replace(entry, ebx=entry.ebx & 0x00FF_FFFF | (apic_id & 0xFF) << 24))
-        elif entry.function in TOPOLOGY_LEAVES:
-            result.append(replace(entry, edx=apic_id))
-        else:
-            result.append(entry)
-    return tuple(result)
+    count = table.nent
+    copy = new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
+    ffi.memmove(copy.entries, table.entries, count * ffi.sizeof("struct kvm_cpuid_entry2"))
+    entries = copy.entries
+    for i in range(count):
+        entry = entries[i]
+        function = entry.function
+        if function == FEATURES:
+            entry.ebx = entry.ebx & 0x00FF_FFFF | (apic_id & 0xFF) << 24
+        elif function in TOPOLOGY_LEAVES:
+            entry.edx = apic_id
+    return copy
+
+
+def physical_address_bits(table: CData) -> int:
+    """APM vol. 3, CPUID 8000_0008h: the width of a physical address; 36 where it is not told."""
+    entries = table.entries
+    for i in range(table.nent):
+        if entries[i].function == ADDRESS_SIZES:
+            return int(entries[i].eax) & 0xFF
+    return 36

@@ -4,8 +4,10 @@
  * Declared here and not taken from <linux/kvm.h>, because the header of a distribution is often
  * older than the kernel that runs (Debian 12's knows nothing of guest_memfd). The source is the
  * kernel's Documentation/virt/kvm/api.rst, whose section is named at each structure's ioctl in
- * ioctls.py. cffi reads this file as well: build_extension.py leaves out what stands between
- * "#ifndef PYVMM_CDEF
+ * ioctls.py. cffi reads these files as well: build_extension.py leaves out what stands between an
+ * ifndef of PYVMM_CDEF and its endif.
+ */
+#ifndef PYVMM_CDEF
 #pragma once
 #include "kvm_abi_vcpu.h"
 #include "kvm_abi_vm.h"

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.kvm import cpuid, guest_memory, ioctls
-from pyvmm.hosts.kvm.binding import call, new, refused
+from pyvmm.hosts.kvm.binding import CData, call, new, refused
 from pyvmm.hosts.kvm.constants import API_VERSION, Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.extensions import KNOWN, Extension
 from pyvmm.hosts.kvm.guest_memory import Mapping
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.ownership import FdOwner
@@ -42,6 +41,26 @@ def _open(path: str) -> int:
         raise refused(error.errno or 0, attempt) from error
 
 
+class _Answers:
+    """What one KVM has said of itself: asked at the first need, then kept by this process."""
+
+    def __init__(self) -> None:
+        self.capabilities: Capabilities | None = None
+        self.cpuid: CData | None = None
+
+
+_answers: dict[tuple[int, int, int], _Answers] = {}
+
+
+def _answers_of(fd: int) -> _Answers:
+    """The answers of the KVM behind `fd`.
+
+    They cannot change while the module is loaded; a module loaded anew makes its device file anew.
+    """
+    status = os.fstat(fd)
+    return _answers.setdefault((status.st_dev, status.st_ino, status.st_ctime_ns), _Answers())
+
+
 class System(FdOwner):
     """The KVM of this machine. All methods raise `KvmError` unless they say otherwise."""
 
@@ -63,8 +82,7 @@ class System(FdOwner):
             self.close()
             raise
         self.api_version = version
-        self._capabilities: Capabilities | None = None
-        self._cpuid: tuple[CpuidEntry, ...] | None = None
+        self._answers = _answers_of(self.fd)
 
     def check_extension(self, cap: int) -> int:
         """KVM_CHECK_EXTENSION (api.rst 4.4): 0 means that the host lacks it."""
@@ -72,6 +90,8 @@ class System(FdOwner):
 
     def extensions(self) -> tuple[Extension, ...]:
         """The answers for all extensions known, by number; what KVM lacks has the value 0."""
+        from pyvmm.hosts.kvm.extensions import KNOWN, Extension
+
         return tuple(
             Extension(name, number, self.check_extension(number), about)
             for name, number, about in KNOWN
@@ -104,16 +124,19 @@ class System(FdOwner):
         return cpuid.fetch(ioctls.GET_EMULATED_CPUID, self.fd)
 
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
-        """Every CPUID feature that a guest can be given (KVM_GET_SUPPORTED_CPUID), asked once."""
-        if self._cpuid is None:
-            self._cpuid = cpuid.fetch(ioctls.GET_SUPPORTED_CPUID, self.fd)
-        return self._cpuid
+        """Every CPUID feature that a guest can be given (KVM_GET_SUPPORTED_CPUID)."""
+        return cpuid.decode(self._cpuid_table())
+
+    def _cpuid_table(self) -> CData:
+        if self._answers.cpuid is None:
+            self._answers.cpuid = cpuid.fetch_table(ioctls.GET_SUPPORTED_CPUID, self.fd)
+        return self._answers.cpuid
 
     def capabilities(self) -> Capabilities:
-        """What this host offers, asked once."""
-        if self._capabilities is None:
-            self._capabilities = self._ask()
-        return self._capabilities
+        """What this host offers."""
+        if self._answers.capabilities is None:
+            self._answers.capabilities = self._ask()
+        return self._answers.capabilities
 
     def _ask(self) -> Capabilities:
         ask = self.check_extension
@@ -143,22 +166,15 @@ class System(FdOwner):
             dirty_log_ring=ask(Cap.DIRTY_LOG_RING),
             disable_exits=ask(Cap.X86_DISABLE_EXITS),
             user_space_msr=ask(Cap.X86_USER_SPACE_MSR),
-            physical_address_bits=self._physical_address_bits(),
+            physical_address_bits=cpuid.physical_address_bits(self._cpuid_table()),
         )
-
-    def _physical_address_bits(self) -> int:
-        """APM vol. 3, CPUID 8000_0008h; 36 where it is not told."""
-        for entry in self.supported_cpuid():
-            if entry.function == cpuid.ADDRESS_SIZES:
-                return entry.eax & 0xFF
-        return 36
 
     def create_vm(
         self, vm_type: VmType = VmType.DEFAULT, *, posted_capacity: int | None = None
     ) -> Vm:
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
-        return Vm(fd, self._run_size, self.supported_cpuid, posted_capacity)
+        return Vm(fd, self._run_size, self._cpuid_table, posted_capacity)
 
     def map_anonymous(self, size: int) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd.
@@ -170,6 +186,7 @@ class System(FdOwner):
 
 if TYPE_CHECKING:
     from pyvmm.hosts import interface
+    from pyvmm.hosts.kvm.extensions import Extension
 
     def _is_a_host(system: System) -> interface.System:
         """Holds this package to the interface: the type checker refuses it otherwise."""

@@ -5,31 +5,30 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import ExitRecord
-from pyvmm.hosts.kvm import coalesced, cpuid, ioctls
+from pyvmm.hosts.kvm import cpuid, ioctls
 from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
-from pyvmm.hosts.kvm.coalesced import CoalescedWrite
 from pyvmm.hosts.kvm.constants import EXIT_NAMES
-from pyvmm.hosts.kvm.cpuid import CpuidEntry
-from pyvmm.hosts.kvm.dirty_ring import DirtyRing
 from pyvmm.hosts.kvm.exits import code_cache, decode
 from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.posted import PostedRing
-from pyvmm.hosts.kvm.stats import Stats
-from pyvmm.hosts.kvm.vcpu_codec import (
-    decode_events,
+from pyvmm.hosts.kvm.register_codec import (
     decode_regs,
     decode_sregs,
-    encode_events,
     encode_regs,
     encode_sregs,
 )
 from pyvmm.hosts.kvm.vcpu_state import VcpuState
-from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.coalesced import CoalescedWrite
+    from pyvmm.hosts.kvm.dirty_ring import DirtyRing
+    from pyvmm.hosts.kvm.stats import Stats
+    from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
 
 _MAP_SHARED = 1
 _PAGE_SIZE = 4096
@@ -48,7 +47,7 @@ class Vcpu(VcpuState):
         run_size: int,
         posted: PostedRing,
         *,
-        host_cpuid: Callable[[], tuple[CpuidEntry, ...]],
+        host_cpuid: Callable[[], CData],
         dirty_ring_size: int = 0,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
@@ -140,6 +139,9 @@ class Vcpu(VcpuState):
 
     def synced(self) -> SyncedRegs:
         """What the last exit left, without a system call."""
+        from pyvmm.hosts.kvm.vcpu_codec import decode_events
+        from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
+
         run = self._shared()
         valid, regs = SyncRegs(run.kvm_valid_regs), run.s.regs
         return SyncedRegs(
@@ -150,6 +152,9 @@ class Vcpu(VcpuState):
 
     def put_synced(self, values: SyncedRegs) -> None:
         """Let the next `run` set what is not None before it enters the guest."""
+        from pyvmm.hosts.kvm.vcpu_codec import encode_events
+        from pyvmm.hosts.kvm.vcpu_values import SyncRegs
+
         run = self._shared()
         dirty = SyncRegs(run.kvm_dirty_regs)
         if values.regs is not None:
@@ -219,6 +224,8 @@ class Vcpu(VcpuState):
 
         `page`: the answer to KVM_CAP_COALESCED_MMIO. From any thread. Raises `SystemCallError`.
         """
+        from pyvmm.hosts.kvm import coalesced
+
         entries = new("struct kvm_coalesced_mmio[]", int(lib.PYVMM_COALESCED_ENTRIES))
         result = lib.pyvmm_vcpu_take_coalesced(self._vcpu, page * _PAGE_SIZE, entries)
         count = check(result, f"drain the coalesced writes of vCPU {self.index}")
@@ -229,21 +236,22 @@ class Vcpu(VcpuState):
 
         Raises `InternalError` without that, `SystemCallError`.
         """
+        from pyvmm.hosts.kvm.dirty_ring import DirtyRing
+
         if not self._dirty_ring_size:
             raise InternalError(f"map the dirty ring of vCPU {self.index}", "it was not enabled")
         return DirtyRing(self.fd, self._dirty_ring_size)
 
     def statistics(self) -> Stats:
         """The vCPU's statistics (KVM_GET_STATS_FD, api.rst 4.133). Raises `KvmError`."""
+        from pyvmm.hosts.kvm.stats import Stats
+
         return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VCPU))
 
     def use_host_cpuid(self) -> None:
         """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""
-        self.set_cpuid(cpuid.for_vcpu(self._host_cpuid(), self.index))
-
-    def post_port(self, port: int, *, write: bool, read_value: int | None) -> None:
-        """`PostedRing.post_port`: the rule holds for all vCPUs of the VM."""
-        self._posted.post_port(port, write=write, read_value=read_value)
+        table = cpuid.table_for_vcpu(self._host_cpuid(), self.index)
+        call(ioctls.SET_CPUID2, self.fd, table, f"nent={table.nent}")
 
     def recent_exits(self) -> Sequence[ExitRecord]:
         """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""

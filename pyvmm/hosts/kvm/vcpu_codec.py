@@ -1,4 +1,7 @@
-"""Between the structures of a vCPU's state and frozen values, both ways."""
+"""Between the structures of a vCPU's lesser state and frozen values, both ways.
+
+Imported late: a plain run needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,7 @@ from typing import Any
 
 from pyvmm.hosts.kvm.binding import CData, ffi
 from pyvmm.hosts.kvm.vcpu_values import DebugRegs, Fpu, VcpuEvents, VcpuEventsFlag
-from pyvmm.hosts.registers import DescriptorTable, Regs, Segment, Sregs
 
-_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
-_TABLES = ("gdt", "idt")
-_CONTROLS = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
-_REGS = tuple(field.name for field in fields(Regs))
-_SEGMENT = tuple(field.name for field in fields(Segment))
 _FPU_NUMBERS = ("fcw", "fsw", "ftwx", "last_opcode", "last_ip", "last_dp", "mxcsr")
 _EVENT_GROUPS = ("exception", "interrupt", "nmi", "smi", "triple_fault")
 _TOP_LEVEL_EVENTS = ("sipi_vector", "flags", "exception_has_payload", "exception_payload")
@@ -28,43 +25,6 @@ def _event_place(name: str) -> tuple[str, str]:
 
 
 _EVENTS = {field.name: _event_place(field.name) for field in fields(VcpuEvents)}
-
-
-def decode_regs(raw: CData) -> Regs:
-    """From ``struct kvm_regs``."""
-    return Regs(*(getattr(raw, name) for name in _REGS))
-
-
-def encode_regs(regs: Regs, raw: CData) -> None:
-    """Into ``struct kvm_regs``."""
-    for name in _REGS:
-        setattr(raw, name, getattr(regs, name))
-
-
-def decode_sregs(raw: CData) -> Sregs:
-    """From ``struct kvm_sregs`` or ``struct kvm_sregs2``."""
-    # One untyped dictionary: the fields differ in type, and the names are checked at the call.
-    values: dict[str, Any] = {name: getattr(raw, name) for name in _CONTROLS}
-    for name in _SEGMENTS:
-        segment = getattr(raw, name)
-        values[name] = Segment(*(getattr(segment, field) for field in _SEGMENT))
-    for name in _TABLES:
-        table = getattr(raw, name)
-        values[name] = DescriptorTable(table.base, table.limit)
-    return Sregs(**values)
-
-
-def encode_sregs(sregs: Sregs, raw: CData) -> None:
-    """Into ``struct kvm_sregs`` or ``struct kvm_sregs2``; leaves their other fields alone."""
-    for name in _SEGMENTS:
-        segment, target = getattr(sregs, name), getattr(raw, name)
-        for field in _SEGMENT:
-            setattr(target, field, getattr(segment, field))
-    for name in _TABLES:
-        table, target = getattr(sregs, name), getattr(raw, name)
-        target.base, target.limit = table.base, table.limit
-    for name in _CONTROLS:
-        setattr(raw, name, getattr(sregs, name))
 
 
 def decode_events(raw: CData) -> VcpuEvents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts.kvm import cpuid, ioctls
@@ -12,28 +13,24 @@ from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import FdKind, IoctlSpec
 from pyvmm.hosts.kvm.ownership import FdOwner
-from pyvmm.hosts.kvm.vcpu_codec import (
-    decode_debugregs,
-    decode_events,
-    decode_fpu,
+from pyvmm.hosts.kvm.register_codec import (
     decode_regs,
     decode_sregs,
-    encode_debugregs,
-    encode_events,
-    encode_fpu,
     encode_regs,
     encode_sregs,
 )
-from pyvmm.hosts.kvm.vcpu_values import (
-    DebugRegs,
-    Fpu,
-    GuestDebug,
-    MpState,
-    PageDirectoryPointers,
-    Translation,
-    VcpuEvents,
-)
 from pyvmm.hosts.registers import Regs, Sregs
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.vcpu_values import (
+        DebugRegs,
+        Fpu,
+        GuestDebug,
+        MpState,
+        PageDirectoryPointers,
+        Translation,
+        VcpuEvents,
+    )
 
 _LEGACY_XSAVE_SIZE = 4096
 _PDPTRS_VALID = 1
@@ -69,6 +66,8 @@ class VcpuState(FdOwner):
 
     def get_sregs2(self) -> tuple[Sregs, PageDirectoryPointers]:
         """The special registers with the PAE page directory pointers (api.rst 4.131)."""
+        from pyvmm.hosts.kvm.vcpu_values import PageDirectoryPointers
+
         raw = new("struct kvm_sregs2 *")
         call(ioctls.GET_SREGS2, self.fd, raw)
         a, b, c, d = raw.pdptrs
@@ -90,6 +89,8 @@ class VcpuState(FdOwner):
 
     def translate_with_rights(self, linear: int) -> Translation | None:
         """As `translate`; KVM does not fill the rights in truthfully (it answers writeable)."""
+        from pyvmm.hosts.kvm.vcpu_values import Translation
+
         raw = new("struct kvm_translation *", {"linear_address": linear})
         call(ioctls.TRANSLATE, self.fd, raw, f"linear={linear:#x}")
         if not raw.valid:
@@ -110,12 +111,16 @@ class VcpuState(FdOwner):
 
         KVM neither gives nor takes `Fpu.mxcsr`; the XSAVE area has it.
         """
+        from pyvmm.hosts.kvm.vcpu_codec import decode_fpu
+
         raw = new("struct kvm_fpu *")
         call(ioctls.GET_FPU, self.fd, raw)
         return decode_fpu(raw)
 
     def set_fpu(self, fpu: Fpu) -> None:
         """Replace the x87 and SSE registers (KVM_SET_FPU, api.rst 4.23)."""
+        from pyvmm.hosts.kvm.vcpu_codec import encode_fpu
+
         raw = new("struct kvm_fpu *")
         encode_fpu(fpu, raw)
         call(ioctls.SET_FPU, self.fd, raw)
@@ -190,30 +195,40 @@ class VcpuState(FdOwner):
 
     def get_events(self) -> VcpuEvents:
         """Exceptions and interrupts under way (KVM_GET_VCPU_EVENTS, api.rst 4.31)."""
+        from pyvmm.hosts.kvm.vcpu_codec import decode_events
+
         raw = new("struct kvm_vcpu_events *")
         call(ioctls.GET_VCPU_EVENTS, self.fd, raw)
         return decode_events(raw)
 
     def set_events(self, events: VcpuEvents) -> None:
         """Replace them, as far as `events.flags` says (KVM_SET_VCPU_EVENTS, api.rst 4.32)."""
+        from pyvmm.hosts.kvm.vcpu_codec import encode_events
+
         raw = new("struct kvm_vcpu_events *")
         encode_events(events, raw)
         call(ioctls.SET_VCPU_EVENTS, self.fd, raw, str(events))
 
     def get_debugregs(self) -> DebugRegs:
         """The debug registers (KVM_GET_DEBUGREGS, api.rst 4.33)."""
+        from pyvmm.hosts.kvm.vcpu_codec import decode_debugregs
+
         raw = new("struct kvm_debugregs *")
         call(ioctls.GET_DEBUGREGS, self.fd, raw)
         return decode_debugregs(raw)
 
     def set_debugregs(self, registers: DebugRegs) -> None:
         """Replace the debug registers (KVM_SET_DEBUGREGS, api.rst 4.34)."""
+        from pyvmm.hosts.kvm.vcpu_codec import encode_debugregs
+
         raw = new("struct kvm_debugregs *")
         encode_debugregs(registers, raw)
         call(ioctls.SET_DEBUGREGS, self.fd, raw, str(registers))
 
     def get_mp_state(self) -> MpState:
         """What the vCPU is waiting for (KVM_GET_MP_STATE, api.rst 4.38)."""
+        from pyvmm.hosts.kvm.vcpu_values import MpState
+
         raw = new("struct kvm_mp_state *")
         call(ioctls.GET_MP_STATE, self.fd, raw)
         return MpState(raw.mp_state)

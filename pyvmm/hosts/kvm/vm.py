@@ -5,23 +5,25 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
-from pyvmm.hosts.kvm import coalesced, ioctls
+from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, ffi, new
-from pyvmm.hosts.kvm.coalesced import CoalescedZone
 from pyvmm.hosts.kvm.constants import Cap
-from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd
 from pyvmm.hosts.kvm.interrupts import VmInterrupts
 from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.posted import PostedRing
-from pyvmm.hosts.kvm.stats import Stats
 from pyvmm.hosts.kvm.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.coalesced import CoalescedZone
+    from pyvmm.hosts.kvm.stats import Stats
 
 _PAGE_SIZE = 4096
 _MSR_FILTER_DEFAULT_DENY = 1
@@ -58,7 +60,7 @@ class Vm(VmInterrupts):
         self,
         fd: int,
         run_size: int,
-        host_cpuid: Callable[[], tuple[CpuidEntry, ...]],
+        host_cpuid: Callable[[], CData],
         posted_capacity: int | None = None,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
@@ -219,11 +221,15 @@ class Vm(VmInterrupts):
 
     def coalesce(self, zone: CoalescedZone) -> None:
         """Let the kernel note down writes to `zone` without an exit (api.rst 4.116)."""
+        from pyvmm.hosts.kvm import coalesced
+
         raw = coalesced.encode_zone(zone)
         call(ioctls.REGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
 
     def uncoalesce(self, zone: CoalescedZone) -> None:
         """Undo `coalesce`; what the ring holds stays there."""
+        from pyvmm.hosts.kvm import coalesced
+
         raw = coalesced.encode_zone(zone)
         call(ioctls.UNREGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
 
@@ -270,6 +276,8 @@ class Vm(VmInterrupts):
 
     def statistics(self) -> Stats:
         """The VM's statistics (KVM_GET_STATS_FD, api.rst 4.133)."""
+        from pyvmm.hosts.kvm.stats import Stats
+
         return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VM))
 
     def create_vcpu(self, index: int) -> Vcpu:
