@@ -99,13 +99,22 @@ static inline bool offers(int kvm, unsigned long capability)
     return ioctl(kvm, KVM_CHECK_EXTENSION, capability) > 0;
 }
 
+/* Whether there is a guest_memfd that can be mapped. Asked once a process, as pyvmm does. */
+static inline bool maps_guest_memfd(int kvm)
+{
+    static int answer = -1;
+    if (answer < 0) {
+        int flags = ioctl(kvm, KVM_CHECK_EXTENSION, (unsigned long)KVM_CAP_GUEST_MEMFD_FLAGS);
+        answer = offers(kvm, KVM_CAP_USER_MEMORY2) && offers(kvm, KVM_CAP_GUEST_MEMFD) &&
+                 (flags & (int)GUEST_MEMFD_MMAP_AND_INIT_SHARED) == 3;
+    }
+    return answer != 0;
+}
+
 /* Guest RAM as pyvmm chooses it: a mapped guest_memfd where there is one, a memfd elsewhere. */
 static inline void give_ram(struct guest *guest)
 {
-    int flags = ioctl(guest->kvm, KVM_CHECK_EXTENSION, (unsigned long)KVM_CAP_GUEST_MEMFD_FLAGS);
-    bool guest_memfd = offers(guest->kvm, KVM_CAP_USER_MEMORY2) &&
-                       offers(guest->kvm, KVM_CAP_GUEST_MEMFD) &&
-                       (flags & (int)GUEST_MEMFD_MMAP_AND_INIT_SHARED) == 3;
+    bool guest_memfd = maps_guest_memfd(guest->kvm);
     if (guest_memfd) {
         struct kvm_create_guest_memfd create = {
             .size = guest->ram_size,
@@ -138,14 +147,17 @@ static inline void give_ram(struct guest *guest)
     }
 }
 
-/* Every CPUID feature of the host, with the APIC id of vCPU 0. */
+/* Every CPUID feature of the host, with the APIC id of vCPU 0. Asked once a process, as pyvmm does. */
 static inline void give_cpuid(const struct guest *guest)
 {
-    struct {
+    static struct {
         struct kvm_cpuid2 head;
         struct kvm_cpuid_entry2 room[CPUID_ROOM];
-    } table = {.head.nent = CPUID_ROOM};
-    checked(ioctl(guest->kvm, KVM_GET_SUPPORTED_CPUID, &table), "ask for CPUID");
+    } table;
+    if (table.head.nent == 0) {
+        table.head.nent = CPUID_ROOM;
+        checked(ioctl(guest->kvm, KVM_GET_SUPPORTED_CPUID, &table), "ask for CPUID");
+    }
     for (uint32_t i = 0; i < table.head.nent; i++) {
         struct kvm_cpuid_entry2 *entry = &table.room[i];
         if (entry->function == 1)

@@ -30,13 +30,12 @@ def run(effort: Effort, step: Step) -> Result:
     subjects = (
         Subject(
             "C",
-            "open, 5 questions, VM, 256 MiB mapped and bound, vCPU, CPUID, registers, one exit, "
-            "close all",
+            "open, VM, 256 MiB mapped and bound, vCPU, CPUID, registers, one exit, close all",
             lambda: {"life_ms": baselines.called(program, lives)["seconds"] / lives * 1e3},
         ),
         Subject(
             "host API",
-            "the same through pyvmm.hosts in one thread, with every capability asked for",
+            "the same through pyvmm.hosts in one thread",
             lambda: _timed(_host_api, lives),
         ),
         Subject(
