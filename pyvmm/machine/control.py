@@ -132,7 +132,8 @@ class RunControl:
                 call = self._calls[index].popleft() if self._calls[index] else None
                 if call is None:
                     if self.is_over:
-                        self._in_trio(self._all_parked.set)
+                        if self._paused:  # Then `pause` may be waiting for this thread.
+                            self._in_trio(self._all_parked.set)
                         return False
                     if not self._paused:
                         self.attention = any(self._calls.values())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from dataclasses import dataclass
 
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
+_UNLIMITED = 1 << 62
 
 
 def available() -> int:
@@ -14,38 +13,80 @@ def available() -> int:
 
     The least of what the kernel calls available (``MemAvailable``: free memory and cache that can
     be dropped; swap does not count, guest_memfd pages are never swapped) and what is left under
-    the memory limits of the process's control group (version 2) and its parents.
+    the memory limits of the process's control group (either version) and its parents.
     """
     return min([_mem_available(), *_cgroup_headrooms()])
 
 
 def _mem_available() -> int:
-    with _MEMINFO.open(encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 1 << 62
+    text = _read("/proc/meminfo")
+    start = text.find(b"MemAvailable:")
+    return int(text[start:].split(maxsplit=2)[1]) * 1024 if start >= 0 else _UNLIMITED
 
 
 def _cgroup_headrooms() -> list[int]:
     """What each limiting group on the way to the root has left, in bytes."""
-    try:
-        own = next(
-            line[3:].strip()
-            for line in _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
-            if line.startswith("0::")
-        )
-    except (OSError, StopIteration):
-        return []
     headrooms = []
-    path = _CGROUP_ROOT / own.lstrip("/")
-    while path != _CGROUP_ROOT and _CGROUP_ROOT in path.parents:
-        try:
-            limit = (path / "memory.max").read_text(encoding="ascii").strip()
-            used = (path / "memory.current").read_text(encoding="ascii").strip()
-            if limit != "max":
-                headrooms.append(max(0, int(limit) - int(used)))
-        except (OSError, ValueError):
-            pass  # A group without the memory controller sets no limit.
-        path = path.parent
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(b":", 2)
+        for version in _VERSIONS:
+            if version.controller in controllers.split(b","):
+                headrooms += version.headrooms(os.fsdecode(group).strip("/"))
     return headrooms
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """How one version of control groups tells a group's memory limit."""
+
+    controller: bytes
+    root: str
+    limit: str
+    usage: str
+    cache: bytes
+
+    def headrooms(self, group: str) -> list[int]:
+        """For `group` and its parents; a group without a limit is left out."""
+        found = []
+        while group:
+            folder = f"{self.root}/{group}"
+            limit = _read(f"{folder}/{self.limit}").strip()
+            if limit.isdigit() and int(limit) < _UNLIMITED:
+                found.append(max(0, int(limit) - self._used(folder)))
+            group = group.rpartition("/")[0]
+        return found
+
+    def _used(self, folder: str) -> int:
+        """What cannot be had back: the usage without the file cache that nobody looked at lately."""
+        used = _read(f"{folder}/{self.usage}").strip()
+        fields = dict(
+            line.split(maxsplit=1)
+            for line in _read(f"{folder}/memory.stat").splitlines()
+            if b" " in line
+        )
+        cache = fields.get(self.cache, b"0")
+        return int(used) - int(cache) if used.isdigit() else 0
+
+
+_VERSIONS = (
+    _Version(b"", "/sys/fs/cgroup", "memory.max", "memory.current", b"inactive_file"),
+    _Version(
+        b"memory",
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        b"total_inactive_file",
+    ),
+)
+
+
+def _read(path: str) -> bytes:
+    """A small file of the kernel's; b"" where it is not there. Spares `open`'s layers."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)

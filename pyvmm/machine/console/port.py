@@ -76,7 +76,7 @@ class ConsolePort:
         """No more output will come: `receive` returns b"" once everything is taken. From trio."""
         self._ended = True
         self._output_ended.set()
-        self._wake()
+        self._set_readable()
 
     def _wake(self) -> None:
         with suppress(trio.RunFinishedError):  # Then nobody is left to read.
