@@ -253,7 +253,7 @@ def test_any_layout_behaves_as_flat_memory(
 ) -> None:
     bus = Bus("MMIO", 64)
     flat = bytearray(b"\xff" * 80)
-    claimed = set()
+    claimed: set[int] = set()
     for start, length, width in layout:
         bus.add(start, length, Ram(length, width), "RAM", width=width)
         flat[start : start + length] = bytes(length)

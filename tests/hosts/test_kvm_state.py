@@ -32,7 +32,8 @@ pytestmark = pytest.mark.kvm
 
 def test_every_general_register_has_its_own_place(guest: MakeGuest) -> None:
     vcpu = guest(b"\xf4").vcpu
-    regs = Regs(*range(1, 17), rip=ENTRY, rflags=0x46)
+    numbers = tuple(range(1, 17))
+    regs = Regs(*numbers, ENTRY, 0x46)  # type: ignore[call-arg]
     vcpu.set_regs(regs)
     assert vcpu.get_regs() == regs
     # `out 0x61, eax; xchg ax, bx; out 0x61, eax`
