@@ -1,0 +1,114 @@
+"""``pyvmm lab build``: a kernel for the lab, into the cache."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.lab.kernel.building import Prove
+    from pyvmm.lab.kernel.manifest import Kernel
+    from pyvmm.lab.kernel.progress import Progress
+
+_JOBS_MAX = 4096
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.description = (
+        "Build a kernel for the lab, once: it is kept in the cache and found again by its name."
+    )
+    parser.epilog = "An interrupted build goes on with the next call."
+    parser.add_argument(
+        "--kernel",
+        metavar="NAME|FILE",
+        help="a series that Debian has the source of (7.3, 6.12; default: 7.3), or the file of a "
+        "kernel to use as it is",
+    )
+    parser.add_argument(
+        "--source", type=Path, metavar="DIR|TARBALL", help="a kernel's source, instead of Debian's"
+    )
+    parser.add_argument(
+        "--jobs", type=_jobs, metavar="N", help="compilers at a time (default: number of CPUs)"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="look for a newer source though a kernel is there"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a line")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Build, or find that it is built, and say where the kernel is."""
+    from pyvmm.lab.kernel import progress
+
+    with _ended_by_signals(), progress.to_stream(sys.stderr) as reporting:
+        kernel = _kernel(options, reporting)
+    if options.json:
+        print(json.dumps({"path": str(kernel.path), **asdict(kernel.manifest)}, indent=2))
+    else:
+        print(f"{kernel.name}  Linux {kernel.manifest.version}  {kernel.path}")
+    return ExitCode.OK
+
+
+def _kernel(options: argparse.Namespace, progress: Progress) -> Kernel:
+    from pyvmm.lab.kernel import building
+    from pyvmm.lab.kernel.cache import Cache, default_root
+
+    cache = Cache(default_root())
+    named = options.kernel
+    if named is not None and ("/" in named or Path(named).is_file()):
+        if options.source is not None:
+            raise UsageError(
+                "build a lab kernel", "--kernel names a file, so there is nothing to compile",
+                "leave out --source",
+            )  # fmt: skip
+        return building.take_over(Path(named), cache, progress, _proof())
+    request = building.BuildRequest(
+        jobs=options.jobs or building.default_jobs(),
+        name=named,
+        source=options.source,
+        again=options.again,
+    )
+    return building.build(request, cache, progress)
+
+
+def _proof() -> Prove | None:
+    if find_spec("pyvmm.lab.prove") is None:
+        return None
+    from importlib import import_module
+
+    prove: Prove = import_module("pyvmm.lab.prove").prove
+    return prove
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _JOBS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_JOBS_MAX}")
+    return int(text)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the build as Ctrl-C does: with no child left."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,55 @@
+"""The configuration fragment: what the lab's kernel has, and whether Kconfig went along."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FRAGMENT = Path(__file__).parent / "lab.config"
+_WHERE_KNOWN = "# where known"
+_OPTION = re.compile(r"(CONFIG_\w+)=(\S.*)|# (CONFIG_\w+) is not set")
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A configuration fragment. Values are as in .config; "n" stands for "is not set".
+
+    `required` must come out of Kconfig as they went in; `wished` too where the kernel knows them.
+    """
+
+    text: str
+    required: dict[str, str]
+    wished: dict[str, str]
+
+    @property
+    def hash(self) -> str:
+        """Of what Kconfig sees: comments and order do not count."""
+        options = sorted({**self.required, **self.wished}.items())
+        return hashlib.sha256(repr(options).encode()).hexdigest()
+
+    def dropped(self, config: str) -> list[str]:
+        """The options that the .config with the text `config` does not have as required."""
+        got = parse(config)[0]
+        return [name for name, value in self.required.items() if got.get(name, "n") != value]
+
+
+def parse(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The options of a .config or fragment: before and after its "where known" line."""
+    required: dict[str, str] = {}
+    wished: dict[str, str] = {}
+    target = required
+    for line in text.splitlines():
+        if line.startswith(_WHERE_KNOWN):
+            target = wished
+        elif found := _OPTION.fullmatch(line.strip()):
+            name, value, unset = found.groups()
+            target[name or unset] = value or "n"
+    return required, wished
+
+
+def lab_fragment() -> Fragment:
+    """The project's own."""
+    text = FRAGMENT.read_text(encoding="ascii")
+    return Fragment(text, *parse(text))

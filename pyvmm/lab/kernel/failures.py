@@ -1,0 +1,18 @@
+"""What can go wrong with making a kernel, beyond what `pyvmm.errors` has."""
+
+from __future__ import annotations
+
+from pyvmm.errors import HostLacksError, SystemCallError
+
+
+class KernelBuildError(HostLacksError):
+    """Kernel, compiler and configuration do not come together on this host."""
+
+
+class CorruptEntryError(HostLacksError):
+    """A file in the cache is not what its manifest says."""
+
+
+def system_call_error(attempt: str, error: OSError) -> SystemCallError:
+    """`error` in the tree."""
+    return SystemCallError(attempt, error.errno or 0, error.strerror or str(error))

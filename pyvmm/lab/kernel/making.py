@@ -1,0 +1,116 @@
+"""Kconfig, the compiler, and the image that comes out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyvmm.lab.kernel.children import Children
+from pyvmm.lab.kernel.configuration import Fragment
+from pyvmm.lab.kernel.failures import KernelBuildError, system_call_error
+from pyvmm.lab.kernel.progress import Progress
+
+EXPECTED_OBJECTS = {"7.3": 0, "6.12": 0}
+"""How many files a build of our fragment compiles, measured: what the progress bar counts up to."""
+
+REPRODUCIBLE = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "pyvmm",
+    "KBUILD_BUILD_HOST": "lab",
+    "KBUILD_BUILD_VERSION": "1",
+}
+"""So that the same source, configuration and compiler give the same bytes."""
+
+IMAGE = "vmlinux"
+_COMPILED = re.compile(r"  (?:CC|AS)  ")
+_NOT_THE_KERNELS = {"tools", "scripts"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A build under way: `source` is only read, everything is made in `objects`."""
+
+    source: Path
+    objects: Path
+    jobs: int
+
+    def make(self, *arguments: str) -> list[str]:
+        """The command line of a make in it."""
+        command = [
+            "make", "--no-print-directory", "-C", str(self.source), f"O={self.objects}",
+            f"-j{self.jobs}",
+        ]  # fmt: skip
+        if shutil.which("ccache") is not None:
+            command += ["CC=ccache gcc", "HOSTCC=ccache gcc"]
+        return [*command, *(f"{name}={value}" for name, value in REPRODUCIBLE.items()), *arguments]
+
+
+def configure(tree: Tree, fragment: Fragment, children: Children, progress: Progress) -> None:
+    """Make the .config. Raises `KernelBuildError`, naming the options that Kconfig dropped."""
+    attempt = "configure the kernel"
+    wanted = tree.objects / "lab.config"
+    config = tree.objects / ".config"
+    try:
+        tree.objects.mkdir(parents=True, exist_ok=True)
+        if (
+            wanted.is_file()
+            and wanted.read_text(encoding="utf-8") == fragment.text
+            and config.is_file()
+            and not fragment.dropped(config.read_text(encoding="utf-8"))
+        ):
+            return  # An interrupted build goes on: a new .config would have make look at it all.
+        wanted.write_text(fragment.text, encoding="utf-8")
+        with progress.stage("configuring", None, ""):
+            children.run(tree.make(f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig"), attempt)
+        dropped = fragment.dropped(config.read_text(encoding="utf-8"))
+        if dropped:
+            config.unlink()
+    except OSError as error:
+        raise system_call_error(attempt, error) from error
+    if dropped:
+        raise KernelBuildError(
+            attempt,
+            f"this kernel's Kconfig does not take {', '.join(dropped)}",
+            "use another version (pyvmm lab build --kernel 7.3)",
+        )
+
+
+def compile_kernel(tree: Tree, expected: int | None, children: Children, progress: Progress) -> int:
+    """Compile what is not compiled yet; how many files that makes in all.
+
+    `expected` is how many files other builds compiled. Raises `KernelBuildError`.
+    """
+    done = _objects(tree.objects)
+    with progress.stage(f"compiling, {tree.jobs} at a time", expected, "files") as stage:
+
+        def count(line: str) -> None:
+            nonlocal done
+            if _COMPILED.match(line):
+                done += 1
+                stage.reach(done)
+
+        stage.reach(done)
+        children.run(tree.make(IMAGE), "compile the kernel", on_line=count)
+    return done
+
+
+def strip(tree: Tree, image: Path, children: Children) -> None:
+    """Put the kernel, without symbols, into the file `image`. Raises `KernelBuildError`."""
+    children.run(
+        ["objcopy", "--strip-all", str(tree.objects / IMAGE), str(image)], "strip the kernel"
+    )
+
+
+def _objects(folder: Path) -> int:
+    """How many compiled files of the kernel there are already."""
+    found = 0
+    for where, folders, files in os.walk(folder):
+        if where == str(folder):
+            folders[:] = [name for name in folders if name not in _NOT_THE_KERNELS]
+        found += sum(
+            name.endswith(".o") and name not in ("built-in.o", "vmlinux.o") for name in files
+        )
+    return found
