@@ -26,7 +26,7 @@ from pyvmm.lab.kernel.progress import Progress
 DEFAULT_NAME = "7.3"
 
 GIB = 1 << 30
-SPACE_FOR_DEBIAN = 2 * GIB
+SPACE_TO_UNPACK = 5 * GIB // 4
 SPACE_FOR_TREE = GIB // 2
 """Bytes that must be free: for package, source and objects together, and for objects alone."""
 
@@ -81,10 +81,11 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
                 return kernel
         children = Children(lock, cache.work / "apt.log")
         if request.source is not None:
-            _require_space(cache, SPACE_FOR_TREE)
+            unpacked = request.source.is_dir()
+            _require_space(cache, SPACE_FOR_TREE if unpacked else SPACE_TO_UNPACK)
             source = sources.from_path(request.source)
         else:
-            _require_space(cache, SPACE_FOR_DEBIAN)
+            _require_space(cache, SPACE_TO_UNPACK)
             source = _from_debian(request.name or DEFAULT_NAME, cache, children, progress)
         setting = _Setting(cache, progress, fragment, compiler)
         return _build(request, source, setting, children)
@@ -176,6 +177,9 @@ def _build(
         raise
     with progress.stage("tidying up", None, ""):
         shutil.rmtree(work, ignore_errors=True)
+        for folder, manifest in cache.entries():
+            if manifest.name == name and manifest.was_built_here and folder.name != key:
+                cache.remove(folder)
     return kernel
 
 

@@ -65,6 +65,7 @@ def test_another_compiler_makes_another_kernel(
     first = build(request_, cache, said)
     monkeypatch.setenv("FAKE_GCC", "gcc (Fake) 13")
     assert build(request_, cache, said).path != first.path
+    assert not first.path.exists(), "one of a name is enough"
 
 
 def test_a_damaged_entry_is_built_again_and_that_is_said(
@@ -136,7 +137,7 @@ def test_too_little_space_is_said_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 << 20))
-    with pytest.raises(HostLacksError, match=r"needs 0\.5 GiB in .* 0\.1 GiB are free; make room"):
+    with pytest.raises(HostLacksError, match=r"needs 1\.2 GiB in .* 0\.1 GiB are free; make room"):
         build(request_, cache, said)
     assert host.calls() == []
 
@@ -262,8 +263,15 @@ def test_an_interrupted_build_leaves_no_child_and_the_next_goes_on(
     process.send_signal(number)
     process.wait(20)
     if number == signal.SIGKILL:
-        # Nobody could end make: but it holds the lock until it has.
-        os.killpg(int(hanging.read_text()), signal.SIGKILL)
+        # Nobody could end make: it keeps the lock until it has ended.
+        waited = []
+
+        def on_wait(text: str) -> None:
+            waited.append(text)
+            os.killpg(int(hanging.read_text()), signal.SIGKILL)
+
+        with cache.locked(on_wait):
+            assert waited
     else:
         assert alive(int(hanging.read_text())) == []
     monkeypatch.delenv("FAKE_HANGS_AT")
