@@ -97,6 +97,8 @@ def _claim_standard_descriptors() -> None:
         except OSError:
             # The lowest free number is `fd`, because all below are open.
             os.open(os.devnull, os.O_RDONLY if fd == 0 else os.O_WRONLY)
+            if fd == 1:
+                sys.stdout = os.fdopen(1, "w", closefd=False)
             if fd == 2:
                 sys.stderr = os.fdopen(2, "w", closefd=False)
 
@@ -163,4 +165,20 @@ def process() -> int:
     gc.disable()
     code = main()
     gc.freeze()
+    return _flushed(code)
+
+
+def _flushed(code: int) -> int:
+    """`code`, once nothing is left that Python would flush at exit: a failure then ends with 120.
+
+    What cannot be written to standard output was asked for, so that is an error of its own;
+    standard error that nobody reads is not.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
+            if stream is sys.stdout and code == ExitCode.OK:
+                code = ExitCode.SYSTEM_CALL
     return code

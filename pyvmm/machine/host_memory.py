@@ -57,7 +57,7 @@ class _Version:
         return found
 
     def _used(self, folder: str) -> int:
-        """What cannot be had back: the usage without the file cache that nobody looked at lately."""
+        """What cannot be had back: the usage without file cache that nobody looked at lately."""
         used = _read(f"{folder}/{self.usage}").strip()
         fields = dict(
             line.split(maxsplit=1)

@@ -31,6 +31,10 @@ class Outcome:
         return self.err.splitlines()
 
 
+# Without what would make Python behave otherwise than at most of our users'.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def pyvmm(
     *arguments: str | Path,
     prefix: Sequence[str] = (),
@@ -48,7 +52,7 @@ def pyvmm(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=cwd,
-        env=None if env is None else {**os.environ, **env},
+        env={**ENVIRONMENT, **(env or {})},
         start_new_session=True,
     )
     with ending(process):
@@ -70,6 +74,7 @@ def start(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
+        env=ENVIRONMENT,
         preexec_fn=preparation,  # noqa: PLW1509 - there are no threads here
     )
 

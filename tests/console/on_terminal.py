@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..cli.command import HANG, PYVMM, state, until
+from ..cli.command import ENVIRONMENT, HANG, PYVMM, state, until
 
 
 class Terminal:
@@ -38,6 +38,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
+            env=ENVIRONMENT,
             preexec_fn=take_terminal,  # noqa: PLW1509 - there are no threads here
         )
 
