@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import baselines, run_hello, system_calls
+from benchmarks import baselines, launching, system_calls
 from benchmarks.measure import CannotRunError, Effort, Table
 
 _STAMPED = Path(__file__).with_name("stamped_pyvmm.py")
@@ -54,10 +54,10 @@ def _phases(runs: int, arguments: Sequence[str]) -> Table:
 def _stamps(arguments: Sequence[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         stamps_file = Path(folder) / "stamps"
-        answer = run_hello.launched(
+        answer = launching.launched(
             [*baselines.PYTHON, str(_STAMPED), *arguments],
             Path(os.devnull),
-            run_hello.environment() | {"PYVMM_STAMPS": str(stamps_file)},
+            launching.environment() | {"PYVMM_STAMPS": str(stamps_file)},
         )
         if answer["status"]:
             raise CannotRunError(f"{_STAMPED.name} ended with {answer['status']:.0f}")
@@ -66,7 +66,7 @@ def _stamps(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def _bare_interpreter() -> float:
-    answer = run_hello.launched([*baselines.PYTHON, "-c", "pass"], Path(os.devnull))
+    answer = launching.launched([*baselines.PYTHON, "-c", "pass"], Path(os.devnull))
     return answer["ended"] - answer["started"]
 
 
@@ -86,7 +86,7 @@ def _imports(runs: int, command: Sequence[str]) -> Table:
     for _ in range(runs):
         done = subprocess.run(
             command,
-            env=run_hello.environment() | {"PYTHONPROFILEIMPORTTIME": "1"},
+            env=launching.environment() | {"PYTHONPROFILEIMPORTTIME": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -116,7 +116,7 @@ def _row(what: str, microseconds: float, modules: int) -> tuple[str, str, str]:
 
 
 def _calls(command: Sequence[str]) -> Table:
-    counts = system_calls.of_process(command, run_hello.environment())
+    counts = system_calls.of_process(command, launching.environment())
     title = "system calls of the whole process, by strace"
     if counts is None:
         return Table(f"{title}: not counted, strace is not there or may not trace", ())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import baselines, process_phases
+from benchmarks import process_phases
 from benchmarks.figures import Sample, at_most
+from benchmarks.launching import launched
 from benchmarks.measure import CannotRunError, Comparison, Effort, Result, Step, Subject, take_turns
 from pyvmm import bundled_guests
 
@@ -27,7 +27,7 @@ _ACCELERATORS = {
     "QEMU with KVM": ("-accel", "kvm", "-cpu", "qemu64"),
     "QEMU with TCG": ("-accel", "tcg"),
 }
-"""Best first."""
+"""The one that works as pyvmm does comes first: the targets are against it where it works."""
 _QEMU_STATUS = 1
 """isa-debug-exit makes (0 << 1) | 1 of the guest's 0."""
 
@@ -58,11 +58,6 @@ def run(effort: Effort, step: Step) -> Result:
     return result
 
 
-def environment() -> dict[str, str]:
-    """This process's, without what would keep Python from writing and using .pyc files."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
 def measured(command: Sequence[str], status: int) -> Sample:
     """Run `command` once; its output must be the guest's, its exit status `status`."""
     with tempfile.NamedTemporaryFile() as out:
@@ -77,14 +72,6 @@ def measured(command: Sequence[str], status: int) -> Sample:
         "cpu_ms": (answer["user"] + answer["system"]) * 1e3,
         "max_rss_mib": answer["max_rss_kib"] / 1024,
     }
-
-
-def launched(
-    command: Sequence[str], out: Path, env: dict[str, str] | None = None
-) -> dict[str, float]:
-    """What running `command` cost, by launch.c; its standard output goes to `out`."""
-    launch = baselines.compiled("launch")
-    return baselines.called(launch, out, *command, env=env or environment())
 
 
 def _qemu(name: str, image: Path) -> Subject:
