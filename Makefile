@@ -55,13 +55,15 @@ test-oldest: guests ## the tests with the oldest versions of every dependency th
 	.venv-oldest/bin/pytest $(ARGS)
 
 .PHONY: guests
-guests: ## build the guest images
+guests: ## build the guest images and the lab's first process
 	@./setup-system build
 	@$(MAKE) -s -C guest
+	@$(MAKE) -s -C pyvmm/lab/guest
 
 .PHONY: clean
 clean: ## remove everything that was built, the virtual environments included
 	$(MAKE) -s -C guest clean
+	$(MAKE) -s -C pyvmm/lab/guest clean
 	rm -rf .venv .venv-oldest build dist *.egg-info pyvmm/hosts/kvm/_kvm.c pyvmm/hosts/kvm/*.so
 
 $(INSTALLED): pyproject.toml setup.py $(EXTENSION_SOURCES) $(CONSTRAINTS) setup-system

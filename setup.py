@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithGuests(build_py):
-    """Builds the guest images and takes them along as package data of an ordinary install.
+    """Builds the guest images and the lab's first process: package data of an ordinary install.
 
     An editable install uses guest/build in the checkout instead, so that a rebuilt guest is used
     at once.
@@ -26,6 +26,12 @@ class BuildWithGuests(build_py):
         images.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["make", "-s", "-C", ROOT / "guest", f"OUT={images}"],
+            check=True,
+            env={**os.environ, "MAKEFLAGS": ""},
+        )
+        init = Path(self.build_lib).resolve() / "pyvmm" / "lab" / "guest" / "build" / "init"
+        subprocess.run(
+            ["make", "-s", "-C", ROOT / "pyvmm" / "lab" / "guest", f"OUT={init}"],
             check=True,
             env={**os.environ, "MAKEFLAGS": ""},
         )

@@ -63,6 +63,13 @@ def _load_guests(parser: argparse.ArgumentParser) -> Command:
     return guests.command
 
 
+def _load_lab(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import lab
+
+    lab.add_arguments(parser)
+    return lab.command
+
+
 def _load_doctor(parser: argparse.ArgumentParser) -> Command:
     from pyvmm.cli import doctor
 
@@ -74,6 +81,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
     "run": ("Boot a guest image; end with its exit status.", _load_run),
     "guests": ("List the bundled guest images.", _load_guests),
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
+    "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 
 
@@ -149,6 +157,7 @@ def _dispatch(arguments: list[str]) -> int:
         return ExitCode.OK
     if options.command is None:
         raise _UsageFailure("no command given; see pyvmm --help")
+    options.arguments = arguments
     call: Command = options.call
     if not gc.isenabled():  # `process` did that; what is there now stays to the end.
         gc.freeze()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm import bundled_guests
+from pyvmm.cli.sizes import parse_size
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pyvmm.machine.console.terminal import RawTerminal
     from pyvmm.machine.ending import RunResult
 
-_UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _EPILOG = f"""\
@@ -35,17 +35,6 @@ exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image
 80 the guest crashed; 81 it panicked; 83 an exit that pyvmm cannot answer; 124 time limit;
 130 interrupted. On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
 """
-
-
-def parse_size(text: str) -> int:
-    """A size in bytes from ``256M``, ``2MiB``, ``4096B``; a bare number counts MiB, as in QEMU."""
-    digits = text.rstrip("BKMGTbkmgtiI")
-    unit = text[len(digits) :].upper().removesuffix("IB") or "M"
-    if unit != "B":
-        unit = unit.removesuffix("B")
-    if not (digits.isascii() and digits.isdecimal()) or unit not in _UNITS or len(digits) > 18:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size (256M, 2G, 8192K)")
-    return int(digits) * _UNITS[unit]
 
 
 def _console(text: str) -> str:
@@ -67,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initrd", type=Path, metavar="FILE", help="an initial RAM disk")
     parser.add_argument(
         "--host",
-        choices=[choice.value for choice in HostChoice],
+        choices=[*(choice.value for choice in HostChoice), "lab"],
         default="auto",
-        help="who runs it",
+        help="who runs it; lab: this same command, run in there",
     )
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="end the run after this long, with 124"
@@ -90,6 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Boot, wait, report; the exit code."""
+    if options.host == "lab":
+        return _in_lab(options)
     config = _config(options)
     with ExitStack() as stack:
         file = None
@@ -102,6 +93,14 @@ def command(options: argparse.Namespace) -> int:
         if file is not None:
             _write_json(file, options.json, result)
     return result.ending.exit_code
+
+
+def _in_lab(options: argparse.Namespace) -> int:
+    from pyvmm.cli.lab import run_same_command
+
+    kind, _, path = options.console.partition(":")
+    written = [path] if kind == "file" else []
+    return run_same_command(options.arguments, [*written, *filter(None, [options.json])])
 
 
 def _config(options: argparse.Namespace) -> MachineConfig:

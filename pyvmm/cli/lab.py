@@ -1,0 +1,225 @@
+"""``pyvmm lab``: a nested machine with a complete KVM, where commands run as if they ran here."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.lab.session import Ending
+    from pyvmm.lab.settings import LabWishes
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+_RUN_EPILOG = """\
+The root file system is this machine's, read-only; what is written to /tmp, /var/tmp, /run and
+/dev/shm is gone with the lab. The command's exit status is this one's; a command that a signal
+ended ends this process by the same signal. 127: no such command; 126: not executable. 69: this
+machine, its QEMU or the kernel cannot do it; 71: the lab failed (kernel panic, QEMU ended, ...).
+"""
+
+
+def _size(text: str) -> int:
+    from pyvmm.cli.sizes import parse_size
+
+    return parse_size(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's commands."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    run = commands.add_parser(
+        "run",
+        help="Run a command in a lab: one that is up, or one for the command alone.",
+        epilog=_RUN_EPILOG,
+        usage="pyvmm lab run [--cpus N] [--memory SIZE] [--kernel NAME] [--writable DIR] "
+        "-- COMMAND...",
+        allow_abbrev=False,
+    )
+    _add_wishes(run)
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    run.set_defaults(call=_run)
+    up = commands.add_parser(
+        "up", help="Start a lab that stays up and takes commands at once.", allow_abbrev=False
+    )
+    _add_wishes(up)
+    up.set_defaults(call=_up)
+    down = commands.add_parser("down", help="End the lab that is up.", allow_abbrev=False)
+    down.set_defaults(call=_down)
+    status = commands.add_parser(
+        "status", help="Say whether a lab is up (0) or not (69).", allow_abbrev=False
+    )
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(call=_status)
+    if find_spec("pyvmm.cli.lab_build") is not None:
+        from pyvmm.cli import lab_build
+
+        build = commands.add_parser("build", help="Build a lab kernel.", allow_abbrev=False)
+        lab_build.add_arguments(build)
+        build.set_defaults(call=lab_build.command)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Unreachable: each command of ``pyvmm lab`` has set its own call."""
+    raise UsageError("run pyvmm lab", f"it needs a command, not {options}")
+
+
+def _add_wishes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpus", type=int, metavar="N", help="number of CPUs (default: 2)")
+    parser.add_argument("--memory", type=_size, metavar="SIZE", help="memory (default: 2G)")
+    parser.add_argument(
+        "--kernel", metavar="NAME", help="a kernel that pyvmm lab build made, or a file"
+    )
+    parser.add_argument(
+        "--writable", action="append", default=[], metavar="DIR",
+        help="a folder that the lab may change; may be repeated",
+    )  # fmt: skip
+
+
+def _wishes(options: argparse.Namespace) -> LabWishes:
+    from pyvmm.lab.settings import LabWishes, writable_folders
+
+    return LabWishes(
+        options.kernel, options.cpus, options.memory, writable_folders(options.writable)
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if not words:
+        raise UsageError("run a command in the lab", "none is given", "name it after --")
+    return run_in_lab(_wishes(options), words)
+
+
+def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
+    """Run `words` in the lab that is up, if it is as wished, or in one of its own; its status."""
+    from pyvmm.lab import starting
+    from pyvmm.lab.protocol import Request, StartFlag
+    from pyvmm.lab.session import Session
+    from pyvmm.lab.terminal import OurTerminal, descriptor_flags
+
+    flags = descriptor_flags()
+    connection = starting.connect_if_met(wishes)
+    token = b""
+    if connection is not None:
+        token = _token(words[0])
+        if token:
+            flags |= StartFlag.MAY_FORK
+    else:
+        connection = starting.start_for_one_command(wishes.settings())
+    terminal = OurTerminal(flags)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    request = Request(
+        arguments=[os.fsencode(word) for word in words],
+        environment=[key + b"=" + value for key, value in os.environb.items()],
+        directory=os.getcwdb(),  # noqa: PTH109 - bytes
+        flags=flags,
+        mask=mask,
+        window=terminal.size(),
+        token=token,
+    )
+    with connection:
+        session = Session(connection, request, terminal)
+        ending = session.run()
+    if session.complaint is not None:
+        print(f"pyvmm: cannot write the command's output: {session.complaint}", file=sys.stderr)
+    return _status_of(ending, words[0])
+
+
+def _token(program: str) -> bytes:
+    """For this environment's own pyvmm, the token of the code that it would load; else b""."""
+    if os.path.basename(program) != "pyvmm":  # noqa: PTH119 - a name, not a path
+        return b""
+    from pyvmm.lab import loaded_code
+
+    found = shutil.which(program)
+    if found is None or os.path.realpath(found) != os.path.realpath(loaded_code.entry_point()):
+        return b""
+    return loaded_code.token(os.environb)
+
+
+def _status_of(ending: Ending, program: str) -> int:
+    from pyvmm.lab.failures import LabRefusalError
+    from pyvmm.lab.protocol import Step
+    from pyvmm.lab.session import die_by
+
+    if ending.signal:
+        return die_by(ending.signal)
+    if not ending.step:
+        return ending.status
+    reason = os.strerror(ending.errno)
+    if ending.step == Step.EXECUTE:
+        print(f"pyvmm: cannot run {program!r} in the lab: {reason}", file=sys.stderr)
+        return NOT_FOUND if ending.errno == errno.ENOENT else NOT_EXECUTABLE
+    if ending.step == Step.DIRECTORY:
+        reason = f"the folder {os.getcwd()} cannot be entered there ({reason})"  # noqa: PTH109
+    raise LabRefusalError(f"run {program!r} in the lab", reason)
+
+
+def run_same_command(arguments: Sequence[str], written: Sequence[str]) -> int:
+    """``pyvmm run --host lab``: the command `arguments`, with ``--host kvm``, in the lab.
+
+    `written` are files that it writes: their folders are made writable there.
+    """
+    from pyvmm.lab.loaded_code import entry_point
+    from pyvmm.lab.settings import LabWishes, writable_folders
+
+    words = [entry_point(), *arguments]
+    for place, word in enumerate(words):
+        if word == "--host=lab":
+            words[place] = "--host=kvm"
+        elif word == "--host" and words[place + 1 : place + 2] == ["lab"]:
+            words[place + 1] = "kvm"
+    folders = [os.path.dirname(os.path.abspath(name)) for name in written]  # noqa: PTH100, PTH120
+    return run_in_lab(LabWishes(writable=writable_folders(folders)), words)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from pyvmm.lab import starting
+
+    status, was_up = starting.up(_wishes(options))
+    word = "is up already" if was_up else "is up"
+    print(f"the lab {word}: {_describe(status)}")
+    return ExitCode.OK
+
+
+def _down(_: argparse.Namespace) -> int:
+    from pyvmm.lab import starting
+
+    print("the lab is down" if starting.down() else "no lab is up")
+    return ExitCode.OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    from pyvmm.lab import starting
+
+    status = starting.status()
+    if options.json:
+        print(json.dumps({"up": status is not None, **(status or {})}, indent=2))
+    elif status is None:
+        print("no lab is up")
+    else:
+        print(f"a lab is up: {_describe(status)}")
+        print(f"its kernel's log: {status['log']}")
+    return ExitCode.OK if status is not None else ExitCode.HOST_LACKS
+
+
+def _describe(status: dict[str, object]) -> str:
+    up = time.time() - float(str(status["since"]))
+    return (
+        f"Linux {status['release']}, {status['cpus']} CPUs, "
+        f"{int(str(status['memory'])) >> 20} MiB, for {up:.0f} s, "
+        f"{status['commands']} commands, pyvmm preloaded: {status['preloaded']}"
+    )

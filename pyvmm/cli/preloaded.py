@@ -1,0 +1,24 @@
+"""The pyvmm command, loaded once and forked from then on (``python -m``, inside the lab only)."""
+
+from __future__ import annotations
+
+import sys
+
+import rich.console
+import rich.table  # noqa: F401
+
+# All that a command may need: imported late elsewhere, so that each pays only for its own.
+import pyvmm.cli.doctor
+import pyvmm.cli.guests
+import pyvmm.cli.main
+import pyvmm.cli.run
+import pyvmm.hosts.kvm.system
+import pyvmm.machine.blocking
+import pyvmm.machine.console.attach
+import pyvmm.machine.examination
+import pyvmm.machine.machine
+from pyvmm.lab import preload
+
+if __name__ == "__main__":
+    preload.serve()
+    sys.exit(pyvmm.cli.main.process())

@@ -1,0 +1,1 @@
+"""The lab: a nested machine with a complete KVM, where commands run as if they ran outside."""

@@ -1,0 +1,145 @@
+"""What a lab is made of, and where the files of a lab that is up are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pyvmm.errors import HostLacksError, NoInputError, SystemCallError, UsageError
+
+MIB = 1 << 20
+DEFAULT_MEMORY = 2048 * MIB
+DEFAULT_CPUS = 2
+MEMORY_MIN = 256 * MIB
+CPUS_MAX = 255
+KERNEL_VARIABLE = "PYVMM_LAB_KERNEL"
+"""Environment: the lab kernel's file, instead of one that `pyvmm lab build` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabSettings:
+    """A lab to be: `memory` in bytes, `kernel` a file, `writable` folders as absolute paths.
+
+    Raises `UsageError` where a value cannot be.
+    """
+
+    kernel: str
+    cpus: int = DEFAULT_CPUS
+    memory: int = DEFAULT_MEMORY
+    writable: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= CPUS_MAX:
+            raise UsageError(
+                f"make a lab with {self.cpus} CPUs", f"it has at least 1 and at most {CPUS_MAX}"
+            )
+        if self.memory < MEMORY_MIN or self.memory % MIB:
+            raise UsageError(
+                f"make a lab with {self.memory} bytes of memory",
+                f"it needs whole MiB, and {MEMORY_MIN // MIB} of them at least",
+            )
+
+    def to_json(self) -> str:
+        """For the keeper's command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> LabSettings:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        return cls(**{**values, "writable": tuple(values["writable"])})
+
+
+@dataclass(frozen=True, slots=True)
+class LabWishes:
+    """What the user asked for; None and () where nothing was said."""
+
+    kernel: str | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    writable: tuple[str, ...] = ()
+
+    @property
+    def any_lab_will_do(self) -> bool:
+        """Whether nothing was asked for."""
+        return self == LabWishes()
+
+    def settings(self) -> LabSettings:
+        """These wishes, defaults for the rest."""
+        return LabSettings(
+            kernel=str(find_kernel(self.kernel)),
+            cpus=DEFAULT_CPUS if self.cpus is None else self.cpus,
+            memory=DEFAULT_MEMORY if self.memory is None else self.memory,
+            writable=self.writable,
+        )
+
+    def are_met_by(self, settings: LabSettings) -> bool:
+        """Whether a lab made of `settings` is what was asked for."""
+        return (
+            (self.cpus is None or self.cpus == settings.cpus)
+            and (self.memory is None or self.memory == settings.memory)
+            and (self.kernel is None or str(find_kernel(self.kernel)) == settings.kernel)
+            and set(self.writable) <= set(settings.writable)
+        )
+
+
+def find_kernel(name: str | None) -> Path:
+    """The kernel called `name`, or the file `name`; by default `PYVMM_LAB_KERNEL`, or the newest.
+
+    Raises `NoInputError` for a file that is not there, and what `pyvmm.lab.kernel.find` raises.
+    """
+    named = name if name is not None else os.environ.get(KERNEL_VARIABLE)
+    if named and ("/" in named or Path(named).is_file()):
+        path = Path(named).absolute()
+        if not path.is_file():
+            raise NoInputError(f"use the lab kernel {named}", "there is no such file")
+        if not os.access(path, os.R_OK):
+            raise NoInputError(f"use the lab kernel {named}", "it may not be read")
+        return path
+    from pyvmm.lab import kernel
+
+    return Path(kernel.find(named).path)
+
+
+def writable_folders(names: Sequence[str]) -> tuple[str, ...]:
+    """Absolute paths of folders to be writable in the lab. Raises `NoInputError`, `UsageError`."""
+    found = []
+    for name in names:
+        path = Path(name).absolute()
+        if not path.is_dir():
+            raise NoInputError(f"make {name} writable in the lab", "there is no such folder")
+        if "\n" in name or "\0" in name:
+            raise UsageError(f"make {name!r} writable in the lab", "the name has a line break")
+        found.append(os.path.realpath(path))
+    return tuple(dict.fromkeys(found))
+
+
+def run_directory() -> Path:
+    """Where a lab that is up has its socket, lock and logs; made if missing, for its user only.
+
+    $XDG_RUNTIME_DIR/pyvmm, or ~/.cache/pyvmm/run where there is no such variable.
+    Raises `SystemCallError`, and `HostLacksError` where somebody else could have made it.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    path = Path(runtime) / "pyvmm" if runtime else Path(cache) / "pyvmm" / "run"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = path.stat()
+        if state.st_uid != os.geteuid():
+            raise HostLacksError(f"use {path}", "it belongs to somebody else", "remove it")
+        if state.st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise SystemCallError(
+            f"make the folder {path}", error.errno or 0, error.strerror or str(error)
+        ) from error
+    return path
+
+
+SOCKET_NAME = "lab.sock"
+LOCK_NAME = "lab.lock"
+LOG_NAME = "lab.log"

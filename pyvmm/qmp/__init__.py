@@ -1,0 +1,1 @@
+"""QMP: QEMU as a managed peer."""

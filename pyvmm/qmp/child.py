@@ -1,0 +1,126 @@
+"""A child process that never outlives us, waited for and read without blocking trio."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import trio
+
+from pyvmm.errors import HostLacksError, SystemCallError
+
+_PR_SET_PDEATHSIG = 1
+_TERM_PATIENCE = 2.0
+
+
+def _libc_prctl() -> Callable[[int, int], int]:
+    prctl: Callable[[int, int], int] = ctypes.CDLL(None, use_errno=True).prctl
+    return prctl
+
+
+class Child:
+    """A process started by `start`. Whoever starts it calls `end`, whatever happens.
+
+    It is killed by the kernel when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG
+    means the thread, not the process), so start it from one that lives as long as its owner: not
+    from a worker thread, which is what `trio.lowlevel.open_process` would do.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> None:
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self.command = shlex.join(command)
+
+    @classmethod
+    def start(cls, command: Sequence[str], pass_fds: Sequence[int] = ()) -> Child:
+        """Start `command`, standard input empty, output and error as pipes to us.
+
+        Raises `HostLacksError` where there is no such program, `SystemCallError` where the kernel
+        refuses.
+        """
+        prctl = _libc_prctl()
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            # Between fork and exec: nothing but system calls.
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=pass_fds,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no lock is taken in it
+            )
+        except FileNotFoundError as error:
+            raise HostLacksError(
+                f"start {command[0]}", "it is not installed", "install it (Debian: qemu-system-x86)"
+            ) from error
+        except OSError as error:
+            raise SystemCallError(
+                f"start {command[0]}", error.errno or 0, error.strerror or str(error)
+            ) from error
+        return cls(process, command)
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As `subprocess` has it: the exit status, or minus the signal; None while it runs."""
+        return self._process.poll()
+
+    def ending(self) -> str:
+        """How it ended, in words."""
+        code = self.returncode
+        if code is None:
+            return "it still runs"
+        if code < 0:
+            return f"it was killed by {signal.Signals(-code).name}"
+        return f"it ended with exit code {code}"
+
+    async def wait(self) -> int:
+        """Wait until it has ended; `returncode`."""
+        while self._process.poll() is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        return self._process.returncode
+
+    async def pump(self, which: str, take: Callable[[bytes], object]) -> None:
+        """Hand what it writes to "stdout" or "stderr" to `take`, until nobody has that open."""
+        pipe = self._process.stdout if which == "stdout" else self._process.stderr
+        assert pipe is not None
+        async with trio.lowlevel.FdStream(os.dup(pipe.fileno())) as stream:
+            async for data in stream:
+                take(bytes(data))
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def end(self) -> None:
+        """End it, politely first; it is reaped when this returns. Bounded, not cancellable."""
+        with trio.CancelScope(shield=True):
+            if self.returncode is None:
+                self._process.terminate()
+                with trio.move_on_after(_TERM_PATIENCE):
+                    await self.wait()
+            self.kill()
+            await self.wait()
+            for pipe in (self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1

@@ -1,0 +1,242 @@
+"""QEMU as a managed peer: started, spoken to over QMP, ended and reaped, whatever happens.
+
+The protocol is the qemu.qmp library's, which lives in asyncio; trio-asyncio brings it here.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from pyvmm.errors import ExitCode, PyvmmError
+from pyvmm.qmp.child import Child
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+_TAIL_LINES = 5
+_TAIL_BYTES = 8192
+_QUIT_PATIENCE = 2.0
+_LAST_WORDS_PATIENCE = 0.5
+PATIENCE = 30.0
+"""How long QEMU may take to greet us, or to answer, in seconds."""
+
+
+class QemuError(PyvmmError):
+    """QEMU could not be started, died, or does not answer.
+
+    `command` is its command line, `returncode` as `subprocess` has it (None: it still ran),
+    `last_lines` what it wrote last on standard error.
+    """
+
+    exit_code = ExitCode.SYSTEM_CALL
+
+    def __init__(
+        self, attempt: str, cause: str, command: str, returncode: int | None, last_lines: str
+    ) -> None:
+        said = f", saying: {last_lines}" if last_lines else ""
+        super().__init__(attempt, f"{cause}{said}", f"its command line was: {command}")
+        self.command = command
+        self.returncode = returncode
+        self.last_lines = last_lines
+
+
+class QmpRefusalError(PyvmmError):
+    """QEMU answered a QMP command with an error."""
+
+    exit_code = ExitCode.SYSTEM_CALL
+
+
+class QemuPeer:
+    """A QEMU that runs and answers. Made by `open_qemu`."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self._tail = b""
+        self._client: QMPClient | None = None
+
+    @property
+    def last_lines(self) -> str:
+        """What it wrote last on standard error, in one line."""
+        lines = self._tail.decode("utf-8", "replace").splitlines()
+        return " | ".join(line.strip() for line in lines[-_TAIL_LINES:] if line.strip())
+
+    def failure(self, attempt: str, cause: str = "") -> QemuError:
+        """The error for a QEMU that failed while `attempt` was tried."""
+        return QemuError(
+            attempt,
+            cause or self.child.ending(),
+            self.child.command,
+            self.child.returncode,
+            self.last_lines,
+        )
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        patience: float = PATIENCE,
+    ) -> Any:
+        """Run a QMP command and return what it returns.
+
+        Raises `QmpRefusalError` for QMP's own errors, `QemuError` where QEMU is gone or silent.
+        """
+        from qemu.qmp import ExecuteError, QMPError
+        from trio_asyncio import aio_as_trio
+
+        attempt = f"ask QEMU to {command}"
+        if self._client is None or self.child.returncode is not None:
+            raise self.failure(attempt)
+        try:
+            with trio.fail_after(patience):
+                return await aio_as_trio(self._client.execute)(command, dict(arguments or {}))
+        except ExecuteError as error:
+            raise QmpRefusalError(attempt, str(error)) from error
+        except trio.TooSlowError as error:
+            raise self.failure(attempt, f"no answer in {patience:g} s") from error
+        except (QMPError, EOFError, OSError) as error:
+            await self._hear_last_words()
+            raise self.failure(
+                attempt, "" if self.child.returncode is not None else _reason(error)
+            ) from error
+
+    async def query_status(self) -> str:
+        """The run state: "running", "paused", "shutdown", ... (QMP's RunState)."""
+        return str((await self.execute("query-status"))["status"])
+
+    def _keep_tail(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+
+    async def _hear_last_words(self) -> None:
+        # The connection breaks before the process is reaped and its last output read.
+        with trio.move_on_after(_LAST_WORDS_PATIENCE):
+            await self.child.wait()
+            await trio.sleep(0.02)
+
+    async def _greet(self, end: socket.socket, patience: float) -> None:
+        from qemu.qmp import QMPClient, QMPError
+        from trio_asyncio import aio_as_trio
+
+        attempt = "start QEMU"
+        client = QMPClient("qemu")
+        client.logger.disabled = True
+        ended = False
+        problem: Exception | None = None
+        with trio.move_on_after(patience) as limit:
+            async with trio.open_nursery() as nursery:
+
+                async def watch() -> None:
+                    nonlocal ended
+                    await self.child.wait()
+                    ended = True
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(watch)
+                try:
+                    await aio_as_trio(client.connect)(end)
+                except (QMPError, EOFError, OSError) as error:
+                    problem = error
+                nursery.cancel_scope.cancel()
+        if ended or problem is not None:
+            await self._hear_last_words()
+        if self.child.returncode is not None:
+            raise self.failure(attempt) from problem
+        if limit.cancelled_caught:
+            raise self.failure(attempt, f"it did not greet us over QMP in {patience:g} s")
+        if problem is not None:
+            raise self.failure(attempt, f"it does not speak QMP ({_reason(problem)})")
+        self._client = client
+
+    async def _close(self) -> None:
+        """`quit`, if it still listens, and the end of the connection. Bounded."""
+        if self._client is None:
+            return
+        from qemu.qmp import QMPError
+        from trio_asyncio import aio_as_trio
+
+        with trio.move_on_after(_QUIT_PATIENCE, shield=True):
+            if self.child.returncode is None:
+                with suppress(PyvmmError):
+                    await self.execute("quit", patience=_QUIT_PATIENCE)
+                await self.child.wait()
+        with trio.move_on_after(_QUIT_PATIENCE, shield=True):
+            # After `quit` the library reports the end of the connection as an error.
+            with suppress(QMPError, EOFError, OSError):
+                await aio_as_trio(self._client.disconnect)()
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@asynccontextmanager
+async def open_qemu(
+    command: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    on_output: Callable[[bytes], object] = lambda _: None,
+    patience: float = PATIENCE,
+) -> AsyncIterator[QemuPeer]:
+    """Start `command`, a QEMU without a monitor of its own, and connect to it.
+
+    `pass_fds` are descriptors that it inherits; `on_output` gets what it writes to standard output.
+    When the block is left QEMU has ended and is reaped. Raises `HostLacksError` where it is not
+    installed, `QemuError` where it dies, prints rubbish, or does not greet us within `patience`
+    seconds.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        child = Child.start(
+            [
+                *command,
+                "-chardev",
+                f"socket,id=pyvmm-qmp,fd={theirs.fileno()}",
+                "-mon",
+                "chardev=pyvmm-qmp,mode=control",
+            ],
+            (*pass_fds, theirs.fileno()),
+        )
+        try:
+            theirs.close()
+            async with _spoken_to(child, ours, on_output, patience) as peer:
+                yield peer
+        finally:
+            await child.end()
+
+
+@asynccontextmanager
+async def _spoken_to(
+    child: Child, end: socket.socket, on_output: Callable[[bytes], object], patience: float
+) -> AsyncIterator[QemuPeer]:
+    # Imported while QEMU already starts.
+    import trio_asyncio
+
+    peer = QemuPeer(child)
+    try:
+        async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
+            nursery.start_soon(child.pump, "stderr", peer._keep_tail)
+            nursery.start_soon(child.pump, "stdout", on_output)
+            try:
+                await peer._greet(end, patience)
+                yield peer
+            finally:
+                await peer._close()
+                child.kill()
+                with trio.move_on_after(_LAST_WORDS_PATIENCE, shield=True):
+                    await child.wait()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _alone(group) from None
+
+
+def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in `group`, however deep; `group` where there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
