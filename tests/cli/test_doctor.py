@@ -1,0 +1,70 @@
+"""``pyvmm doctor`` and ``pyvmm guests``: that they tell the truth, as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pyvmm.cli.main import main
+from pyvmm.errors import HostLacksError
+from pyvmm.hosts.kvm.system import System
+
+
+@pytest.mark.kvm
+def test_doctor_says_what_kvm_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    findings = {finding["what"]: finding for finding in told["findings"]}
+    with System() as system:
+        has = system.capabilities()
+    assert told["can_run"] is True
+    assert (findings["guest_memfd"]["verdict"] == "has") == has.guest_memfd
+    assert (findings["memory attributes"]["verdict"] == "has") == bool(has.memory_attributes)
+    assert (findings["pre-fault"]["verdict"] == "has") == has.pre_fault
+    assert f"{has.max_vcpus} vCPUs" in findings["limits"]["answer"]
+    assert "million instructions/s" in findings["runs a guest"]["answer"]
+    uses = {consequence["use"]: consequence["verdict"] for consequence in told["consequences"]}
+    assert uses["pyvmm run"] != "lacks"
+    assert (uses["private memory"] == "has") == bool(has.memory_attributes)
+
+
+@pytest.mark.kvm
+def test_the_tables_have_every_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert main(["doctor"]) == 0
+    tables = capsys.readouterr().out
+    assert "\x1b" not in tables
+    for finding in findings:
+        assert finding["what"] in tables
+
+
+def test_without_kvm_it_still_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_self: System) -> None:
+        raise HostLacksError("open /dev/kvm", "it does [not] exist", "load the module")
+
+    monkeypatch.setattr(System, "__init__", missing)
+    assert main(["doctor"]) == 69
+    assert "it does [not] exist" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 69
+    told = json.loads(capsys.readouterr().out)
+    assert told["can_run"] is False
+    assert told["consequences"][0]["verdict"] == "lacks"
+
+
+def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["guests", "--json"]) == 0
+    guests = {guest["name"]: guest["path"] for guest in json.loads(capsys.readouterr().out)}
+    assert {
+        "hello", "guest", "echo", "exit", "timer", "ring3", "memtest", "fault", "triple", "hang",
+        "panic",
+    } <= set(guests)  # fmt: skip
+    assert all(Path(path).read_bytes().startswith(b"\x7fELF") for path in guests.values())
+    assert main(["guests"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(guests)
+    assert Path(guests["guest"]).read_bytes() == Path(guests["hello"]).read_bytes()
