@@ -19,11 +19,24 @@ def _missing(mark: str) -> str | None:
             return f"/dev/kvm: {error.strerror}"
     if mark == "qemu" and shutil.which("qemu-system-x86_64") is None:
         return "qemu-system-x86_64 is not installed"
+    if mark == "lab":
+        return _missing("qemu") or _missing_lab_kernel()
+    return None
+
+
+def _missing_lab_kernel() -> str | None:
+    from pyvmm.errors import PyvmmError
+    from pyvmm.lab.settings import find_kernel
+
+    try:
+        find_kernel(None)
+    except PyvmmError as error:
+        return str(error)
     return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("kvm", "qemu"):
+    for mark in ("kvm", "qemu", "lab"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing(mark)

@@ -38,16 +38,17 @@ class _Keeper:
         self._settings = settings
         self._directory = directory
         self._is_booted = False
+        self._failure: PyvmmError | None = None
         self._starter = trio.SocketStream(trio.socket.from_stdlib_socket(starter))
 
     async def for_one_command(self) -> None:
         """A lab for the client at the other end of `starter`."""
         log = KernelLog(self._directory / f"run-{os.getpid()}.log")
         try:
-            failure = await self._while_wanted(log, self._serve_starter)
+            await self._while_wanted(log, self._serve_starter)
         finally:
             log.close()
-        if failure is None:
+        if self._failure is None:
             log.path.unlink(missing_ok=True)
 
     async def listening(self) -> None:
@@ -73,9 +74,8 @@ class _Keeper:
 
     async def _while_wanted(
         self, log: KernelLog, serve: Callable[[Switchboard], Awaitable[None]]
-    ) -> PyvmmError | None:
-        """Boot a lab and `serve`, unless the one who wants it goes away first; how it failed."""
-        failure: PyvmmError | None = None
+    ) -> None:
+        """Boot a lab and `serve`, unless the one who wants it goes away first."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_gone, nursery.cancel_scope)
             try:
@@ -83,11 +83,10 @@ class _Keeper:
                     self._is_booted = True
                     await serve(Switchboard(lab))
             except PyvmmError as error:
-                failure = error
+                self._failure = error
                 with trio.CancelScope(shield=True):
                     await self._tell_failure(error)
             nursery.cancel_scope.cancel()
-        return failure
 
     async def _end_when_gone(self, scope: trio.CancelScope) -> None:
         # The client's first frame may be waiting, so that reading would not tell.
@@ -107,7 +106,8 @@ class _Keeper:
         async with trio.open_nursery() as nursery:
 
             async def watch_lab() -> None:
-                await board.fail(await board.listen_to_lab())
+                self._failure = await board.listen_to_lab()
+                await board.fail(self._failure)
                 nursery.cancel_scope.cancel()
 
             async def watch_stop() -> None:

@@ -1,0 +1,40 @@
+"""One lab for all tests that need one, and labs of their own for those that break them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.places import LabAtHand, qemus_of
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        "XDG_RUNTIME_DIR": str(directory),
+    }
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabAtHand]:
+    """A lab that is up, for the whole session."""
+    at_hand = LabAtHand(_environment(tmp_path_factory.mktemp("lab")))
+    done = at_hand.pyvmm("lab", "up")
+    assert done.code == 0, done.err
+    yield at_hand
+    at_hand.pyvmm("lab", "down")
+
+
+@pytest.fixture
+def no_lab(tmp_path: Path) -> Iterator[LabAtHand]:
+    """A place where no lab is up. Nothing that a test starts there survives it."""
+    yield LabAtHand(_environment(tmp_path))
+    LabAtHand(_environment(tmp_path)).pyvmm("lab", "down")
+    deadline = time.monotonic() + 20
+    while qemus_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not qemus_of(tmp_path), "a lab was left behind"
