@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import exits, host_facts, kick, report, run_hello, vm_life
+from benchmarks import exits, host_facts, kick, lab, report, run_hello, vm_life
 from benchmarks.measure import CannotRunError, Effort
 from pyvmm.errors import PyvmmError
 
-CATALOGUE = {module.NAME: module for module in (exits, vm_life, run_hello, kick)}
+CATALOGUE = {module.NAME: module for module in (exits, vm_life, run_hello, kick, lab)}
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""
 
 QUICK_RUNS = 3

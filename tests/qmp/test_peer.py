@@ -98,6 +98,7 @@ def test_an_error_of_the_owner_comes_out_as_it_is() -> None:
 FIND = "fd=$(echo \"$*\" | sed 's/.*fd=\\([0-9]*\\).*/\\1/'); "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "message"),
     [
