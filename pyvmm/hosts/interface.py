@@ -163,6 +163,10 @@ class Vcpu(Owned, Protocol):
         """KVM_SET_SREGS."""
         ...
 
+    def set_entry(self, regs: Regs, sregs: Sregs) -> None:
+        """All registers for a first run; `sregs.apic_base` is not taken, the vCPU's own stays."""
+        ...
+
     def translate(self, linear: int) -> int | None:
         """The GPA of a linear address under the vCPU's present page tables; None if unmapped."""
         ...

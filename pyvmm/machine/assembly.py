@@ -7,7 +7,6 @@ everything before the first entry.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -77,10 +76,7 @@ class Assembly:
         try:
             vcpu.use_host_cpuid()
             if index == 0:
-                entry = self._plan.entry
-                apic_base = vcpu.get_sregs().apic_base
-                vcpu.set_sregs(replace(entry.sregs, apic_base=apic_base))
-                vcpu.set_regs(entry.regs)
+                vcpu.set_entry(self._plan.entry.regs, self._plan.entry.sregs)
         except BaseException:
             vcpu.close()
             raise

@@ -215,3 +215,13 @@ def test_vcpus_of_one_index(guest: MakeGuest, system: System) -> None:
         made.vm.create_vcpu(1 << 20)
     assert caught.value.errno == errno.EINVAL
     assert system.capabilities().max_vcpus >= 2
+
+
+def test_entry_leaves_the_apic_base_alone(guest: MakeGuest) -> None:
+    vcpu = guest(b"\xf4").vcpu
+    before = vcpu.get_sregs()
+    regs = Regs(rip=ENTRY, rax=5)
+    vcpu.set_entry(regs, replace(before, cr2=0x1234, apic_base=0))
+    assert vcpu.get_regs() == regs
+    assert vcpu.get_sregs() == replace(before, cr2=0x1234)
+    assert before.apic_base

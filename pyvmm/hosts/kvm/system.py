@@ -47,6 +47,7 @@ class _Answers:
     def __init__(self) -> None:
         self.capabilities: Capabilities | None = None
         self.cpuid: CData | None = None
+        self.cpuid_of_vcpu: dict[int, CData] = {}
 
 
 _answers: dict[tuple[int, int, int], _Answers] = {}
@@ -132,6 +133,14 @@ class System(FdOwner):
             self._answers.cpuid = cpuid.fetch_table(ioctls.GET_SUPPORTED_CPUID, self.fd)
         return self._answers.cpuid
 
+    def _cpuid_for(self, index: int) -> CData:
+        """The table for vCPU `index`, to be given to it as it is."""
+        table = self._answers.cpuid_of_vcpu.get(index)
+        if table is None:
+            table = cpuid.table_for_vcpu(self._cpuid_table(), index)
+            self._answers.cpuid_of_vcpu[index] = table
+        return table
+
     def capabilities(self) -> Capabilities:
         """What this host offers."""
         if self._answers.capabilities is None:
@@ -174,7 +183,7 @@ class System(FdOwner):
     ) -> Vm:
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
-        return Vm(fd, self._run_size, self._cpuid_table, posted_capacity)
+        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity)
 
     def map_anonymous(self, size: int) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import ExitRecord
-from pyvmm.hosts.kvm import cpuid, ioctls
+from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
 from pyvmm.hosts.kvm.constants import EXIT_NAMES
 from pyvmm.hosts.kvm.exits import code_cache, decode
@@ -47,7 +47,7 @@ class Vcpu(VcpuState):
         run_size: int,
         posted: PostedRing,
         *,
-        host_cpuid: Callable[[], CData],
+        host_cpuid: Callable[[int], CData],
         dirty_ring_size: int = 0,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
@@ -250,7 +250,7 @@ class Vcpu(VcpuState):
 
     def use_host_cpuid(self) -> None:
         """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""
-        table = cpuid.table_for_vcpu(self._host_cpuid(), self.index)
+        table = self._host_cpuid(self.index)
         call(ioctls.SET_CPUID2, self.fd, table, f"nent={table.nent}")
 
     def recent_exits(self) -> Sequence[ExitRecord]:
@@ -281,6 +281,7 @@ class Vcpu(VcpuState):
         counts = {
             EXIT_NAMES.get(reason, f"reason {reason}"): int(count)
             for reason, count in enumerate(ffi.unpack(history.counts, most))
+            if count
         }
         counts[f"reason {most} or above"] = int(history.counts[most])
         counts["POSTED_WRITE"] = int(history.posted_writes)

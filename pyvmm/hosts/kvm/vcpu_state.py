@@ -64,6 +64,16 @@ class VcpuState(FdOwner):
         described = f"cr0={sregs.cr0:#x} cr3={sregs.cr3:#x} cr4={sregs.cr4:#x} efer={sregs.efer:#x}"
         call(ioctls.SET_SREGS, self.fd, raw, described)
 
+    def set_entry(self, regs: Regs, sregs: Sregs) -> None:
+        """All registers for a first run; `sregs.apic_base` is not taken, the vCPU's own stays."""
+        raw = new("struct kvm_sregs *")
+        call(ioctls.GET_SREGS, self.fd, raw)
+        apic_base = raw.apic_base
+        encode_sregs(sregs, raw)
+        raw.apic_base = apic_base
+        call(ioctls.SET_SREGS, self.fd, raw, f"cr0={sregs.cr0:#x} efer={sregs.efer:#x}")
+        self.set_regs(regs)
+
     def get_sregs2(self) -> tuple[Sregs, PageDirectoryPointers]:
         """The special registers with the PAE page directory pointers (api.rst 4.131)."""
         from pyvmm.hosts.kvm.vcpu_values import PageDirectoryPointers

@@ -60,7 +60,7 @@ class Vm(VmInterrupts):
         self,
         fd: int,
         run_size: int,
-        host_cpuid: Callable[[], CData],
+        host_cpuid: Callable[[int], CData],
         posted_capacity: int | None = None,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
