@@ -113,9 +113,10 @@ class Switchboard:
                 elif first.type == FrameType.STATUS:
                     await client.send_all(Frame(FrameType.STATUS, payload=self._status()).encode())
                 elif first.type == FrameType.DOWN:
+                    # The client waits for the end of the connection. A copy of it stays open until
+                    # this process ends, and that is after QEMU has ended.
+                    os.dup(client.socket.fileno())
                     self.stop.set()
-                    # The client waits for the end of the connection, which is that of the keeper.
-                    await trio.sleep_forever()
         finally:
             self._clients.discard(client)
             with trio.CancelScope(shield=True):
