@@ -16,7 +16,7 @@ exception or Ctrl-C too, ends the guest and gives everything back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,12 +103,16 @@ class BlockingMachine:
         self._closing.set()
 
     def _main(self) -> None:
+        outcome: BaseException = InternalError("give a run's result", "the machine was closed")
         try:
             trio.run(self._live)
         except BaseException as failure:  # noqa: BLE001 - handed to the caller's thread
-            for future in (self._ready, self._result):
-                if not future.done():
-                    future.set_exception(failure)
+            outcome = failure
+        if not self._ready.done():
+            self._ready.set_exception(outcome)
+        # Whoever still waits must not wait for ever.
+        if not self._result.done():
+            self._result.set_exception(outcome)
 
     async def _live(self) -> None:
         self._closing = trio.Event()
@@ -125,8 +129,23 @@ class BlockingMachine:
         except Exception as failure:  # noqa: BLE001 - handed to who waits
             self._result.set_exception(failure)
 
-    def _in_trio(self, function: Callable[..., object], *args: object) -> None:
-        trio.from_thread.run_sync(function, *args, trio_token=self._token)
+    def _in_trio(self, action: Callable[[Machine], Awaitable[T]]) -> T:
+        """Await `action` in the machine's own loop. Raises `InternalError` outside its life."""
+        attempt = "steer a machine"
+        if not self._entered:
+            raise InternalError(attempt, "it has not been entered", "use it in a with block")
+        try:
+            return trio.from_thread.run(action, self._machine, trio_token=self._token)
+        except trio.RunFinishedError as error:
+            raise InternalError(attempt, "it has been closed") from error
+
+    def _now(self, action: Callable[[Machine], None]) -> None:
+        """The same for what does not wait."""
+
+        async def act(machine: Machine) -> None:
+            action(machine)
+
+        self._in_trio(act)
 
     # -- what the caller does with it --
 
@@ -145,24 +164,24 @@ class BlockingMachine:
 
     def send(self, data: bytes) -> None:
         """Type `data` on the guest's console."""
-        trio.from_thread.run(self._machine.console.send, data, trio_token=self._token)
+        self._in_trio(lambda machine: machine.console.send(data))
 
     def end_input(self) -> None:
         """End the console's input, as Ctrl-D on an empty line does for a program."""
-        self._in_trio(self._machine.console.end_input)
+        self._now(lambda machine: machine.console.end_input())
 
     def pause(self) -> None:
         """Stop every vCPU between two instructions."""
-        trio.from_thread.run(self._machine.pause, trio_token=self._token)
+        self._in_trio(Machine.pause)
 
     def resume(self) -> None:
         """Let a paused guest run on."""
-        self._machine.resume()
+        self._now(Machine.resume)
 
     def on_vcpu(self, index: int, function: Callable[[Vcpu], T]) -> T:
         """Call `function` with a vCPU, on its thread, between two instructions."""
-        return trio.from_thread.run(self._machine.on_vcpu, index, function, trio_token=self._token)
+        return self._in_trio(lambda machine: machine.on_vcpu(index, function))
 
     def interrupt(self) -> None:
         """End the run from outside."""
-        self._in_trio(self._machine.interrupt, "interrupted by its owner")
+        self._now(lambda machine: machine.interrupt("interrupted by its owner"))

@@ -41,7 +41,7 @@ class RunControl:
         self._calls: dict[int, deque[VcpuCall]] = {index: deque() for index in range(cpus)}
         self._paused = False
         self._parked: set[int] = set()
-        self._all_parked = trio.Event()
+        self._pause_pending: trio.Event | None = None
 
     # -- vCPU threads come and go --
 
@@ -65,30 +65,31 @@ class RunControl:
     def end(self, ending: Ending) -> None:
         """End the run; the first ending counts. From any thread."""
         with self._condition:
-            if self.is_over:
-                return
-            self.ending = ending
-            self._stop_locked()
-        self._release()
+            if not self.is_over:
+                self.ending = ending
+                self._stop()
+                self._settle_pause()
 
     def fail(self, failure: BaseException) -> None:
         """End the run because pyvmm or the host failed. From any thread."""
         with self._condition:
             if self.failure is None:
                 self.failure = failure
-            self._stop_locked()
-        self._release()
-
-    def _stop_locked(self) -> None:
-        self.attention = True
-        for vcpu in self._vcpus.values():
-            vcpu.kick()
-        self._condition.notify_all()
+            self._stop()
+            self._settle_pause()
 
     def kick_all(self) -> None:
         """Kick every vCPU that still runs, once more."""
         with self._condition:
-            self._stop_locked()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Get every vCPU thread to look at the state. Under the condition, state set before."""
+        self.attention = True
+        for vcpu in self._vcpus.values():
+            vcpu.kick()
+        self._release()
+        self._condition.notify_all()
 
     # -- pause and resume --
 
@@ -98,32 +99,48 @@ class RunControl:
         return self._paused
 
     async def pause(self) -> None:
-        """Stop every vCPU between two instructions, and wait until all have. Idempotent."""
+        """Stop every vCPU between two instructions, and wait until all have. Idempotent.
+
+        Returns early when the run ends or is resumed meanwhile.
+        """
+        await trio.lowlevel.checkpoint()
         with self._condition:
             if self.is_over:
                 return
             self._paused = True
-            self._all_parked = trio.Event()
             if len(self._parked) == self._cpus:
-                self._all_parked.set()
-            self._stop_locked()
-        self._release()
-        await self._all_parked.wait()
+                return
+            if self._pause_pending is None:
+                self._pause_pending = trio.Event()
+            pending = self._pause_pending  # Whoever else is waiting waits for the same.
+            self._stop()
+        await pending.wait()
 
     def resume(self) -> None:
         """Let the vCPUs run on. Idempotent."""
         with self._condition:
             self._paused = False
-            self.attention = self.is_over
-            if not self.is_over:
-                self._hold()
+            self._settle_pause()
+            self._go_on()
             self._condition.notify_all()
+
+    def _settle_pause(self) -> None:
+        """Wake who waits for a pause: it is complete, or never will be. Under the condition."""
+        if self._pause_pending is not None:
+            self._in_trio(self._pause_pending.set)
+            self._pause_pending = None
+
+    def _go_on(self) -> None:
+        """Nothing more to look at, unless there is. Under the condition."""
+        if not self.is_over and not self._paused and not any(self._calls.values()):
+            self.attention = False
+            self._hold()
 
     def call(self, index: int, function: VcpuCall) -> None:
         """Have `function` called with the vCPU, on its thread, between two entries."""
         with self._condition:
             self._calls[index].append(function)
-            self._stop_locked()
+            self._stop()
 
     def attend(self, index: int, vcpu: Vcpu) -> bool:
         """On a vCPU's thread: do what is asked; wait out a pause. False when the run is over."""
@@ -132,20 +149,19 @@ class RunControl:
                 call = self._calls[index].popleft() if self._calls[index] else None
                 if call is None:
                     if self.is_over:
-                        if self._paused:  # Then `pause` may be waiting for this thread.
-                            self._in_trio(self._all_parked.set)
                         return False
                     if not self._paused:
-                        self.attention = any(self._calls.values())
+                        self._go_on()
                         return True
-                    self._park_locked(index)
+                    self._park(index)
             if call is not None:
                 call(vcpu)
 
-    def _park_locked(self, index: int) -> None:
+    def _park(self, index: int) -> None:
+        """Wait until there is something to do. Under the condition."""
         self._parked.add(index)
         if len(self._parked) == self._cpus:
-            self._in_trio(self._all_parked.set)
+            self._settle_pause()
         self._condition.wait_for(
             lambda: not self._paused or self.is_over or bool(self._calls[index])
         )

@@ -46,15 +46,20 @@ class _Version:
     cache: bytes
 
     def headrooms(self, group: str) -> list[int]:
-        """For `group` and its parents; a group without a limit is left out."""
+        """For `group` and its parents; a group without a limit is left out.
+
+        The root counts too: in a container it is the container's own group. The real one has no
+        such files.
+        """
         found = []
-        while group:
-            folder = f"{self.root}/{group}"
+        while True:
+            folder = f"{self.root}/{group}".rstrip("/")
             limit = _read(f"{folder}/{self.limit}").strip()
             if limit.isdigit() and int(limit) < _UNLIMITED:
                 found.append(max(0, int(limit) - self._used(folder)))
+            if not group:
+                return found
             group = group.rpartition("/")[0]
-        return found
 
     def _used(self, folder: str) -> int:
         """What cannot be had back: the usage without file cache that nobody looked at lately."""

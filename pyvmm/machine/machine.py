@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 import trio
 
-from pyvmm.errors import InternalError
+from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import MachineConfig
@@ -102,8 +102,15 @@ class Machine:
     async def on_vcpu(self, index: int, function: Callable[[Vcpu], T]) -> T:
         """Call `function` with a vCPU, on its thread, between two instructions of the guest's.
 
-        Raises what `function` raises, and `InternalError` when the run ends first.
+        Raises what `function` raises, `UsageError` for a vCPU that the machine does not have, and
+        `InternalError` when the run ends first.
         """
+        if not 0 <= index < self.config.cpus:
+            raise UsageError(
+                f"look at vCPU {index}",
+                f"the machine has {self.config.cpus}",
+                "count from 0",
+            )
         done = trio.Event()
         token = trio.lowlevel.current_trio_token()
         outcome: list[tuple[T | None, BaseException | None]] = []
@@ -157,7 +164,7 @@ class Machine:
         if self._lifetime is None:
             raise InternalError("leave a machine", "it has not been entered")
         swallowed = await self._lifetime.__aexit__(kind, value, traceback)
-        if value is None:
+        if value is None and not self._failure_told:
             self._tell_failure()
         return swallowed
 
@@ -182,7 +189,7 @@ class Machine:
 
     def _tell_failure(self) -> None:
         failure = self._control.failure
-        if failure is not None and not self._failure_told:
+        if failure is not None:
             self._failure_told = True
             raise failure
 
@@ -211,6 +218,8 @@ class Machine:
             # Until then the console may still put back what it could not pass on.
             await console_done.wait()
             self._result = self._make_result(threads, seconds)
+        except Exception as failure:  # noqa: BLE001 - told by `wait`
+            self._control.fail(failure)
         finally:
             self._finished.set()
 
@@ -277,12 +286,15 @@ class Machine:
         """Hand over what the host's fast path took, soon after it did."""
         posted = self._assembly.vm.posted
         board = self._assembly.board
-        while True:
-            await trio.lowlevel.wait_readable(posted.fileno())
-            # A full console leaves it in the ring: when that is full too, the guest waits.
-            if not self._console.is_full:
-                board.drain_posted()
-            await trio.sleep(POSTED_PAUSE)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(posted.fileno())
+                # A full console leaves it in the ring: when that is full too, the guest waits.
+                if not self._console.is_full:
+                    board.drain_posted()
+                await trio.sleep(POSTED_PAUSE)
+        except Exception as failure:  # noqa: BLE001 - told by `wait`
+            self._control.fail(failure)
 
     async def _serve_console(
         self, attach: Attachment, scope: trio.CancelScope, done: trio.Event
@@ -305,6 +317,8 @@ class Machine:
 
     async def _flush(self, console_done: trio.Event, deadline: float) -> None:
         """Wait until the console's reader has taken everything, as long as that makes sense."""
+        if console_done.is_set():
+            return
         ending = self._control.ending
         stopped = ending is None or ending.kind in {
             EndingKind.INTERRUPTED,

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from pyvmm.errors import SystemCallError
 from pyvmm.hosts import exits
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.board import Board
@@ -71,12 +72,24 @@ class VcpuThread:
         self._thread = threading.Thread(target=self._main, name=f"vcpu{index}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread; where the system has none to give, the run fails."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._control.fail(
+                SystemCallError(
+                    f"start a thread for vCPU {self.index}",
+                    0,
+                    str(error),
+                    "raise the limits on threads and address space (ulimit -u, ulimit -v)",
+                )
+            )
+            self._on_done()
 
     def join(self) -> None:
         """Wait for a thread that has called `on_done`: it has nothing left to do."""
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _main(self) -> None:
         try:
@@ -105,6 +118,7 @@ class VcpuThread:
                     vcpu.complete()
                 if not control.attend(self.index, vcpu):
                     return
+                self._give_way_to_console()
             reason = run()
             if type(reason) is exits.IoOut:
                 # The most common exit by far: spared a call.
@@ -140,8 +154,10 @@ class VcpuThread:
         self._vcpu.answer(self._board.mmio_read(reason.gpa, reason.size))
 
     def _posted_full(self, _reason: exits.PostedFull) -> None:
-        self._board.drain_posted()
         self._give_way_to_console()
+        # Still full when something else is wanted of this thread: then the ring keeps it.
+        if not self._console.is_full:
+            self._board.drain_posted()
 
     def _nothing(self, _reason: exits.Interrupted) -> None:
         pass

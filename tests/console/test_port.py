@@ -398,3 +398,17 @@ def test_monitor_tells_what_fails() -> None:
 
 def test_monitor_quit() -> None:
     assert typed(b"\x01cq\r")[2].ended == ["ended from the monitor (quit)"]
+
+
+def test_a_cancelled_receive_takes_nothing() -> None:
+    async def test() -> None:
+        port = ConsolePort()
+        port.append(b"kept")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await port.receive()
+        assert scope.cancelled_caught
+        assert port.unread == 4
+        assert await port.receive() == b"kept"
+
+    in_trio(test)

@@ -44,6 +44,12 @@ def test_the_first_version_of_control_groups(files: dict[str, str]) -> None:
     assert host_memory.available() == 2 * GIB
 
 
+def test_in_a_container_the_root_is_its_own_group(files: dict[str, str]) -> None:
+    files["/sys/fs/cgroup/memory.max"] = f"{GIB}\n"
+    files["/sys/fs/cgroup/memory.current"] = "0\n"
+    assert host_memory.available() == GIB
+
+
 def test_a_group_over_its_limit_gives_nothing(files: dict[str, str]) -> None:
     files["/proc/self/cgroup"] = "0::/a\n"
     files["/sys/fs/cgroup/a/memory.max"] = "4096\n"

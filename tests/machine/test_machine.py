@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from pyvmm.errors import HostLacksError, ImageError, InternalError, UsageError
+from pyvmm.errors import HostLacksError, ImageError, InternalError, SystemCallError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.blocking import BlockingMachine, run
 from pyvmm.machine.config import IrqchipPolicy, MachineConfig
@@ -324,6 +324,73 @@ def test_pausing_twice_and_leaving_while_paused() -> None:
     in_trio(main)
 
 
+def test_pauses_that_overlap_all_return() -> None:
+    async def main() -> None:
+        async with Machine(small(COUNT, cpus=2)) as machine, trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(machine.pause)
+
+    in_trio(main)
+
+
+def test_a_pause_that_is_resumed_before_it_is_complete_returns() -> None:
+    async def main() -> None:
+        async with Machine(small(COUNT)) as machine:
+            for _ in range(50):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(machine.pause)
+                    await trio.lowlevel.checkpoint()
+                    machine.resume()
+                machine.resume()
+
+    in_trio(main)
+
+
+def test_a_pause_returns_when_the_run_fails_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Machine(small(SPIN)) as machine:
+            await trio.sleep(0.01)
+
+            def fail_instead(*_args: object) -> bool:
+                raise HostLacksError("attend", "the test says no")
+
+            monkeypatch.setattr(machine._control, "attend", fail_instead)
+            await machine.pause()
+            with pytest.raises(HostLacksError, match="the test says no"):
+                await machine.wait()
+
+    in_trio(main)
+
+
+def test_a_look_inside_a_guest_that_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyvmm.machine.console.port.OUTPUT_LIMIT", 4096)
+
+    async def main() -> None:
+        async with Machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
+            most = 4096 + 2 * (1 << 16)
+            while not machine.console.is_full:
+                await trio.sleep(0.01)
+            for _ in range(40):
+                assert (await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())).rax & 0xFF == 0x78
+                await machine.pause()
+                machine.resume()
+                await trio.sleep(0.02)
+            assert machine.console.is_full
+            assert machine.console.unread <= most
+
+    in_trio(main)
+
+
+def test_a_vcpu_that_there_is_not() -> None:
+    async def main() -> None:
+        async with Machine(small(SPIN)) as machine:
+            for index in (-1, 1):
+                with pytest.raises(UsageError, match="the machine has 1"):
+                    await machine.on_vcpu(index, lambda vcpu: None)
+
+    in_trio(main)
+
+
 def test_an_error_from_a_look_inside_comes_back() -> None:
     def divide(_vcpu: Vcpu) -> None:
         raise ZeroDivisionError
@@ -385,6 +452,51 @@ def test_a_blocking_machine_can_be_interrupted() -> None:
 def test_given_input_is_read_to_its_end() -> None:
     given = bytes(byte for byte in range(256) if byte != 4) * 8
     assert run(MachineConfig(bundled("echo")), given=given).output == given
+
+
+def test_a_blocking_machine_that_was_left_tells_who_still_waits() -> None:
+    waited: list[BaseException] = []
+
+    def wait(machine: BlockingMachine) -> None:
+        try:
+            machine.wait()
+        except InternalError as error:
+            waited.append(error)
+
+    with BlockingMachine(small(SPIN)) as machine:
+        thread = threading.Thread(target=wait, args=[machine])
+        thread.start()
+    thread.join(HANG)
+    assert not thread.is_alive()
+    assert "was closed" in str(waited[0])
+    with pytest.raises(InternalError, match="was closed"):
+        machine.wait()
+
+
+def test_a_blocking_machine_outside_its_life() -> None:
+    machine = BlockingMachine(small(SPIN))
+    with pytest.raises(InternalError, match="not been entered"):
+        machine.send(b"x")
+    with machine:
+        pass
+    for act in (machine.pause, machine.resume, machine.interrupt):
+        with pytest.raises(InternalError, match="been closed"):
+            act()
+
+
+def test_a_failure_is_told_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        async with Machine(small(SPIN, cpus=2)) as machine:
+            for _ in range(2):
+                with pytest.raises(SystemCallError, match="can't start new thread"):
+                    await machine.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", refuse)
+        in_trio(main)
 
 
 # -- nothing left after many --

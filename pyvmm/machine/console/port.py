@@ -88,11 +88,15 @@ class ConsolePort:
     # -- output, from trio --
 
     async def receive(self) -> bytes:
-        """Whatever the guest has said, at least a byte; b"" after the end. One reader at a time."""
+        """Whatever the guest has said, at least a byte; b"" after the end. One reader at a time.
+
+        When it is cancelled, nothing has been taken.
+        """
+        await trio.lowlevel.checkpoint()
         while True:
+            # No checkpoint between taking and returning: a cancellation there would lose data.
             data = self.receive_nowait()
             if data or self._ended:
-                await trio.lowlevel.checkpoint()
                 return data
             self._readable = trio.Event()
             if self._size or self._ended:  # Appended between the look and the new event.
