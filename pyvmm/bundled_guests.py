@@ -31,7 +31,7 @@ def directory() -> Path:
         if any(place.glob(f"*{_SUFFIX}")):
             return place
     raise HostLacksError(
-        "find the bundled guests", "they have not been built", "run make in the checkout"
+        "find the bundled guests", "they have not been built", "run make guests in the checkout"
     )
 
 

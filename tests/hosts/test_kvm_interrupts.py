@@ -203,6 +203,8 @@ def test_dirty_log(guest: MakeGuest) -> None:
     made.vm.clear_dirty_log(0, 0, RAM_SIZE // 4096, dirty)
     assert made.vm.get_dirty_log(0, RAM_SIZE) == bytes(8)
     assert errno_of(made.vm.get_dirty_log, 7, RAM_SIZE) == errno.ENOENT
+    with pytest.raises(UsageError):
+        made.vm.get_dirty_log(0, RAM_SIZE // 2)
 
 
 def test_dirty_ring(guest: MakeGuest, system: System) -> None:

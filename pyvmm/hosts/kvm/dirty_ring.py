@@ -25,7 +25,7 @@ class DirtyPage:
 
 
 class DirtyRing(Owner):
-    """One vCPU's ring, mapped. Closed by `close`, at the latest with the vCPU's owner."""
+    """One vCPU's ring, mapped. Until `close` the mapping keeps the vCPU and its VM alive."""
 
     def __init__(self, vcpu_fd: int, size: int) -> None:
         """`size` in bytes, as `Vm.enable_dirty_ring` chose it. Raises `SystemCallError`."""

@@ -29,13 +29,13 @@ def _open(path: str) -> int:
         raise NoPermissionError(
             attempt,
             "this user may not",
-            "join the group that owns it (usually `kvm`), or use --host model",
+            "join the group that owns it (usually `kvm`), or use --host lab",
         ) from error
     except FileNotFoundError as error:
         raise HostLacksError(
             attempt,
             "it does not exist",
-            "load the kvm module, use a machine with KVM, or use --host model or --host lab",
+            "load the kvm module, use a machine with KVM, or use --host lab",
         ) from error
     except OSError as error:
         raise refused(error.errno or 0, attempt) from error

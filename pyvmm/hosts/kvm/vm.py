@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyvmm.errors import UsageError
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -68,6 +69,7 @@ class Vm(VmInterrupts):
         self._run_size = run_size
         self._host_cpuid = host_cpuid
         self._dirty_ring_size = 0
+        self._slot_sizes: dict[int, int] = {}
         try:
             self._posted = PostedRing(posted_capacity)
         except BaseException:
@@ -163,6 +165,7 @@ class Vm(VmInterrupts):
         if not flags & MemslotFlag.GUEST_MEMFD:
             raw = new("struct kvm_userspace_memory_region *", fields)
             call(ioctls.SET_USER_MEMORY_REGION, self.fd, raw, described)
+            self._slot_sizes[memslot.slot] = memslot.size
             return
         fd = _fd_of(memslot.guest_memfd)
         offset = memslot.guest_memfd_offset
@@ -184,8 +187,15 @@ class Vm(VmInterrupts):
         """Which pages of a memslot of `size` bytes were written to (api.rst 4.8).
 
         One bit per page, the first page in the first byte's lowest bit, in multiples of 8 bytes.
-        Unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled, reading clears the log.
+        Unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled, reading clears the log. Raises
+        `UsageError` when `size` is less than the slot's: the kernel would write past the bitmap.
         """
+        if size < self._slot_sizes.get(slot, 0):
+            raise UsageError(
+                f"read the dirty log of slot {slot} as {size} bytes",
+                f"the slot has {self._slot_sizes[slot]}",
+                "give its size",
+            )
         bitmap = new("uint64_t[]", (size // _PAGE_SIZE + 63) // 64)
         address = int(ffi.cast("uintptr_t", bitmap))
         raw = new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": address})
