@@ -186,6 +186,12 @@ def test_coalesced_ring_wraps(guest: MakeGuest, system: System) -> None:
     assert values == [number & 0xFF for number in range(len(values))]
 
 
+def written(bitmap: bytes) -> set[int]:
+    """The pages set, without that of the code: an emulated processor dirties what it fetches."""
+    pages = {page for page in range(8 * len(bitmap)) if bitmap[page // 8] >> page % 8 & 1}
+    return pages - {ENTRY // 4096}
+
+
 def test_dirty_log(guest: MakeGuest) -> None:
     # `mov [0x2000], al; mov [0x5000], al; hlt`
     made = guest(bytes.fromhex("a20020 a20050 f4"))
@@ -193,13 +199,13 @@ def test_dirty_log(guest: MakeGuest) -> None:
     made.vm.set_memslot(Memslot(0, 0, RAM_SIZE, hva, MemslotFlag.LOG_DIRTY_PAGES))
     assert made.vm.get_dirty_log(0, RAM_SIZE) == bytes(8)
     assert made.vcpu.run() == exits.Hlt()
-    assert made.vm.get_dirty_log(0, RAM_SIZE) == bytes([1 << 2 | 1 << 5]) + bytes(7)
+    assert written(made.vm.get_dirty_log(0, RAM_SIZE)) == {2, 5}
     assert made.vm.get_dirty_log(0, RAM_SIZE) == bytes(8)
     made.vm.enable_cap(Cap.MANUAL_DIRTY_LOG_PROTECT2, 1)
     made.vcpu.set_regs(Regs(rip=ENTRY))
     assert made.vcpu.run() == exits.Hlt()
     dirty = made.vm.get_dirty_log(0, RAM_SIZE)
-    assert dirty[0] == 1 << 2 | 1 << 5
+    assert written(dirty) == {2, 5}
     made.vm.clear_dirty_log(0, 0, RAM_SIZE // 4096, dirty)
     assert made.vm.get_dirty_log(0, RAM_SIZE) == bytes(8)
     assert errno_of(made.vm.get_dirty_log, 7, RAM_SIZE) == errno.ENOENT
@@ -215,9 +221,14 @@ def test_dirty_ring(guest: MakeGuest, system: System) -> None:
     made.vm.set_memslot(Memslot(0, 0, RAM_SIZE, made.ram.hva, MemslotFlag.LOG_DIRTY_PAGES))
     with made.vcpu.dirty_ring() as ring:
         assert made.vcpu.run() == exits.Hlt()
-        assert ring.harvest() == [DirtyPage(0, 0, 2), DirtyPage(0, 0, 5)]
+        harvest = ring.harvest()
+        code = DirtyPage(0, 0, ENTRY // 4096)
+        assert [page for page in harvest if page != code] == [
+            DirtyPage(0, 0, 2),
+            DirtyPage(0, 0, 5),
+        ]
         assert ring.harvest() == []
-        assert made.vm.reset_dirty_rings() == 2
+        assert made.vm.reset_dirty_rings() == len(harvest)
     assert ring.harvest() == []
     with pytest.raises(InternalError):
         guest(b"\xf4").vcpu.dirty_ring()

@@ -162,7 +162,8 @@ def test_guest_runs_from_guest_memfd(system: System, guest: MakeGuest) -> None:
 
 def test_memory_attributes(system: System, vm: Vm) -> None:
     offered = system.capabilities().memory_attributes
-    assert vm.check_extension(233) == int(offered) or not offered
+    # A VM answers for its own type, /dev/kvm for the best one.
+    assert vm.check_extension(233) in {0, int(offered)}
     if MemoryAttribute.PRIVATE in offered and vm.check_extension(233):
         vm.set_memory_attributes(0, PAGE, MemoryAttribute.PRIVATE)
         vm.set_memory_attributes(0, PAGE, MemoryAttribute(0))

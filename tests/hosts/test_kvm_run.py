@@ -168,8 +168,11 @@ def test_unknown_msrs_in_user_space(guest: MakeGuest, system: System) -> None:
     made.write(13 * 4, (0x3000).to_bytes(4, "little"))
     made.write(0x3000, bytes.fromhex("e662"))
     made.vcpu.answer_msr(0, fault=True)
-    # Where ring 0 is emulated, KVM cannot deliver an exception in real mode: a triple fault.
-    assert made.vcpu.run() in {exits.IoOut(0x62, 1, 1, b"\xdd"), exits.Shutdown()}
+    # Where ring 0 is emulated, KVM cannot deliver an exception in real mode: a triple fault. On
+    # an emulated processor without next-RIP save it gives up while delivering it (suberror 3).
+    end = made.vcpu.run()
+    gave_up = isinstance(end, exits.KvmInternalError) and end.suberror == 3
+    assert gave_up or end in {exits.IoOut(0x62, 1, 1, b"\xdd"), exits.Shutdown()}
 
 
 def test_filtered_msr(guest: MakeGuest) -> None:
