@@ -6,7 +6,12 @@ import fcntl
 import json
 import os
 import random
+import select
 import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -191,6 +196,69 @@ def test_nobody_reads_until_the_time_limit(tmp_path: Path) -> None:
         outcome = finish(process)
     assert "were not read" in outcome.err
     assert outcome.code == 124
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal that changes nothing: its master, its slave."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    yield master, slave
+    os.close(master)
+    os.close(slave)
+
+
+def read_until(fd: int, end: bytes) -> bytes:
+    seen = b""
+    while not seen.endswith(end):
+        assert select.select([fd], [], [], HANG)[0], f"no more than {seen!r}"
+        seen += os.read(fd, 1 << 16)
+    return seen
+
+
+def test_output_to_the_master_of_a_pseudo_terminal(pair: tuple[int, int]) -> None:
+    master, slave = pair
+    with ending(start("run", "hello", stdout=master)) as process:
+        assert read_until(slave, b"command line: \n").startswith(b"Hello from a pyvmm guest\n")
+        assert finish(process).code == 0
+
+
+def until_full(slave: int) -> None:
+    def waiting() -> int:
+        return int.from_bytes(fcntl.ioctl(slave, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    until(lambda: waiting() >= 4095, "a pseudo-terminal that takes no more")  # N_TTY_BUF_SIZE - 1
+
+
+def test_more_than_fits_to_the_master_of_a_pseudo_terminal(
+    pair: tuple[int, int], tmp_path: Path
+) -> None:
+    master, slave = pair
+    count = 1 << 16
+    (tmp_path / "image").write_bytes(flat.counting(count))
+    with ending(start("run", tmp_path / "image", stdout=master)) as process:
+        until_full(slave)
+        assert read_until(slave, flat.counted(count)[-300:]) == flat.counted(count)
+        assert finish(process).code == 7
+
+
+def test_nobody_reads_a_pseudo_terminal_and_it_ends_all_the_same(
+    pair: tuple[int, int], tmp_path: Path
+) -> None:
+    master, slave = pair
+    (tmp_path / "image").write_bytes(flat.ENDLESS)
+    with ending(start("run", tmp_path / "image", stdout=master)) as process:
+        until_full(slave)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process).code == 130
+
+
+def test_input_from_the_master_of_a_pseudo_terminal(pair: tuple[int, int]) -> None:
+    master, slave = pair
+    with ending(start("run", "echo", stdin=master)) as process:
+        os.write(slave, b"hello\x04")
+        outcome = finish(process)
+    assert (outcome.code, outcome.out, outcome.err) == (0, b"hello", "")
 
 
 def test_console_none() -> None:

@@ -2,11 +2,14 @@
 
 A descriptor that we were given may share its file description with other processes, so setting
 O_NONBLOCK on it would change it for them too. Pipes and terminals are opened anew through
-``/proc/self/fd`` instead; regular files never block; sockets have MSG_DONTWAIT.
+``/proc/self/fd`` instead; regular files never block; sockets have MSG_DONTWAIT. A pseudo-terminal's
+master cannot be opened anew (that makes another one): its transfers are no larger than what poll
+promises.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -21,6 +24,22 @@ from pyvmm.errors import SystemCallError
 
 READ_SIZE = 1 << 16
 
+_PIPE_BUF = 4096
+"""Bytes that a writable pipe takes without waiting (pipe(7))."""
+_TERMINAL_ROOM = 256
+"""Bytes that a writable terminal takes without waiting: the least that its driver allocates."""
+_TIOCGPTN = 0x80045430
+"""Asks a pseudo-terminal's master for its number (ioctl_tty(2)); nothing else answers."""
+
+
+def is_pseudo_terminal_master(fd: int) -> bool:
+    """Whether `fd` is the side of a pseudo-terminal that a terminal emulator has."""
+    try:
+        fcntl.ioctl(fd, _TIOCGPTN, bytes(4))
+    except OSError:
+        return False
+    return True
+
 
 class _Descriptor:
     """An fd with a way to wait for it. Owns the fd that it opened, never the one it was given."""
@@ -31,9 +50,10 @@ class _Descriptor:
         self._owned = -1
         self._waits = True
         self._is_socket = stat.S_ISSOCK(mode)
+        self._promised = _TERMINAL_ROOM if stat.S_ISCHR(mode) else _PIPE_BUF
         if stat.S_ISREG(mode):
             self._waits = False
-        elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        elif stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and not is_pseudo_terminal_master(fd)):
             # Not possible where /proc is missing or the file's mode denies it: then each transfer
             # is at most what a poll promised, which only another user of the same file can break.
             with suppress(OSError):
@@ -87,10 +107,8 @@ class OutputDescriptor(_Descriptor):
                 if self._is_socket:
                     with socket.socket(fileno=os.dup(self.fd)) as sock:
                         return sock.send(data, socket.MSG_DONTWAIT)
-                # PIPE_BUF is what a writable pipe takes without waiting (pipe(7)).
-                return os.write(
-                    self.fd, data if self._owned >= 0 or not self._waits else data[:4096]
-                )
+                never_blocks = self._owned >= 0 or not self._waits
+                return os.write(self.fd, data if never_blocks else data[: self._promised])
             except BlockingIOError:
                 continue
             except OSError as error:

@@ -9,6 +9,8 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pyvmm.machine.console.streams import is_pseudo_terminal_master
+
 _CC = 6
 _IFLAG, _OFLAG, _CFLAG, _LFLAG = range(4)
 
@@ -80,7 +82,8 @@ class RawTerminal:
 def is_controlling_terminal(fd: int) -> bool:
     """Whether `fd` is the terminal that controls this process's session."""
     try:
-        return os.isatty(fd) and os.tcgetpgrp(fd) >= 0
+        # A master answers for its slave, which is somebody else's terminal.
+        return os.isatty(fd) and os.tcgetpgrp(fd) >= 0 and not is_pseudo_terminal_master(fd)
     except OSError:
         return False
 
