@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 _UNLIMITED = 1 << 62
 
@@ -26,13 +27,7 @@ def _mem_available() -> int:
 
 def _cgroup_headrooms() -> list[int]:
     """What each limiting group on the way to the root has left, in bytes."""
-    headrooms = []
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(b":", 2)
-        for version in _VERSIONS:
-            if version.controller in controllers.split(b","):
-                headrooms += version.headrooms(os.fsdecode(group).strip("/"))
-    return headrooms
+    return [limit.headroom() for limit in _limits_of(_read("/proc/self/cgroup"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +40,6 @@ class _Version:
     usage: str
     cache: bytes
 
-    def headrooms(self, group: str) -> list[int]:
-        """For `group` and its parents; a group without a limit is left out.
-
-        The root counts too: in a container it is the container's own group. The real one has no
-        such files.
-        """
-        found = []
-        while True:
-            folder = f"{self.root}/{group}".rstrip("/")
-            limit = _read(f"{folder}/{self.limit}").strip()
-            if limit.isdigit() and int(limit) < _UNLIMITED:
-                found.append(max(0, int(limit) - self._used(folder)))
-            if not group:
-                return found
-            group = group.rpartition("/")[0]
-
-    def _used(self, folder: str) -> int:
-        """What cannot be had back: the usage without file cache that nobody looked at lately."""
-        used = _read(f"{folder}/{self.usage}").strip()
-        fields = dict(
-            line.split(maxsplit=1)
-            for line in _read(f"{folder}/memory.stat").splitlines()
-            if b" " in line
-        )
-        cache = fields.get(self.cache, b"0")
-        return int(used) - int(cache) if used.isdigit() else 0
-
 
 _VERSIONS = (
     _Version(b"", "/sys/fs/cgroup", "memory.max", "memory.current", b"inactive_file"),
@@ -83,6 +51,52 @@ _VERSIONS = (
         b"total_inactive_file",
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """The files of a group that has a memory limit, or may be given one."""
+
+    folder: str
+    version: _Version
+
+    def headroom(self) -> int:
+        """What is left, not counting file cache that nobody looked at lately: it can go."""
+        limit = _read(f"{self.folder}/{self.version.limit}").strip()
+        if not limit.isdigit() or int(limit) >= _UNLIMITED:
+            return _UNLIMITED
+        used = _read(f"{self.folder}/{self.version.usage}").strip()
+        fields = dict(
+            line.split(maxsplit=1)
+            for line in _read(f"{self.folder}/memory.stat").splitlines()
+            if b" " in line
+        )
+        cache = int(fields.get(self.version.cache, b"0"))
+        return max(0, int(limit) - (int(used) - cache if used.isdigit() else 0))
+
+
+@lru_cache(maxsize=4)
+def _limits_of(own_groups: bytes) -> tuple[_Limit, ...]:
+    """The groups that count for a process in `own_groups` (``/proc/self/cgroup``).
+
+    Its own and all above it; the root too: in a container it is the container's own group, and the
+    real one has no such files.
+    """
+    found = []
+    for line in own_groups.splitlines():
+        _, controllers, name = line.split(b":", 2)
+        for version in _VERSIONS:
+            if version.controller not in controllers.split(b","):
+                continue
+            group = os.fsdecode(name).strip("/")
+            while True:
+                folder = f"{version.root}/{group}".rstrip("/")
+                if _read(f"{folder}/{version.limit}"):
+                    found.append(_Limit(folder, version))
+                if not group:
+                    break
+                group = group.rpartition("/")[0]
+    return tuple(found)
 
 
 def _read(path: str) -> bytes:

@@ -13,6 +13,7 @@ MEMINFO = "MemTotal:       8388608 kB\nMemFree: 1 kB\nMemAvailable:    4194304 k
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     contents = {"/proc/meminfo": MEMINFO, "/proc/self/cgroup": "0::/\n"}
+    host_memory._limits_of.cache_clear()
     monkeypatch.setattr(host_memory, "_read", lambda path: contents.get(path, "").encode())
     return contents
 
