@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pyvmm.cli.ending_signals import EndingSignals
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import ExitCode, PyvmmError
 
@@ -111,18 +112,23 @@ def _claim_standard_descriptors() -> None:
                 sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: the process's own); the exit code."""
+def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); the exit code.
+
+    `ending`, where given, has been told what signals do; otherwise they are the caller's.
+    """
     _claim_standard_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        return int(_dispatch(arguments))
+        return int(_dispatch(arguments, ending or EndingSignals()))
     except _UsageFailure as failure:
         _say(str(failure))
         return ExitCode.USAGE
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as interruption:
+        if ending is not None:
+            ending.ignore()
+        _say(str(interruption) or "interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Nobody reads any more: also not what Python would say when it flushes at exit.
@@ -130,20 +136,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.SYSTEM_CALL
     except PyvmmError as error:
         if debug:
-            raise
-        _say(str(error))
+            _show_traceback()
+        else:
+            _say(str(error))
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told in one line, or with its traceback
         if debug:
-            raise
-        _say(
-            f"internal error: {type(error).__name__}: {error}; this is a defect of pyvmm, "
-            "run again with --debug and report what it shows"
-        )
+            _show_traceback()
+        else:
+            _say(
+                f"internal error: {type(error).__name__}: {error}; this is a defect of pyvmm, "
+                "run again with --debug and report what it shows"
+            )
         return ExitCode.INTERNAL
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _show_traceback() -> None:
+    from traceback import format_exc
+
+    write_to_user(format_exc())
+
+
+def _dispatch(arguments: list[str], ending: EndingSignals) -> int:
     first = arguments[0] if arguments else None
     parser = _build_parser(first if first in _COMMANDS else None)
     try:
@@ -158,6 +172,9 @@ def _dispatch(arguments: list[str]) -> int:
     if options.command is None:
         raise _UsageFailure("no command given; see pyvmm --help")
     options.arguments = arguments
+    options.ending_signals = ending
+    if options.command == "lab":
+        ending.release()
     call: Command = options.call
     if not gc.isenabled():  # `process` did that; what is there now stays to the end.
         gc.freeze()
@@ -171,10 +188,13 @@ def process() -> int:
     Imports make tens of thousands of objects and hardly any garbage; looking through them again and
     again, and once more at the end, would take a fifth of the CPU time of a short run.
     """
+    ending = EndingSignals()
+    ending.exit_at_once()
     gc.disable()
-    code = main()
+    code = _flushed(main(ending=ending))
     gc.freeze()
-    return _flushed(code)
+    ending.ignore()
+    return code
 
 
 def _flushed(code: int) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm import bundled_guests
+from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.sizes import parse_size
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from pyvmm.machine.console.output_file import OutputFile
     from pyvmm.machine.console.terminal import RawTerminal
     from pyvmm.machine.ending import RunResult
-
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _EPILOG = f"""\
 exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
@@ -79,16 +78,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Boot, wait, report; the exit code."""
+    ending: EndingSignals = options.ending_signals
     if options.host == "lab":
+        ending.release()
         return _in_lab(options)
     config = _config(options)
+    # From here on there are files to remove.
+    ending.hold()
     with ExitStack() as stack:
         file = None
         if options.json is not None:
             from pyvmm.machine.console.output_file import OutputFile
 
             file = stack.enter_context(OutputFile(options.json, _attempt_to_tell(options.json)))
-        result = trio.run(_run, config, options.console, options.verbose)
+        result = trio.run(_run, config, options.console, options.verbose, ending)
         _tell(result)
         if file is not None:
             _write_json(file, options.json, result)
@@ -123,16 +126,19 @@ def _config(options: argparse.Namespace) -> MachineConfig:
     )
 
 
-async def _run(config: MachineConfig, console: str, verbose: bool) -> RunResult:
+async def _run(
+    config: MachineConfig, console: str, verbose: bool, ending: EndingSignals
+) -> RunResult:
     failure: Exception | None = None
     result: RunResult | None = None
     with ExitStack() as outer:
         terminal = _Terminal() if console == "stdio" else None
         attach = _attachment(console, outer, terminal)
-        caught = (*_ENDING_SIGNALS, *(terminal.job_signals if terminal else ()))
+        caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
         # can leave it so; and they are taken to the end: the second one is no different.
         with trio.open_signal_receiver(*caught) as signals, ExitStack() as inner:
+            ending.raise_held()
             async with trio.open_nursery() as nursery:
                 try:
                     async with Machine(config, attach) as machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -115,6 +116,13 @@ def session_members(session: int) -> list[int]:
 def state(pid: int) -> str:
     """A process's state: R, S, T (stopped), Z, ...; "" when it is gone."""
     return next((fields[0] for other, fields in _stats() if other == pid), "")
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for `number`."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
 def cpu_ticks(pid: int) -> int:
