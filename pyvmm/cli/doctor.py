@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def command(options: argparse.Namespace) -> int:
 
     examination = examine()
     if options.json:
-        print(json.dumps(_plain(examination), indent=2))
+        print_answer(json.dumps(_plain(examination), indent=2))
     else:
-        _print_tables(examination)
+        print_answer(_tables(examination))
     return ExitCode.OK if examination.can_run else ExitCode.HOST_LACKS
 
 
@@ -59,13 +60,12 @@ def _plain(examination: Examination) -> dict[str, object]:
     }
 
 
-def _print_tables(examination: Examination) -> None:
+def _tables(examination: Examination) -> str:
     from rich.console import Console
     from rich.markup import escape
 
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     console = Console(width=width, highlight=False)
-    console.print(f"Host: {examination.host}", markup=False)
     asked = _table("what", "", "answer", "meaning")
     for finding in examination.findings:
         asked.add_row(
@@ -74,11 +74,15 @@ def _print_tables(examination: Examination) -> None:
             escape(finding.answer),
             escape(finding.meaning),
         )
-    console.print(asked)
     follows = _table("what follows for", "", "because")
     for consequence in examination.consequences:
         follows.add_row(consequence.use, _mark(consequence.verdict), escape(consequence.because))
-    console.print(follows)
+    # Rich would answer a broken pipe with an exit of its own.
+    with console.capture() as captured:
+        console.print(f"Host: {examination.host}", markup=False)
+        console.print(asked)
+        console.print(follows)
+    return captured.get().removesuffix("\n")
 
 
 def _table(*columns: str) -> Table:

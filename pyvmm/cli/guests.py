@@ -6,6 +6,7 @@ import argparse
 import json
 
 from pyvmm import bundled_guests
+from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
 
 
@@ -18,9 +19,10 @@ def command(options: argparse.Namespace) -> int:
     """Print a line for each guest: its name and its path."""
     guests = bundled_guests.all_guests()
     if options.json:
-        print(json.dumps([{"name": guest.name, "path": str(guest.path)} for guest in guests]))
+        print_answer(
+            json.dumps([{"name": guest.name, "path": str(guest.path)} for guest in guests])
+        )
         return ExitCode.OK
     width = max(len(guest.name) for guest in guests)
-    for guest in guests:
-        print(f"{guest.name:<{width}}  {guest.path}")
+    print_answer("\n".join(f"{guest.name:<{width}}  {guest.path}" for guest in guests))
     return ExitCode.OK

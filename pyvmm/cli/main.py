@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from pyvmm.cli.ending_signals import EndingSignals
 from pyvmm.cli.standard_error import write_to_user
+from pyvmm.cli.standard_output import output_error, print_answer
 from pyvmm.errors import ExitCode, PyvmmError
 
 Command = Callable[[argparse.Namespace], int]
@@ -167,7 +168,7 @@ def _dispatch(arguments: list[str], ending: EndingSignals) -> int:
     if options.version:
         from importlib.metadata import version
 
-        print(f"pyvmm {version('pyvmm')}")
+        print_answer(f"pyvmm {version('pyvmm')}")
         return ExitCode.OK
     if options.command is None:
         raise _UsageFailure("no command given; see pyvmm --help")
@@ -206,8 +207,10 @@ def _flushed(code: int) -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
             if stream is sys.stdout and code == ExitCode.OK:
                 code = ExitCode.SYSTEM_CALL
+                if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                    _say(str(output_error(error)))
     return code

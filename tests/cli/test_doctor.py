@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from pyvmm.cli.main import main
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.kvm.system import System
+
+from .command import ending, finish, start
 
 
 @pytest.mark.kvm
@@ -68,3 +71,31 @@ def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(guests)
     assert Path(guests["guest"]).read_bytes() == Path(guests["hello"]).read_bytes()
+
+
+ANSWERS = [
+    ("doctor",), ("doctor", "--json"), ("guests",), ("guests", "--json"), ("--version",),
+    ("run", "--help"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
+def test_an_answer_that_nobody_reads(command: tuple[str, ...]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as pipe, ending(start(*command, stdout=pipe.fileno())) as it:
+        outcome = finish(it)
+    assert (outcome.code, outcome.err) == (71, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
+def test_an_answer_that_does_not_fit(command: tuple[str, ...]) -> None:
+    with (
+        open("/dev/full", "wb") as full,
+        ending(start(*command, stdout=full.fileno())) as it,
+    ):
+        outcome = finish(it)
+    assert outcome.code == 71
+    assert outcome.lines == ["pyvmm: cannot write to standard output: No space left on device"]
