@@ -30,7 +30,7 @@ test: $(TOOLS) guests ## set up what is needed and run every test (ARGS=... for 
 
 .PHONY: quick
 quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
-	$(BIN)/pytest -q -m "not slow and not qemu" $(ARGS)
+	$(BIN)/pytest -q -m "not slow and not qemu and not lab" $(ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) ## ruff and mypy
@@ -53,6 +53,10 @@ test-oldest: guests ## the tests with the oldest versions of every dependency th
 	@./setup-system test
 	@$(MAKE) -s VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt .venv-oldest/.tools
 	.venv-oldest/bin/pytest $(ARGS)
+
+.PHONY: lab-kernel
+lab-kernel: $(INSTALLED) ## build the lab's kernel into the user's cache, unless it is there
+	$(BIN)/pyvmm lab build
 
 .PHONY: guests
 guests: ## build the guest images and the lab's first process

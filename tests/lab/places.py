@@ -30,6 +30,7 @@ def run(
     *,
     given: bytes | None = b"",
     cwd: Path = ROOT,
+    patience: float = HANG,
 ) -> Outcome:
     """Run `command` to its end, `given` on its standard input (None: that is closed)."""
     done = subprocess.run(
@@ -39,7 +40,7 @@ def run(
         capture_output=True,
         cwd=cwd,
         env=env,
-        timeout=HANG,
+        timeout=patience,
         check=False,
         preexec_fn=None if given is not None else lambda: os.close(0),
     )
@@ -63,6 +64,7 @@ class LabAtHand:
         given: bytes | None = b"",
         env: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
+        patience: float = HANG,
     ) -> Outcome:
         """`command` in the lab."""
         return run(
@@ -70,6 +72,7 @@ class LabAtHand:
             {**self.env, **(env or {})},
             given=given,
             cwd=cwd,
+            patience=patience,
         )
 
     def outside(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from pyvmm.lab.kernel.failures import CorruptEntryError
 from tests.lab.kernel.test_manifest_and_image import MANIFEST
 
 
-def put(cache: Cache, name: str = "7.3", version: str = "7.3.4", **changes: object) -> Kernel:
+def put(cache: Cache, name: str = "7.3", version: str = "7.3.4", **changes: Any) -> Kernel:
     cache.work.mkdir(parents=True, exist_ok=True)
     image = cache.work / "image"
     image.write_bytes(b"kernel " + version.encode())
@@ -34,7 +35,7 @@ def put(cache: Cache, name: str = "7.3", version: str = "7.3.4", **changes: obje
 def test_a_key_is_as_different_as_what_it_is_made_of() -> None:
     base = ("7.3", "7.3.4", "debian", "hash", "gcc")
     others = {
-        entry_key(*base[:place], base[place] + "x", *base[place + 1 :])
+        entry_key(*base[:place], base[place] + "x", *base[place + 1 :])  # type: ignore[call-arg]
         for place in range(len(base))
     }
     assert len(others | {entry_key(*base)}) == 6
