@@ -70,6 +70,22 @@ def test_status(status: int) -> None:
     assert (outcome.code, outcome.out, outcome.err) == (status, b"", "")
 
 
+@pytest.mark.parametrize("status", ["64", "255"])
+def test_status_beyond_the_guests_own(status: str) -> None:
+    outcome = pyvmm("run", "exit", "--append", status)
+    assert (outcome.code, outcome.out) == (83, b"")
+    assert f"wrote {status} to its exit port" in outcome.lines[0]
+
+
+@pytest.mark.parametrize("status", ["256", "300", "-5", "word -1", "18446744073709551617"])
+def test_status_that_is_none(status: str) -> None:
+    outcome = pyvmm("run", "exit", f"--append={status}")
+    assert outcome.code == 83
+    assert outcome.out.startswith(b"exit: out of range, a status is 0 to 63: ")
+    assert outcome.out.endswith(status.split()[-1].encode() + b"\n")
+    assert "wrote 255 to its exit port" in outcome.lines[0]
+
+
 def test_panic() -> None:
     outcome = pyvmm("run", "panic", "--append", "why")
     assert outcome.code == 81
