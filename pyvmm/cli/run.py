@@ -15,7 +15,7 @@ from pyvmm import bundled_guests
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.sizes import parse_size
 from pyvmm.cli.standard_error import write_to_user
-from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
+from pyvmm.errors import GUEST_STATUS_MAX, NoInputError, SystemCallError, UsageError
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.image_file import read_image
 from pyvmm.machine.machine import Attachment, Machine
@@ -91,7 +91,9 @@ def command(options: argparse.Namespace) -> int:
             from pyvmm.machine.console.output_file import OutputFile
 
             file = stack.enter_context(OutputFile(options.json, _attempt_to_tell(options.json)))
-        result = trio.run(_run, config, options.console, options.verbose, ending)
+            if options.console == "stdio" and file.is_same_regular_file(1):
+                raise _same_file(options.json, "standard output has the guest's console")
+        result = trio.run(_run, config, options.console, options.verbose, ending, file)
         _tell(result)
         if file is not None:
             _write_json(file, options.json, result)
@@ -109,12 +111,14 @@ def _in_lab(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> MachineConfig:
     if "\0" in options.append:
         raise UsageError("pass on the command line", "it has a zero byte in it", "leave that out")
-    bundled = None if os.path.lexists(options.image) else bundled_guests.find(options.image)
-    path = bundled.path if bundled else Path(options.image)
+    if not options.image:
+        raise NoInputError(
+            "read the image", "its name is empty", "give a path, or a name that pyvmm guests lists"
+        )
     # Checked before any file is read, so that a bad number is not hidden behind a long read.
     bare = MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=options.timeout)
     return MachineConfig(
-        image=read_image(path, bare.memory),
+        image=read_image(_image_path(options.image), bare.memory),
         name=str(options.image),
         memory=bare.memory,
         cpus=bare.cpus,
@@ -126,14 +130,27 @@ def _config(options: argparse.Namespace) -> MachineConfig:
     )
 
 
+def _image_path(image: str) -> Path:
+    """The file that is meant: one of that name, or a bundled guest's. A folder is neither."""
+    path = Path(image)
+    if os.path.lexists(path) and not path.is_dir():
+        return path
+    bundled = bundled_guests.find(image)
+    return bundled.path if bundled else path
+
+
 async def _run(
-    config: MachineConfig, console: str, verbose: bool, ending: EndingSignals
+    config: MachineConfig,
+    console: str,
+    verbose: bool,
+    ending: EndingSignals,
+    json_file: OutputFile | None,
 ) -> RunResult:
     failure: Exception | None = None
     result: RunResult | None = None
     with ExitStack() as outer:
         terminal = _Terminal() if console == "stdio" else None
-        attach = _attachment(console, outer, terminal)
+        attach = _attachment(console, outer, terminal, json_file)
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
         # can leave it so; and they are taken to the end: the second one is no different.
@@ -158,7 +175,9 @@ async def _run(
     return result
 
 
-def _attachment(console: str, stack: ExitStack, terminal: _Terminal | None) -> Attachment:
+def _attachment(
+    console: str, stack: ExitStack, terminal: _Terminal | None, json_file: OutputFile | None
+) -> Attachment:
     from pyvmm.machine.console import attach
 
     if terminal is not None:
@@ -168,8 +187,14 @@ def _attachment(console: str, stack: ExitStack, terminal: _Terminal | None) -> A
     kind, _, path = console.partition(":")
     if kind == "none":
         return attach.discard
-    target = attach.ToFile(Path(path)) if kind == "file" else attach.ToUnixSocket(Path(path))
+    if kind == "unix":
+        listening = attach.ToUnixSocket(Path(path))
+        stack.callback(listening.close)
+        return listening
+    target = attach.ToFile(Path(path))
     stack.callback(target.close)
+    if json_file is not None and json_file.is_same_regular_file(target.file.fd):
+        raise _same_file(Path(path), "the guest's console goes there")
     return target
 
 
@@ -274,6 +299,10 @@ def _write_json(file: OutputFile, path: Path, result: RunResult) -> None:
         raise SystemCallError(
             _attempt_to_tell(path), error.errno or 0, error.strerror or str(error)
         ) from error
+
+
+def _same_file(path: Path, cause: str) -> UsageError:
+    return UsageError(_attempt_to_tell(path), cause, "name another file")
 
 
 def _attempt_to_tell(path: Path) -> str:

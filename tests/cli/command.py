@@ -48,7 +48,7 @@ def pyvmm(
     `prefix` is a command that runs it. Fails when it leaves a process behind.
     """
     process = subprocess.Popen(
-        [*prefix, *PYVMM, *map(os.fspath, arguments)],
+        [*prefix, *PYVMM, *map(str, arguments)],
         stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -71,7 +71,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start ``pyvmm``; see `ending`."""
     return subprocess.Popen(
-        [*PYVMM, *map(os.fspath, arguments)],
+        [*PYVMM, *map(str, arguments)],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,

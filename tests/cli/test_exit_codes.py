@@ -64,6 +64,11 @@ def test_a_file_goes_before_a_bundled_guest(tmp_path: Path) -> None:
     assert pyvmm("run", "hello", cwd=tmp_path).code == 9
 
 
+def test_a_folder_does_not_go_before_a_bundled_guest(tmp_path: Path) -> None:
+    (tmp_path / "exit").mkdir()
+    assert pyvmm("run", "exit", "--append", "9", cwd=tmp_path).code == 9
+
+
 @pytest.mark.parametrize("status", [0, 7, 63])
 def test_status(status: int) -> None:
     outcome = pyvmm("run", "exit", "--append", str(status))
@@ -82,7 +87,7 @@ def test_status_that_is_none(status: str) -> None:
     outcome = pyvmm("run", "exit", f"--append={status}")
     assert outcome.code == 83
     assert outcome.out.startswith(b"exit: out of range, a status is 0 to 63: ")
-    assert outcome.out.endswith(status.split()[-1].encode() + b"\n")
+    assert outcome.out.endswith(status.rsplit(maxsplit=1)[-1].encode() + b"\n")
     assert "wrote 255 to its exit port" in outcome.lines[0]
 
 
@@ -293,6 +298,28 @@ def test_json_to_a_pipe() -> None:
         with ending(process):
             assert json.load(reader)["ending"] == "exited"
             assert process.wait(HANG) == 0
+
+
+def test_json_to_the_file_that_has_the_console(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        file.write(b"precious\n")
+        file.flush()
+        arguments = ("run", "hello", "--json", "/dev/stdout")
+        with ending(start(*arguments, stdout=file.fileno())) as process:
+            outcome = finish(process)
+        assert (outcome.code, len(outcome.lines)) == (64, 1)
+        assert "standard output has the guest's console" in outcome.err
+        assert out.read_bytes() == b"precious\n"
+        # Nothing speaks against it where the console goes elsewhere.
+        with ending(start(*arguments, "--console", "none", stdout=file.fileno())) as process:
+            assert finish(process).code == 0
+    assert json.loads(out.read_text())["status"] == 0
+
+
+def test_json_and_console_to_nowhere() -> None:
+    outcome = pyvmm("run", "hello", "--console", "file:/dev/null", "--json", "/dev/null")
+    assert (outcome.code, outcome.out, outcome.err) == (0, b"", "")
 
 
 def test_verbose() -> None:

@@ -34,7 +34,7 @@ class Terminal:
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
         self.process = subprocess.Popen(
-            [*command, *map(os.fspath, arguments)],
+            [*command, *map(str, arguments)],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -281,7 +281,7 @@ def test_console_to_a_file_that_a_bad_image_leaves_alone(tmp_path: Path) -> None
     out = tmp_path / "out"
     out.write_bytes(b"precious")
     (tmp_path / "image").write_bytes(b"\x7fELF")
-    outcome = pyvmm("run", tmp_path / "image", "--console", f"file:{out}", "--json", out)
+    outcome = pyvmm("run", tmp_path / "image", "--console", f"file:{out}")
     assert outcome.code == 65
     assert out.read_bytes() == b"precious"
 

@@ -109,17 +109,17 @@ class ToFile:
     """``--console file:PATH``: output to a file, made anew; the input is at its end."""
 
     def __init__(self, path: Path) -> None:
-        self._file = OutputFile(path, f"write the guest's console to {path}")
+        self.file = OutputFile(path, f"write the guest's console to {path}")
 
     async def __call__(self, port: ConsolePort) -> None:
         """Serve the console."""
         port.end_input()
-        with OutputDescriptor(self._file.use()) as output:
+        with OutputDescriptor(self.file.use()) as output:
             await _copy_out(port, output)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
 
 class ToUnixSocket:
