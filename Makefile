@@ -12,6 +12,8 @@ EXTENSION_SOURCES := $(wildcard pyvmm/hosts/kvm/*.c pyvmm/hosts/kvm/*.h) pyvmm/h
 INSTALLED := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 
+export VENV
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 

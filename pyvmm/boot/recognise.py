@@ -26,7 +26,7 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
     when the image is empty or none of these.
     """
     if not view:
-        raise ImageError(attempt, "the image is empty")
+        raise ImageError(attempt, "the image is empty", "give a file with something in it")
     if bytes(view[:4]) == elf.MAGIC:
         return ImageKind.ELF
     if bytes(view[0x1FE:0x200]) == b"\x55\xaa" and bytes(view[0x202:0x206]) == b"HdrS":

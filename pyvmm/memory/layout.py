@@ -119,7 +119,7 @@ class MemoryLayout:
         """
         attempt = f"give the guest {memory} bytes of memory"
         if memory % PAGE_SIZE:
-            raise UsageError(attempt, "not a multiple of the page size, 4096", "round it")
+            raise UsageError(attempt, "not a multiple of the page size, 4096", "round it up")
         if memory < MIN_MEMORY:
             raise UsageError(
                 attempt, f"less than the minimum, {MIN_MEMORY >> 20} MiB", "ask for more"
