@@ -31,5 +31,17 @@ def counted(count: int) -> bytes:
     return (bytes(range(256)) * (count // 256 + 1))[:count]
 
 
+def taking(count: int) -> bytes:
+    """Take `count` bytes from the first serial port and say nothing; end with status 7."""
+    return (
+        bytes.fromhex("66b9")  # mov ecx, count
+        + count.to_bytes(4, "little")
+        # again: mov dx, 0x3fd; wait: in al, dx; test al, 1; jz wait
+        + bytes.fromhex("bafd03 ec a801 74fb")
+        + bytes.fromhex("baf803 ec 6649 75f0")  # mov dx, 0x3f8; in al, dx; dec ecx; jnz again
+        + exiting(7)
+    )
+
+
 ENDLESS = bytes.fromhex("30c0 e6e9 fec0 ebfa")
 """The same without an end: again: out 0xe9, al; inc al; jmp again"""

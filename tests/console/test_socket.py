@@ -117,6 +117,41 @@ def test_client_that_ends_its_input_still_reads(path: Path) -> None:
         assert finish(process).code == 0
 
 
+def fill(sock: socket.socket) -> int:
+    """Send until nothing more is taken for a second; how many bytes were."""
+    sock.settimeout(1)
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(b"x" * (1 << 16))
+    except TimeoutError:
+        return sent
+
+
+@pytest.mark.slow
+def test_client_that_fills_the_queue_and_goes_makes_place_for_the_next(path: Path) -> None:
+    with ending(start("run", "hang", "--console", f"unix:{path}")) as process:
+        with client(path) as sock:
+            assert receive(sock, 8) == b"hanging\n"
+            assert fill(sock) > 1 << 16
+        # Whoever is served takes input; one that only waits has its socket's buffer alone.
+        with client(path) as second, client(path) as third:
+            assert fill(second) > fill(third)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process).code == 130
+
+
+@pytest.mark.slow
+def test_input_of_a_client_that_is_gone_still_arrives(path: Path, tmp_path: Path) -> None:
+    # Silent, so that nothing tells the server early of the client's end.
+    count = 1 << 18
+    (tmp_path / "image").write_bytes(flat.taking(count))
+    with ending(start("run", tmp_path / "image", "--console", f"unix:{path}")) as process:
+        with client(path) as sock:
+            sock.sendall(b"x" * count)
+        assert finish(process).code == 7
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_between_clients(path: Path, tmp_path: Path) -> None:
     count = 1 << 17

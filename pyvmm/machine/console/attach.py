@@ -126,7 +126,9 @@ class ToUnixSocket:
     """``--console unix:PATH``: listens there (mode 0600); one client at a time has the console.
 
     Output waits for a client as it waits for any reader that stalls. When a client goes, the next
-    one may come. A socket that nobody listens on any more is replaced, any other file is not.
+    one may come; what the guest has not taken by then of the first one's input, beyond what the
+    console keeps, is lost. A socket that nobody listens on any more is replaced, any other file is
+    not.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +143,7 @@ class ToUnixSocket:
             if client is None:
                 return
             with client:
-                await self._serve_client(port, client)
+                await self._serve_client(port, client, listener)
 
     async def _accept(
         self, listener: trio.socket.SocketType, port: ConsolePort
@@ -166,14 +168,17 @@ class ToUnixSocket:
             nursery.cancel_scope.cancel()
         return accepted
 
-    async def _serve_client(self, port: ConsolePort, client: trio.socket.SocketType) -> None:
+    async def _serve_client(
+        self, port: ConsolePort, client: trio.socket.SocketType, listener: trio.socket.SocketType
+    ) -> None:
         """Until the output has ended or the client is gone."""
         async with trio.open_nursery() as nursery:
 
             async def receive() -> None:
                 with suppress(OSError):
                     while data := await client.recv(READ_SIZE):
-                        await port.send(data)
+                        if not await _send_until_replaced(port, data, client, listener):
+                            break
                     # Its input is at its end, but it may still read.
                     while not _is_gone(client):  # noqa: ASYNC110 - no event tells of it
                         await trio.sleep(_GONE_PAUSE)
@@ -199,6 +204,34 @@ class ToUnixSocket:
         self._socket.close()
         with suppress(OSError):
             self._path.unlink()
+
+
+async def _send_until_replaced(
+    port: ConsolePort,
+    data: bytes,
+    client: trio.socket.SocketType,
+    listener: trio.socket.SocketType,
+) -> bool:
+    """Send `data`; False where it was given up, because `client` is gone and another one waits."""
+    sent = False
+    async with trio.open_nursery() as nursery:
+
+        async def give_up() -> None:
+            while not (_is_gone(client) and _has_caller(listener)):  # noqa: ASYNC110 - no event tells of it
+                await trio.sleep(_GONE_PAUSE)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(give_up)
+        await port.send(data)
+        sent = True
+        nursery.cancel_scope.cancel()
+    return sent
+
+
+def _has_caller(listener: trio.socket.SocketType) -> bool:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_gone(client: trio.socket.SocketType) -> bool:
