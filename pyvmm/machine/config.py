@@ -13,7 +13,7 @@ MAX_CPUS = 255
 
 
 class IrqchipPolicy(enum.Enum):
-    """Whether the machine has interrupt controllers and a timer (in the kernel; slow to make on some hosts)."""
+    """Whether the machine has interrupt controllers and a timer: slow to make on some hosts."""
 
     AUTO = "auto"
     """When the image says that it needs them, does not say (and is no bare boot sector), or there
