@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from pyvmm.cli.standard_output import print_answer
@@ -64,8 +65,15 @@ def _tables(examination: Examination) -> str:
     from rich.console import Console
     from rich.markup import escape
 
-    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    console = Console(width=width, highlight=False)
+    is_terminal = sys.stdout.isatty()
+    # Not written by rich, which answers a broken pipe with an exit of its own.
+    text = StringIO()
+    console = Console(
+        file=text,
+        width=None if is_terminal else _WIDTH_WITHOUT_TERMINAL,
+        force_terminal=is_terminal,
+        highlight=False,
+    )
     asked = _table("what", "", "answer", "meaning")
     for finding in examination.findings:
         asked.add_row(
@@ -77,12 +85,10 @@ def _tables(examination: Examination) -> str:
     follows = _table("what follows for", "", "because")
     for consequence in examination.consequences:
         follows.add_row(consequence.use, _mark(consequence.verdict), escape(consequence.because))
-    # Rich would answer a broken pipe with an exit of its own.
-    with console.capture() as captured:
-        console.print(f"Host: {examination.host}", markup=False)
-        console.print(asked)
-        console.print(follows)
-    return captured.get().removesuffix("\n")
+    console.print(f"Host: {examination.host}", markup=False)
+    console.print(asked)
+    console.print(follows)
+    return text.getvalue().removesuffix("\n")
 
 
 def _table(*columns: str) -> Table:

@@ -7,12 +7,15 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pyvmm.cli.ending_signals import EndingSignals
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.cli.standard_output import output_error, print_answer
 from pyvmm.errors import ExitCode, PyvmmError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -26,6 +29,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise _UsageFailure(f"{message}; see {self.prog} --help")
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """For ``--help``; argparse would keep it to itself when nothing can be written."""
+        if file is None:
+            print_answer(self.format_help().removesuffix("\n"))
+        else:
+            super().print_help(file)
 
 
 def _build_parser(only: str | None) -> argparse.ArgumentParser:

@@ -68,6 +68,7 @@ def start(
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
     preparation: Callable[[], None] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``pyvmm``; see `ending`."""
     return subprocess.Popen(
@@ -75,7 +76,7 @@ def start(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(env or {})},
         preexec_fn=preparation,  # noqa: PLW1509 - there are no threads here
     )
 

@@ -80,21 +80,26 @@ ANSWERS = [
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
-def test_an_answer_that_nobody_reads(command: tuple[str, ...]) -> None:
+def test_an_answer_that_nobody_reads(command: tuple[str, ...], env: dict[str, str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
-    with os.fdopen(write_end, "wb") as pipe, ending(start(*command, stdout=pipe.fileno())) as it:
+    with (
+        os.fdopen(write_end, "wb") as pipe,
+        ending(start(*command, stdout=pipe.fileno(), env=env)) as it,
+    ):
         outcome = finish(it)
     assert (outcome.code, outcome.err) == (71, "")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
-def test_an_answer_that_does_not_fit(command: tuple[str, ...]) -> None:
+def test_an_answer_that_does_not_fit(command: tuple[str, ...], env: dict[str, str]) -> None:
     with (
         open("/dev/full", "wb") as full,
-        ending(start(*command, stdout=full.fileno())) as it,
+        ending(start(*command, stdout=full.fileno(), env=env)) as it,
     ):
         outcome = finish(it)
     assert outcome.code == 71
