@@ -290,8 +290,8 @@ class Machine:
             while True:
                 await trio.lowlevel.wait_readable(posted.fileno())
                 # A full console leaves it in the ring: when that is full too, the guest waits.
-                if not self._console.is_full:
-                    board.drain_posted()
+                await self._console.room()
+                board.drain_posted()
                 await trio.sleep(POSTED_PAUSE)
         except Exception as failure:  # noqa: BLE001 - told by `wait`
             self._control.fail(failure)

@@ -412,3 +412,18 @@ def test_a_cancelled_receive_takes_nothing() -> None:
         assert await port.receive() == b"kept"
 
     in_trio(test)
+
+
+def test_room_is_waited_for_until_something_is_taken() -> None:
+    async def test() -> None:
+        port = ConsolePort()
+        port.append(bytes(OUTPUT_LIMIT))
+        with trio.move_on_after(0.02) as scope:
+            await port.room()
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(port.room)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await port.receive()
+
+    in_trio(test)

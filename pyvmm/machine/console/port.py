@@ -33,6 +33,7 @@ class ConsolePort:
         self._released = False
         self._output_ended = trio.Event()
         self._readable = trio.Event()
+        self._taken = trio.Event()
         self._input: deque[bytes] = deque()
         self._input_size = 0
         self._input_changed = trio.Event()
@@ -110,7 +111,15 @@ class ConsolePort:
             self._chunks.clear()
             self._size = 0
             self._room.notify_all()
+        self._taken.set()
         return data
+
+    async def room(self) -> None:
+        """Wait until there is room for more output."""
+        await trio.lowlevel.checkpoint()
+        while self.is_full:
+            self._taken = trio.Event()
+            await self._taken.wait()
 
     def put_back(self, data: bytes) -> None:
         """Return what could not be passed on, to be received again first."""
