@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.lab.initramfs import Folder
+from pyvmm.lab.settings import STARTED_IN, LabSettings
 
 if TYPE_CHECKING:
-    from pyvmm.lab.settings import LabSettings
     from pyvmm.qmp.peer import QemuError
 
 PROGRAM = "qemu-system-x86_64"
 _KERNEL_COMMAND_LINE = "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable"
 _ASK_PATIENCE = 10
+_SCRATCH = ("/tmp", "/var/tmp")
+"""What is empty in the lab, so that it can be written to."""
 
 
 def exported_folders(settings: LabSettings) -> list[Folder]:
@@ -36,9 +38,28 @@ def exported_folders(settings: LabSettings) -> list[Folder]:
         inside = any(f"{path}/".startswith(f"{other}/") for other in (*cached, *settings.writable))
         if path != "/" and not inside and os.path.isdir(path):  # noqa: PTH112
             cached.append(path)
+    folders += [
+        Folder(f"r{number}", path, False)
+        for number, path in enumerate(_hidden_by_scratch())
+        if path not in {folder.path for folder in folders} | set(cached)
+    ]
     # Outer folders first: a mount hides what was mounted beneath its place before.
     folders += [Folder(f"c{number}", path, False) for number, path in enumerate(cached)]
     return sorted(folders, key=lambda folder: folder.path.count("/"))
+
+
+def _hidden_by_scratch() -> list[str]:
+    """This package's place and the working directory, where they are below an empty /tmp inside.
+
+    A checkout may well be there, and the lab must see it.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))  # noqa: PTH120
+    hidden: list[str] = []
+    for path in (package, os.path.realpath(os.environ.get(STARTED_IN, package))):
+        in_scratch = any(path.startswith(f"{scratch}/") for scratch in _SCRATCH)
+        if in_scratch and not any(f"{path}/".startswith(f"{other}/") for other in hidden):
+            hidden.append(path)
+    return hidden
 
 
 def qemu_command(

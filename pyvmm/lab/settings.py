@@ -17,6 +17,8 @@ MEMORY_MIN = 256 * MIB
 CPUS_MAX = 255
 KERNEL_VARIABLE = "PYVMM_LAB_KERNEL"
 """Environment: the lab kernel's file, instead of one that `pyvmm lab build` made."""
+STARTED_IN = "PYVMM_LAB_STARTED_IN"
+"""Environment of a keeper: the working directory of who started it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pyvmm.errors import PyvmmError, SystemCallError, UsageError
 from pyvmm.lab import failures
 from pyvmm.lab.failures import LabBusyError, LabError
 from pyvmm.lab.protocol import Decoder, Frame, FrameType
-from pyvmm.lab.settings import SOCKET_NAME, LabSettings, LabWishes, run_directory
+from pyvmm.lab.settings import SOCKET_NAME, STARTED_IN, LabSettings, LabWishes, run_directory
 
 _SHORT_PATIENCE = 10.0
 _START_PATIENCE = 150.0
@@ -184,6 +184,7 @@ def _start_keeper(mode: str, settings: LabSettings) -> socket.socket:
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
             cwd=Path(__file__).parents[2],
+            env={**os.environ, STARTED_IN: str(Path.cwd())},
         )  # fmt: skip
         # Nobody waits for it: a lab that is up outlives us, one for a command ends after us.
         process.returncode = 0

@@ -239,3 +239,14 @@ def _read_until(fd: int, word: bytes) -> bytes:
     while word not in seen:
         seen += os.read(fd, 4096)
     return seen
+
+
+def test_a_folder_under_tmp_is_there_if_the_lab_is_started_in_it(
+    no_lab: LabAtHand, tmp_path: Path
+) -> None:
+    # Scratch hides the host's /tmp, but not where the command is to run.
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    (place / "file").write_bytes(b"seen\n")
+    done = no_lab.inside(["cat", "file"], cwd=place)
+    assert (done.code, done.out, done.err) == (0, b"seen\n", b"")

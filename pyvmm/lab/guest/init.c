@@ -3,7 +3,7 @@
  * programs expect to write; then runs commands for the host (serve.c). It lives in an initial RAM
  * file system that pyvmm/lab/initramfs.py writes, with its configuration in /lab.conf:
  * "TAG\0PATH\0" for each folder that is mounted for itself. Tags that begin with w are writable;
- * with c, read-only and cached without asking the host again: what rarely changes and is read often.
+ * with r, read-only and fresh (what the scratch hides); with c, read-only and cached without asking the host again: what rarely changes and is read often.
  * Everything else is looked up anew each time, so that a lab that stays up sees what the host does.
  */
 #define _GNU_SOURCE
@@ -127,6 +127,17 @@ static void mount_root(void)
 		chmod(ROOT "/dev/net/tun", 0666);
 }
 
+/* The folders on the way to `path`, and itself: where scratch hides what the host has. */
+static void make_path(char *path)
+{
+	for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		mkdir(path, 0755);
+		*slash = '/';
+	}
+	mkdir(path, 0755);
+}
+
 static void mount_folders(void)
 {
 	static char configuration[65536];
@@ -140,10 +151,11 @@ static void mount_folders(void)
 		char target[PATH_MAX + sizeof(ROOT)];
 
 		snprintf(target, sizeof(target), ROOT "%s", path);
-		/* Where scratch hides what the host has. */
-		mkdir(target, 0755);
+		make_path(target);
 		if (cursor[0] == 'w')
 			must_mount(cursor, target, "9p", 0, TRANSPORT ",cache=mmap");
+		else if (cursor[0] == 'r')
+			must_mount(cursor, target, "9p", MS_RDONLY, TRANSPORT ",cache=readahead");
 		else
 			must_mount(cursor, target, "9p", MS_RDONLY, TRANSPORT ",cache=loose");
 		cursor = path + strlen(path) + 1;
