@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,9 @@ def reading_its_image(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             files = Path(f"/proc/{process.pid}/fd")
 
             def has_it_open() -> bool:
-                return str(fifo) in [os.readlink(entry) for entry in files.iterdir()]
+                with suppress(FileNotFoundError):  # One that was just closed again.
+                    return str(fifo) in [os.readlink(entry) for entry in files.iterdir()]
+                return False
 
             until(has_it_open, "a reader")
             yield process
