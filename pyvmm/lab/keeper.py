@@ -148,7 +148,7 @@ class _Keeper:
 
     async def _tell_failure(self, error: PyvmmError) -> None:
         frame = Frame(FrameType.FAILED, payload=failures.to_bytes(error))
-        with trio.move_on_after(2, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + 2, shield=True):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._starter.send_all(frame.encode())
 

@@ -94,7 +94,7 @@ class Lab:
 
     async def lost(self, attempt: str) -> LabError:
         """The error that says why the channel is gone, once that has settled."""
-        with trio.move_on_after(_SETTLE, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + _SETTLE, shield=True):
             if self.peer is not None:
                 await self.peer.child.wait()
         with trio.CancelScope(shield=True):

@@ -94,7 +94,7 @@ class Switchboard:
     async def fail(self, error: PyvmmError) -> None:
         """Tell every client that the lab has ended, and why."""
         frame = Frame(FrameType.FAILED, payload=failures.to_bytes(error)).encode()
-        with trio.move_on_after(_LAST_WORDS_PATIENCE, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + _LAST_WORDS_PATIENCE, shield=True):
             for client in self._clients:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await client.send_all(frame)
@@ -145,7 +145,9 @@ class Switchboard:
         finally:
             receiver.close()
             if not command.ended.is_set():
-                with trio.move_on_after(_LAST_WORDS_PATIENCE, shield=True):
+                with trio.CancelScope(
+                    deadline=trio.current_time() + _LAST_WORDS_PATIENCE, shield=True
+                ):
                     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                         await self._lab.send(Frame(FrameType.HANGUP, channel=channel))
 

@@ -158,12 +158,12 @@ class QemuPeer:
         from qemu.qmp import QMPError
         from trio_asyncio import aio_as_trio
 
-        with trio.move_on_after(_QUIT_PATIENCE, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + _QUIT_PATIENCE, shield=True):
             if self.child.returncode is None:
                 with suppress(PyvmmError):
                     await self.execute("quit", patience=_QUIT_PATIENCE)
                 await self.child.wait()
-        with trio.move_on_after(_QUIT_PATIENCE, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + _QUIT_PATIENCE, shield=True):
             # After `quit` the library reports the end of the connection as an error.
             with suppress(QMPError, EOFError, OSError):
                 await aio_as_trio(self._client.disconnect)()
@@ -227,7 +227,9 @@ async def _spoken_to(
             finally:
                 await peer._close()
                 child.kill()
-                with trio.move_on_after(_LAST_WORDS_PATIENCE, shield=True):
+                with trio.CancelScope(
+                    deadline=trio.current_time() + _LAST_WORDS_PATIENCE, shield=True
+                ):
                     await child.wait()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
