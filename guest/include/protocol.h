@@ -9,6 +9,8 @@
 #define NOTE_XEN_PHYS32_ENTRY 18
 /* Our own, name "pyvmm": one little-endian u32 of NEED bits. */
 #define NOTE_PYVMM_NEEDS 1
+/* The same name: one u64, where the firmware enters the image after a private launch. */
+#define NOTE_PYVMM_PRIVATE_ENTRY 2
 
 /* An interrupt controller and a timer: the two 8259A and the 8254. */
 #define NEED_INTERRUPTS 0x1
@@ -39,6 +41,8 @@
 /* KVM's hypercalls: one that does nothing and returns 0, and the one that converts memory. */
 #define HYPERCALL_VAPIC_POLL_IRQ 1
 #define HYPERCALL_MAP_GPA_RANGE 12
+/* MAP_GPA_RANGE's third argument: set, the range is to be private. */
+#define MAP_GPA_RANGE_PRIVATE 0x10
 
 /* 8259A pair and 8254. */
 #define PORT_PIC_MASTER 0x20
@@ -49,5 +53,94 @@
 
 /* A console's end of file: the modem status register's DCD bit is low, or this byte (^D). */
 #define CONSOLE_END_OF_FILE 0x04
+
+/*
+ * A private launch (firmware/README.md). Where things are, as GPAs: the window that stays shared, the
+ * staging area that the monitor fills, the firmware with the reset vector at its end.
+ */
+#define WINDOW_GPA 0xc0000000
+#define WINDOW_MAX 0x10000000
+#define STAGING_GPA 0xd0000000
+#define STAGING_MAX 0x20000000
+#define FIRMWARE_GPA 0xfffe0000
+#define FIRMWARE_SIZE 0x20000
+
+/* What the firmware leaves in RAM, within what the memory map calls reserved. */
+#define LAUNCH_TABLES 0xe0000
+#define LAUNCH_INFO 0xe8000
+#define LAUNCH_CODE 0xe9000
+#define LAUNCH_MAILBOX 0xea000
+#define LAUNCH_START 0xe0000
+#define LAUNCH_END 0xeb000
+
+/* A byte written when the launch is complete: staging area and firmware may go. */
+#define PORT_LAUNCH 0x5f0
+
+/* How a launch that fails ends the run. */
+#define LAUNCH_MISMATCH 60
+#define LAUNCH_BROKEN 61
+#define LAUNCH_REFUSED 62
+
+/*
+ * The boot block, at STAGING_GPA: offsets in bytes, little endian. Size, cpus and the two counts are
+ * u32, expected is a digest, reserved two u64 that are 0, the rest are u64; tables follow.
+ */
+#define BOOT_BLOCK_MAGIC 0x314b4c424d565950
+#define BOOT_BLOCK_MAX 0x10000
+#define BOOT_BLOCK_SIZE 8
+#define BOOT_BLOCK_CPUS 12
+#define BOOT_BLOCK_FLAGS 16
+#define BOOT_BLOCK_ENTRY 24
+#define BOOT_BLOCK_START_INFO 32
+#define BOOT_BLOCK_REGION_COUNT 40
+#define BOOT_BLOCK_RUN_COUNT 44
+#define BOOT_BLOCK_WINDOW_GPA 48
+#define BOOT_BLOCK_WINDOW_SIZE 56
+#define BOOT_BLOCK_EXPECTED 64
+#define BOOT_BLOCK_RESERVED 112
+#define BOOT_BLOCK_TABLES 128
+/* Regions {gpa, size}, then runs {gpa, offset from STAGING_GPA, size}. */
+#define BOOT_REGION_BYTES 16
+#define BOOT_RUN_BYTES 24
+#define BOOT_REGIONS_MAX 4
+#define BOOT_RUNS_MAX 2048
+#define BOOT_CPUS_MAX 255
+/* Flags: make memory private by hypercalls; `expected` counts. */
+#define BOOT_CONVERT 0x1
+#define BOOT_EXPECT 0x2
+
+/* SHA-384. */
+#define DIGEST_BYTES 48
+
+/* The launch report, at FIRMWARE_GPA: status and pages are u32, detail is u64. */
+#define LAUNCH_REPORT_MAGIC 0x3152524d56594c50
+#define LAUNCH_REPORT_STATUS 8
+#define LAUNCH_REPORT_PAGES 12
+#define LAUNCH_REPORT_DIGEST 16
+#define LAUNCH_REPORT_DETAIL 64
+#define LAUNCH_REPORT_BYTES 72
+
+/* The launch info, at LAUNCH_INFO, for the guest: window is two u64, the other numbers are u32. */
+#define LAUNCH_INFO_MAGIC 0x314f464e49565950
+#define LAUNCH_INFO_CPUS 8
+#define LAUNCH_INFO_HYPERCALL 12
+#define LAUNCH_INFO_PAGE_LEVEL 16
+#define LAUNCH_INFO_FLAGS 20
+#define LAUNCH_INFO_WINDOW_GPA 24
+#define LAUNCH_INFO_WINDOW_SIZE 32
+#define LAUNCH_INFO_DIGEST 40
+#define LAUNCH_INFO_PARKED 88
+/* How to make a hypercall. */
+#define LAUNCH_HYPERCALL_VMCALL 1
+#define LAUNCH_HYPERCALL_VMMCALL 2
+/* The largest page that page tables may have: 2 MiB or 1 GiB. */
+#define LAUNCH_PAGE_LEVEL_2M 2
+#define LAUNCH_PAGE_LEVEL_1G 3
+/* Flags: memory is private. */
+#define LAUNCH_INFO_PRIVATE 0x1
+
+/* The mailbox of parked processor i, LAUNCH_MAILBOX + i * MAILBOX_BYTES: {entry, argument}. */
+#define MAILBOX_BYTES 16
+#define MAILBOX_ARGUMENT 8
 
 #endif

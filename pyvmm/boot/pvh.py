@@ -29,6 +29,8 @@ PHYS32_ENTRY = 18
 PYVMM_NOTE = b"pyvmm"
 NEEDS = 1
 """Our own note: its descriptor is a u32 of `GuestNeed` bits."""
+PRIVATE_ENTRY = 2
+"""Our own note: a u64, the GPA where the firmware enters after a private launch."""
 
 START_MAGIC = 0x336E_C578
 """XEN_HVM_START_MAGIC_VALUE: "xEn3" with bit 7 of the E set."""

@@ -57,6 +57,9 @@ COM1_IRQ: Final = 4
 PVPANIC: Final = 0x505
 """Where QEMU's pvpanic ISA device lives (docs/specs/pvpanic)."""
 
+LAUNCH: Final = 0x5F0
+"""Where the firmware says that a private launch is complete; a number that nobody else uses."""
+
 PCI_CONFIG_ADDRESS: Final = 0xCF8
 """PCI configuration address, a 32-bit port. We have no PCI: claimed because of what lies in it."""
 

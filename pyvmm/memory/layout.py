@@ -56,6 +56,30 @@ COMMAND_LINE = 0x20000
 COMMAND_LINE_MAX = 0x10000
 """The longest command line with its zero byte, in bytes."""
 
+# A private launch (firmware/README.md): three ranges in the MMIO hole, pages in the reserved range.
+WINDOW_GPA = 0xC000_0000
+"""The shared window: memory that has no private side."""
+WINDOW_MAX = 0x1000_0000
+"""The largest shared window in bytes: up to the staging area."""
+STAGING_GPA = 0xD000_0000
+"""The staging area: boot block and payload, there during the launch only."""
+STAGING_MAX = 0x2000_0000
+"""The largest staging area in bytes."""
+FIRMWARE_GPA = 0xFFFE_0000
+"""The firmware, there during the launch only; its first page is the launch report."""
+FIRMWARE_SIZE = 0x2_0000
+"""Up to 4 GiB: the reset vector is 16 bytes below."""
+LAUNCH_TABLES = 0xE_0000
+"""Page tables that the guest is entered with: the first 4 GiB, identity-mapped."""
+LAUNCH_INFO = 0xE_8000
+"""What the firmware tells the guest: one page."""
+LAUNCH_CODE = 0xE_9000
+"""The last code of the firmware, where other processors wait: one page."""
+LAUNCH_MAILBOX = 0xE_A000
+"""Where the guest wakes other processors: one page, 16 bytes each."""
+LAUNCH_END = 0xE_B000
+"""The end of what the firmware leaves in RAM, from `LAUNCH_TABLES` on."""
+
 
 class RangeKind(enum.IntEnum):
     """Types of the memory map; the values are those of E820 and PVH."""
