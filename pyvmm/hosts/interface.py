@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -64,6 +65,17 @@ class GuestMapping(Owned, Protocol):
         """All of it, writable, as bytes. Release it before `close`."""
         ...
 
+    def discard(self, offset: int, size: int) -> None:
+        """Give the pages of [offset, offset + size) back; they read as zeroes afterwards.
+
+        Bytes from the mapping's start, page-aligned. Raises `UsageError` for any other range.
+        """
+        ...
+
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of [offset, offset + size), page-aligned, take memory of the host."""
+        ...
+
 
 class GuestMemfd(Owned, Protocol):
     """A guest_memfd file of `size` bytes."""
@@ -75,6 +87,21 @@ class GuestMemfd(Owned, Protocol):
 
     def map(self) -> GuestMapping:
         """Map all of it shared (needs `GuestMemfdFlag.MMAP`)."""
+        ...
+
+    def allocate(self, offset: int, size: int) -> None:
+        """Allocate the pages of [offset, offset + size), file offsets in bytes, page-aligned."""
+        ...
+
+    def punch_hole(self, offset: int, size: int) -> None:
+        """Free the pages of [offset, offset + size), file offsets in bytes, page-aligned."""
+        ...
+
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of [offset, offset + size), page-aligned, take memory of the host.
+
+        Raises `HostLacksError` where the host cannot tell.
+        """
         ...
 
 
@@ -93,6 +120,30 @@ class Memslot:
     flags: MemslotFlag = NO_MEMSLOT_FLAGS
     guest_memfd: GuestMemfd | None = None
     guest_memfd_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSpan:
+    """Where vCPU threads may convert pages by themselves: [gpa, gpa + size), bytes, page-aligned.
+
+    Its shared side is mapped at `hva`; its private side begins at the file offset
+    `guest_memfd_offset` of `guest_memfd`.
+    """
+
+    gpa: int
+    size: int
+    hva: int
+    guest_memfd: GuestMemfd
+    guest_memfd_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A conversion that a vCPU's thread made by itself: [gpa, gpa + size), bytes, page-aligned."""
+
+    gpa: int
+    size: int
+    private: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +195,11 @@ class Vcpu(Owned, Protocol):
         ...
 
     def complete(self) -> None:
-        """Let the kernel finish a pending port or MMIO access without entering the guest."""
+        """Let the kernel finish a pending exit's work without entering the guest."""
+        ...
+
+    def make_runnable(self) -> None:
+        """Let it run at once, where in-kernel controllers would let it wait for a start-up IPI."""
         ...
 
     def get_regs(self) -> Regs:
@@ -204,12 +259,50 @@ class PostedRing(Owned, Protocol):
         ...
 
 
+class FastConversions(Owned, Protocol):
+    """Conversions that vCPUs' threads make without leaving for Python, and the lock of them all.
+
+    A `Hypercall` MAP_GPA_RANGE that is valid, at most 1 GiB long and wholly in one span served is
+    done and answered with 0: the attributes are set, then the stale side's pages are given back.
+    It ends `Vcpu.run` only where one of these fails, or when too many have not been drained yet.
+    """
+
+    def serve(self, spans: Sequence[ServedSpan]) -> None:
+        """From now on serve these, at most 8, and no others; none: every hypercall ends `run`.
+
+        On return no conversion of a span that is no longer served is under way. What a span names
+        must stay open while it is served. Any thread; inside of `exclusive` or not. Raises
+        `UsageError` for spans that cannot be.
+        """
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep every other conversion of this VM out, from the fast path as from other threads.
+
+        Enter and leave it in one thread, and wait for no vCPU meanwhile: its thread may be waiting
+        for this. Raises `InternalError` when the thread is inside already.
+        """
+        ...
+
+    def drain(self) -> list[Converted]:
+        """Take the conversions made since the last call, in order; ones that touch are joined.
+
+        Inside of `exclusive` what it tells is the present state.
+        """
+        ...
+
+
 class Vm(Owned, Protocol):
     """One VM."""
 
     @property
     def posted(self) -> PostedRing:
         """The ring of posted port writes of this VM's vCPUs."""
+        ...
+
+    @property
+    def conversions(self) -> FastConversions:
+        """The conversions that this VM's vCPUs make by themselves; closed with the VM."""
         ...
 
     def create_guest_memfd(
@@ -219,7 +312,7 @@ class Vm(Owned, Protocol):
         ...
 
     def set_memslot(self, memslot: Memslot) -> None:
-        """Create or change a memslot; a size of 0 deletes it."""
+        """Create or change a memslot; a size of 0 deletes it. Any thread; vCPUs may be running."""
         ...
 
     def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
@@ -239,7 +332,11 @@ class Vm(Owned, Protocol):
         ...
 
     def enable_hypercall_exits(self, mask: int) -> None:
-        """KVM_CAP_EXIT_HYPERCALL: a mask of 1 << hypercall number."""
+        """KVM_CAP_EXIT_HYPERCALL: a mask of 1 << hypercall number; before the first vCPU."""
+        ...
+
+    def disable_exits(self, mask: int) -> None:
+        """KVM_CAP_X86_DISABLE_EXITS: 1 MWAIT, 2 HLT, 4 PAUSE, 8 C-states; before the first vCPU."""
         ...
 
     def create_vcpu(self, index: int) -> Vcpu:

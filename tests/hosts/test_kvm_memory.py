@@ -6,11 +6,13 @@ import errno
 import fcntl
 import gc
 import os
+import select
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from pyvmm.errors import InternalError, SystemCallError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, SystemCallError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -198,6 +200,97 @@ def test_mapping_sizes() -> None:
                 system.map_anonymous(size)
         with pytest.raises(SystemCallError):
             system.map_anonymous(1 << 62)
+
+
+def test_discarded_pages_are_given_back(system: System) -> None:
+    with system.map_anonymous(8 * PAGE) as mapping:
+        assert mapping.resident(0, 8 * PAGE) == 0
+        with mapping.view() as view:
+            for page in (1, 2, 3, 6):
+                view[page * PAGE + 7] = page
+            assert mapping.resident(0, 8 * PAGE) == 4 * PAGE
+            assert mapping.resident(2 * PAGE, 3 * PAGE) == 2 * PAGE
+            mapping.discard(2 * PAGE, 3 * PAGE)
+            assert mapping.resident(0, 8 * PAGE) == 2 * PAGE
+            assert [view[page * PAGE + 7] for page in range(8)] == [0, 1, 0, 0, 0, 0, 6, 0]
+        mapping.discard(0, 0)
+        assert mapping.resident(8 * PAGE, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(-PAGE, PAGE), (0, 9 * PAGE), (8 * PAGE, PAGE), (1, PAGE), (0, 1)]
+)
+def test_no_range_of_a_mapping(system: System, offset: int, size: int) -> None:
+    with system.map_anonymous(8 * PAGE) as mapping:
+        with pytest.raises(UsageError):
+            mapping.discard(offset, size)
+        with pytest.raises(UsageError):
+            mapping.resident(offset, size)
+
+
+def test_a_closed_mapping_has_no_pages(system: System) -> None:
+    mapping = system.map_anonymous(PAGE)
+    mapping.close()
+    with pytest.raises(InternalError):
+        mapping.discard(0, PAGE)
+    with pytest.raises(InternalError):
+        mapping.resident(0, PAGE)
+
+
+def test_residency_beyond_one_count(system: System) -> None:
+    # mincore is asked for 16 MiB at a time.
+    size = 40 << 20
+    with system.map_anonymous(size) as mapping, mapping.view() as view:
+        for offset in (0, (16 << 20) - 1, 16 << 20, (32 << 20) + PAGE, size - 1):
+            view[offset] = 1
+        assert mapping.resident(0, size) == 5 * PAGE
+        assert mapping.resident(16 << 20, 16 << 20) == PAGE
+
+
+def test_residency_of_guest_memfd(file: GuestMemfd) -> None:
+    try:
+        assert file.resident(0, 4 * PAGE) == 0
+    except HostLacksError as error:
+        assert "CONFIG_CACHESTAT_SYSCALL" in error.remedy
+        pytest.skip(str(error))
+    file.allocate(PAGE, 3 * PAGE)
+    assert file.resident(0, 4 * PAGE) == 3 * PAGE
+    file.punch_hole(2 * PAGE, PAGE)
+    assert file.resident(0, 4 * PAGE) == 2 * PAGE
+    assert file.resident(0, 2 * PAGE) == PAGE
+    assert file.resident(2 * PAGE, 0) == 0
+    file.close()
+    assert errno_of(file.resident, 0, PAGE) == errno.EBADF
+
+
+def test_residency_of_a_mapped_guest_memfd(system: System, vm: Vm) -> None:
+    if system.capabilities().guest_memfd_flags & MAPPED != MAPPED:
+        pytest.skip("this host's guest_memfd cannot be mapped")
+    with vm.create_guest_memfd(4 * PAGE, MAPPED) as file, file.map() as mapping:
+        with mapping.view() as view:
+            view[PAGE : 3 * PAGE] = bytes(2 * PAGE)
+        assert mapping.resident(0, 4 * PAGE) == 2 * PAGE
+        file.punch_hole(0, 2 * PAGE)
+        assert mapping.resident(0, 4 * PAGE) == PAGE
+        # Only the file can tell of a page that nobody has touched yet.
+        file.allocate(0, PAGE)
+        assert mapping.resident(0, 4 * PAGE) == PAGE
+
+
+def test_a_memslot_goes_while_its_vcpu_runs(guest: MakeGuest, backing: Mapping) -> None:
+    # `l: out 0x61, al; jmp l`
+    made = guest(bytes.fromhex("e661 ebfc"))
+    made.vm.posted.post_port(0x61, write=True, read_value=None)
+    made.vm.set_memslot(Memslot(1, 0x10000, PAGE, backing.hva))
+    seen: list[exits.Exit] = []
+    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
+    thread.start()
+    select.select([made.vm.posted], [], [])  # the thread has arrived in the guest
+    made.vm.set_memslot(Memslot(1, 0x10000, 0, 0))
+    made.vm.set_memslot(Memslot(1, 0x20000, PAGE, backing.hva))
+    made.vcpu.kick()
+    thread.join()
+    assert seen in ([exits.Interrupted()], [exits.PostedFull()])
 
 
 def test_a_view_outlives_its_mapping_safely(system: System) -> None:

@@ -17,12 +17,13 @@ _HEADERS = (
     "kvm_abi_vcpu.h",
     "kvm_abi.h",
     "posted.h",
+    "conversions.h",
     "history.h",
     "run.h",
     "calls.h",
 )
 """For the compiler and for cffi alike, each after what it needs."""
-_SOURCES = ("posted.c", "history.c", "run.c", "calls.c")
+_SOURCES = ("posted.c", "conversions.c", "history.c", "run.c", "calls.c")
 
 
 def _here() -> Path:

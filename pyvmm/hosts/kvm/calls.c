@@ -6,6 +6,10 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE_SIZE 4096UL
 
 int64_t pyvmm_ioctl_value(int fd, uint64_t request, uint64_t argument)
 {
@@ -40,6 +44,57 @@ int pyvmm_unmap(uint64_t hva, uint64_t size)
 int pyvmm_fallocate(int fd, int mode, uint64_t offset, uint64_t size)
 {
     return fallocate(fd, mode, (off_t)offset, (off_t)size) == 0 ? 0 : -errno;
+}
+
+int pyvmm_discard(uint64_t hva, uint64_t size)
+{
+    return madvise((void *)(uintptr_t)hva, size, MADV_REMOVE) == 0 ? 0 : -errno;
+}
+
+int64_t pyvmm_resident_pages(uint64_t hva, uint64_t size)
+{
+    unsigned char pages[4096]; /* one byte each, whose lowest bit says "in memory" */
+    int64_t count = 0;
+    while (size != 0) {
+        uint64_t part = size < sizeof(pages) * PAGE_SIZE ? size : sizeof(pages) * PAGE_SIZE;
+        if (mincore((void *)(uintptr_t)hva, part, pages) != 0) {
+            if (errno == EAGAIN)
+                continue;
+            return -errno;
+        }
+        for (uint64_t i = 0; i < part / PAGE_SIZE; i++)
+            count += pages[i] & 1;
+        hva += part;
+        size -= part;
+    }
+    return count;
+}
+
+/* cachestat(2), since Linux 6.5; unknown to the C library and the headers of Debian 12. */
+#define CACHESTAT 451
+
+struct cachestat_range {
+    uint64_t offset;
+    uint64_t size; /* 0: up to the end of the file */
+};
+
+struct cachestat_result {
+    uint64_t in_memory;
+    uint64_t dirty;
+    uint64_t under_writeback;
+    uint64_t evicted;
+    uint64_t recently_evicted;
+};
+
+int64_t pyvmm_cached_pages(int fd, uint64_t offset, uint64_t size)
+{
+    struct cachestat_range range = {offset, size};
+    struct cachestat_result result = {0};
+    if (size == 0)
+        return 0;
+    if (syscall(CACHESTAT, fd, &range, &result, 0U) != 0)
+        return -errno;
+    return (int64_t)result.in_memory;
 }
 
 /* Flags of struct kvm_dirty_gfn (api.rst 8.29). */

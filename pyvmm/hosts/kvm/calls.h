@@ -13,6 +13,12 @@ int64_t pyvmm_map(int fd, uint64_t size, int flags, uint64_t offset);
 int pyvmm_map_zeroes_over(uint64_t hva, uint64_t size);
 int pyvmm_unmap(uint64_t hva, uint64_t size);
 int pyvmm_fallocate(int fd, int mode, uint64_t offset, uint64_t size);
+/* Frees the pages of a shared mapping, and of the file behind it (MADV_REMOVE). */
+int pyvmm_discard(uint64_t hva, uint64_t size);
+/* How many pages of [hva, hva + size) are in memory (mincore). */
+int64_t pyvmm_resident_pages(uint64_t hva, uint64_t size);
+/* How many pages of [offset, offset + size) of a file are in memory (cachestat). */
+int64_t pyvmm_cached_pages(int fd, uint64_t offset, uint64_t size);
 /*
  * Takes up to `room` dirtied pages from a vCPU's ring, beginning with entry `first` (modulo
  * `entries`), and marks them for KVM_RESET_DIRTY_RINGS. Returns how many.

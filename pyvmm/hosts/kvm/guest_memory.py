@@ -7,7 +7,7 @@ import mmap
 import os
 import weakref
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.kvm.binding import check, ffi, lib, refused
 from pyvmm.hosts.kvm.ownership import FdOwner, Owner
@@ -15,6 +15,7 @@ from pyvmm.hosts.kvm.ownership import FdOwner, Owner
 _MAP_NORESERVE = 0x4000
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+_TRY_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN})
 
 
 class Mapping(Owner):
@@ -54,6 +55,39 @@ class Mapping(Owner):
         self._exported = [known for known in self._exported if known() is not None]
         self._exported.append(weakref.ref(exporter))
         return memoryview(exporter)
+
+    def discard(self, offset: int, size: int) -> None:
+        """Free the pages of [offset, offset + size), in the file as well (MADV_REMOVE).
+
+        Bytes from the mapping's start, page-aligned; they read as zeroes afterwards. Raises
+        `UsageError` for any other range, `InternalError` once closed, `SystemCallError`.
+        """
+        attempt = f"discard {size} bytes at offset {offset:#x} of a mapping"
+        self._require_range(offset, size, attempt)
+        while size:
+            result = lib.pyvmm_discard(self._hva + offset, size)
+            if result == 0:
+                return
+            if result not in _TRY_AGAIN:
+                raise refused(-result, attempt)
+
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of [offset, offset + size) are in the host's memory (mincore(2)).
+
+        Bytes from the mapping's start, page-aligned. A page that was allocated in the file and
+        never touched is not among them. Raises as `discard`.
+        """
+        attempt = f"count what is resident of {size} bytes at offset {offset:#x} of a mapping"
+        self._require_range(offset, size, attempt)
+        return check(lib.pyvmm_resident_pages(self._hva + offset, size), attempt) * mmap.PAGESIZE
+
+    def _require_range(self, offset: int, size: int, attempt: str) -> None:
+        if not self._open:
+            raise InternalError(attempt, "it has been closed")
+        if offset < 0 or size < 0 or offset + size > self._size:
+            raise UsageError(attempt, f"it has {self._size} bytes")
+        if offset % mmap.PAGESIZE or size % mmap.PAGESIZE:
+            raise UsageError(attempt, f"not in multiples of the page size, {mmap.PAGESIZE}")
 
     def close(self) -> None:
         """Unmap; a second call does nothing."""
@@ -126,12 +160,29 @@ class GuestMemfd(FdOwner):
         """
         self._fallocate(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, size, "free")
 
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of [offset, offset + size) are in the host's memory (cachestat(2)).
+
+        File offsets in bytes, page-aligned. Raises `HostLacksError` where the kernel has no
+        cachestat, `SystemCallError`.
+        """
+        what = f"{size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
+        attempt = f"count what is resident of {what}"
+        result = lib.pyvmm_cached_pages(self.fd, offset, size)
+        if result == -errno.ENOSYS:
+            raise HostLacksError(
+                attempt,
+                "the kernel has no cachestat",
+                "use Linux 6.5 or later with CONFIG_CACHESTAT_SYSCALL",
+            )
+        return check(result, attempt) * mmap.PAGESIZE
+
     def _fallocate(self, mode: int, offset: int, size: int, verb: str) -> None:
         while True:
             result = lib.pyvmm_fallocate(self.fd, mode, offset, size)
             if result == 0:
                 return
-            if result != -errno.EINTR:
+            if result not in _TRY_AGAIN:
                 attempt = f"{verb} {size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
                 raise refused(-result, attempt)
 

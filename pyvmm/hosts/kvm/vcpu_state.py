@@ -248,6 +248,12 @@ class VcpuState(FdOwner):
         raw = new("struct kvm_mp_state *", {"mp_state": int(state)})
         call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
 
+    def make_runnable(self) -> None:
+        """Let it run at once: with in-kernel APICs all but the first wait for a start-up IPI."""
+        from pyvmm.hosts.kvm.vcpu_values import MpState
+
+        self.set_mp_state(MpState.RUNNABLE)
+
     def set_guest_debug(
         self, control: GuestDebug, breakpoints: Sequence[int] = (), dr7: int = 0
     ) -> None:

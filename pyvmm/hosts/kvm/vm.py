@@ -14,11 +14,12 @@ from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, ffi, new
 from pyvmm.hosts.kvm.constants import Cap
+from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd
 from pyvmm.hosts.kvm.interrupts import VmInterrupts
 from pyvmm.hosts.kvm.ioctls import FdKind
-from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.hosts.kvm.ownership import FdOwner, Owner
 from pyvmm.hosts.kvm.posted import PostedRing
 from pyvmm.hosts.kvm.vcpu import Vcpu
 
@@ -72,6 +73,7 @@ class Vm(VmInterrupts):
         self._slot_sizes: dict[int, int] = {}
         try:
             self._posted = PostedRing(posted_capacity)
+            self._conversions = FastConversions(fd)
         except BaseException:
             super().close()
             raise
@@ -80,6 +82,11 @@ class Vm(VmInterrupts):
     def posted(self) -> PostedRing:
         """The ring of posted port writes of this VM's vCPUs; closed with the VM."""
         return self._posted
+
+    @property
+    def conversions(self) -> FastConversions:
+        """The conversions that this VM's vCPUs make by themselves; closed with the VM."""
+        return self._conversions
 
     def check_extension(self, cap: int) -> int:
         """KVM_CHECK_EXTENSION as it answers for this VM and its type (api.rst 4.4)."""
@@ -146,7 +153,8 @@ class Vm(VmInterrupts):
 
         A slot with guest_memfd goes through KVM_SET_USER_MEMORY_REGION2 (api.rst 4.140), and its
         flag is implied; any other one through KVM_SET_USER_MEMORY_REGION (api.rst 4.35). A slot
-        with guest_memfd cannot be changed, only deleted and made again.
+        with guest_memfd cannot be changed, only deleted and made again. Any thread; vCPUs may be
+        running: when a deletion returns, none of them has the slot's memory mapped any more.
         """
         flags = memslot.flags
         if memslot.guest_memfd is not None:
@@ -303,10 +311,12 @@ class Vm(VmInterrupts):
         )
 
     def close(self) -> None:
-        """Close the VM's fd and its posted ring; a second call does nothing."""
-        posted = getattr(self, "_posted", None)
-        if posted is not None:
-            posted.close()
+        """Close the VM's fd, its conversions and its posted ring; a second call does nothing."""
+        # A VM whose construction failed has neither, or only one of them.
+        for part in ("_conversions", "_posted"):
+            owner: Owner | None = getattr(self, part, None)
+            if owner is not None:
+                owner.close()
         super().close()
 
 

@@ -1,0 +1,236 @@
+/* Conversions that a vCPU's thread makes by itself. See conversions.h. */
+#define _GNU_SOURCE
+#include "conversions.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#define KVM_SET_MEMORY_ATTRIBUTES 0x4020aed2UL
+#define ATTRIBUTE_PRIVATE (1ULL << 3)
+
+/* The hypercall (Documentation/virt/kvm/x86/hypercalls.rst): GPA, number of pages, attributes. */
+#define MAP_GPA_RANGE 12
+#define PAGE_SIZE 4096UL
+#define PAGE_SIZE_HINT 0xfULL
+#define LARGEST_HINT 2 /* 4 KiB, 2 MiB, 1 GiB: of no consequence, the number is of 4 KiB pages */
+#define TO_PRIVATE 0x10ULL
+/* What takes longer than this shall be done piece by piece, which is Python's work. */
+#define LARGEST_REQUEST (1UL << 30)
+
+/* A call that is still refused with EINTR or EAGAIN after this many times has failed. */
+#define ATTEMPTS 1000
+
+struct pyvmm_conversions {
+    uint32_t served; /* how many spans; written under `lock`, read without it as a hint */
+    pthread_mutex_t lock;
+    int vm_fd; /* -1 once closed */
+    struct pyvmm_served_span spans[PYVMM_SERVED_SPANS];
+    uint32_t held; /* how many entries the journal has */
+    struct pyvmm_converted journal[PYVMM_JOURNAL_ENTRIES];
+};
+
+struct request {
+    uint64_t gpa;
+    uint64_t size;
+    bool to_private;
+};
+
+struct pyvmm_conversions *pyvmm_conversions_new(int vm_fd)
+{
+    struct pyvmm_conversions *conversions = calloc(1, sizeof(*conversions));
+    if (conversions == NULL)
+        return NULL;
+    conversions->vm_fd = vm_fd;
+    pthread_mutexattr_t checking;
+    pthread_mutexattr_init(&checking);
+    /* So that a thread that has the lock is told so, instead of waiting for itself. */
+    pthread_mutexattr_settype(&checking, PTHREAD_MUTEX_ERRORCHECK);
+    pthread_mutex_init(&conversions->lock, &checking);
+    pthread_mutexattr_destroy(&checking);
+    return conversions;
+}
+
+void pyvmm_conversions_free(struct pyvmm_conversions *conversions)
+{
+    pthread_mutex_destroy(&conversions->lock);
+    free(conversions);
+}
+
+int pyvmm_conversions_lock(struct pyvmm_conversions *conversions)
+{
+    return -pthread_mutex_lock(&conversions->lock);
+}
+
+int pyvmm_conversions_unlock(struct pyvmm_conversions *conversions)
+{
+    return -pthread_mutex_unlock(&conversions->lock);
+}
+
+/* Locks, and tells whether the caller is to unlock: not what it held before. */
+static bool hold(struct pyvmm_conversions *conversions)
+{
+    return pthread_mutex_lock(&conversions->lock) == 0;
+}
+
+static void let_go(struct pyvmm_conversions *conversions, bool held_here)
+{
+    if (held_here)
+        pthread_mutex_unlock(&conversions->lock);
+}
+
+int pyvmm_conversions_serve(struct pyvmm_conversions *conversions,
+                            const struct pyvmm_served_span *spans, uint32_t count)
+{
+    if (count > PYVMM_SERVED_SPANS)
+        return -EINVAL;
+    int result = 0;
+    bool held_here = hold(conversions);
+    if (conversions->vm_fd < 0) {
+        result = count == 0 ? 0 : -EBADF;
+    } else {
+        memcpy(conversions->spans, spans, count * sizeof(*spans));
+        __atomic_store_n(&conversions->served, count, __ATOMIC_RELAXED);
+    }
+    let_go(conversions, held_here);
+    return result;
+}
+
+void pyvmm_conversions_close(struct pyvmm_conversions *conversions)
+{
+    bool held_here = hold(conversions);
+    __atomic_store_n(&conversions->served, 0, __ATOMIC_RELAXED);
+    conversions->vm_fd = -1;
+    let_go(conversions, held_here);
+}
+
+uint32_t pyvmm_conversions_drain(struct pyvmm_conversions *conversions,
+                                 struct pyvmm_converted *out)
+{
+    bool held_here = hold(conversions);
+    uint32_t count = conversions->held;
+    memcpy(out, conversions->journal, count * sizeof(*out));
+    conversions->held = 0;
+    let_go(conversions, held_here);
+    return count;
+}
+
+/* Python refuses what this refuses, and says why. */
+static bool read_request(const struct kvm_run *run, struct request *request)
+{
+    const uint64_t *args = run->u.hypercall.args;
+    if (run->u.hypercall.nr != MAP_GPA_RANGE)
+        return false;
+    uint64_t gpa = args[0], pages = args[1], attributes = args[2];
+    if (gpa % PAGE_SIZE != 0 || pages == 0 || pages > LARGEST_REQUEST / PAGE_SIZE ||
+        (attributes & ~(PAGE_SIZE_HINT | TO_PRIVATE)) != 0 ||
+        (attributes & PAGE_SIZE_HINT) > LARGEST_HINT)
+        return false;
+    *request = (struct request){gpa, pages * PAGE_SIZE, (attributes & TO_PRIVATE) != 0};
+    return request->size <= UINT64_MAX - gpa;
+}
+
+static const struct pyvmm_served_span *span_of(const struct pyvmm_conversions *conversions,
+                                               const struct request *request)
+{
+    for (uint32_t i = 0; i < conversions->served; i++) {
+        const struct pyvmm_served_span *span = &conversions->spans[i];
+        if (request->gpa >= span->gpa && request->size <= span->size &&
+            request->gpa - span->gpa <= span->size - request->size)
+            return span;
+    }
+    return NULL;
+}
+
+static bool shall_try_again(int attempt)
+{
+    return (errno == EINTR || errno == EAGAIN) && attempt < ATTEMPTS;
+}
+
+static bool set_attributes(int vm_fd, const struct request *request)
+{
+    struct kvm_memory_attributes attributes = {
+        .address = request->gpa,
+        .size = request->size,
+        .attributes = request->to_private ? ATTRIBUTE_PRIVATE : 0,
+    };
+    for (int attempt = 1;; attempt++) {
+        if (ioctl(vm_fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes) == 0)
+            return true;
+        if (!shall_try_again(attempt))
+            return false;
+    }
+}
+
+/* Gives the pages of the side back that the request leaves. */
+static bool discard(const struct pyvmm_served_span *span, const struct request *request)
+{
+    uint64_t offset = request->gpa - span->gpa;
+    for (int attempt = 1;; attempt++) {
+        int result;
+        if (request->to_private)
+            result = madvise((void *)(uintptr_t)(span->hva + offset), request->size, MADV_REMOVE);
+        else
+            result = fallocate(span->guest_memfd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+                               (off_t)(span->guest_memfd_offset + offset), (off_t)request->size);
+        if (result == 0)
+            return true;
+        if (!shall_try_again(attempt))
+            return false;
+    }
+}
+
+/* A conversion that touches the one before it makes one with it, as a guest goes page by page. */
+static bool join_last(struct pyvmm_conversions *conversions, const struct request *request)
+{
+    if (conversions->held == 0)
+        return false;
+    struct pyvmm_converted *last = &conversions->journal[conversions->held - 1];
+    if ((last->is_private != 0) != request->to_private)
+        return false;
+    uint64_t end = request->gpa + request->size;
+    if (request->gpa > last->gpa + last->size || end < last->gpa)
+        return false;
+    uint64_t first = request->gpa < last->gpa ? request->gpa : last->gpa;
+    uint64_t last_end = last->gpa + last->size;
+    last->size = (end > last_end ? end : last_end) - first;
+    last->gpa = first;
+    return true;
+}
+
+static void note(struct pyvmm_conversions *conversions, const struct request *request)
+{
+    if (!join_last(conversions, request))
+        conversions->journal[conversions->held++] = (struct pyvmm_converted){
+            .gpa = request->gpa, .size = request->size, .is_private = request->to_private};
+}
+
+static bool convert(struct pyvmm_conversions *conversions, const struct request *request)
+{
+    const struct pyvmm_served_span *span = span_of(conversions, request);
+    /* Before anything changes: what cannot be noted must not be done. */
+    if (span == NULL || conversions->held == PYVMM_JOURNAL_ENTRIES)
+        return false;
+    if (!set_attributes(conversions->vm_fd, request))
+        return false;
+    /* From here on the pages are converted, whatever becomes of the other side's memory. */
+    note(conversions, request);
+    return discard(span, request);
+}
+
+bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run)
+{
+    struct request request;
+    if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
+        !read_request(run, &request) || pthread_mutex_lock(&conversions->lock) != 0)
+        return false;
+    bool done = convert(conversions, &request);
+    pthread_mutex_unlock(&conversions->lock);
+    if (done)
+        run->u.hypercall.ret = 0;
+    return done;
+}

@@ -1,0 +1,54 @@
+/*
+ * Conversions of guest pages between shared and private that a vCPU's thread makes by itself. cffi
+ * reads this file as well (see kvm_abi.h). Functions that can fail return a negative errno.
+ */
+#ifndef PYVMM_CDEF
+#pragma once
+#include "kvm_abi.h"
+#include <stdbool.h>
+#endif
+
+struct pyvmm_conversions;
+
+#define PYVMM_SERVED_SPANS 8
+#define PYVMM_JOURNAL_ENTRIES 4096
+
+/* [gpa, gpa + size): shared side mapped at `hva`, private side in the file from the offset on. */
+struct pyvmm_served_span {
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t hva;
+    uint64_t guest_memfd_offset;
+    int32_t guest_memfd;
+    uint32_t pad;
+};
+
+struct pyvmm_converted {
+    uint64_t gpa;
+    uint64_t size;
+    uint32_t is_private;
+    uint32_t pad;
+};
+
+/* One per VM. It does not own the VM's fd, nor anything that a span names. */
+struct pyvmm_conversions *pyvmm_conversions_new(int vm_fd);
+void pyvmm_conversions_free(struct pyvmm_conversions *conversions);
+/* Serves nothing from here on; the VM's fd may be closed afterwards. */
+void pyvmm_conversions_close(struct pyvmm_conversions *conversions);
+/*
+ * The lock of all conversions of the VM. -EDEADLK: the calling thread has it already; -EPERM: it
+ * does not have it. The functions below take it themselves unless the calling thread has it.
+ */
+int pyvmm_conversions_lock(struct pyvmm_conversions *conversions);
+int pyvmm_conversions_unlock(struct pyvmm_conversions *conversions);
+/* Replaces the spans served; -EINVAL for more than PYVMM_SERVED_SPANS, -EBADF once closed. */
+int pyvmm_conversions_serve(struct pyvmm_conversions *conversions,
+                            const struct pyvmm_served_span *spans, uint32_t count);
+/* Takes the whole journal; `out` has room for PYVMM_JOURNAL_ENTRIES. Returns how many. */
+uint32_t pyvmm_conversions_drain(struct pyvmm_conversions *conversions,
+                                 struct pyvmm_converted *out);
+/*
+ * Does what the KVM_EXIT_HYPERCALL in `run` asks for and answers it. False: that is left to Python,
+ * which finds in the journal what has changed nevertheless.
+ */
+bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run);

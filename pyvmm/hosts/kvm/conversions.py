@@ -1,0 +1,113 @@
+"""Conversions between shared and private that conversions.c makes without leaving for Python."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pyvmm.errors import InternalError, SystemCallError, UsageError
+from pyvmm.hosts.interface import Converted, ServedSpan
+from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
+from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.ownership import Owner
+
+MOST_SPANS = int(lib.PYVMM_SERVED_SPANS)
+"""How many spans can be served at a time."""
+
+JOURNAL_ENTRIES = int(lib.PYVMM_JOURNAL_ENTRIES)
+"""How many conversions, joined ones being one, are made before one must wait for `drain`."""
+
+
+class FastConversions(Owner):
+    """The conversions of one VM: what its vCPUs' threads do by themselves, and their lock."""
+
+    def __init__(self, vm_fd: int) -> None:
+        """For the VM `vm_fd`, which must stay open until `close`. Raises `SystemCallError`."""
+        conversions = lib.pyvmm_conversions_new(vm_fd)
+        if conversions == ffi.NULL:
+            raise SystemCallError("make a journal of conversions", ffi.errno, "out of memory")
+        self.raw: CData = ffi.gc(conversions, lib.pyvmm_conversions_free)
+        self._room: CData | None = None
+
+    def serve(self, spans: Sequence[ServedSpan]) -> None:
+        """Let vCPUs' threads convert what lies wholly in one of these by themselves.
+
+        At most `MOST_SPANS`, which replace those served before. Their mappings and files must stay
+        open while they are served; a span that is served no longer is out of use on return. Raises
+        `UsageError` for spans that cannot be, `InternalError` once closed.
+        """
+        attempt = f"serve {len(spans)} spans of guest memory"
+        if len(spans) > MOST_SPANS:
+            raise UsageError(attempt, f"at most {MOST_SPANS} can be served at a time")
+        _require_apart(spans, attempt)
+        rows = new("struct pyvmm_served_span[]", max(1, len(spans)))
+        for row, span in zip(rows, spans, strict=False):
+            row.gpa, row.size, row.hva = span.gpa, span.size, span.hva
+            row.guest_memfd = _fd_of(span, attempt)
+            row.guest_memfd_offset = span.guest_memfd_offset
+        if lib.pyvmm_conversions_serve(self.raw, rows, len(spans)):
+            raise InternalError(attempt, "the VM has been closed")
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep every other conversion of this VM out, from conversions.c as from other threads.
+
+        Enter and leave it in one thread, and wait for no vCPU meanwhile: its thread may be waiting
+        for this. Raises `InternalError` when the thread is inside already.
+        """
+        attempt = "keep other conversions of guest memory out"
+        result = lib.pyvmm_conversions_lock(self.raw)
+        if result == -errno.EDEADLK:
+            raise InternalError(attempt, "this thread does so already")
+        check(result, attempt)
+        try:
+            yield
+        finally:
+            result = lib.pyvmm_conversions_unlock(self.raw)
+            if result:
+                raise InternalError(
+                    "let other conversions of guest memory in again", "wrong thread"
+                )
+
+    def drain(self) -> list[Converted]:
+        """Take the conversions made since the last call, in order; ones that touch are joined.
+
+        Inside of `exclusive` what it tells is the present state. Also after `close`.
+        """
+        rows = self._room
+        if rows is None:
+            rows = self._room = new("struct pyvmm_converted[]", JOURNAL_ENTRIES)
+        count = lib.pyvmm_conversions_drain(self.raw, rows)
+        return [
+            Converted(row.gpa, row.size, bool(row.is_private))
+            for row in (rows[i] for i in range(count))
+        ]
+
+    def close(self) -> None:
+        """Serve nothing any more; a second call does nothing."""
+        lib.pyvmm_conversions_close(self.raw)
+
+
+def _require_apart(spans: Sequence[ServedSpan], attempt: str) -> None:
+    """Raises `UsageError` unless each span is whole pages, and no two of them overlap."""
+    end = 0
+    for span in sorted(spans, key=lambda span: span.gpa):
+        numbers = (span.gpa, span.size, span.hva, span.guest_memfd_offset)
+        if span.size <= 0 or any(n < 0 or n % mmap.PAGESIZE for n in numbers):
+            raise UsageError(attempt, f"the one at {span.gpa:#x} is not made of whole pages")
+        if span.gpa < end:
+            raise UsageError(attempt, f"the one at {span.gpa:#x} begins within the one before it")
+        end = span.gpa + span.size
+        if span.guest_memfd_offset + span.size > span.guest_memfd.size:
+            raise UsageError(attempt, f"the one at {span.gpa:#x} reaches beyond its guest_memfd")
+    if end >= 1 << 64:
+        raise UsageError(attempt, "the last one reaches beyond the 64-bit addresses")
+
+
+def _fd_of(span: ServedSpan, attempt: str) -> int:
+    file = span.guest_memfd
+    if not isinstance(file, GuestMemfd) or file.fd < 0:
+        raise UsageError(attempt, f"the one at {span.gpa:#x} has no open guest_memfd of this host")
+    return file.fd
