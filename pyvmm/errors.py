@@ -74,6 +74,12 @@ class UsageError(PyvmmError):
     exit_code = ExitCode.USAGE
 
 
+class ConversionRefusedError(PyvmmError):
+    """The host's own request to convert guest memory cannot be met; nothing has changed."""
+
+    exit_code = ExitCode.USAGE
+
+
 class ImageError(PyvmmError):
     """The guest image is broken, hostile, or of a kind that cannot be booted."""
 
