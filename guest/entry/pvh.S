@@ -48,6 +48,7 @@ long_mode:
 	mov	%eax, %fs
 	mov	%eax, %gs
 	mov	%ebx, %edi
+	xor	%esi, %esi	/* no launch info */
 	xor	%ebp, %ebp
 	call	guest_start
 
@@ -62,6 +63,7 @@ gdt:
 	.quad	0x00affb000000ffff	/* USER_CS: 64-bit code */
 	.quad	0, 0			/* TASK: filled in at run time, because it holds a split address */
 gdt_end:
+	.global gdt_pointer
 gdt_pointer:
 	.word	gdt_end - gdt - 1
 	.quad	gdt

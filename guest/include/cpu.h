@@ -21,31 +21,12 @@ struct cpuid {
 	uint32_t eax, ebx, ecx, edx;
 };
 
-static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf)
-{
-	struct cpuid result;
-
-	__asm__ volatile("cpuid"
-			 : "=a"(result.eax), "=b"(result.ebx), "=c"(result.ecx), "=d"(result.edx)
-			 : "a"(leaf), "c"(subleaf));
-	return result;
-}
-
-static inline uint64_t rdmsr(uint32_t msr)
-{
-	uint32_t low, high;
-
-	__asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(msr));
-	return (uint64_t)high << 32 | low;
-}
-
-static inline void wrmsr(uint32_t msr, uint64_t value)
-{
-	__asm__ volatile("wrmsr"
-			 :
-			 : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
-			 : "memory");
-}
+/*
+ * Hypervisors intercept these, and after a private launch not every one of them can go on from
+ * there: so they panic then. private.h has what the firmware found out in their place.
+ */
+struct cpuid cpuid(uint32_t leaf, uint32_t subleaf);
+uint64_t rdmsr(uint32_t msr);
 
 static inline uint64_t read_cr2(void)
 {

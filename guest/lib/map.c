@@ -1,6 +1,7 @@
 /* Page tables (SDM volume 3, section 4.5). */
 #include "guest.h"
 #include "memory.h"
+#include "private.h"
 
 #define PAGE_PRESENT 0x1UL
 #define PAGE_LARGE 0x80UL
@@ -17,15 +18,22 @@ static uint64_t entry_span(unsigned int level)
 	return PAGE_SIZE << (9 * (level - 1));
 }
 
+static unsigned int find_largest_page_level(void)
+{
+	if (launch_info())
+		return launch_info()->page_level;
+
+	bool has_leaf = cpuid(0x80000000, 0).eax >= 0x80000001;
+
+	return has_leaf && cpuid(0x80000001, 0).edx & CPUID_PAGE_1GB ? 3 : 2;
+}
+
 static unsigned int largest_page_level(void)
 {
 	static unsigned int level;
 
-	if (!level) {
-		bool has_leaf = cpuid(0x80000000, 0).eax >= 0x80000001;
-
-		level = has_leaf && cpuid(0x80000001, 0).edx & CPUID_PAGE_1GB ? 3 : 2;
-	}
+	if (!level)
+		level = find_largest_page_level();
 	return level;
 }
 

@@ -1,6 +1,7 @@
 /* The two 8259A interrupt controllers (Intel 8259A data sheet). */
 #include "guest.h"
 #include "interrupts.h"
+#include "private.h"
 
 #define MASTER_DATA (PORT_PIC_MASTER + 1)
 #define SLAVE_DATA (PORT_PIC_SLAVE + 1)
@@ -41,9 +42,12 @@ static volatile uint32_t *apic_register(uint32_t offset)
 /*
  * Where there is a local APIC, the 8259A's interrupts come through its LINT0 pin. Firmware opens
  * that ("virtual wire mode"), but not every machine that boots PVH images has firmware which does.
+ * After a private launch KVM's reset state has it open, and the registers are out of reach.
  */
 static void open_virtual_wire(void)
 {
+	if (launch_info())
+		return;
 	if (!(cpuid(1, 0).edx & CPUID_1_EDX_APIC) || !(rdmsr(MSR_APIC_BASE) & APIC_BASE_ENABLED))
 		return;
 	if (!(*apic_register(APIC_LINT0) & APIC_LVT_MASKED))

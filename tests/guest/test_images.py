@@ -11,9 +11,8 @@ from elftools.elf.elffile import ELFFile
 
 from pyvmm.boot.plan import GuestNeed
 from pyvmm.memory.layout import HIGH_MEMORY_START, MIN_MEMORY, RangeKind
-from tests.guest.building import GUEST, PROGRAMS, make
+from tests.guest.building import PROGRAMS, defines, make, notes
 
-_DEFINE = re.compile(r"^#define[ \t]+(\w+)[ \t]+(\S+)$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\t([a-z0-9(].*)$", re.MULTILINE)
 _VECTOR_OPERAND = re.compile(r"%([xyz]?mm\d|st\b|k[0-7])")
 _NOT_BASELINE = {
@@ -23,12 +22,6 @@ _NOT_BASELINE = {
     "fxrstor", "ldmxcsr", "stmxcsr", "emms",
 }  # fmt: skip
 _BEGINS_WITH_V = frozenset({"vmcall", "vmmcall", "verr", "verw"})
-
-
-def defines() -> dict[str, int]:
-    """Every number of protocol.h."""
-    text = (GUEST / "include" / "protocol.h").read_text()
-    return {name: int(value, 0) for name, value in _DEFINE.findall(text)}
 
 
 def forbidden_instructions(image: Path) -> list[str]:
@@ -55,24 +48,6 @@ def _is_forbidden(instruction: str) -> bool:
     return _VECTOR_OPERAND.search(instruction) is not None
 
 
-def notes(image: Path) -> dict[tuple[str, int], bytes]:
-    """Descriptions of the notes in PT_NOTE segments, by name and type."""
-    found: dict[tuple[str, int], bytes] = {}
-    with image.open("rb") as file:
-        for segment in ELFFile(file).iter_segments("PT_NOTE"):
-            data = segment.data()
-            while data:
-                name_size, size, kind = (
-                    int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8)
-                )
-                name = data[12 : 12 + name_size]
-                start = 12 + (name_size + 3) // 4 * 4
-                assert name.endswith(b"\0")
-                found[name[:-1].decode(), kind] = data[start : start + size]
-                data = data[start + (size + 3) // 4 * 4 :]
-    return found
-
-
 def test_every_program_has_an_image_and_the_list_of_them_is_complete(images: Path) -> None:
     assert {path.stem for path in images.glob("*.img")} == {*PROGRAMS, "guest"}
     assert (images / "guest.img").read_bytes() == (images / "hello.img").read_bytes()
@@ -88,6 +63,7 @@ def test_notes(images: Path, program: str) -> None:
     assert found.keys() == {
         ("Xen", names["NOTE_XEN_PHYS32_ENTRY"]),
         ("pyvmm", names["NOTE_PYVMM_NEEDS"]),
+        ("pyvmm", names["NOTE_PYVMM_PRIVATE_ENTRY"]),
     }
     assert found["Xen", names["NOTE_XEN_PHYS32_ENTRY"]] == entry.to_bytes(4, "little")
     needs = GuestNeed.INTERRUPTS if program == "timer" else GuestNeed(0)
@@ -156,7 +132,7 @@ def test_a_changed_header_rebuilds_what_includes_it() -> None:
     """What make would do if hypercall.h were new."""
     commands = make("--dry-run", "--what-if=include/hypercall.h")
     compiled = set(re.findall(r"-c (\S+)", commands))
-    assert compiled == {"lib/hypercall.c", "programs/hypercall.c"}
+    assert compiled == {"lib/hypercall.c", "lib/private.c", "programs/hypercall.c"}
     assert "hypercall.img" in commands
 
 

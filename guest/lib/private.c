@@ -1,0 +1,74 @@
+/* Private memory (Documentation/virt/kvm/x86/hypercalls.rst, KVM_HC_MAP_GPA_RANGE). */
+#include "private.h"
+#include "guest.h"
+#include "hypercall.h"
+
+#define AT(field, offset)                                                                          \
+	_Static_assert(offsetof(struct launch_info, field) == (offset), #field " is elsewhere")
+
+AT(cpus, LAUNCH_INFO_CPUS);
+AT(hypercall, LAUNCH_INFO_HYPERCALL);
+AT(page_level, LAUNCH_INFO_PAGE_LEVEL);
+AT(flags, LAUNCH_INFO_FLAGS);
+AT(window_gpa, LAUNCH_INFO_WINDOW_GPA);
+AT(window_size, LAUNCH_INFO_WINDOW_SIZE);
+AT(digest, LAUNCH_INFO_DIGEST);
+AT(parked, LAUNCH_INFO_PARKED);
+
+static const struct launch_info *launch;
+
+void private_init(const struct launch_info *info)
+{
+	if (info && info->magic != LAUNCH_INFO_MAGIC)
+		panic("no launch info at 0x%lx: magic 0x%lx", (uint64_t)info, info->magic);
+	launch = info;
+}
+
+const struct launch_info *launch_info(void)
+{
+	return launch;
+}
+
+bool memory_is_private(void)
+{
+	return launch && launch->flags & LAUNCH_INFO_PRIVATE;
+}
+
+bool private_memory_needed(void)
+{
+	if (!memory_is_private())
+		print("this guest needs private memory\n");
+	return memory_is_private();
+}
+
+int64_t memory_convert(uint64_t gpa, uint64_t pages, uint64_t attributes)
+{
+	/* Where nobody takes hypercalls, the instruction may be one that never ends. */
+	if (!memory_is_private())
+		return CONVERSION_UNKNOWN;
+	return hypercall(HYPERCALL_MAP_GPA_RANGE, gpa, pages, attributes);
+}
+
+static int64_t convert_bytes(uint64_t gpa, uint64_t size, uint64_t attributes)
+{
+	if (size % PAGE_SIZE)
+		return CONVERSION_INVALID;
+	return memory_convert(gpa, size / PAGE_SIZE, attributes);
+}
+
+int64_t memory_share(uint64_t gpa, uint64_t size)
+{
+	return convert_bytes(gpa, size, 0);
+}
+
+int64_t memory_unshare(uint64_t gpa, uint64_t size)
+{
+	return convert_bytes(gpa, size, MAP_GPA_RANGE_PRIVATE);
+}
+
+struct span shared_window(void)
+{
+	if (!launch)
+		return (struct span){0, 0};
+	return (struct span){launch->window_gpa, launch->window_gpa + launch->window_size};
+}
