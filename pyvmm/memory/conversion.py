@@ -1,0 +1,235 @@
+"""Converting pages between private and shared: a request becomes ordered steps, or a refusal.
+
+Everything is checked before there is a plan, so a refused request changes nothing. The steps of a
+plan, for each chunk of the range:
+
+- to private: tell the devices, set the attribute, give the shared side's pages back;
+- to shared: clear the attribute, give the private side's pages back, tell the devices.
+
+Devices are so told before a page leaves and after it has joined. A page that already is where it
+is to go may be part of a request; it keeps its contents, since only the other side is discarded.
+
+All addresses are GPAs in bytes, ends exclusive.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyvmm.memory.layout import GIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.page_states import PageRun, PageState
+from pyvmm.memory.regions import MemoryRegion, RegionPart, RegionTable
+
+CHUNK = GIB
+"""A longer range is planned in chunks that end at multiples of this, in bytes: between two chunks
+the executor can stop. No large page spans two of them."""
+
+_ADDRESS_END = 1 << 64
+_HINT_MASK = 0xF
+_ENCRYPTED = 1 << 4
+_KVM_EINVAL = 22
+_KVM_EOPNOTSUPP = 95
+
+
+class Side(enum.Enum):
+    """What a page is converted to."""
+
+    SHARED = "shared"
+    PRIVATE = "private"
+
+
+class Origin(enum.Enum):
+    """Who wants a conversion."""
+
+    GUEST = "the guest asked"
+    FAULT = "the guest touched"
+    HOST = "the host decided"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRequest:
+    """[gpa, gpa + size) is to be on side `to`. Any numbers: `plan` checks them."""
+
+    gpa: int
+    size: int
+    to: Side
+    origin: Origin
+
+
+class Refusal(enum.Enum):
+    """Why a request cannot be met.
+
+    `cause` is for people; `hypercall_result` is what the guest finds in RAX: a negative errno of
+    ``include/uapi/linux/kvm_para.h``.
+    """
+
+    EMPTY = ("it has no pages", -_KVM_EINVAL)
+    UNALIGNED = ("its address and size are not multiples of 4096", -_KVM_EINVAL)
+    OVERFLOW = ("its end is beyond the last 64-bit address", -_KVM_EINVAL)
+    UNCOVERED = ("not all of it is guest memory", -_KVM_EINVAL)
+    NO_PRIVATE_SIDE = ("a part of it has no private side", -_KVM_EOPNOTSUPP)
+    HAS_PRIVATE_SIDE = ("a part of it has a private side", -_KVM_EOPNOTSUPP)
+    BAD_ATTRIBUTES = ("its attributes have bits that mean nothing", -_KVM_EINVAL)
+
+    def __init__(self, cause: str, hypercall_result: int) -> None:
+        self.cause = cause
+        self.hypercall_result = hypercall_result
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttributes:
+    """KVM_SET_MEMORY_ATTRIBUTES over `range`: PRIVATE, or nothing."""
+
+    range: GpaRange
+    private: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardShared:
+    """Give back the pages of `range` on the shared side of `region`, which holds all of it."""
+
+    region: MemoryRegion
+    range: GpaRange
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardPrivate:
+    """Give back the pages of `range` on the private side of `region`, which holds all of it."""
+
+    region: MemoryRegion
+    range: GpaRange
+
+
+@dataclass(frozen=True, slots=True)
+class TellLeaving:
+    """Devices must let go of `range` before the next step; not all of it need have been theirs."""
+
+    range: GpaRange
+
+
+@dataclass(frozen=True, slots=True)
+class TellJoined:
+    """Devices may use `range` from now on; some of it may have been theirs all the time."""
+
+    range: GpaRange
+
+
+Step: TypeAlias = SetAttributes | DiscardShared | DiscardPrivate | TellLeaving | TellJoined
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """The steps, in order, and the states of the pages of the range once all are done.
+
+    `result` has adjacent pages of equal state in one run. A chunk to private begins with
+    `TellLeaving`, one to shared ends with `TellJoined`: there, an executor can stop.
+    """
+
+    request: ConversionRequest
+    steps: tuple[Step, ...]
+    result: tuple[PageRun, ...]
+
+
+def plan(request: ConversionRequest, regions: RegionTable) -> ConversionPlan | Refusal:
+    """How to do `request` on a VM with `regions`, or why it cannot be done."""
+    parts = _checked_parts(request.gpa, request.size, regions)
+    if isinstance(parts, Refusal):
+        return parts
+    if request.to is Side.SHARED:
+        return _plan(request, parts, _to_shared, PageState.SHARED)
+    if not all(region.two_sided for region, _ in parts):
+        return Refusal.NO_PRIVATE_SIDE
+    return _plan(request, parts, _to_private, PageState.PRIVATE)
+
+
+def plan_withhold(gpa: int, size: int, regions: RegionTable) -> ConversionPlan | Refusal:
+    """How to make every guest access to [gpa, gpa + size) a memory fault; drops the contents.
+
+    Only memory without a private side can be withheld: with one, the same attribute would give the
+    guest private pages.
+    """
+    parts = _checked_parts(gpa, size, regions)
+    if isinstance(parts, Refusal):
+        return parts
+    if any(region.two_sided for region, _ in parts):
+        return Refusal.HAS_PRIVATE_SIDE
+    request = ConversionRequest(gpa, size, Side.PRIVATE, Origin.HOST)
+    return _plan(request, parts, _to_private, PageState.WITHHELD)
+
+
+def decode_map_gpa_range(args: Sequence[int]) -> ConversionRequest | Refusal:
+    """The request that the arguments of KVM_HC_MAP_GPA_RANGE make (hypercalls.rst, 9).
+
+    They are a GPA, a number of 4 KiB pages, and attributes: bits 0-3 say what page size the guest
+    prefers, and no value of them changes the range; bit 4 says encrypted; the others are reserved.
+    """
+    gpa, pages, attributes = args[0], args[1], args[2]
+    if attributes & ~(_HINT_MASK | _ENCRYPTED):
+        return Refusal.BAD_ATTRIBUTES
+    to = Side.PRIVATE if attributes & _ENCRYPTED else Side.SHARED
+    return ConversionRequest(gpa, pages * PAGE_SIZE, to, Origin.GUEST)
+
+
+def _checked_parts(gpa: int, size: int, regions: RegionTable) -> tuple[RegionPart, ...] | Refusal:
+    if size <= 0:
+        return Refusal.EMPTY
+    if (gpa | size) & (PAGE_SIZE - 1):
+        return Refusal.UNALIGNED
+    # An end of exactly 2^64 is 0 to the kernel, which refuses it (kvm_vm_ioctl_set_mem_attributes).
+    if gpa + size >= _ADDRESS_END:
+        return Refusal.OVERFLOW
+    return regions.parts(GpaRange(gpa, gpa + size)) or Refusal.UNCOVERED
+
+
+def _plan(
+    request: ConversionRequest,
+    parts: tuple[RegionPart, ...],
+    steps_of: Callable[[GpaRange, Sequence[RegionPart]], tuple[Step, ...]],
+    state: PageState,
+) -> ConversionPlan:
+    start, end = request.gpa, request.gpa + request.size
+    whole = parts[0][1] if len(parts) == 1 else GpaRange(start, end)
+    if start // CHUNK == (end - 1) // CHUNK:
+        steps = steps_of(whole, parts)
+    else:
+        steps = tuple(
+            step
+            for chunk in _chunks(whole)
+            for step in steps_of(chunk, [*_parts_within(chunk, parts)])
+        )
+    return ConversionPlan(request, steps, (PageRun(whole, state),))
+
+
+def _chunks(whole: GpaRange) -> Iterator[GpaRange]:
+    """`whole` cut at multiples of `CHUNK`."""
+    start = whole.start
+    while start < whole.end:
+        end = min(whole.end, (start // CHUNK + 1) * CHUNK)
+        yield GpaRange(start, end)
+        start = end
+
+
+def _parts_within(chunk: GpaRange, parts: tuple[RegionPart, ...]) -> Iterator[RegionPart]:
+    for region, part in parts:
+        if part.overlaps(chunk):
+            yield region, GpaRange(max(chunk.start, part.start), min(chunk.end, part.end))
+
+
+def _to_private(chunk: GpaRange, parts: Sequence[RegionPart]) -> tuple[Step, ...]:
+    """Private where there is a private side, withheld where there is none."""
+    return (
+        TellLeaving(chunk),
+        SetAttributes(chunk, private=True),
+        *[DiscardShared(region, part) for region, part in parts],
+    )
+
+
+def _to_shared(chunk: GpaRange, parts: Sequence[RegionPart]) -> tuple[Step, ...]:
+    return (
+        SetAttributes(chunk, private=False),
+        *[DiscardPrivate(region, part) for region, part in parts if region.two_sided],
+        TellJoined(chunk),
+    )
