@@ -23,6 +23,8 @@ typedef void (*interrupt_handler)(struct interrupt_frame *frame);
 
 /* GDT, TSS and an IDT in which every exception is reported. Interrupts stay off. */
 void interrupts_init(void);
+/* Another CPU takes the IDT over, but no TSS: there a double fault is a triple fault. */
+void interrupts_load(void);
 /* From here on, `vector` (an exception's, or a device's IRQ_BASE + n) is `handler`'s. */
 void interrupt_handle(unsigned int vector, interrupt_handler handler);
 /* The stack on which an interrupt of ring 3 arrives. */

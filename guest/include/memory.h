@@ -27,6 +27,12 @@ struct free_walk {
 
 bool free_walk_next(struct free_walk *walk, struct span *span);
 
+/*
+ * Takes `size` bytes of free memory for good, below 4 GiB and behind the image, `alignment` a power of
+ * two of at least PAGE_SIZE. Their contents are whatever they are. False where there is no room.
+ */
+bool memory_take(uint64_t size, uint64_t alignment, struct span *span);
+
 /* Sets `count` pages aside for pages_take, next to each other; once per run. Panics without room. */
 void pages_reserve(size_t count);
 /* The next of them, filled with zeros. */

@@ -21,10 +21,19 @@ static uint64_t page_up(uint64_t address)
 
 static void occupy(uint64_t start, uint64_t size)
 {
+	const struct span span = {page_down(start), page_up(start + size)};
+
 	if (!size)
 		return;
+	/* Pages that are found one after the other lie next to each other. */
+	for (size_t i = 0; i < occupied_count; i++) {
+		if (occupied[i].end == span.start) {
+			occupied[i].end = span.end;
+			return;
+		}
+	}
 	assert(occupied_count < OCCUPIED_MAX);
-	occupied[occupied_count++] = (struct span){page_down(start), page_up(start + size)};
+	occupied[occupied_count++] = span;
 }
 
 static void occupy_text(uint64_t start)
@@ -99,22 +108,30 @@ bool free_walk_next(struct free_walk *walk, struct span *span)
 	return false;
 }
 
-void pages_reserve(size_t count)
+bool memory_take(uint64_t size, uint64_t alignment, struct span *span)
 {
 	struct free_walk walk = {0};
-	struct span span;
+	struct span found;
 
-	assert(!reserved_pages.end);
-	while (free_walk_next(&walk, &span)) {
-		/* Page tables are reached one to one; and below the image is what firmware uses. */
-		if (span.start < (uint64_t)image_end || span.start >> 32 ||
-		    span.end - span.start < count * PAGE_SIZE)
+	while (free_walk_next(&walk, &found)) {
+		uint64_t start = (found.start + alignment - 1) & ~(alignment - 1);
+
+		/* Below the image is what firmware uses; above 4 GiB nothing is mapped. */
+		if (start < (uint64_t)image_end || start >> 32 || start >= found.end ||
+		    found.end - start < size)
 			continue;
-		reserved_pages = (struct span){span.start, span.start + count * PAGE_SIZE};
-		occupy(span.start, count * PAGE_SIZE);
-		return;
+		*span = (struct span){start, start + size};
+		occupy(start, size);
+		return true;
 	}
-	panic("no room for %lu pages", count);
+	return false;
+}
+
+void pages_reserve(size_t count)
+{
+	assert(!reserved_pages.end);
+	if (!memory_take(count * PAGE_SIZE, PAGE_SIZE, &reserved_pages))
+		panic("no room for %lu pages", count);
 }
 
 void *page_take(void)

@@ -61,12 +61,17 @@ static void load_task(void)
 
 void interrupts_init(void)
 {
-	const struct table_pointer pointer = {sizeof(idt) - 1, (uint64_t)idt};
-
 	for (unsigned int vector = 0; vector < EXCEPTIONS; vector++)
 		set_gate(vector, GATE_INTERRUPT);
 	set_gate(DOUBLE_FAULT, GATE_INTERRUPT | GATE_STACK(DOUBLE_FAULT_STACK));
 	load_task();
+	interrupts_load();
+}
+
+void interrupts_load(void)
+{
+	const struct table_pointer pointer = {sizeof(idt) - 1, (uint64_t)idt};
+
 	__asm__ volatile("lidt %0" : : "m"(pointer) : "memory");
 }
 

@@ -11,7 +11,10 @@ from elftools.elf.elffile import ELFFile
 GUEST = Path(__file__).parents[2] / "guest"
 _DEFINE = re.compile(r"^#define[ \t]+(\w+)[ \t]+(\d\w*)$", re.MULTILINE)
 
+PRIVATE_PROGRAMS = ("convert", "mailbox", "punch", "secret", "smp", "touch")
+"""The programs that cannot do without private memory."""
 PROGRAMS = (
+    *PRIVATE_PROGRAMS,
     "echo",
     "exit",
     "fault",

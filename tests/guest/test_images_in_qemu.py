@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.building import PRIVATE_PROGRAMS
+
 pytestmark = pytest.mark.qemu
 
 ACCELERATORS = ("tcg", pytest.param("kvm", marks=pytest.mark.kvm))
@@ -298,3 +300,8 @@ def test_assertion_panics(tcg: Qemu) -> None:
         r"PANIC: programs/selftest\.c:\d+: assertion failed: guest_option\(\"fail\", 0\) == 0",
         console.splitlines()[-1],
     )
+
+
+@pytest.mark.parametrize("program", PRIVATE_PROGRAMS)
+def test_what_needs_private_memory_says_so(tcg: Qemu, program: str) -> None:
+    assert tcg.boot(program, "host=0") == (2, "this guest needs private memory\n")
