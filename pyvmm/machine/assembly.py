@@ -6,29 +6,42 @@ everything before the first entry.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
+from functools import partial
+from typing import TYPE_CHECKING
 
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol, GuestNeed
 from pyvmm.errors import UsageError
-from pyvmm.hosts.interface import System, Vcpu
+from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.interface import System, Vcpu, Vm
 from pyvmm.machine.board import Board
 from pyvmm.machine.config import IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
+from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import open_host
+from pyvmm.machine.ownership import StackOwner
 from pyvmm.machine.ram import GuestRam
+from pyvmm.memory.backing import MAP_GPA_RANGE, choose_two_sided_backing
 from pyvmm.memory.layout import MemoryLayout
+
+if TYPE_CHECKING:
+    from pyvmm.machine.launch import PrivateLaunch
+
+_DISABLE_HLT = 2
+"""KVM_X86_DISABLE_EXITS_HLT (api.rst 7.13)."""
 
 
 def needs_interrupts(config: MachineConfig, plan: BootPlan) -> bool:
     """Whether the machine gets interrupt controllers and a timer (`IrqchipPolicy`).
 
-    Raises `UsageError` for several vCPUs without: nothing could start the second one.
+    Raises `UsageError` for several vCPUs without: nothing could start the second one, unless the
+    firmware does, which starts all of them.
     """
-    if config.irqchip is IrqchipPolicy.OFF and config.cpus > 1:
+    started_by_firmware = config.private is not None
+    if config.irqchip is IrqchipPolicy.OFF and config.cpus > 1 and not started_by_firmware:
         raise UsageError(
             f"make a machine with {config.cpus} vCPUs and no interrupt controllers",
             "nothing could start the second vCPU",
@@ -36,63 +49,98 @@ def needs_interrupts(config: MachineConfig, plan: BootPlan) -> bool:
         )
     if config.irqchip is not IrqchipPolicy.AUTO:
         return config.irqchip is IrqchipPolicy.ON
-    if config.cpus > 1:
+    if config.cpus > 1 and not started_by_firmware:
         return True
     if plan.needs is None:
         return plan.protocol is not BootProtocol.FLAT
     return bool(plan.needs & GuestNeed.INTERRUPTS)
 
 
-class Assembly:
+PreparedLaunch = Callable[[System, Vm, GuestMemory, MachineConfig], "PrivateLaunch"]
+
+
+def _prepare_launch(plan: BootPlan) -> PreparedLaunch:
+    """What makes the launch once there is a VM; a wrong image is found out before."""
+    from pyvmm.boot.launch import launch_image  # Most machines have no private memory.
+    from pyvmm.machine.launch import PrivateLaunch
+
+    return partial(PrivateLaunch, launch_image(plan))
+
+
+class Assembly(StackOwner):
     """Owns a VM that is ready to run, and what belongs to it. Close it after its vCPUs."""
 
     def __init__(self, config: MachineConfig, control: RunControl, console: ConsolePort) -> None:
         layout = MemoryLayout.of(config.memory)
+        self._config = config
         self._plan = plan_boot(
             config.image, layout, config.command_line, config.initrd, name=config.name
         )
-        interrupts = needs_interrupts(config, self._plan)
+        prepared = None if config.private is None else _prepare_launch(self._plan)
+        self._interrupts = needs_interrupts(config, self._plan)
+        self.launch: PrivateLaunch | None = None
         with ExitStack() as stack:
             self.system: System = stack.enter_context(open_host(config.host))
-            self.vm = stack.enter_context(self.system.create_vm())
-            if interrupts:
+            self.vm = stack.enter_context(self._create_vm())
+            if self._interrupts:
                 self.vm.create_irqchip()
                 self.vm.create_pit()
-            self.ram = stack.enter_context(GuestRam(self.system, self.vm, layout))
-            for placement in self._plan.placements:
-                self.ram.write(placement.gpa, placement.data)
+            self.ram = stack.enter_context(
+                GuestRam(self.system, self.vm, layout, private=config.private is not None)
+            )
+            self.memory = GuestMemory(self.vm, is_over=lambda: control.is_over)
+            stack.callback(self.memory.close)
+            for sides in self.ram.sides():
+                self.memory.add(sides)
+            if prepared is not None:
+                self.launch = stack.enter_context(
+                    prepared(self.system, self.vm, self.memory, config)
+                )
+            else:
+                for placement in self._plan.placements:
+                    self.ram.write(placement.gpa, placement.data)
             self.board = Board(
                 console=console,
                 memory=config.memory,
                 end=control.end,
-                set_irq_line=self.vm.set_irq_line if interrupts else None,
+                set_irq_line=self.vm.set_irq_line if self._interrupts else None,
+                launched=None if self.launch is None else self.launch.complete,
             )
             self.board.attach_fast_path(self.vm.posted)
-            self._stack = stack.pop_all()
+            self.own(stack)
+
+    def _create_vm(self) -> Vm:
+        if self._config.private is None:
+            return self.system.create_vm()
+        # Asked before the VM is made: a kernel without it would only say EINVAL.
+        choose_two_sided_backing(self.system.capabilities())
+        vm = self.system.create_vm(VmType.SW_PROTECTED)
+        try:
+            vm.enable_hypercall_exits(1 << MAP_GPA_RANGE)
+            if self._interrupts:
+                # A kernel that has to decode an instruction to step over it cannot do so in private
+                # memory: then HLT would exit for ever. So it does not exit at all.
+                vm.disable_exits(_DISABLE_HLT)
+        except BaseException:
+            vm.close()
+            raise
+        return vm
 
     def create_vcpu(self, index: int) -> Vcpu:
-        """Make a vCPU on the calling thread. The first is at the image's entry; others wait."""
+        """Make a vCPU on the calling thread.
+
+        The first is at the image's entry and others wait; with private memory all of them are at
+        the firmware's, as the reset leaves them.
+        """
         vcpu = self.vm.create_vcpu(index)
         try:
             vcpu.use_host_cpuid()
-            if index == 0:
+            if self._config.private is not None:
+                if self._interrupts:
+                    vcpu.make_runnable()
+            elif index == 0:
                 vcpu.set_entry(self._plan.entry.regs, self._plan.entry.sregs)
         except BaseException:
             vcpu.close()
             raise
         return vcpu
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -15,6 +15,7 @@ from pyvmm.devices.bus import Bus
 from pyvmm.devices.cmos import Cmos
 from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.exit_port import ExitPort
+from pyvmm.devices.launch_port import LaunchPort
 from pyvmm.devices.posting import PortPosting, PostingDevice
 from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
 from pyvmm.devices.reset import add_resets
@@ -28,7 +29,7 @@ class Board:
     """The devices of one machine on their buses.
 
     `end` is called when a device ends the run; `set_irq_line(gsi, level)` is None on a machine
-    without interrupt controllers.
+    without interrupt controllers; `launched` is for the launch port of a private machine.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Board:
         memory: int,
         end: Callable[[Ending], None],
         set_irq_line: Callable[[int, bool], None] | None,
+        launched: Callable[[], None] | None = None,
     ) -> None:
         self.lock = threading.Lock()
         self.ports = Bus("port", 1 << 16)
@@ -65,6 +67,8 @@ class Board:
             ports.DEBUG_CONSOLE: debug_console,
         }
         self._add_devices(debug_console, memory)
+        if launched is not None:
+            self.ports.add(ports.LAUNCH, 1, LaunchPort(launched), "launch port")
         console.connect(self.deliver_input)
 
     def _add_devices(self, debug_console: DebugConsole, memory: int) -> None:

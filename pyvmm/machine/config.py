@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.errors import UsageError
-from pyvmm.memory.layout import MIB, MemoryLayout
+from pyvmm.memory.layout import MIB, PAGE_SIZE, WINDOW_MAX, MemoryLayout
 
 MAX_CPUS = 255
 """More vCPUs need x2APIC identifiers, which the guest's tables do not carry yet."""
@@ -29,6 +30,50 @@ class HostChoice(enum.Enum):
     KVM = "kvm"
 
 
+class ImplicitPolicy(enum.Enum):
+    """What happens when the guest touches memory that is not there on the side it touched.
+
+    That is a conversion which the guest did not announce (KVM_EXIT_MEMORY_FAULT).
+    """
+
+    HONOUR = "honour"
+    """It is done."""
+    REFUSE = "refuse"
+    """The run ends, with a report (exit code 82)."""
+    ASK = "ask"
+    """The machine's owner is asked each time (`Machine`'s `allow`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateConfig:
+    """A machine whose memory is private: the guest is started by `firmware`, which measures it.
+
+    `firmware` is the image of ``firmware/``; `expected_digest` (SHA-384, 48 bytes) makes it refuse
+    any other guest. `window` is the size in bytes of the shared window, 0 for none: memory without
+    a private side, withheld until the guest touches it. Raises `UsageError`.
+    """
+
+    firmware: bytes
+    expected_digest: bytes | None = None
+    window: int = 2 * MIB
+    implicit: ImplicitPolicy = ImplicitPolicy.HONOUR
+
+    def __post_init__(self) -> None:
+        if self.window % PAGE_SIZE or not 0 <= self.window <= WINDOW_MAX:
+            raise UsageError(
+                f"make a shared window of {self.window} bytes",
+                "it has whole pages, and ends below the staging area",
+                f"give 0, or up to {WINDOW_MAX >> 20} MiB",
+            )
+        digest = self.expected_digest
+        if digest is not None and len(digest) != DIGEST_BYTES:
+            raise UsageError(
+                "expect a launch digest",
+                f"it has {len(digest)} bytes, a SHA-384 digest {DIGEST_BYTES}",
+                "give what pyvmm measure prints",
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
     """A machine to be: the image's bytes, `memory` in bytes, number of vCPUs, and so on.
@@ -46,6 +91,7 @@ class MachineConfig:
     timeout: float | None = None
     irqchip: IrqchipPolicy = IrqchipPolicy.AUTO
     host: HostChoice = HostChoice.AUTO
+    private: PrivateConfig | None = None
 
     def __post_init__(self) -> None:
         MemoryLayout.of(self.memory)

@@ -41,6 +41,7 @@ class RunControl:
         self._calls: dict[int, deque[VcpuCall]] = {index: deque() for index in range(cpus)}
         self._paused = False
         self._parked: set[int] = set()
+        self._halted: set[int] = set()
         self._pause_pending: trio.Event | None = None
 
     # -- vCPU threads come and go --
@@ -54,6 +55,17 @@ class RunControl:
         """A vCPU is about to be closed: after this nobody kicks it."""
         with self._condition:
             self._vcpus.pop(index, None)
+
+    def halt(self, index: int) -> bool:
+        """A vCPU has halted for good. True when it was the last one that ran."""
+        with self._condition:
+            self._halted.add(index)
+            return len(self._halted) == self._cpus
+
+    def sleep(self) -> None:
+        """On a halted vCPU's thread: wait until there is something to look at."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.attention)
 
     # -- the end --
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyvmm.errors import GUEST_STATUS_MAX, ExitCode
 
 if TYPE_CHECKING:
+    from pyvmm.machine.memory_report import MemoryReport
     from pyvmm.machine.report import VcpuReport
 
 
@@ -26,6 +27,8 @@ class EndingKind(enum.Enum):
     FAILED_ENTRY = "failed-entry"
     HALTED = "halted"
     """Every vCPU halted and nothing in the machine can wake one."""
+    MEMORY_REFUSED = "memory-refused"
+    """The guest touched memory that it may not have, or that nothing can give it."""
     UNHANDLED_EXIT = "unhandled-exit"
     BAD_STATUS = "bad-status"
     """The guest wrote more than 63 to its exit port."""
@@ -42,6 +45,7 @@ _EXIT_CODES: Mapping[EndingKind, ExitCode] = {
     EndingKind.KVM_INTERNAL_ERROR: ExitCode.GUEST_CRASHED,
     EndingKind.FAILED_ENTRY: ExitCode.GUEST_CRASHED,
     EndingKind.HALTED: ExitCode.GUEST_CRASHED,
+    EndingKind.MEMORY_REFUSED: ExitCode.MEMORY_REFUSED,
     EndingKind.UNHANDLED_EXIT: ExitCode.UNHANDLED_EXIT,
     EndingKind.BAD_STATUS: ExitCode.UNHANDLED_EXIT,
     EndingKind.TIME_LIMIT: ExitCode.TIME_LIMIT,
@@ -55,6 +59,7 @@ _REPORTED = frozenset(
         EndingKind.KVM_INTERNAL_ERROR,
         EndingKind.FAILED_ENTRY,
         EndingKind.HALTED,
+        EndingKind.MEMORY_REFUSED,
         EndingKind.UNHANDLED_EXIT,
         EndingKind.BAD_STATUS,
         EndingKind.TIME_LIMIT,
@@ -99,7 +104,8 @@ class RunResult:
     """What a finished run leaves: its ending, the vCPUs' reports, and what it took.
 
     `exits` counts by reason over all vCPUs; `seconds` is wall time from the first instruction to
-    the ending; `memory_backing` says what RAM was made from, and why.
+    the ending; `memory_backing` says what RAM was made from, and why; `memory` is what became of
+    private memory, on a machine that has it.
     """
 
     ending: Ending
@@ -111,6 +117,7 @@ class RunResult:
     console_bytes: int
     console_bytes_unread: int
     unclaimed_ports: Mapping[int, int] = field(default_factory=dict)
+    memory: MemoryReport | None = None
 
     def to_json(self) -> dict[str, object]:
         """The result as plain values for ``--json``."""
@@ -127,4 +134,5 @@ class RunResult:
             "exits": dict(self.exits),
             "unclaimed_ports": {f"{port:#x}": n for port, n in self.unclaimed_ports.items()},
             "vcpus": [report.to_json() for report in self.reports],
+            "memory": None if self.memory is None else self.memory.to_json(),
         }

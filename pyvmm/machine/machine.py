@@ -16,19 +16,23 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import trio
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
-from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind, RunResult
+from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.ram import GuestRam
-from pyvmm.machine.vcpu_thread import VcpuThread
+from pyvmm.machine.vcpu_thread import Allow, VcpuThread
+
+if TYPE_CHECKING:
+    from pyvmm.machine.memory_report import MemoryReport
 
 POSTED_PAUSE = 0.002
 """Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
@@ -51,12 +55,21 @@ class Machine:
     """One guest. An asynchronous context manager that can be entered once.
 
     `attach` serves the console. Without it the owner reads `console` (`ConsolePort.receive`): a
-    guest whose output nobody reads waits once `OUTPUT_LIMIT` bytes have piled up.
+    guest whose output nobody reads waits once `OUTPUT_LIMIT` bytes have piled up. `allow` decides
+    on conversions that the guest did not announce where the policy is `ImplicitPolicy.ASK`; it is
+    called on a vCPU's thread, which waits for it. Raises `UsageError` when it is missing there.
     """
 
-    def __init__(self, config: MachineConfig, attach: Attachment | None = None) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        attach: Attachment | None = None,
+        *,
+        allow: Allow | None = None,
+    ) -> None:
         self.config = config
         self._attach = attach
+        self._allow = _allow(config.private, allow)
         self._lifetime: AbstractAsyncContextManager[None] | None = None
         self._result: RunResult | None = None
         self._failure_told = False
@@ -72,8 +85,13 @@ class Machine:
 
     @property
     def ram(self) -> GuestRam:
-        """The guest's memory."""
+        """What the guest's RAM is made of, as the host has it mapped."""
         return self._assembly.ram
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory page by page: which side it is on, conversions, what is resident."""
+        return self._assembly.memory
 
     @property
     def is_paused(self) -> bool:
@@ -240,7 +258,8 @@ class Machine:
                 control=self._control,
                 board=self._assembly.board,
                 console=self._console,
-                read_ram=self._assembly.ram.read,
+                memory=self._assembly.memory,
+                allow=self._allow,
                 on_done=lambda: token.run_sync_soon(one_done),
             )
             for index in range(self.config.cpus)
@@ -353,4 +372,29 @@ class Machine:
             console_bytes=self._console.total,
             console_bytes_unread=self._console.unread,
             unclaimed_ports=dict(self._assembly.board.ports.unclaimed),
+            memory=self._memory_report(threads),
         )
+
+    def _memory_report(self, threads: list[VcpuThread]) -> MemoryReport | None:
+        launch, private = self._assembly.launch, self.config.private
+        if launch is None or private is None:
+            return None
+        from pyvmm.machine.memory_report import collect
+
+        refused = [thread.refused for thread in threads if thread.refused is not None]
+        return collect(
+            self._assembly.memory, launch.report, private.expected_digest, next(iter(refused), None)
+        )
+
+
+def _allow(private: PrivateConfig | None, asked: Allow | None) -> Allow:
+    policy = ImplicitPolicy.REFUSE if private is None else private.implicit
+    if policy is ImplicitPolicy.ASK:
+        if asked is None:
+            raise UsageError(
+                "make a machine that asks about conversions",
+                "nobody is there to be asked",
+                "give Machine a callback as allow",
+            )
+        return asked
+    return lambda _conversion: policy is ImplicitPolicy.HONOUR

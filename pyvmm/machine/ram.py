@@ -3,57 +3,89 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System, Vm
 from pyvmm.machine import host_memory
-from pyvmm.memory.backing import BackingChoice, RamBacking, check_size, choose_backing
+from pyvmm.machine.memory_sides import MemorySides
+from pyvmm.machine.ownership import StackOwner
+from pyvmm.memory.backing import (
+    BackingChoice,
+    RamBacking,
+    check_size,
+    choose_backing,
+    choose_two_sided_backing,
+)
 from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.regions import MemoryRegion
 
 
-class GuestRam:
-    """Owns the backing file and its host mapping, and binds them to the VM's memslots.
+class GuestRam(StackOwner):
+    """Owns what backs RAM and its host mapping, and binds them to the VM's memslots.
 
-    One file holds all of RAM, without the holes: `MemoryLayout.file_offset` is the arithmetic.
-    Raises `HostLacksError` when the host cannot give that much.
+    One file holds all of RAM, without the holes: `MemoryLayout.file_offset` is the arithmetic. With
+    `private` there are two: what is shared is mapped from a memfd, what is private lies in a
+    guest_memfd at the same offset. Raises `HostLacksError` when the host cannot give that much.
     """
 
-    def __init__(self, system: System, vm: Vm, layout: MemoryLayout) -> None:
+    def __init__(
+        self, system: System, vm: Vm, layout: MemoryLayout, *, private: bool = False
+    ) -> None:
         capabilities = system.capabilities()
         check_size(
             layout.memory, host_memory.available(), capabilities.physical_address_bits, layout
         )
         self.layout = layout
-        self.choice: BackingChoice = choose_backing(capabilities)
+        choose = choose_two_sided_backing if private else choose_backing
+        self.choice: BackingChoice = choose(capabilities)
+        self.guest_memfd: GuestMemfd | None = None
         with ExitStack() as stack:
-            guest_memfd: GuestMemfd | None = None
-            if self.choice.kind is RamBacking.GUEST_MEMFD:
-                guest_memfd = stack.enter_context(
+            if self.choice.kind is not RamBacking.MEMFD:
+                self.guest_memfd = stack.enter_context(
                     vm.create_guest_memfd(layout.memory, self.choice.flags)
                 )
-                mapping: GuestMapping = stack.enter_context(guest_memfd.map())
-            else:
-                mapping = stack.enter_context(system.map_anonymous(layout.memory))
+            self.mapping: GuestMapping = stack.enter_context(self._map(system))
             for region in layout.regions:
-                vm.set_memslot(
-                    Memslot(
-                        slot=region.slot,
-                        gpa=region.range.start,
-                        size=region.range.size,
-                        hva=mapping.hva + region.file_offset,
-                        flags=MemslotFlag.GUEST_MEMFD if guest_memfd else MemslotFlag(0),
-                        guest_memfd=guest_memfd,
-                        guest_memfd_offset=region.file_offset if guest_memfd else 0,
-                    )
-                )
-            self._view = mapping.view()
+                vm.set_memslot(self.memslot(region.slot))
+            self._view = self.mapping.view()
             stack.callback(self._view.release)
-            self._stack = stack.pop_all()
+            self.own(stack)
+
+    def _map(self, system: System) -> GuestMapping:
+        if self.guest_memfd is not None and self.choice.kind is RamBacking.GUEST_MEMFD:
+            return self.guest_memfd.map()
+        return system.map_anonymous(self.layout.memory)
+
+    def memslot(self, slot: int) -> Memslot:
+        """The memslot of one of the layout's regions."""
+        region = self.layout.regions[slot]
+        guest_memfd = self.guest_memfd
+        return Memslot(
+            slot=region.slot,
+            gpa=region.range.start,
+            size=region.range.size,
+            hva=self.mapping.hva + region.file_offset,
+            flags=MemslotFlag.GUEST_MEMFD if guest_memfd else MemslotFlag(0),
+            guest_memfd=guest_memfd,
+            guest_memfd_offset=region.file_offset if guest_memfd else 0,
+        )
+
+    def sides(self) -> tuple[MemorySides, ...]:
+        """RAM, region by region; two-sided where the private side is a file of its own."""
+        two_sided = self.choice.kind is RamBacking.TWO_SIDED
+        return tuple(
+            MemorySides(
+                MemoryRegion(region.slot, region.range, two_sided, "RAM"),
+                self.memslot(region.slot),
+                self.mapping,
+                self._view,
+                region.file_offset,
+            )
+            for region in self.layout.regions
+        )
 
     def read(self, gpa: int, size: int) -> bytes | None:
-        """`size` bytes from `gpa` on; None unless one RAM region holds them all."""
+        """`size` bytes of the host's mapping from `gpa` on; None unless one region holds them."""
         offset = self.layout.file_offset(gpa, size)
         return None if offset is None else bytes(self._view[offset : offset + size])
 
@@ -63,18 +95,3 @@ class GuestRam:
         if offset is None:
             raise InternalError(f"write {len(data)} bytes to gpa {gpa:#x}", "not in guest RAM")
         self._view[offset : offset + len(data)] = data
-
-    def close(self) -> None:
-        """Unmap and close. The memslots go with the VM."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -17,14 +17,20 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
+from pyvmm.memory.backing import MAP_GPA_RANGE
 
 if TYPE_CHECKING:
     from pyvmm.machine.report import VcpuReport
 
 _KVM_ENOSYS = 1000
 """Linux's answer to a hypercall that nobody knows (include/uapi/linux/kvm_para.h), negated."""
+_RETRIES = 1000
+"""Memory faults at one page, one after another, after which trying again is seen not to help."""
 
-ReadRam = Callable[[int, int], bytes | None]
+Allow = Callable[[ImplicitConversion], bool]
+"""Whether a conversion that the guest did not announce is done; called on a vCPU's thread."""
 
 
 class VcpuThread:
@@ -41,17 +47,21 @@ class VcpuThread:
         control: RunControl,
         board: Board,
         console: ConsolePort,
-        read_ram: ReadRam,
+        memory: GuestMemory,
+        allow: Allow,
         on_done: Callable[[], None],
     ) -> None:
         self.index = index
+        self.refused: FaultRefused | None = None
         self.report: VcpuReport | None = None
         self.exit_counts: Mapping[str, int] = {}
         self._create = create
         self._control = control
         self._board = board
         self._console = console
-        self._read_ram = read_ram
+        self._memory = memory
+        self._allow = allow
+        self._retried = (-1, 0)
         self._on_done = on_done
         self._crashed = False
         self._handlers: dict[type, Callable[..., None]] = {
@@ -66,6 +76,7 @@ class VcpuThread:
             exits.FailEntry: self._fail_entry,
             exits.SystemEvent: self._system_event,
             exits.Hypercall: self._hypercall,
+            exits.MemoryFault: self._memory_fault,
             exits.ReadMsr: self._msr,
             exits.WriteMsr: self._msr,
         }
@@ -134,7 +145,7 @@ class VcpuThread:
 
             if not self._crashed:
                 vcpu.complete()
-            self.report = collect(self.index, vcpu, self._read_ram)
+            self.report = collect(self.index, vcpu, self._memory.read)
         self.exit_counts = dict(vcpu.exit_counts())
 
     # -- exits --
@@ -164,11 +175,13 @@ class VcpuThread:
 
     def _hlt(self, _reason: exits.Hlt) -> None:
         # HLT leaves the kernel only where no in-kernel controller could deliver an interrupt.
-        # Such a machine has one vCPU (`Machine` refuses more), so this one was the last.
-        self._end(
-            EndingKind.HALTED,
-            "the guest halted, and a machine without interrupt controllers cannot wake it",
-        )
+        if self._control.halt(self.index):
+            self._end(
+                EndingKind.HALTED,
+                "the guest halted, and a machine without interrupt controllers cannot wake it",
+            )
+        while self._control.attend(self.index, self._vcpu):
+            self._control.sleep()
 
     def _shutdown(self, _reason: exits.Shutdown) -> None:
         self._crash(EndingKind.TRIPLE_FAULT, f"triple fault on vCPU {self.index}")
@@ -203,8 +216,26 @@ class VcpuThread:
         else:
             self._control.end(ending)
 
-    def _hypercall(self, _reason: exits.Hypercall) -> None:
-        self._vcpu.answer_hypercall(-_KVM_ENOSYS & (1 << 64) - 1)
+    def _hypercall(self, reason: exits.Hypercall) -> None:
+        result = -_KVM_ENOSYS
+        if reason.number == MAP_GPA_RANGE:
+            result = self._memory.answer_hypercall(reason.args)
+        self._vcpu.answer_hypercall(result & (1 << 64) - 1)
+
+    def _memory_fault(self, reason: exits.MemoryFault) -> None:
+        refused = self._memory.resolve_fault(reason, self.index, self._allow)
+        page, times = self._retried
+        self._retried = (reason.gpa, times + 1 if page == reason.gpa else 0)
+        if refused is None and times > _RETRIES:
+            refused = self._memory.refuse(reason, f"it still fails after {times} tries")
+        if refused is not None:
+            self.refused = refused
+            self._crashed = True
+            kind = "private" if refused.private_access else "shared"
+            self._end(
+                EndingKind.MEMORY_REFUSED,
+                f"vCPU {self.index} made a {kind} access to gpa {refused.gpa:#x}: {refused.cause}",
+            )
 
     def _msr(self, _reason: exits.ReadMsr | exits.WriteMsr) -> None:
         self._vcpu.answer_msr(0, fault=True)

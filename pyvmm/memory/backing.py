@@ -6,9 +6,11 @@ import enum
 from dataclasses import dataclass
 
 from pyvmm.errors import HostLacksError
-from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag
+from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.memory.layout import HOLE_END, HOLE_START, PAGE_SIZE, MemoryLayout
 
+MAP_GPA_RANGE = 12
+"""KVM_HC_MAP_GPA_RANGE (Documentation/virt/kvm/x86/hypercalls.rst)."""
 MAX_SLOT_PAGES = (1 << 31) - 1
 """KVM_MEM_MAX_NR_PAGES (``include/linux/kvm_host.h``): the pages of one memslot, inclusive."""
 LEAST_PHYSICAL_ADDRESS_BITS = 36
@@ -24,6 +26,8 @@ class RamBacking(enum.Enum):
     """KVM's own file, mapped by the monitor: one file for shared and private memory."""
     MEMFD = "memfd"
     """An anonymous file of the kernel's shmem; KVM knows of it by its mapping only."""
+    TWO_SIDED = "memfd and guest_memfd"
+    """A memfd for what is shared, and a guest_memfd that the monitor cannot map for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,29 @@ def choose_backing(capabilities: Capabilities) -> BackingChoice:
         RamBacking.MEMFD,
         GuestMemfdFlag(0),
         f"memfd: this host's KVM lacks {' and '.join(missing)}, so no guest_memfd can be mapped",
+    )
+
+
+def choose_two_sided_backing(capabilities: Capabilities) -> BackingChoice:
+    """For a guest with private memory. Raises `HostLacksError` where the host has none."""
+    needed = {
+        "VMs of type KVM_X86_SW_PROTECTED_VM": VmType.SW_PROTECTED in capabilities.vm_types,
+        "KVM_CAP_GUEST_MEMFD": capabilities.guest_memfd,
+        "KVM_MEMORY_ATTRIBUTE_PRIVATE": MemoryAttribute.PRIVATE in capabilities.memory_attributes,
+        "KVM_CAP_MEMORY_FAULT_INFO": capabilities.memory_fault_info,
+        "exits for KVM_HC_MAP_GPA_RANGE": bool(capabilities.hypercalls >> MAP_GPA_RANGE & 1),
+    }
+    missing = [name for name, there in needed.items() if not there]
+    if missing:
+        raise HostLacksError(
+            "give a guest private memory",
+            f"this host's KVM lacks {' and '.join(missing)}",
+            "use a kernel with CONFIG_KVM_SW_PROTECTED_VM, or --host lab",
+        )
+    return BackingChoice(
+        RamBacking.TWO_SIDED,
+        GuestMemfdFlag(0),
+        "memfd for what the guest shares, guest_memfd for what it keeps private",
     )
 
 

@@ -33,7 +33,7 @@ class WalkStep:
 
     def __str__(self) -> str:
         if self.value is None:
-            return f"{self.level} at {self.entry_gpa:#x}: outside RAM"
+            return f"{self.level} at {self.entry_gpa:#x}: not readable"
         flags = "".join(
             letter if self.value & bit else "-"
             for letter, bit in (("P", 1), ("W", 2), ("U", 4), ("A", 32), ("D", 64), ("S", _LARGE))

@@ -121,7 +121,7 @@ class Monitor:
     async def _info_registers(self) -> None:
         for index in range(self._machine.config.cpus):
             report = await self._machine.on_vcpu(
-                index, partial(collect, index, read=self._machine.ram.read)
+                index, partial(collect, index, read=self._machine.memory.read)
             )
             self._write("\n".join(report.lines()) + "\n")
 

@@ -1,0 +1,398 @@
+"""A guest's memory with its two sides, and the one place where pages are converted.
+
+Three ways lead here: the guest asks (KVM_HC_MAP_GPA_RANGE), the guest just touches
+(KVM_EXIT_MEMORY_FAULT), the host decides (`GuestMemory.convert`). All are planned by
+`pyvmm.memory.conversion` and executed under one lock, which vCPUs that convert by themselves in the
+host's fast path (`FastConversions`) take as well. So the page states are always the kernel's.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from pyvmm.errors import ConversionRefusedError, PyvmmError, SystemCallError
+from pyvmm.hosts.capabilities import MemoryAttribute
+from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
+from pyvmm.hosts.interface import ServedSpan, Vm
+from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
+from pyvmm.machine.memory_sides import MemorySides
+from pyvmm.memory.conversion import (
+    ConversionPlan,
+    ConversionRequest,
+    DiscardPrivate,
+    DiscardShared,
+    Origin,
+    Refusal,
+    SetAttributes,
+    Side,
+    TellJoined,
+    TellLeaving,
+    decode_map_gpa_range,
+    plan,
+    plan_withhold,
+)
+from pyvmm.memory.faults import Convert, Impossible, Retry, meaning_of
+from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.page_map import page_map
+from pyvmm.memory.page_states import PageRun, PageState, PageStates
+from pyvmm.memory.regions import RegionTable
+from pyvmm.memory.residency import Residency
+
+EHWPOISON = 133
+"""``include/uapi/asm-generic/errno.h``; Python's errno module has it under some libcs only."""
+_AGAIN_PAUSE = 0.001
+_AGAIN_TIMES = 1000
+_NO_PRIVATE = MemoryAttribute(0)
+
+
+class MemoryListener(Protocol):
+    """A device that reaches guest memory by itself: told of every page that comes or goes.
+
+    It is called under the lock of all conversions: it must not ask `GuestMemory` anything.
+    """
+
+    def leaving(self, range_: GpaRange) -> None:
+        """`range_` is about to become private: let go of it before returning."""
+        ...
+
+    def joined(self, range_: GpaRange) -> None:
+        """`range_` has become shared and can be used."""
+        ...
+
+
+class GuestMemory:
+    """Page states, conversions, statistics. Any thread; made and closed by the machine.
+
+    `attributes_rule`: the VM's type takes an access's side from the attributes (SW_PROTECTED).
+    `is_over` is asked between the parts of a long conversion: a run that has ended stops there.
+    """
+
+    def __init__(
+        self, vm: Vm, *, attributes_rule: bool = True, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._vm = vm
+        self._attributes_rule = attributes_rule
+        self._is_over = is_over
+        self._sides: dict[int, MemorySides] = {}
+        self._regions = RegionTable()
+        self._states = PageStates()
+        self._listeners: list[MemoryListener] = []
+        self._unplugged: set[int] = set()
+        self.counts: Counter[str] = Counter()
+        """Conversions done here, as "guest to shared" and so on; the fast path's are not in it."""
+        self.failures: list[str] = []
+        """Conversions that failed in the middle, a line each; the page states stay true."""
+
+    def close(self) -> None:
+        """Before the sides go: nothing is converted any more."""
+        self._vm.conversions.serve([])
+
+    # -- what there is --
+
+    def add(self, sides: MemorySides) -> None:
+        """A region that has its memslot, all shared."""
+        with self._exclusive():
+            self._sides[sides.region.slot] = sides
+            self._regions = self._regions.with_region(sides.region)
+            self._states.add(sides.region.range, PageState.SHARED)
+            self._serve()
+
+    def remove(self, slot: int) -> None:
+        """Delete a region's memslot; the guest finds nothing there any more."""
+        with self._exclusive():
+            sides = self._sides.pop(slot)
+            self._vm.set_memslot(sides.no_memslot())
+            self._unplugged.discard(slot)
+            self._regions = self._regions.without(sides.region)
+            self._states.remove(sides.region.range)
+            self._serve()
+
+    def listen(self, listener: MemoryListener) -> None:
+        """Tell `listener` of every conversion from now on, and of all that is shared now.
+
+        vCPUs do not convert in the host's fast path any more: who has to be told, is told first.
+        """
+        with self._exclusive():
+            self._listeners.append(listener)
+            self._serve()
+            for run in self._states.runs():
+                if run.state is PageState.SHARED:
+                    listener.joined(run.range)
+
+    def _serve(self) -> None:
+        spans: list[ServedSpan] = []
+        if not self._listeners:
+            for slot, sides in self._sides.items():
+                span = sides.served_span()
+                if span is not None and slot not in self._unplugged:
+                    spans.append(span)
+        self._vm.conversions.serve(spans)
+
+    # -- questions --
+
+    def page_states(self) -> tuple[PageRun, ...]:
+        """Every page's state now, as ascending runs."""
+        with self._exclusive():
+            return self._states.snapshot()
+
+    def state_at(self, gpa: int) -> PageState | None:
+        """The state of the page that holds `gpa`; None where there is no memory."""
+        with self._exclusive():
+            return self._states.state_at(gpa)
+
+    def bytes_in(self, state: PageState) -> int:
+        """How many bytes are in `state` now."""
+        with self._exclusive():
+            return self._states.bytes_in(state)
+
+    def page_map(self, mark: int | None = None) -> Iterator[str]:
+        """The page states as lines to print; `mark` is a GPA to point at."""
+        return page_map(self.page_states(), mark)
+
+    def residency(self) -> tuple[Residency, ...]:
+        """What is really there on each side of each region, asked of the kernel.
+
+        Raises `HostLacksError` where the kernel cannot tell.
+        """
+        with self._exclusive():
+            return tuple(
+                sides.residency(
+                    self._states.bytes_in(PageState.SHARED, sides.region.range),
+                    self._states.bytes_in(PageState.PRIVATE, sides.region.range),
+                )
+                for sides in self._sides.values()
+            )
+
+    def read(self, gpa: int, size: int) -> bytes | None:
+        """`size` bytes from `gpa` on as the host sees them; None unless all of them are shared."""
+        with self._exclusive():
+            sides = self._shared_at(gpa, size)
+            return None if sides is None else sides.read(gpa, size)
+
+    def write(self, gpa: int, data: bytes | memoryview) -> bool:
+        """Write where all is shared. False, and nothing is written, where it is not."""
+        with self._exclusive():
+            sides = self._shared_at(gpa, len(data))
+            if sides is None:
+                return False
+            sides.write(gpa, data)
+            return True
+
+    def _shared_at(self, gpa: int, size: int) -> MemorySides | None:
+        region = self._regions.at(gpa)
+        if region is None or size <= 0 or not region.range.contains(gpa, size):
+            return None
+        asked = GpaRange(gpa, gpa + size)
+        if any(run.state is not PageState.SHARED for run in self._states.runs(asked)):
+            return None
+        return self._sides[region.slot]
+
+    # -- conversions --
+
+    def convert(self, gpa: int, size: int, to: Side) -> None:
+        """The host's own way in: [gpa, gpa + size), in bytes, whole pages.
+
+        Raises `ConversionRefusedError` when it cannot be, and then nothing has changed;
+        `SystemCallError` when the kernel fails in the middle: the page states tell how far it got.
+        """
+        request = ConversionRequest(gpa, size, to, Origin.HOST)
+        with self._exclusive():
+            planned = plan(request, self._regions)
+            if isinstance(planned, Refusal):
+                raise _refused(request, planned)
+            self._execute(planned)
+
+    def withhold(self, gpa: int, size: int) -> None:
+        """Let the guest's next touch of [gpa, gpa + size) be a memory fault; drops the contents.
+
+        For memory without a private side. Raises as `convert`.
+        """
+        with self._exclusive():
+            planned = plan_withhold(gpa, size, self._regions)
+            if isinstance(planned, Refusal):
+                raise _refused(ConversionRequest(gpa, size, Side.PRIVATE, Origin.HOST), planned)
+            self._execute(planned)
+
+    def unplug(self, slot: int) -> None:
+        """Take a two-sided region's memslot away, contents and all, until the guest touches it."""
+        with self._exclusive():
+            sides = self._sides[slot]
+            whole = sides.region.range
+            for listener in self._listeners:
+                listener.leaving(whole)
+            self._vm.set_memslot(sides.no_memslot())
+            self._unplugged.add(slot)
+            self._serve()
+            self._set_attributes(whole, private=True)
+            self._states.set(whole, PageState.WITHHELD)
+            sides.discard_shared(whole)
+            sides.discard_private(whole)
+
+    def answer_hypercall(self, args: Sequence[int]) -> int:
+        """Do what KVM_HC_MAP_GPA_RANGE asks; what the guest finds in RAX: 0, or -errno."""
+        request = decode_map_gpa_range(args)
+        if isinstance(request, Refusal):
+            return request.hypercall_result
+        with self._exclusive():
+            planned = plan(request, self._regions)
+            if isinstance(planned, Refusal):
+                return planned.hypercall_result
+            try:
+                self._execute(planned)
+            except PyvmmError as failure:
+                self.failures.append(str(failure))
+                return -errno.EFAULT
+        return 0
+
+    def resolve_fault(
+        self, fault: MemoryFault, vcpu: int, allow: Callable[[ImplicitConversion], bool]
+    ) -> FaultRefused | None:
+        """Deal with an access that KVM cannot resolve; None when the vCPU can try again.
+
+        `allow` decides on conversions that the guest did not announce; it is called without the
+        lock, on the calling thread. Raises `SystemCallError`.
+        """
+        asked = False
+        while True:
+            with self._exclusive():
+                meaning = self._meaning(fault)
+                if isinstance(meaning, Retry):
+                    return None
+                if isinstance(meaning, Impossible):
+                    return self._fault_refused(fault, meaning.cause)
+                if asked:
+                    self._resolve(meaning.request)
+                    return None
+                state = self._states.state_at(fault.gpa) or PageState.WITHHELD
+            request = meaning.request
+            if not allow(ImplicitConversion(request.gpa, request.size, state, request.to, vcpu)):
+                cause = f"the policy refuses its conversion to {request.to.value}"
+                return self.refuse(fault, cause)
+            asked = True
+
+    def refuse(self, fault: MemoryFault, cause: str) -> FaultRefused:
+        """The report on an access that is not to be tried again."""
+        with self._exclusive():
+            return self._fault_refused(fault, cause)
+
+    def _meaning(self, fault: MemoryFault) -> Retry | Convert | Impossible:
+        region = self._regions.at(fault.gpa)
+        if region is not None and region.slot in self._unplugged:
+            whole = region.range
+            return Convert(ConversionRequest(whole.start, whole.size, Side.PRIVATE, Origin.FAULT))
+        return meaning_of(
+            fault.gpa,
+            fault.size,
+            bool(fault.flags & MemoryFaultFlag.PRIVATE),
+            self._states,
+            self._regions,
+            self._attributes_rule,
+            poisoned=fault.errno == EHWPOISON,
+        )
+
+    def _resolve(self, request: ConversionRequest) -> None:
+        region = self._regions.at(request.gpa)
+        if region is not None and region.slot in self._unplugged:
+            self._vm.set_memslot(self._sides[region.slot].memslot())
+            self._unplugged.discard(region.slot)
+            self._states.set(region.range, PageState.PRIVATE)
+            self._serve()
+            self._count(request)
+            return
+        planned = plan(request, self._regions)
+        if isinstance(planned, Refusal):
+            raise _refused(request, planned)
+        self._execute(planned)
+
+    def _fault_refused(self, fault: MemoryFault, cause: str) -> FaultRefused:
+        private = bool(fault.flags & MemoryFaultFlag.PRIVATE)
+        return FaultRefused(fault.gpa, fault.size, private, cause, self._states.snapshot())
+
+    # -- under the lock --
+
+    def _exclusive(self) -> _Exclusive:
+        return _Exclusive(self)
+
+    def _catch_up(self) -> None:
+        """Note down what vCPUs have converted by themselves."""
+        for done in self._vm.conversions.drain():
+            state = PageState.PRIVATE if done.private else PageState.SHARED
+            self._states.set(GpaRange(done.gpa, done.gpa + done.size), state)
+
+    def _execute(self, planned: ConversionPlan) -> None:
+        for step in planned.steps:
+            match step:
+                case TellLeaving(range_):
+                    if self._is_over():
+                        return
+                    for listener in self._listeners:
+                        listener.leaving(range_)
+                case SetAttributes(range_, private):
+                    self._set_attributes(range_, private=private)
+                    self._note_attributes(range_, private=private)
+                case DiscardShared(region, range_):
+                    self._sides[region.slot].discard_shared(range_)
+                case DiscardPrivate(region, range_):
+                    self._sides[region.slot].discard_private(range_)
+                case TellJoined(range_):
+                    for listener in self._listeners:
+                        listener.joined(range_)
+                    if self._is_over():
+                        return
+        self._count(planned.request)
+
+    def _count(self, request: ConversionRequest) -> None:
+        self.counts[f"{request.origin.name.lower()} to {request.to.value}"] += 1
+
+    def _set_attributes(self, range_: GpaRange, *, private: bool) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES until it is through: EAGAIN is not an answer."""
+        attributes = MemoryAttribute.PRIVATE if private else _NO_PRIVATE
+        left = _AGAIN_TIMES
+        while True:
+            try:
+                self._vm.set_memory_attributes(range_.start, range_.size, attributes)
+            except SystemCallError as failure:
+                left -= 1
+                if failure.errno != errno.EAGAIN or not left:
+                    raise
+                time.sleep(_AGAIN_PAUSE)
+            else:
+                return
+
+    def _note_attributes(self, range_: GpaRange, *, private: bool) -> None:
+        for region, part in self._regions.parts(range_) or ():
+            if not private:
+                state = PageState.SHARED
+            else:
+                state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD
+            self._states.set(part, state)
+
+
+class _Exclusive:
+    """The lock on all conversions of a VM; what the fast path did is known inside."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+
+    def __enter__(self) -> None:
+        self._lock = self._memory._vm.conversions.exclusive()
+        self._lock.__enter__()
+        try:
+            self._memory._catch_up()
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, *_unused: object) -> None:
+        self._lock.__exit__(None, None, None)
+
+
+def _refused(request: ConversionRequest, refusal: Refusal) -> ConversionRefusedError:
+    return ConversionRefusedError(
+        f"convert {request.size} bytes at gpa {request.gpa:#x} to {request.to.value}",
+        refusal.cause,
+    )

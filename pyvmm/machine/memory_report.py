@@ -1,0 +1,89 @@
+"""What became of a private machine's memory: its launch, conversions, pages at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pyvmm.boot.launch import LaunchReport
+from pyvmm.boot.launch_format import LaunchStatus
+from pyvmm.errors import HostLacksError
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.implicit import FaultRefused
+from pyvmm.memory.page_states import PageRun
+from pyvmm.memory.residency import Residency
+
+_REFUSALS: Mapping[LaunchStatus, str] = {
+    LaunchStatus.MISMATCH: "its digest is not the expected one",
+    LaunchStatus.BROKEN: "the boot block is broken",
+    LaunchStatus.REFUSED: "its memory could not be made private",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """The end state of `GuestMemory`.
+
+    `launch` is None when the firmware never got so far; `expected_digest` is what it was to insist
+    on; `failures` are conversions that the kernel failed in the middle.
+    """
+
+    launch: LaunchReport | None
+    expected_digest: bytes | None
+    counts: Mapping[str, int]
+    failures: tuple[str, ...]
+    runs: tuple[PageRun, ...]
+    residency: tuple[Residency, ...]
+    refused: FaultRefused | None
+
+    def lines(self) -> Iterator[str]:
+        """What somebody who sees the run fail wants to know."""
+        if self.launch is not None and self.launch.status:
+            why = _REFUSALS[self.launch.status]
+            yield f"the firmware refused to start the guest: {why}"
+            if self.expected_digest is not None and self.launch.status is LaunchStatus.MISMATCH:
+                yield f"  measured: {self.launch.digest.hex()}"
+                yield f"  expected: {self.expected_digest.hex()}"
+        for failure in self.failures:
+            yield f"a conversion failed: {failure}"
+        if self.refused is not None:
+            yield from self.refused.lines()
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain values."""
+        launch = self.launch
+        return {
+            "launch_status": None if launch is None else launch.status,
+            "launch_digest": None if launch is None else launch.digest.hex(),
+            "expected_digest": self.expected_digest.hex() if self.expected_digest else None,
+            "conversions": dict(self.counts),
+            "failures": list(self.failures),
+            "pages": [
+                {"start": run.range.start, "end": run.range.end, "state": run.state.value}
+                for run in self.runs
+            ],
+            "residency": [one.to_json() for one in self.residency],
+            "refused": None if self.refused is None else self.refused.to_json(),
+        }
+
+
+def collect(
+    memory: GuestMemory,
+    launch: LaunchReport | None,
+    expected_digest: bytes | None,
+    refused: FaultRefused | None,
+) -> MemoryReport:
+    """The report as of now; residency is left out where the kernel cannot tell it."""
+    try:
+        residency = memory.residency()
+    except HostLacksError:
+        residency = ()
+    return MemoryReport(
+        launch,
+        expected_digest,
+        dict(memory.counts),
+        tuple(memory.failures),
+        memory.page_states(),
+        residency,
+        refused,
+    )

@@ -1,0 +1,108 @@
+"""The two sides of a memslot: the host's mapping of what is shared, a guest_memfd for the rest."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pyvmm.errors import InternalError
+from pyvmm.hosts.interface import GuestMapping, Memslot, ServedSpan, System, Vm
+from pyvmm.machine.ownership import StackOwner
+from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.regions import MemoryRegion
+from pyvmm.memory.residency import Residency
+
+
+class MemorySides:
+    """One region: its memslot and where its sides lie. Owns neither; ranges are GPAs in bytes."""
+
+    def __init__(
+        self,
+        region: MemoryRegion,
+        memslot: Memslot,
+        mapping: GuestMapping,
+        view: memoryview,
+        offset: int,
+    ) -> None:
+        """`view` is all of `mapping`; the region's first byte is at `offset` in it."""
+        self.region = region
+        self._memslot = memslot
+        self._mapping = mapping
+        self._mapping_offset = offset
+        self._view = view
+
+    def memslot(self) -> Memslot:
+        """The slot as it was first set."""
+        return self._memslot
+
+    def no_memslot(self) -> Memslot:
+        """What deletes the slot (api.rst 4.35: a size of 0)."""
+        return replace(self._memslot, size=0)
+
+    def served_span(self) -> ServedSpan | None:
+        """For the host's fast path; None where there is nothing to convert to."""
+        guest_memfd = self._memslot.guest_memfd
+        if not self.region.two_sided or guest_memfd is None:
+            return None
+        return ServedSpan(
+            self.region.range.start,
+            self.region.range.size,
+            self._memslot.hva,
+            guest_memfd,
+            self._memslot.guest_memfd_offset,
+        )
+
+    def _offset(self, gpa: int) -> int:
+        return gpa - self.region.range.start
+
+    def discard_shared(self, range_: GpaRange) -> None:
+        """Give back the shared side's pages; they read as zeroes from then on."""
+        self._mapping.discard(self._mapping_offset + self._offset(range_.start), range_.size)
+
+    def discard_private(self, range_: GpaRange) -> None:
+        """Give back the private side's pages."""
+        guest_memfd = self._memslot.guest_memfd
+        if guest_memfd is None:
+            raise InternalError(f"free private pages at {range_.start:#x}", "there are none")
+        guest_memfd.punch_hole(
+            self._memslot.guest_memfd_offset + self._offset(range_.start), range_.size
+        )
+
+    def residency(self, shared_bytes: int, private_bytes: int) -> Residency:
+        """What is resident, beside how many bytes are in either state. Raises `HostLacksError`."""
+        size = self.region.range.size
+        guest_memfd = self._memslot.guest_memfd
+        private_resident = 0
+        if self.region.two_sided and guest_memfd is not None:
+            private_resident = guest_memfd.resident(self._memslot.guest_memfd_offset, size)
+        return Residency(
+            self.region.what,
+            shared_bytes,
+            self._mapping.resident(self._mapping_offset, size),
+            private_bytes,
+            private_resident,
+        )
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """`size` bytes of the shared side from `gpa` on, all within the region."""
+        offset = self._mapping_offset + self._offset(gpa)
+        return bytes(self._view[offset : offset + size])
+
+    def write(self, gpa: int, data: bytes | memoryview) -> None:
+        """Copy `data` to the shared side at `gpa`, all within the region."""
+        offset = self._mapping_offset + self._offset(gpa)
+        self._view[offset : offset + len(data)] = data
+
+
+class SharedMemory(StackOwner):
+    """Memory that has no private side: owns its mapping, and sets its memslot."""
+
+    def __init__(self, system: System, vm: Vm, region: MemoryRegion) -> None:
+        with ExitStack() as stack:
+            mapping = stack.enter_context(system.map_anonymous(region.range.size))
+            view = mapping.view()
+            stack.callback(view.release)
+            memslot = Memslot(region.slot, region.range.start, region.range.size, mapping.hva)
+            vm.set_memslot(memslot)
+            self.sides = MemorySides(region, memslot, mapping, view, 0)
+            self.own(stack)
