@@ -12,27 +12,35 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm import bundled_guests
+from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
+from pyvmm.cli.run_terminal import RunTerminal
 from pyvmm.cli.sizes import parse_size
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, NoInputError, SystemCallError, UsageError
-from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
+from pyvmm.machine.config import (
+    HostChoice,
+    ImplicitPolicy,
+    IrqchipPolicy,
+    MachineConfig,
+    PrivateConfig,
+)
 from pyvmm.machine.image_file import read_image
 from pyvmm.machine.machine import Attachment, Machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pyvmm.machine.console.monitor import Monitor
     from pyvmm.machine.console.output_file import OutputFile
-    from pyvmm.machine.console.terminal import RawTerminal
     from pyvmm.machine.ending import RunResult
 
 _EPILOG = f"""\
 exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
 69 the host lacks something; 70 internal error; 71 a system call failed; 77 no permission;
-80 the guest crashed; 81 it panicked; 83 an exit that pyvmm cannot answer; 124 time limit;
-130 interrupted. On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
+80 the guest crashed; 81 it panicked; 82 an access to memory that is refused; 83 an exit that pyvmm
+cannot answer; 124 time limit; 130 interrupted. The firmware of a private run ends it with 60 where
+the launch digest is not the expected one, with 61 or 62 where it cannot start the guest.
+On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
 """
 
 
@@ -41,6 +49,16 @@ def _console(text: str) -> str:
     if text in ("stdio", "none") or (kind in ("file", "unix") and path):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is none of stdio, none, file:PATH, unix:PATH")
+
+
+def _digest(text: str) -> bytes:
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        digest = b""
+    if len(digest) != DIGEST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a SHA-384 digest of 96 hex digits")
+    return digest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +88,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--irqchip", choices=[policy.value for policy in IrqchipPolicy], default="auto",
         help="interrupt controllers and timer; auto: when the image needs them",
     )  # fmt: skip
+    parser.add_argument(
+        "--private", action="store_true",
+        help="what the guest does not share is private; where the host has none of it: --host lab",
+    )  # fmt: skip
+    parser.add_argument(
+        "--expect-digest", type=_digest, metavar="HEX",
+        help="with --private: start no image whose launch digest is another (see pyvmm measure)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--implicit", choices=("honour", "refuse"), default="honour",
+        help="with --private: what happens to conversions that the guest did not announce",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say on standard error what is used, and why"
@@ -94,6 +124,8 @@ def command(options: argparse.Namespace) -> int:
             if options.console == "stdio" and file.is_same_regular_file(1):
                 raise _same_file(options.json, "standard output has the guest's console")
         result = trio.run(_run, config, options.console, options.verbose, ending, file)
+        if options.verbose:
+            _say_what_was_measured(result)
         _tell(result)
         if file is not None:
             _write_json(file, options.json, result)
@@ -127,6 +159,21 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         timeout=bare.timeout,
         irqchip=IrqchipPolicy(options.irqchip),
         host=HostChoice(options.host),
+        private=_private(options),
+    )
+
+
+def _private(options: argparse.Namespace) -> PrivateConfig | None:
+    if not options.private:
+        if options.expect_digest is not None:
+            raise UsageError(
+                "expect a launch digest", "nothing is measured", "give --private as well"
+            )
+        return None
+    return PrivateConfig(
+        firmware=bundled_guests.firmware(),
+        expected_digest=options.expect_digest,
+        implicit=ImplicitPolicy(options.implicit),
     )
 
 
@@ -149,7 +196,7 @@ async def _run(
     failure: Exception | None = None
     result: RunResult | None = None
     with ExitStack() as outer:
-        terminal = _Terminal() if console == "stdio" else None
+        terminal = RunTerminal() if console == "stdio" else None
         attach = _attachment(console, outer, terminal, json_file)
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
@@ -176,7 +223,7 @@ async def _run(
 
 
 def _attachment(
-    console: str, stack: ExitStack, terminal: _Terminal | None, json_file: OutputFile | None
+    console: str, stack: ExitStack, terminal: RunTerminal | None, json_file: OutputFile | None
 ) -> Attachment:
     from pyvmm.machine.console import attach
 
@@ -198,64 +245,8 @@ def _attachment(
     return target
 
 
-class _Terminal:
-    """Standard input, if it is the terminal that controls us: raw while the guest has it.
-
-    In the background nothing is read from it or set: it is somebody else's until SIGCONT.
-    """
-
-    def __init__(self) -> None:
-        self._raw: RawTerminal | None = None
-        self._monitor: Monitor | None = None
-        self._continued = trio.Event()
-        self.is_ours = False
-        self.job_signals: tuple[signal.Signals, ...] = ()
-        if os.isatty(0):
-            from pyvmm.machine.console.terminal import is_controlling_terminal
-
-            self.is_ours = is_controlling_terminal(0)
-        if self.is_ours:
-            self.job_signals = (signal.SIGTSTP, signal.SIGCONT)
-
-    def enter(self, machine: Machine, stack: ExitStack) -> None:
-        """Go raw until `stack` closes; keystrokes are `machine`'s from now on, or its monitor's."""
-        if not self.is_ours:
-            return
-        from pyvmm.machine.console.monitor import Monitor
-        from pyvmm.machine.console.terminal import raw_terminal
-
-        self._monitor = Monitor(machine, write_to_user)
-        self._raw = stack.enter_context(raw_terminal(0))
-
-    async def keys(self, data: bytes) -> bytes:
-        """What of the typed bytes is for the guest."""
-        return data if self._monitor is None else await self._monitor.keys(data)
-
-    async def wait_for_foreground(self) -> None:
-        """Wait, in the background, for a SIGCONT that brings us to the foreground."""
-        from pyvmm.machine.console.terminal import is_foreground_terminal
-
-        while not is_foreground_terminal(0):
-            self._continued = trio.Event()
-            await self._continued.wait()
-
-    def suspend(self) -> None:
-        """Stop this process as SIGTSTP asks, with the terminal as it was before."""
-        if self._raw is not None:
-            self._raw.restore()
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Take the terminal again after SIGCONT, if we were put into the foreground."""
-        from pyvmm.machine.console.terminal import is_foreground_terminal
-
-        if self._raw is not None and is_foreground_terminal(0):
-            self._raw.enter()
-        self._continued.set()
-
-
 async def _watch_signals(
-    signals: AsyncIterator[int], machine: Machine, terminal: _Terminal | None
+    signals: AsyncIterator[int], machine: Machine, terminal: RunTerminal | None
 ) -> None:
     async for number in signals:
         if terminal is not None and number == signal.SIGTSTP:
@@ -271,6 +262,11 @@ def _say_what_is_used(machine: Machine) -> None:
     write_to_user(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
 
 
+def _say_what_was_measured(result: RunResult) -> None:
+    if result.memory is not None and result.memory.launch is not None:
+        write_to_user(f"pyvmm: launch digest: {result.memory.launch.digest.hex()}\n")
+
+
 def _tell(result: RunResult) -> None:
     """The ending on standard error, unless the guest ended by itself with a status."""
     lines = []
@@ -280,6 +276,8 @@ def _tell(result: RunResult) -> None:
         lines.append(
             f"pyvmm: {result.console_bytes_unread} bytes of the guest's console were not read"
         )
+    if result.memory is not None:
+        lines.extend(f"pyvmm: {line}" for line in result.memory.lines())
     for report in result.reports:
         lines.extend(report.lines())
     if lines:
