@@ -30,9 +30,14 @@ def claim_of(gpa: int, data: bytes | memoryview, what: str) -> Claim:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The part of an image that goes to memory as it is, and how it wants to be entered."""
+    """The part of an image that goes to memory as it is, and how it wants to be entered.
+
+    `private_entry` and `start_info` are as in `pyvmm.boot.plan.BootPlan`.
+    """
 
     protocol: BootProtocol
     claims: tuple[Claim, ...]
     entry: EntryState
     needs: GuestNeed | None
+    private_entry: int | None = None
+    start_info: int | None = None

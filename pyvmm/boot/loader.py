@@ -200,7 +200,14 @@ def _checked_plan(
     placements = tuple(
         Placement(claim.range.start, claim.data, claim.what) for claim in ordered if claim.data
     )
-    return BootPlan(kernel.protocol, placements, kernel.entry, kernel.needs)
+    return BootPlan(
+        kernel.protocol,
+        placements,
+        kernel.entry,
+        kernel.needs,
+        kernel.private_entry,
+        kernel.start_info,
+    )
 
 
 def _page_below(gpa: int) -> int:

@@ -45,10 +45,13 @@ class BootPlan:
     """Everything that a machine needs from an image.
 
     Placements lie within usable RAM and do not overlap. `needs` is None where the image does not
-    say: whoever builds the machine decides.
+    say: whoever builds the machine decides. `private_entry` and `start_info` (GPAs) are where the
+    firmware enters it after a private launch, and what it is then given; None: not made for that.
     """
 
     protocol: BootProtocol
     placements: tuple[Placement, ...]
     entry: EntryState
     needs: GuestNeed | None
+    private_entry: int | None = None
+    start_info: int | None = None

@@ -81,13 +81,31 @@ def needs_of(elf: ElfImage, attempt: str) -> GuestNeed | None:
     return needs
 
 
+def private_entry_of(elf: ElfImage, attempt: str) -> int | None:
+    """The GPA where the firmware enters after a private launch, None where the image has no note.
+
+    Raises `ImageError` for a broken note, and for one that contradicts another.
+    """
+    entries: set[int] = set()
+    for note in _notes(elf, PYVMM_NOTE, PRIVATE_ENTRY):
+        if len(note.descriptor) != 8:
+            size = len(note.descriptor)
+            raise ImageError(attempt, f"its note of a private entry holds {size} bytes, not 8")
+        entries.add(int.from_bytes(note.descriptor, "little"))
+    if len(entries) > 1:
+        raise ImageError(attempt, "it has notes of private entries that contradict each other")
+    return entries.pop() if entries else None
+
+
 def pvh_kernel(elf: ElfImage, entry: int, attempt: str) -> Kernel:
-    """The kernel to be entered at GPA `entry` by the PVH ABI. Raises `ImageError` (needs note)."""
+    """The kernel to be entered at GPA `entry` by the PVH ABI. Raises `ImageError` (its notes)."""
     return Kernel(
         BootProtocol.PVH,
         tuple(segment.claim for segment in elf.segments),
         EntryState(Regs(rbx=PVH_START_INFO, rip=entry), protected_mode()),
         needs_of(elf, attempt),
+        private_entry_of(elf, attempt),
+        PVH_START_INFO,
     )
 
 

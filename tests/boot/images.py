@@ -59,6 +59,11 @@ def needs_note(bits: int) -> bytes:
     return note(b"pyvmm", 1, bits.to_bytes(4, "little"))
 
 
+def private_note(entry: int) -> bytes:
+    """Our own note of where the firmware enters."""
+    return note(b"pyvmm", 2, entry.to_bytes(8, "little"))
+
+
 def multiboot_header(flags: int = 0, addresses: Sequence[int] = (), checksum: int = 0) -> bytes:
     """A Multiboot 1 header; `checksum` is added to the right one."""
     magic = 0x1BADB002

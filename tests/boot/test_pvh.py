@@ -8,10 +8,22 @@ import pytest
 
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol, GuestNeed
+from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import DescriptorTable, Regs
 from pyvmm.memory.layout import COMMAND_LINE, GIB, MIB, MemoryLayout, RangeKind
 
-from .images import ENTRY, HLT, Segment, elf, multiboot_header, needs_note, note, pvh, pvh_note
+from .images import (
+    ENTRY,
+    HLT,
+    Segment,
+    elf,
+    multiboot_header,
+    needs_note,
+    note,
+    private_note,
+    pvh,
+    pvh_note,
+)
 from .soundness import assert_sound
 from .test_tables import decode_descriptor
 
@@ -128,13 +140,33 @@ def test_any_view_of_bytes_is_an_image() -> None:
         (needs_note(0), GuestNeed(0)),
         (needs_note(1), GuestNeed.INTERRUPTS),
         (needs_note(0) + needs_note(1), GuestNeed.INTERRUPTS),
-        (note(b"pyvmm", 2, b"\1\0\0\0"), None),
+        (note(b"pyvmm", 3, b"\1\0\0\0"), None),
         (note(b"pyvmmm", 1, b"\1\0\0\0"), None),
     ],
 )
 def test_needs_note(notes: bytes, needs: GuestNeed | None) -> None:
     assert plan_boot(pvh(notes=pvh_note() + notes), LAYOUT).needs == needs
     assert plan_boot(pvh(notes=notes + pvh_note()), LAYOUT).needs == needs
+
+
+def test_private_entry_note() -> None:
+    plan = plan_boot(pvh(), LAYOUT)
+    assert (plan.private_entry, plan.start_info) == (None, 0x6000)
+    private = plan_boot(pvh(notes=pvh_note() + private_note(0x1_2345_6789)), LAYOUT)
+    assert (private.private_entry, private.start_info) == (0x1_2345_6789, 0x6000)
+    assert (private.entry, private.placements[0]) == (plan.entry, plan.placements[0])
+
+
+@pytest.mark.parametrize(
+    ("notes", "cause"),
+    [
+        (note(b"pyvmm", 2, bytes(4)), "its note of a private entry holds 4 bytes, not 8"),
+        (private_note(1) + private_note(2), "notes of private entries that contradict each other"),
+    ],
+)
+def test_broken_private_entry_notes(notes: bytes, cause: str) -> None:
+    with pytest.raises(ImageError, match=cause):
+        plan_boot(pvh(notes=pvh_note() + notes), LAYOUT)
 
 
 def test_other_notes_do_not_matter() -> None:
