@@ -61,14 +61,16 @@ lab-kernel: $(INSTALLED) ## build the lab's kernel into the user's cache, unless
 	$(BIN)/pyvmm lab build
 
 .PHONY: guests
-guests: ## build the guest images and the lab's first process
+guests: ## build the guest images, the firmware and the lab's first process
 	@./setup-system build
 	@$(MAKE) -s -C guest
+	@$(MAKE) -s -C firmware
 	@$(MAKE) -s -C pyvmm/lab/guest
 
 .PHONY: clean
 clean: ## remove everything that was built, the virtual environments included
 	$(MAKE) -s -C guest clean
+	$(MAKE) -s -C firmware clean
 	$(MAKE) -s -C pyvmm/lab/guest clean
 	rm -rf .venv .venv-oldest build dist *.egg-info pyvmm/hosts/kvm/_kvm.c pyvmm/hosts/kvm/*.so
 

@@ -1,4 +1,4 @@
-"""Builds what setuptools cannot: the cffi extension and the guest images."""
+"""Builds what setuptools cannot: the cffi extension, the guest images and the firmware."""
 
 import os
 import subprocess
@@ -11,10 +11,10 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithGuests(build_py):
-    """Builds the guest images and the lab's first process: package data of an ordinary install.
+    """Builds guest images, firmware and the lab's first process: data of an ordinary install.
 
-    An editable install uses guest/build in the checkout instead, so that a rebuilt guest is used
-    at once.
+    An editable install uses guest/build and firmware/build in the checkout instead, so that what is
+    rebuilt is used at once.
     """
 
     def run(self) -> None:
@@ -24,11 +24,12 @@ class BuildWithGuests(build_py):
             return
         images = Path(self.build_lib).resolve() / "pyvmm" / "images"
         images.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["make", "-s", "-C", ROOT / "guest", f"OUT={images}"],
-            check=True,
-            env={**os.environ, "MAKEFLAGS": ""},
-        )
+        for part in ("guest", "firmware"):
+            subprocess.run(
+                ["make", "-s", "-C", ROOT / part, f"OUT={images}"],
+                check=True,
+                env={**os.environ, "MAKEFLAGS": ""},
+            )
         init = Path(self.build_lib).resolve() / "pyvmm" / "lab" / "guest" / "build" / "init"
         subprocess.run(
             ["make", "-s", "-C", ROOT / "pyvmm" / "lab" / "guest", f"OUT={init}"],

@@ -1,7 +1,7 @@
-"""The guest images that come with pyvmm, and where they are.
+"""The guest images and the firmware that come with pyvmm, and where they are.
 
-An installed package has them in ``pyvmm/images``; a checkout in ``guest/build``, where ``make``
-puts them.
+An installed package has them in ``pyvmm/images``; a checkout in ``guest/build`` and
+``firmware/build``, where ``make`` puts them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import HostLacksError
+from pyvmm.memory.layout import FIRMWARE_SIZE
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE / "images", _PACKAGE.parent / "guest" / "build")
 _SUFFIX = ".img"
+_FIRMWARE_PLACES = (_PACKAGE / "images", _PACKAGE.parent / "firmware" / "build")
+_FIRMWARE = "firmware.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,21 @@ def all_guests() -> list[BundledGuest]:
     """Every bundled guest, by name."""
     paths = sorted(directory().glob(f"*{_SUFFIX}"))
     return [BundledGuest(path.name.removesuffix(_SUFFIX), path) for path in paths]
+
+
+def firmware() -> bytes:
+    """The firmware of a private launch, `FIRMWARE_SIZE` bytes (``firmware/README.md``).
+
+    Raises `HostLacksError` when it was never built, or not to its end.
+    """
+    attempt = "find the bundled firmware"
+    remedy = "run make guests in the checkout"
+    for place in _FIRMWARE_PLACES:
+        with suppress(FileNotFoundError):
+            content = (place / _FIRMWARE).read_bytes()
+            if len(content) != FIRMWARE_SIZE:
+                raise HostLacksError(
+                    attempt, f"it has {len(content)} bytes, not {FIRMWARE_SIZE}", remedy
+                )
+            return content
+    raise HostLacksError(attempt, "it has not been built", remedy)
