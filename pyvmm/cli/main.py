@@ -75,6 +75,13 @@ def _load_guests(parser: argparse.ArgumentParser) -> Command:
     return guests.command
 
 
+def _load_measure(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import measure
+
+    measure.add_arguments(parser)
+    return measure.command
+
+
 def _load_lab(parser: argparse.ArgumentParser) -> Command:
     from pyvmm.cli import lab
 
@@ -91,6 +98,7 @@ def _load_doctor(parser: argparse.ArgumentParser) -> Command:
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
     "run": ("Boot a guest image; end with its exit status.", _load_run),
+    "measure": ("Say which launch digest a private run of a guest comes to.", _load_measure),
     "guests": ("List the bundled guest images.", _load_guests),
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),

@@ -14,10 +14,10 @@ import trio
 from pyvmm import bundled_guests
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
+from pyvmm.cli.guest_options import add_guest_arguments, read_guest
 from pyvmm.cli.run_terminal import RunTerminal
-from pyvmm.cli.sizes import parse_size
 from pyvmm.cli.standard_error import write_to_user
-from pyvmm.errors import GUEST_STATUS_MAX, NoInputError, SystemCallError, UsageError
+from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
 from pyvmm.machine.config import (
     HostChoice,
     ImplicitPolicy,
@@ -25,7 +25,6 @@ from pyvmm.machine.config import (
     MachineConfig,
     PrivateConfig,
 )
-from pyvmm.machine.image_file import read_image
 from pyvmm.machine.machine import Attachment, Machine
 
 if TYPE_CHECKING:
@@ -64,13 +63,8 @@ def _digest(text: str) -> bytes:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.epilog = _EPILOG
-    parser.add_argument("image", metavar="IMAGE", help="a file, or a bundled guest's name")
-    parser.add_argument(
-        "-m", "--memory", type=parse_size, default=256 << 20, metavar="SIZE", help="256M, 2G, ..."
-    )
+    add_guest_arguments(parser)
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help="number of vCPUs")
-    parser.add_argument("--append", default="", metavar="TEXT", help="the guest's command line")
-    parser.add_argument("--initrd", type=Path, metavar="FILE", help="an initial RAM disk")
     parser.add_argument(
         "--host",
         choices=[*(choice.value for choice in HostChoice), "lab"],
@@ -141,21 +135,16 @@ def _in_lab(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> MachineConfig:
-    if "\0" in options.append:
-        raise UsageError("pass on the command line", "it has a zero byte in it", "leave that out")
-    if not options.image:
-        raise NoInputError(
-            "read the image", "its name is empty", "give a path, or a name that pyvmm guests lists"
-        )
     # Checked before any file is read, so that a bad number is not hidden behind a long read.
     bare = MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=options.timeout)
+    guest = read_guest(options)
     return MachineConfig(
-        image=read_image(_image_path(options.image), bare.memory),
-        name=str(options.image),
+        image=guest.image,
+        name=guest.name,
         memory=bare.memory,
         cpus=bare.cpus,
-        command_line=os.fsencode(options.append),
-        initrd=read_image(options.initrd, bare.memory) if options.initrd else None,
+        command_line=guest.command_line,
+        initrd=guest.initrd,
         timeout=bare.timeout,
         irqchip=IrqchipPolicy(options.irqchip),
         host=HostChoice(options.host),
@@ -175,15 +164,6 @@ def _private(options: argparse.Namespace) -> PrivateConfig | None:
         expected_digest=options.expect_digest,
         implicit=ImplicitPolicy(options.implicit),
     )
-
-
-def _image_path(image: str) -> Path:
-    """The file that is meant: one of that name, or a bundled guest's. A folder is neither."""
-    path = Path(image)
-    if os.path.lexists(path) and not path.is_dir():
-        return path
-    bundled = bundled_guests.find(image)
-    return bundled.path if bundled else path
 
 
 async def _run(

@@ -1,0 +1,61 @@
+"""The options that say which guest: what ``run`` boots is what ``measure`` measures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyvmm import bundled_guests
+from pyvmm.cli.sizes import parse_size
+from pyvmm.errors import NoInputError, UsageError
+from pyvmm.machine.image_file import read_image
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInput:
+    """What boots: the files' bytes, the command line without its zero byte, a name for messages."""
+
+    name: str
+    image: bytes
+    command_line: bytes
+    initrd: bytes | None
+
+
+def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
+    """IMAGE, --memory, --append, --initrd."""
+    parser.add_argument("image", metavar="IMAGE", help="a file, or a bundled guest's name")
+    parser.add_argument(
+        "-m", "--memory", type=parse_size, default=256 << 20, metavar="SIZE", help="256M, 2G, ..."
+    )
+    parser.add_argument("--append", default="", metavar="TEXT", help="the guest's command line")
+    parser.add_argument("--initrd", type=Path, metavar="FILE", help="an initial RAM disk")
+
+
+def read_guest(options: argparse.Namespace) -> GuestInput:
+    """What the options name, read; no file may be longer than the guest's memory.
+
+    Raises `UsageError`, and whatever `pyvmm.machine.image_file.read_image` raises.
+    """
+    if "\0" in options.append:
+        raise UsageError("pass on the command line", "it has a zero byte in it", "leave that out")
+    if not options.image:
+        raise NoInputError(
+            "read the image", "its name is empty", "give a path, or a name that pyvmm guests lists"
+        )
+    return GuestInput(
+        name=str(options.image),
+        image=read_image(_image_path(options.image), options.memory),
+        command_line=os.fsencode(options.append),
+        initrd=read_image(options.initrd, options.memory) if options.initrd else None,
+    )
+
+
+def _image_path(image: str) -> Path:
+    """The file that is meant: one of that name, or a bundled guest's. A folder is neither."""
+    path = Path(image)
+    if os.path.lexists(path) and not path.is_dir():
+        return path
+    bundled = bundled_guests.find(image)
+    return bundled.path if bundled else path
