@@ -26,13 +26,14 @@ LEVELS = (
     "lifetime",
     "memory",
     "hosts",
+    "rules",
     "errors",
 )
 """Rooms from the top down: a room imports from below itself only."""
 
 OUTSIDE_THE_ORDER = {"pyvmm/__init__.py", "pyvmm/__main__.py", "pyvmm/bundled_guests.py"}
 
-PURE = ("memory", "boot", "devices", "lifetime", "errors")
+PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors")
 PURE_HOST_MODULES = ("registers", "exits", "capabilities", "interface")
 EFFECTS = {
     "os", "mmap", "cffi", "trio", "socket", "subprocess", "threading", "signal", "fcntl", "time",

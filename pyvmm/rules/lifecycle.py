@@ -1,0 +1,111 @@
+"""Who holds whom: what creating, binding, closing and freeing do, as data.
+
+A design is a table: for each `Event` the `Effect`s that it has, in order. `FILE_PINS_VM` is what
+Linux does. The interpreter of such a table decides nothing by itself, so that leaving one effect
+out is a fault that shows (`pyvmm.lifetime` looks for it), and a software host and the explorer
+follow the same table.
+
+An object is freed when its last reference is dropped: that is `RELEASE_FILE` for a file, `FREE_VM`
+for a VM. Descriptors and mappings hold one reference each: a descriptor its file or VM, a mapping
+its file. An inode goes with its last file (`EVICT_INODE`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Event(enum.Enum):
+    """What happens to an object."""
+
+    CREATE_FILE = "a guest_memfd is created"
+    LINK_FILE = "a second file is made for the inode of a first"
+    BIND = "a memslot is bound to a file"
+    UNBIND = "a memslot is deleted"
+    RELEASE_FILE = "a file's last reference is dropped"
+    FREE_VM = "a VM's last reference is dropped"
+    EVICT_INODE = "an inode's last file is gone"
+    PUNCH_HOLE = "pages of a file are punched out"
+
+
+class Effect(enum.Enum):
+    """One thing that an event does."""
+
+    FILE_NAMES_VM = "the file's VM pointer is set to the VM that creates it"
+    FILE_TAKES_VM = "the file takes a reference on its VM"
+    SLOT_NAMES_FILE = "the slot's file pointer is set"
+    SLOT_TAKES_FILE = "the slot takes a reference on the file"
+    FILE_NAMES_SLOT = "the slot is stored in the file's bindings"
+    FIRST_BINDING_NAMES_VM = "where the file has no VM, its VM pointer is set to the slot's VM"
+    FIRST_BINDING_OWNS_INODE = "where the inode has no owner, the slot's VM becomes it, by identity"
+    FOREIGN_BINDING_ZEROES = "where another VM's contents are in the file, all its pages are zeroed"
+    ZAP_SLOT = "the guest's mappings of the slot are removed"
+    FILE_FORGETS_SLOT = "the slot is removed from the file's bindings"
+    LAST_UNBINDING_FORGETS_VM = "where no binding is left, the file's VM pointer is cleared"
+    LAST_UNBINDING_ZEROES = "where no binding is left, all pages of the file are zeroed"
+    SLOT_DROPS_FILE = "the slot drops its reference on the file"
+    SLOT_GOES = "the slot is freed"
+    SLOTS_FORGET_FILE = "the file pointer of every bound slot is cleared"
+    ZAP_BOUND_SLOTS = "the guest's mappings of every bound slot are removed"
+    FORGET_BINDINGS = "the file's bindings are destroyed"
+    FILE_DROPS_VM = "the file drops its reference on its VM"
+    DELETE_SLOTS = "every slot of the VM is deleted, as in an unbinding"
+    FREE_PAGES = "the inode's pages are given back"
+    ZAP_PAGES = "the guests' mappings of the pages are removed"
+    FREE_PUNCHED_PAGES = "the pages are given back"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """A design: its effects by event. `without` seeds a fault."""
+
+    name: str
+    effects: Mapping[Event, tuple[Effect, ...]]
+
+    def of(self, event: Event) -> tuple[Effect, ...]:
+        """What `event` does, in order."""
+        return self.effects.get(event, ())
+
+    def without(self, event: Event, effect: Effect) -> Lifecycle:
+        """The same design with one effect of one event forgotten."""
+        left = tuple(each for each in self.of(event) if each is not effect)
+        return Lifecycle(
+            f"{self.name} without {effect.name} at {event.name}", {**self.effects, event: left}
+        )
+
+    def rules(self) -> tuple[tuple[Event, Effect], ...]:
+        """Every (event, effect): what the design consists of."""
+        return tuple((event, effect) for event in Event for effect in self.of(event))
+
+
+SHARED_EFFECTS: Mapping[Event, tuple[Effect, ...]] = {
+    Event.EVICT_INODE: (Effect.FREE_PAGES,),
+    Event.PUNCH_HOLE: (Effect.ZAP_PAGES, Effect.FREE_PUNCHED_PAGES),
+    Event.FREE_VM: (Effect.DELETE_SLOTS,),
+}
+"""What does not depend on who pins whom."""
+
+FILE_PINS_VM = Lifecycle(
+    "file-pins-vm",
+    {
+        **SHARED_EFFECTS,
+        # __kvm_gmem_create: kvm_get_kvm(kvm); f->kvm = kvm
+        Event.CREATE_FILE: (Effect.FILE_NAMES_VM, Effect.FILE_TAKES_VM),
+        Event.LINK_FILE: (Effect.FILE_NAMES_VM, Effect.FILE_TAKES_VM),
+        # kvm_gmem_prepare_memory_region, kvm_gmem_commit_memory_region; the reference that fget
+        # took is dropped in kvm_set_memory_region: "The file pins KVM, not the other way 'round"
+        Event.BIND: (Effect.SLOT_NAMES_FILE, Effect.FILE_NAMES_SLOT),
+        # kvm_arch_flush_shadow_memslot, kvm_gmem_unbind, kvm_free_memslot
+        Event.UNBIND: (Effect.ZAP_SLOT, Effect.FILE_FORGETS_SLOT, Effect.SLOT_GOES),
+        # kvm_gmem_release
+        Event.RELEASE_FILE: (
+            Effect.SLOTS_FORGET_FILE,
+            Effect.ZAP_BOUND_SLOTS,
+            Effect.FORGET_BINDINGS,
+            Effect.FILE_DROPS_VM,
+        ),
+    },
+)
+"""Linux: the file takes a reference on its VM at creation and drops it at release."""
