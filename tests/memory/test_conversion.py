@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import ConversionRefusedError, ExitCode
@@ -98,6 +98,7 @@ class Kernel:
         return PageState.PRIVATE if self.memory[page].two_sided else PageState.WITHHELD
 
 
+@settings(deadline=None)
 @given(
     table=tables(),
     first=st.integers(-2, 40),
@@ -159,6 +160,7 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
             assert (page in after.device) == (page in before.device)
 
 
+@settings(deadline=None)
 @given(table=tables(), first=st.integers(0, 20), count=st.integers(1, 20), chunk=st.integers(1, 9))
 def test_chunks_cover_the_range_once_and_each_is_complete(
     table: RegionTable, first: int, count: int, chunk: int
@@ -187,6 +189,7 @@ def test_chunks_cover_the_range_once_and_each_is_complete(
         assert position == first + count
 
 
+@settings(deadline=None)
 @given(gpa=U64, size=st.integers(-PAGE_SIZE, 1 << 76), to=st.sampled_from(Side))
 def test_no_numbers_of_a_guest_make_the_planner_fail(gpa: int, size: int, to: Side) -> None:
     found = plan(request(gpa, size, to), REGIONS)
@@ -321,6 +324,8 @@ def test_an_aligned_chunk_is_not_cut() -> None:
     assert [step.range for step in found.steps] == [GpaRange(GIB, 2 * GIB)] * 3
 
 
+@example(gpa=0, count=1 << 52, attributes=0x20, rest=[0, 0, 0])
+@settings(deadline=None)
 @given(gpa=U64, count=U64, attributes=U64, rest=st.lists(U64, min_size=3, max_size=3))
 def test_a_hypercall_says_pages_and_bit_4(
     gpa: int, count: int, attributes: int, rest: list[int]

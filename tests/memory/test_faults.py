@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.memory.conversion import ConversionPlan, ConversionRequest, Origin, Side, plan
@@ -114,6 +114,7 @@ def test_an_access_that_is_only_partly_memory_is_impossible() -> None:
 page_states = st.lists(st.sampled_from(PageState), min_size=16, max_size=16)
 
 
+@settings(deadline=None)
 @given(
     given_states=page_states,
     first=st.integers(0, 15),

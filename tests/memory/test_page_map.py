@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE, GpaRange
@@ -113,6 +113,7 @@ def many_runs(draw: st.DrawFn) -> list[PageRun]:
     return runs
 
 
+@settings(deadline=None)
 @given(runs=many_runs(), data=st.data())
 def test_any_map_is_bounded_and_points_at_its_mark_once(
     runs: list[PageRun], data: st.DataObject

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     rule,
     run_state_machine_as_test,
@@ -35,6 +36,12 @@ class AgainstADictionary(RuleBasedStateMachine):
         super().__init__()
         self.states = PageStates()
         self.naive: dict[int, PageState] = {}
+
+    @initialize(full=st.booleans())
+    def begin(self, full: bool) -> None:
+        # Most random changes meet a page without memory, and then change nothing.
+        if full:
+            self.add(0, PAGES, PageState.SHARED)
 
     @rule(first=firsts, count=counts, state=any_state)
     def add(self, first: int, count: int, state: PageState) -> None:
@@ -148,6 +155,7 @@ def test_runs_are_those_of_the_call() -> None:
     assert list(runs) == [PageRun(pages(0, 4), PageState.SHARED)]
 
 
+@settings(deadline=None)
 @given(order=st.permutations(range(64)))
 def test_what_was_split_joins_again(order: list[int]) -> None:
     states = PageStates()
@@ -155,6 +163,15 @@ def test_what_was_split_joins_again(order: list[int]) -> None:
     for page in order:
         states.set(pages(page, 1), PageState.SHARED)
     assert states.snapshot() == (PageRun(pages(0, 64), PageState.SHARED),)
+
+
+def test_a_run_takes_in_what_lies_within_and_behind_it() -> None:
+    states = PageStates()
+    states.add(pages(0, 9), PageState.PRIVATE)
+    states.set(pages(2, 1), PageState.SHARED)
+    states.set(pages(4, 1), PageState.WITHHELD)
+    states.set(pages(1, 4), PageState.PRIVATE)
+    assert states.snapshot() == (PageRun(pages(0, 9), PageState.PRIVATE),)
 
 
 def test_the_whole_address_space_can_be_asked_about() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import InternalError
@@ -31,6 +31,7 @@ def tables(draw: st.DrawFn) -> RegionTable:
     return table
 
 
+@settings(deadline=None)
 @given(table=tables(), first=st.integers(-3, 42), size=st.integers(-2, 42))
 def test_parts_are_the_range_and_nothing_else(table: RegionTable, first: int, size: int) -> None:
     owner = {
@@ -54,6 +55,7 @@ def test_parts_are_the_range_and_nothing_else(table: RegionTable, first: int, si
     assert [one for one, _ in parts] == list(dict.fromkeys(owner[page] for page in wanted))
 
 
+@settings(deadline=None)
 @given(table=tables(), page=st.integers(-2, 42), offset=st.sampled_from([0, 1, PAGE_SIZE - 1]))
 def test_at_agrees_with_a_search(table: RegionTable, page: int, offset: int) -> None:
     gpa = page * PAGE_SIZE + offset
@@ -61,6 +63,7 @@ def test_at_agrees_with_a_search(table: RegionTable, page: int, offset: int) -> 
     assert table.at(gpa) == (found[0] if found else None)
 
 
+@settings(deadline=None)
 @given(table=tables(), data=st.data())
 def test_a_region_goes_and_comes_back(table: RegionTable, data: st.DataObject) -> None:
     if not table.regions:
