@@ -8,11 +8,14 @@ from contextlib import ExitStack
 
 import pytest
 
+from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.registers import Regs
 
+from . import private_guest as private
 from .flat_guest import ENTRY, RAM_SIZE, FlatGuest, MakeGuest, enter_at
 
 RUNAWAY_SECONDS = 20
@@ -26,23 +29,28 @@ def system() -> Iterator[System]:
 
 
 @pytest.fixture
-def guest(system: System) -> Iterator[MakeGuest]:
-    """Makes a guest that will run `code`; `prepare` sees the VM before its first vCPU.
-
-    A guest that runs away is kicked in the end, so that its test fails and does not hang.
-    """
-    made: list[FlatGuest] = []
+def watched() -> Iterator[list[Vcpu]]:
+    """vCPUs that are kicked in the end, so that a runaway guest's test fails and does not hang."""
+    vcpus: list[Vcpu] = []
 
     def kick_all() -> None:
-        for one in made:
-            one.vcpu.kick()
+        for vcpu in vcpus:
+            vcpu.kick()
 
     watchdog = threading.Timer(RUNAWAY_SECONDS, kick_all)
     watchdog.daemon = True
     watchdog.start()
+    try:
+        yield vcpus
+    finally:
+        watchdog.cancel()
+        watchdog.join()
+
+
+@pytest.fixture
+def guest(system: System, watched: list[Vcpu]) -> Iterator[MakeGuest]:
+    """Makes a guest that will run `code`; `prepare` sees the VM before its first vCPU."""
     with ExitStack() as owned:
-        owned.callback(watchdog.join)
-        owned.callback(watchdog.cancel)
 
         def make(
             code: bytes,
@@ -59,7 +67,31 @@ def guest(system: System) -> Iterator[MakeGuest]:
             enter_at(vcpu, regs)
             guest = FlatGuest(vm, vcpu, ram)
             guest.write(ENTRY, code)
-            made.append(guest)
+            watched.append(vcpu)
+            return guest
+
+        yield make
+
+
+@pytest.fixture
+def private_guest(system: System, watched: list[Vcpu]) -> Iterator[private.MakePrivateGuest]:
+    """Makes a guest with private memory that will run `code`; skips where the host has none."""
+    if not private.has_private_memory(system):
+        pytest.skip("this host has no private memory")
+    with ExitStack() as owned:
+
+        def make(code: bytes = b"") -> private.PrivateGuest:
+            vm = owned.enter_context(system.create_vm(VmType.SW_PROTECTED))
+            ram = owned.enter_context(system.map_anonymous(private.RAM_SIZE))
+            size = private.FILE_OFFSET + private.RAM_SIZE
+            file = owned.enter_context(vm.create_guest_memfd(size))
+            vm.set_memslot(private.two_sided_slot(ram, file))
+            vm.enable_hypercall_exits(1 << private.MAP_GPA_RANGE)
+            vcpu = owned.enter_context(vm.create_vcpu(0))
+            vcpu.use_host_cpuid()
+            guest = private.PrivateGuest(vm, vcpu, ram, file)
+            private.load(guest, code)
+            watched.append(vcpu)
             return guest
 
         yield make

@@ -23,7 +23,7 @@ _HEADERS = (
     "calls.h",
 )
 """For the compiler and for cffi alike, each after what it needs."""
-_SOURCES = ("posted.c", "conversions.c", "history.c", "run.c", "calls.c")
+_SOURCES = ("posted.c", "conversions.c", "history.c", "exit_code.c", "run.c", "calls.c")
 
 
 def _here() -> Path:

@@ -11,10 +11,12 @@
 #define KVM_EXIT_IO 2
 #define KVM_EXIT_HYPERCALL 3
 #define KVM_EXIT_MMIO 6
+#define KVM_EXIT_INTERNAL_ERROR 17
 #define KVM_EXIT_X86_RDMSR 29
 #define KVM_EXIT_X86_WRMSR 30
 #define KVM_EXIT_MEMORY_FAULT 39
 #define KVM_EXIT_IO_OUT 1
+#define KVM_INTERNAL_ERROR_EMULATION 1
 #endif
 
 #define PYVMM_RECORDS 32
@@ -39,6 +41,8 @@ struct pyvmm_history {
     uint64_t interrupted;
     uint64_t posted_writes;
     uint64_t posted_reads;
+    uint64_t conversions;
+    uint64_t hypercalls_completed;
 };
 
 /* Records the exit in `run`; its details only when it is `sound`. */

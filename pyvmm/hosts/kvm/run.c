@@ -20,11 +20,15 @@ struct pyvmm_vcpu {
     struct kvm_run *run; /* NULL once closed; changes under `lock` */
     uint64_t run_size;
     struct pyvmm_posted *posted;
+    struct pyvmm_conversions *conversions;
     int kicked; /* set under `lock`, consumed by the run loop */
     /* kvm_run holds an exit that nobody has seen yet: KVM_RUN must not be called, because it would
      * complete an access that was not performed. */
     bool undelivered;
     bool delivered; /* kvm_run holds an exit that was returned and not answered yet */
+    bool finishes_hypercalls; /* see pyvmm_vcpu_finish_hypercalls */
+    bool in_hypercall;        /* the next KVM_RUN goes on after the hypercall at this address: */
+    uint64_t hypercall_rip;
     pthread_mutex_t lock;
     bool running; /* under `lock`: `thread` is inside pyvmm_vcpu_run */
     bool unblocked; /* the kick signal is not blocked in `thread` */
@@ -50,7 +54,8 @@ static void install_handler(void)
 }
 
 struct pyvmm_vcpu *pyvmm_vcpu_new(int fd, struct kvm_run *run, uint64_t run_size,
-                                  struct pyvmm_posted *posted)
+                                  struct pyvmm_posted *posted,
+                                  struct pyvmm_conversions *conversions)
 {
     static pthread_once_t handler_installed = PTHREAD_ONCE_INIT;
     pthread_once(&handler_installed, install_handler);
@@ -65,8 +70,15 @@ struct pyvmm_vcpu *pyvmm_vcpu_new(int fd, struct kvm_run *run, uint64_t run_size
     vcpu->run = run;
     vcpu->run_size = run_size;
     vcpu->posted = posted;
+    vcpu->conversions = conversions;
     pthread_mutex_init(&vcpu->lock, NULL);
     return vcpu;
+}
+
+void pyvmm_vcpu_finish_hypercalls(struct pyvmm_vcpu *vcpu)
+{
+    vcpu->finishes_hypercalls = true;
+    vcpu->run->kvm_valid_regs |= PYVMM_SYNC_REGS;
 }
 
 int pyvmm_vcpu_close(struct pyvmm_vcpu *vcpu)
@@ -142,72 +154,76 @@ static void end_run(struct pyvmm_vcpu *vcpu)
     pthread_mutex_unlock(&vcpu->lock);
 }
 
-static bool io_is_sound(const struct kvm_run *run, uint64_t run_size)
-{
-    uint64_t size = run->u.io.size;
-    uint64_t offset = run->u.io.data_offset;
-    return (size == 1 || size == 2 || size == 4) && offset >= sizeof(struct kvm_run) &&
-           offset <= run_size && size * run->u.io.count <= run_size - offset;
-}
+/* What became of an exit that need not go to Python. */
+enum taking { LEFT, TAKEN, NO_ROOM };
 
-int64_t pyvmm_exit_code(const struct kvm_run *run, uint64_t run_size, int run_errno)
-{
-    uint32_t reason = run->exit_reason;
-    /* With an error the reason is what an earlier run left behind, except for this one pair. */
-    if (run_errno == EFAULT || run_errno == EHWPOISON) {
-        if (reason != KVM_EXIT_MEMORY_FAULT)
-            return -run_errno;
-        return run_errno == EFAULT ? PYVMM_FAULT_EFAULT : PYVMM_FAULT_EHWPOISON;
-    }
-    if (run_errno == EINTR || run_errno == EAGAIN)
-        return PYVMM_INTERRUPTED;
-    if (run_errno != 0)
-        return -run_errno;
-    if (reason == KVM_EXIT_MMIO && run->u.mmio.len > sizeof(run->u.mmio.data))
-        return PYVMM_BROKEN_RUN;
-    if (reason != KVM_EXIT_IO)
-        return reason;
-    if (!io_is_sound(run, run_size))
-        return PYVMM_BROKEN_RUN;
-    if (run->u.io.count != 1)
-        return reason;
-    int64_t code = PYVMM_PORT | run->u.io.port | (int64_t)run->u.io.size << 16;
-    if (run->u.io.direction == KVM_EXIT_IO_OUT) {
-        const uint8_t *data = (const uint8_t *)run + run->u.io.data_offset;
-        code |= 1LL << 24 | (int64_t)(pyvmm_little_endian(data, run->u.io.size) << 25);
-    }
-    return code;
-}
-
-/* What became of an exit that the posted rules may take. */
-enum posting { NOT_POSTED, POSTED, NO_ROOM };
-
-static enum posting post(struct pyvmm_vcpu *vcpu, int64_t code)
+static enum taking post(struct pyvmm_vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
-    if ((code & PYVMM_PORT) == 0 || code < 0 || run->u.io.size != 1)
-        return NOT_POSTED;
+    if (run->u.io.size != 1)
+        return LEFT;
     uint16_t rule = pyvmm_posted_rule(vcpu->posted, run->u.io.port);
     uint8_t *data = (uint8_t *)run + run->u.io.data_offset;
     if (run->u.io.direction == KVM_EXIT_IO_OUT) {
         if ((rule & PYVMM_POST_WRITE) == 0)
-            return NOT_POSTED;
+            return LEFT;
         if (!pyvmm_posted_push(vcpu->posted, run->u.io.port, *data))
             return NO_ROOM;
         vcpu->history.posted_writes++;
-        return POSTED;
+        return TAKEN;
     }
     if ((rule & PYVMM_POST_READ) == 0)
-        return NOT_POSTED;
+        return LEFT;
     *data = (uint8_t)rule;
     vcpu->history.posted_reads++;
-    return POSTED;
+    return TAKEN;
+}
+
+static enum taking take_hypercall(struct pyvmm_vcpu *vcpu)
+{
+    vcpu->in_hypercall = vcpu->finishes_hypercalls;
+    vcpu->hypercall_rip = vcpu->run->s.regs.regs.rip;
+    if (!pyvmm_conversions_take(vcpu->conversions, vcpu->run))
+        return LEFT;
+    vcpu->history.conversions++;
+    return TAKEN;
+}
+
+static enum taking take(struct pyvmm_vcpu *vcpu, int64_t code)
+{
+    if (code >= PYVMM_PORT)
+        return post(vcpu);
+    return code == KVM_EXIT_HYPERCALL ? take_hypercall(vcpu) : LEFT;
+}
+
+/*
+ * Where the processor does not tell KVM the next instruction's address, KVM decodes the hypercall
+ * to get past it (svm_skip_emulated_instruction), and it cannot decode code that is private: it has
+ * written RAX, but RIP stays. Both VMCALL and VMMCALL have three bytes.
+ */
+static bool go_past_hypercall(struct pyvmm_vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+    if (run->exit_reason != KVM_EXIT_INTERNAL_ERROR ||
+        run->u.internal.suberror != KVM_INTERNAL_ERROR_EMULATION ||
+        run->s.regs.regs.rip != vcpu->hypercall_rip)
+        return false;
+    run->s.regs.regs.rip += 3;
+    run->kvm_dirty_regs |= PYVMM_SYNC_REGS;
+    vcpu->history.hypercalls_completed++;
+    return true;
 }
 
 static int enter(struct pyvmm_vcpu *vcpu)
 {
     vcpu->delivered = false;
-    return ioctl(vcpu->fd, KVM_RUN, 0UL) == 0 ? 0 : errno;
+    int error = ioctl(vcpu->fd, KVM_RUN, 0UL) == 0 ? 0 : errno;
+    if (!vcpu->in_hypercall)
+        return error;
+    vcpu->in_hypercall = false;
+    if (error == 0 && go_past_hypercall(vcpu))
+        error = ioctl(vcpu->fd, KVM_RUN, 0UL) == 0 ? 0 : errno;
+    return error;
 }
 
 static int64_t interrupted(struct pyvmm_vcpu *vcpu)
@@ -233,14 +249,14 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
         }
         if (code < 0)
             return code;
-        enum posting posting = post(vcpu, code);
-        if (posting == NO_ROOM) {
+        enum taking taking = take(vcpu, code);
+        if (taking == NO_ROOM) {
             vcpu->undelivered = true;
             return PYVMM_POSTED_FULL;
         }
         vcpu->undelivered = false;
         pyvmm_history_add(&vcpu->history, vcpu->run, code != PYVMM_BROKEN_RUN);
-        if (posting == POSTED)
+        if (taking == TAKEN)
             continue;
         pyvmm_history_count(&vcpu->history, vcpu->run->exit_reason);
         vcpu->delivered = code != PYVMM_BROKEN_RUN;

@@ -183,7 +183,7 @@ class System(FdOwner):
     ) -> Vm:
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
-        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity)
+        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type)
 
     def map_anonymous(self, size: int) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd.

@@ -13,6 +13,7 @@ from pyvmm.hosts.interface import ExitRecord
 from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
 from pyvmm.hosts.kvm.constants import EXIT_NAMES
+from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.exits import code_cache, decode
 from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.posted import PostedRing
@@ -46,21 +47,31 @@ class Vcpu(VcpuState):
         index: int,
         run_size: int,
         posted: PostedRing,
+        conversions: FastConversions,
         *,
         host_cpuid: Callable[[int], CData],
         dirty_ring_size: int = 0,
+        finish_hypercalls: bool = False,
     ) -> None:
-        """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
+        """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
+
+        `finish_hypercalls`: get past those of private code, for which KVM_CAP_SYNC_REGS is needed.
+        """
         super().__init__(fd)
         self._dirty_ring_size = dirty_ring_size
         self.index = index
         self._posted = posted
+        self._conversions = conversions
+        self._own_sync = int(lib.PYVMM_SYNC_REGS) if finish_hypercalls else 0
+        self._synced = 0
         self._host_cpuid = host_cpuid
         try:
             attempt = f"map the run structure of vCPU {index}"
             hva = check(lib.pyvmm_map(fd, run_size, _MAP_SHARED, 0), attempt)
             self._run_structure = ffi.cast("struct kvm_run *", hva)
-            vcpu = lib.pyvmm_vcpu_new(fd, self._run_structure, run_size, posted.raw)
+            vcpu = lib.pyvmm_vcpu_new(
+                fd, self._run_structure, run_size, posted.raw, conversions.raw
+            )
             if vcpu == ffi.NULL:
                 lib.pyvmm_unmap(hva, run_size)
                 raise SystemCallError(attempt, ffi.errno, "out of memory")
@@ -70,6 +81,8 @@ class Vcpu(VcpuState):
         # Freed with the last reference and not by close(), so that a kick that comes too late
         # still finds its memory.
         self._vcpu: CData = ffi.gc(vcpu, lib.pyvmm_vcpu_free)
+        if finish_hypercalls:
+            lib.pyvmm_vcpu_finish_hypercalls(vcpu)
         self._run: Callable[[CData], int] = lib.pyvmm_vcpu_run
 
     def run(self) -> Exit:
@@ -121,9 +134,9 @@ class Vcpu(VcpuState):
         lib.pyvmm_vcpu_kick(self._vcpu)
 
     def complete(self) -> None:
-        """Let the kernel finish a pending port or MMIO access without entering the guest.
+        """Let the kernel finish a pending access or hypercall without entering the guest.
 
-        Registers show the access as done only afterwards (api.rst 5, "the kvm_run structure": a
+        Registers show it as done only afterwards (api.rst 5, "the kvm_run structure": a
         pending operation is completed by the next KVM_RUN, here one with immediate_exit set). An
         exit that the completion itself causes is returned by the next `run`. Raises
         `SystemCallError`.
@@ -135,7 +148,8 @@ class Vcpu(VcpuState):
 
         The capability's value is the mask of those that the host has.
         """
-        self._shared().kvm_valid_regs = int(registers)
+        self._synced = int(registers)
+        self._shared().kvm_valid_regs = self._synced | self._own_sync
 
     def synced(self) -> SyncedRegs:
         """What the last exit left, without a system call."""
@@ -143,7 +157,7 @@ class Vcpu(VcpuState):
         from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
 
         run = self._shared()
-        valid, regs = SyncRegs(run.kvm_valid_regs), run.s.regs
+        valid, regs = SyncRegs(self._synced), run.s.regs
         return SyncedRegs(
             decode_regs(regs.regs) if valid & SyncRegs.REGS else None,
             decode_sregs(regs.sregs) if valid & SyncRegs.SREGS else None,
@@ -274,7 +288,8 @@ class Vcpu(VcpuState):
         """Exits so far by the name of their reason, without those that there were none of.
 
         What ended no `run`, or ended it without an exit, is counted as "POSTED_WRITE",
-        "POSTED_READ" and "INTERRUPTED".
+        "POSTED_READ", "CONVERTED" (see `FastConversions`) and "INTERRUPTED"; a hypercall that the
+        kernel alone could not get past as "HYPERCALL_COMPLETED" too.
         """
         history = lib.pyvmm_vcpu_history(self._vcpu)
         most = int(lib.PYVMM_REASONS)
@@ -286,6 +301,8 @@ class Vcpu(VcpuState):
         counts[f"reason {most} or above"] = int(history.counts[most])
         counts["POSTED_WRITE"] = int(history.posted_writes)
         counts["POSTED_READ"] = int(history.posted_reads)
+        counts["CONVERTED"] = int(history.conversions)
+        counts["HYPERCALL_COMPLETED"] = int(history.hypercalls_completed)
         counts["INTERRUPTED"] = int(history.interrupted)
         return {name: count for name, count in counts.items() if count}
 

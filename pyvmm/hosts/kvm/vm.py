@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts import interface
-from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
+from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.binding import CData, call, ffi, lib, new
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.errors import KvmError
@@ -64,12 +64,15 @@ class Vm(VmInterrupts):
         run_size: int,
         host_cpuid: Callable[[int], CData],
         posted_capacity: int | None = None,
+        vm_type: VmType = VmType.DEFAULT,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
         super().__init__(fd)
         self._run_size = run_size
         self._host_cpuid = host_cpuid
+        self.vm_type = vm_type
         self._dirty_ring_size = 0
+        self._finish_hypercalls = False
         self._slot_sizes: dict[int, int] = {}
         try:
             self._posted = PostedRing(posted_capacity)
@@ -99,8 +102,15 @@ class Vm(VmInterrupts):
         call(ioctls.ENABLE_CAP, self.fd, raw, described)
 
     def enable_hypercall_exits(self, mask: int) -> None:
-        """Hand hypercalls to user space: a mask of 1 << number (KVM_CAP_EXIT_HYPERCALL)."""
+        """Hand hypercalls to user space: a mask of 1 << number (KVM_CAP_EXIT_HYPERCALL).
+
+        Before the first vCPU: on a VM with private memory, vCPUs made from now on get past a
+        hypercall of private code even where KVM would have to decode it, which it cannot.
+        """
         self.enable_cap(Cap.EXIT_HYPERCALL, mask)
+        # A type whose registers are hidden from us answers that it has none to share.
+        can_see = self.check_extension(Cap.SYNC_REGS) & int(lib.PYVMM_SYNC_REGS)
+        self._finish_hypercalls = self.vm_type is not VmType.DEFAULT and bool(mask and can_see)
 
     def enable_split_irqchip(self, pins: int) -> None:
         """Local APICs in the kernel, the rest here; `pins` GSIs for MSIs (api.rst 7.5)."""
@@ -306,8 +316,10 @@ class Vm(VmInterrupts):
             index,
             self._run_size,
             self._posted,
+            self._conversions,
             host_cpuid=self._host_cpuid,
             dirty_ring_size=self._dirty_ring_size,
+            finish_hypercalls=self._finish_hypercalls,
         )
 
     def close(self) -> None:
