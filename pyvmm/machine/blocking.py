@@ -30,7 +30,10 @@ from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import RunResult
+from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.vcpu_thread import Allow
 
 T = TypeVar("T")
 
@@ -43,26 +46,30 @@ class Completed:
     output: bytes
 
 
-def run(config: MachineConfig, given: bytes = b"") -> Completed:
+def run(config: MachineConfig, given: bytes = b"", *, allow: Allow | None = None) -> Completed:
     """Run a guest to its end; `given` is its console input, ended after the last byte.
 
-    Raises a `PyvmmError` where the host or pyvmm failed. What the guest does wrong is in the
-    result's ending.
+    `allow` is `Machine`'s. Raises a `PyvmmError` where the host or pyvmm failed. What the guest
+    does wrong is in the result's ending.
     """
     collector = Collector(given)
 
     async def whole_run() -> RunResult:
-        async with Machine(config, collector) as machine:
+        async with Machine(config, collector, allow=allow) as machine:
             return await machine.wait()
 
     return Completed(trio.run(whole_run), collector.output)
 
 
 class BlockingMachine:
-    """A running guest that is steered by ordinary calls, from any thread but its own."""
+    """A running guest that is steered by ordinary calls, from any thread but its own.
 
-    def __init__(self, config: MachineConfig) -> None:
+    `allow` is `Machine`'s.
+    """
+
+    def __init__(self, config: MachineConfig, *, allow: Allow | None = None) -> None:
         self._config = config
+        self._allow = allow
         self._collector = Collector()
         self._ready: Future[tuple[Machine, trio.lowlevel.TrioToken]] = Future()
         self._result: Future[RunResult] = Future()
@@ -116,7 +123,7 @@ class BlockingMachine:
 
     async def _live(self) -> None:
         self._closing = trio.Event()
-        async with Machine(self._config, self._collector) as machine:
+        async with Machine(self._config, self._collector, allow=self._allow) as machine:
             self._ready.set_result((machine, trio.lowlevel.current_trio_token()))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._await_result, machine)
@@ -157,6 +164,16 @@ class BlockingMachine:
     def output(self) -> bytes:
         """All that the guest has said so far."""
         return self._collector.output
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory page by page, until the machine is closed; no detour by its loop."""
+        return self._machine.memory
+
+    @property
+    def ram(self) -> GuestRam:
+        """What the guest's RAM is made of, until the machine is closed."""
+        return self._machine.ram
 
     def wait_for_output(self, text: bytes, timeout: float | None = None) -> bool:
         """Wait until the guest has said `text`; False when it ends or time runs out first."""

@@ -9,15 +9,14 @@ host's fast path (`FastConversions`) take as well. So the page states are always
 from __future__ import annotations
 
 import errno
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from pyvmm.errors import ConversionRefusedError, PyvmmError, SystemCallError
-from pyvmm.hosts.capabilities import MemoryAttribute
+from pyvmm.errors import ConversionRefusedError, PyvmmError
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import ServedSpan, Vm
+from pyvmm.machine.attributes import set_attributes
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import (
@@ -44,9 +43,6 @@ from pyvmm.memory.residency import Residency
 
 EHWPOISON = 133
 """``include/uapi/asm-generic/errno.h``; Python's errno module has it under some libcs only."""
-_AGAIN_PAUSE = 0.001
-_AGAIN_TIMES = 1000
-_NO_PRIVATE = MemoryAttribute(0)
 
 
 class MemoryListener(Protocol):
@@ -81,7 +77,7 @@ class GuestMemory:
         self._regions = RegionTable()
         self._states = PageStates()
         self._listeners: list[MemoryListener] = []
-        self._unplugged: set[int] = set()
+        self._unplugged: dict[int, MemorySides] = {}
         self.counts: Counter[str] = Counter()
         """Conversions done here, as "guest to shared" and so on; the fast path's are not in it."""
         self.failures: list[str] = []
@@ -106,8 +102,8 @@ class GuestMemory:
         with self._exclusive():
             sides = self._sides.pop(slot)
             self._vm.set_memslot(sides.no_memslot())
-            self._unplugged.discard(slot)
-            self._regions = self._regions.without(sides.region)
+            if self._unplugged.pop(slot, None) is None:
+                self._regions = self._regions.without(sides.region)
             self._states.remove(sides.region.range)
             self._serve()
 
@@ -218,17 +214,25 @@ class GuestMemory:
             self._execute(planned)
 
     def unplug(self, slot: int) -> None:
-        """Take a two-sided region's memslot away, contents and all, until the guest touches it."""
+        """Take a two-sided region's memslot away, contents and all, until the guest touches it.
+
+        Until then it is no memory that could be converted.
+        """
         with self._exclusive():
             sides = self._sides[slot]
+            if slot in self._unplugged:
+                return
             whole = sides.region.range
             for listener in self._listeners:
                 listener.leaving(whole)
+            # Before the slot goes: an access to what is shared and has no slot would be MMIO.
+            set_attributes(self._vm, whole, private=True)
+            self._note_attributes(whole, private=True)
             self._vm.set_memslot(sides.no_memslot())
-            self._unplugged.add(slot)
-            self._serve()
-            self._set_attributes(whole, private=True)
+            self._unplugged[slot] = sides
+            self._regions = self._regions.without(sides.region)
             self._states.set(whole, PageState.WITHHELD)
+            self._serve()
             sides.discard_shared(whole)
             sides.discard_private(whole)
 
@@ -280,9 +284,9 @@ class GuestMemory:
             return self._fault_refused(fault, cause)
 
     def _meaning(self, fault: MemoryFault) -> Retry | Convert | Impossible:
-        region = self._regions.at(fault.gpa)
-        if region is not None and region.slot in self._unplugged:
-            whole = region.range
+        sides = self._unplugged_at(fault.gpa)
+        if sides is not None:
+            whole = sides.region.range
             return Convert(ConversionRequest(whole.start, whole.size, Side.PRIVATE, Origin.FAULT))
         return meaning_of(
             fault.gpa,
@@ -295,11 +299,12 @@ class GuestMemory:
         )
 
     def _resolve(self, request: ConversionRequest) -> None:
-        region = self._regions.at(request.gpa)
-        if region is not None and region.slot in self._unplugged:
-            self._vm.set_memslot(self._sides[region.slot].memslot())
-            self._unplugged.discard(region.slot)
-            self._states.set(region.range, PageState.PRIVATE)
+        sides = self._unplugged_at(request.gpa)
+        if sides is not None:
+            self._vm.set_memslot(sides.memslot())
+            del self._unplugged[sides.region.slot]
+            self._regions = self._regions.with_region(sides.region)
+            self._states.set(sides.region.range, PageState.PRIVATE)
             self._serve()
             self._count(request)
             return
@@ -307,6 +312,10 @@ class GuestMemory:
         if isinstance(planned, Refusal):
             raise _refused(request, planned)
         self._execute(planned)
+
+    def _unplugged_at(self, gpa: int) -> MemorySides | None:
+        unplugged = self._unplugged.values()
+        return next((sides for sides in unplugged if sides.region.range.contains(gpa, 1)), None)
 
     def _fault_refused(self, fault: MemoryFault, cause: str) -> FaultRefused:
         private = bool(fault.flags & MemoryFaultFlag.PRIVATE)
@@ -332,7 +341,7 @@ class GuestMemory:
                     for listener in self._listeners:
                         listener.leaving(range_)
                 case SetAttributes(range_, private):
-                    self._set_attributes(range_, private=private)
+                    set_attributes(self._vm, range_, private=private)
                     self._note_attributes(range_, private=private)
                 case DiscardShared(region, range_):
                     self._sides[region.slot].discard_shared(range_)
@@ -347,21 +356,6 @@ class GuestMemory:
 
     def _count(self, request: ConversionRequest) -> None:
         self.counts[f"{request.origin.name.lower()} to {request.to.value}"] += 1
-
-    def _set_attributes(self, range_: GpaRange, *, private: bool) -> None:
-        """KVM_SET_MEMORY_ATTRIBUTES until it is through: EAGAIN is not an answer."""
-        attributes = MemoryAttribute.PRIVATE if private else _NO_PRIVATE
-        left = _AGAIN_TIMES
-        while True:
-            try:
-                self._vm.set_memory_attributes(range_.start, range_.size, attributes)
-            except SystemCallError as failure:
-                left -= 1
-                if failure.errno != errno.EAGAIN or not left:
-                    raise
-                time.sleep(_AGAIN_PAUSE)
-            else:
-                return
 
     def _note_attributes(self, range_: GpaRange, *, private: bool) -> None:
         for region, part in self._regions.parts(range_) or ():

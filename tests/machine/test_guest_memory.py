@@ -346,13 +346,34 @@ def test_a_fault_where_there_is_no_memory_is_refused(memory: GuestMemory) -> Non
 def test_touching_an_unplugged_region_plugs_it_private(memory: GuestMemory, kernel: Kernel) -> None:
     memory.unplug(1)
     assert memory.state_at(MORE_RAM.start) is PageState.WITHHELD
-    assert ("memslot", 1, 0) in kernel.calls
+    assert kernel.calls == [
+        ("attributes", MORE_RAM.start, MORE_RAM.size, True),
+        ("memslot", 1, 0),
+        ("discard shared", RAM.size, MORE_RAM.size),
+        ("discard private", RAM.size, MORE_RAM.size),
+    ]
     assert [span.gpa for span in kernel.served] == [0]
     kernel.calls.clear()
+    memory.unplug(1)
+    assert kernel.calls == [], "it is gone already"
     assert memory.resolve_fault(fault(MORE_RAM.start + PAGE_SIZE), 0, always) is None
     assert kernel.calls == [("memslot", 1, MORE_RAM.size)]
     assert memory.state_at(MORE_RAM.start) is PageState.PRIVATE
     assert [span.gpa for span in kernel.served] == [0, MORE_RAM.start]
+
+
+def test_what_is_unplugged_is_no_memory_to_convert(memory: GuestMemory, kernel: Kernel) -> None:
+    memory.unplug(1)
+    before = states(memory)
+    kernel.calls.clear()
+    for side in Side:
+        with pytest.raises(ConversionRefusedError):
+            memory.convert(MORE_RAM.start, PAGE_SIZE, side)
+    assert memory.answer_hypercall((MORE_RAM.start, 1, KVM_HC_SHARED)) == -errno.EINVAL
+    assert memory.read(MORE_RAM.start, 1) is None
+    assert (kernel.calls, states(memory)) == ([], before)
+    memory.remove(1)
+    assert memory.state_at(MORE_RAM.start) is None
 
 
 # -- what the host sees --
