@@ -6,6 +6,11 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no finding: tests never depend on wall time.
+settings.register_profile("calm", deadline=None)
+settings.load_profile("calm")
 
 REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
 """Hosts that must be there (CI sets it): their tests fail instead of being skipped."""
