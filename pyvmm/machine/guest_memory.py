@@ -197,7 +197,7 @@ class GuestMemory:
         """
         request = ConversionRequest(gpa, size, to, Origin.HOST)
         with self._exclusive():
-            planned = self._plan(request)
+            planned = plan(request, self._regions)
             if isinstance(planned, Refusal):
                 raise _refused(request, planned)
             self._execute(planned)
@@ -242,7 +242,7 @@ class GuestMemory:
         if isinstance(request, Refusal):
             return request.hypercall_result
         with self._exclusive():
-            planned = self._plan(request)
+            planned = plan(request, self._regions)
             if isinstance(planned, Refusal):
                 return planned.hypercall_result
             try:
@@ -278,15 +278,6 @@ class GuestMemory:
                 return self.refuse(fault, cause)
             asked = True
 
-    def _plan(self, request: ConversionRequest) -> ConversionPlan | Refusal:
-        """As `plan`; what is unplugged is no memory until it is touched."""
-        if self._unplugged and request.size > 0:
-            asked = GpaRange(request.gpa, request.gpa + request.size)
-            for slot in self._unplugged:
-                if self._sides[slot].region.range.overlaps(asked):
-                    return Refusal.UNCOVERED
-        return plan(request, self._regions)
-
     def refuse(self, fault: MemoryFault, cause: str) -> FaultRefused:
         """The report on an access that is not to be tried again."""
         with self._exclusive():
@@ -295,6 +286,8 @@ class GuestMemory:
     def _meaning(self, fault: MemoryFault) -> Retry | Convert | Impossible:
         sides = self._unplugged_at(fault.gpa)
         if sides is not None:
+            if not fault.flags & MemoryFaultFlag.PRIVATE:
+                return Retry()  # From before it was unplugged.
             whole = sides.region.range
             return Convert(ConversionRequest(whole.start, whole.size, Side.PRIVATE, Origin.FAULT))
         return meaning_of(
