@@ -58,12 +58,13 @@ extern const char launch_code[], launch_code_end[];
 extern const uint64_t page_map_level4[];
 extern uint64_t launch_entry, launch_start_info;
 extern uint32_t launch_cpus;
-extern volatile uint32_t launch_ready, stray_processor;
+extern uint32_t launch_ready, processor_twice;
+extern volatile uint64_t processors_here[4];
 void load(void);
 
 uint64_t launch_entry, launch_start_info;
 uint32_t launch_cpus;
-volatile uint32_t launch_ready, stray_processor;
+uint32_t launch_ready, processor_twice;
 
 /* Our copy of the boot block: the monitor can change the other one at any time. */
 static union {
@@ -252,18 +253,36 @@ static void write_code(void)
 	copy((void *)LAUNCH_CODE, launch_code, size);
 }
 
+/* Everybody who came has the initial APIC id that is expected of one of so many processors. */
+static void check_processors(void)
+{
+	bool fine = __atomic_load_n(&processor_twice, __ATOMIC_RELAXED) == 0;
+
+	for (uint32_t i = 0; i < 4; i++) {
+		uint32_t first = 64 * i;
+		uint64_t expected = ~0UL;
+
+		if (ours.block.cpus < first + 64)
+			expected = ours.block.cpus > first ? (1UL << (ours.block.cpus - first)) - 1 : 0;
+		fine = fine && (processors_here[i] & ~expected) == 0;
+	}
+	if (!fine)
+		give_up_broken((struct complaint){"there are other processors than it says",
+						  BOOT_BLOCK_CPUS});
+}
+
 /* Until all others have left the firmware's memory, which goes away soon. */
 static void wait_for_the_others(void)
 {
-	const volatile struct launch_info *info = (const volatile struct launch_info *)LAUNCH_INFO;
+	const struct launch_info *info = (const struct launch_info *)LAUNCH_INFO;
 
-	launch_ready = 1;
-	while (info->parked != ours.block.cpus - 1) {
-		if (stray_processor != 0)
-			give_up_broken((struct complaint){"there are other processors than it says",
-							  BOOT_BLOCK_CPUS});
+	/* All that they find there has been written before. */
+	__atomic_store_n(&launch_ready, 1, __ATOMIC_RELEASE);
+	while (__atomic_load_n(&info->parked, __ATOMIC_ACQUIRE) != ours.block.cpus - 1) {
+		check_processors();
 		pause();
 	}
+	check_processors();
 }
 
 void load(void)

@@ -81,9 +81,9 @@ long_mode:
 	xor	%ecx, %ecx
 	cpuid
 	shr	$24, %ebx
-	/* Each id comes once. */
-	lock btsl %ebx, claimed(%rip)
-	jc	stray
+	/* Who is here; each id comes once. The loader compares with what the boot block says. */
+	lock btsl %ebx, processors_here(%rip)
+	jc	twice
 	test	%ebx, %ebx
 	jnz	wait_for_launch
 
@@ -100,7 +100,7 @@ wait_for_launch:
 	cmpl	$0, launch_ready(%rip)
 	je	wait_for_launch
 	cmp	launch_cpus(%rip), %ebx
-	jae	stray
+	jae	0f
 	mov	$(LAUNCH_CODE + park - launch_code), %eax
 
 /* To LAUNCH_CODE at RAX, with RDI and R8. All but CS is loaded anew: it would be what it is. */
@@ -117,8 +117,8 @@ leave:
 	jmp	*%rax
 
 /* The loader finds out, and says so. */
-stray:
-	movl	$1, stray_processor(%rip)
+twice:
+	movl	$1, processor_twice(%rip)
 0:	pause
 	jmp	0b
 
@@ -208,7 +208,8 @@ page_directories:
 	.balign 16
 	.skip	8192
 stack_top:
-	.balign 4
-claimed:
+	.balign 8
+	.global processors_here
+processors_here:
 	.skip	32
 	.section .note.GNU-stack, "", @progbits
