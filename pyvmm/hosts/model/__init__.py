@@ -1,0 +1,1 @@
+"""A host without /dev/kvm: KVM's memory rules in Python, guest instructions on Unicorn."""

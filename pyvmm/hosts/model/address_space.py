@@ -1,0 +1,136 @@
+"""What a vCPU of the model sees of its VM: guest memory as spans, and the VM's services.
+
+The CPU side executes guest code against exactly the spans that the memory side hands out and
+never touches other host memory. Nothing here reaches the operating system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from pyvmm.hosts.exits import Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Memory that the guest reaches directly: [gpa, gpa + size) in bytes, whole pages.
+
+    `address` is the host virtual address of the first byte. It stays mapped, all of it, until
+    after the address space's `generation` has changed and every vCPU has seen it (`exclusive`).
+    """
+
+    gpa: int
+    size: int
+    address: int
+    writable: bool
+
+
+class AddressSpace(Protocol):
+    """The guest-physical address space, as KVM's memory rules allow it at this moment."""
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever `spans` would answer differently."""
+        ...
+
+    def spans(self) -> Sequence[Span]:
+        """What the guest reaches directly, ascending, not overlapping.
+
+        Memory that is allowed but not allocated yet is inside.
+        """
+        ...
+
+    def blocked(self, gpa: int, size: int, write: bool) -> Exit | None:
+        """Why an access outside the spans, or a write to one that is not writable, cannot be.
+
+        The exit that it is (`MemoryFault`); None: it is MMIO. May also make the memory reachable
+        (a new `generation`) and answer None: the access is then tried again.
+        """
+        ...
+
+
+class PortPosts(Protocol):
+    """The port rules of `interface.PostedRing`, as a vCPU asks them."""
+
+    def read_value(self, port: int) -> int | None:
+        """The byte that a read of `port` gives without an exit; None: an exit as usual."""
+        ...
+
+    def takes_writes(self, port: int) -> bool:
+        """Whether a single-byte write to `port` is posted instead of ending `run`."""
+        ...
+
+    def push(self, vcpu: int, port: int, value: int) -> bool:
+        """Append a byte written to `port`; False: the ring is full."""
+        ...
+
+
+class InterruptControllers(Protocol):
+    """The VM's interrupt controllers and its timer, with `Vm.create_irqchip`.
+
+    Every method is called with the VM's turn held, except `raise_line`.
+    """
+
+    def port_read(self, port: int, size: int) -> int | None:
+        """What a read of a port of theirs gives; None: not theirs."""
+        ...
+
+    def port_write(self, port: int, size: int, value: int) -> bool:
+        """Take a write to a port of theirs; False: not theirs."""
+        ...
+
+    def pending(self, vcpu: int) -> bool:
+        """Whether an interrupt waits for this vCPU (it may still have them disabled)."""
+        ...
+
+    def acknowledge(self, vcpu: int) -> int | None:
+        """Take the waiting interrupt: its vector. None: there is none after all."""
+        ...
+
+    def next_event(self) -> float | None:
+        """In how many seconds the timer raises its line next; None: it is not running."""
+        ...
+
+
+class VcpuServices(Protocol):
+    """What a vCPU needs of its VM."""
+
+    @property
+    def memory(self) -> AddressSpace:
+        """The guest-physical address space."""
+        ...
+
+    @property
+    def posts(self) -> PortPosts:
+        """The rules and the ring of posted port accesses."""
+        ...
+
+    @property
+    def controllers(self) -> InterruptControllers | None:
+        """The interrupt controllers; None without `create_irqchip`."""
+        ...
+
+    @property
+    def hypercall_exits(self) -> int:
+        """The mask of `Vm.enable_hypercall_exits`: 1 << hypercall number."""
+        ...
+
+    @property
+    def disabled_exits(self) -> int:
+        """The mask of `Vm.disable_exits`."""
+        ...
+
+    def convert(self, gpa: int, size: int, private: bool) -> bool:
+        """`interface.FastConversions`, with the turn held: done here; False: an exit as usual."""
+        ...
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold the VM: its vCPUs never execute at the same time and take turns, fairly.
+
+        What changes memory (a memslot, an attribute, a mapping that goes away) takes it too, with
+        `interrupt` called first so that it need not wait for a time slice to end.
+        """
+        ...
