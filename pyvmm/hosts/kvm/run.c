@@ -12,6 +12,10 @@
 #include <sys/mman.h>
 
 #define KVM_RUN 0xae80UL
+/* KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES */
+#define EMULATION_HAS_BYTES 1
+/* arch/x86/include/uapi/asm/svm.h. VMX, which always knows the next instruction, has none so high. */
+#define SVM_EXIT_VMMCALL 0x81
 
 /* vCPUs. */
 
@@ -27,8 +31,6 @@ struct pyvmm_vcpu {
     bool undelivered;
     bool delivered; /* kvm_run holds an exit that was returned and not answered yet */
     bool finishes_hypercalls; /* see pyvmm_vcpu_finish_hypercalls */
-    bool in_hypercall;        /* the next KVM_RUN goes on after the hypercall at this address: */
-    uint64_t hypercall_rip;
     pthread_mutex_t lock;
     bool running; /* under `lock`: `thread` is inside pyvmm_vcpu_run */
     bool unblocked; /* the kick signal is not blocked in `thread` */
@@ -181,8 +183,6 @@ static enum taking post(struct pyvmm_vcpu *vcpu)
 
 static enum taking take_hypercall(struct pyvmm_vcpu *vcpu)
 {
-    vcpu->in_hypercall = vcpu->finishes_hypercalls;
-    vcpu->hypercall_rip = vcpu->run->s.regs.regs.rip;
     if (!pyvmm_conversions_take(vcpu->conversions, vcpu->run))
         return LEFT;
     vcpu->history.conversions++;
@@ -197,16 +197,27 @@ static enum taking take(struct pyvmm_vcpu *vcpu, int64_t code)
 }
 
 /*
+ * KVM failed to emulate something after a VMMCALL. The processor's own reason follows the flags, and
+ * the instruction's bytes if there are any (prepare_emulation_failure_exit).
+ */
+static bool is_stuck_at_hypercall(const struct kvm_run *run)
+{
+    if (run->exit_reason != KVM_EXIT_INTERNAL_ERROR ||
+        run->u.internal.suberror != KVM_INTERNAL_ERROR_EMULATION)
+        return false;
+    uint32_t reason = run->u.internal.data[0] & EMULATION_HAS_BYTES ? 3 : 1;
+    return run->u.internal.ndata > reason && run->u.internal.data[reason] == SVM_EXIT_VMMCALL;
+}
+
+/*
  * Where the processor does not tell KVM the next instruction's address, KVM decodes the hypercall
- * to get past it (svm_skip_emulated_instruction), and it cannot decode code that is private: it has
- * written RAX, but RIP stays. Both VMCALL and VMMCALL have three bytes.
+ * to get past it (svm_skip_emulated_instruction), and it cannot decode code that is private: the
+ * hypercall is done, RAX written, but RIP stays. VMMCALL has three bytes.
  */
 static bool go_past_hypercall(struct pyvmm_vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
-    if (run->exit_reason != KVM_EXIT_INTERNAL_ERROR ||
-        run->u.internal.suberror != KVM_INTERNAL_ERROR_EMULATION ||
-        run->s.regs.regs.rip != vcpu->hypercall_rip)
+    if (!vcpu->finishes_hypercalls || !is_stuck_at_hypercall(run))
         return false;
     run->s.regs.regs.rip += 3;
     run->kvm_dirty_regs |= PYVMM_SYNC_REGS;
@@ -217,13 +228,11 @@ static bool go_past_hypercall(struct pyvmm_vcpu *vcpu)
 static int enter(struct pyvmm_vcpu *vcpu)
 {
     vcpu->delivered = false;
-    int error = ioctl(vcpu->fd, KVM_RUN, 0UL) == 0 ? 0 : errno;
-    if (!vcpu->in_hypercall)
-        return error;
-    vcpu->in_hypercall = false;
-    if (error == 0 && go_past_hypercall(vcpu))
-        error = ioctl(vcpu->fd, KVM_RUN, 0UL) == 0 ? 0 : errno;
-    return error;
+    for (;;) {
+        int error = ioctl(vcpu->fd, KVM_RUN, 0UL) == 0 ? 0 : errno;
+        if (error != 0 || !go_past_hypercall(vcpu))
+            return error;
+    }
 }
 
 static int64_t interrupted(struct pyvmm_vcpu *vcpu)
