@@ -43,7 +43,8 @@ class Launched:
     """What came out of it. `told` are the words written to TELL; `conversions` (gpa, pages, to).
 
     `status` is the run's, None when it ended otherwise: then `ending` is the exit that nobody
-    answers. `entered` is CPU 0 when it first told something.
+    answers. `entered` is CPU 0 when it first told something. `untouched`: all RAM that the host
+    sees is zero.
     """
 
     console: bytes = b""
@@ -54,6 +55,7 @@ class Launched:
     complete: bool = False
     report: LaunchReport | None = None
     entered: tuple[Regs, Sregs] | None = None
+    untouched: bool = False
 
 
 class Launch:
@@ -89,16 +91,18 @@ class Launch:
         expected: bytes | None = None,
         window: GpaRange | None = None,
         hold: Callable[[bytes], bool] = lambda firmware: True,
+        planted: Sequence[tuple[int, bytes]] = (),
     ) -> Launched:
         """Launch `image` by a boot block for `cpus`, on as many vCPUs or on `vcpus`.
 
-        vCPU 0 begins when `hold` is true of the firmware's memory.
+        vCPU 0 begins when `hold` is true of the firmware's memory. `planted` (gpa, bytes) is in the
+        first region before.
         """
         staged = staging(
             image, regions, cpus, convert=self._private, expected=expected, window=window
         )
         pieces = [(piece.offset, piece.data) for piece in staged.pieces]
-        return self.run(pieces, range(vcpus or cpus), regions, hold)
+        return self.run(pieces, range(vcpus or cpus), regions, hold, planted)
 
     def run(
         self,
@@ -106,6 +110,7 @@ class Launch:
         indices: Sequence[int] = (0,),
         regions: Sequence[GpaRange] = (RAM,),
         hold: Callable[[bytes], bool] = lambda firmware: True,
+        planted: Sequence[tuple[int, bytes]] = (),
     ) -> Launched:
         """Launch with `pieces` in the staging area, on vCPUs with these numbers."""
         launched = Launched()
@@ -114,8 +119,9 @@ class Launch:
             vm = stack.enter_context(self._system.create_vm(kind))
             if self._private:
                 vm.enable_hypercall_exits(1 << _MAP_GPA_RANGE)
-            for number, region in enumerate(regions):
-                self._add_ram(stack, vm, number, region)
+            ram = [self._add_ram(stack, vm, *numbered) for numbered in enumerate(regions)]
+            for gpa, plant in planted:
+                _write(ram[0], gpa, plant)
             staged = self._add(stack, vm, 3, STAGING_GPA, STAGING_SIZE)
             for offset, data in pieces:
                 _write(staged, offset, data)
@@ -129,6 +135,7 @@ class Launch:
             self._run_all(vm, indices, launched, may_begin)
             with firmware.view() as view:
                 launched.report = parse_report(bytes(view[: LAUNCH_REPORT.size]))
+            launched.untouched = all(map(_is_zero, ram))
         return launched
 
     def _add(self, stack: ExitStack, vm: Vm, slot: int, gpa: int, size: int) -> Mapping:
@@ -136,13 +143,13 @@ class Launch:
         vm.set_memslot(Memslot(slot, gpa, size, mapping.hva))
         return mapping
 
-    def _add_ram(self, stack: ExitStack, vm: Vm, slot: int, region: GpaRange) -> None:
+    def _add_ram(self, stack: ExitStack, vm: Vm, slot: int, region: GpaRange) -> Mapping:
         if not self._private:
-            self._add(stack, vm, slot, region.start, region.size)
-            return
+            return self._add(stack, vm, slot, region.start, region.size)
         shared = stack.enter_context(self._system.map_anonymous(region.size))
         memfd = stack.enter_context(vm.create_guest_memfd(region.size))
         vm.set_memslot(Memslot(slot, region.start, region.size, shared.hva, guest_memfd=memfd))
+        return shared
 
     def _run_all(
         self, vm: Vm, indices: Sequence[int], launched: Launched, may_begin: Callable[[], bool]
@@ -223,3 +230,8 @@ class Launch:
 def _write(mapping: Mapping, offset: int, data: bytes | memoryview) -> None:
     with mapping.view() as view:
         view[offset : offset + len(data)] = data
+
+
+def _is_zero(mapping: Mapping) -> bool:
+    with mapping.view() as view:
+        return not any(bytes(view))

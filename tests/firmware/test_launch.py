@@ -161,6 +161,7 @@ words = st.sampled_from([0, 1, 2, 255, 4096, 8192, 0x6000, 0xE0000, 0x10_0000, 0
 @settings(
     deadline=None,
     max_examples=15,
+    database=None,  # in the lab there is nowhere to keep one
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.places import LabAtHand
 
-SUITES = ("tests/hosts", "tests/machine")
+SUITES = ("tests/hosts", "tests/machine", "tests/firmware")
 
 
 @pytest.mark.lab
