@@ -1,7 +1,7 @@
 /*
  * Converts ranges of memory by hypercalls and looks at what their contents become; then makes requests
  * that must be refused. size=BYTES: this range only, offset=BYTES behind a multiple of 2 MiB;
- * rounds=N: each that often; refused=0: without the requests that must be refused.
+ * rounds=N: each that often; refused=0: no requests that must be refused.
  */
 #include "guest.h"
 #include "pattern.h"
@@ -80,7 +80,7 @@ static bool and_back(uint64_t round)
 	       is("unsharing again loses contents", pattern_wrong(&range, AGAIN + round));
 }
 
-/* `area` has at least a page before [start, start + size) and a page behind it. */
+/* A page before [start, start + size) and one behind it are used, too. */
 static bool convert(uint64_t start, uint64_t size)
 {
 	uint64_t rounds = guest_option("rounds", 2);
@@ -225,6 +225,21 @@ static bool refused(const char *what, uint64_t gpa, uint64_t pages, uint64_t att
 	return result < 0;
 }
 
+/* What KVM refuses by itself: __kvm_emulate_hypercall, arch/x86/kvm/x86.c. */
+static bool refused_by_kvm(const struct span *page)
+{
+	return refused("an address within a page", page->start + 8, 1, 0) &&
+	       refused("no page", page->start, 0, 0) &&
+	       refused("more pages than there are numbers", page->start, UINT64_MAX, 0);
+}
+
+static bool refused_by_monitor(const struct span *page)
+{
+	return refused("beyond the last address", 0 - PAGE_SIZE, 2, 0) &&
+	       refused("nobody's memory", WINDOW_GPA + WINDOW_MAX, 1, 0) &&
+	       refused("unknown attributes", page->start, 1, 0x20);
+}
+
 /* Each is refused, and nothing of it is done. */
 static bool refuse(void)
 {
@@ -237,13 +252,7 @@ static bool refuse(void)
 		panic("no room for a page");
 	range = page;
 	pattern_fill(&page, SECRET);
-	if (!refused("an address within a page", page.start + 8, 1, 0) ||
-	    !refused("no page", page.start, 0, 0) ||
-	    !refused("more pages than there are numbers", page.start, UINT64_MAX, 0) ||
-	    !refused("beyond the last address", 0 - PAGE_SIZE, 2, 0) ||
-	    !refused("nobody's memory", WINDOW_GPA + WINDOW_MAX, 1, 0) ||
-	    !refused("an unknown size of pages", page.start, 1, 3) ||
-	    !refused("unknown attributes", page.start, 1, 0x20) ||
+	if (!refused_by_kvm(&page) || !refused_by_monitor(&page) ||
 	    !is("a refused request changes something", pattern_wrong(&page, SECRET)))
 		return false;
 	if (window.start != window.end &&
