@@ -1,0 +1,136 @@
+"""What user space and a guest can do to VMs, files and slots: operations, as values and as text."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+from pyvmm.lifetime.universe import Universe
+
+
+class Kind(enum.Enum):
+    """The operations. ``_UNOWNED``: by an ioctl of /dev/kvm, for no VM."""
+
+    CREATE_VM = "create a VM"
+    CREATE_FILE = "create a guest_memfd"
+    CREATE_UNOWNED = "create a guest_memfd for no VM"
+    LINK = "link a second file"
+    LINK_UNOWNED = "link a second file for no VM"
+    BIND = "bind"
+    UNBIND = "delete a slot"
+    MOVE = "move a slot"
+    DUP_VM = "duplicate a VM's descriptor"
+    DUP_FILE = "duplicate a file's descriptor"
+    CLOSE_VM = "close a VM's descriptor"
+    CLOSE_FILE = "close a file's descriptor"
+    MAP = "map"
+    UNMAP = "unmap"
+    FORK = "fork"
+    EXIT = "exit"
+    GUEST_READ = "the guest reads"
+    GUEST_WRITE = "the guest writes"
+    HOST_READ = "the host reads"
+    PUNCH = "punch a hole"
+
+
+class Operation(NamedTuple):
+    """One operation; fields that its kind does not use are 0.
+
+    `process` acts; `vm`, `file` and `slot` are numbers of the universe; `page` counts from the
+    file's start.
+    """
+
+    kind: Kind
+    process: int = 0
+    vm: int = 0
+    file: int = 0
+    slot: int = 0
+    page: int = 0
+
+    def __str__(self) -> str:
+        return _TEXT[self.kind].format(
+            p="parent" if self.process == 0 else "child",
+            vm=f"vm{self.vm}",
+            file=f"file{self.file}",
+            slot=f"slot{self.slot}",
+            page=f"page{self.page}",
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As a JSON object: `kind` and the numbers."""
+        return {"kind": self.kind.name.lower(), **{n: getattr(self, n) for n in _NUMBERS}}
+
+    @classmethod
+    def from_json(cls, value: dict[str, object]) -> Operation:
+        """The reverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for others."""
+        numbers = {}
+        for name in _NUMBERS:
+            number = value[name]
+            if not isinstance(number, int) or not 0 <= number < 256:
+                raise ValueError(f"{name}: {number!r} is no number of a universe")
+            numbers[name] = number
+        return cls(Kind[str(value["kind"]).upper()], **numbers)
+
+
+_NUMBERS = ("process", "vm", "file", "slot", "page")
+
+_TEXT = {
+    Kind.CREATE_VM: "{p}: create {vm}",
+    Kind.CREATE_FILE: "{p}: create {file} for {vm}",
+    Kind.CREATE_UNOWNED: "{p}: create {file}, for no VM yet",
+    Kind.LINK: "{p}: link another file to the inode of {file}, for {vm}",
+    Kind.LINK_UNOWNED: "{p}: link another file to the inode of {file}",
+    Kind.BIND: "{p}: bind {slot} of {vm} to {page} of {file}",
+    Kind.UNBIND: "{p}: delete {slot}",
+    Kind.MOVE: "{p}: move {slot} to another address",
+    Kind.DUP_VM: "{p}: dup the descriptor of {vm}",
+    Kind.DUP_FILE: "{p}: dup the descriptor of {file}",
+    Kind.CLOSE_VM: "{p}: close a descriptor of {vm}",
+    Kind.CLOSE_FILE: "{p}: close a descriptor of {file}",
+    Kind.MAP: "{p}: mmap {file}",
+    Kind.UNMAP: "{p}: munmap {file}",
+    Kind.FORK: "{p}: fork",
+    Kind.EXIT: "{p}: exit",
+    Kind.GUEST_READ: "guest: read through {slot}",
+    Kind.GUEST_WRITE: "guest: write through {slot}",
+    Kind.HOST_READ: "host: read {page} of {file} through a mapping",
+    Kind.PUNCH: "{p}: punch {page} out of {file}",
+}
+
+
+def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]:
+    """Every operation of a universe; whether it can be done now is for the machine to say.
+
+    With `system_creation` a file is created for no VM.
+    """
+    creating = Kind.CREATE_UNOWNED if system_creation else Kind.CREATE_FILE
+    linking = Kind.LINK_UNOWNED if system_creation else Kind.LINK
+    processes, vms = range(universe.processes), range(universe.vms)
+    files, slots, pages = range(universe.files), range(universe.slots), range(universe.pages)
+    creators = [0] if system_creation else list(vms)
+    for p in processes:
+        for f, v in product(files, creators):
+            yield Operation(creating, p, vm=v, file=f)
+        for v in vms:
+            yield Operation(Kind.CREATE_VM, p, vm=v)
+            yield Operation(Kind.DUP_VM, p, vm=v)
+            yield Operation(Kind.CLOSE_VM, p, vm=v)
+        for f in files:
+            for kind in (Kind.DUP_FILE, Kind.CLOSE_FILE, Kind.MAP, Kind.UNMAP):
+                yield Operation(kind, p, file=f)
+        yield Operation(Kind.EXIT, p)
+        if universe.processes > 1:
+            yield Operation(Kind.FORK, p)
+        if universe.links:
+            for f, v in product(files, creators):
+                yield Operation(linking, p, vm=v, file=f)
+    for v, s, f, page in product(vms, slots, files, pages):
+        yield Operation(Kind.BIND, vm=v, slot=s, file=f, page=page)
+    for s in slots:
+        for kind in (Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE):
+            yield Operation(kind, slot=s)
+    for f, page in product(files, pages):
+        yield Operation(Kind.HOST_READ, file=f, page=page)
+        yield Operation(Kind.PUNCH, file=f, page=page)

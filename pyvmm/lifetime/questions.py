@@ -1,0 +1,119 @@
+"""What the machine asks the rules, in real numbers: addresses, offsets, flags.
+
+The same few questions come again and again, so the answers are kept.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from pyvmm.errors import InternalError
+from pyvmm.rules.abi import (
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    GUEST_MEMFD_FLAG_MMAP,
+    KVM_MEM_GUEST_MEMFD,
+    PAGE_SIZE,
+)
+from pyvmm.rules.access import (
+    Bound,
+    GuestAccess,
+    HostAccess,
+    MemoryFault,
+    ServedByGuestMemfd,
+    guest_access,
+    host_access,
+)
+from pyvmm.rules.memslots import GuestMemfdFile, SetRegion, Slot, set_region
+from pyvmm.rules.profile import PrivateBy, Profile
+from pyvmm.rules.rule import Refusal
+
+FILE_FLAGS = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
+"""The files of the exploration: ones that the host can look into, too."""
+HOST_ADDRESS = 1 << 32
+"""The user address that slots name; their files serve every access, so nothing need be there."""
+MOVED_BY = 1 << 30
+"""How far, in bytes of guest-physical address, a slot is asked to move."""
+
+
+class Binding(NamedTuple):
+    """A slot of one page, at the GPA of its number, to be bound to `page` of a file.
+
+    `vm` and `of` identify the VM that asks and the one that the file belongs to; `occupied` are the
+    VM's slots, `bound` the file's pages that are bound.
+    """
+
+    slot: int
+    page: int
+    pages: int
+    vm: int
+    of: int
+    occupied: tuple[int, ...]
+    bound: tuple[int, ...]
+
+
+def slot_of(number: int) -> Slot:
+    """The slot of this number: one page, at its own GPA."""
+    return Slot(number, number * PAGE_SIZE, PAGE_SIZE, HOST_ADDRESS, KVM_MEM_GUEST_MEMFD)
+
+
+@cache
+def binding_refusal(profile: Profile, binding: Binding) -> str | None:
+    """The errno's name if a kernel of this profile refuses the binding."""
+    new = slot_of(binding.slot)
+    file = GuestMemfdFile(
+        binding.of,
+        binding.pages * PAGE_SIZE,
+        FILE_FLAGS,
+        tuple((page * PAGE_SIZE, (page + 1) * PAGE_SIZE) for page in binding.bound),
+    )
+    request = SetRegion(
+        new.slot,
+        new.gpa,
+        new.size,
+        new.hva,
+        new.flags,
+        offset=binding.page * PAGE_SIZE,
+        descriptor=file,
+        vm=binding.vm,
+        private_vm=not profile.default_vm_binds,
+        slots=tuple(slot_of(each) for each in binding.occupied),
+    )
+    answer = set_region(request, profile)
+    return answer.errno_name if isinstance(answer, Refusal) else None
+
+
+@cache
+def moving_refusal(profile: Profile, slot: int) -> str | None:
+    """The errno's name if a kernel of this profile refuses to move the slot elsewhere."""
+    old = slot_of(slot)
+    request = SetRegion(
+        old.slot,
+        old.gpa + MOVED_BY,
+        old.size,
+        old.hva,
+        old.flags,
+        private_vm=not profile.default_vm_binds,
+        slots=(old,),
+    )
+    answer = set_region(request, profile)
+    return answer.errno_name if isinstance(answer, Refusal) else None
+
+
+@cache
+def served_offset(is_open: bool, page: int, write: bool) -> int | None:
+    """The file offset, in bytes, that serves a guest's access; None where it faults."""
+    bound = Bound(page * PAGE_SIZE, FILE_FLAGS, is_open)
+    served = guest_access(GuestAccess(0, write, PrivateBy.NOBODY, False, slot_of(0), bound))
+    if isinstance(served, ServedByGuestMemfd):
+        return served.offset
+    if isinstance(served, MemoryFault):
+        return None
+    raise InternalError("serve a guest's access", f"a slot with a file gave {served}")
+
+
+@cache
+def host_sees(page: int, pages: int) -> bool:
+    """Whether the host's access to a page of its mapping is served; SIGBUS otherwise."""
+    access = HostAccess(page * PAGE_SIZE, pages * PAGE_SIZE, FILE_FLAGS)
+    return isinstance(host_access(access), ServedByGuestMemfd)
