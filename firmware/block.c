@@ -136,7 +136,7 @@ struct complaint check_block(const void *bytes, size_t size)
 	const struct boot_block *block = bytes;
 	struct complaint complaint;
 
-	if (size < sizeof(*block) || size > BOOT_BLOCK_MAX || size % 8 != 0)
+	if (size < sizeof(*block) || size > BOOT_BLOCK_MAX)
 		return (struct complaint){"no such size of a boot block", BOOT_BLOCK_SIZE};
 	complaint = check_header(block, size);
 	if (complaint.what == NULL)

@@ -62,8 +62,8 @@ class Launch:
     """One run of the firmware with a boot block and a payload of the test's choice.
 
     `private`: a VM whose RAM has a private side, and hypercalls are answered by converting;
-    otherwise hypercalls are answered with success and nothing happens. `refuse` says which
-    conversions (gpa, pages) are answered with -22.
+    otherwise there are none. `refuse` says which conversions (gpa, pages) are answered with -22.
+    With `staged` there is no memory in the staging area: each read (offset, size) is answered anew.
     """
 
     def __init__(
@@ -73,11 +73,13 @@ class Launch:
         *,
         private: bool = False,
         refuse: Callable[[int, int], bool] = lambda gpa, pages: False,
+        staged: Callable[[int, int], bytes] | None = None,
     ) -> None:
         self._system = system
         self._firmware = firmware
         self._private = private
         self._refuse = refuse
+        self._staged = staged
         self._lock = threading.Lock()
         self._over = False
 
@@ -122,9 +124,10 @@ class Launch:
             ram = [self._add_ram(stack, vm, *numbered) for numbered in enumerate(regions)]
             for gpa, plant in planted:
                 _write(ram[0], gpa, plant)
-            staged = self._add(stack, vm, 3, STAGING_GPA, STAGING_SIZE)
-            for offset, data in pieces:
-                _write(staged, offset, data)
+            if self._staged is None:
+                staged = self._add(stack, vm, 3, STAGING_GPA, STAGING_SIZE)
+                for offset, data in pieces:
+                    _write(staged, offset, data)
             firmware = self._add(stack, vm, 4, FIRMWARE_GPA, FIRMWARE_SIZE)
             _write(firmware, 0, self._firmware)
 
@@ -201,8 +204,9 @@ class Launch:
             case exits.IoOut(port=ports.LAUNCH):
                 assert (stop.data, index) == (b"\0", 0)
                 launched.complete = True
-                for slot, gpa in ((3, STAGING_GPA), (4, FIRMWARE_GPA)):
-                    vm.set_memslot(Memslot(slot, gpa, 0, 0))
+                vm.set_memslot(Memslot(4, FIRMWARE_GPA, 0, 0))
+                if self._staged is None:
+                    vm.set_memslot(Memslot(3, STAGING_GPA, 0, 0))
             case exits.IoOut(port=ports.EXIT):
                 launched.status = stop.data[0]
                 self._over = True
@@ -210,8 +214,9 @@ class Launch:
                 if launched.entered is None:
                     launched.entered = (vcpu.get_regs(), vcpu.get_sregs())
                 launched.told += struct.unpack("<I", stop.data)
-            case exits.MmioRead():
-                vcpu.answer(b"\xff" * stop.size)
+            case exits.MmioRead(gpa=gpa, size=size):
+                staged = self._staged(gpa - STAGING_GPA, size) if self._staged else None
+                vcpu.answer(staged or b"\xff" * size)
             case exits.Hypercall(number=number, args=(gpa, pages, to, *_)):
                 assert number == _MAP_GPA_RANGE
                 launched.conversions.append((gpa, pages, to))

@@ -78,7 +78,7 @@ words = st.one_of(
 changes = st.lists(st.tuples(st.integers(1, 26), words), max_size=3)
 
 
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=500)
 @given(changes)
 @example([])
 def test_whatever_is_taken_is_safe(on_host: OnHost, changed: list[tuple[int, int]]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyvmm.boot.launch import LaunchImage, measure
+from pyvmm.boot.launch import LaunchImage, measure, staging
 from pyvmm.boot.launch_format import (
     LAUNCH_INFO_FIELDS,
     LAUNCH_INFO_MAGIC,
@@ -30,7 +32,7 @@ from pyvmm.memory.layout import (
 
 from .blocks import BROKEN, RIGHT
 from .building import symbols
-from .launching import START_INFO, Launch, Launched
+from .launching import RAM, START_INFO, Launch, Launched
 
 pytestmark = [pytest.mark.kvm, pytest.mark.slow]
 
@@ -153,6 +155,55 @@ def test_more_processors_than_the_block_says_are_refused(
 
 def test_nothing_in_the_staging_area(system: System, firmware: bytes) -> None:
     assert Launch(system, firmware).run([]).status == LaunchStatus.BROKEN
+
+
+class Fickle:
+    """A staging area whose contents are right when read first, and other ones from then on."""
+
+    def __init__(self, area: bytes) -> None:
+        self._area = bytearray(area)
+        self.reads = Counter[int]()
+
+    def read(self, offset: int, size: int) -> bytes:
+        answer = bytes(self._area[offset : offset + size])
+        for at in range(offset, offset + size):
+            self.reads[at] += 1
+            # The size is looked at first, to know how much to copy.
+            if not 8 <= at < 12 or self.reads[at] > 1:
+                self._area[at] ^= 0xFF
+        return answer
+
+
+def test_the_staging_area_is_read_once(
+    system: System, firmware: bytes, payload: LaunchImage
+) -> None:
+    """So nothing that changes there later can be launched without having been measured."""
+    staged = staging(payload, [RAM], 1, convert=False)
+    area = bytearray(staged.size)
+    for piece in staged.pieces:
+        area[piece.offset : piece.offset + len(piece.data)] = piece.data
+    fickle = Fickle(bytes(area))
+    launched = Launch(system, firmware, staged=fickle.read).run([])
+    assert launched.status == FINISHED
+    assert launched.report
+    assert launched.report.digest == measure(payload)
+    assert {fickle.reads[at] for at in range(4096, len(area))} == {1}
+    twice = [at for at, count in fickle.reads.items() if count > 1]
+    assert sorted(twice) == [8, 9, 10, 11]
+    assert max(fickle.reads.values()) == 2
+
+
+def test_a_size_that_changes_is_refused(system: System, firmware: bytes) -> None:
+    def read(offset: int, size: int) -> bytes:
+        looked.append(offset)
+        block = RIGHT if len(looked) == 1 else replace(RIGHT, size=RIGHT.right_size() - 8)
+        return block.pack()[offset : offset + size]
+
+    looked: list[int] = []
+    launched = Launch(system, firmware, staged=read).run([])
+    assert launched.status == LaunchStatus.BROKEN
+    assert launched.report
+    assert launched.report.detail == 8
 
 
 words = st.sampled_from([0, 1, 2, 255, 4096, 8192, 0x6000, 0xE0000, 0x10_0000, 0x20_0000])
