@@ -11,6 +11,7 @@
 #define BEFORE 1
 #define AFTER 3
 #define NEIGHBOURS 5
+#define SHARED 7
 
 GUEST_NEEDS(0);
 
@@ -67,8 +68,10 @@ static bool convert(void)
 {
 	int64_t result = memory_share(hole.start, hole.end - hole.start);
 
-	if (!result)
+	if (!result) {
+		pattern_fill(&hole, SHARED);
 		result = memory_unshare(hole.start, hole.end - hole.start);
+	}
 	print("shared and private again: %ld\n", result);
 	return !result && works();
 }
