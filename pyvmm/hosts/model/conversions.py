@@ -1,0 +1,57 @@
+"""The lock of a model VM's conversions; its vCPUs have no fast path, every request is an exit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from pyvmm.errors import InternalError
+from pyvmm.hosts.interface import Converted, ServedSpan
+
+
+class ModelConversions:
+    """`interface.FastConversions` without the speed: serves nothing, so nothing is ever drained."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder = 0
+
+    def serve(self, spans: Sequence[ServedSpan]) -> None:
+        """Nothing is served; every hypercall ends `run`."""
+        del spans
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep every other conversion out. Raises `InternalError` when the thread is inside."""
+        own = threading.get_ident()
+        if self._holder == own:
+            raise InternalError(
+                "keep other conversions of guest memory out", "this thread does so already"
+            )
+        with self._lock:
+            self._holder = own
+            try:
+                yield
+            finally:
+                self._holder = 0
+
+    def drain(self) -> list[Converted]:
+        """What vCPUs converted by themselves: nothing."""
+        return []
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

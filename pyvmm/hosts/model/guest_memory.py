@@ -1,0 +1,139 @@
+"""The model's guest_memfd, and mappings: what the host may do with guest memory, by the rules."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.hosts.model.host_memory import HostMemory
+from pyvmm.hosts.model.refusals import refused
+from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from pyvmm.rules.files import Fallocate, Mmap, fallocate, mmap
+from pyvmm.rules.profile import Profile
+from pyvmm.rules.rule import Refusal
+
+
+class ModelMapping:
+    """A host mapping of guest memory; owns it where it was made for the mapping alone."""
+
+    def __init__(self, memory: HostMemory, *, owned: bool) -> None:
+        self.memory = memory
+        self._owned = owned
+        self._open = True
+
+    @property
+    def hva(self) -> int:
+        """The first byte's host virtual address; 0 once closed."""
+        return self.memory.address if self._open else 0
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.memory.size
+
+    def view(self) -> memoryview:
+        """All of it, writable, as bytes. Raises `InternalError` once closed."""
+        return self.memory.view()
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give pages back. Raises `UsageError` for what are no whole pages."""
+        self.memory.discard(offset, size)
+
+    def resident(self, offset: int, size: int) -> int:
+        """Bytes that take memory of the host."""
+        return self.memory.resident(offset, size)
+
+    def close(self) -> None:
+        """Unmap; a second call does nothing."""
+        if self._open:
+            self._open = False
+            if self._owned:
+                self.memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ModelGuestMemfd:
+    """A guest_memfd file of a VM: its one inode, and the flags that it was created with.
+
+    `vm` is who it belongs to; closing it takes it away from every slot that is bound to it.
+    """
+
+    def __init__(self, size: int, flags: GuestMemfdFlag, vm: object, profile: Profile) -> None:
+        self.memory = HostMemory(size, "guest_memfd")
+        self.flags = flags
+        self.vm = vm
+        self._profile = profile
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.memory.size
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` has not been called."""
+        return self.memory.is_open
+
+    def map(self) -> ModelMapping:
+        """Map all of it shared.
+
+        Raises `SystemCallError` without `GuestMemfdFlag.MMAP`. The kernel maps a file without
+        INIT_SHARED, but a touch of it ends the process (SIGBUS): here it is refused.
+        """
+        attempt = f"map {self.size} bytes of a guest_memfd"
+        refusal = mmap(Mmap(0, self.size, True, int(self.flags)), self._profile)
+        if refusal is not None:
+            raise refused(attempt, refusal)
+        if GuestMemfdFlag.INIT_SHARED not in self.flags:
+            raise refused(attempt, _WOULD_BUS)
+        return ModelMapping(self.memory, owned=False)
+
+    def allocate(self, offset: int, size: int) -> None:
+        """fallocate(2), keeping the size. Raises `SystemCallError`."""
+        outcome = self._judged(FALLOC_FL_KEEP_SIZE, offset, size, "allocate")
+        self.memory.allocate(offset, outcome)
+
+    def punch_hole(self, offset: int, size: int) -> None:
+        """fallocate(2) with PUNCH_HOLE. Raises `SystemCallError`."""
+        punched = self._judged(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size, "free")
+        if punched:
+            self.memory.discard(offset, punched)
+
+    def _judged(self, mode: int, offset: int, size: int, verb: str) -> int:
+        outcome = fallocate(Fallocate(mode, offset, size, self.size), self._profile)
+        if isinstance(outcome, Refusal):
+            raise refused(f"{verb} {size} bytes at offset {offset:#x} of a guest_memfd", outcome)
+        return outcome.end - outcome.start
+
+    def resident(self, offset: int, size: int) -> int:
+        """Bytes that take memory of the host."""
+        return self.memory.resident(offset, size)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self.memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+_WOULD_BUS = Refusal(14, "host-access-private", "touching the memory would raise SIGBUS")

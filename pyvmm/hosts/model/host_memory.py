@@ -1,0 +1,140 @@
+"""Memory of this process that stands for guest memory: one file of the kernel's, mapped once."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from pyvmm.errors import InternalError, UsageError
+from pyvmm.hosts.model.refusals import failed
+
+_MAP_NORESERVE = 0x4000
+_MADV_REMOVE = 9
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class HostMemory:
+    """`size` bytes of zeroes at `address`, whole pages, taken from the host as they are touched.
+
+    After `close` the pages are given back at once; the addresses stay mapped while a view is out or
+    somebody holds them (`hold`), so that a late access reads zeroes and nothing worse. Raises
+    `SystemCallError`, and `UsageError` for a size that is no positive multiple of a page.
+    """
+
+    def __init__(self, size: int, what: str) -> None:
+        attempt = f"map {size} bytes of {what}"
+        if size <= 0 or size % mmap.PAGESIZE:
+            raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
+        try:
+            fd = os.memfd_create("pyvmm-model", os.MFD_CLOEXEC)
+            try:
+                os.ftruncate(fd, size)
+                self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise failed(attempt, error) from error
+        self.size = size
+        anchor = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(anchor)
+        # The anchor would keep the map from being closed; the address outlives it.
+        del anchor
+        self._what = what
+        self._open = True
+        self._holders = 0
+        self._on_close: list[Callable[[], None]] = []
+
+    def hold(self, on_close: Callable[[], None]) -> None:
+        """Keep the addresses mapped until `release`; `on_close` is called when they are closed."""
+        self._require_open("hold")
+        self._holders += 1
+        self._on_close.append(on_close)
+
+    def release(self, on_close: Callable[[], None]) -> None:
+        """Undo one `hold`."""
+        self._holders -= 1
+        self._on_close.remove(on_close)
+        if not self._open and not self._holders:
+            self._unmap()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` has not been called."""
+        return self._open
+
+    def view(self) -> memoryview:
+        """All of it, writable, as bytes. Raises `InternalError` once closed."""
+        self._require_open("look at")
+        return memoryview(self._map)
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give the pages of [offset, offset + size) back; they read as zeroes afterwards."""
+        self._require(offset, size, "discard")
+        try:
+            self._map.madvise(_MADV_REMOVE, offset, size)
+        except OSError as error:
+            raise failed(f"discard {size} bytes of {self._what}", error) from error
+
+    def allocate(self, offset: int, size: int) -> None:
+        """Take the pages of [offset, offset + size) from the host now."""
+        self._require(offset, size, "allocate")
+        view = memoryview(self._map)
+        for page in range(offset, offset + size, mmap.PAGESIZE):
+            view[page] = view[page]  # A write takes the page, and leaves it as it is.
+        view.release()
+
+    def resident(self, offset: int, size: int) -> int:
+        """How many bytes of [offset, offset + size) take memory of the host (mincore(2))."""
+        self._require(offset, size, "count")
+        pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+        address = ctypes.c_void_p(self.address + offset)
+        if _LIBC.mincore(address, ctypes.c_size_t(size), pages):
+            number = ctypes.get_errno()
+            attempt = f"count the pages of {self._what}"
+            raise failed(attempt, OSError(number, os.strerror(number)))
+        return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+    def _require_open(self, verb: str) -> None:
+        if not self._open:
+            raise InternalError(f"{verb} {self._what}", "it has been closed")
+
+    def _require(self, offset: int, size: int, verb: str) -> None:
+        self._require_open(verb)
+        if (offset | size) % mmap.PAGESIZE or not 0 < size <= self.size - offset or offset < 0:
+            raise UsageError(
+                f"{verb} {size} bytes at {offset:#x} of {self._what}",
+                f"not whole pages within its {self.size} bytes",
+            )
+
+    def close(self) -> None:
+        """Give the pages back, and unmap as soon as no view is left; a second call does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        self._map.madvise(_MADV_REMOVE, 0, self.size)
+        for on_close in list(self._on_close):
+            on_close()
+        if not self._holders:
+            self._unmap()
+
+    def _unmap(self) -> None:
+        try:
+            self._map.close()
+        except BufferError:
+            # A view is out: the map goes with it, since nothing else refers to it then.
+            self._map = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

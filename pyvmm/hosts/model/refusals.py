@@ -1,0 +1,23 @@
+"""Errors of the model: what a rule refuses, as the system call error that KVM would give."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyvmm.errors import SystemCallError
+from pyvmm.rules.rule import Refusal
+
+
+def refused(attempt: str, refusal: Refusal) -> SystemCallError:
+    """The error for a request that a rule refuses; it names the rule's reason."""
+    return SystemCallError(
+        attempt, refusal.errno, f"{refusal.errno_name} ({refusal.cause}; {refusal.rule})"
+    )
+
+
+def failed(attempt: str, error: OSError) -> SystemCallError:
+    """The error for a system call that the model itself needed, and that failed."""
+    number = error.errno or 0
+    name = errno.errorcode.get(number, f"errno {number}")
+    return SystemCallError(attempt, number, f"{name} ({os.strerror(number)})")

@@ -1,0 +1,104 @@
+"""The model as a host: it needs no /dev/kvm, no privilege and nothing of the kernel's KVM."""
+
+from __future__ import annotations
+
+import errno
+from types import TracebackType
+from typing import Self
+
+from pyvmm.errors import HostLacksError, SystemCallError
+from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.model.guest_memory import ModelMapping
+from pyvmm.hosts.model.host_memory import HostMemory
+from pyvmm.hosts.model.vm import ModelVm
+from pyvmm.rules.abi import KVM_USER_MEM_SLOTS
+from pyvmm.rules.profile import MAINLINE, Profile
+
+_MAX_VCPUS = 64
+_MAP_GPA_RANGE = 12
+_PHYSICAL_ADDRESS_BITS = 40
+"""What the processor that Unicorn emulates has."""
+
+
+class ModelSystem:
+    """A host whose kernel behaves as `profile` says. Raises `HostLacksError` without Unicorn."""
+
+    def __init__(self, profile: Profile = MAINLINE) -> None:
+        import importlib.util
+
+        if importlib.util.find_spec("unicorn") is None:
+            raise HostLacksError(
+                "run a guest on the model", "Unicorn is not installed", "pip install unicorn"
+            )
+        self._profile = profile
+        self._mappings: list[HostMemory] = []
+        self._vms: list[ModelVm] = []
+
+    def capabilities(self) -> Capabilities:
+        """What the model offers: all that the rules speak of."""
+        private = self._profile.attributes is not None
+        types = {VmType.DEFAULT, *([VmType.SW_PROTECTED] if private else [])}
+        return Capabilities(
+            api_version=12,
+            max_vcpus=_MAX_VCPUS,
+            nr_memslots=KVM_USER_MEM_SLOTS,
+            user_memory2=True,
+            memory_fault_info=True,
+            memory_attributes=MemoryAttribute(self._profile.attributes or 0),
+            guest_memfd=private or self._profile.default_vm_binds,
+            guest_memfd_flags=GuestMemfdFlag(self._profile.guest_memfd_flags),
+            vm_types=frozenset(types),
+            pre_fault=False,
+            hypercalls=1 << _MAP_GPA_RANGE,
+            irqchip=True,
+            pit2=True,
+            irqfd=False,
+            ioeventfd=False,
+            immediate_exit=True,
+            sync_regs=0,
+            coalesced_pio=False,
+            binary_stats=False,
+            dirty_log_ring=0,
+            disable_exits=2,
+            user_space_msr=0,
+            physical_address_bits=_PHYSICAL_ADDRESS_BITS,
+        )
+
+    def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> ModelVm:
+        """KVM_CREATE_VM. Raises `SystemCallError` for a type that is not offered."""
+        if vm_type not in self.capabilities().vm_types:
+            raise SystemCallError(
+                f"create a VM of type {vm_type.name}", errno.EINVAL, "EINVAL (not offered)"
+            )
+        vm = ModelVm(vm_type, self._profile, self._find, self._vms.remove)
+        self._vms.append(vm)
+        return vm
+
+    def map_anonymous(self, size: int) -> ModelMapping:
+        """Guest RAM of `size` bytes."""
+        memory = HostMemory(size, "guest memory")
+        self._mappings.append(memory)
+        return ModelMapping(memory, owned=True)
+
+    def _find(self, hva: int, size: int) -> HostMemory | None:
+        """The memory of this host that has [hva, hva + size)."""
+        files = (slot.file.memory for vm in self._vms for slot in vm.memory.slots if slot.file)
+        for memory in (*self._mappings, *files):
+            if memory.is_open and memory.address <= hva <= memory.address + memory.size - size:
+                return memory
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
+        self._mappings = [memory for memory in self._mappings if memory.is_open]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

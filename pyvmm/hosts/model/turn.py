@@ -1,0 +1,64 @@
+"""Whose turn it is: the vCPUs of a VM and whoever changes its memory, one at a time, in order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turn:
+    """A lock that is handed over in the order in which it was asked for.
+
+    A thread that takes it again at once goes behind those that wait: so a vCPU that gives it up
+    after each slice of time starves nobody. A thread that has it may take it once more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._holder = 0
+        self._depth = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold it."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._give()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self._waiting)
+
+    def _take(self) -> None:
+        own = threading.get_ident()
+        with self._lock:
+            if self._holder == own:
+                self._depth += 1
+                return
+            if not self._holder:
+                self._holder, self._depth = own, 1
+                return
+            ticket = threading.Lock()
+            ticket.acquire()
+            self._waiting.append(ticket)
+        # Whoever gives it up lets go of the ticket, and leaves the turn taken.
+        ticket.acquire()
+        with self._lock:
+            self._holder, self._depth = own, 1
+
+    def _give(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth:
+                return
+            if self._waiting:
+                self._holder = -1
+                self._waiting.popleft().release()
+            else:
+                self._holder = 0

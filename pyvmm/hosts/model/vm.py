@@ -1,0 +1,229 @@
+"""A VM of the model: KVM's ioctls on a VM, judged by `pyvmm.rules` and carried out here."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pyvmm.errors import SystemCallError
+from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot, MemslotFlag
+from pyvmm.hosts.model.conversions import ModelConversions
+from pyvmm.hosts.model.guest_memory import ModelGuestMemfd
+from pyvmm.hosts.model.guest_space import GuestSpace, ModelSlot
+from pyvmm.hosts.model.host_memory import HostMemory
+from pyvmm.hosts.model.posted import ModelPosts
+from pyvmm.hosts.model.refusals import refused
+from pyvmm.hosts.model.turn import Turn
+from pyvmm.rules.attributes import SetAttributes, set_attributes
+from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
+from pyvmm.rules.memslots import (
+    Change,
+    GuestMemfdFile,
+    NoGuestMemfd,
+    SetRegion,
+    Slot,
+    set_region,
+)
+from pyvmm.rules.profile import Profile
+from pyvmm.rules.rule import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.hosts.model.address_space import InterruptControllers
+    from pyvmm.hosts.model.controllers import ModelControllers
+    from pyvmm.hosts.model.vcpu import ModelVcpu
+
+
+class ModelVm:
+    """One VM, made by `ModelSystem.create_vm`. Methods raise `SystemCallError` as KVM would.
+
+    `find_memory` gives the host memory that [hva, hva + size) lies in.
+    """
+
+    def __init__(
+        self,
+        vm_type: VmType,
+        profile: Profile,
+        find_memory: Callable[[int, int], HostMemory | None],
+        forget: Callable[[ModelVm], None],
+    ) -> None:
+        self.vm_type = vm_type
+        self._private = vm_type is not VmType.DEFAULT
+        self._profile = profile
+        self._find_memory = find_memory
+        self._forget = forget
+        self.memory = GuestSpace(private=self._private)
+        self.posts = ModelPosts()
+        self.turn_lock = Turn()
+        self.hypercall_exits = 0
+        self.disabled_exits = 0
+        self._conversions = ModelConversions()
+        self._controllers: ModelControllers | None = None
+        self._vcpus: dict[int, ModelVcpu] = {}
+        self._open = True
+
+    # -- interface.Vm --
+
+    @property
+    def posted(self) -> ModelPosts:
+        """The ring of posted port writes."""
+        return self.posts
+
+    @property
+    def conversions(self) -> ModelConversions:
+        """The lock of conversions; there is no fast path."""
+        return self._conversions
+
+    def create_guest_memfd(
+        self, size: int, flags: GuestMemfdFlag = NO_GUEST_MEMFD_FLAGS
+    ) -> ModelGuestMemfd:
+        """KVM_CREATE_GUEST_MEMFD (api.rst 4.142)."""
+        request = CreateGuestMemfd(size, int(flags), self._private)
+        refusal = create_guest_memfd(request, self._profile)
+        if refusal is not None:
+            raise refused(f"create a guest_memfd of {size} bytes, flags {int(flags):#x}", refusal)
+        return ModelGuestMemfd(size, flags, self, self._profile)
+
+    def set_memslot(self, memslot: Memslot) -> None:
+        """KVM_SET_USER_MEMORY_REGION2 (api.rst 4.140)."""
+        flags = memslot.flags
+        if memslot.guest_memfd is not None:
+            flags |= MemslotFlag.GUEST_MEMFD
+        with self.turn():
+            request = SetRegion(
+                slot=memslot.slot,
+                gpa=memslot.gpa,
+                size=memslot.size,
+                hva=memslot.hva,
+                flags=int(flags),
+                offset=memslot.guest_memfd_offset,
+                descriptor=self._descriptor(memslot),
+                vm=id(self),
+                private_vm=self._private,
+                slots=tuple(slot.slot for slot in self.memory.slots),
+            )
+            outcome = set_region(request, self._profile)
+            if isinstance(outcome, Refusal):
+                raise refused(
+                    f"set memory slot {memslot.slot} at {memslot.gpa:#x}, {memslot.size} bytes",
+                    outcome,
+                )
+            if outcome is Change.DELETE:
+                self.memory.delete_slot(memslot.slot)
+            elif outcome is not Change.NOTHING:
+                self.memory.set_slot(self._slot(memslot, int(flags)))
+
+    def _descriptor(self, memslot: Memslot) -> GuestMemfdFile | NoGuestMemfd:
+        file = memslot.guest_memfd
+        if not isinstance(file, ModelGuestMemfd):
+            return NoGuestMemfd.NOT_OPEN if file is None else NoGuestMemfd.OTHER_FILE
+        if not file.is_open:
+            return NoGuestMemfd.NOT_OPEN
+        bound = tuple(
+            (slot.memslot.guest_memfd_offset, slot.memslot.guest_memfd_offset + slot.slot.size)
+            for slot in self.memory.slots
+            if slot.file is file
+        )
+        return GuestMemfdFile(id(file.vm), file.size, int(file.flags), bound)
+
+    def _slot(self, memslot: Memslot, flags: int) -> ModelSlot:
+        file = memslot.guest_memfd
+        return ModelSlot(
+            Slot(memslot.slot, memslot.gpa, memslot.size, memslot.hva, flags),
+            memslot,
+            self._find_memory(memslot.hva, memslot.size),
+            file if isinstance(file, ModelGuestMemfd) else None,
+        )
+
+    def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES (api.rst 4.141)."""
+        request = SetAttributes(gpa, size, int(attributes), self._private)
+        refusal = set_attributes(request, self._profile)
+        if refusal is not None:
+            raise refused(f"set the attributes of {size} bytes at {gpa:#x}", refusal)
+        with self.turn():
+            self.memory.set_attributes(gpa, size, private=MemoryAttribute.PRIVATE in attributes)
+
+    def create_irqchip(self) -> None:
+        """Interrupt controllers; before the first vCPU."""
+        attempt = "create interrupt controllers"
+        if self._controllers is not None:
+            raise SystemCallError(attempt, errno.EEXIST, "EEXIST (there are some already)")
+        if self._vcpus:
+            raise SystemCallError(attempt, errno.EINVAL, "EINVAL (there are vCPUs already)")
+        from pyvmm.hosts.model.controllers import ModelControllers
+
+        self._controllers = ModelControllers()
+
+    def create_pit(self) -> None:
+        """The 8254; after `create_irqchip`."""
+        self._with_controllers("create a timer").create_pit()
+
+    def set_irq_line(self, gsi: int, level: bool) -> None:
+        """Raise or lower an interrupt line."""
+        self._with_controllers("set an interrupt line").raise_line(gsi, level)
+
+    def _with_controllers(self, attempt: str) -> ModelControllers:
+        if self._controllers is None:
+            raise SystemCallError(attempt, errno.ENXIO, "ENXIO (no interrupt controllers)")
+        return self._controllers
+
+    def enable_hypercall_exits(self, mask: int) -> None:
+        """KVM_CAP_EXIT_HYPERCALL."""
+        self.hypercall_exits = mask
+
+    def disable_exits(self, mask: int) -> None:
+        """KVM_CAP_X86_DISABLE_EXITS."""
+        self.disabled_exits = mask
+
+    def create_vcpu(self, index: int) -> ModelVcpu:
+        """The vCPU `index`, for the calling thread."""
+        from pyvmm.hosts.model.vcpu import ModelVcpu
+
+        if index in self._vcpus:
+            raise SystemCallError(f"create vCPU {index}", errno.EEXIST, "EEXIST (there is one)")
+        vcpu = ModelVcpu(index, self)
+        self._vcpus[index] = vcpu
+        return vcpu
+
+    # -- VcpuServices --
+
+    @property
+    def controllers(self) -> InterruptControllers | None:
+        """The interrupt controllers, if there are any."""
+        return self._controllers
+
+    def convert(self, gpa: int, size: int, private: bool) -> bool:
+        """No fast path: an exit as usual."""
+        del gpa, size, private
+        return False
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold the VM: vCPUs and changes of memory take turns."""
+        return self.turn_lock()
+
+    # -- life --
+
+    def close(self) -> None:
+        """Free everything; a second call does nothing."""
+        if self._open:
+            self._open = False
+            with self.turn():
+                self.memory.close()
+            self.posts.close()
+            self._forget(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
