@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pyvmm.errors import InternalError
+from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import Canonical, State
 from pyvmm.lifetime.machine import Machine, Step
 from pyvmm.lifetime.operations import Kind, Operation
-from pyvmm.lifetime.properties import ALL, Property, World
+from pyvmm.lifetime.properties import ALL, Property
 from pyvmm.lifetime.story import Story, Told
 from pyvmm.lifetime.universe import Universe
 

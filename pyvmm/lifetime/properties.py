@@ -11,46 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.lifetime import bodies
-from pyvmm.lifetime.layout import (
-    FILE_HANDLES,
-    FILE_INODE,
-    FILE_VM,
-    INODE_FILES,
-    INODE_LINKED,
-    INODE_TAGS,
-    REFS,
-    SLOT_FILE,
-    SLOT_MAPPING,
-    SLOT_PAGE,
-    SLOT_VM,
-    VM_HANDLES,
-    Layout,
-    State,
-)
+from pyvmm.lifetime import bodies, checks
+from pyvmm.lifetime.checks import World
+from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Kind, Operation
-from pyvmm.rules.lifecycle import Effect, Event, Lifecycle
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What checks need to know of a design and its universe."""
-
-    layout: Layout
-    lifecycle: Lifecycle
-    file_pins_vm: bool
-    slot_pins_file: bool
-
-    @classmethod
-    def of(cls, lifecycle: Lifecycle, layout: Layout, intended: Lifecycle) -> World:
-        """`intended` is the design without seeded faults: it says who is meant to hold whom."""
-        return cls(
-            layout,
-            lifecycle,
-            Effect.FILE_TAKES_VM in intended.of(Event.CREATE_FILE),
-            Effect.SLOT_TAKES_FILE in intended.of(Event.BIND),
-        )
-
 
 StateCheck: TypeAlias = Callable[[World, State], str | None]
 StepCheck: TypeAlias = Callable[[World, State, Operation, str, State], str | None]
@@ -81,228 +45,6 @@ class Property:
     faults: frozenset[str] = frozenset()
 
 
-def _handles(w: World, state: State, v: int) -> int:
-    at = w.layout.vm[v] + VM_HANDLES
-    return sum(state[at : at + w.layout.universe.processes])
-
-
-def _nothing_dangles(w: World, state: State) -> str | None:
-    layout = w.layout
-    for s, at in enumerate(layout.slot):
-        v, f = state[at + SLOT_VM], state[at + SLOT_FILE]
-        if v and not state[layout.vm[v - 1]]:
-            return f"slot{s} belongs to vm{v - 1}, which is freed"
-        if f and not state[layout.file[f - 1]]:
-            return f"slot{s} points to file{f - 1}, which is freed"
-    for f, at in enumerate(layout.file):
-        v = state[at + FILE_VM]
-        if v and not state[layout.vm[v - 1]]:
-            return f"file{f} points to vm{v - 1}, which is freed"
-        for page in range(layout.universe.pages):
-            s = state[at + layout.bindings + page]
-            if s and not state[layout.slot[s - 1] + SLOT_VM]:
-                return f"a binding of file{f} points to slot{s - 1}, which is freed"
-    return None
-
-
-def _mappings_have_backing(w: World, state: State) -> str | None:
-    layout = w.layout
-    for s, at in enumerate(layout.slot):
-        mapping = state[at + SLOT_MAPPING]
-        if not mapping:
-            continue
-        if not state[at + SLOT_VM]:
-            return f"the guest still maps a page through slot{s}, which is deleted"
-        inode, page = divmod(mapping - 1, layout.universe.pages)
-        f = state[at + SLOT_FILE]
-        if not f or not state[layout.inode[inode] + INODE_FILES]:
-            return f"the guest still maps page{page} through slot{s}, whose file is closed"
-        if state[layout.file[f - 1] + FILE_INODE] != inode + 1 or state[at + SLOT_PAGE] != page:
-            return f"the guest maps another page through slot{s} than it is bound to"
-    return None
-
-
-def _contents_stay(w: World, state: State) -> str | None:
-    layout = w.layout
-    for s, at in enumerate(layout.slot):
-        v, f = state[at + SLOT_VM], state[at + SLOT_FILE]
-        if not v or not f or not state[layout.file[f - 1]]:
-            continue
-        inode = layout.inode[state[layout.file[f - 1] + FILE_INODE] - 1]
-        tag = state[inode + INODE_TAGS + state[at + SLOT_PAGE]]
-        if tag not in (0, v) and not state[inode + INODE_LINKED] and _handles(w, state, v - 1):
-            whose = "a VM that is freed" if tag == layout.ghost else f"vm{tag - 1}"
-            return f"vm{v - 1} can read through slot{s} what {whose} wrote"
-    return None
-
-
-def _one_vm_per_file(w: World, state: State) -> str | None:
-    layout = w.layout
-    for f, at in enumerate(layout.file):
-        first = at + layout.bindings
-        vms = {
-            state[layout.slot[s - 1] + SLOT_VM]
-            for s in state[first : first + layout.universe.pages]
-            if s
-        }
-        named = state[at + FILE_VM]
-        if len(vms) > 1 or (vms and named not in vms):
-            return f"file{f} is bound to slots of a VM that it does not name"
-    return None
-
-
-def _two_ways(w: World, state: State) -> str | None:
-    layout = w.layout
-    for s, at in enumerate(layout.slot):
-        f = state[at + SLOT_FILE]
-        if f and state[layout.file[f - 1] + layout.bindings + state[at + SLOT_PAGE]] != s + 1:
-            return f"slot{s} points to file{f - 1}, whose bindings do not name it"
-    for f, at in enumerate(layout.file):
-        for page in range(layout.universe.pages):
-            s = state[at + layout.bindings + page]
-            if s and state[layout.slot[s - 1] + SLOT_FILE] != f + 1:
-                return f"the bindings of file{f} name slot{s - 1}, which does not point to it"
-    return None
-
-
-def _held(w: World, state: State) -> tuple[list[int], list[int]]:
-    """How many hold each VM and each file, by counting the holders."""
-    layout = w.layout
-    u = layout.universe
-    vms = [_handles(w, state, v) for v in range(u.vms)]
-    files = [
-        sum(state[at + FILE_HANDLES : at + FILE_HANDLES + 2 * u.processes]) for at in layout.file
-    ]
-    if w.file_pins_vm:
-        for at in layout.file:
-            if state[at] and state[at + FILE_VM]:
-                vms[state[at + FILE_VM] - 1] += 1
-    if w.slot_pins_file:
-        for at in layout.slot:
-            if state[at + SLOT_FILE]:
-                files[state[at + SLOT_FILE] - 1] += 1
-    return vms, files
-
-
-def _counts_agree(w: World, state: State) -> str | None:
-    vms, files = _held(w, state)
-    for name, places, held in (("vm", w.layout.vm, vms), ("file", w.layout.file, files)):
-        for number, at in enumerate(places):
-            if state[at + REFS] != held[number]:
-                count = state[at + REFS]
-                return f"{name}{number} counts {count} references, {held[number]} hold it"
-    return None
-
-
-def _everything_is_freed(w: World, state: State) -> str | None:
-    """Reachability from descriptors and mappings, along what pins."""
-    layout = w.layout
-    u = layout.universe
-    vms = [_handles(w, state, v) > 0 for v in range(u.vms)]
-    files = [
-        any(state[at + FILE_HANDLES : at + FILE_HANDLES + 2 * u.processes]) for at in layout.file
-    ]
-    for _ in range(u.vms + u.files):
-        for f, at in enumerate(layout.file):
-            if w.file_pins_vm and files[f] and state[at + FILE_VM]:
-                vms[state[at + FILE_VM] - 1] = True
-        for at in layout.slot:
-            v, f = state[at + SLOT_VM], state[at + SLOT_FILE]
-            if w.slot_pins_file and v and f and vms[v - 1]:
-                files[f - 1] = True
-    for v, at in enumerate(layout.vm):
-        if state[at] and not vms[v]:
-            return f"vm{v} lives although no handle leads to it"
-    for f, at in enumerate(layout.file):
-        if state[at] and not files[f]:
-            return f"file{f} lives although no handle leads to it"
-    return None
-
-
-def _access(w: World, state: State, v: int) -> list[tuple[int, int]]:
-    """What a VM can reach through its slots: (slot, 1 + inode), 0 where it faults."""
-    layout = w.layout
-    found = []
-    for s, at in enumerate(layout.slot):
-        if state[at + SLOT_VM] == v + 1:
-            f = state[at + SLOT_FILE]
-            found.append((s, state[layout.file[f - 1] + FILE_INODE] if f else 0))
-    return found
-
-
-def _closing_is_harmless(
-    w: World, before: State, _operation: Operation, _outcome: str, after: State
-) -> str | None:
-    for v in range(w.layout.universe.vms):
-        if _handles(w, after, v) and _handles(w, before, v):
-            was, now = _access(w, before, v), _access(w, after, v)
-            if was != now:
-                return f"vm{v} still runs, but no longer reaches what it reached before"
-    return None
-
-
-def _file_does_not_pin_vm(w: World, state: State) -> str | None:
-    for v, at in enumerate(w.layout.vm):
-        if state[at] and not _handles(w, state, v):
-            return f"vm{v} lives on without any descriptor of it"
-    return None
-
-
-def _slots_keep_contents(
-    w: World, before: State, operation: Operation, outcome: str, after: State
-) -> str | None:
-    """Deleting a slot and making it again is everyday life: contents of a living VM stay."""
-    if outcome != "ok":
-        return None
-    layout = w.layout
-    for at in layout.inode:
-        for page in range(layout.universe.pages):
-            tag = before[at + INODE_TAGS + page]
-            if 0 < tag < layout.ghost and not after[at + INODE_TAGS + page]:
-                if operation.kind is Kind.BIND and tag != operation.vm + 1:
-                    continue
-                if not after[at + INODE_FILES]:
-                    continue  # the slot was the last that held the file
-                return f"what vm{tag - 1} wrote is gone, though it lives and nobody punched it out"
-    return None
-
-
-def _cleared_by_owner(
-    w: World, before: State, _operation: Operation, outcome: str, after: State
-) -> str | None:
-    if outcome != "ok":
-        return None
-    layout = w.layout
-    for at in layout.inode:
-        for page in range(layout.universe.pages):
-            if before[at + INODE_TAGS + page] == layout.ghost and not after[at + INODE_TAGS + page]:
-                return "a page is cleared whose VM, and with it the key, is gone"
-    return None
-
-
-def _holes_read_zeroes(
-    w: World, _before: State, operation: Operation, _outcome: str, after: State
-) -> str | None:
-    layout = w.layout
-    inode = layout.inode[after[layout.file[operation.file] + FILE_INODE] - 1]
-    if after[inode + INODE_TAGS + operation.page]:
-        return f"page{operation.page} of file{operation.file} keeps its contents"
-    return None
-
-
-def _hand_over(
-    w: World, _before: State, operation: Operation, outcome: str, after: State
-) -> str | None:
-    if outcome != "ok":
-        return None
-    layout = w.layout
-    inode = layout.inode[after[layout.file[operation.file] + FILE_INODE] - 1]
-    tag = after[inode + INODE_TAGS + operation.page]
-    if tag not in (0, operation.vm + 1):
-        return f"vm{operation.vm} takes over what another VM wrote"
-    return None
-
-
 _CLOSING = frozenset({Kind.CLOSE_FILE, Kind.UNMAP, Kind.EXIT})
 
 INVARIANTS = (
@@ -310,53 +52,53 @@ INVARIANTS = (
         "nothing-dangles",
         "Nothing points to something freed.",
         Role.INVARIANT,
-        state=_nothing_dangles,
+        state=checks.nothing_dangles,
         faults=frozenset({bodies.USED_AFTER_FREE}),
     ),
     Property(
         "mappings-have-backing",
         "No guest mapping outlives its backing.",
         Role.INVARIANT,
-        state=_mappings_have_backing,
+        state=checks.mappings_have_backing,
         faults=frozenset({bodies.MAPPING_OUTLIVED}),
     ),
     Property(
         "contents-stay",
         "What was written under one VM is never readable by another, unless zeroed or linked.",
         Role.INVARIANT,
-        state=_contents_stay,
+        state=checks.contents_stay,
     ),
     Property(
         "one-vm-per-file",
         "All slots bound to a file belong to the one VM that it names.",
         Role.INVARIANT,
-        state=_one_vm_per_file,
+        state=checks.one_vm_per_file,
     ),
     Property(
         "bindings-agree",
         "A slot points to a file exactly when the file's bindings name the slot.",
         Role.INVARIANT,
-        state=_two_ways,
+        state=checks.two_ways,
     ),
     Property(
         "counts-agree",
         "Every reference count is the number of those that hold a reference.",
         Role.INVARIANT,
-        state=_counts_agree,
+        state=checks.counts_agree,
         faults=frozenset({bodies.COUNT_BROKEN}),
     ),
     Property(
         "everything-is-freed",
         "What no handle leads to is freed.",
         Role.INVARIANT,
-        state=_everything_is_freed,
+        state=checks.everything_is_freed,
         faults=frozenset({bodies.BINDINGS_LEFT, bodies.SLOTS_LEFT, bodies.PAGES_LEFT}),
     ),
     Property(
         "holes-read-zeroes",
         "What is punched out reads as zeroes.",
         Role.INVARIANT,
-        step=_holes_read_zeroes,
+        step=checks.holes_read_zeroes,
         kinds=frozenset({Kind.PUNCH}),
     ),
 )
@@ -366,14 +108,14 @@ WISHES = (
         "closing-is-harmless",
         "Closing the file never changes what a running VM can access.",
         Role.WISH,
-        step=_closing_is_harmless,
+        step=checks.closing_is_harmless,
         kinds=_CLOSING,
     ),
     Property(
         "file-does-not-pin-vm",
         "An open file never keeps a VM alive.",
         Role.WISH,
-        state=_file_does_not_pin_vm,
+        state=checks.file_does_not_pin_vm,
     ),
 )
 
@@ -382,14 +124,14 @@ PRICES = (
         "slots-keep-contents",
         "Deleting a slot and making it again keeps what its VM wrote.",
         Role.PRICE,
-        step=_slots_keep_contents,
+        step=checks.slots_keep_contents,
         kinds=frozenset({Kind.BIND, Kind.UNBIND}),
     ),
     Property(
         "cleared-by-owner",
         "Contents are cleared for another VM only while the VM that wrote them exists.",
         Role.PRICE,
-        step=_cleared_by_owner,
+        step=checks.cleared_by_owner,
         kinds=frozenset({Kind.BIND}),
     ),
 )
@@ -399,7 +141,7 @@ POSSIBILITIES = (
         "hand-over",
         "A file's contents can be handed over to another VM.",
         Role.POSSIBILITY,
-        step=_hand_over,
+        step=checks.hand_over,
         kinds=frozenset({Kind.BIND}),
     ),
 )

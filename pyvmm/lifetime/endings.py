@@ -1,0 +1,351 @@
+"""What every program is made of, and what the last reference to a file or a VM does."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pyvmm.lifetime.locks import (
+    BLOCKED,
+    F_BINDING,
+    F_EMPTIED,
+    F_FREED,
+    F_INODE,
+    F_LIVE,
+    F_REFS,
+    F_STATE,
+    F_VM,
+    FILE,
+    I_LOCK,
+    INODE,
+    NONE_IN_PROGRESS,
+    RCU,
+    S_FILE,
+    S_MAPPING,
+    S_STATE,
+    S_VISIBLE,
+    S_VM,
+    SLOT,
+    T_DYING,
+    T_FILE,
+    T_HOLDS,
+    T_PENDING,
+    T_SLOT,
+    T_WAITS,
+    THREAD,
+    V_FD,
+    V_FREED,
+    V_INVALIDATING,
+    V_LOCK,
+    V_REFS,
+    V_STATE,
+    V_TORN,
+    VM,
+    Body,
+    Cells,
+    Floor,
+    Harm,
+    Protection,
+)
+
+
+class Locking(enum.Enum):
+    """Whose steps."""
+
+    MAINLINE = "file-pins-vm, mainline: slots_lock, then the invalidate lock"
+    V11 = "file-pins-vm, v11: the invalidate lock, then slots_lock; unbinding skips a dying file"
+    V11_ORDER = "file-pins-vm, v11's lock order with mainline's unbinding"
+    PROPOSAL = "memslot-pins-file"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A task's steps: name, body, and where each label is."""
+
+    names: tuple[str, ...]
+    bodies: tuple[Body, ...]
+    labels: dict[str, int]
+
+
+class Endings:
+    """Writes steps over a floor: locks, graces, release, destruction."""
+
+    def __init__(self, locking: Locking, floor: Floor) -> None:
+        self.locking = locking
+        self.floor = floor
+        self._steps: list[tuple[str, Body]] = []
+        self._labels: dict[str, int] = {}
+
+    def _step(self, name: str, body: Body) -> None:
+        self._steps.append((name, body))
+
+    def _label(self, name: str) -> None:
+        self._labels[name] = len(self._steps)
+
+    @property
+    def _pins(self) -> bool:
+        return self.locking is Locking.PROPOSAL
+
+    # Locks and graces
+
+    def _lock_slots(self, v: int | None) -> None:
+        """Of this VM; None: of the one that the thread's file names."""
+
+        def body(w: Cells, t: int) -> str | None:
+            own = self._named(w, t) if v is None else v
+            if not self.floor.use_vm(w, own):
+                return None
+            taken = self.floor.take(w, VM[own] + V_LOCK, t, Protection.SLOTS_LOCK)
+            return None if taken else BLOCKED
+
+        self._step("lock slots_lock", body)
+
+    def _named(self, w: Cells, t: int) -> int:
+        """The VM that the thread's file names."""
+        return w[FILE[w[THREAD[t] + T_FILE] - 1] + F_VM] - 1
+
+    def _unlock_slots(self, v: int | None) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            own = self._named(w, t) if v is None else v
+            self.floor.give(w, VM[own] + V_LOCK, t)
+            return None
+
+        self._step("unlock slots_lock", body)
+
+    def _lock_inode(self) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            f = w[THREAD[t] + T_FILE] - 1
+            if w[FILE[f] + F_STATE] == F_FREED:
+                self.floor.harm(Harm.FREED_FILE)
+            lock = INODE[w[FILE[f] + F_INODE]] + I_LOCK
+            return None if self.floor.take(w, lock, t, Protection.INVALIDATE_LOCK) else BLOCKED
+
+        self._step("lock the invalidate lock", body)
+
+    def _unlock_inode(self) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            inode = w[FILE[w[THREAD[t] + T_FILE] - 1] + F_INODE]
+            self.floor.give(w, INODE[inode] + I_LOCK, t)
+            return None
+
+        self._step("unlock the invalidate lock", body)
+
+    def _grace(self, what: str, protection: Protection, section: int) -> None:
+        def begin(w: Cells, t: int) -> str | None:
+            if self.floor.has(protection):
+                w[THREAD[t] + T_WAITS] = self.floor.readers(w, t, section)
+            return None
+
+        def wait(w: Cells, t: int) -> str | None:
+            if w[THREAD[t] + T_WAITS] & self.floor.readers(w, t, section):
+                return BLOCKED
+            w[THREAD[t] + T_WAITS] = 0
+            return None
+
+        self._step(f"{what}: begin", begin)
+        self._step(f"{what}: all earlier readers are gone", wait)
+
+    def _enter(self, v: int) -> None:
+        """A system call on the VM's descriptor, or its vCPU's: the VM stays for as long."""
+
+        def body(w: Cells, t: int) -> str | None:
+            if not w[VM[v] + V_FD]:
+                return "end"
+            w[VM[v] + V_REFS] += 1
+            w[THREAD[t] + T_HOLDS] = v + 1
+            return None
+
+        self._step("enter the VM", body)
+
+    def _gmem_unbind(self, s: int, suffix: str) -> None:
+        """``kvm_gmem_unbind``."""
+        at = SLOT[s]
+        floor = self.floor
+        done = f"unbound{suffix}"
+
+        def load(w: Cells, t: int) -> str | None:
+            floor.use_slot(w, s)
+            f = w[at + S_FILE]
+            if not f:
+                return done
+            w[THREAD[t] + T_FILE] = f
+            if self.locking is Locking.V11:  # kvm_gmem_get_file
+                if not w[FILE[f - 1] + F_REFS]:
+                    return done
+                w[FILE[f - 1] + F_REFS] += 1
+            return None
+
+        def erase(w: Cells, t: int) -> str | None:
+            f = w[THREAD[t] + T_FILE] - 1
+            if floor.use_bindings(w, f) and w[FILE[f] + F_BINDING] == s + 1:
+                w[FILE[f] + F_BINDING] = 0
+                if self._pins:
+                    w[FILE[f] + F_VM] = 0
+            w[at + S_FILE] = 0
+            return None
+
+        def fput(w: Cells, t: int) -> str | None:
+            floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+            return None
+
+        self._step("load the slot's file", load)
+        self._lock_inode()
+        self._step("erase the binding", erase)
+        if self.locking is Locking.V11:
+            self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
+        self._unlock_inode()
+        if self._pins or self.locking is Locking.V11:
+            self._step("drop the file", fput)
+        self._label(done)
+
+    # What the last references do
+
+    def _tail(self) -> None:
+        self._step("is a file to be released?", self._to_release)
+        self._release()
+        self._label("put")
+        self._step("leave the VM", self._leave_vm)
+        self._destroy()
+
+    def _to_release(self, w: Cells, t: int) -> str | None:
+        pending = w[THREAD[t] + T_PENDING]
+        if not pending:
+            return "put"
+        w[THREAD[t] + T_FILE] = pending
+        w[THREAD[t] + T_PENDING] = 0
+        return None
+
+    def _leave_vm(self, w: Cells, t: int) -> str | None:
+        held = w[THREAD[t] + T_HOLDS]
+        if held:
+            w[THREAD[t] + T_HOLDS] = 0
+            self.floor.put_vm(w, t, held - 1)
+        return None if w[THREAD[t] + T_DYING] else "end"
+
+    def _release(self) -> None:
+        """``kvm_gmem_release``, and what ``__fput`` does after it."""
+        if self.locking is Locking.MAINLINE:
+            self._lock_slots(None)
+            self._lock_inode()
+        elif not self._pins:
+            self._lock_inode()
+            self._lock_slots(None)
+        if not self._pins:
+            self._step("look at the bindings", self._first_binding)
+            self._step("clear the slot's file pointer", self._clear_pointer)
+            if self.locking is not Locking.MAINLINE:
+                self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
+            self._step("zap the bound slot", self._zap_bound)
+            self._label("released")
+            self._step("leave the inode's list", self._leave_list)
+        if self.locking is Locking.MAINLINE:
+            self._unlock_inode()
+            self._unlock_slots(None)
+        elif not self._pins:
+            self._unlock_slots(None)
+            self._unlock_inode()
+        self._step("free struct gmem_file", self._free_bindings)
+        if not self._pins:
+            self._step("drop the VM", self._drop_vm)
+        self._step("free struct file", self._free_file)
+
+    def _first_binding(self, w: Cells, t: int) -> str | None:
+        f = w[THREAD[t] + T_FILE] - 1
+        self.floor.use_bindings(w, f)
+        w[THREAD[t] + T_SLOT] = w[FILE[f] + F_BINDING]
+        return None if w[THREAD[t] + T_SLOT] else "released"
+
+    def _clear_pointer(self, w: Cells, t: int) -> str | None:
+        s = w[THREAD[t] + T_SLOT] - 1
+        if not self.floor.use_slot(w, s):
+            return "released"
+        w[SLOT[s] + S_FILE] = 0
+        return None
+
+    def _zap_bound(self, w: Cells, t: int) -> str | None:
+        self.floor.zap(w, w[THREAD[t] + T_SLOT] - 1)
+        return None
+
+    def _leave_list(self, w: Cells, t: int) -> str | None:
+        """From here on nobody finds the bindings through the inode or through a slot."""
+        w[FILE[w[THREAD[t] + T_FILE] - 1] + F_BINDING] = 0
+        return None
+
+    def _free_bindings(self, w: Cells, t: int) -> str | None:
+        f = w[THREAD[t] + T_FILE] - 1
+        if w[FILE[f] + F_STATE] != F_LIVE:
+            self.floor.harm(Harm.DOUBLE_FREE)
+        if self._pins and w[FILE[f] + F_BINDING]:
+            self.floor.harm(Harm.STALE_POINTER)
+        w[FILE[f] + F_STATE] = F_EMPTIED
+        w[FILE[f] + F_BINDING] = 0
+        return None
+
+    def _drop_vm(self, w: Cells, t: int) -> str | None:
+        v = self._named(w, t)
+        w[FILE[w[THREAD[t] + T_FILE] - 1] + F_VM] = 0
+        self.floor.put_vm(w, t, v)
+        return None
+
+    def _free_file(self, w: Cells, t: int) -> str | None:
+        self.floor.free_file(w, w[THREAD[t] + T_FILE] - 1)
+        return None
+
+    def _destroy(self) -> None:
+        """``kvm_destroy_vm``: no slots_lock, as nobody else can reach the VM any more."""
+        late = self._pins and not self.floor.has(Protection.SLOTS_FIRST)
+        if not self._pins or late:
+            self._step("tear the MMU down", self._tear_down)
+        for s, at in enumerate(SLOT):
+            skip = f"next{s}"
+
+            def owned(w: Cells, t: int, at: int = at, skip: str = skip) -> str | None:
+                mine = w[at + S_VM] == w[THREAD[t] + T_DYING]
+                return None if mine and w[at + S_STATE] == S_VISIBLE else skip
+
+            def zap(w: Cells, _t: int, s: int = s) -> str | None:
+                if self._pins and not late:
+                    self.floor.zap(w, s)
+                return None
+
+            def free(w: Cells, _t: int, s: int = s) -> str | None:
+                self.floor.free_slot(w, s)
+                return None
+
+            self._step(f"is slot{s} the VM's?", owned)
+            self._step("zap the slot", zap)
+            self._gmem_unbind(s, f" {s}")
+            self._step("free the slot", free)
+            if self._pins:
+                self._step("release the file?", self._free_unreferenced)
+            self._label(skip)
+        self._step("free the VM", self._free_vm)
+
+    def _tear_down(self, w: Cells, t: int) -> str | None:
+        """``kvm_arch_destroy_vm``: page tables go, and with them every mapping."""
+        v = w[THREAD[t] + T_DYING] - 1
+        w[VM[v] + V_STATE] = V_TORN
+        for at in SLOT:
+            if w[at + S_VM] == v + 1:
+                w[at + S_MAPPING] = 0
+        return None
+
+    def _free_unreferenced(self, w: Cells, t: int) -> str | None:
+        """The proposal's release takes no lock and waits for nobody: one step."""
+        f = w[THREAD[t] + T_PENDING] - 1
+        if f >= 0:
+            w[THREAD[t] + T_PENDING] = 0
+            w[THREAD[t] + T_FILE] = f + 1
+            self._free_bindings(w, t)
+            self.floor.free_file(w, f)
+        return None
+
+    def _free_vm(self, w: Cells, t: int) -> str | None:
+        v = w[THREAD[t] + T_DYING] - 1
+        if w[VM[v] + V_STATE] == V_FREED:
+            self.floor.harm(Harm.DOUBLE_FREE)
+        if w[VM[v] + V_INVALIDATING] != NONE_IN_PROGRESS:
+            self.floor.harm(Harm.UNBALANCED)
+        w[VM[v] + V_STATE] = V_FREED
+        w[THREAD[t] + T_DYING] = 0
+        return None

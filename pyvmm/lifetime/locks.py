@@ -1,0 +1,217 @@
+"""Objects, locks and threads of a race: the cells of a state, and what protects them.
+
+A race has two VMs, two files of one page, two inodes, three slots and up to three threads, each
+in one operation. Addresses are numbers, a freed object stays freed: what is used after that is a
+fault. Indices are stored one higher, so that 0 is "none".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Cells = list[int]
+
+VMS = FILES = INODES = 2
+SLOTS = 3
+THREADS = 3
+
+# A VM: state, references, descriptor, invalidations in progress (NONE_IN_PROGRESS: none), their
+# sequence number, slots_lock's holder.
+VM_CELLS = 6
+V_STATE, V_REFS, V_FD, V_INVALIDATING, V_SEQUENCE, V_LOCK = range(VM_CELLS)
+V_LIVE, V_TORN, V_FREED = 1, 2, 3
+"""A VM whose MMU is torn down is not freed yet, but nothing may touch its page tables any more."""
+NONE_IN_PROGRESS = 8
+
+# A file: state, references, descriptor, VM pointer, bound slot, inode.
+FILE_CELLS = 6
+F_STATE, F_REFS, F_FD, F_VM, F_BINDING, F_INODE = range(FILE_CELLS)
+F_LIVE, F_EMPTIED, F_FREED = 1, 2, 3
+"""An emptied file has lost its ``struct gmem_file`` with bindings and VM pointer."""
+
+# An inode: files, generation of its page (a page given back is another one), lock's holder.
+INODE_CELLS = 3
+I_FILES, I_PAGE, I_LOCK = range(INODE_CELLS)
+
+GENERATIONS = 16
+"""More than a race can give pages back."""
+
+# A slot: state, VM, file pointer, guest mapping (1 + inode * GENERATIONS + the page's generation).
+SLOT_CELLS = 4
+S_STATE, S_VM, S_FILE, S_MAPPING = range(SLOT_CELLS)
+S_NEW, S_VISIBLE, S_INVALID, S_FREED = 1, 2, 3, 4
+
+# A thread: where it is, and what it remembers.
+THREAD_CELLS = 9
+T_AT, T_FILE, T_SEEN, T_SLOT, T_READS, T_WAITS, T_PENDING, T_DYING, T_HOLDS = range(THREAD_CELLS)
+
+SRCU, RCU = 1, 2
+"""Read-side sections: kvm->srcu for a whole fault, RCU for getting the file."""
+
+VM = tuple(i * VM_CELLS for i in range(VMS))
+FILE = tuple(VMS * VM_CELLS + i * FILE_CELLS for i in range(FILES))
+INODE = tuple(FILE[-1] + FILE_CELLS + i * INODE_CELLS for i in range(INODES))
+SLOT = tuple(INODE[-1] + INODE_CELLS + i * SLOT_CELLS for i in range(SLOTS))
+THREAD = tuple(SLOT[-1] + SLOT_CELLS + i * THREAD_CELLS for i in range(THREADS))
+SIZE = THREAD[-1] + THREAD_CELLS
+
+
+class Protection(enum.Enum):
+    """What keeps concurrent operations apart. Each can be dropped to see what it is for."""
+
+    SLOTS_LOCK = "kvm->slots_lock"
+    INVALIDATE_LOCK = "the mapping's invalidate lock"
+    SRCU_GRACE = "the wait for vCPUs in kvm->srcu before a slot is freed"
+    RCU_GRACE = "synchronize_rcu after a slot's file pointer is cleared"
+    FILE_MEMORY = "struct file's memory outlives its last RCU reader"
+    UNLESS_ZERO = "a reference is taken only where the count is not zero"
+    RETRY = "a fault is thrown away when an invalidation came between (mmu_invalidate_seq)"
+    SLOTS_FIRST = "a dying VM deletes its slots before its MMU is torn down"
+
+
+class Harm(enum.Enum):
+    """What must never happen."""
+
+    FREED_SLOT = "a freed slot was used"
+    FREED_FILE = "a freed file was used"
+    FREED_BINDINGS = "a freed struct gmem_file was used"
+    FREED_VM = "a VM was used that is freed or whose MMU is torn down"
+    STALE_MAPPING = "a guest maps a page that was given back"
+    STALE_POINTER = "at the end something points to what is freed"
+    TWO_VMS = "a file is bound to slots of two VMs, or of one that it does not name"
+    UNBALANCED = "an invalidation is begun and never ended, or ended and never begun"
+    DOUBLE_FREE = "something was freed twice"
+    LEFT_OVER = "something is left that nobody can free any more"
+    DEADLOCK = "nobody can go on"
+
+
+@dataclass
+class Floor:
+    """Where threads meet: effects on cells that more than one program has.
+
+    `harms` collects what went wrong in a step; who runs the step empties it.
+    """
+
+    held: frozenset[Protection]
+    slots_pin_files: bool
+    harms: list[Harm] = field(default_factory=list)
+    acquisitions: int = 0
+
+    def has(self, protection: Protection) -> bool:
+        """Whether it was not dropped."""
+        return protection in self.held
+
+    def take(self, w: Cells, lock: int, t: int, protection: Protection) -> bool:
+        """Take the lock in cell `lock`; False where another thread has it."""
+        if not self.has(protection):
+            return True
+        if w[lock]:
+            return False
+        w[lock] = t + 1
+        return True
+
+    def give(self, w: Cells, lock: int, t: int) -> None:
+        """Give the lock back, if this thread has it."""
+        if w[lock] == t + 1:
+            w[lock] = 0
+
+    def harm(self, harm: Harm) -> None:
+        """Something went wrong."""
+        self.harms.append(harm)
+
+    def use_slot(self, w: Cells, s: int) -> bool:
+        """Whether a slot's memory may be touched."""
+        if w[SLOT[s] + S_STATE] in (0, S_FREED):
+            self.harm(Harm.FREED_SLOT)
+            return False
+        return True
+
+    def use_bindings(self, w: Cells, f: int) -> bool:
+        """Whether a file's bindings may be touched."""
+        if w[FILE[f] + F_STATE] != F_LIVE:
+            self.harm(Harm.FREED_BINDINGS)
+            return False
+        return True
+
+    def use_vm(self, w: Cells, v: int) -> bool:
+        """Whether a VM and its MMU may be touched."""
+        if v < 0 or w[VM[v] + V_STATE] != V_LIVE:
+            self.harm(Harm.FREED_VM)
+            return False
+        return True
+
+    def zap(self, w: Cells, s: int) -> None:
+        """Remove the guest's mapping of a slot; faults under way notice by the sequence number."""
+        if self.use_slot(w, s):
+            w[SLOT[s] + S_MAPPING] = 0
+            w[VM[w[SLOT[s] + S_VM] - 1] + V_SEQUENCE] += 1  # kvm_mmu_invalidate_end
+
+    def put_file(self, w: Cells, t: int, f: int) -> None:
+        """Drop a reference; the last one leaves the release to the end of the system call."""
+        at = FILE[f]
+        if w[at + F_REFS] <= 0:
+            self.harm(Harm.DOUBLE_FREE)
+            return
+        w[at + F_REFS] -= 1
+        if not w[at + F_REFS]:
+            w[THREAD[t] + T_PENDING] = f + 1
+
+    def put_vm(self, w: Cells, t: int, v: int) -> None:
+        """Drop a reference; the last one leaves the VM's destruction to this thread."""
+        at = VM[v]
+        if w[at + V_REFS] <= 0 or w[at + V_STATE] != V_LIVE:
+            self.harm(Harm.FREED_VM)
+            return
+        w[at + V_REFS] -= 1
+        if not w[at + V_REFS]:
+            w[THREAD[t] + T_DYING] = v + 1
+
+    def give_page_back(self, w: Cells, i: int) -> None:
+        """The inode's page is freed: no guest may map it any more."""
+        w[INODE[i] + I_PAGE] += 1
+        self.check_mappings(w)
+
+    def check_mappings(self, w: Cells) -> None:
+        """Every guest mapping must be of a page that is still there."""
+        for at in SLOT:
+            mapping = w[at + S_MAPPING]
+            if mapping and mapping != self.page(w, (mapping - 1) // GENERATIONS):
+                self.harm(Harm.STALE_MAPPING)
+
+    def page(self, w: Cells, i: int) -> int:
+        """What a guest maps that maps the page of an inode now."""
+        return 1 + i * GENERATIONS + w[INODE[i] + I_PAGE]
+
+    def free_file(self, w: Cells, f: int) -> None:
+        """``struct file`` goes, and the inode with its last file."""
+        at = FILE[f]
+        if w[at + F_STATE] == F_FREED:
+            self.harm(Harm.DOUBLE_FREE)
+            return
+        w[at + F_STATE] = F_FREED
+        inode = INODE[w[at + F_INODE]]
+        w[inode + I_FILES] -= 1
+        if not w[inode + I_FILES]:
+            self.give_page_back(w, w[at + F_INODE])
+
+    def free_slot(self, w: Cells, s: int) -> None:
+        """``kfree(slot)``."""
+        at = SLOT[s]
+        if w[at + S_STATE] == S_FREED:
+            self.harm(Harm.DOUBLE_FREE)
+        if w[at + S_MAPPING]:
+            self.harm(Harm.STALE_MAPPING)
+        w[at : at + SLOT_CELLS] = [S_FREED, 0, 0, 0]
+
+    def readers(self, w: Cells, me: int, section: int) -> int:
+        """The threads, as a mask, that are in a read-side `section`, but this one."""
+        return sum(1 << t for t in range(THREADS) if t != me and w[THREAD[t] + T_READS] & section)
+
+
+Body = Callable[[Cells, int], str | None]
+"""A step of a program: changes cells for a thread; gives where to go on, None for the next step."""
+
+BLOCKED = "blocked"
+"""What a body gives when the thread must wait; it has changed nothing."""

@@ -1,0 +1,80 @@
+"""The verdicts follow from the runs, and change when what they rest on changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.lifetime import claims
+from pyvmm.lifetime.claims import Evidence, Judgement, Verdict, judge_all
+from pyvmm.lifetime.designs import Design, memslot_pins_file
+from pyvmm.lifetime.locks import Protection
+from pyvmm.lifetime.universe import SMALL
+from pyvmm.rules.lifecycle import Effect, Event
+
+EXPECTED = {
+    "closing-breaks-the-vm": Verdict.HOLDS,
+    "false-handle-on-the-vm": Verdict.HOLDS,
+    "invalidate-lock-is-enough": Verdict.HOLDS_IF,
+    "rcu-is-unnecessary": Verdict.HOLDS_IF,
+    "no-clean-up-in-release": Verdict.HOLDS_IF,
+    "one-vm-at-a-time": Verdict.HOLDS,
+    "one-vm-for-its-contents": Verdict.FAILS,
+    "pointers-tell-vms-apart": Verdict.HOLDS_IF,
+    "permission-at-first-binding": Verdict.HOLDS_IF,
+    "system-ioctl": Verdict.HOLDS,
+    "simpler": Verdict.HOLDS_IF,
+}
+
+
+@pytest.fixture(scope="module")
+def judged() -> dict[str, Judgement]:
+    return {each.name: each for each in judge_all(Evidence(SMALL, (2,)))}
+
+
+def test_the_verdicts(judged: dict[str, Judgement]) -> None:
+    assert {name: each.verdict for name, each in judged.items()} == EXPECTED
+    for each in judged.values():
+        assert each.because
+        assert bool(each.condition) == (each.verdict is Verdict.HOLDS_IF)
+        assert each.quote in each.lines()[0]
+
+
+def test_a_leak_and_a_returning_address_are_told(judged: dict[str, Judgement]) -> None:
+    assert "wrote" in judged["one-vm-for-its-contents"].stories[0].ending
+    (story,) = judged["pointers-tell-vms-apart"].stories
+    created = [step.operation for step in story.steps if "create vm" in str(step)]
+    assert len(created) == 2
+    assert created[0].vm == created[1].vm
+
+
+def test_what_is_dropped_is_told_by_schedules(judged: dict[str, Judgement]) -> None:
+    assert judged["invalidate-lock-is-enough"].schedules
+    assert judged["rcu-is-unnecessary"].schedules
+    (schedule,) = judged["no-clean-up-in-release"].schedules
+    assert any("tear the MMU down" in step for _, step in schedule.steps)
+
+
+def broken(design: Design, event: Event, effect: Effect) -> Design:
+    return design.without(event, effect)
+
+
+def test_verdicts_change_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail = memslot_pins_file()
+    monkeypatch.setattr(claims, "MAIL", broken(mail, Event.BIND, Effect.FIRST_BINDING_NAMES_VM))
+    monkeypatch.setattr(
+        claims, "OWNED", broken(claims.OWNED, Event.BIND, Effect.FIRST_BINDING_OWNS_INODE)
+    )
+    changed = {each.name: each.verdict for each in judge_all(Evidence(SMALL, (2,)))}
+    assert changed["one-vm-at-a-time"] is Verdict.FAILS
+    assert changed["permission-at-first-binding"] is Verdict.FAILS
+    assert changed["pointers-tell-vms-apart"] is Verdict.FAILS
+    assert changed["system-ioctl"] is Verdict.FAILS
+
+
+def test_evidence_is_gathered_once_and_says_so() -> None:
+    told: list[str] = []
+    evidence = Evidence(SMALL, (2,), told.append)
+    first = evidence.raced(claims.Locking.PROPOSAL, Protection.RETRY)
+    assert evidence.raced(claims.Locking.PROPOSAL, Protection.RETRY) is first
+    assert evidence.explored(claims.MAIL) is evidence.explored(claims.MAIL)
+    assert told == ["racing PROPOSAL without RETRY", "exploring memslot-pins-file"]

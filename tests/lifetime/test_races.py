@@ -1,0 +1,157 @@
+"""Interleavings: with every protection nothing goes wrong; without any one of them something does."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from pyvmm.lifetime.endings import Locking
+from pyvmm.lifetime.locks import THREAD, Floor, Harm, Protection
+from pyvmm.lifetime.programs import Act, Task, Writer
+from pyvmm.lifetime.races import (
+    PROTECTIONS,
+    STARTS,
+    Races,
+    Scenario,
+    race,
+    run_races,
+    scenarios,
+    start_cells,
+)
+
+FILE_PINS = (Harm.FREED_BINDINGS, Harm.FREED_FILE)
+
+FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
+    (Locking.MAINLINE, Protection.SLOTS_LOCK): {
+        # "unbind doesn't race and free the memslot"
+        Harm.FREED_SLOT, Harm.FREED_BINDINGS, Harm.FREED_FILE, Harm.DOUBLE_FREE, Harm.STALE_POINTER,
+    },
+    # "Bindings must be stable across invalidation to ensure the start+end are balanced."
+    (Locking.MAINLINE, Protection.INVALIDATE_LOCK): {Harm.UNBALANCED},
+    (Locking.MAINLINE, Protection.SRCU_GRACE): {Harm.FREED_SLOT},
+    (Locking.MAINLINE, Protection.FILE_MEMORY): {Harm.FREED_FILE},
+    # "Do not return slot->gmem.file if it has already been closed"
+    (Locking.MAINLINE, Protection.UNLESS_ZERO): {
+        Harm.FREED_BINDINGS, Harm.FREED_FILE, Harm.FREED_VM, Harm.DOUBLE_FREE,
+    },
+    (Locking.MAINLINE, Protection.RETRY): {Harm.STALE_MAPPING},
+    (Locking.PROPOSAL, Protection.SLOTS_LOCK): {Harm.DOUBLE_FREE, Harm.STALE_POINTER},
+    (Locking.PROPOSAL, Protection.INVALIDATE_LOCK): {Harm.TWO_VMS, Harm.UNBALANCED},
+    (Locking.PROPOSAL, Protection.SRCU_GRACE): {
+        Harm.FREED_SLOT, Harm.FREED_FILE, Harm.FREED_BINDINGS,
+    },
+    (Locking.PROPOSAL, Protection.RETRY): {Harm.STALE_MAPPING},
+    (Locking.PROPOSAL, Protection.SLOTS_FIRST): {Harm.FREED_VM},
+}  # fmt: skip
+
+
+def pairs(locking: Locking, *dropped: Protection) -> Races:
+    return run_races(locking, scenarios((2,)), dropped=frozenset(dropped))
+
+
+@pytest.mark.parametrize("locking", [Locking.MAINLINE, Locking.PROPOSAL], ids=lambda x: x.name)
+def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
+    found = pairs(locking)
+    assert not found.harms
+    assert found.scenarios == 4 * 36 + 45
+    assert found.schedules > 10_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locking", [Locking.MAINLINE, Locking.PROPOSAL], ids=lambda x: x.name)
+def test_three_operations_at_a_time_do_no_harm(locking: Locking) -> None:
+    found = run_races(locking, scenarios((3,)))
+    assert not found.harms
+    assert found.scenarios == 4 * 120 + 165
+
+
+@pytest.mark.parametrize(
+    ("locking", "dropped"), FOUND, ids=[f"{a.name}-{b.name}" for a, b in FOUND]
+)
+def test_without_a_protection_its_race_is_found(locking: Locking, dropped: Protection) -> None:
+    found = pairs(locking, dropped)
+    assert set(found.harms) == FOUND[locking, dropped]
+    assert found.harmful
+
+
+def test_every_protection_of_the_two_designs_was_dropped() -> None:
+    for locking in (Locking.MAINLINE, Locking.PROPOSAL):
+        assert {p for each, p in FOUND if each is locking} == set(PROTECTIONS[locking])
+
+
+def test_v11_forgets_a_binding_when_the_file_is_being_closed() -> None:
+    """Mainline's comment in kvm_gmem_unbind: "if the file is _being_ closed, then the bindings
+    need to be removed as kvm_gmem_release() might not run until after the memslot is freed"."""
+    found = pairs(Locking.V11)
+    assert set(found.harms) == {Harm.FREED_SLOT}
+    for scenario in found.harmful:
+        assert {task.act for task in scenario.tasks} == {Act.UNBIND, Act.CLOSE_FILE}
+
+
+def test_v11s_lock_order_deadlocks_once_unbinding_is_repaired() -> None:
+    found = pairs(Locking.V11_ORDER)
+    assert set(found.harms) == {Harm.DEADLOCK}
+    for scenario in found.harmful:
+        assert {task.act for task in scenario.tasks} == {Act.UNBIND, Act.CLOSE_FILE}
+
+
+@pytest.mark.parametrize("locking", [Locking.V11, Locking.V11_ORDER], ids=lambda x: x.name)
+def test_in_v11_every_protection_matters_but_two_that_do_the_same(locking: Locking) -> None:
+    """A reader of the file pointer is waited for twice: by release's synchronize_rcu, and by the
+    memory of struct file, which is freed after a grace period of its own. Either is enough."""
+    known = pairs(locking)
+    spare = {Protection.RCU_GRACE, Protection.FILE_MEMORY}
+    for dropped in PROTECTIONS[locking]:
+        found = pairs(locking, dropped)
+        more = set(found.harms) - set(known.harms) or set(found.harmful) - set(known.harmful)
+        assert bool(more) == (dropped not in spare), dropped
+    assert Harm.FREED_FILE in pairs(locking, *spare).harms
+
+
+@pytest.mark.parametrize(
+    ("locking", "dropped"), FOUND, ids=[f"{a.name}-{b.name}" for a, b in FOUND]
+)
+def test_a_schedule_can_be_followed_to_its_harm(locking: Locking, dropped: Protection) -> None:
+    for harm, schedule in pairs(locking, dropped).harms.items():
+        floor = Floor(frozenset(PROTECTIONS[locking]) - {dropped}, locking is Locking.PROPOSAL)
+        writer = Writer(locking, floor)
+        programs = [writer.program(task) for task in schedule.scenario.tasks]
+        w = start_cells(schedule.scenario.start, locking)
+        for t, name in schedule.steps:
+            assert not floor.harms
+            at = w[THREAD[t]]
+            assert programs[t].names[at] == name
+            to = programs[t].bodies[at](w, t)
+            w[THREAD[t]] = at + 1 if to is None else programs[t].labels.get(to, at)
+        if harm not in (Harm.DEADLOCK, Harm.UNBALANCED, Harm.TWO_VMS, Harm.STALE_POINTER):
+            assert harm in floor.harms
+        lines = schedule.lines()
+        assert lines[-1] == f"=> {harm.value}"
+        assert len(lines) == len(schedule.steps) + 2 + len(schedule.scenario.tasks)
+
+
+def test_schedules_are_counted_right() -> None:
+    """Two closings of one VM's descriptor: the second ends at once. Counted by hand."""
+    scenario = Scenario("unbound", (Task(Act.CLOSE_VM, vm=1), Task(Act.CLOSE_VM, vm=1)))
+    found = race(Locking.PROPOSAL, scenario, frozenset())
+    # Whoever closes first runs on for some steps; the other's single step falls between any two.
+    alone = race(Locking.PROPOSAL, Scenario("unbound", (Task(Act.CLOSE_VM, vm=1),)), frozenset())
+    assert alone.schedules == 1
+    assert found.schedules == 2 * alone.steps
+
+
+def test_scenarios_are_all_multisets() -> None:
+    chosen = list(scenarios((2,), ("bound",)))
+    assert len(chosen) == len(set(chosen)) == 36
+    assert {each.start for each in scenarios((2, 3))} == set(STARTS)
+    for one, other in combinations(chosen, 2):
+        assert sorted(map(str, one.tasks)) != sorted(map(str, other.tasks))
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    run_races(
+        Locking.MAINLINE, scenarios((2,), ("bound",)), progress=lambda *each: told.append(each)
+    )
+    assert told[0] == (0, 36)
