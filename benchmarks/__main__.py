@@ -1,7 +1,7 @@
 """``python -m benchmarks [NAME...]``: run benchmarks, print the figures.
 
 Exit code 0 when everything ran, whatever the figures say; 1 when a benchmark could not run; 2 for
-a wrong command line.
+a wrong command line; 130 and 143 when it was interrupted or terminated.
 """
 
 from __future__ import annotations
@@ -9,16 +9,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import exits, host_facts, kick, lab, report, run_hello, vm_life
+from benchmarks import (
+    conversions,
+    exits,
+    host_facts,
+    kick,
+    lab,
+    private_boot,
+    private_memory,
+    report,
+    run_hello,
+    vm_life,
+)
 from benchmarks.measure import CannotRunError, Effort
 from pyvmm.errors import PyvmmError
 
-CATALOGUE = {module.NAME: module for module in (exits, vm_life, run_hello, kick, lab)}
+CATALOGUE = {
+    module.NAME: module
+    for module in (exits, vm_life, run_hello, kick, lab, conversions, private_boot, private_memory)
+}
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""
 
 QUICK_RUNS = 3
@@ -76,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # So that no lab is left behind: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         code = main()
         sys.stdout.flush()

@@ -42,6 +42,28 @@ def compiled(name: str) -> Path:
     return program
 
 
+def assembled(name: str) -> Path:
+    """The bare machine code of ``benchmarks/<name>.S``, made anew if the source is newer.
+
+    Raises `CannotRunError`.
+    """
+    source, code, linkable = HERE / f"{name}.S", BUILD / f"{name}.bin", BUILD / f"{name}.o"
+    if code.exists() and code.stat().st_mtime > source.stat().st_mtime:
+        return code
+    BUILD.mkdir(exist_ok=True)
+    steps = {
+        "gcc": ["-m32", "-c", "-o", str(linkable), str(source)],
+        "objcopy": ["-O", "binary", "-j", ".text", str(linkable), str(code)],
+    }
+    for tool, arguments in steps.items():
+        if shutil.which(tool) is None:
+            raise CannotRunError(f"no {tool} here to assemble the guest with")
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CannotRunError(f"{tool} cannot make {name}: {done.stderr.strip()}")
+    return code
+
+
 def called(
     program: Path, *arguments: object, env: Mapping[str, str] | None = None
 ) -> dict[str, float]:

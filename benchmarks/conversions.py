@@ -1,0 +1,47 @@
+"""Conversions: how many per second, next to a C program that makes the same system calls."""
+
+from __future__ import annotations
+
+from benchmarks import baselines, in_lab
+from benchmarks.conversion_cells import SIZES, cells, cells_of_python
+from benchmarks.figures import at_least
+from benchmarks.measure import Comparison, Effort, Result, Step
+from pyvmm.memory.layout import PAGE_SIZE
+
+NAME = "conversions"
+TITLE = "pages converted between private and shared, per second, in the lab"
+RUNS = 7
+
+_WHAT = {
+    "C": "attributes, then the discard, around KVM_RUN",
+    "pyvmm": "GuestMemory over the host API, with the host's fast path",
+    "Python": "the same without the fast path: every conversion leaves for Python",
+}
+
+
+def run(effort: Effort, step: Step) -> Result:
+    """Measure all subjects in one lab."""
+    program = baselines.compiled("conversions")
+    guest = baselines.assembled("conversions_guest")
+    answer = in_lab.measured_inside(
+        "benchmarks.conversions_inside", [program, guest, effort.runs, effort.scale], step
+    )
+    subjects = [
+        in_lab.told(f"{name}, {label}", what) for label in SIZES for name, what in _WHAT.items()
+    ]
+    return in_lab.take_in(Result(NAME, TITLE, subjects, {}, comparisons()), answer)
+
+
+def comparisons() -> list[Comparison]:
+    """Every rate of pyvmm has a target; those of the Python path have none."""
+    found = []
+    for label, size in SIZES.items():
+        target = at_least(0.7 if size == PAGE_SIZE else 0.95)
+        baseline = f"C, {label}"
+        for cell in cells(size):
+            figures = cell.figures(1.0, 1.0)
+            found += [Comparison(one, f"pyvmm, {label}", baseline, target) for one in figures]
+        for cell in cells_of_python(size):
+            figures = cell.figures(1.0, 1.0)
+            found += [Comparison(one, f"Python, {label}", baseline) for one in figures]
+    return found

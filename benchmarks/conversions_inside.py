@@ -1,0 +1,138 @@
+"""The conversion benchmark's part that runs in the lab: both sides, taking turns."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import baselines, conversion_cells, conversions_pyvmm, in_lab, system_calls
+from benchmarks.conversion_cells import SIZES, Cell, Kind
+from benchmarks.figures import Sample
+from benchmarks.measure import Effort, Subject, Table, take_turns
+from pyvmm.memory.layout import PAGE_SIZE
+
+Measure = Callable[[Cell], dict[str, float]]
+
+_FEW, _MANY = 2, 7
+"""Ranges converted where system calls are counted."""
+_COUNTED = {
+    Kind.SWEEPS: "explicit, there and back",
+    Kind.TO_SHARED: "implicit to shared",
+    Kind.TO_PRIVATE: "implicit to private, and the memslot taken away again",
+}
+
+
+def main() -> None:
+    """``python -m benchmarks.conversions_inside C GUEST RUNS SCALE``: the answer as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conversions_inside")
+    parser.add_argument("program", type=Path)
+    parser.add_argument("guest", type=Path)
+    parser.add_argument("runs", type=int)
+    parser.add_argument("scale", type=float)
+    options = parser.parse_args()
+    code = options.guest.read_bytes()
+    by_python: Counter[str] = Counter()
+
+    def c(cell: Cell) -> dict[str, float]:
+        return baselines.called(options.program, *_arguments(options.guest, cell))
+
+    def pyvmm(cell: Cell) -> dict[str, float]:
+        answer = conversions_pyvmm.measured(code, cell, fast=True)
+        by_python[cell.kind.value] += int(answer["to_python"])
+        by_python[f"all {cell.kind.value}"] += _conversions(cell)
+        return answer
+
+    def python(cell: Cell) -> dict[str, float]:
+        return conversions_pyvmm.measured(code, cell, fast=False)
+
+    measures = {"C": c, "pyvmm": pyvmm, "Python": python}
+    turns = list(_turns(measures, options.scale))
+    # Cell by cell: the sides of a pair are then measured within a second of each other.
+    taken = take_turns(
+        [turn.subject for turn in turns], Effort(options.runs, options.scale), in_lab.say_step
+    )
+    samples: dict[str, list[Sample]] = {}
+    for turn in turns:
+        rounds = samples.setdefault(turn.side, [{} for _ in range(options.runs)])
+        for number, sample in enumerate(taken[turn.subject.name]):
+            rounds[number] = {**rounds[number], **sample}
+    tables = [_left_to_python(by_python), _calls(options.program, options.guest)]
+    in_lab.tell(samples, tables)
+
+
+def _arguments(guest: Path, cell: Cell) -> list[str]:
+    numbers = (cell.size, cell.count, cell.sweeps, cell.touch)
+    return [str(guest), cell.kind.value, *(str(number) for number in numbers)]
+
+
+def _conversions(cell: Cell) -> int:
+    return cell.count * cell.sweeps * (1 if cell.kind.by_touch else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One cell of one side, as in "pyvmm, 4 KiB"."""
+
+    side: str
+    subject: Subject
+
+
+def _turns(measures: Mapping[str, Measure], scale: float) -> Iterator[_Turn]:
+    for label, size in SIZES.items():
+        fewer = {cell.what: cell for cell in conversion_cells.cells_of_python(size, scale)}
+        for cell in conversion_cells.cells(size, scale):
+            for name, measure in measures.items():
+                its = fewer.get(cell.what) if name == "Python" else cell
+                if its is not None:
+                    side = f"{name}, {label}"
+                    yield _Turn(side, _subject(f"{side}: {its.what}", measure, its))
+
+
+def _subject(name: str, measure: Measure, cell: Cell) -> Subject:
+    def sample() -> Sample:
+        seconds = measure(cell)
+        return cell.figures(seconds["to_private"], seconds["to_shared"])
+
+    return Subject(name, "", sample)
+
+
+def _left_to_python(counted: Counter[str]) -> Table:
+    rows = [
+        (kind.value, f"{counted[kind.value]:,}", f"of {counted[f'all {kind.value}']:,}")
+        for kind in Kind
+    ]
+    return Table("conversions that pyvmm's fast path left to Python", tuple(rows))
+
+
+def _calls(program: Path, guest: Path) -> Table:
+    """System calls per conversion: the difference between many and few ranges."""
+    title = "system calls per conversion of 4 KiB, by strace"
+    rows = []
+    pyvmm = [*baselines.PYTHON, "-m", "benchmarks.conversions_pyvmm"]
+    for kind, what in _COUNTED.items():
+        for name, command in (("C", [str(program)]), ("pyvmm", pyvmm)):
+            few, many = (
+                system_calls.of_process(
+                    [*command, *_arguments(guest, Cell(kind, PAGE_SIZE, count, touch=PAGE_SIZE))],
+                    {},
+                )
+                for count in (_FEW, _MANY)
+            )
+            if few is None or many is None:
+                return Table(f"{title}: not counted, strace does not work in the lab", ())
+            done = (_MANY - _FEW) * (1 if kind.by_touch else 2)
+            each = {call: (many[call] - few[call]) / done for call in many | few}
+            remark = ", ".join(
+                f"{call} {each[call]:.3g}"
+                for call in sorted(each, key=lambda one: -each[one])
+                if each[call]
+            )
+            rows.append((f"{what}: {name}", f"{sum(each.values()):.3g}", remark))
+    return Table(title, tuple(rows))
+
+
+if __name__ == "__main__":
+    main()

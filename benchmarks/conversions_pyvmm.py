@@ -1,0 +1,171 @@
+"""pyvmm's side of the conversion benchmark: `GuestMemory` over the host API, in one thread.
+
+What conversions.c does, pyvmm does with what its machines use: the page states, the planner and the
+executor of `GuestMemory`, and the host's fast path (`FastConversions`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.conversion_cells import CODE_SIZE, DATA_GPA, MARK, Cell, Kind
+from benchmarks.measure import CannotRunError
+from pyvmm.boot.tables import protected_mode
+from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.exits import Hypercall, Interrupted, IoOut, MemoryFault
+from pyvmm.hosts.interface import Memslot, Vcpu
+from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.registers import Regs
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.memory_sides import MemorySides, SharedMemory
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.regions import MemoryRegion
+
+_MAP_GPA_RANGE = 12
+
+
+@dataclass(slots=True)
+class Guest:
+    """A guest of conversions_guest.S, ready to run; `fast`: vCPUs may convert by themselves."""
+
+    cell: Cell
+    vcpu: Vcpu
+    memory: GuestMemory
+    to_python: int = 0
+    """Conversions that Python made."""
+
+    def stretch(self) -> float:
+        """Run to the next mark; how many seconds it took. Raises `CannotRunError`."""
+        started = time.perf_counter()
+        while True:
+            reason = self.vcpu.run()
+            match reason:
+                case IoOut(port=port) if port == MARK:
+                    return time.perf_counter() - started
+                case Hypercall():
+                    self.to_python += 1
+                    self.vcpu.answer_hypercall(self.memory.answer_hypercall(reason.args))
+                case MemoryFault():
+                    self.to_python += 1
+                    self._resolve(reason)
+                case Interrupted():
+                    pass
+                case _:
+                    raise CannotRunError(f"the guest stopped for {reason}")
+
+    def _resolve(self, fault: MemoryFault) -> None:
+        size = self.cell.size
+        if self.cell.kind is Kind.TO_SHARED and size > PAGE_SIZE:
+            self.memory.convert(fault.gpa & -size, size, Side.SHARED)
+        else:
+            refused = self.memory.resolve_fault(fault, 0, lambda _conversion: True)
+            if refused is not None:
+                raise CannotRunError("\n".join(refused.lines()))
+
+    def withhold(self) -> None:
+        """Take the data out of the guest's reach, and give their memory back."""
+        if self.cell.kind is Kind.TO_PRIVATE:
+            for slot in range(1, self.cell.count + 1):
+                self.memory.unplug(slot)
+        else:
+            self.memory.withhold(DATA_GPA, self.cell.data_size)
+
+
+@contextmanager
+def guest(code: bytes, cell: Cell, *, fast: bool) -> Iterator[Guest]:
+    """A guest of a private VM of its own; all closed at the end."""
+    with ExitStack() as stack:
+        system = stack.enter_context(System())
+        vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
+        vm.enable_hypercall_exits(1 << _MAP_GPA_RANGE)
+        memory = GuestMemory(vm)
+        program = MemoryRegion(0, GpaRange(0, CODE_SIZE), two_sided=False, what="code")
+        shared = stack.enter_context(SharedMemory(system, vm, program))
+        memory.add(shared.sides)
+        memory.write(0, code)
+        _add_data(stack, system, vm, memory, cell)
+        if not fast:
+            vm.conversions.serve([])
+        vcpu = stack.enter_context(vm.create_vcpu(0))
+        vcpu.use_host_cpuid()
+        vcpu.set_sregs(replace(protected_mode(), apic_base=vcpu.get_sregs().apic_base))
+        vcpu.set_regs(
+            Regs(
+                rip=cell.kind.entry,
+                rcx=cell.size // PAGE_SIZE,
+                rdi=DATA_GPA,
+                rbp=DATA_GPA + cell.data_size,
+                rsp=cell.touch,
+            )
+        )
+        yield Guest(cell, vcpu, memory)
+
+
+def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cell: Cell) -> None:
+    size = cell.data_size
+    if cell.kind is Kind.TO_SHARED:
+        region = MemoryRegion(1, GpaRange(DATA_GPA, DATA_GPA + size), two_sided=False, what="data")
+        memory.add(stack.enter_context(SharedMemory(system, vm, region)).sides)
+        return
+    mapping = stack.enter_context(system.map_anonymous(size))
+    view = mapping.view()
+    stack.callback(view.release)
+    private = stack.enter_context(vm.create_guest_memfd(size))
+    part = cell.size if cell.kind is Kind.TO_PRIVATE else size
+    for slot, offset in enumerate(range(0, size, part), start=1):
+        gpa = DATA_GPA + offset
+        region = MemoryRegion(slot, GpaRange(gpa, gpa + part), two_sided=True, what="data")
+        memslot = Memslot(
+            slot, gpa, part, mapping.hva + offset, guest_memfd=private, guest_memfd_offset=offset
+        )
+        vm.set_memslot(memslot)
+        memory.add(MemorySides(region, memslot, mapping, view, offset))
+
+
+def measured(code: bytes, cell: Cell, *, fast: bool) -> dict[str, float]:
+    """One measurement: seconds by direction, and how many conversions Python made."""
+    to_private = to_shared = 0.0
+    with guest(code, cell, fast=fast) as one:
+        one.stretch()
+        for _ in range(cell.sweeps):
+            if cell.kind is Kind.SWEEPS:
+                to_private += one.stretch()
+                one.stretch()
+                to_shared += one.stretch()
+                one.stretch()
+                continue
+            if cell.kind.by_touch:
+                one.withhold()
+            seconds = one.stretch()
+            if cell.kind is Kind.TO_SHARED:
+                to_shared += seconds
+            else:
+                to_private += seconds
+        return {"to_private": to_private, "to_shared": to_shared, "to_python": one.to_python}
+
+
+def main() -> None:
+    """``python -m benchmarks.conversions_pyvmm GUEST KIND SIZE COUNT SWEEPS TOUCH [slow]``.
+
+    Nothing but the conversions, for strace and profilers; arguments as those of conversions.c.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conversions_pyvmm")
+    parser.add_argument("guest", type=Path)
+    parser.add_argument("kind", type=Kind)
+    for name in ("size", "count", "sweeps", "touch"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("how", nargs="?", choices=("fast", "slow"), default="fast")
+    options = parser.parse_args()
+    cell = Cell(options.kind, options.size, options.count, options.sweeps, options.touch)
+    print(measured(options.guest.read_bytes(), cell, fast=options.how == "fast"))
+
+
+if __name__ == "__main__":
+    main()
