@@ -1,8 +1,12 @@
 """Who pins whom: two designs of guest_memfd's lifetime, explored until nothing new is found.
 
-`designs` has the designs as tables of effects; `machine` follows such a table over compact states
-(`layout`); `explorer` visits every state of a `universe` and checks `properties` in each; one that
-does not hold gives the shortest `story`. `locks` and what is built on it do the same for
-operations that run at the same time, step by step under their locks. `claims` asks both explorers
-what the mail claims, one by one.
+One operation after the other: `designs` are tables of effects (`pyvmm.rules.lifecycle`), `machine`
+follows such a table over compact states (`layout`), `explorer` visits every state of a `universe`
+and checks `properties` in each; one that does not hold gives the shortest `story`. `holdings` says
+who holds whom in a state.
+
+Several at the same time: `programs` are the operations as steps under locks (`locks`, `endings`),
+`races` follows every interleaving, also with a lock or a grace period left out.
+
+`claims` asks both for what the mail claims, one by one.
 """

@@ -243,6 +243,30 @@ class Writer(Endings):
                 w[f + F_REFS] += 1
             return None
 
+        def unget(w: Cells, t: int) -> str | None:
+            if not self._pins:
+                floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+            return None
+
+        def leave(w: Cells, t: int) -> str | None:
+            w[THREAD[t] + T_READS] = 0
+            return None
+
+        self._enter(v)
+        self._step("enter srcu, look the slot up", lookup)
+        self._step("load the slot's file", load)
+        self._step("get the file" if not self._pins else "use the file", get)
+        self._map_page(v, s)
+        self._label("unget")
+        self._step("drop the file" if not self._pins else "done with the file", unget)
+        self._label("leave")
+        self._step("leave srcu", leave)
+
+    def _map_page(self, v: int, s: int) -> None:
+        """``__kvm_gmem_get_pfn``, then the mapping under mmu_lock unless it is stale."""
+        floor = self.floor
+        at = SLOT[s]
+
         def find(w: Cells, t: int) -> str | None:
             f = w[THREAD[t] + T_FILE] - 1
             floor.use_slot(w, s)
@@ -266,25 +290,8 @@ class Writer(Endings):
                 floor.check_mappings(w)
             return None
 
-        def unget(w: Cells, t: int) -> str | None:
-            if not self._pins:
-                floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
-            return None
-
-        def leave(w: Cells, t: int) -> str | None:
-            w[THREAD[t] + T_READS] = 0
-            return None
-
-        self._enter(v)
-        self._step("enter srcu, look the slot up", lookup)
-        self._step("load the slot's file", load)
-        self._step("get the file" if not self._pins else "use the file", get)
         self._step("find the page", find)
         self._step("install the mapping", install)
-        self._label("unget")
-        self._step("drop the file" if not self._pins else "done with the file", unget)
-        self._label("leave")
-        self._step("leave srcu", leave)
 
     def _punch(self, task: Task) -> None:
         f = task.file

@@ -6,10 +6,13 @@ import pytest
 
 from pyvmm.lifetime import claims
 from pyvmm.lifetime.claims import Evidence, Judgement, Verdict, judge_all
-from pyvmm.lifetime.designs import Design, memslot_pins_file
+from pyvmm.lifetime.designs import memslot_pins_file
+from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.locks import Protection
 from pyvmm.lifetime.universe import SMALL
 from pyvmm.rules.lifecycle import Effect, Event
+
+pytestmark = pytest.mark.slow
 
 EXPECTED = {
     "closing-breaks-the-vm": Verdict.HOLDS,
@@ -54,15 +57,11 @@ def test_what_is_dropped_is_told_by_schedules(judged: dict[str, Judgement]) -> N
     assert any("tear the MMU down" in step for _, step in schedule.steps)
 
 
-def broken(design: Design, event: Event, effect: Effect) -> Design:
-    return design.without(event, effect)
-
-
 def test_verdicts_change_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     mail = memslot_pins_file()
-    monkeypatch.setattr(claims, "MAIL", broken(mail, Event.BIND, Effect.FIRST_BINDING_NAMES_VM))
+    monkeypatch.setattr(claims, "MAIL", mail.without(Event.BIND, Effect.FIRST_BINDING_NAMES_VM))
     monkeypatch.setattr(
-        claims, "OWNED", broken(claims.OWNED, Event.BIND, Effect.FIRST_BINDING_OWNS_INODE)
+        claims, "OWNED", claims.OWNED.without(Event.BIND, Effect.FIRST_BINDING_OWNS_INODE)
     )
     changed = {each.name: each.verdict for each in judge_all(Evidence(SMALL, (2,)))}
     assert changed["one-vm-at-a-time"] is Verdict.FAILS
@@ -74,7 +73,7 @@ def test_verdicts_change_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None
 def test_evidence_is_gathered_once_and_says_so() -> None:
     told: list[str] = []
     evidence = Evidence(SMALL, (2,), told.append)
-    first = evidence.raced(claims.Locking.PROPOSAL, Protection.RETRY)
-    assert evidence.raced(claims.Locking.PROPOSAL, Protection.RETRY) is first
+    first = evidence.raced(Locking.PROPOSAL, Protection.RETRY)
+    assert evidence.raced(Locking.PROPOSAL, Protection.RETRY) is first
     assert evidence.explored(claims.MAIL) is evidence.explored(claims.MAIL)
     assert told == ["racing PROPOSAL without RETRY", "exploring memslot-pins-file"]

@@ -1,4 +1,4 @@
-"""Interleavings: with every protection nothing goes wrong; without any one of them something does."""
+"""Interleavings: with all protections no harm; without any one of them there is some."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from pyvmm.lifetime.races import (
     start_cells,
 )
 
-FILE_PINS = (Harm.FREED_BINDINGS, Harm.FREED_FILE)
-
 FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
     (Locking.MAINLINE, Protection.SLOTS_LOCK): {
         # "unbind doesn't race and free the memslot"
@@ -31,7 +29,7 @@ FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
     (Locking.MAINLINE, Protection.INVALIDATE_LOCK): {Harm.UNBALANCED},
     (Locking.MAINLINE, Protection.SRCU_GRACE): {Harm.FREED_SLOT},
     (Locking.MAINLINE, Protection.FILE_MEMORY): {Harm.FREED_FILE},
-    # "Do not return slot->gmem.file if it has already been closed"
+    # kvm_gmem_get_file must not return a file that has been closed already
     (Locking.MAINLINE, Protection.UNLESS_ZERO): {
         Harm.FREED_BINDINGS, Harm.FREED_FILE, Harm.FREED_VM, Harm.DOUBLE_FREE,
     },
@@ -96,6 +94,7 @@ def test_v11s_lock_order_deadlocks_once_unbinding_is_repaired() -> None:
         assert {task.act for task in scenario.tasks} == {Act.UNBIND, Act.CLOSE_FILE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locking", [Locking.V11, Locking.V11_ORDER], ids=lambda x: x.name)
 def test_in_v11_every_protection_matters_but_two_that_do_the_same(locking: Locking) -> None:
     """A reader of the file pointer is waited for twice: by release's synchronize_rcu, and by the
