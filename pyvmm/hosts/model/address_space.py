@@ -71,7 +71,7 @@ class PortPosts(Protocol):
 class InterruptControllers(Protocol):
     """The VM's interrupt controllers and its timer, with `Vm.create_irqchip`.
 
-    Every method is called with the VM's turn held, except `raise_line`.
+    Any thread may call any of it.
     """
 
     def port_read(self, port: int, size: int) -> int | None:
@@ -92,6 +92,14 @@ class InterruptControllers(Protocol):
 
     def next_event(self) -> float | None:
         """In how many seconds the timer raises its line next; None: it is not running."""
+        ...
+
+    def wait(self, seconds: float | None) -> None:
+        """Until a line changes, `wake` is called, or the time is over; without the turn."""
+        ...
+
+    def wake(self) -> None:
+        """End all `wait`."""
         ...
 
 
@@ -130,7 +138,11 @@ class VcpuServices(Protocol):
     def turn(self) -> AbstractContextManager[None]:
         """Hold the VM: its vCPUs never execute at the same time and take turns, fairly.
 
-        What changes memory (a memslot, an attribute, a mapping that goes away) takes it too, with
-        `interrupt` called first so that it need not wait for a time slice to end.
+        What changes memory (a memslot, an attribute, a mapping that goes away) takes it too.
         """
+        ...
+
+    @property
+    def turn_wanted(self) -> bool:
+        """Whether somebody waits for the turn: whoever executes gives it up soon."""
         ...

@@ -206,6 +206,11 @@ class ModelVm:
         """Hold the VM: vCPUs and changes of memory take turns."""
         return self.turn_lock()
 
+    @property
+    def turn_wanted(self) -> bool:
+        """Whether somebody waits for the turn."""
+        return self.turn_lock.is_wanted
+
     # -- life --
 
     def close(self) -> None:

@@ -1,0 +1,109 @@
+"""Accesses to ports and devices: posted, the VM's own controllers', or an exit.
+
+They come from the engine in the middle of an instruction. Nothing may be raised through its C code:
+what goes wrong stops the engine and is raised afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyvmm.hosts import exits
+from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.model.address_space import VcpuServices
+from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
+from pyvmm.hosts.model.history import History
+
+
+class DeviceAccess:
+    """`engine.Devices` of one vCPU. `ask` hands an exit to the monitor and gives what it answers;
+    None: the vCPU is being closed.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        services: VcpuServices,
+        history: History,
+        ask: Callable[[Exit], int | None],
+    ) -> None:
+        self._index = index
+        self._services = services
+        self._controllers = services.controllers
+        self._history = history
+        self._ask = ask
+        self._failure: BaseException | None = None
+
+    def attach(self, stop: Callable[[], None], memory: GuestMemoryAccess) -> None:
+        """The engine's part, which is made after this."""
+        self._stop = stop
+        self._memory = memory
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in the middle of an instruction, if anything did."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _fail(self, failure: BaseException) -> int:
+        self._failure = failure
+        self._stop()
+        return 0
+
+    def port_in(self, port: int, size: int) -> int:
+        """IN."""
+        try:
+            return self._port_in(port, size)
+        except BaseException as failure:  # noqa: BLE001 - there is C code between here and there
+            return self._fail(failure)
+
+    def _port_in(self, port: int, size: int) -> int:
+        if size == 1:
+            posted = self._services.posts.read_value(port)
+            if posted is not None:
+                self._history.posted(port, None)
+                return posted
+        if self._controllers is not None:
+            value = self._controllers.port_read(port, size)
+            if value is not None:
+                return value
+        return self._ask(exits.IoIn(port, size, 1)) or 0
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """OUT."""
+        try:
+            self._port_out(port, size, value & (1 << 8 * size) - 1)
+        except BaseException as failure:  # noqa: BLE001 - as above
+            self._fail(failure)
+
+    def _port_out(self, port: int, size: int, value: int) -> None:
+        posts = self._services.posts
+        if size == 1 and posts.takes_writes(port):
+            while not posts.push(self._index, port, value):
+                if self._ask(exits.PostedFull()) is None:
+                    return
+            self._history.posted(port, value)
+            return
+        if self._controllers is not None and self._controllers.port_write(port, size, value):
+            if self._controllers.pending(self._index):
+                self._stop()
+            return
+        self._ask(exits.IoOut(port, size, 1, value.to_bytes(size, "little")))
+
+    def mmio_read(self, gpa: int, size: int) -> int:
+        """A read of a page that is no memory, or is read-only and has been written to."""
+        try:
+            try:
+                return int.from_bytes(self._memory.read_physical(gpa, size), "little")
+            except NotMemoryError:
+                return self._ask(exits.MmioRead(gpa, size)) or 0
+        except BaseException as failure:  # noqa: BLE001 - as above
+            return self._fail(failure)
+
+    def mmio_write(self, gpa: int, size: int, value: int) -> None:
+        """A write to such a page."""
+        try:
+            data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            self._ask(exits.MmioWrite(gpa, data))
+        except BaseException as failure:  # noqa: BLE001 - as above
+            self._fail(failure)

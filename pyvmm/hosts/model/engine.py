@@ -1,0 +1,338 @@
+"""One Unicorn engine: guest code runs here, against the spans of an `AddressSpace` and no others.
+
+What needs the monitor ends `execute` by way of SVM's intercepts (APM vol. 2, 15.9), which QEMU's
+instruction emulation has and which name the instruction precisely. Accesses to ports and to
+memory-mapped devices are made while the instruction executes: `Devices` answers them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_int, c_size_t, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import Protocol
+
+from pyvmm.errors import HostLacksError
+from pyvmm.hosts.model import unicorn_library as unicorn
+from pyvmm.hosts.model.address_space import AddressSpace, Span
+from pyvmm.hosts.model.cpu_state import MSRS, CpuState, Layout
+
+PAGE = 4096
+
+_CONTROL_GPA = 1 << 52
+"""Where the intercepts' tables are: no page table entry reaches so far (PG_ADDRESS_MASK)."""
+_CONTROL_SIZE = 0x8000
+_MSR_PERMISSIONS = 0x2000
+_MSRPM_FIELD = 0x48  # struct vmcb_control_area
+
+EXIT = 0x100
+"""EXCP_VMEXIT: intercepts arrive as this plus SVM's exit code."""
+EXCEPTION = 0x40
+CPUID = 0x72
+SWINT = 0x75
+PAUSE = 0x77
+HLT = 0x78
+MSR = 0x7C
+ICEBP = 0x88
+_PAGE_FAULT = 14
+
+_FIRST = 0x60
+_INTERCEPTS = sum(
+    1 << code - _FIRST for code in (CPUID, SWINT, HLT, MSR, *range(0x80, 0x87), ICEBP)
+)
+PAUSE_INTERCEPT = 1 << PAUSE - _FIRST
+
+# State at the start of `struct uc_context`: found by `_layout`.
+_MARK = 0x1D5E_A5ED_C0FF_EE11
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """An intercept: SVM's exit code, and what came with it."""
+
+    code: int
+    info: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Something asked for it, between two instructions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """An access to [gpa, gpa + size) that no span serves; the instruction has not been executed."""
+
+    gpa: int
+    size: int
+    write: bool
+    fetch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Unicorn gave up."""
+
+    code: int
+
+
+Outcome = Trap | Stopped | Unreachable | Broken
+
+
+class Devices(Protocol):
+    """Who answers accesses while an instruction executes. Must not raise."""
+
+    def port_in(self, port: int, size: int) -> int:
+        """A read of a port."""
+        ...
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """A write to a port."""
+        ...
+
+    def mmio_read(self, gpa: int, size: int) -> int:
+        """A read where there is no memory."""
+        ...
+
+    def mmio_write(self, gpa: int, size: int, value: int) -> None:
+        """A write where there is no memory to be written."""
+        ...
+
+
+class Engine:
+    """Owns a Unicorn engine. All but `stop` is for one thread at a time."""
+
+    def __init__(self, devices: Devices) -> None:
+        """Raises `HostLacksError` without a Unicorn that fits."""
+        self._library = unicorn.library()
+        self._devices = devices
+        self._mapped: dict[tuple[int, int], Span] = {}
+        self._mmio: set[int] = set()
+        self._generation: int | None = None
+        self._trap = -1
+        self._missed: Unreachable | None = None
+        self._tables = bytearray(_CONTROL_SIZE)
+        handle = c_void_p()
+        unicorn.check(
+            self._library.uc_open(unicorn.ARCH_X86, unicorn.MODE_64, byref(handle)),
+            "make a processor",
+        )
+        self._handle = handle
+        self._closed = False
+        self._set_up()
+
+    def _set_up(self) -> None:
+        handle = self._handle
+        unicorn.control(handle, unicorn.CTL_TLB_TYPE, c_int(unicorn.TLB_CPU))
+        unicorn.control(handle, unicorn.CTL_USE_EXITS, c_int(1))
+        unicorn.control(handle, unicorn.CTL_EXITS, None, c_size_t(0))
+        self._hooks = (
+            unicorn.OnInterrupt(self._on_interrupt),
+            unicorn.OnMemory(self._on_memory),
+            unicorn.OnIn(self._on_in),
+            unicorn.OnOut(self._on_out),
+            unicorn.OnMmioRead(self._on_mmio_read),
+            unicorn.OnMmioWrite(self._on_mmio_write),
+        )
+        unicorn.hook(handle, unicorn.HOOK_INTR, self._hooks[0])
+        memory = unicorn.HOOK_MEM_UNMAPPED | unicorn.HOOK_MEM_PROT
+        unicorn.hook(handle, memory, self._hooks[1])
+        unicorn.hook(handle, unicorn.HOOK_INSN, self._hooks[2], c_int(unicorn.INSN_IN))
+        unicorn.hook(handle, unicorn.HOOK_INSN, self._hooks[3], c_int(unicorn.INSN_OUT))
+        context = c_void_p()
+        unicorn.check(self._library.uc_context_alloc(handle, byref(context)), "make a processor")
+        self._context = context
+        self._find_state()
+        self._map_tables()
+
+    def _find_state(self) -> None:
+        """Where the state is in a context, and where its fields are."""
+        library, handle = self._library, self._handle
+        size = library.uc_context_size(handle)
+        marks = {index: _MARK + 2 + number for number, index in enumerate(MSRS)}
+        self._write(unicorn.REG_RAX, c_uint64(_MARK))
+        self._write(unicorn.REG_DR0, c_uint64(_MARK + 1))
+        for index, mark in marks.items():
+            value = mark & 0xFFFF if index == 0x174 else mark
+            self._write(unicorn.REG_MSR, unicorn.Msr(index, value))
+        context = self._context
+        library.uc_context_save(handle, context)
+        place = context.value or 0
+        whole = ctypes.string_at(place, size)
+
+        def find(mark: int) -> int:
+            return whole.find(mark.to_bytes(8, "little"))
+
+        start, dr = find(_MARK), find(_MARK + 1)
+        msrs = {index: find(mark) - start for index, mark in marks.items() if find(mark) >= 0}
+        if start < 0 or dr - start < 1000 or size - dr < 160 or 0xC000_0082 not in msrs:
+            raise HostLacksError(
+                "run a guest without KVM",
+                "this version of Unicorn keeps its state in another way",
+                "install Unicorn 2.1.4 or a later 2.1",
+            )
+        msrs[0x174] = msrs[0x175] - 8
+        raw = (ctypes.c_char * (size - start)).from_address(place + start)
+        self.state = CpuState(memoryview(raw).cast("B"), Layout(dr - start, msrs))
+        for index in msrs:
+            self.state.set_msr(index, 0)
+        self.state.set_msr(0x277, 0x0007_0406_0007_0406)
+        self.state.set_dr(0, 0)
+        self.intercept_pause(False)
+
+    def _write(self, register: int, value: ctypes._CData) -> None:
+        code = self._library.uc_reg_write(self._handle, register, byref(value))
+        unicorn.check(code, f"set up the processor (register {register})")
+
+    def _map_tables(self) -> None:
+        """What the intercepts look up in memory: all model-specific registers."""
+        tables = self._tables
+        address = ctypes.addressof((ctypes.c_char * len(tables)).from_buffer(tables))
+        aligned = (address + PAGE - 1) // PAGE * PAGE
+        start = aligned - address
+        bitmap = _CONTROL_GPA + _MSR_PERMISSIONS
+        tables[start + _MSRPM_FIELD : start + _MSRPM_FIELD + 8] = bitmap.to_bytes(8, "little")
+        at = start + _MSR_PERMISSIONS
+        tables[at : at + 2 * PAGE] = b"\xff" * (2 * PAGE)
+        size = _CONTROL_SIZE - PAGE
+        code = self._library.uc_mem_map_ptr(self._handle, _CONTROL_GPA, size, 3, aligned)
+        unicorn.check(code, "set up the processor (tables)")
+
+    def intercept_pause(self, wanted: bool) -> None:
+        """Whether PAUSE ends `execute` as well. Part of the state."""
+        mask = _INTERCEPTS | (PAUSE_INTERCEPT if wanted else 0)
+        # A page fault comes as such: for an intercept QEMU would not set CR2.
+        self.state.intercept(mask, 0xFFFF_FFFF & ~(1 << _PAGE_FAULT), _CONTROL_GPA)
+
+    # -- memory --
+
+    def follow(self, memory: AddressSpace) -> None:
+        """Map exactly what `memory` allows now."""
+        if memory.generation == self._generation:
+            return
+        generation = memory.generation
+        self._remap({(span.gpa, span.size): span for span in memory.spans()})
+        self._generation = generation
+
+    def _remap(self, wanted: dict[tuple[int, int], Span]) -> None:
+        library, handle = self._library, self._handle
+        first = self._generation is None
+        for gpa in self._mmio:
+            unicorn.check(library.uc_mem_unmap(handle, gpa, PAGE), f"unmap {gpa:#x}")
+        self._mmio.clear()
+        for key, span in list(self._mapped.items()):
+            if wanted.get(key) != span:
+                unicorn.check(library.uc_mem_unmap(handle, *key), f"unmap guest memory {key}")
+                del self._mapped[key]
+        for key, span in wanted.items():
+            if key not in self._mapped:
+                rights = unicorn.PROT_READ | unicorn.PROT_EXEC | span.writable * unicorn.PROT_WRITE
+                code = library.uc_mem_map_ptr(handle, span.gpa, span.size, rights, span.address)
+                unicorn.check(code, f"map {span.size} bytes of guest memory at {span.gpa:#x}")
+                self._mapped[key] = span
+        if not first:
+            self.forget_translations()
+            unicorn.control(handle, unicorn.CTL_TB_FLUSH)
+
+    def unmap_all(self) -> None:
+        """Leave the guest no memory at all."""
+        self._remap({})
+        self._generation = None
+
+    def forget_translations(self) -> None:
+        """After a change of control registers or of memory: the page tables are walked again."""
+        unicorn.control(self._handle, unicorn.CTL_TLB_FLUSH)
+
+    def make_mmio(self, gpa: int) -> None:
+        """From now on, until memory changes, accesses to this page are the devices'."""
+        page = gpa // PAGE * PAGE
+        if page in self._mmio:
+            return
+        for key, span in list(self._mapped.items()):
+            if span.gpa <= page < span.gpa + span.size:
+                self._cut(key, span, page)
+        read, write = self._hooks[4], self._hooks[5]
+        code = self._library.uc_mmio_map(
+            self._handle, page, PAGE, read, c_void_p(page), write, c_void_p(page)
+        )
+        unicorn.check(code, f"map devices at {page:#x}")
+        self._mmio.add(page)
+        self.forget_translations()
+
+    def _cut(self, key: tuple[int, int], span: Span, page: int) -> None:
+        """Take a page out of a span that is mapped."""
+        unicorn.check(self._library.uc_mem_unmap(self._handle, *key), f"unmap {key}")
+        del self._mapped[key]
+        rights = unicorn.PROT_READ | unicorn.PROT_EXEC | span.writable * unicorn.PROT_WRITE
+        for start, end in ((span.gpa, page), (page + PAGE, span.gpa + span.size)):
+            if start < end:
+                part = Span(start, end - start, span.address + start - span.gpa, span.writable)
+                code = self._library.uc_mem_map_ptr(
+                    self._handle, start, part.size, rights, part.address
+                )
+                unicorn.check(code, f"map guest memory at {start:#x}")
+                self._mapped[start, part.size] = part
+
+    # -- running --
+
+    def load(self) -> CpuState:
+        """The state as it is now, in between: `execute` goes on from `state`, changed or not."""
+        self._library.uc_context_save(self._handle, self._context)
+        return self.state
+
+    def execute(self) -> Outcome:
+        """Run from `state` on; afterwards `state` is where the guest has come to."""
+        self._trap = -1
+        self._missed = None
+        self.state.forget_exception()
+        self._library.uc_context_restore(self._handle, self._context)
+        code = self._library.uc_emu_start(self._handle, self.state.rip, 0, 0, 0)
+        self.load()
+        if self._trap >= 0:
+            known = self._trap - EXIT if self._trap >= EXIT else EXCEPTION + self._trap
+            return Trap(known, self.state.error_code)
+        return self._reason(code)
+
+    def _reason(self, code: int) -> Outcome:
+        if self._missed is not None:
+            return self._missed
+        return Broken(code) if code else Stopped()
+
+    def stop(self) -> None:
+        """From any thread, or from a device: end `execute` soon. One that is too early is lost."""
+        if not self._closed:
+            self._library.uc_emu_stop(self._handle)
+
+    def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:
+        self._trap = number
+        self._library.uc_emu_stop(self._handle)
+
+    def _on_memory(
+        self, _engine: int, kind: int, gpa: int, size: int, _value: int, _data: int
+    ) -> bool:
+        if self._missed is None:
+            write = kind in (unicorn.MEM_WRITE_UNMAPPED, unicorn.MEM_WRITE_PROT)
+            fetch = kind in (unicorn.MEM_FETCH_UNMAPPED, unicorn.MEM_FETCH_PROT)
+            self._missed = Unreachable(gpa, size, write, fetch)
+        return False
+
+    def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:
+        return self._devices.port_in(port & 0xFFFF, size)
+
+    def _on_out(self, _engine: int, port: int, size: int, value: int, _data: int) -> None:
+        self._devices.port_out(port & 0xFFFF, size, value)
+
+    def _on_mmio_read(self, _engine: int, offset: int, size: int, page: int | None) -> int:
+        return self._devices.mmio_read((page or 0) + offset, size)
+
+    def _on_mmio_write(
+        self, _engine: int, offset: int, size: int, value: int, page: int | None
+    ) -> None:
+        self._devices.mmio_write((page or 0) + offset, size, value)
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._library.uc_context_free(self._context)
+            self._library.uc_close(self._handle)

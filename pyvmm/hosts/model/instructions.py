@@ -1,0 +1,87 @@
+"""What an intercepted instruction does: CPUID, RDMSR, WRMSR, hypercalls, software interrupts."""
+
+from __future__ import annotations
+
+from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ, CpuState
+from pyvmm.hosts.model.exceptions import (
+    BREAKPOINT,
+    DEBUG,
+    OVERFLOW,
+    Event,
+    Source,
+)
+
+HYPERCALLS = (b"\x0f\x01\xc1", b"\x0f\x01\xd9")
+"""VMCALL and VMMCALL."""
+MAP_GPA_RANGE = 12
+POLL_IRQ = 1
+ENOSYS = -1000
+EINVAL = -22
+EPERM = -1
+_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+_MASK = (1 << 64) - 1
+
+RAX, RCX, RDX, RBX, RSI = 0, 1, 2, 3, 6
+
+
+def opcode_offset(code: bytes, *, long: bool) -> int:
+    """How many bytes of prefixes `code` begins with."""
+    at = 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    if long and at < len(code) and code[at] & 0xF0 == 0x40:
+        at += 1
+    return at
+
+
+def skip(state: CpuState, code: bytes, opcode_size: int) -> None:
+    """Go on behind the instruction that `code` begins with."""
+    rip = state.rip + opcode_offset(code, long=state.is_long) + opcode_size
+    state.rip = rip & (_MASK if state.is_long else 0xFFFF_FFFF)
+    state.hflags &= ~HF_INHIBIT_IRQ
+
+
+def software_interrupt(state: CpuState, code: bytes) -> Event:
+    """What INT n, INT3, INTO or INT1 raises."""
+    at = opcode_offset(code, long=state.is_long)
+    opcode = code[at : at + 2]
+    match opcode[:1]:
+        case b"\xcc":
+            return Event(BREAKPOINT, source=Source.SOFTWARE, length=at + 1)
+        case b"\xce":
+            return Event(OVERFLOW, source=Source.SOFTWARE, length=at + 1)
+        case b"\xf1":
+            return Event(DEBUG, length=at + 1)
+        case _:
+            vector = opcode[1] if len(opcode) > 1 else DEBUG
+            return Event(vector, source=Source.SOFTWARE, length=at + 2)
+
+
+def set_pair(state: CpuState, value: int) -> None:
+    """EDX:EAX, as RDMSR gives it."""
+    state.set_register(RAX, value & 0xFFFF_FFFF)
+    state.set_register(RDX, value >> 32 & 0xFFFF_FFFF)
+
+
+def hypercall_arguments(state: CpuState) -> tuple[int, tuple[int, int, int]]:
+    """Number and the arguments that count (``____kvm_emulate_hypercall``)."""
+    mask = _MASK if state.is_long else 0xFFFF_FFFF
+    number, *rest = (state.register(name) & mask for name in (RAX, RBX, RCX, RDX))
+    return number, (rest[0], rest[1], rest[2])
+
+
+def answer_at_once(
+    number: int, arguments: tuple[int, int, int], cpl: int, exits: int
+) -> int | None:
+    """KVM's own answer to a hypercall; None: it goes to the monitor."""
+    if cpl:
+        return EPERM
+    if number == POLL_IRQ:
+        return 0
+    if number != MAP_GPA_RANGE or not exits >> MAP_GPA_RANGE & 1:
+        return ENOSYS
+    gpa, pages, _ = arguments
+    frame = gpa >> 12
+    if gpa & 0xFFF or not pages or (frame + pages) & _MASK <= frame:
+        return EINVAL
+    return None

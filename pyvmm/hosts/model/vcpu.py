@@ -1,0 +1,185 @@
+"""A vCPU of the model: guest code on Unicorn, the exits that KVM would give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from pyvmm.errors import InternalError
+from pyvmm.hosts import exits
+from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.interface import ExitRecord
+from pyvmm.hosts.model.address_space import VcpuServices
+from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess
+from pyvmm.hosts.model.reset_state import reset_registers
+from pyvmm.hosts.model.runner import Runner
+from pyvmm.hosts.registers import Regs, Sregs
+
+_BSP = 1 << 8
+_APIC_BASE = 0xFEE0_0800
+
+
+class ModelVcpu:
+    """One vCPU, made by `Vm.create_vcpu`. Everything but `kick` belongs to one thread."""
+
+    def __init__(self, index: int, services: VcpuServices) -> None:
+        """Raises `HostLacksError` without a Unicorn that fits."""
+        self.index = index
+        apic_base = _APIC_BASE | (0 if index else _BSP) if services.controllers else 0
+        self._runner = Runner(index, services, apic_base)
+        self._memory = services.memory
+        self._kept: Exit | None = None
+        self._delivered: Exit | None = None
+        self._cr8 = 0
+        self._closed = False
+        regs, sregs = reset_registers(index)
+        state = self._runner.engine.state
+        state.set_sregs(sregs)
+        state.regs = regs
+
+    # -- running --
+
+    def run(self) -> Exit:
+        """Run guest code until something needs the monitor. Raises `InternalError`."""
+        self._require_open()
+        self._delivered = None
+        runner = self._runner
+        if self._kept is not None and not runner.take_kick():
+            reason, self._kept = self._kept, None
+        else:
+            reason = runner.run()
+        runner.history.add(reason)
+        self._delivered = reason
+        return reason
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InternalError(f"use vCPU {self.index}", "it has been closed")
+
+    def answer(self, data: bytes) -> None:
+        """Answer `IoIn` or `MmioRead`. Raises `InternalError` where nothing asks for that."""
+        match self._delivered:
+            case exits.IoIn(size=size, count=count):
+                expected = size * count
+            case exits.MmioRead(size=size):
+                expected = size
+            case _:
+                raise self._refused(f"{len(data)} bytes")
+        if len(data) != expected:
+            raise InternalError(
+                f"answer vCPU {self.index} with {len(data)} bytes",
+                "the exit asks for another number of bytes",
+            )
+        self._runner.answer = int.from_bytes(data, "little")
+        self._delivered = None
+
+    def answer_hypercall(self, value: int) -> None:
+        """Answer `Hypercall`: what the guest finds in RAX. Raises `InternalError` as `answer`."""
+        if not isinstance(self._delivered, exits.Hypercall):
+            raise self._refused("a hypercall's value")
+        self._runner.finish_hypercall(value)
+        self._delivered = None
+
+    def answer_msr(self, value: int, *, fault: bool) -> None:
+        """No exit asks for it. Raises `InternalError`."""
+        del value, fault
+        raise self._refused("an MSR access")
+
+    def _refused(self, what: str) -> InternalError:
+        return InternalError(
+            f"answer vCPU {self.index} with {what}",
+            "the last exit asks for no such answer, or has it already",
+        )
+
+    def kick(self) -> None:
+        """From any thread: make the present or next `run` return `Interrupted` (once)."""
+        if not self._closed:
+            self._runner.kick()
+
+    def complete(self) -> None:
+        """Finish the access that the last exit reported; the guest stops soon after.
+
+        The rest of the translated block is executed too. An exit in it is what the next `run`
+        returns.
+        """
+        self._require_open()
+        if self._kept is None:
+            self._kept = self._runner.complete()
+
+    def make_runnable(self) -> None:
+        """Let it run at once."""
+        self._runner.waits_for_startup = False
+
+    # -- state --
+
+    def _settle(self) -> None:
+        """Registers are read and changed between two instructions only."""
+        self._require_open()
+        if not isinstance(self._delivered, exits.IoIn | exits.MmioRead):
+            self.complete()
+
+    def get_regs(self) -> Regs:
+        """KVM_GET_REGS. The last exit's access is completed first."""
+        self._settle()
+        return self._runner.state().regs
+
+    def set_regs(self, regs: Regs) -> None:
+        """KVM_SET_REGS."""
+        self._settle()
+        self._runner.state().regs = regs
+
+    def get_sregs(self) -> Sregs:
+        """KVM_GET_SREGS."""
+        self._settle()
+        return self._runner.state().sregs(self._cr8, self._runner.msrs.apic_base)
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """KVM_SET_SREGS."""
+        self._settle()
+        self._cr8 = sregs.cr8
+        self._runner.msrs.apic_base = sregs.apic_base
+        self._runner.state().set_sregs(sregs)
+        self._runner.engine.forget_translations()
+
+    def set_entry(self, regs: Regs, sregs: Sregs) -> None:
+        """All registers for a first run; `sregs.apic_base` is not taken, the vCPU's own stays."""
+        self.set_sregs(replace(sregs, apic_base=self._runner.msrs.apic_base))
+        self.set_regs(regs)
+
+    def translate(self, linear: int) -> int | None:
+        """The GPA of a linear address under the present page tables; None if unmapped."""
+        self._settle()
+        return GuestMemoryAccess(self._memory, self._runner.state()).translate(linear)
+
+    def use_host_cpuid(self) -> None:
+        """Let CPUID tell what the model's processor has; until then it is all zeroes."""
+        self._runner.has_cpuid = True
+
+    def recent_exits(self) -> Sequence[ExitRecord]:
+        """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""
+        return self._runner.history.recent()
+
+    def exit_counts(self) -> Mapping[str, int]:
+        """Exits so far by the name of their reason."""
+        return self._runner.history.counts()
+
+    # -- life --
+
+    def close(self) -> None:
+        """Free the engine; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
