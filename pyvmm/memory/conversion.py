@@ -22,12 +22,14 @@ from typing import TypeAlias
 from pyvmm.memory.layout import GIB, PAGE_SIZE, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.regions import MemoryRegion, RegionPart, RegionTable
+from pyvmm.rules.attributes import SetAttributes as SetRangeAttributes
+from pyvmm.rules.attributes import set_attributes
+from pyvmm.rules.profile import MAINLINE
 
 CHUNK = GIB
 """A longer range is planned in chunks that end at multiples of this, in bytes: between two chunks
 the executor can stop. No large page spans two of them."""
 
-_ADDRESS_END = 1 << 64
 _HINT_MASK = 0xF
 _ENCRYPTED = 1 << 4
 _KVM_EINVAL = 22
@@ -173,14 +175,20 @@ def decode_map_gpa_range(args: Sequence[int]) -> ConversionRequest | Refusal:
     return ConversionRequest(gpa, pages * PAGE_SIZE, to, Origin.GUEST)
 
 
+_REFUSALS = {
+    "attributes-empty": Refusal.EMPTY,
+    "attributes-overflow": Refusal.OVERFLOW,
+    "attributes-alignment": Refusal.UNALIGNED,
+}
+"""The kernel's rules for a range (`pyvmm.rules.attributes`), as refusals of ours."""
+
+
 def _checked_parts(gpa: int, size: int, regions: RegionTable) -> tuple[RegionPart, ...] | Refusal:
-    if size <= 0:
-        return Refusal.EMPTY
-    if (gpa | size) & (PAGE_SIZE - 1):
-        return Refusal.UNALIGNED
-    # An end of exactly 2^64 is 0 to the kernel, which refuses it (kvm_vm_ioctl_set_mem_attributes).
-    if gpa + size >= _ADDRESS_END:
-        return Refusal.OVERFLOW
+    if gpa < 0 or size < 0:
+        return Refusal.EMPTY if size < 0 else Refusal.UNCOVERED
+    refused = set_attributes(SetRangeAttributes(gpa, size, 0, private_vm=True), MAINLINE)
+    if refused is not None:
+        return _REFUSALS[refused.rule]
     return regions.parts(GpaRange(gpa, gpa + size)) or Refusal.UNCOVERED
 
 
