@@ -32,7 +32,7 @@ _SEGMENT_BASE = 184
 _GDT = _SEGMENT_BASE + 8 * _SEGMENT.size
 _IDT = _GDT + _SEGMENT.size
 _CR = _IDT + _SEGMENT.size
-_EFER = 560
+BEHIND_CR = _CR + 5 * 8
 
 # Behind DR0..DR7; before them the last exception's error code.
 _ERROR_CODE_BEFORE_DR = 16
@@ -78,6 +78,7 @@ class Layout:
     """Where fields are that differ between builds: byte offsets in the state."""
 
     dr: int
+    efer: int
     msrs: dict[int, int]
 
 
@@ -146,11 +147,11 @@ class CpuState:
     @property
     def efer(self) -> int:
         """MSR 0xC0000080."""
-        return self._get(_EFER)
+        return self._get(self._layout.efer)
 
     @efer.setter
     def efer(self, value: int) -> None:
-        self._set(_EFER, value)
+        self._set(self._layout.efer, value)
         self._refresh()
 
     def dr(self, number: int) -> int:
@@ -319,7 +320,7 @@ class CpuState:
         self._set_table(_IDT, sregs.idt)
         for number, value in ((0, sregs.cr0), (2, sregs.cr2), (3, sregs.cr3), (4, sregs.cr4)):
             self._set(_CR + 8 * number, value)
-        self._set(_EFER, sregs.efer)
+        self._set(self._layout.efer, sregs.efer)
         self._refresh()
 
     def _refresh(self) -> None:

@@ -15,7 +15,8 @@ from typing import Protocol
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.model import unicorn_library as unicorn
 from pyvmm.hosts.model.address_space import AddressSpace, Span
-from pyvmm.hosts.model.cpu_state import MSRS, CpuState, Layout
+from pyvmm.hosts.model.cpu_state import BEHIND_CR, MSRS, CpuState, Layout
+from pyvmm.hosts.registers import Efer
 
 PAGE = 4096
 
@@ -43,6 +44,9 @@ _INTERCEPTS = sum(
 PAUSE_INTERCEPT = 1 << PAUSE - _FIRST
 
 # State at the start of `struct uc_context`: found by `_layout`.
+_EFER = 0xC000_0080
+_EFER_MARK = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE
+"""As the engine begins, and two bits more."""
 _MARK = 0x1D5E_A5ED_C0FF_EE11
 
 
@@ -156,6 +160,7 @@ class Engine:
             value = mark & 0xFFFF if index == 0x174 else mark
             self._write(unicorn.REG_MSR, unicorn.Msr(index, value))
         context = self._context
+        self._write(unicorn.REG_MSR, unicorn.Msr(_EFER, _EFER_MARK))
         library.uc_context_save(handle, context)
         place = context.value or 0
         whole = ctypes.string_at(place, size)
@@ -165,7 +170,9 @@ class Engine:
 
         start, dr = find(_MARK), find(_MARK + 1)
         msrs = {index: find(mark) - start for index, mark in marks.items() if find(mark) >= 0}
-        if start < 0 or dr - start < 1000 or size - dr < 160 or 0xC000_0082 not in msrs:
+        efer = whole.find(_EFER_MARK.to_bytes(8, "little"), start + BEHIND_CR, start + 1000)
+        found = min(start, efer) >= 0 and dr - start > 1000 and size - dr >= 160
+        if not found or not {0x175, 0xC000_0082} <= msrs.keys():
             raise HostLacksError(
                 "run a guest without KVM",
                 "this version of Unicorn keeps its state in another way",
@@ -173,7 +180,7 @@ class Engine:
             )
         msrs[0x174] = msrs[0x175] - 8
         raw = (ctypes.c_char * (size - start)).from_address(place + start)
-        self.state = CpuState(memoryview(raw).cast("B"), Layout(dr - start, msrs))
+        self.state = CpuState(memoryview(raw).cast("B"), Layout(dr - start, efer - start, msrs))
         for index in msrs:
             self.state.set_msr(index, 0)
         self.state.set_msr(0x277, 0x0007_0406_0007_0406)
