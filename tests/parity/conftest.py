@@ -1,0 +1,83 @@
+"""The hosts and VM types that the kernel's tests are about, and guests on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pyvmm.hosts.capabilities import MemoryAttribute, VmType
+from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.kvm.vm import Vm
+from tests.conftest import REQUIRED
+
+from .scripted_guest import ScriptedGuest, assemble, not_longer_than
+
+RUNAWAY_SECONDS = 60
+
+MakeScripted = Callable[[VmType], ScriptedGuest]
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    with System() as system:
+        yield system
+
+
+def _private_memory(system: System) -> bool:
+    offered = system.capabilities()
+    return (
+        VmType.SW_PROTECTED in offered.vm_types
+        and MemoryAttribute.PRIVATE in offered.memory_attributes
+    )
+
+
+@pytest.fixture
+def private_host(system: System) -> System:
+    """A host where memory can be private: skipped elsewhere, a failure where `private` must be."""
+    if not _private_memory(system):
+        reason = "this host's KVM has no private memory (KVM_X86_SW_PROTECTED_VM)"
+        if "private" in REQUIRED:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return system
+
+
+@pytest.fixture(params=[VmType.DEFAULT, VmType.SW_PROTECTED], ids=lambda kind: kind.name.lower())
+def vm_type(request: pytest.FixtureRequest, system: System) -> VmType:
+    """Each of the VM types of the kernel's tests that the host has."""
+    wanted: VmType = request.param
+    if wanted not in system.capabilities().vm_types:
+        request.getfixturevalue("private_host")
+    return wanted
+
+
+@pytest.fixture
+def vm(system: System, vm_type: VmType) -> Iterator[Vm]:
+    """A VM of each type, without memory."""
+    with system.create_vm(vm_type) as vm:
+        yield vm
+
+
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The code of scripted guests."""
+    with System() as system:
+        vendor = next(entry.ebx for entry in system.supported_cpuid() if entry.function == 0)
+    amd = vendor.to_bytes(4, "little") in {b"Auth", b"Hygo"}
+    return assemble(tmp_path_factory.mktemp("interpreter"), amd=amd)
+
+
+@pytest.fixture
+def scripted(system: System, interpreter: bytes) -> Iterator[MakeScripted]:
+    """Makes a scripted guest in a new VM of some type; one that runs away is stopped."""
+    with ExitStack() as owned:
+
+        def make(vm_type: VmType) -> ScriptedGuest:
+            vm = owned.enter_context(system.create_vm(vm_type))
+            guest = owned.enter_context(ScriptedGuest(system, vm, interpreter))
+            owned.enter_context(not_longer_than(RUNAWAY_SECONDS, guest))
+            return guest
+
+        yield make
