@@ -1,0 +1,109 @@
+"""Machines with private memory, beside which a test talks to the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from pyvmm import bundled_guests
+from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
+from pyvmm.machine.console.collector import Collector
+from pyvmm.machine.ending import RunResult
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.vcpu_thread import Allow
+from pyvmm.memory.layout import MIB, PAGE_SIZE
+
+from .guests import bundled
+from .mailbox import Mailbox
+
+HANG = 300.0
+"""Seconds after which a guest counts as hung; the lab's processor is an emulated one."""
+
+
+def config(
+    program: str,
+    command_line: str = "",
+    *,
+    expected: bytes | None = None,
+    window: int = 16 * PAGE_SIZE,
+    implicit: ImplicitPolicy = ImplicitPolicy.HONOUR,
+    memory: int = 16 * MIB,
+    cpus: int = 1,
+) -> MachineConfig:
+    """A machine with private memory for a bundled guest."""
+    return MachineConfig(
+        bundled(program),
+        command_line=command_line.encode(),
+        memory=memory,
+        cpus=cpus,
+        timeout=HANG,
+        private=PrivateConfig(bundled_guests.firmware(), expected, window, implicit),
+    )
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A running guest that has opened its mailbox."""
+
+    machine: Machine
+    console: Collector
+    mailbox: Mailbox
+
+    @property
+    def memory(self) -> GuestMemory:
+        return self.machine.memory
+
+    async def ask(self, command: str, *arguments: int) -> int:
+        """Have the guest do ``MAIL_`` `command` (guest/include/mailbox.h)."""
+        return await self.mailbox.ask(command, *arguments)
+
+    async def take(self, size: int) -> int:
+        """The GPA of `size` bytes that the guest has no other use for, aligned to 2 MiB."""
+        gpa = await self.ask("TAKE", size)
+        assert gpa
+        return gpa
+
+    def file_offset(self, gpa: int) -> int:
+        """Where `gpa` is in the host's mapping, and in the guest_memfd."""
+        offset = self.machine.ram.layout.file_offset(gpa, PAGE_SIZE)
+        assert offset is not None
+        return offset
+
+    def shared_is_there(self, gpa: int) -> bool:
+        """Whether the shared side holds memory for a page, asked of the kernel."""
+        return bool(self.machine.ram.mapping.resident(self.file_offset(gpa), PAGE_SIZE))
+
+    def private_is_there(self, gpa: int) -> bool:
+        """Whether the private side does."""
+        file = self.machine.ram.guest_memfd
+        assert file is not None
+        return bool(file.resident(self.file_offset(gpa), PAGE_SIZE))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that is over."""
+
+    result: RunResult
+    output: str
+
+
+def talk(
+    machine_config: MachineConfig,
+    conversation: Callable[[Talk], Awaitable[None]],
+    allow: Allow | None = None,
+) -> Ended:
+    """Run a guest that has a mailbox, beside `conversation`, to its end."""
+    console = Collector()
+
+    async def whole() -> RunResult:
+        with trio.fail_after(HANG):
+            async with Machine(machine_config, console, allow=allow) as machine:
+                mailbox = await Mailbox.of(machine.memory, console)
+                await conversation(Talk(machine, console, mailbox))
+                return await machine.wait()
+
+    return Ended(trio.run(whole), console.output.decode())

@@ -1,0 +1,155 @@
+"""Roads to memory that a process has, besides reading it: other system calls, and a search."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from pyvmm.memory.layout import PAGE_SIZE
+
+from .mailbox import pattern_at
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_CHUNK = 4 << 20
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+def _fail() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def process_vm_read(address: int, size: int) -> bytes:
+    """process_vm_readv(2) of this process. Raises `OSError`."""
+    buffer = ctypes.create_string_buffer(size)
+    local = _IoVec(ctypes.addressof(buffer), size)
+    remote = _IoVec(address, size)
+    one = ctypes.c_ulong(1)
+    done = _libc.process_vm_readv(
+        os.getpid(), ctypes.byref(local), one, ctypes.byref(remote), one, ctypes.c_ulong(0)
+    )
+    if done < 0:
+        raise _fail()
+    return buffer.raw[:done]
+
+
+def proc_self_mem(address: int, size: int) -> bytes:
+    """The same by /proc/self/mem. Raises `OSError`."""
+    fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, size, address)
+    finally:
+        os.close(fd)
+
+
+def map_file(fd: int, size: int, protection: int, flags: int, offset: int) -> int:
+    """mmap(2), without the fstat that Python's makes first. Raises `OSError`."""
+    address = _libc.mmap(None, size, protection, flags, fd, offset)
+    if address == _MAP_FAILED:
+        raise _fail()
+    return int(address)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Readable memory of this process."""
+
+    start: int
+    end: int
+    line: str
+
+    def without(self, start: int, end: int) -> Iterator[_Part]:
+        """What of it is not in [start, end)."""
+        if self.start < (last := min(self.end, start)):
+            yield _Part(self.start, last, self.line)
+        if (first := max(self.start, end)) < self.end:
+            yield _Part(first, self.end, self.line)
+
+
+def _parts() -> Iterator[_Part]:
+    """All of it that can hold anything: of what is no guest's memory, only what is there."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, permissions = line.split()[:2]
+        start, end = (int(text, 16) for text in span.split("-"))
+        if permissions.startswith("r"):
+            # What a guest has written need not be in our page tables.
+            whole = [(start, end)]
+            for first, last in whole if "memfd:" in line else _present(start, end):
+                yield _Part(first, last, line)
+
+
+def _present(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The pages of [start, end) that are in memory or swapped out (pagemap.rst), as ranges."""
+    entries = array.array("Q")
+    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        entries.frombytes(os.pread(fd, (end - start) // PAGE_SIZE * 8, start // PAGE_SIZE * 8))
+    finally:
+        os.close(fd)
+    pages = range(start, end, PAGE_SIZE)
+    for there, group in groupby(zip(pages, entries, strict=False), lambda pair: pair[1] >> 62 != 0):
+        if there:
+            found = [page for page, _entry in group]
+            yield found[0], found[-1] + PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """Looks for the words of a pattern (guest/include/pattern.h) from `gpa` on.
+
+    None of them is ever put together in this process, where the search would find it: a word is
+    looked for by its upper half, and the lower half compared as a number.
+    """
+
+    gpa: int
+    seed: int
+    words: tuple[int, ...]
+    """Which ones, as offsets in bytes."""
+
+    def in_bytes(self, data: bytes | bytearray, end: int | None = None) -> list[int]:
+        """The offsets in `data`, up to `end`, where one of the words is."""
+        found = []
+        for offset in self.words:
+            word = pattern_at(self.gpa + offset, self.seed)
+            upper = (word >> 32).to_bytes(4, "little")
+            at = data.find(upper, 4, end)
+            while at >= 0:
+                if int.from_bytes(data[at - 4 : at], "little") == word & 0xFFFF_FFFF:
+                    found.append(at - 4)
+                at = data.find(upper, at + 1, end)
+        return sorted(found)
+
+    def in_process(self) -> list[str]:
+        """Where in all of this process's readable memory one of the words is."""
+        buffer = bytearray(_CHUNK)
+        own = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        found = []
+        fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # The buffer holds what was read before.
+            parts = [piece for part in _parts() for piece in part.without(own, own + _CHUNK)]
+            for part in parts:
+                # Two chunks overlap, for a word that is in both.
+                for at in range(part.start, part.end, _CHUNK - 8):
+                    size = min(_CHUNK, part.end - at)
+                    read = 0
+                    with suppress(OSError):  # What cannot be read, nobody reads.
+                        read = os.preadv(fd, [memoryview(buffer)[:size]], at)
+                    offsets = self.in_bytes(buffer, read)
+                    found += [f"{at + offset:#x} in {part.line}" for offset in offsets]
+        finally:
+            os.close(fd)
+        return found

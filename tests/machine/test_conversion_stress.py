@@ -1,0 +1,142 @@
+"""Everybody converts everything for a minute; afterwards all who know about a page agree."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import struct
+import threading
+import time
+from collections import Counter
+
+import pytest
+import trio
+
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import PAGE_SIZE
+from pyvmm.memory.page_states import PageState
+
+from .mailbox import pattern_at
+from .private_machines import Talk, config, talk
+
+pytestmark = [pytest.mark.kvm, pytest.mark.slow, pytest.mark.usefixtures("private_host")]
+
+SECONDS = 60.0
+"""How long vCPUs and host convert."""
+SHORTER = "PYVMM_STRESS_SECONDS"
+"""In the environment: another duration, for a quick look."""
+CPUS = 4
+OWN_PAGES = 48
+"""Pages that each vCPU converts besides the common ones."""
+LONGEST = 100
+"""The most pages that the host converts at once."""
+MARKER = 0x5EED
+"""The seed of what the host writes in the end: nobody else's."""
+ENOUGH = 50
+"""Conversions that both sides must have made in the shortest run: far below what any host does."""
+
+
+def seconds() -> float:
+    return float(os.environ.get(SHORTER, SECONDS))
+
+
+class Disturber(threading.Thread):
+    """Converts random ranges of [start, end) until it is told to stop."""
+
+    def __init__(self, memory: GuestMemory, start: int, end: int) -> None:
+        super().__init__(name="disturber")
+        self._memory = memory
+        self._span = start, end
+        self._stopping = threading.Event()
+        self.conversions = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        chance = random.Random(4)
+        start, end = self._span
+        try:
+            while not self._stopping.is_set():
+                gpa = chance.randrange(start, end, PAGE_SIZE)
+                size = min(chance.randint(1, LONGEST) * PAGE_SIZE, end - gpa)
+                self._memory.convert(gpa, size, chance.choice((Side.SHARED, Side.PRIVATE)))
+                self.conversions += 1
+                # The lock is not a fair one: without this the vCPUs would hardly ever have it.
+                time.sleep(chance.random() / 500)
+        except BaseException as failure:  # noqa: BLE001 - raised by stop
+            self.failure = failure
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+def check_residency(guest: Talk, start: int, end: int) -> None:
+    """Of no page there is memory on the side that it is not on."""
+    for run in guest.memory.page_states():
+        for gpa in range(max(run.range.start, start), min(run.range.end, end), PAGE_SIZE):
+            sides = guest.shared_is_there(gpa), guest.private_is_there(gpa)
+            assert not sides[run.state is PageState.SHARED], f"{gpa:#x} is {run.state}: {sides}"
+
+
+async def check_attributes(guest: Talk, start: int, end: int) -> dict[PageState, int]:
+    """The guest's accesses go where the states say: that is, the kernel's attributes.
+
+    The host marks the shared side of every page; the guest finds that in the shared ones, and in no
+    other. Gives the number of pages in each state.
+    """
+    for gpa in range(start, end, PAGE_SIZE):
+        assert guest.memory.read(gpa, 8) is not None or guest.machine.ram.read(gpa, 8) == bytes(8)
+        words = (pattern_at(gpa + at, MARKER) for at in range(0, PAGE_SIZE, 8))
+        guest.machine.ram.write(gpa, struct.pack(f"<{PAGE_SIZE // 8}Q", *words))
+    pages: Counter[PageState] = Counter()
+    for run in guest.memory.page_states():
+        first, last = max(run.range.start, start), min(run.range.end, end)
+        if first < last:
+            wrong = await guest.ask("CHECK", first, last - first, MARKER)
+            expected = 0 if run.state is PageState.SHARED else (last - first) // 8
+            assert wrong == expected, f"{first:#x}-{last:#x} is {run.state}: {wrong} words"
+            pages[run.state] += (last - first) // PAGE_SIZE
+    # What has just been read is there; what is shared was never on the other side.
+    for gpa in range(start, end, PAGE_SIZE):
+        is_private = guest.memory.state_at(gpa) is PageState.PRIVATE
+        assert guest.private_is_there(gpa) == is_private
+    return pages
+
+
+def test_states_attributes_and_residency_agree_after_a_minute_of_conversions() -> None:
+    pages: dict[PageState, int] = {}
+    by_host = 0
+
+    async def disturb(guest: Talk) -> None:
+        nonlocal by_host
+        match = re.search(rb"common ([0-9a-f]+)-[0-9a-f]+, own [0-9a-f]+-([0-9a-f]+)\n",
+                          guest.console.output)  # fmt: skip
+        assert match is not None
+        start, end = int(match[1], 16), int(match[2], 16)
+        disturber = Disturber(guest.memory, start, end)
+        disturber.start()
+        try:
+            with trio.move_on_after(seconds()):
+                await guest.machine.wait()
+        finally:
+            await trio.to_thread.run_sync(disturber.stop)
+        by_host = disturber.conversions
+        # The first request ends the vCPUs' conversions; they wait for the second.
+        assert await guest.ask("ADD", 1, 2) == 3
+        assert not guest.memory.failures
+        check_residency(guest, start, end)
+        pages.update(await check_attributes(guest, start, end))
+        assert await guest.ask("END", 0) == 0
+
+    ended = talk(config("smp", f"host=1 pages={OWN_PAGES} seed=4", cpus=CPUS), disturb)
+    assert ended.result.ending.exit_code == 0, ended.output
+    match = re.search(r"^(\d+) conversions$", ended.output, re.MULTILINE)
+    assert match is not None, ended.output
+    print(f"{match[1]} conversions by {CPUS} vCPUs, {by_host} by the host, {pages}")
+    assert int(match[1]) > ENOUGH
+    assert by_host > ENOUGH
+    assert set(pages) == {PageState.SHARED, PageState.PRIVATE}
