@@ -127,14 +127,17 @@ class ServedSpan:
     """Where vCPU threads may convert pages by themselves: [gpa, gpa + size), bytes, page-aligned.
 
     Its shared side is mapped at `hva`; its private side begins at the file offset
-    `guest_memfd_offset` of `guest_memfd`.
+    `guest_memfd_offset` of `guest_memfd`. Without a private side, pages that the guest touches
+    while their attribute is private become shared, the `touch_block` bytes around them at once: a
+    power of two, at least a page.
     """
 
     gpa: int
     size: int
     hva: int
-    guest_memfd: GuestMemfd
+    guest_memfd: GuestMemfd | None = None
     guest_memfd_offset: int = 0
+    touch_block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,16 +262,23 @@ class PostedRing(Owned, Protocol):
         ...
 
 
+MOST_SERVED_SPANS = 8
+"""How many spans a host serves at a time."""
+
+
 class FastConversions(Owned, Protocol):
     """Conversions that vCPUs' threads make without leaving for Python, and the lock of them all.
 
     A `Hypercall` MAP_GPA_RANGE that is valid, at most 1 GiB long and wholly in one span served is
     done and answered with 0: the attributes are set, then the stale side's pages are given back.
-    It ends `Vcpu.run` only where one of these fails, or when too many have not been drained yet.
+    It ends `Vcpu.run` only where one of these fails, or when too many have not been drained yet. A
+    `MemoryFault` in a span without a private side is answered by making what was touched shared.
     """
 
     def serve(self, spans: Sequence[ServedSpan]) -> None:
-        """From now on serve these, at most 8, and no others; none: every hypercall ends `run`.
+        """From now on serve these, `MOST_SERVED_SPANS` or fewer, and no others.
+
+        None at all: every hypercall ends `run`.
 
         On return no conversion of a span that is no longer served is under way. What a span names
         must stay open while it is served. Any thread; inside of `exclusive` or not. Raises

@@ -17,7 +17,7 @@ from pyvmm.errors import UsageError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import System, Vcpu, Vm
 from pyvmm.machine.board import Board
-from pyvmm.machine.config import IrqchipPolicy, MachineConfig
+from pyvmm.machine.config import ImplicitPolicy, IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.guest_memory import GuestMemory
@@ -88,7 +88,12 @@ class Assembly(StackOwner):
             self.ram = stack.enter_context(
                 GuestRam(self.system, self.vm, layout, private=config.private is not None)
             )
-            self.memory = GuestMemory(self.vm, is_over=lambda: control.is_over)
+            private = config.private
+            self.memory = GuestMemory(
+                self.vm,
+                honours_touches=private is not None and private.implicit is ImplicitPolicy.HONOUR,
+                is_over=lambda: control.is_over,
+            )
             stack.callback(self.memory.close)
             for sides in self.ram.sides():
                 self.memory.add(sides)

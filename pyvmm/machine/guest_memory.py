@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pyvmm.errors import ConversionRefusedError, PyvmmError
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
-from pyvmm.hosts.interface import ServedSpan, Vm
+from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
 from pyvmm.machine.attributes import set_attributes
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.memory_sides import MemorySides
@@ -64,13 +64,21 @@ class GuestMemory:
     """Page states, conversions, statistics. Any thread; made and closed by the machine.
 
     `attributes_rule`: the VM's type takes an access's side from the attributes (SW_PROTECTED).
-    `is_over` is asked between the parts of a long conversion: a run that has ended stops there.
+    `honours_touches`: what the guest touches of withheld memory becomes shared, without anybody's
+    being asked; the host's fast path may do it. `is_over` is asked between the parts of a long
+    conversion: a run that has ended stops there.
     """
 
     def __init__(
-        self, vm: Vm, *, attributes_rule: bool = True, is_over: Callable[[], bool] = lambda: False
+        self,
+        vm: Vm,
+        *,
+        attributes_rule: bool = True,
+        honours_touches: bool = False,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._vm = vm
+        self._honours_touches = honours_touches
         self._attributes_rule = attributes_rule
         self._is_over = is_over
         self._sides: dict[int, MemorySides] = {}
@@ -123,10 +131,11 @@ class GuestMemory:
         spans: list[ServedSpan] = []
         if not self._listeners:
             for slot, sides in self._sides.items():
-                span = sides.served_span()
+                span = sides.served_span(touches=self._honours_touches)
                 if span is not None and slot not in self._unplugged:
                     spans.append(span)
-        self._vm.conversions.serve(spans)
+        # What a host's fast path cannot take goes the long way.
+        self._vm.conversions.serve(spans[:MOST_SERVED_SPANS])
 
     # -- questions --
 

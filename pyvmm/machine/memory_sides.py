@@ -8,7 +8,7 @@ from dataclasses import replace
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import GuestMapping, Memslot, ServedSpan, System, Vm
 from pyvmm.machine.ownership import StackOwner
-from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.layout import PAGE_SIZE, GpaRange
 from pyvmm.memory.regions import MemoryRegion
 from pyvmm.memory.residency import Residency
 
@@ -39,18 +39,18 @@ class MemorySides:
         """What deletes the slot (api.rst 4.35: a size of 0)."""
         return replace(self._memslot, size=0)
 
-    def served_span(self) -> ServedSpan | None:
-        """For the host's fast path; None where there is nothing to convert to."""
-        guest_memfd = self._memslot.guest_memfd
-        if not self.region.two_sided or guest_memfd is None:
-            return None
-        return ServedSpan(
-            self.region.range.start,
-            self.region.range.size,
-            self._memslot.hva,
-            guest_memfd,
-            self._memslot.guest_memfd_offset,
-        )
+    def served_span(self, *, touches: bool) -> ServedSpan | None:
+        """For the host's fast path; None where there is nothing for it to do.
+
+        `touches`: what the guest touches of memory without a private side becomes shared.
+        """
+        gpa, size = self.region.range.start, self.region.range.size
+        if self.region.two_sided:
+            memslot = self._memslot
+            return ServedSpan(
+                gpa, size, memslot.hva, memslot.guest_memfd, memslot.guest_memfd_offset
+            )
+        return ServedSpan(gpa, size, self._memslot.hva, touch_block=PAGE_SIZE) if touches else None
 
     def _offset(self, gpa: int) -> int:
         return gpa - self.region.range.start

@@ -9,7 +9,6 @@ import pytest
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import exits
-from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Converted, ServedSpan
 from pyvmm.hosts.kvm.binding import lib, new
 from pyvmm.hosts.kvm.constants import ExitReason
@@ -98,10 +97,8 @@ def test_both_ways_without_an_exit(private_guest: MakePrivateGuest) -> None:
     assert made.read(last, 2) == b"\x33\x33"
     assert made.read(DATA, PAGE) == bytes(PAGE)
     assert made.vcpu.exit_counts() == {"IO": 6, "CONVERTED": 2} | completions(made)
-    assert made.vm.conversions.drain() == [
-        Converted(DATA, pages * PAGE, True),
-        Converted(DATA, pages * PAGE, False),
-    ]
+    # What was there before it has been converted back is not told.
+    assert made.vm.conversions.drain() == [Converted(DATA, pages * PAGE, False)]
 
 
 def completions(made: PrivateGuest) -> dict[str, int]:
@@ -204,14 +201,13 @@ def test_conversions_that_touch_are_joined(private_guest: MakePrivateGuest) -> N
         (1, 1, TO_PRIVATE),
         (2, 1, TO_PRIVATE),  # again
         (6, 1, TO_PRIVATE),  # apart
-        (6, 1, TO_SHARED),
-        (5, 3, TO_SHARED),
+        (6, 1, TO_SHARED),  # instead
+        (5, 3, TO_SHARED),  # that, too, and more
         (9, 1, TO_SHARED),  # apart
     ):
         assert take(vm, DATA + page * PAGE, pages, attributes)
     assert vm.conversions.drain() == [
         Converted(DATA + 1 * PAGE, 4 * PAGE, True),
-        Converted(DATA + 6 * PAGE, 1 * PAGE, True),
         Converted(DATA + 5 * PAGE, 3 * PAGE, False),
         Converted(DATA + 9 * PAGE, 1 * PAGE, False),
     ]
@@ -221,12 +217,37 @@ def test_conversions_that_touch_are_joined(private_guest: MakePrivateGuest) -> N
 def test_a_full_journal_ends_the_run(private_guest: MakePrivateGuest) -> None:
     vm = (made := private_guest()).vm
     vm.conversions.serve([made.span()])
-    ways = [(TO_PRIVATE, TO_SHARED)[number % 2] for number in range(JOURNAL_ENTRIES)]
-    assert all(take(vm, DATA, 1, way) for way in ways)
+    # Two pages in turn, apart from each other: nothing can be joined.
+    pages = [DATA + 2 * (number % 2) * PAGE for number in range(JOURNAL_ENTRIES)]
+    assert all(take(vm, page, 1, TO_PRIVATE) for page in pages)
     assert not take(vm, DATA, 1, TO_PRIVATE)
-    journal = vm.conversions.drain()
-    assert journal == [Converted(DATA, PAGE, way == TO_PRIVATE) for way in ways]
+    assert vm.conversions.drain() == [Converted(page, PAGE, True) for page in pages]
     assert take(vm, DATA, 1, TO_PRIVATE)
+
+
+def touch(vm: Vm, gpa: int, flags: int = 1 << 3) -> bool:
+    """Whether the fast path takes this memory fault; without a guest."""
+    run = new("struct kvm_run *", {"exit_reason": ExitReason.MEMORY_FAULT})
+    run.u.memory_fault.flags = flags
+    run.u.memory_fault.gpa, run.u.memory_fault.size = gpa, PAGE
+    return bool(lib.pyvmm_conversions_take_touch(vm.conversions.raw, run))
+
+
+def test_what_is_touched_becomes_shared_in_blocks(private_guest: MakePrivateGuest) -> None:
+    vm = (made := private_guest()).vm
+    window = ServedSpan(GIB + PAGE, 20 * PAGE, 1 << 40, touch_block=8 * PAGE)
+    vm.conversions.serve([made.span(), window])
+    assert not touch(vm, GIB), "before the span"
+    assert not touch(vm, GIB + 21 * PAGE), "behind it"
+    assert not touch(vm, DATA), "what has a private side is not withheld"
+    assert not touch(vm, GIB + PAGE, 0), "a shared access is none to what is withheld"
+    assert not take(vm, GIB + PAGE, 1, TO_PRIVATE), "there is nothing that it could be private in"
+    assert vm.conversions.drain() == []
+    for gpa, start, pages in ((2, 1, 7), (9, 8, 8), (20, 16, 5)):
+        assert touch(vm, GIB + gpa * PAGE)
+        assert vm.conversions.drain() == [Converted(GIB + start * PAGE, pages * PAGE, False)]
+    vm.conversions.serve([])
+    assert not touch(vm, GIB + PAGE)
 
 
 def test_nothing_is_noted_where_the_attributes_are_refused(
@@ -262,44 +283,16 @@ def test_a_failed_discard_is_told_and_noted(private_guest: MakePrivateGuest) -> 
 CONVERT_FOR_EVER = repeat(convert(DATA, 1, TO_PRIVATE) + convert(DATA, 1, TO_SHARED))
 
 
-def answer_by_hand(made: PrivateGuest, asked_for: exits.Hypercall) -> list[Converted]:
-    """Convert as Python does; the conversions up to this one."""
-    gpa, pages, attributes, *_ = asked_for.args
-    private = attributes == TO_PRIVATE
-    with made.vm.conversions.exclusive():
-        before = made.vm.conversions.drain()
-        made.vm.set_memory_attributes(
-            gpa, pages * PAGE, MemoryAttribute.PRIVATE if private else MemoryAttribute(0)
-        )
-        if private:
-            made.ram.discard(gpa, pages * PAGE)
-        else:
-            made.file.punch_hole(FILE_OFFSET + gpa, pages * PAGE)
-    made.vcpu.answer_hypercall(0)
-    return [*before, Converted(gpa, pages * PAGE, private)]
-
-
 def test_a_guest_that_converts_for_ever_can_be_kicked(private_guest: MakePrivateGuest) -> None:
     made = private_guest(CONVERT_FOR_EVER)
     made.vm.conversions.serve([made.span()])
-    wanted = JOURNAL_ENTRIES + 1
-    done: list[Converted] = []
-    full = 0
-    while len(done) < wanted:
-        seen = made.vcpu.run()
-        assert isinstance(seen, exits.Hypercall), seen
-        done += answer_by_hand(made, seen)
-        full += 1
-    assert made.vcpu.exit_counts()["CONVERTED"] == len(done) - full
-    assert len(done) == full * (JOURNAL_ENTRIES + 1)
-    assert all(one == Converted(DATA, PAGE, n % 2 == 0) for n, one in enumerate(done))
     for _ in range(20):
-        kicker = threading.Thread(target=made.vcpu.kick)
+        kicker = threading.Timer(0.02, made.vcpu.kick)
         kicker.start()
-        while isinstance(seen := made.vcpu.run(), exits.Hypercall):
-            answer_by_hand(made, seen)
-        assert seen == exits.Interrupted()
+        assert made.vcpu.run() == exits.Interrupted()
         kicker.join()
+    assert made.vcpu.exit_counts()["CONVERTED"] > 0
+    assert len(made.vm.conversions.drain()) == 1, "a page that goes back and forth is one entry"
 
 
 def test_exclusive_keeps_the_fast_path_out(private_guest: MakePrivateGuest) -> None:
@@ -310,9 +303,7 @@ def test_exclusive_keeps_the_fast_path_out(private_guest: MakePrivateGuest) -> N
 
     def run() -> None:
         while not stop.is_set():
-            seen = made.vcpu.run()
-            if isinstance(seen, exits.Hypercall):
-                answer_by_hand(made, seen)
+            made.vcpu.run()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -393,6 +384,9 @@ def test_spans_that_cannot_be(system: System, guest: MakeGuest) -> None:
             [span(PAGE, 2), span(0, 2)],
             [span(0, 2), span(0, 2)],
             [span(2**64 - PAGE)],
+            [ServedSpan(0, PAGE, 0)],
+            [ServedSpan(0, PAGE, 0, touch_block=PAGE // 2)],
+            [ServedSpan(0, PAGE, 0, touch_block=3 * PAGE)],
         ):
             with pytest.raises(UsageError):
                 vm.conversions.serve(bad)

@@ -184,6 +184,18 @@ static bool discard(const struct pyvmm_served_span *span, const struct request *
     }
 }
 
+/* What the new one converts again need not be told: a page that goes back and forth stays one entry. */
+static void forget_covered(struct pyvmm_conversions *conversions, const struct request *request)
+{
+    while (conversions->held > 0) {
+        const struct pyvmm_converted *last = &conversions->journal[conversions->held - 1];
+        if (last->gpa < request->gpa ||
+            last->gpa + last->size > request->gpa + request->size)
+            return;
+        conversions->held--;
+    }
+}
+
 /* A conversion that touches the one before it makes one with it, as a guest goes page by page. */
 static bool join_last(struct pyvmm_conversions *conversions, const struct request *request)
 {
@@ -204,6 +216,7 @@ static bool join_last(struct pyvmm_conversions *conversions, const struct reques
 
 static void note(struct pyvmm_conversions *conversions, const struct request *request)
 {
+    forget_covered(conversions, request);
     if (!join_last(conversions, request))
         conversions->journal[conversions->held++] = (struct pyvmm_converted){
             .gpa = request->gpa, .size = request->size, .is_private = request->to_private};
@@ -213,7 +226,7 @@ static bool convert(struct pyvmm_conversions *conversions, const struct request 
 {
     const struct pyvmm_served_span *span = span_of(conversions, request);
     /* Before anything changes: what cannot be noted must not be done. */
-    if (span == NULL || conversions->held == PYVMM_JOURNAL_ENTRIES)
+    if (span == NULL || span->guest_memfd < 0 || conversions->held == PYVMM_JOURNAL_ENTRIES)
         return false;
     if (!set_attributes(conversions->vm_fd, request))
         return false;
@@ -232,5 +245,41 @@ bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_ru
     pthread_mutex_unlock(&conversions->lock);
     if (done)
         run->u.hypercall.ret = 0;
+    return done;
+}
+
+/* The block around what was touched, as far as it is in the span. */
+static struct request block_around(const struct pyvmm_served_span *span, uint64_t gpa)
+{
+    uint64_t start = gpa & ~(span->touch_block - 1);
+    uint64_t end = start + span->touch_block;
+    if (start < span->gpa)
+        start = span->gpa;
+    if (end > span->gpa + span->size)
+        end = span->gpa + span->size;
+    return (struct request){start, end - start, false};
+}
+
+static bool make_touched_shared(struct pyvmm_conversions *conversions, const struct kvm_run *run)
+{
+    struct request touched = {run->u.memory_fault.gpa, run->u.memory_fault.size, false};
+    const struct pyvmm_served_span *span = span_of(conversions, &touched);
+    if (span == NULL || span->guest_memfd >= 0 || conversions->held == PYVMM_JOURNAL_ENTRIES)
+        return false;
+    struct request block = block_around(span, touched.gpa);
+    if (!set_attributes(conversions->vm_fd, &block))
+        return false;
+    note(conversions, &block);
+    return true;
+}
+
+bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
+{
+    if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
+        run->u.memory_fault.flags != ATTRIBUTE_PRIVATE ||
+        pthread_mutex_lock(&conversions->lock) != 0)
+        return false;
+    bool done = make_touched_shared(conversions, run);
+    pthread_mutex_unlock(&conversions->lock);
     return done;
 }

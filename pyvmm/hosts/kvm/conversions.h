@@ -13,12 +13,17 @@ struct pyvmm_conversions;
 #define PYVMM_SERVED_SPANS 8
 #define PYVMM_JOURNAL_ENTRIES 4096
 
-/* [gpa, gpa + size): shared side mapped at `hva`, private side in the file from the offset on. */
+/*
+ * [gpa, gpa + size): shared side mapped at `hva`, private side in the file from the offset on. Where
+ * there is no file (-1), pages that are touched while they are marked private become shared, the
+ * `touch_block` bytes around them at once (a power of two).
+ */
 struct pyvmm_served_span {
     uint64_t gpa;
     uint64_t size;
     uint64_t hva;
     uint64_t guest_memfd_offset;
+    uint64_t touch_block;
     int32_t guest_memfd;
     uint32_t pad;
 };
@@ -52,3 +57,8 @@ uint32_t pyvmm_conversions_drain(struct pyvmm_conversions *conversions,
  * which finds in the journal what has changed nevertheless.
  */
 bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run);
+/*
+ * Makes what the KVM_EXIT_MEMORY_FAULT in `run` touched shared, if a span says so: it is marked
+ * private and has no private side. The vCPU then tries again.
+ */
+bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run);

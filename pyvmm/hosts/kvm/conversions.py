@@ -47,6 +47,7 @@ class FastConversions(Owner):
             row.gpa, row.size, row.hva = span.gpa, span.size, span.hva
             row.guest_memfd = _fd_of(span, attempt)
             row.guest_memfd_offset = span.guest_memfd_offset
+            row.touch_block = span.touch_block
         if lib.pyvmm_conversions_serve(self.raw, rows, len(spans)):
             raise InternalError(attempt, "the VM has been closed")
 
@@ -100,7 +101,10 @@ def _require_apart(spans: Sequence[ServedSpan], attempt: str) -> None:
         if span.gpa < end:
             raise UsageError(attempt, f"the one at {span.gpa:#x} begins within the one before it")
         end = span.gpa + span.size
-        if span.guest_memfd_offset + span.size > span.guest_memfd.size:
+        file, block = span.guest_memfd, span.touch_block
+        if file is None and (block < mmap.PAGESIZE or block & (block - 1)):
+            raise UsageError(attempt, f"the one at {span.gpa:#x} has neither a file nor a block")
+        if file is not None and span.guest_memfd_offset + span.size > file.size:
             raise UsageError(attempt, f"the one at {span.gpa:#x} reaches beyond its guest_memfd")
     if end >= 1 << 64:
         raise UsageError(attempt, "the last one reaches beyond the 64-bit addresses")
@@ -108,6 +112,8 @@ def _require_apart(spans: Sequence[ServedSpan], attempt: str) -> None:
 
 def _fd_of(span: ServedSpan, attempt: str) -> int:
     file = span.guest_memfd
+    if file is None:
+        return -1
     if not isinstance(file, GuestMemfd) or file.fd < 0:
         raise UsageError(attempt, f"the one at {span.gpa:#x} has no open guest_memfd of this host")
     return file.fd

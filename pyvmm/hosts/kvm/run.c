@@ -189,11 +189,21 @@ static enum taking take_hypercall(struct pyvmm_vcpu *vcpu)
     return TAKEN;
 }
 
+static enum taking take_touch(struct pyvmm_vcpu *vcpu)
+{
+    if (!pyvmm_conversions_take_touch(vcpu->conversions, vcpu->run))
+        return LEFT;
+    vcpu->history.conversions++;
+    return TAKEN;
+}
+
 static enum taking take(struct pyvmm_vcpu *vcpu, int64_t code)
 {
     if (code >= PYVMM_PORT)
         return post(vcpu);
-    return code == KVM_EXIT_HYPERCALL ? take_hypercall(vcpu) : LEFT;
+    if (code == KVM_EXIT_HYPERCALL)
+        return take_hypercall(vcpu);
+    return code == PYVMM_FAULT_EFAULT ? take_touch(vcpu) : LEFT;
 }
 
 /*
