@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--private", action="store_true",
-        help="what the guest does not share is private; where the host has none of it: --host lab",
+        help="what the guest does not share is private",
     )  # fmt: skip
     parser.add_argument(
         "--expect-digest", type=_digest, metavar="HEX",
@@ -188,8 +188,7 @@ async def _run(
                     async with Machine(config, attach) as machine:
                         if terminal is not None:
                             terminal.enter(machine, inner)
-                        if verbose:
-                            _say_what_is_used(machine)
+                        _say_what_is_used(machine, verbose=verbose)
                         nursery.start_soon(_watch_signals, signals, machine, terminal)
                         result = await machine.wait()
                 except Exception as error:  # noqa: BLE001 - raised below, without a group
@@ -237,9 +236,13 @@ async def _watch_signals(
             machine.interrupt(f"interrupted by {signal.Signals(number).name}")
 
 
-def _say_what_is_used(machine: Machine) -> None:
-    ram = machine.ram
-    write_to_user(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
+def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
+    without_kvm = machine.host.without_kvm
+    if without_kvm is not None:
+        write_to_user(f"pyvmm: the guest runs on the model ({without_kvm.cause})\n")
+    if verbose:
+        ram = machine.ram
+        write_to_user(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
 
 
 def _say_what_was_measured(result: RunResult) -> None:

@@ -24,7 +24,7 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.machine.ram import GuestRam
-from pyvmm.memory.backing import MAP_GPA_RANGE, choose_two_sided_backing
+from pyvmm.memory.backing import MAP_GPA_RANGE
 from pyvmm.memory.layout import MemoryLayout
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Assembly(StackOwner):
         self._interrupts = needs_interrupts(config, self._plan)
         self.launch: PrivateLaunch | None = None
         with ExitStack() as stack:
-            self.system: System = stack.enter_context(open_host(config.host))
+            self.host = open_host(config.host, private=config.private is not None)
+            self.system: System = stack.enter_context(self.host.system)
             self.vm = stack.enter_context(self._create_vm())
             if self._interrupts:
                 self.vm.create_irqchip()
@@ -117,8 +118,6 @@ class Assembly(StackOwner):
     def _create_vm(self) -> Vm:
         if self._config.private is None:
             return self.system.create_vm()
-        # Asked before the VM is made: a kernel without it would only say EINVAL.
-        choose_two_sided_backing(self.system.capabilities())
         vm = self.system.create_vm(VmType.SW_PROTECTED)
         try:
             vm.enable_hypercall_exits(1 << MAP_GPA_RANGE)

@@ -27,7 +27,10 @@ class HostChoice(enum.Enum):
     """Which implementation of `pyvmm.hosts.interface` runs the guest."""
 
     AUTO = "auto"
+    """/dev/kvm where it works and has what the machine needs, the model otherwise."""
     KVM = "kvm"
+    MODEL = "model"
+    """KVM's memory rules in Python and an emulated processor: works anywhere."""
 
 
 class ImplicitPolicy(enum.Enum):

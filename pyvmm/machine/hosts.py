@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from pyvmm.errors import HostLacksError, NoPermissionError, PyvmmError
 from pyvmm.hosts.interface import System
 from pyvmm.machine.config import HostChoice
+from pyvmm.memory.backing import choose_two_sided_backing
 
 
-def open_host(choice: HostChoice) -> System:
-    """Open the host asked for. `HostChoice.AUTO` is /dev/kvm, the one host there is so far.
+@dataclass(frozen=True, slots=True)
+class OpenedHost:
+    """A host to run on; `without_kvm` is why it is not KVM, where that was left to us."""
+
+    system: System
+    choice: HostChoice
+    without_kvm: PyvmmError | None = None
+
+
+def open_host(choice: HostChoice, *, private: bool = False) -> OpenedHost:
+    """Open the host asked for; `private`: the machine is to have private memory.
 
     Raises `HostLacksError` or `NoPermissionError` when it cannot be used.
     """
+    match choice:
+        case HostChoice.KVM:
+            return OpenedHost(_kvm(private=private), choice)
+        case HostChoice.MODEL:
+            return OpenedHost(_model(), choice)
+        case HostChoice.AUTO:
+            try:
+                return OpenedHost(_kvm(private=private), HostChoice.KVM)
+            except (HostLacksError, NoPermissionError) as without_kvm:
+                return OpenedHost(_model(), HostChoice.MODEL, without_kvm)
+
+
+def _kvm(*, private: bool) -> System:
     from pyvmm.hosts.kvm.system import System as KvmSystem
 
-    match choice:
-        case HostChoice.AUTO | HostChoice.KVM:
-            return KvmSystem()
+    system = KvmSystem()
+    if private:
+        try:
+            # Asked before a VM is made: a kernel without it would only say EINVAL.
+            choose_two_sided_backing(system.capabilities())
+        except BaseException:
+            system.close()
+            raise
+    return system
+
+
+def _model() -> System:
+    from pyvmm.hosts.model.system import ModelSystem
+
+    return ModelSystem()

@@ -28,6 +28,7 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind, RunResult
 from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.hosts import OpenedHost
 from pyvmm.machine.ram import GuestRam
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
 
@@ -87,6 +88,11 @@ class Machine:
     def ram(self) -> GuestRam:
         """What the guest's RAM is made of, as the host has it mapped."""
         return self._assembly.ram
+
+    @property
+    def host(self) -> OpenedHost:
+        """What the guest runs on."""
+        return self._assembly.host
 
     @property
     def memory(self) -> GuestMemory:
