@@ -113,11 +113,22 @@ def test_a_host_without_private_memory_says_so_in_one_line() -> None:
     with System() as system:
         if VmType.SW_PROTECTED in system.capabilities().vm_types:
             pytest.skip("this host has private memory")
-    done = pyvmm("run", "--private", "hello")
+    done = pyvmm("run", "--host", "kvm", "--private", "hello")
     assert done.code == 69
     assert done.out == b""
     (line,) = done.lines
     assert "private" in line
+
+
+@pytest.mark.kvm
+def test_left_to_itself_it_takes_the_model_and_says_so_in_one_line() -> None:
+    with System() as system:
+        if VmType.SW_PROTECTED in system.capabilities().vm_types:
+            pytest.skip("this host has private memory")
+    done = pyvmm("run", "--private", "exit", "--append", "5")
+    assert done.code == 5
+    (line,) = done.lines
+    assert "model" in line
 
 
 @pytest.mark.parametrize(
