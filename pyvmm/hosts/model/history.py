@@ -36,7 +36,8 @@ class History:
         """An exit that `run` returns."""
         known = _REASONS.get(type(reason))
         if known is None:
-            self._counts["INTERRUPTED" if type(reason) is exits.Interrupted else "OTHER"] += 1
+            # A full ring is no exit of KVM's.
+            self._counts["INTERRUPTED"] += type(reason) is exits.Interrupted
             return
         number, name = known
         self._counts[name] += 1
@@ -73,7 +74,7 @@ class History:
 
     def counts(self) -> Mapping[str, int]:
         """How many of each name."""
-        return dict(self._counts)
+        return {name: count for name, count in self._counts.items() if count}
 
 
 def _described(reason: exits.Exit) -> tuple[int, int, bool, int]:

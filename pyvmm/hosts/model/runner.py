@@ -69,8 +69,6 @@ class Runner:
 
     def run(self) -> Exit:
         """Until there is an exit."""
-        if self.take_kick():
-            return exits.Interrupted()
         if self._hypercall:
             self.finish_hypercall(0)
         reason = self._strand.resume()

@@ -46,7 +46,10 @@ class ModelVcpu:
         self._require_open()
         self._delivered = None
         runner = self._runner
-        if self._kept is not None and not runner.take_kick():
+        reason: Exit
+        if runner.take_kick():
+            reason = exits.Interrupted()
+        elif self._kept is not None:
             reason, self._kept = self._kept, None
         else:
             reason = runner.run()
