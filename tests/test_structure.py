@@ -23,6 +23,7 @@ LEVELS = (
     "net",
     "devices",
     "boot",
+    "replay",
     "lifetime",
     "memory",
     "hosts",

@@ -96,11 +96,19 @@ def _load_doctor(parser: argparse.ArgumentParser) -> Command:
     return doctor.command
 
 
+def _load_lifetime(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import lifetime
+
+    lifetime.add_arguments(parser)
+    return lifetime.command
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
     "run": ("Boot a guest image; end with its exit status.", _load_run),
     "measure": ("Say which launch digest a private run of a guest comes to.", _load_measure),
     "guests": ("List the bundled guest images.", _load_guests),
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
+    "lifetime": ("Explore, replay and draw who pins whom: guest_memfds and VMs.", _load_lifetime),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 

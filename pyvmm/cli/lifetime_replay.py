@@ -1,0 +1,80 @@
+"""``pyvmm lifetime replay``: the model and the real KVM side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pyvmm.cli.progress import Progress
+from pyvmm.cli.standard_output import print_answer
+from pyvmm.cli.story_files import read_stories
+from pyvmm.errors import ExitCode, UsageError
+from pyvmm.hosts.kvm.system import System
+from pyvmm.lifetime.adapting import universe_named
+from pyvmm.replay import plan
+from pyvmm.replay.plan import Comparison, Result
+
+DIFFERS = 1
+
+
+def command(options: argparse.Namespace) -> int:
+    """Replay, print, and say by the exit code whether the kernel did as the model."""
+    if options.count is not None and options.count < 1:
+        raise UsageError(f"replay {options.count} sequences", "that is none", "give 1 or more")
+    if options.files and options.universe:
+        raise UsageError("replay stories over a universe", "each story names its own")
+    stories = [story for name in options.files for story in read_stories(name)]
+    universes = [universe_named(name) for name in options.universe or ()] or plan.UNIVERSES
+    progress = Progress()
+    results: list[Result] = []
+    with System() as system, Comparison(system, progress.tell) as comparison:
+        if options.files:
+            results += comparison.follow("stories", stories)
+        else:
+            for universe in universes:
+                results.append(comparison.cover(universe, options.count))
+            results += comparison.follow("shortest stories", plan.shortest_stories())
+        progress.done()
+        unseen = comparison.unseen
+        profile = comparison.design.profile.name
+    if options.json:
+        found = {
+            "host": "kvm",
+            "profile": profile,
+            "life_of_vms": unseen or "observed",
+            "results": [result.to_json() for result in results],
+        }
+        print_answer(json.dumps(found, indent=1))
+    else:
+        print_answer("\n".join(_lines(results, unseen, profile)))
+    return DIFFERS if any(result.differences for result in results) else ExitCode.OK
+
+
+def _lines(results: list[Result], unseen: str, profile: str) -> list[str]:
+    told = [f"kernel: behaves as '{profile}'"]
+    if unseen:
+        told.append(f"whether VMs live was not observed: {unseen}")
+    for result in results:
+        tally = result.tally
+        told.append(
+            f"{result.name}: {tally.sequences} sequences, {tally.steps} steps in "
+            f"{result.seconds:.1f} s ({result.per_minute:.0f} a minute)"
+        )
+        if result.transitions:
+            told.append(
+                f"  {result.taken} of {result.transitions} transitions taken"
+                + (", not all sequences done" if result.cut else "")
+            )
+        told.append(
+            f"  compared: {tally.steps} answers, {tally.lives} times whether a VM lives, "
+            f"{tally.contents} pages read back"
+        )
+        if tally.foreign:
+            told.append(
+                f"  {tally.foreign} steps by a process that did not make the VM: EIO, as expected; "
+                "the model lets any process use a VM"
+            )
+        for difference in result.differences:
+            told += ["", "the kernel did otherwise:", *difference.lines()]
+    count = sum(len(result.differences) for result in results)
+    return [*told, f"differences: {count or 'none'}"]

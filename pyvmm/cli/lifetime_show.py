@@ -1,0 +1,57 @@
+"""``pyvmm lifetime show``: who pins whom before and after each step."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from pyvmm.cli.standard_output import print_answer
+from pyvmm.cli.story_files import read_stories, write_text
+from pyvmm.errors import ExitCode, UsageError
+from pyvmm.lifetime import drawing
+from pyvmm.lifetime.adapting import DESIGNS, adapted, design_named
+from pyvmm.lifetime.operations import Operation
+from pyvmm.lifetime.scenarios import BY_NAME, SCENARIOS
+from pyvmm.lifetime.universe import Universe
+
+
+def command(options: argparse.Namespace) -> int:
+    """Draw, or list what can be drawn."""
+    if options.scenario is None:
+        if options.svg is not None:
+            raise UsageError("draw", "no scenario is given", "name one")
+        width = max(map(len, BY_NAME))
+        print_answer("\n".join(f"{each.name:<{width}}  {each.about}" for each in SCENARIOS))
+        return ExitCode.OK
+    operations, universe, own = _operations(options.scenario)
+    names = DESIGNS if options.design == "both" else (options.design,)
+    drawn = []
+    for name in names:
+        # A story that was found with a remedy is drawn with it.
+        design = design_named(own if own.startswith(name) else name)
+        drawn.append(drawing.scenes_of(adapted(operations, design, universe), design))
+    if options.svg is not None:
+        from pyvmm.lifetime.svg import svg
+
+        write_text(Path(options.svg), svg(drawn))
+    print_answer("\n".join(drawing.text(drawn)))
+    return ExitCode.OK
+
+
+def _operations(name: str) -> tuple[Iterable[Operation], Universe, str]:
+    """A scenario's operations, or a story's, and whose they are."""
+    scenario = BY_NAME.get(name)
+    if scenario is not None:
+        return scenario.operations, scenario.universe, ""
+    if "/" not in name and "." not in name and not Path(name).exists():
+        raise UsageError(
+            f"draw {name!r}",
+            "there is no such scenario, nor a file of this name",
+            "`pyvmm lifetime show` lists them",
+        )
+    stories = read_stories(name)
+    if len(stories) != 1:
+        raise UsageError(f"draw {name!r}", f"it has {len(stories)} stories", "give one")
+    story = stories[0]
+    return [step.operation for step in story.steps], story.universe, story.design

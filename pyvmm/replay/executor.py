@@ -1,0 +1,316 @@
+"""Follows operations on the model and on the real KVM side by side, and compares each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pyvmm.errors import UsageError
+from pyvmm.hosts.kvm.ownership import Owner
+from pyvmm.hosts.kvm.system import System
+from pyvmm.lifetime.designs import Design
+from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
+from pyvmm.lifetime.machine import Machine
+from pyvmm.lifetime.operations import Kind, Operation
+from pyvmm.lifetime.universe import Universe
+from pyvmm.replay.hands import OK, Answer, Hands
+from pyvmm.replay.liveness import Liveness
+from pyvmm.replay.workers import Worker
+
+NOT_ITS_VM = "EIO"
+"""What KVM answers to a process that did not make the VM: its ``kvm->mm`` is another."""
+
+_BY_THE_MAKER = frozenset(
+    {Kind.CREATE_FILE, Kind.BIND, Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE}
+)
+_READS = frozenset({Kind.GUEST_READ, Kind.HOST_READ})
+_WRITTEN_BYTES = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where the kernel did otherwise: `step` counts from 1; `what` was compared."""
+
+    operations: tuple[Operation, ...]
+    step: int
+    what: str
+    expected: str
+    seen: str
+
+    def lines(self) -> list[str]:
+        """The sequence as a story, the step marked."""
+        told = []
+        for number, operation in enumerate(self.operations, 1):
+            mark = ">>" if number == self.step else "  "
+            told.append(f"{mark}{number:3}. {operation}")
+            if number == self.step:
+                told.append(f"       {self.what}: expected {self.expected}, seen {self.seen}")
+        return told
+
+    def to_json(self) -> dict[str, object]:
+        """As a JSON object."""
+        return {
+            "operations": [operation.to_json() for operation in self.operations],
+            "step": self.step,
+            "what": self.what,
+            "expected": self.expected,
+            "seen": self.seen,
+        }
+
+
+@dataclass
+class Tally:
+    """What has been compared so far."""
+
+    sequences: int = 0
+    steps: int = 0
+    lives: int = 0
+    contents: int = 0
+    foreign: int = 0
+    """Steps that KVM refuses to a process that did not make the VM; the model lets it."""
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+class _OtherwiseError(Exception):
+    """A comparison failed."""
+
+    def __init__(self, what: str, expected: str, seen: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.seen = seen
+
+
+class Replayer(Owner):
+    """Replays sequences of one design over one universe; `liveness` None: that is not compared.
+
+    `taken` has the transitions done by several processes: state and operation.
+    """
+
+    def __init__(
+        self, system: System, design: Design, universe: Universe, liveness: Liveness | None
+    ) -> None:
+        """Raises `UsageError` for a universe with linked files, which no kernel has."""
+        if universe.links:
+            raise UsageError(
+                f"replay the universe {universe.name}",
+                "no kernel can link a second file to an inode",
+                "choose another one",
+            )
+        self.machine = Machine(design, universe)
+        self.tally = Tally()
+        self.taken: set[tuple[State, Operation]] = set()
+        self._liveness = liveness
+        self._layout = self.machine.layout
+        self._hands = Hands(system, universe.pages)
+        self._alone = universe.processes == 1
+        self._workers: dict[int, Worker] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._state = self.machine.initial
+        self._name: dict[int, str] = {}
+        self._maker: dict[int, Worker | None] = {}
+        self._life = [0] * self.machine.universe.vms
+        self._written: dict[int, tuple[int, int]] = {}
+
+    def close(self) -> None:
+        """End every process of the story and close every descriptor."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+        self._hands.close()
+
+    def replay(self, operations: Sequence[Operation]) -> Difference | None:
+        """Carry `operations` out from nothing; the first difference, None where there is none.
+
+        Raises `UsageError` for an operation that cannot even be attempted where it stands.
+        """
+        self._begin()
+        self.tally.sequences += 1
+        try:
+            for number, operation in enumerate(operations, 1):
+                self.tally.steps += 1
+                self.tally.kinds[operation.kind.name.lower()] += 1
+                try:
+                    if not self._step(operation):
+                        break
+                except _OtherwiseError as other:
+                    return Difference(
+                        tuple(operations), number, other.what, other.expected, other.seen
+                    )
+        finally:
+            self._end()
+        return None
+
+    def _end(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+        self._hands.reset()
+
+    def _step(self, operation: Operation) -> bool:
+        """One operation; whether the model and the kernel are in the same state after it."""
+        step = self.machine.step(self._state, operation)
+        process = self._actor(operation)
+        v = self._vm_of(operation)
+        if self._is_foreign(operation, process, v):
+            foreign = self._do(operation, process, v)
+            if foreign != NOT_ITS_VM:
+                raise _OtherwiseError("answer", NOT_ITS_VM, str(foreign))
+            self.tally.foreign += 1
+            return step.state == self._state
+        answer = self._do(operation, process, v)
+        if not self._alone:
+            self.taken.add((self._state, operation))
+        before, self._state = self._state, step.state
+        seen = self._sees(answer) if operation.kind in _READS else str(answer)
+        if seen != step.outcome:
+            raise _OtherwiseError("answer", step.outcome, seen)
+        self._compare_lives(before)
+        if before != self._state:
+            self._compare_contents()
+        return True
+
+    def _is_foreign(self, operation: Operation, process: int, v: int) -> bool:
+        """Whether a process is to use a VM that another one made."""
+        return (
+            not self._alone
+            and operation.kind in _BY_THE_MAKER
+            and v in self._maker
+            and self._maker[v] is not self._worker(process)
+        )
+
+    def _worker(self, process: int) -> Worker | None:
+        """The process of this number, begun if need be; None where all is done in this one."""
+        if self._alone:
+            return None
+        worker = self._workers.get(process)
+        if worker is None:
+            worker = self._workers[process] = Worker.start(self._hands, self._workers.values())
+        return worker
+
+    def _call(self, process: int, name: str, *arguments: int) -> Answer:
+        worker = self._worker(process)
+        if worker is not None:
+            return worker.call(name, *arguments)
+        answer: Answer = getattr(self._hands, name)(*arguments)
+        return answer
+
+    # Who does it
+
+    def _vm_of(self, operation: Operation) -> int:
+        """The VM that an operation is about, where it is about one."""
+        if operation.kind in (Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE):
+            return self._state[self._layout.slot[operation.slot] + SLOT_VM] - 1
+        return operation.vm
+
+    def _actor(self, operation: Operation) -> int:
+        """The process that acts: the one named, or one that can; the VM's maker if it can."""
+        if self._alone:
+            return 0
+        kind, layout, state = operation.kind, self._layout, self._state
+        file_at = layout.file[operation.file]
+        processes = range(self.machine.universe.processes)
+        if kind is Kind.PUNCH:
+            able = [p for p in processes if state[file_at + FILE_HANDLES + p]]
+        elif kind is Kind.HOST_READ:
+            able = [p for p in processes if state[file_at + layout.mappings + p]]
+        elif kind in _BY_THE_MAKER and kind is not Kind.CREATE_FILE:
+            v = self._vm_of(operation)
+            able = [p for p in processes if state[layout.vm[v] + VM_HANDLES + p]]
+            if kind is Kind.BIND:
+                able = [p for p in able if state[file_at + FILE_HANDLES + p]]
+            made = [p for p in able if self._workers.get(p) is self._maker.get(v)]
+            able = made or able
+        else:
+            return operation.process
+        return able[0]
+
+    # What is done
+
+    def _do(self, operation: Operation, process: int, v: int) -> Answer:
+        f, s, page = operation.file, operation.slot, operation.page
+        match operation.kind:
+            case Kind.CREATE_VM:
+                self._name[v] = str(self._call(process, "create_vm", v))
+                self._maker[v] = self._worker(process)
+                self._life[v] += 1
+                return OK
+            case Kind.FORK:
+                worker = self._worker(process)
+                assert worker is not None
+                other = self._workers.pop(1 - process, None)
+                if other is not None:  # it holds nothing: the child takes its place
+                    other.close()
+                self._workers[1 - process] = worker.fork()
+                return OK
+            case Kind.EXIT:
+                return self._exit(process)
+            case Kind.DUP_VM | Kind.CLOSE_VM:
+                return self._call(process, operation.kind.name.lower(), v)
+            case Kind.DUP_FILE | Kind.CLOSE_FILE | Kind.MAP | Kind.UNMAP:
+                return self._call(process, operation.kind.name.lower(), f)
+            case Kind.CREATE_FILE:
+                return self._call(process, "create_file", v, f)
+            case Kind.BIND:
+                return self._call(process, "bind", v, s, f, page)
+            case Kind.UNBIND | Kind.MOVE | Kind.GUEST_READ:
+                return self._call(process, operation.kind.name.lower(), v, s)
+            case Kind.GUEST_WRITE:
+                value = len(self._written) % _WRITTEN_BYTES + 1
+                self._written[value] = (v, self._life[v])
+                return self._call(process, "guest_write", v, s, value)
+            case Kind.HOST_READ | Kind.PUNCH:
+                return self._call(process, operation.kind.name.lower(), f, page)
+            case _:
+                raise UsageError(f"replay '{operation}'", "no kernel offers it")
+
+    def _exit(self, process: int) -> Answer:
+        if self._alone:
+            return self._hands.exit()
+        worker = self._workers.pop(process, None)
+        if worker is not None:
+            worker.close()
+        return OK
+
+    # What is compared
+
+    def _sees(self, answer: Answer) -> str:
+        """What was read, in the model's words."""
+        if not answer or isinstance(answer, str):
+            return answer or "zeroes"
+        if answer not in self._written:
+            return f"{answer:#x}, which nobody wrote"
+        v, life = self._written[answer]
+        if life == self._life[v] and self._state[self._layout.vm[v]]:
+            return f"vm{v}'s page"
+        return "a freed VM's page"
+
+    def _compare_lives(self, before: State) -> None:
+        if self._liveness is None:
+            return
+        for v, at in enumerate(self._layout.vm):
+            alive, was = bool(self._state[at]), bool(before[at])
+            if not alive and not was:
+                continue
+            self.tally.lives += 1
+            if not self._liveness.agrees(self._name[v], alive):
+                words = ("freed", "alive")
+                raise _OtherwiseError(f"vm{v}", words[alive], words[not alive])
+
+    def _compare_contents(self) -> None:
+        layout, universe = self._layout, self.machine.universe
+        for f, at in enumerate(layout.file):
+            mapped = self._state[at + layout.mappings : at + layout.mappings + universe.processes]
+            if not any(mapped):
+                continue
+            process = next(p for p in range(universe.processes) if mapped[p])
+            for page in range(universe.pages):
+                look = Operation(Kind.HOST_READ, file=f, page=page)
+                expected = self.machine.step(self._state, look).outcome
+                seen = self._sees(self._call(process, "host_read", f, page))
+                self.tally.contents += 1
+                if seen != expected:
+                    raise _OtherwiseError(f"page{page} of file{f}, mapped", expected, seen)

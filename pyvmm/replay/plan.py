@@ -1,0 +1,164 @@
+"""What is replayed when nothing else is asked for: every transition, every shortest story."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pyvmm.hosts.kvm.system import System
+from pyvmm.lifetime.adapting import adapted
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, file_pins_vm
+from pyvmm.lifetime.explorer import explore
+from pyvmm.lifetime.operations import Operation
+from pyvmm.lifetime.story import Story
+from pyvmm.lifetime.tour import Tour, tour
+from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
+from pyvmm.replay.executor import Difference, Replayer, Tally
+from pyvmm.replay.host import can_name, profile_of
+from pyvmm.replay.liveness import Liveness, observe
+
+UNIVERSES = (STANDARD, FAMILY)
+"""What is covered by default: two of everything in one process, one of everything in two."""
+MOST_DIFFERENCES = 10
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
+
+
+@dataclass
+class Result:
+    """What one set of sequences came to.
+
+    `taken` of `transitions` were taken (0 of 0 for stories); `cut` is whether it ended before all
+    sequences were done.
+    """
+
+    name: str
+    tally: Tally
+    seconds: float
+    transitions: int = 0
+    taken: int = 0
+    cut: bool = False
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def per_minute(self) -> float:
+        """Sequences a minute."""
+        return self.tally.sequences / self.seconds * 60 if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """As a JSON object."""
+        return {
+            "name": self.name,
+            "sequences": self.tally.sequences,
+            "steps": self.tally.steps,
+            "seconds": round(self.seconds, 3),
+            "per_minute": round(self.per_minute),
+            "transitions": self.transitions,
+            "taken": self.taken,
+            "complete": not self.cut,
+            "lives_compared": self.tally.lives,
+            "contents_compared": self.tally.contents,
+            "refused_as_foreign": self.tally.foreign,
+            "steps_by_kind": dict(sorted(self.tally.kinds.items())),
+            "differences": [each.to_json() for each in self.differences],
+        }
+
+
+class Comparison:
+    """Replays on one host; `unseen` says why the life of VMs is not compared, "" where it is."""
+
+    def __init__(self, system: System, tell: Tell) -> None:
+        """Raises `HostLacksError` where lifetimes cannot be replayed at all."""
+        self._system = system
+        self._tell = tell
+        self.design = replace(file_pins_vm(), profile=profile_of(system))
+
+    def __enter__(self) -> Comparison:
+        liveness, self.unseen = observe()
+        if liveness is not None and not can_name(self._system, liveness):
+            liveness.close()
+            liveness, self.unseen = None, "debugfs does not name this process's VMs as it would"
+        self._liveness: Liveness | None = liveness
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._liveness is not None:
+            self._liveness.close()
+
+    def cover(self, universe: Universe, most: int | None) -> Result:
+        """Replay sequences that take every transition of a universe; at most so many."""
+
+        def look(states: int, waiting: int) -> None:
+            self._tell(f"{universe.name}: finding sequences", states - waiting, states)
+
+        way = tour(self.design, universe, progress=look)
+        total = way.transitions
+        wanted = way.left() if universe.processes > 1 else set()
+        with Replayer(self._system, self.design, universe, self._liveness) as replayer:
+            result = self._run(replayer, universe.name, way.sequences(), most, way)
+            left = way.transitions
+            result.transitions = total
+            result.taken = len(wanted & replayer.taken) if wanted else total - left
+        result.cut = left > 0
+        return result
+
+    def follow(self, name: str, stories: Iterable[Story]) -> list[Result]:
+        """Replay stories, as far as the kernel's design knows their operations."""
+        results: dict[Universe, list[Sequence[Operation]]] = {}
+        for story in stories:
+            told = adapted((step.operation for step in story.steps), self.design, story.universe)
+            results.setdefault(story.universe, []).append([s.operation for s in told.steps])
+        found = []
+        for universe, todo in results.items():
+            with Replayer(self._system, self.design, universe, self._liveness) as replayer:
+                found.append(self._run(replayer, f"{name}, {universe.name}", todo, None, None))
+        return found
+
+    def _run(
+        self,
+        replayer: Replayer,
+        name: str,
+        sequences: Iterable[Sequence[Operation]],
+        most: int | None,
+        way: Tour | None,
+    ) -> Result:
+        differences: list[Difference] = []
+        total = 0 if way is None else way.transitions
+        done = 0
+        begun = time.monotonic()
+        for number, operations in enumerate(_at_most(sequences, most)):
+            if number % 64 == 0:
+                if way is not None and number % 4096 == 0:  # counting takes a while
+                    done = total - way.transitions
+                self._tell(f"{name}: {number} sequences, transitions", done, total)
+            difference = replayer.replay(operations)
+            if difference is not None:
+                differences.append(difference)
+                if len(differences) >= MOST_DIFFERENCES:
+                    break
+        seconds = time.monotonic() - begun
+        return Result(name, replayer.tally, seconds, differences=differences)
+
+
+def _at_most(
+    sequences: Iterable[Sequence[Operation]], most: int | None
+) -> Iterator[Sequence[Operation]]:
+    for number, each in enumerate(sequences):
+        if number == most:
+            return
+        yield each
+
+
+def shortest_stories(universes: Iterable[Universe] = (SMALL, FAMILY)) -> list[Story]:
+    """The shortest counterexamples of every design: what would go wrong in one, done to a kernel.
+
+    Small universes are enough: larger ones have the same shortest stories under other names.
+    """
+    return [
+        story
+        for universe in universes
+        for design in STANDARD_DESIGNS
+        for story in explore(design, universe).stories.values()
+    ]

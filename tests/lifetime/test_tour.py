@@ -1,0 +1,126 @@
+"""The sequences that take every transition, stories told under another design, and drawings."""
+
+from __future__ import annotations
+
+from xml.dom import minidom
+
+import pytest
+
+from pyvmm.errors import UsageError
+from pyvmm.lifetime.adapting import adapted, check_story, design_named, universe_named
+from pyvmm.lifetime.designs import Design, file_pins_vm, memslot_pins_file
+from pyvmm.lifetime.drawing import scenes_of, text
+from pyvmm.lifetime.explorer import explore
+from pyvmm.lifetime.layout import Canonical
+from pyvmm.lifetime.machine import Machine
+from pyvmm.lifetime.operations import Kind, Operation
+from pyvmm.lifetime.scenarios import SCENARIOS, Scenario
+from pyvmm.lifetime.story import Story, Told
+from pyvmm.lifetime.svg import svg
+from pyvmm.lifetime.tour import tour
+from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
+
+DESIGNS = (file_pins_vm(), memslot_pins_file())
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda d: d.name)
+@pytest.mark.parametrize("universe", [SMALL, FAMILY], ids=lambda u: u.name)
+def test_the_sequences_take_every_transition_of_the_explorers_graph(
+    design: Design, universe: Universe
+) -> None:
+    machine, canonical = Machine(design, universe), Canonical(Machine(design, universe).layout)
+    way = tour(design, universe)
+    explored = explore(design, universe)
+    assert (way.states, way.attempted) == (explored.states, explored.transitions)
+    # Every transition there is, by the names that do not matter; those that stay, by all names.
+    wanted = set()
+    for node in way.nodes:
+        for operation, step in machine.steps(node.state):
+            stays = step.state == node.state
+            what = operation if stays else operation.kind
+            wanted.add((canonical.of(node.state), what, canonical.of(step.state)))
+    taken = set()
+    stepped = 0
+    for sequence in way.sequences():
+        state = machine.initial
+        for operation in sequence:
+            step = machine.step(state, operation)
+            stays = step.state == state
+            what = operation if stays else operation.kind
+            taken.add((canonical.of(state), what, canonical.of(step.state)))
+            state = step.state
+            stepped += 1
+    assert wanted <= taken
+    assert way.transitions == 0
+    assert stepped < 8 * explored.transitions
+
+
+def test_universes_and_designs_by_name() -> None:
+    assert universe_named("standard") is STANDARD
+    assert universe_named("vms=1,files=1").vms == 1
+    for bad in ("", "vms", "vms=0", "vms=9", "vms=-1", "vms=²", "cats=1", "processes=3", "name=1"):
+        with pytest.raises(UsageError):
+            universe_named(bad)
+    assert design_named("memslot-pins-file", ["owner-in-inode"]).identity
+    assert design_named("memslot-pins-file + never-rebind").remedies
+    for name, remedies in (("nothing", []), ("file-pins-vm", ["owner-in-inode"])):
+        with pytest.raises(UsageError):
+            design_named(name, remedies)
+
+
+def test_a_file_for_no_vm_is_created_for_the_vm_that_binds_it_once_that_is_there() -> None:
+    story = explore(memslot_pins_file(), SMALL).stories["contents-stay"]
+    told = adapted((step.operation for step in story.steps), file_pins_vm(), SMALL)
+    kinds = [step.operation.kind for step in told.steps]
+    assert Kind.CREATE_UNOWNED not in kinds
+    assert kinds.index(Kind.CREATE_VM) < kinds.index(Kind.CREATE_FILE)
+
+
+def test_what_leaks_in_one_design_is_refused_by_the_other() -> None:
+    operations = next(s for s in SCENARIOS if s.name == "rebind-to-another-vm").operations
+    linux, mail = (adapted(operations, design, STANDARD).steps for design in DESIGNS)
+    assert mail[-1].outcome == "vm0's page"
+    assert (linux[-1].operation.kind, linux[-1].outcome) == (Kind.BIND, "EINVAL")
+
+
+def test_a_story_must_fit_its_universe() -> None:
+    good = Story("file-pins-vm", SMALL, "", (Told(Operation(Kind.CREATE_VM), "ok"),), "")
+    check_story(good)
+    bad = Story("file-pins-vm", SMALL, "", (Told(Operation(Kind.CREATE_VM, vm=7), "ok"),), "")
+    with pytest.raises(UsageError, match="step 1"):
+        check_story(bad)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+def test_every_scenario_can_be_done_to_the_end_under_some_design(scenario: Scenario) -> None:
+    lengths = [len(adapted(scenario.operations, d, scenario.universe).steps) for d in DESIGNS]
+    assert max(lengths) == len(scenario.operations)
+    assert min(lengths) >= 5
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+def test_drawings_have_a_scene_for_every_step_and_the_svg_is_xml(scenario: Scenario) -> None:
+    drawn = []
+    for design in DESIGNS:
+        story = adapted(scenario.operations, design, scenario.universe)
+        drawn.append(scenes_of(story, design))
+        assert len(drawn[-1].scenes) == len(story.steps) + 1
+    lines = text(drawn)
+    assert all(line.isascii() for line in lines)
+    assert max(map(len, lines)) <= 130
+    picture = minidom.parseString(svg(drawn))
+    assert len(picture.getElementsByTagName("line")) == sum(
+        len(scene.edges) for each in drawn for scene in each.scenes
+    )
+
+
+def test_who_pins_whom_is_drawn_as_it_is() -> None:
+    operations = (Operation(Kind.CREATE_VM), Operation(Kind.CREATE_FILE), Operation(Kind.BIND))
+    pictures = {
+        design.name: "\n".join(text([scenes_of(adapted(operations, design, STANDARD), design)]))
+        for design in DESIGNS
+    }
+    assert "[file0(1)] ==> [vm0(2)]  reference" in pictures["file-pins-vm"]
+    assert "[slot0]    --> [file0(1)]  pointer" in pictures["file-pins-vm"]
+    assert "[slot0]    ==> [file0(2)]  reference" in pictures["memslot-pins-file"]
+    assert "[file0(2)] --> [vm0(1)]  pointer" in pictures["memslot-pins-file"]
