@@ -45,8 +45,8 @@ interesting = st.sampled_from(
 )
 word = st.one_of(interesting, st.integers(0, (1 << 64) - 1))
 INTERCEPTED = (
-    "0fa2 0f30 0f32 f4 0f01d9 0f01d8 0f01da 0f22c0 0f22d8 cd80 0f011f 0f0117 ee 6e f3a4 f3ab cf 0f00d8"
-    " 8ed8 0fae07"
+    "0fa2 0f30 0f32 f4 0f01d9 0f01d8 0f01da 0f22c0 0f22d8 cd80 0f011f 0f0117 ee 6e f3a4 f3ab"
+    " cf 0f00d8 8ed8 0fae07"
 )
 intercepted = st.sampled_from([bytes.fromhex(item) for item in INTERCEPTED.split()])
 code = st.lists(st.one_of(intercepted, st.binary(min_size=1, max_size=6)), max_size=20).map(
@@ -61,8 +61,12 @@ class Guarded(Services):
         super().__init__()
         self.host = mmap.mmap(-1, GUARD + RAM + GUARD)
         first = ctypes.addressof(ctypes.c_char.from_buffer(self.host)) + GUARD
-        pieces = ((0, HOLE_PAGE, True), (HOLE_PAGE + 1, READ_ONLY_PAGE, True))
-        pieces += ((READ_ONLY_PAGE, READ_ONLY_PAGE + 1, False), (READ_ONLY_PAGE + 1, 16, True))
+        pieces = (
+            (0, HOLE_PAGE, True),
+            (HOLE_PAGE + 1, READ_ONLY_PAGE, True),
+            (READ_ONLY_PAGE, READ_ONLY_PAGE + 1, False),
+            (READ_ONLY_PAGE + 1, RAM // PAGE, True),
+        )
         self.memory.set_spans(
             *(
                 Span(start * PAGE, (end - start) * PAGE, first + start * PAGE, writable)

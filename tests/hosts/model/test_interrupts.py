@@ -88,7 +88,8 @@ def test_the_timer_ticks() -> None:
         start = time.monotonic()
         assert isinstance(v.run(), exits.IoOut)
         assert time.monotonic() - start >= 10 * 1193 / HZ
-        assert v.get_regs().rbx == 10
+        # Ticks that came late may come together.
+        assert v.get_regs().rbx >= 10
 
 
 def test_another_vcpu_waits_until_it_is_made_runnable() -> None:
