@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from pyvmm.hosts.capabilities import GuestMemfdFlag
-from pyvmm.hosts.model.host_memory import HostMemory
-from pyvmm.hosts.model.refusals import refused
+from pyvmm.hosts.model.host_memory import HostMemory, Mapped
+from pyvmm.hosts.model.refusals import closed, refused
 from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from pyvmm.rules.files import Fallocate, Mmap, fallocate, mmap
 from pyvmm.rules.profile import Profile
@@ -15,17 +16,16 @@ from pyvmm.rules.rule import Refusal
 
 
 class ModelMapping:
-    """A host mapping of guest memory; owns it where it was made for the mapping alone."""
+    """A host mapping of guest memory; `gone` is told when it is unmapped."""
 
-    def __init__(self, memory: HostMemory, *, owned: bool) -> None:
+    def __init__(self, memory: HostMemory, gone: Callable[[], None] = lambda: None) -> None:
         self.memory = memory
-        self._owned = owned
-        self._open = True
+        self._gone = gone
 
     @property
     def hva(self) -> int:
         """The first byte's host virtual address; 0 once closed."""
-        return self.memory.address if self._open else 0
+        return self.memory.address if self.memory.is_open else 0
 
     @property
     def size(self) -> int:
@@ -46,10 +46,9 @@ class ModelMapping:
 
     def close(self) -> None:
         """Unmap; a second call does nothing."""
-        if self._open:
-            self._open = False
-            if self._owned:
-                self.memory.close()
+        if self.memory.is_open:
+            self.memory.close()
+            self._gone()
 
     def __enter__(self) -> Self:
         return self
@@ -66,14 +65,20 @@ class ModelMapping:
 class ModelGuestMemfd:
     """A guest_memfd file of a VM: its one inode, and the flags that it was created with.
 
-    `vm` is who it belongs to; closing it takes it away from every slot that is bound to it.
+    `vm` is who it belongs to. The descriptor and every mapping hold the file; when the last of
+    them goes it is released, and taken away from every slot that is bound to it.
     """
 
-    def __init__(self, size: int, flags: GuestMemfdFlag, vm: object, profile: Profile) -> None:
+    def __init__(
+        self, size: int, flags: GuestMemfdFlag, vm: object, profile: Profile, mapped: Mapped
+    ) -> None:
         self.memory = HostMemory(size, "guest_memfd")
         self.flags = flags
         self.vm = vm
         self._profile = profile
+        self._mapped = mapped
+        self._references = 1
+        self._open = True
 
     @property
     def size(self) -> int:
@@ -82,8 +87,13 @@ class ModelGuestMemfd:
 
     @property
     def is_open(self) -> bool:
-        """Whether `close` has not been called."""
-        return self.memory.is_open
+        """Whether `close` has not been called: only then can it be bound."""
+        return self._open
+
+    @property
+    def is_released(self) -> bool:
+        """Whether nothing refers to it any more, so that slots have lost it."""
+        return not self.memory.is_open
 
     def map(self) -> ModelMapping:
         """Map all of it shared.
@@ -92,12 +102,15 @@ class ModelGuestMemfd:
         INIT_SHARED, but a touch of it ends the process (SIGBUS): here it is refused.
         """
         attempt = f"map {self.size} bytes of a guest_memfd"
+        self._require_open(attempt)
         refusal = mmap(Mmap(0, self.size, True, int(self.flags)), self._profile)
         if refusal is not None:
             raise refused(attempt, refusal)
         if GuestMemfdFlag.INIT_SHARED not in self.flags:
             raise refused(attempt, _WOULD_BUS)
-        return ModelMapping(self.memory, owned=False)
+        mapping = ModelMapping(self._mapped.map(self.size, "guest_memfd", self.memory), self._drop)
+        self._references += 1
+        return mapping
 
     def allocate(self, offset: int, size: int) -> None:
         """fallocate(2), keeping the size. Raises `SystemCallError`."""
@@ -111,18 +124,32 @@ class ModelGuestMemfd:
             self.memory.discard(offset, punched)
 
     def _judged(self, mode: int, offset: int, size: int, verb: str) -> int:
+        attempt = f"{verb} {size} bytes at offset {offset:#x} of a guest_memfd"
+        self._require_open(attempt)
         outcome = fallocate(Fallocate(mode, offset, size, self.size), self._profile)
         if isinstance(outcome, Refusal):
-            raise refused(f"{verb} {size} bytes at offset {offset:#x} of a guest_memfd", outcome)
+            raise refused(attempt, outcome)
         return outcome.end - outcome.start
 
     def resident(self, offset: int, size: int) -> int:
         """Bytes that take memory of the host."""
+        self._require_open(f"count what is resident of {size} bytes of a guest_memfd")
         return self.memory.resident(offset, size)
 
+    def _require_open(self, attempt: str) -> None:
+        if not self._open:
+            raise closed(attempt)
+
+    def _drop(self) -> None:
+        self._references -= 1
+        if not self._references:
+            self.memory.close()
+
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self.memory.close()
+        """Close the descriptor; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self._drop()
 
     def __enter__(self) -> Self:
         return self

@@ -40,7 +40,7 @@ class ModelSlot:
         if self.file is None:
             return None
         offset = self.memslot.guest_memfd_offset
-        return Bound(offset, int(self.file.flags), self.file.is_open)
+        return Bound(offset, int(self.file.flags), not self.file.is_released)
 
 
 class GuestSpace:

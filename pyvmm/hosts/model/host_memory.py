@@ -1,4 +1,4 @@
-"""Memory of this process that stands for guest memory: one file of the kernel's, mapped once."""
+"""Memory of this process that stands for guest memory: files of the kernel's, mapped."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class HostMemory:
     """`size` bytes of zeroes at `address`, whole pages, taken from the host as they are touched.
 
+    Of a new file, or of `file`'s once more: then at another address, and the pages stay that one's.
     After `close` the pages are given back at once; the addresses stay mapped while a view is out or
     somebody holds them (`hold`), so that a late access reads zeroes and nothing worse. Raises
     `SystemCallError`, and `UsageError` for a size that is no positive multiple of a page.
     """
 
-    def __init__(self, size: int, what: str) -> None:
+    def __init__(self, size: int, what: str, file: HostMemory | None = None) -> None:
+        self._fd = -1
         attempt = f"map {size} bytes of {what}"
         if size <= 0 or size % mmap.PAGESIZE:
             raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
         try:
-            fd = os.memfd_create("pyvmm-model", os.MFD_CLOEXEC)
-            try:
-                os.ftruncate(fd, size)
-                self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
-            finally:
-                os.close(fd)
+            if file is None:
+                self._fd = os.memfd_create("pyvmm-model", os.MFD_CLOEXEC)
+                os.ftruncate(self._fd, size)
+            fd = self._fd if file is None else file._fd
+            self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
         except OSError as error:
+            self._close_fd()
             raise failed(attempt, error) from error
         self.size = size
         anchor = ctypes.c_char.from_buffer(self._map)
@@ -74,6 +76,8 @@ class HostMemory:
     def discard(self, offset: int, size: int) -> None:
         """Give the pages of [offset, offset + size) back; they read as zeroes afterwards."""
         self._require(offset, size, "discard")
+        if not size:
+            return
         try:
             self._map.madvise(_MADV_REMOVE, offset, size)
         except OSError as error:
@@ -104,7 +108,7 @@ class HostMemory:
 
     def _require(self, offset: int, size: int, verb: str) -> None:
         self._require_open(verb)
-        if (offset | size) % mmap.PAGESIZE or not 0 < size <= self.size - offset or offset < 0:
+        if (offset | size) % mmap.PAGESIZE or not 0 <= size <= self.size - offset or offset < 0:
             raise UsageError(
                 f"{verb} {size} bytes at {offset:#x} of {self._what}",
                 f"not whole pages within its {self.size} bytes",
@@ -115,11 +119,18 @@ class HostMemory:
         if not self._open:
             return
         self._open = False
-        self._map.madvise(_MADV_REMOVE, 0, self.size)
+        if self._fd >= 0:
+            self._map.madvise(_MADV_REMOVE, 0, self.size)
+            self._close_fd()
         for on_close in list(self._on_close):
             on_close()
         if not self._holders:
             self._unmap()
+
+    def _close_fd(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _unmap(self) -> None:
         try:
@@ -138,3 +149,24 @@ class HostMemory:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Mapped:
+    """The memory that a host has mapped: found by its host virtual address."""
+
+    def __init__(self) -> None:
+        self._memories: list[HostMemory] = []
+
+    def map(self, size: int, what: str, file: HostMemory | None = None) -> HostMemory:
+        """As `HostMemory`; it can be found until it is closed."""
+        memory = HostMemory(size, what, file)
+        self._memories = [known for known in self._memories if known.is_open]
+        self._memories.append(memory)
+        return memory
+
+    def find(self, hva: int, size: int) -> HostMemory | None:
+        """The memory that [hva, hva + size), in bytes, lies in."""
+        for memory in self._memories:
+            if memory.is_open and memory.address <= hva <= memory.address + memory.size - size:
+                return memory
+        return None

@@ -21,3 +21,8 @@ def failed(attempt: str, error: OSError) -> SystemCallError:
     number = error.errno or 0
     name = errno.errorcode.get(number, f"errno {number}")
     return SystemCallError(attempt, number, f"{name} ({os.strerror(number)})")
+
+
+def closed(attempt: str) -> SystemCallError:
+    """The error for a descriptor that has been closed."""
+    return SystemCallError(attempt, errno.EBADF, "EBADF (it has been closed)")

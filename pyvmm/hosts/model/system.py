@@ -9,7 +9,7 @@ from typing import Self
 from pyvmm.errors import HostLacksError, SystemCallError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.model.guest_memory import ModelMapping
-from pyvmm.hosts.model.host_memory import HostMemory
+from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.vm import ModelVm
 from pyvmm.rules.abi import KVM_USER_MEM_SLOTS
 from pyvmm.rules.profile import MAINLINE, Profile
@@ -31,8 +31,7 @@ class ModelSystem:
                 "run a guest on the model", "Unicorn is not installed", "pip install unicorn"
             )
         self._profile = profile
-        self._mappings: list[HostMemory] = []
-        self._vms: list[ModelVm] = []
+        self._mapped = Mapped()
 
     def capabilities(self) -> Capabilities:
         """What the model offers: all that the rules speak of."""
@@ -70,27 +69,14 @@ class ModelSystem:
             raise SystemCallError(
                 f"create a VM of type {vm_type.name}", errno.EINVAL, "EINVAL (not offered)"
             )
-        vm = ModelVm(vm_type, self._profile, self._find, self._vms.remove)
-        self._vms.append(vm)
-        return vm
+        return ModelVm(vm_type, self._profile, self._mapped)
 
     def map_anonymous(self, size: int) -> ModelMapping:
         """Guest RAM of `size` bytes."""
-        memory = HostMemory(size, "guest memory")
-        self._mappings.append(memory)
-        return ModelMapping(memory, owned=True)
-
-    def _find(self, hva: int, size: int) -> HostMemory | None:
-        """The memory of this host that has [hva, hva + size)."""
-        files = (slot.file.memory for vm in self._vms for slot in vm.memory.slots if slot.file)
-        for memory in (*self._mappings, *files):
-            if memory.is_open and memory.address <= hva <= memory.address + memory.size - size:
-                return memory
-        return None
+        return ModelMapping(self._mapped.map(size, "guest memory"))
 
     def close(self) -> None:
         """Nothing is held."""
-        self._mappings = [memory for memory in self._mappings if memory.is_open]
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -24,8 +24,10 @@ _APIC_BASE = 0xFEE0_0800
 class ModelVcpu:
     """One vCPU, made by `Vm.create_vcpu`. Everything but `kick` belongs to one thread."""
 
-    def __init__(self, index: int, services: VcpuServices) -> None:
-        """Raises `HostLacksError` without a Unicorn that fits."""
+    def __init__(
+        self, index: int, services: VcpuServices, gone: Callable[[], None] = lambda: None
+    ) -> None:
+        """`gone` is told when it is closed. Raises `HostLacksError` without a Unicorn that fits."""
         self.index = index
         apic_base = _APIC_BASE | (0 if index else _BSP) if services.controllers else 0
         self._runner = Runner(index, services, apic_base)
@@ -34,6 +36,7 @@ class ModelVcpu:
         self._delivered: Exit | None = None
         self._cr8 = 0
         self._closed = False
+        self._gone = gone
         regs, sregs = reset_registers(index)
         state = self._runner.engine.state
         state.set_sregs(sregs)
@@ -175,6 +178,7 @@ class ModelVcpu:
         if not self._closed:
             self._closed = True
             self._runner.close()
+            self._gone()
 
     def __enter__(self) -> Self:
         return self

@@ -13,9 +13,9 @@ from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot, MemslotFlag
 from pyvmm.hosts.model.conversions import ModelConversions
 from pyvmm.hosts.model.guest_memory import ModelGuestMemfd
 from pyvmm.hosts.model.guest_space import GuestSpace, ModelSlot
-from pyvmm.hosts.model.host_memory import HostMemory
+from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.posted import ModelPosts
-from pyvmm.hosts.model.refusals import refused
+from pyvmm.hosts.model.refusals import closed, refused
 from pyvmm.hosts.model.turn import Turn
 from pyvmm.rules.attributes import SetAttributes, set_attributes
 from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
@@ -31,8 +31,6 @@ from pyvmm.rules.profile import Profile
 from pyvmm.rules.rule import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pyvmm.hosts.model.address_space import InterruptControllers
     from pyvmm.hosts.model.controllers import ModelControllers
     from pyvmm.hosts.model.vcpu import ModelVcpu
@@ -41,21 +39,20 @@ if TYPE_CHECKING:
 class ModelVm:
     """One VM, made by `ModelSystem.create_vm`. Methods raise `SystemCallError` as KVM would.
 
-    `find_memory` gives the host memory that [hva, hva + size) lies in.
+    `mapped` knows what is mapped at a host address. As in the kernel, closing the VM lets go of the
+    descriptor, and its memory stays while a vCPU holds it.
     """
 
     def __init__(
         self,
         vm_type: VmType,
         profile: Profile,
-        find_memory: Callable[[int, int], HostMemory | None],
-        forget: Callable[[ModelVm], None],
+        mapped: Mapped,
     ) -> None:
         self.vm_type = vm_type
         self._private = vm_type is not VmType.DEFAULT
         self._profile = profile
-        self._find_memory = find_memory
-        self._forget = forget
+        self._mapped = mapped
         self.memory = GuestSpace(private=self._private)
         self.posts = ModelPosts()
         self.turn_lock = Turn()
@@ -65,6 +62,7 @@ class ModelVm:
         self._controllers: ModelControllers | None = None
         self._vcpus: dict[int, ModelVcpu] = {}
         self._open = True
+        self._references = 1
 
     # -- interface.Vm --
 
@@ -82,14 +80,18 @@ class ModelVm:
         self, size: int, flags: GuestMemfdFlag = NO_GUEST_MEMFD_FLAGS
     ) -> ModelGuestMemfd:
         """KVM_CREATE_GUEST_MEMFD (api.rst 4.142)."""
+        attempt = f"create a guest_memfd of {size} bytes, flags {int(flags):#x}"
+        self._require_open(attempt)
         request = CreateGuestMemfd(size, int(flags), self._private)
         refusal = create_guest_memfd(request, self._profile)
         if refusal is not None:
-            raise refused(f"create a guest_memfd of {size} bytes, flags {int(flags):#x}", refusal)
-        return ModelGuestMemfd(size, flags, self, self._profile)
+            raise refused(attempt, refusal)
+        return ModelGuestMemfd(size, flags, self, self._profile, self._mapped)
 
     def set_memslot(self, memslot: Memslot) -> None:
         """KVM_SET_USER_MEMORY_REGION2 (api.rst 4.140)."""
+        attempt = f"set memory slot {memslot.slot} at {memslot.gpa:#x}, {memslot.size} bytes"
+        self._require_open(attempt)
         flags = memslot.flags
         if memslot.guest_memfd is not None:
             flags |= MemslotFlag.GUEST_MEMFD
@@ -108,10 +110,7 @@ class ModelVm:
             )
             outcome = set_region(request, self._profile)
             if isinstance(outcome, Refusal):
-                raise refused(
-                    f"set memory slot {memslot.slot} at {memslot.gpa:#x}, {memslot.size} bytes",
-                    outcome,
-                )
+                raise refused(attempt, outcome)
             if outcome is Change.DELETE:
                 self.memory.delete_slot(memslot.slot)
             elif outcome is not Change.NOTHING:
@@ -135,22 +134,25 @@ class ModelVm:
         return ModelSlot(
             Slot(memslot.slot, memslot.gpa, memslot.size, memslot.hva, flags),
             memslot,
-            self._find_memory(memslot.hva, memslot.size),
+            self._mapped.find(memslot.hva, memslot.size),
             file if isinstance(file, ModelGuestMemfd) else None,
         )
 
     def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES (api.rst 4.141)."""
+        attempt = f"set the attributes of {size} bytes at {gpa:#x}"
+        self._require_open(attempt)
         request = SetAttributes(gpa, size, int(attributes), self._private)
         refusal = set_attributes(request, self._profile)
         if refusal is not None:
-            raise refused(f"set the attributes of {size} bytes at {gpa:#x}", refusal)
+            raise refused(attempt, refusal)
         with self.turn():
             self.memory.set_attributes(gpa, size, private=MemoryAttribute.PRIVATE in attributes)
 
     def create_irqchip(self) -> None:
         """Interrupt controllers; before the first vCPU."""
         attempt = "create interrupt controllers"
+        self._require_open(attempt)
         if self._controllers is not None:
             raise SystemCallError(attempt, errno.EEXIST, "EEXIST (there are some already)")
         if self._vcpus:
@@ -168,6 +170,7 @@ class ModelVm:
         self._with_controllers("set an interrupt line").raise_line(gsi, level)
 
     def _with_controllers(self, attempt: str) -> ModelControllers:
+        self._require_open(attempt)
         if self._controllers is None:
             raise SystemCallError(attempt, errno.ENXIO, "ENXIO (no interrupt controllers)")
         return self._controllers
@@ -184,9 +187,11 @@ class ModelVm:
         """The vCPU `index`, for the calling thread."""
         from pyvmm.hosts.model.vcpu import ModelVcpu
 
+        self._require_open(f"create vCPU {index}")
         if index in self._vcpus:
             raise SystemCallError(f"create vCPU {index}", errno.EEXIST, "EEXIST (there is one)")
-        vcpu = ModelVcpu(index, self)
+        vcpu = ModelVcpu(index, self, self.release)
+        self.hold()
         self._vcpus[index] = vcpu
         return vcpu
 
@@ -213,14 +218,27 @@ class ModelVm:
 
     # -- life --
 
-    def close(self) -> None:
-        """Free everything; a second call does nothing."""
-        if self._open:
-            self._open = False
+    def _require_open(self, attempt: str) -> None:
+        if not self._open:
+            raise closed(attempt)
+
+    def hold(self) -> None:
+        """Keep the memory when the VM is closed: a vCPU of it is open."""
+        self._references += 1
+
+    def release(self) -> None:
+        """Undo one `hold`; the last one frees the memory."""
+        self._references -= 1
+        if not self._references:
             with self.turn():
                 self.memory.close()
+
+    def close(self) -> None:
+        """Let go of it; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self.release()
             self.posts.close()
-            self._forget(self)
 
     def __enter__(self) -> Self:
         return self
