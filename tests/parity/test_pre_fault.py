@@ -58,6 +58,13 @@ class Target:
         """Where the guest sees it: an address in the lower, canonical half."""
         return self.gpa & (1 << 47) - 1
 
+    def mapped(self) -> int:
+        """How many bytes KVM's page tables map to the guest, in all."""
+        with self.guest.vm.statistics() as statistics:
+            pages = {one.descriptor.name: one.values[0] for one in statistics.read()}
+        sizes = {"pages_4k": PAGE, "pages_2m": 2 * MIB, "pages_1g": 1 << 30}
+        return sum(pages[name] * size for name, size in sizes.items())
+
     def reading(self) -> Script:
         script = Script()
         script.touch(self.linear, SIZE)
@@ -126,7 +133,9 @@ def target(
 @pytest.mark.parametrize("target", SIDES, indirect=True)
 def test_a_range(target: Target, offset: int, size: int, outside: int) -> None:
     with target.guest.vcpu() as vcpu:
+        before = target.mapped()
         assert pre_fault(vcpu, target.gpa + offset, size) == expected(outside)
+        assert target.mapped() - before == size - outside
         assert vcpu.run(target.reading()) == DONE_EXIT
 
 
