@@ -8,7 +8,8 @@ memory-mapped devices are made while the instruction executes: `Devices` answers
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_int, c_size_t, c_uint64, c_void_p
+from collections.abc import Iterator
+from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,11 @@ from pyvmm.hosts.model.cpu_state import BEHIND_CR, MSRS, CpuState, Layout
 from pyvmm.hosts.registers import Efer
 
 PAGE = 4096
+_CODE_BUFFER = 64 << 20
+"""Bytes of address space for translated code; Unicorn would take a GiB for each vCPU."""
+
+_CHUNK = 2 << 20
+"""Bytes: Unicorn's time to unmap memory grows with its size."""
 
 _CONTROL_GPA = 1 << 52
 """Where the intercepts' tables are: no page table entry reaches so far (PG_ADDRESS_MASK)."""
@@ -103,6 +109,15 @@ class Devices(Protocol):
         ...
 
 
+def _chunks(span: Span) -> Iterator[Span]:
+    """A span, cut where multiples of `_CHUNK` are."""
+    start, end = span.gpa, span.gpa + span.size
+    while start < end:
+        stop = min(end, (start // _CHUNK + 1) * _CHUNK)
+        yield Span(start, stop - start, span.address + start - span.gpa, span.writable)
+        start = stop
+
+
 class Engine:
     """Owns a Unicorn engine. All but `stop` is for one thread at a time."""
 
@@ -127,6 +142,7 @@ class Engine:
 
     def _set_up(self) -> None:
         handle = self._handle
+        unicorn.control(handle, unicorn.CTL_CODE_BUFFER, c_uint32(_CODE_BUFFER))
         unicorn.control(handle, unicorn.CTL_TLB_TYPE, c_int(unicorn.TLB_CPU))
         unicorn.control(handle, unicorn.CTL_USE_EXITS, c_int(1))
         unicorn.control(handle, unicorn.CTL_EXITS, None, c_size_t(0))
@@ -218,7 +234,13 @@ class Engine:
         if memory.generation == self._generation:
             return
         generation = memory.generation
-        self._remap({(span.gpa, span.size): span for span in memory.spans()})
+        # What changes once changes again: then only the chunk around it is mapped anew.
+        pieces = (
+            memory.spans()
+            if self._generation is None
+            else (piece for span in memory.spans() for piece in _chunks(span))
+        )
+        self._remap({(span.gpa, span.size): span for span in pieces})
         self._generation = generation
 
     def _remap(self, wanted: dict[tuple[int, int], Span]) -> None:

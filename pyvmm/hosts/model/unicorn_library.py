@@ -50,6 +50,7 @@ CTL_EXITS = 6 | 2 << 26 | _CTL_WRITE
 CTL_TB_FLUSH = 10 | _CTL_WRITE
 CTL_TLB_FLUSH = 11 | _CTL_WRITE
 CTL_TLB_TYPE = 12 | 1 << 26 | _CTL_WRITE
+CTL_CODE_BUFFER = 13 | 1 << 26 | _CTL_WRITE
 TLB_CPU = 0
 
 OnInterrupt = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
