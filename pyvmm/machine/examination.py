@@ -7,6 +7,7 @@ follows for a command is derived from findings only.
 from __future__ import annotations
 
 import enum
+import importlib.util
 import os
 import platform
 import shutil
@@ -212,6 +213,11 @@ def _machine_findings() -> Iterator[Finding]:
         "which VMs live can be seen" if debugfs
         else "mount -t debugfs none /sys/kernel/debug shows which VMs live",
     )  # fmt: skip
+    model = _has_model()
+    yield Finding(
+        "Unicorn", Verdict.HAS if model else Verdict.LACKS, "yes" if model else "no",
+        "guests run on the model, without KVM" if model else "pip install unicorn: for the model",
+    )  # fmt: skip
     qemu = shutil.which("qemu-system-x86_64")
     yield Finding(
         "QEMU", Verdict.HAS if qemu else Verdict.LACKS, qemu or "no qemu-system-x86_64",
@@ -219,17 +225,28 @@ def _machine_findings() -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _has_model() -> bool:
+    return importlib.util.find_spec("unicorn") is not None
+
+
 def _consequences(has: Capabilities | None, runs: bool) -> Iterator[Consequence]:
+    model = _has_model()
     if has is None or not runs:
-        yield Consequence("pyvmm run", Verdict.LACKS, "it needs a working /dev/kvm")
+        yield Consequence(
+            "pyvmm run", Verdict.PARTLY if model else Verdict.LACKS,
+            "on the model: KVM's memory rules in Python, an emulated processor" if model
+            else "it needs a working /dev/kvm, or Unicorn for the model",
+        )  # fmt: skip
     else:
         choice = choose_backing(has)
         verdict = Verdict.HAS if choice.kind is RamBacking.GUEST_MEMFD else Verdict.PARTLY
         yield Consequence("pyvmm run", verdict, f"RAM comes from {choice.reason}")
     interrupts = has is not None and runs and has.irqchip and has.pit2
     yield Consequence(
-        "guests with interrupts", Verdict.HAS if interrupts else Verdict.LACKS,
-        "KVM makes the controllers" if interrupts else "KVM offers no controllers",
+        "guests with interrupts",
+        Verdict.HAS if interrupts else Verdict.PARTLY if model else Verdict.LACKS,
+        "KVM makes the controllers" if interrupts
+        else "on the model" if model else "KVM offers no controllers",
     )  # fmt: skip
     private = (
         has is not None
@@ -237,9 +254,11 @@ def _consequences(has: Capabilities | None, runs: bool) -> Iterator[Consequence]
         and MemoryAttribute.PRIVATE in has.memory_attributes
     )
     yield Consequence(
-        "private memory", Verdict.HAS if private else Verdict.LACKS,
+        "private memory",
+        Verdict.HAS if private else Verdict.PARTLY if model else Verdict.LACKS,
         "the kernel has the VM type and the attribute" if private
-        else "it needs a kernel with CONFIG_KVM_SW_PROTECTED_VM",
+        else f"{'on the model, or ' if model else ''}with --host lab: this kernel has no "
+        "CONFIG_KVM_SW_PROTECTED_VM",
     )  # fmt: skip
     shared = has is not None and GuestMemfdFlag.INIT_SHARED in has.guest_memfd_flags
     yield Consequence(

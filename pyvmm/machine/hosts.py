@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyvmm.errors import HostLacksError, NoPermissionError, PyvmmError
+from pyvmm.errors import PyvmmError
 from pyvmm.hosts.interface import System
 from pyvmm.machine.config import HostChoice
 from pyvmm.memory.backing import choose_two_sided_backing
@@ -22,7 +22,7 @@ class OpenedHost:
 def open_host(choice: HostChoice, *, private: bool = False) -> OpenedHost:
     """Open the host asked for; `private`: the machine is to have private memory.
 
-    Raises `HostLacksError` or `NoPermissionError` when it cannot be used.
+    Raises `HostLacksError`, `NoPermissionError` or `SystemCallError` when it cannot be used.
     """
     match choice:
         case HostChoice.KVM:
@@ -32,7 +32,7 @@ def open_host(choice: HostChoice, *, private: bool = False) -> OpenedHost:
         case HostChoice.AUTO:
             try:
                 return OpenedHost(_kvm(private=private), HostChoice.KVM)
-            except (HostLacksError, NoPermissionError) as without_kvm:
+            except PyvmmError as without_kvm:
                 return OpenedHost(_model(), HostChoice.MODEL, without_kvm)
 
 

@@ -442,8 +442,18 @@ def test_forbidden_kvm(without_override: list[str], tmp_path: Path) -> None:
     stand_in.touch()
     stand_in.chmod(0)
     mounts = in_own_mounts(f"mount --bind {shlex.quote(str(stand_in))} /dev/kvm")
-    outcome = pyvmm("run", "hello", prefix=[*mounts, *without_override])
+    prefix = [*mounts, *without_override]
+    outcome = pyvmm("run", "--host", "kvm", "hello", prefix=prefix)
     assert_refused(outcome, Case("", 77, (), "/dev/kvm"))
+    assert_runs_on_the_model(prefix)
+
+
+def assert_runs_on_the_model(prefix: list[str]) -> None:
+    """Left to itself, pyvmm takes the model, and says so in one line."""
+    outcome = pyvmm("run", "exit", "--append", "9", prefix=prefix)
+    assert outcome.code == 9
+    (line,) = outcome.lines
+    assert "model" in line
 
 
 def test_absent_kvm(tmp_path: Path) -> None:
@@ -454,8 +464,9 @@ def test_absent_kvm(tmp_path: Path) -> None:
     mounts = in_own_mounts(
         f"mount --bind /dev/null {where}/null && mount --rbind {where} /dev && test -c /dev/null"
     )
-    outcome = pyvmm("run", "hello", prefix=mounts)
+    outcome = pyvmm("run", "--host", "kvm", "hello", prefix=mounts)
     assert_refused(outcome, Case("", 69, (), "/dev/kvm"))
+    assert_runs_on_the_model(mounts)
 
 
 @pytest.mark.kvm
@@ -463,7 +474,8 @@ def test_something_else_called_kvm(tmp_path: Path) -> None:
     stand_in = tmp_path / "kvm"
     stand_in.write_bytes(b"not a device")
     mounts = in_own_mounts(f"mount --bind {shlex.quote(str(stand_in))} /dev/kvm")
-    outcome = pyvmm("run", "hello", prefix=mounts)
+    outcome = pyvmm("run", "--host", "kvm", "hello", prefix=mounts)
     assert outcome.code in (69, 71)
     assert_refused(outcome, Case("", outcome.code, (), ""))
+    assert_runs_on_the_model(mounts)
     assert stand_in.read_bytes() == b"not a device"

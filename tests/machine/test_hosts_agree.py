@@ -47,7 +47,7 @@ def outcome(name: str, append: bytes, host: HostChoice, *, private: bool) -> tup
     """What the guest said and how it ended."""
     config = MachineConfig(
         bundled(name),
-        memory=8 * MIB,
+        memory=(3 if name == "memtest" else 8) * MIB,
         command_line=append,
         timeout=120,
         host=host,
