@@ -41,6 +41,8 @@ PAUSE = 0x77
 HLT = 0x78
 MSR = 0x7C
 ICEBP = 0x88
+SYSCALL = 0x1000
+"""No code of SVM's: Unicorn leaves SYSCALL to its embedder, and RIP is behind it already."""
 _PAGE_FAULT = 14
 
 _FIRST = 0x60
@@ -153,12 +155,14 @@ class Engine:
             unicorn.OnOut(self._on_out),
             unicorn.OnMmioRead(self._on_mmio_read),
             unicorn.OnMmioWrite(self._on_mmio_write),
+            unicorn.OnSyscall(self._on_syscall),
         )
         unicorn.hook(handle, unicorn.HOOK_INTR, self._hooks[0])
         memory = unicorn.HOOK_MEM_UNMAPPED | unicorn.HOOK_MEM_PROT
         unicorn.hook(handle, memory, self._hooks[1])
         unicorn.hook(handle, unicorn.HOOK_INSN, self._hooks[2], c_int(unicorn.INSN_IN))
         unicorn.hook(handle, unicorn.HOOK_INSN, self._hooks[3], c_int(unicorn.INSN_OUT))
+        unicorn.hook(handle, unicorn.HOOK_INSN, self._hooks[6], c_int(unicorn.INSN_SYSCALL))
         context = c_void_p()
         unicorn.check(self._library.uc_context_alloc(handle, byref(context)), "make a processor")
         self._context = context
@@ -334,6 +338,10 @@ class Engine:
 
     def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:
         self._trap = number
+        self._library.uc_emu_stop(self._handle)
+
+    def _on_syscall(self, _engine: int, _data: int) -> None:
+        self._trap = EXIT + SYSCALL
         self._library.uc_emu_stop(self._handle)
 
     def _on_memory(

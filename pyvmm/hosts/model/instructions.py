@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ, CpuState
 from pyvmm.hosts.model.exceptions import (
     BREAKPOINT,
@@ -10,6 +12,7 @@ from pyvmm.hosts.model.exceptions import (
     Event,
     Source,
 )
+from pyvmm.hosts.registers import Efer, Segment
 
 HYPERCALLS = (b"\x0f\x01\xc1", b"\x0f\x01\xd9")
 """VMCALL and VMMCALL."""
@@ -20,6 +23,7 @@ EINVAL = -22
 EPERM = -1
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _MASK = (1 << 64) - 1
+_RF = 1 << 16
 
 RAX, RCX, RDX, RBX, RSI = 0, 1, 2, 3, 6
 
@@ -55,6 +59,26 @@ def software_interrupt(state: CpuState, code: bytes) -> Event:
         case _:
             vector = opcode[1] if len(opcode) > 1 else DEBUG
             return Event(vector, source=Source.SOFTWARE, length=at + 2)
+
+
+def syscall(state: CpuState) -> bool:
+    """SYSCALL in long mode (APM vol. 3), RIP behind it; False: it is not enabled."""
+    if not state.efer & Efer.SCE or not state.efer & Efer.LMA:
+        state.rip -= 2
+        return False
+    star = state.msr(0xC000_0081) or 0
+    target = state.msr(0xC000_0082 if state.is_long else 0xC000_0083) or 0
+    mask = state.msr(0xC000_0084) or 0
+    flags = state.rflags
+    state.set_register(RCX, state.rip)
+    state.set_register(11, flags & ~_RF)
+    flat = Segment(limit=0xFFFF_FFFF, present=1, s=1, g=1)
+    selector = star >> 32 & 0xFFFC
+    state.set_segment("ss", replace(flat, selector=selector + 8, type=3, db=1))
+    state.set_segment("cs", replace(flat, selector=selector, type=11, l=1))
+    state.rip = target
+    state.rflags = flags & ~(mask & 0xFFFF_FFFF | _RF)
+    return True
 
 
 def set_pair(state: CpuState, value: int) -> None:

@@ -257,6 +257,8 @@ class Runner:
             case engine.PAUSE:
                 self.engine.intercept_pause(self._services.turn_wanted)
                 instructions.skip(state, self._code(), 1)
+            case engine.SYSCALL:
+                return None if instructions.syscall(state) else self._raise(Event(INVALID_OPCODE))
             case engine.CPUID:
                 self._cpuid(state)
             case engine.MSR:

@@ -38,6 +38,7 @@ ERR_OK = 0
 
 INSN_IN = 218
 INSN_OUT = 500
+INSN_SYSCALL = 699
 
 REG_RAX = 35
 REG_DR0 = 66
@@ -53,6 +54,7 @@ CTL_TLB_TYPE = 12 | 1 << 26 | _CTL_WRITE
 CTL_CODE_BUFFER = 13 | 1 << 26 | _CTL_WRITE
 TLB_CPU = 0
 
+OnSyscall = CFUNCTYPE(None, c_void_p, c_void_p)
 OnInterrupt = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
 OnIn = CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
 OnOut = CFUNCTYPE(None, c_void_p, c_uint32, c_int, c_uint32, c_void_p)

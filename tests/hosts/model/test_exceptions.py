@@ -167,3 +167,24 @@ def test_the_shadow_of_sti_lets_one_instruction_through() -> None:
     with guest("sti; hlt") as v:
         assert v.run() == exits.Hlt()
         assert v.get_regs().rflags & 0x200
+
+
+def test_syscall_goes_where_the_registers_say_and_is_invalid_where_it_is_off() -> None:
+    source = (
+        TO_LONG_MODE
+        + gate(6, "invalid")
+        + """
+        mov $0xc0000081, %ecx; xor %eax, %eax; mov $8, %edx; wrmsr
+        mov $0xc0000082, %ecx; lea entry(%rip), %eax; xor %edx, %edx; wrmsr
+        mov $0xc0000084, %ecx; mov $1, %eax; wrmsr
+        syscall
+invalid: mov $0xc0000080, %ecx; rdmsr; or $1, %eax; wrmsr
+        inc %ebx; stc
+        syscall; back:
+        ud2
+entry:  lea back(%rip), %rdx; setc %r8b; hlt"""
+    )
+    with guest(source) as v:
+        assert v.run() == exits.Hlt()
+        regs = v.get_regs()
+        assert (regs.rbx, regs.rcx, regs.r8 & 0xFF, regs.r11 & 1) == (1, regs.rdx, 0, 1)
