@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_explore(commands)
     _add_replay(commands)
     _add_show(commands)
+    _add_report(commands)
 
 
 def command(options: argparse.Namespace) -> int:
@@ -111,6 +112,18 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     show.set_defaults(call=_show)
 
 
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="Make the tables of docs/lifetime.md anew: print them, or put them into FILE.",
+        epilog="Takes some minutes. With --check it ends with 1 where FILE has others.",
+        allow_abbrev=False,
+    )
+    report.add_argument("file", nargs="?", metavar="FILE", help="a document with markers for them")
+    report.add_argument("--check", action="store_true", help="change nothing, say whether it would")
+    report.set_defaults(call=_report)
+
+
 def _explore(options: argparse.Namespace) -> int:
     from pyvmm.cli import lifetime_explore
 
@@ -131,3 +144,9 @@ def _show(options: argparse.Namespace) -> int:
     from pyvmm.cli import lifetime_show
 
     return lifetime_show.command(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pyvmm.cli import lifetime_report
+
+    return lifetime_report.command(options)

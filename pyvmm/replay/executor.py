@@ -71,6 +71,16 @@ class Tally:
     """Steps that KVM refuses to a process that did not make the VM; the model lets it."""
     kinds: Counter[str] = field(default_factory=Counter)
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.sequences + other.sequences,
+            self.steps + other.steps,
+            self.lives + other.lives,
+            self.contents + other.contents,
+            self.foreign + other.foreign,
+            self.kinds + other.kinds,
+        )
+
 
 class _OtherwiseError(Exception):
     """A comparison failed."""

@@ -72,6 +72,7 @@ class Guest(Owner):
         memory = code_and_tables()
         vm.set_memslot(Memslot(SLOT, PLACE, _SIZE, memory.hva))
         self._vcpu = vm.create_vcpu(index)
+        self._vcpu.use_host_cpuid()  # without it there is no long mode on real hardware
         self._vcpu.set_sregs(_user_mode(self._vcpu.get_sregs()))
 
     def close(self) -> None:

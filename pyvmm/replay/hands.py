@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -84,7 +85,7 @@ class Hands(Owner):
         """A VM; the name that the kernel gives it."""
         vm = self._system.create_vm()
         self._vms[v] = _HeldVm(vm)
-        return f"{os.getpid()}-{vm.fd}"
+        return f"{threading.get_native_id()}-{vm.fd}"
 
     def dup_vm(self, v: int) -> str:
         """A second descriptor."""
@@ -206,7 +207,9 @@ class Hands(Owner):
             try:
                 held.guest = Guest(held.vm, held.vcpus)
             except SystemCallError as error:
-                return errno.errorcode.get(error.errno, str(error.errno))
+                if error.errno != errno.EIO:
+                    raise
+                return "EIO"  # another process made the VM
             held.vcpus += 1
         return held.guest
 

@@ -15,8 +15,9 @@ from contextlib import suppress
 from pyvmm.hosts.kvm.ownership import FdOwner
 
 MOUNTED = "/sys/kernel/debug/kvm"
-PATIENCE = 0.5
-"""Seconds to wait for a folder to go before it counts as being there."""
+PATIENCE = 10.0
+"""Seconds to wait for a folder to go before it counts as being there: on a busy machine, and in one
+that is emulated, the grace periods of a VM's end take a while."""
 
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432  # the same on every architecture
 _CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from pyvmm.hosts.kvm.system import System
 from pyvmm.lifetime.adapting import adapted
 from pyvmm.lifetime.designs import STANDARD_DESIGNS, file_pins_vm
 from pyvmm.lifetime.explorer import explore
+from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Operation
 from pyvmm.lifetime.story import Story
-from pyvmm.lifetime.tour import Tour, tour
+from pyvmm.lifetime.tour import tour
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
 from pyvmm.replay.executor import Difference, Replayer, Tally
+from pyvmm.replay.guest import code_and_tables
 from pyvmm.replay.host import can_name, profile_of
 from pyvmm.replay.liveness import Liveness, observe
 
 UNIVERSES = (STANDARD, FAMILY)
 """What is covered by default: two of everything in one process, one of everything in two."""
 MOST_DIFFERENCES = 10
+THREADS = 8
+
+Taken = tuple[State, Operation]
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
@@ -96,11 +103,10 @@ class Comparison:
         way = tour(self.design, universe, progress=look)
         total = way.transitions
         wanted = way.left() if universe.processes > 1 else set()
-        with Replayer(self._system, self.design, universe, self._liveness) as replayer:
-            result = self._run(replayer, universe.name, way.sequences(), most, way)
-            left = way.transitions
-            result.transitions = total
-            result.taken = len(wanted & replayer.taken) if wanted else total - left
+        result, taken = self._run(universe, universe.name, _at_most(way.sequences(), most), total)
+        left = way.transitions
+        result.transitions = total
+        result.taken = len(wanted & taken) if wanted else total - left
         result.cut = left > 0
         return result
 
@@ -110,36 +116,86 @@ class Comparison:
         for story in stories:
             told = adapted((step.operation for step in story.steps), self.design, story.universe)
             results.setdefault(story.universe, []).append([s.operation for s in told.steps])
-        found = []
-        for universe, todo in results.items():
-            with Replayer(self._system, self.design, universe, self._liveness) as replayer:
-                found.append(self._run(replayer, f"{name}, {universe.name}", todo, None, None))
-        return found
+        return [
+            self._run(universe, f"{name}, {universe.name}", todo, 0)[0]
+            for universe, todo in results.items()
+        ]
 
     def _run(
-        self,
-        replayer: Replayer,
-        name: str,
-        sequences: Iterable[Sequence[Operation]],
-        most: int | None,
-        way: Tour | None,
-    ) -> Result:
-        differences: list[Difference] = []
-        total = 0 if way is None else way.transitions
-        done = 0
+        self, universe: Universe, name: str, sequences: Iterable[Sequence[Operation]], total: int
+    ) -> tuple[Result, set[Taken]]:
+        """Replay all of them; several at a time where that takes no forks.
+
+        Most of the time goes by waiting for the kernel's grace periods, when a slot or a VM goes.
+        """
         begun = time.monotonic()
-        for number, operations in enumerate(_at_most(sequences, most)):
-            if number % 64 == 0:
-                if way is not None and number % 4096 == 0:  # counting takes a while
-                    done = total - way.transitions
-                self._tell(f"{name}: {number} sequences, transitions", done, total)
-            difference = replayer.replay(operations)
-            if difference is not None:
-                differences.append(difference)
-                if len(differences) >= MOST_DIFFERENCES:
-                    break
+        shared = _Shared(iter(sequences))
+        code_and_tables()
+        threads = THREADS if universe.processes == 1 else 0
+        replayers = [
+            Replayer(self._system, self.design, universe, self._liveness)
+            for _ in range(threads or 1)
+        ]
+        try:
+            if threads:
+                self._in_threads(shared, replayers, name, total)
+            else:
+                shared.consume(replayers[0], lambda: self._say(shared, name, total))
+        finally:
+            for each in replayers:
+                each.close()
         seconds = time.monotonic() - begun
-        return Result(name, replayer.tally, seconds, differences=differences)
+        tally = sum((each.tally for each in replayers), Tally())
+        taken = set().union(*(each.taken for each in replayers))
+        return Result(name, tally, seconds, differences=shared.differences), taken
+
+    def _in_threads(
+        self, shared: _Shared, replayers: list[Replayer], name: str, total: int
+    ) -> None:
+        with ThreadPoolExecutor(len(replayers)) as pool:
+            running = {pool.submit(shared.consume, each, lambda: None) for each in replayers}
+            try:
+                while running:
+                    done, running = wait(running, 0.2)
+                    self._say(shared, name, total)
+                    for each in done:
+                        each.result()
+            finally:
+                shared.stop = True
+
+    def _say(self, shared: _Shared, name: str, total: int) -> None:
+        words = f" through {total} transitions" if total else ""
+        self._tell(f"{name}: sequences{words} replayed:", shared.given, 0)
+
+
+class _Shared:
+    """Sequences that several replayers take from, and the differences that they find."""
+
+    def __init__(self, sequences: Iterator[Sequence[Operation]]) -> None:
+        self._sequences = sequences
+        self._lock = threading.Lock()
+        self.differences: list[Difference] = []
+        self.given = 0
+        self.stop = False
+
+    def consume(self, replayer: Replayer, after_each: Callable[[], None]) -> None:
+        """Replay until nothing is left, or enough differences are found."""
+        try:
+            while not self.stop:
+                with self._lock:
+                    operations = next(self._sequences, None)
+                    self.given += operations is not None
+                if operations is None:
+                    return
+                difference = replayer.replay(operations)
+                if difference is not None:
+                    with self._lock:
+                        self.differences.append(difference)
+                        self.stop = len(self.differences) >= MOST_DIFFERENCES
+                after_each()
+        except BaseException:
+            self.stop = True  # the others shall not go on
+            raise
 
 
 def _at_most(

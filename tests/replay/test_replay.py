@@ -28,6 +28,7 @@ from pyvmm.rules.lifecycle import Effect, Event
 pytestmark = pytest.mark.kvm
 
 VM, FILE, BIND = Operation(Kind.CREATE_VM), Operation(Kind.CREATE_FILE), Operation(Kind.BIND)
+TWO_FILES = Universe("two files", 2, 2, 1, 1, processes=1, handles=1)
 CLOSE_VM, CLOSE_FILE = Operation(Kind.CLOSE_VM), Operation(Kind.CLOSE_FILE)
 READ, WRITE = Operation(Kind.GUEST_READ), Operation(Kind.GUEST_WRITE)
 
@@ -91,19 +92,19 @@ def test_every_transition_of_the_small_universe(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("universe", [STANDARD, FAMILY], ids=lambda u: u.name)
+@pytest.mark.parametrize("universe", [TWO_FILES, FAMILY], ids=lambda u: u.name)
 def test_many_sequences_of_larger_universes(
     system: System, linux: Design, lives: Liveness, universe: Universe
 ) -> None:
-    # In the lab, where Python takes 30 times as long, finding the sequences is most of it.
+    # Not the standard one: in the lab, Python takes 30 times as long to find its sequences.
     with Replayer(system, linux, universe, lives) as replayer:
         for number, sequence in enumerate(tour(linux, universe).sequences()):
             difference = replayer.replay(sequence)
             assert difference is None, "\n".join(difference.lines())
-            if number == 300:
+            if number == 60:
                 break
     if universe is FAMILY:
-        assert replayer.tally.kinds["fork"] > 10
+        assert replayer.tally.kinds["fork"] > 5
         assert replayer.tally.foreign > 0
 
 
@@ -147,6 +148,7 @@ def test_a_forgotten_effect_shows_against_the_kernel(
     system: System,
     linux: Design,
     lives: Liveness,
+    monkeypatch: pytest.MonkeyPatch,
     event: Event,
     effect: Effect,
     operations: tuple[Operation, ...],
@@ -154,6 +156,7 @@ def test_a_forgotten_effect_shows_against_the_kernel(
     what: str,
 ) -> None:
     assert replay(system, linux, STANDARD, lives, *operations) is None
+    monkeypatch.setattr(liveness_module, "PATIENCE", 0.1)
     difference = replay(system, linux.without(event, effect), STANDARD, lives, *operations)
     assert difference is not None
     assert (difference.step, difference.what) == (step, what or "answer")
