@@ -21,6 +21,7 @@ from benchmarks import (
     host_facts,
     kick,
     lab,
+    model,
     private_boot,
     private_memory,
     report,
@@ -32,7 +33,17 @@ from pyvmm.errors import PyvmmError
 
 CATALOGUE = {
     module.NAME: module
-    for module in (exits, vm_life, run_hello, kick, lab, conversions, private_boot, private_memory)
+    for module in (
+        exits,
+        vm_life,
+        run_hello,
+        kick,
+        lab,
+        conversions,
+        private_boot,
+        private_memory,
+        model,
+    )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""
 

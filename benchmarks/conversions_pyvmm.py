@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,8 @@ from benchmarks.measure import CannotRunError
 from pyvmm.boot.tables import protected_mode
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.exits import Hypercall, Interrupted, IoOut, MemoryFault
-from pyvmm.hosts.interface import Memslot, Vcpu
-from pyvmm.hosts.kvm.system import System
-from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.interface import Memslot, System, Vcpu, Vm
+from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.hosts.registers import Regs
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides, SharedMemory
@@ -79,10 +78,12 @@ class Guest:
 
 
 @contextmanager
-def guest(code: bytes, cell: Cell, *, fast: bool) -> Iterator[Guest]:
-    """A guest of a private VM of its own; all closed at the end."""
+def guest(
+    code: bytes, cell: Cell, *, fast: bool, host: Callable[[], System] = KvmSystem
+) -> Iterator[Guest]:
+    """A guest of a private VM of its own, on `host`; all closed at the end."""
     with ExitStack() as stack:
-        system = stack.enter_context(System())
+        system = stack.enter_context(host())
         vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
         vm.enable_hypercall_exits(1 << _MAP_GPA_RANGE)
         memory = GuestMemory(vm)
@@ -129,10 +130,12 @@ def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cel
         memory.add(MemorySides(region, memslot, mapping, view, offset))
 
 
-def measured(code: bytes, cell: Cell, *, fast: bool) -> dict[str, float]:
+def measured(
+    code: bytes, cell: Cell, *, fast: bool, host: Callable[[], System] = KvmSystem
+) -> dict[str, float]:
     """One measurement: seconds by direction, and how many conversions Python made."""
     to_private = to_shared = 0.0
-    with guest(code, cell, fast=fast) as one:
+    with guest(code, cell, fast=fast, host=host) as one:
         one.stretch()
         for _ in range(cell.sweeps):
             if cell.kind is Kind.SWEEPS:

@@ -38,7 +38,7 @@ def test_exits_run_and_give_positive_figures(tmp_path: Path) -> None:
     assert {one["baseline"] for one in exits["comparisons"]} == {"C"}
 
 
-def measured_in_lab(name: str, tmp_path: Path) -> dict[str, Any]:
+def measured(name: str, tmp_path: Path) -> dict[str, Any]:
     out = tmp_path / "figures.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--quick", "--runs", "1", "--json", out],
@@ -57,7 +57,7 @@ def measured_in_lab(name: str, tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.lab
 @pytest.mark.slow
 def test_conversions_run_in_the_lab_and_make_the_same_system_calls(tmp_path: Path) -> None:
-    found = measured_in_lab("conversions", tmp_path)
+    found = measured("conversions", tmp_path)
     for name, subject in found["subjects"].items():
         for figure, spread in subject["figures"].items():
             assert spread["min"] > 0, f"{name}: {figure}"
@@ -81,7 +81,7 @@ def count_of(call: str, remark: str) -> str | None:
 @pytest.mark.lab
 @pytest.mark.slow
 def test_a_private_boot_is_measured_next_to_a_shared_one(tmp_path: Path) -> None:
-    found = measured_in_lab("private_boot", tmp_path)
+    found = measured("private_boot", tmp_path)
     assert set(found["subjects"]) == {"shared", "private"}
     for subject in found["subjects"].values():
         assert 0 < subject["figures"]["guest_ms"]["min"] < subject["figures"]["wall_ms"]["min"]
@@ -90,7 +90,7 @@ def test_a_private_boot_is_measured_next_to_a_shared_one(tmp_path: Path) -> None
 @pytest.mark.lab
 @pytest.mark.slow
 def test_a_converting_guest_s_memory_is_measured(tmp_path: Path) -> None:
-    found = measured_in_lab("private_memory", tmp_path)
+    found = measured("private_memory", tmp_path)
     assert set(found["subjects"]) == {"pages in use", "resident", "machine"}
     assert len(found["comparisons"]) == 8
     for one in found["comparisons"]:
@@ -99,6 +99,30 @@ def test_a_converting_guest_s_memory_is_measured(tmp_path: Path) -> None:
     # The half that the host took is no longer in use.
     figures = found["subjects"]["pages in use"]["figures"]
     assert figures["half_private_mib"]["min"] < figures["private_mib"]["min"]
+
+
+@pytest.mark.slow
+def test_the_model_is_measured_next_to_bare_unicorn(tmp_path: Path) -> None:
+    found = measured("model", tmp_path)
+    for name, subject in found["subjects"].items():
+        for figure, spread in subject["figures"].items():
+            assert spread["min"] > 0, f"{name}: {figure}"
+    gated = {
+        (one["subject"], one["baseline"], one["target"])
+        for one in found["comparisons"]
+        if one["target"]
+    }
+    loops = ("counting", "touching", "striding")
+    assert gated >= {(f"model, {loop}", f"Unicorn, {loop}", ">= 0.90") for loop in loops}
+    if "hello, kvm" in found["subjects"]:
+        assert ("hello, model", "hello, kvm", "<= 1.50") in gated
+        assert found["tables"] == []
+    else:
+        assert len(gated) == len(loops)
+        (table,) = found["tables"]
+        assert table["rows"][0][:2] == ["hello on KVM", "not measured"]
+    rates = found["subjects"]["guest, 4 KiB"]["figures"]
+    assert set(rates) == {"to_private_per_s", "to_shared_per_s"}
 
 
 @pytest.mark.kvm
