@@ -8,7 +8,14 @@ import pytest
 
 from tests.lab.places import LabAtHand
 
-SUITES = ("tests/hosts", "tests/machine", "tests/firmware", "tests/parity", "tests/replay", "tests/differential")
+SUITES = (
+    "tests/hosts",
+    "tests/machine",
+    "tests/firmware",
+    "tests/parity",
+    "tests/replay",
+    "tests/differential",
+)
 
 
 @pytest.mark.lab
@@ -17,7 +24,7 @@ def test_the_kvm_tests_pass_in_the_lab(lab: LabAtHand) -> None:
     # Its own KVM, its own processor: what these tests claim of KVM must not be this host's habits.
     done = lab.inside(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "kvm", *SUITES],
-        env={"PYVMM_REQUIRE": "kvm,private", "PYVMM_DIFFERENTIAL": "100"},
+        env={"PYVMM_REQUIRE": "kvm,private", "PYVMM_DIFFERENTIAL": "60"},
         patience=900,
     )
     last = done.out.decode().splitlines()[-1] if done.out else ""
