@@ -9,13 +9,15 @@ from pyvmm.lifetime.holdings import Holding
 
 _ROOMS = ("process", "vm", "slot", "file", "inode")
 _ROOM_WIDTH = 150
-_BOX = (84, 26)
-_LINE_HEIGHT = 58
+_LOWER = {"process": 75, "vm": 0, "slot": 0, "file": 150, "inode": 150}
+"""How far down each room begins, so that no arrow runs behind a box of a room between."""
+_BOX = (84, 44)
+_LINE_HEIGHT = 204
 _COLUMN = _ROOM_WIDTH * len(_ROOMS) + 30
 _HEAD = 60
 
 _STYLE = (
-    "text{font:12px sans-serif;fill:#111} .t{font-weight:bold} .r{font-size:10px;fill:#555} "
+    "text{font:12px sans-serif;fill:#111} .t{font-weight:bold} .r{font-size:9px;fill:#555} "
     "rect{fill:#fff;stroke:#333} .gone{fill:#a00} "
     "line{stroke:#bbb;stroke-dasharray:4 3} line.pins{stroke:#06c;stroke-width:2;"
     "stroke-dasharray:none} .frame{fill:none;stroke:#ddd}"
@@ -98,39 +100,40 @@ def _scene(scene: Scene, left: int, top: int) -> list[str]:
 
     def corner(name: str) -> tuple[int, int]:
         room, line = placed[name]
-        return left + 12 + room * _ROOM_WIDTH, top + 34 + line * _LINE_HEIGHT
+        down = _LOWER[_ROOMS[room]] + line * _LINE_HEIGHT
+        return left + 12 + room * _ROOM_WIDTH, top + 34 + down
 
-    drawn: dict[tuple[str, str], int] = {}
+    ends: dict[tuple[str, bool], int] = {}
+
+    def next_end(name: str, right: bool) -> tuple[int, int]:
+        """Where the next arrow touches this side of a box: each a little lower."""
+        count = ends[name, right] = ends.get((name, right), -1) + 1
+        x, y = corner(name)
+        return x + (_BOX[0] if right else 0), y + 8 + 10 * (count % 4)
+
     for holding, times in scene.edges:
-        pair = (_object(holding.holder), _object(holding.held))
-        at = drawn[pair] = drawn.get(pair, -1) + 1
-        out += _edge(holding, times, corner(pair[0]), corner(pair[1]), at)
+        holder, held = _object(holding.holder), _object(holding.held)
+        forward = placed[holder][0] <= placed[held][0]
+        out += _edge(holding, times, next_end(holder, forward), next_end(held, not forward))
     for name in placed:
         x, y = corner(name)
         references = f" ({number[name]})" if name in number else ""
         out.append(f'<rect x="{x}" y="{y}" width="{_BOX[0]}" height="{_BOX[1]}" rx="4"/>')
-        out.append(_text(x + 8, y + 17, shown_name(name) + references))
+        out.append(_text(x + 8, y + 27, shown_name(name) + references))
     if scene.freed:
         words = "freed: " + ", ".join(scene.freed)
         out.append(_text(left + 8, top + _height(scene) - 14, words, "gone"))
     return out
 
 
-def _edge(
-    holding: Holding, times: int, holder: tuple[int, int], held: tuple[int, int], at: int
-) -> list[str]:
-    """An arrow from box to box; `at` counts those between the same two."""
-    forward = holder[0] <= held[0]
-    # Arrows to the right leave above those to the left, so that both can be seen.
-    down = (8 if forward else 18) + 7 * at
-    start = holder[0] + (_BOX[0] if forward else 0), holder[1] + down
-    end = held[0] + (0 if forward else _BOX[0]), held[1] + down
+def _edge(holding: Holding, times: int, start: tuple[int, int], end: tuple[int, int]) -> list[str]:
+    """An arrow, with its reason where it begins."""
     kind = ' class="pins"' if holding.why.pins else ""
     words = shown_reason(holding) + (f" x{times}" if times > 1 else "")
-    x = min(start[0], end[0]) + 4
-    y = (start[1] + end[1]) // 2 + (-4 if forward else 14)
+    forward = start[0] <= end[0]
+    x = start[0] + (4 if forward else -4 - 5 * len(words))
     return [
         f'<line{kind} x1="{start[0]}" y1="{start[1]}" x2="{end[0]}" y2="{end[1]}" '
         'marker-end="url(#a)"/>',
-        _text(x, y, words, "r"),
+        _text(x, start[1] - 2, words, "r"),
     ]

@@ -25,7 +25,8 @@ from pyvmm.replay.liveness import Liveness, observe
 UNIVERSES = (STANDARD, FAMILY)
 """What is covered by default: two of everything in one process, one of everything in two."""
 MOST_DIFFERENCES = 10
-THREADS = 8
+THREADS = 32
+"""Replays at a time in one process: they wait for the kernel, more than they work."""
 
 Taken = tuple[State, Operation]
 
