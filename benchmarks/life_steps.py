@@ -67,7 +67,7 @@ def _live(clock: _Clock) -> None:
     plan = plan_boot(config.image, layout, config.command_line, config.initrd, name=config.name)
     clock.done("configuration, boot plan")
     with ExitStack() as stack:
-        system = stack.enter_context(open_host(HostChoice.AUTO))
+        system = stack.enter_context(open_host(HostChoice.AUTO).system)
         clock.done("open /dev/kvm")
         system.capabilities()
         clock.done("capabilities, host's CPUID")
