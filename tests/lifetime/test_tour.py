@@ -24,7 +24,9 @@ DESIGNS = (file_pins_vm(), memslot_pins_file())
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda d: d.name)
-@pytest.mark.parametrize("universe", [SMALL, FAMILY], ids=lambda u: u.name)
+@pytest.mark.parametrize(
+    "universe", [SMALL, pytest.param(FAMILY, marks=pytest.mark.slow)], ids=lambda u: u.name
+)
 def test_the_sequences_take_every_transition_of_the_explorers_graph(
     design: Design, universe: Universe
 ) -> None:

@@ -31,6 +31,7 @@ def test_parts_are_put_between_their_markers() -> None:
         put(document, {})
 
 
+@pytest.mark.slow
 def test_a_property_that_fails_has_its_story_and_every_claim_a_verdict() -> None:
     parts = generated(Evidence(SMALL, (2,)))
     rows = parts["properties"].splitlines()

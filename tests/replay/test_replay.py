@@ -78,6 +78,7 @@ def replay(
         return replayer.replay(operations)
 
 
+@pytest.mark.slow
 def test_every_transition_of_the_small_universe(
     system: System, linux: Design, lives: Liveness
 ) -> None:
