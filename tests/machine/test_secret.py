@@ -29,7 +29,7 @@ MEMORY = 4 * MIB
 KEY = 0x5EC2E7
 """The seed of the secret; other tests have others, for what they read may still be lying about."""
 SHARED, TAKEN = KEY + 2, KEY + 4
-WORDS = tuple(range(0, PAGE_SIZE, 520))
+WORDS = tuple(range(0, PAGE_SIZE, 1040))
 """Words that are looked for, all over the page."""
 ZEROES = bytes(PAGE_SIZE)
 
