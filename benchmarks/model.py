@@ -33,7 +33,7 @@ from pyvmm.memory.layout import MIB, PAGE_SIZE
 
 NAME = "model"
 TITLE = "the model: guest instructions, time to hello's first byte, conversions"
-RUNS = 21
+RUNS = 15
 
 _SIZES = {"4 KiB": (PAGE_SIZE, 256, 4096), "2 MiB": (2 * MIB, 16, 256)}
 """Of a range; how many the guest converts, and how many the host."""
