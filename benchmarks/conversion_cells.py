@@ -76,7 +76,13 @@ class Cell:
                 return {"implicit_to_private_per_s": done / to_private}
 
 
-SIZES = {"4 KiB": PAGE_SIZE, "2 MiB": 2 * MIB, "1 GiB": GIB}
+_SIZES = {"4 KiB": PAGE_SIZE, "2 MiB": 2 * MIB, "1 GiB": GIB}
+
+
+def sizes(scale: float = 1.0) -> dict[str, int]:
+    """The sizes of ranges, by name. One of 1 GiB cannot be made fewer: left out below scale 1."""
+    return {name: size for name, size in _SIZES.items() if scale >= 1 or size < GIB}
+
 
 _CELLS = {
     PAGE_SIZE: (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import baselines, in_lab
-from benchmarks.conversion_cells import SIZES, cells, cells_of_python
+from benchmarks.conversion_cells import cells, cells_of_python, sizes
 from benchmarks.figures import at_least
 from benchmarks.measure import Comparison, Effort, Result, Step
 from pyvmm.memory.layout import PAGE_SIZE
@@ -27,15 +27,17 @@ def run(effort: Effort, step: Step) -> Result:
         "benchmarks.conversions_inside", [program, guest, effort.runs, effort.scale], step
     )
     subjects = [
-        in_lab.told(f"{name}, {label}", what) for label in SIZES for name, what in _WHAT.items()
+        in_lab.told(f"{name}, {label}", what)
+        for label in sizes(effort.scale)
+        for name, what in _WHAT.items()
     ]
-    return in_lab.take_in(Result(NAME, TITLE, subjects, {}, comparisons()), answer)
+    return in_lab.take_in(Result(NAME, TITLE, subjects, {}, comparisons(effort.scale)), answer)
 
 
-def comparisons() -> list[Comparison]:
+def comparisons(scale: float = 1.0) -> list[Comparison]:
     """Every rate of pyvmm has a target; those of the Python path have none."""
     found = []
-    for label, size in SIZES.items():
+    for label, size in sizes(scale).items():
         target = at_least(0.7 if size == PAGE_SIZE else 0.95)
         baseline = f"C, {label}"
         for cell in cells(size):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import baselines, conversion_cells, conversions_pyvmm, in_lab, system_calls
-from benchmarks.conversion_cells import SIZES, Cell, Kind
+from benchmarks.conversion_cells import Cell, Kind, sizes
 from benchmarks.figures import Sample
 from benchmarks.measure import Effort, Subject, Table, take_turns
 from pyvmm.memory.layout import PAGE_SIZE
@@ -81,7 +81,7 @@ class _Turn:
 
 
 def _turns(measures: Mapping[str, Measure], scale: float) -> Iterator[_Turn]:
-    for label, size in SIZES.items():
+    for label, size in sizes(scale).items():
         fewer = {cell.what: cell for cell in conversion_cells.cells_of_python(size, scale)}
         for cell in conversion_cells.cells(size, scale):
             for name, measure in measures.items():
