@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from benchmarks import baselines, conversions, in_lab
-from benchmarks.conversion_cells import DATA_GPA, MARK, SIZES, Cell, Kind, cells, cells_of_python
+from benchmarks.conversion_cells import DATA_GPA, MARK, Cell, Kind, cells, cells_of_python, sizes
 from benchmarks.figures import Sample
 from benchmarks.measure import CannotRunError, Result, Table
 
@@ -40,7 +40,7 @@ def test_rates_are_of_both_directions_where_there_are_two() -> None:
     assert Cell(Kind.TO_PRIVATE, 4096, 8).figures(4.0, 0.0) == {"implicit_to_private_per_s": 2}
 
 
-@pytest.mark.parametrize("size", list(SIZES.values()))
+@pytest.mark.parametrize("size", list(sizes().values()))
 def test_data_fit_below_the_hole_at_any_scale(size: int) -> None:
     for scale in (0.001, 0.2, 1.0):
         for cell in (*cells(size, scale), *cells_of_python(size, scale)):
@@ -50,7 +50,7 @@ def test_data_fit_below_the_hole_at_any_scale(size: int) -> None:
 
 def test_every_rate_of_pyvmm_has_a_target_at_every_size() -> None:
     gated = {(one.subject, one.figure) for one in conversions.comparisons() if one.target}
-    for label, size in SIZES.items():
+    for label, size in sizes().items():
         for cell in cells(size):
             for figure in cell.figures(1.0, 1.0):
                 assert (f"pyvmm, {label}", figure) in gated
