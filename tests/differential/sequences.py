@@ -124,7 +124,7 @@ def operations(profile: Profile, *, private: bool) -> st.SearchStrategy[Operatio
             2,
             _some(
                 CreateFile,
-                product("ABC", [8 * PAGE, 4 * PAGE, PAGE, 1 << 40], flags),
+                product("ABC", [8 * PAGE, 4 * PAGE, PAGE, 1 << 24], flags),
                 [
                     *product("A", [0, 1, PAGE + 1, 1 << 63, _MINUS_PAGE], [0]),
                     *product("A", [PAGE], [1, 2, 3, 4, 1 << 63]),

