@@ -52,7 +52,7 @@ bench: $(TOOLS) guests ## the benchmarks, as ratios against C and QEMU measured 
 
 .PHONY: differential
 differential: $(TOOLS) ## N random sequences of memory operations on /dev/kvm and on the model (N=20000)
-	PYVMM_DIFFERENTIAL=$(or $(N),20000) $(BIN)/pytest -q -s tests/differential $(ARGS)
+	PYVMM_DIFFERENTIAL_SEED=$(or $(SEED),0) PYVMM_DIFFERENTIAL=$(or $(N),20000) $(BIN)/pytest -q -s tests/differential $(ARGS)
 
 .PHONY: test-oldest
 test-oldest: guests ## the tests with the oldest versions of every dependency that we claim to work with
