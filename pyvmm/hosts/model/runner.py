@@ -92,8 +92,8 @@ class Runner:
 
     def kick(self) -> None:
         """Make the present or next `run` end with `Interrupted`."""
+        # The watch stops the engine: from here it could be one that is being set up or freed.
         self._kicked = True
-        self.engine.stop()
         if self._controllers is not None:
             self._controllers.wake()
 
