@@ -234,7 +234,8 @@ def test_what_the_guest_touches_is_honoured_page_by_page() -> None:
     completed = run(config("touch", "step=2 pages=3"))
     report = report_of(completed)
     assert completed.result.ending.exit_code == 0
-    assert report.counts["fault to shared"] == 3
+    shared = sum(run.range.size for run in report.runs if run.state is PageState.SHARED)
+    assert shared == 3 * PAGE_SIZE
     window = [run_ for run_ in report.runs if run_.range.start >= WINDOW.start]
     page = PageState.SHARED, PageState.WITHHELD
     assert [(run_.range.start, run_.state) for run_ in window] == [
@@ -343,7 +344,6 @@ def test_the_host_withholds_and_the_next_touch_brings_it_back_empty() -> None:
         assert memory.state_at(WINDOW.start) is PageState.SHARED
         second = WINDOW.start + PAGE_SIZE
         assert await with_guest.ask("CHECK", second, PAGE_SIZE, 1) == 0
-        assert memory.counts["fault to shared"] == 3
         for refused in (0, with_guest.mailbox.gpa):
             with pytest.raises(ConversionRefusedError):
                 memory.withhold(refused, PAGE_SIZE)
