@@ -15,7 +15,7 @@ from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.kvm.system import System
 
-from .guests import PLAIN_FAULT, Guest, RunningGuest
+from .guests import MMIO, PLAIN_FAULT, Guest, RunningGuest
 from .operations import ARENA, WOULD_BUS, GuestTouch, HostTouch, MapFile, Operation, SetSlot
 from .world import PAGE, World, result_of
 
@@ -116,6 +116,9 @@ class Pair:
         told = [f"VMs of type {kind.name}"]
         kvm, model = self._worlds(kind)
         with closing(kvm), closing(model):
+            # KVM remembers that a page without a slot is MMIO, and setting the attribute of such a
+            # page does not make it forget (seen on 7.3).
+            had_mmio = False
             looks: list[Operation] = [GuestTouch(ARENA + page * PAGE + page) for page in LOOKED_AT]
             if not any(isinstance(operation, GuestTouch) for operation in sequence):
                 looks = []  # A processor for nothing else would take most of the time.
@@ -124,7 +127,9 @@ class Pair:
                 modelled = result_of(lambda op=operation: op.run(model))  # type: ignore[misc]
                 self.counted.note(operation, real)
                 line = f"{number:3}. {operation}"
-                if not same(operation, real, modelled):
+                stale = had_mmio and real == MMIO and " private EFAULT" in modelled
+                had_mmio = had_mmio or real == MMIO
+                if not stale and not same(operation, real, modelled):
                     return "\n".join([*told, line, f"     KVM: {real}", f"     model: {modelled}"])
                 told.append(f"{line}  ->  {real}")
             there, here = kvm.contents(), model.contents()
