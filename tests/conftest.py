@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -50,3 +51,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if mark in REQUIRED:
             pytest.fail(f"{mark} is required here, but {reason}")
         pytest.skip(reason)
+
+
+KEPT_OPEN = 4
+"""Descriptors that a test may leave open: a library opened for good, a cache."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """A module that leaves descriptors open fails: what it leaks, others would stumble over."""
+    yield
+    if nextitem is not None and nextitem.path == item.path:
+        return
+    now = len(os.listdir("/proc/self/fd"))
+    before = item.session.stash.get(_OPEN_BEFORE, now)
+    item.session.stash[_OPEN_BEFORE] = now
+    if now > before + KEPT_OPEN:
+        pytest.fail(f"{item.path.name} left {now - before} descriptors open")
+
+
+_OPEN_BEFORE = pytest.StashKey[int]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.stash[_OPEN_BEFORE] = len(os.listdir("/proc/self/fd"))

@@ -31,8 +31,8 @@ class KeepsContents(ModelVm):
     def create_guest_memfd(
         self, size: int, flags: GuestMemfdFlag = NO_GUEST_MEMFD_FLAGS
     ) -> ModelGuestMemfd:
-        right = super().create_guest_memfd(size, flags)
-        return HoleIsNone(right.size, flags, self, MAINLINE, Mapped())
+        with super().create_guest_memfd(size, flags) as right:
+            return HoleIsNone(right.size, flags, self, MAINLINE, Mapped())
 
 
 class ForgetsAttributes(ModelVm):

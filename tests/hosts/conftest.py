@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from pyvmm.errors import InternalError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.system import System
@@ -47,6 +49,20 @@ def watched() -> Iterator[list[Vcpu]]:
         watchdog.join()
 
 
+def end(vcpu: Vcpu) -> None:
+    """Close a vCPU even where a test failed and left a thread running it."""
+    deadline = time.monotonic() + RUNAWAY_SECONDS
+    while True:
+        try:
+            vcpu.close()
+            return
+        except InternalError:
+            if time.monotonic() > deadline:
+                raise
+            vcpu.kick()
+            time.sleep(0.01)
+
+
 @pytest.fixture
 def guest(system: System, watched: list[Vcpu]) -> Iterator[MakeGuest]:
     """Makes a guest that will run `code`; `prepare` sees the VM before its first vCPU."""
@@ -68,6 +84,7 @@ def guest(system: System, watched: list[Vcpu]) -> Iterator[MakeGuest]:
             guest = FlatGuest(vm, vcpu, ram)
             guest.write(ENTRY, code)
             watched.append(vcpu)
+            owned.callback(end, vcpu)
             return guest
 
         yield make
@@ -92,6 +109,7 @@ def private_guest(system: System, watched: list[Vcpu]) -> Iterator[private.MakeP
             guest = private.PrivateGuest(vm, vcpu, ram, file)
             private.load(guest, code)
             watched.append(vcpu)
+            owned.callback(end, vcpu)
             return guest
 
         yield make

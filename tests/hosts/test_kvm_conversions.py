@@ -305,7 +305,7 @@ def test_exclusive_keeps_the_fast_path_out(private_guest: MakePrivateGuest) -> N
         while not stop.is_set():
             made.vcpu.run()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     rounds = 0
     while rounds < 20:
@@ -343,7 +343,7 @@ def test_the_lock_is_not_taken_twice(guest: MakeGuest) -> None:
             order.append("other")
 
     with conversions.exclusive():
-        thread = threading.Thread(target=enter)
+        thread = threading.Thread(target=enter, daemon=True)
         thread.start()
         waiting.wait()
         thread.join(0.05)

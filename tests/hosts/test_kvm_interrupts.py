@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import time
 
 import pytest
@@ -20,6 +19,7 @@ from pyvmm.hosts.kvm.interrupts import Ioeventfd, Irqchip, IrqchipPin, Msi, MsiR
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Clock, Vm
 from pyvmm.hosts.registers import Regs
+from tests.readable import is_readable
 
 from .flat_guest import ENTRY, HALT_FOR_EVER, RAM_SIZE, MakeGuest
 
@@ -139,7 +139,7 @@ def test_ioeventfd(guest: MakeGuest, match: int | None) -> None:
         if match is not None:
             assert made.vcpu.run() == exits.IoOut(0x61, 1, 1, b"\x43")
         assert made.vcpu.run() == exits.Hlt()
-        assert select.select([eventfd], [], [], 0)[0]
+        assert is_readable(eventfd)
         assert os.eventfd_read(eventfd) == (2 if match is None else 1)
         made.vm.deassign_ioeventfd(eventfd, where)
         assert errno_of(made.vm.deassign_ioeventfd, eventfd, where) == errno.ENOENT

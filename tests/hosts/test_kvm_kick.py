@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 
@@ -13,6 +12,7 @@ from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts import exits
 from pyvmm.hosts.kvm.binding import lib
 from pyvmm.hosts.registers import Regs
+from tests.readable import wait_readable
 
 from .flat_guest import COUNT_TO_F1, OUT_F1_FOR_EVER, SPIN, MakeGuest
 
@@ -33,7 +33,7 @@ def test_kick_before_run_counts_once(guest: MakeGuest) -> None:
 def test_kick_of_a_guest_that_never_exits(guest: MakeGuest) -> None:
     vcpu = guest(SPIN).vcpu
     seen: list[exits.Exit] = []
-    thread = threading.Thread(target=lambda: seen.append(vcpu.run()))
+    thread = threading.Thread(target=lambda: seen.append(vcpu.run()), daemon=True)
     thread.start()
     vcpu.kick()
     thread.join()
@@ -46,9 +46,9 @@ def test_a_kick_during_run_is_used_up_by_it(guest: MakeGuest) -> None:
     made.write(0x2000, bytes.fromhex("e662"))
     made.vm.posted.post_port(0x61, write=True, read_value=None)
     seen: list[exits.Exit] = []
-    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
+    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()), daemon=True)
     thread.start()
-    select.select([made.vm.posted], [], [])  # the thread has arrived in the guest
+    wait_readable(made.vm.posted)  # the thread has arrived in the guest
     made.vcpu.kick()
     thread.join()
     assert seen == [exits.Interrupted()]
@@ -60,7 +60,7 @@ def test_kick_of_a_guest_whose_exits_are_all_posted(guest: MakeGuest) -> None:
     made = guest(OUT_F1_FOR_EVER)
     made.vm.posted.post_port(0xF1, write=True, read_value=None)
     seen: list[exits.Exit] = []
-    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
+    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()), daemon=True)
     thread.start()
     made.vcpu.kick()
     thread.join()
@@ -78,7 +78,7 @@ def test_every_acknowledged_kick_interrupts_exactly_once(guest: MakeGuest) -> No
             assert vcpu.run() == exits.Interrupted()
             interrupted.release()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     for _ in range(kicks):
         vcpu.kick()
@@ -97,7 +97,7 @@ def test_many_kicks_lose_no_access(guest: MakeGuest) -> None:
         while not stop.is_set():
             vcpu.kick()
 
-    kickers = [threading.Thread(target=kick) for _ in range(2)]
+    kickers = [threading.Thread(target=kick, daemon=True) for _ in range(2)]
     for thread in kickers:
         thread.start()
     values: list[int] = []
@@ -125,7 +125,7 @@ def test_kick_after_close_does_nothing(guest: MakeGuest) -> None:
 
 def test_kick_after_the_thread_has_gone(guest: MakeGuest) -> None:
     vcpu = guest(COUNT_TO_F1).vcpu
-    thread = threading.Thread(target=vcpu.run)
+    thread = threading.Thread(target=vcpu.run, daemon=True)
     thread.start()
     thread.join()
     for _ in range(100):
@@ -142,7 +142,7 @@ def test_kicks_while_closing(guest: MakeGuest) -> None:
         while not stop.is_set():
             vcpu.kick()
 
-    thread = threading.Thread(target=kick)
+    thread = threading.Thread(target=kick, daemon=True)
     thread.start()
     for _ in range(20):
         assert vcpu.run() == exits.Interrupted()
@@ -156,9 +156,9 @@ def test_the_owner_is_told_when_it_closes_or_runs_a_running_vcpu(guest: MakeGues
     made = guest(bytes.fromhex("e661 ebfe"))
     vcpu = made.vcpu
     made.vm.posted.post_port(0x61, write=True, read_value=None)
-    thread = threading.Thread(target=vcpu.run)
+    thread = threading.Thread(target=vcpu.run, daemon=True)
     thread.start()
-    select.select([made.vm.posted], [], [])  # the thread has arrived in the guest
+    wait_readable(made.vm.posted)  # the thread has arrived in the guest
     with pytest.raises(SystemCallError, match="EBUSY"):
         vcpu.complete()
     with pytest.raises(InternalError, match="another thread"):
@@ -182,7 +182,7 @@ def test_a_blocked_kick_signal_does_not_disarm_kicks(guest: MakeGuest) -> None:
         ready.set()
         seen.append(vcpu.run())
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     ready.wait()
     vcpu.kick()

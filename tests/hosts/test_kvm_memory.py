@@ -6,7 +6,6 @@ import errno
 import fcntl
 import gc
 import os
-import select
 import threading
 from collections.abc import Iterator
 
@@ -21,6 +20,7 @@ from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
+from tests.readable import wait_readable
 
 from .flat_guest import MakeGuest
 
@@ -283,9 +283,9 @@ def test_a_memslot_goes_while_its_vcpu_runs(guest: MakeGuest, backing: Mapping) 
     made.vm.posted.post_port(0x61, write=True, read_value=None)
     made.vm.set_memslot(Memslot(1, 0x10000, PAGE, backing.hva))
     seen: list[exits.Exit] = []
-    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()))
+    thread = threading.Thread(target=lambda: seen.append(made.vcpu.run()), daemon=True)
     thread.start()
-    select.select([made.vm.posted], [], [])  # the thread has arrived in the guest
+    wait_readable(made.vm.posted)  # the thread has arrived in the guest
     made.vm.set_memslot(Memslot(1, 0x10000, 0, 0))
     made.vm.set_memslot(Memslot(1, 0x20000, PAGE, backing.hva))
     made.vcpu.kick()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 
 import pytest
@@ -10,16 +9,13 @@ import pytest
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.kvm.posted import PostedRing
+from tests.readable import is_readable, wait_readable
 
 from .flat_guest import COUNT_TO_F1, ENTRY, MakeGuest, enter_at
 
 pytestmark = pytest.mark.kvm
 
 BYTES = [number & 0xFF for number in range(4096)]
-
-
-def is_readable(ring: PostedRing) -> bool:
-    return bool(select.select([ring], [], [], 0)[0])
 
 
 def test_posted_and_ordinary_writes_keep_their_order(guest: MakeGuest) -> None:
@@ -105,11 +101,11 @@ def test_drained_while_it_runs(guest: MakeGuest) -> None:
         while not stop.is_set():
             assert made.vcpu.run() in {exits.PostedFull(), exits.Interrupted()}
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     values = bytearray()
     while len(values) < len(BYTES):
-        select.select([ring], [], [])
+        wait_readable(ring)
         for port, data in ring.drain():
             assert port == 0xF1
             values += data
@@ -140,12 +136,14 @@ def test_two_vcpus_each_in_order(guest: MakeGuest) -> None:
             while not stop.is_set():
                 assert vcpu.run() in {exits.PostedFull(), exits.Interrupted()}  # type: ignore
 
-        threads = [threading.Thread(target=run, args=(vcpu,)) for vcpu in (made.vcpu, other)]
+        threads = [
+            threading.Thread(target=run, args=(vcpu,), daemon=True) for vcpu in (made.vcpu, other)
+        ]
         for thread in threads:
             thread.start()
         streams: dict[int, bytearray] = {0xF1: bytearray(), 0xF2: bytearray()}
         while min(len(stream) for stream in streams.values()) < 2000:
-            select.select([made.vm.posted], [], [])
+            wait_readable(made.vm.posted)
             for port, data in made.vm.posted.drain():
                 streams[port] += data
         stop.set()

@@ -98,6 +98,13 @@ class Kernel:
         return PageState.PRIVATE if self.memory[page].two_sided else PageState.WITHHELD
 
 
+@pytest.mark.parametrize(("gpa", "size"), [(-PAGE_SIZE, 0), (0, 0), (0, -PAGE_SIZE)])
+def test_nothing_is_empty_wherever_it_is(gpa: int, size: int) -> None:
+    nothing = RegionTable(())
+    assert plan_withhold(gpa, size, nothing) is Refusal.EMPTY
+    assert plan(request(gpa, size, Side.PRIVATE), nothing) is Refusal.EMPTY
+
+
 @settings(deadline=None)
 @given(
     table=tables(),

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -28,6 +29,13 @@ SHARED = MemoryAttribute(0)
 @pytest.fixture
 def system() -> ModelSystem:
     return ModelSystem()
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """Memory that lives to the end of the test, where the test does not end it itself."""
+    with ExitStack() as owned:
+        yield owned
 
 
 @pytest.fixture
@@ -56,8 +64,9 @@ def byte(vm: ModelVm, gpa: int) -> ctypes.c_ubyte:
     return ctypes.c_ubyte.from_address(at)
 
 
-def test_both_sides_keep_their_contents(system: ModelSystem, vm: ModelVm) -> None:
-    ram, file = system.map_anonymous(4 * PAGE), vm.create_guest_memfd(4 * PAGE)
+def test_both_sides_keep_their_contents(system: ModelSystem, vm: ModelVm, owned: ExitStack) -> None:
+    ram = owned.enter_context(system.map_anonymous(4 * PAGE))
+    file = owned.enter_context(vm.create_guest_memfd(4 * PAGE))
     vm.set_memslot(Memslot(1, GPA, 4 * PAGE, ram.hva, guest_memfd=file))
     byte(vm, GPA + PAGE).value = 1
     before = vm.memory.generation
@@ -86,8 +95,8 @@ def test_nothing_changes_where_nothing_changes(vm: ModelVm) -> None:
     assert vm.memory.generation == before
 
 
-def test_private_without_a_private_side(system: ModelSystem, vm: ModelVm) -> None:
-    ram = system.map_anonymous(PAGE)
+def test_private_without_a_private_side(system: ModelSystem, vm: ModelVm, owned: ExitStack) -> None:
+    ram = owned.enter_context(system.map_anonymous(PAGE))
     vm.set_memslot(Memslot(1, GPA, PAGE, ram.hva))
     vm.set_memory_attributes(GPA, 2 * PAGE, PRIVATE)
     assert address(vm, GPA) is None
@@ -97,15 +106,17 @@ def test_private_without_a_private_side(system: ModelSystem, vm: ModelVm) -> Non
     assert vm.memory.blocked(GPA + 2 * PAGE, 1, True) is None
 
 
-def test_a_read_only_slot(system: ModelSystem, vm: ModelVm) -> None:
-    ram = system.map_anonymous(PAGE)
+def test_a_read_only_slot(system: ModelSystem, vm: ModelVm, owned: ExitStack) -> None:
+    ram = owned.enter_context(system.map_anonymous(PAGE))
     vm.set_memslot(Memslot(1, GPA, PAGE, ram.hva, MemslotFlag.READONLY))
     assert [span.writable for span in vm.memory.spans()] == [False]
     assert vm.memory.blocked(GPA, 1, True) is None
 
 
-def test_unmapping_takes_the_memory_from_the_guest(system: ModelSystem, vm: ModelVm) -> None:
-    ram = system.map_anonymous(PAGE)
+def test_unmapping_takes_the_memory_from_the_guest(
+    system: ModelSystem, vm: ModelVm, owned: ExitStack
+) -> None:
+    ram = owned.enter_context(system.map_anonymous(PAGE))
     vm.set_memslot(Memslot(1, GPA, PAGE, ram.hva))
     late = byte(vm, GPA)
     late.value = 7
@@ -119,9 +130,9 @@ def test_unmapping_takes_the_memory_from_the_guest(system: ModelSystem, vm: Mode
         ram.view()
 
 
-def test_a_file_lives_as_long_as_a_mapping(system: ModelSystem) -> None:
+def test_a_file_lives_as_long_as_a_mapping(system: ModelSystem, owned: ExitStack) -> None:
     with system.create_vm() as vm:
-        file = vm.create_guest_memfd(2 * PAGE, MAPPED)
+        file = owned.enter_context(vm.create_guest_memfd(2 * PAGE, MAPPED))
         one, two = file.map(), file.map()
         assert one.hva != two.hva
         vm.set_memslot(Memslot(1, GPA, 2 * PAGE, one.hva, guest_memfd=file))
@@ -143,9 +154,9 @@ def test_a_file_lives_as_long_as_a_mapping(system: ModelSystem) -> None:
         vm.set_memslot(Memslot(1, GPA, 0, 0))
 
 
-def test_a_slot_on_a_mapping_of_a_file(system: ModelSystem) -> None:
+def test_a_slot_on_a_mapping_of_a_file(system: ModelSystem, owned: ExitStack) -> None:
     with system.create_vm() as vm:
-        file = vm.create_guest_memfd(PAGE, MAPPED)
+        file = owned.enter_context(vm.create_guest_memfd(PAGE, MAPPED))
         mapping = file.map()
         vm.set_memslot(Memslot(1, GPA, PAGE, mapping.hva))
         byte(vm, GPA).value = 4
@@ -155,8 +166,8 @@ def test_a_slot_on_a_mapping_of_a_file(system: ModelSystem) -> None:
             assert view[0] == 4
 
 
-def test_a_closed_vm(system: ModelSystem) -> None:
-    ram = system.map_anonymous(PAGE)
+def test_a_closed_vm(system: ModelSystem, owned: ExitStack) -> None:
+    ram = owned.enter_context(system.map_anonymous(PAGE))
     vm = system.create_vm()
     vm.set_memslot(Memslot(1, GPA, PAGE, ram.hva))
     vm.hold()
@@ -184,13 +195,13 @@ def test_discarding(system: ModelSystem) -> None:
                 ram.discard(offset, size)
 
 
-def test_behaviours_differ_by_profile() -> None:
+def test_behaviours_differ_by_profile(owned: ExitStack) -> None:
     errors = {}
     for profile in (MAINLINE, SHARED_ONLY, FIRST_MERGED):
         system = ModelSystem(profile)
         kind = VmType.DEFAULT if profile is SHARED_ONLY else VmType.SW_PROTECTED
         with system.create_vm(kind) as vm:
-            file = vm.create_guest_memfd(PAGE)
+            file = owned.enter_context(vm.create_guest_memfd(PAGE))
             vm.set_memslot(Memslot(1, GPA, PAGE, 0, guest_memfd=file))
             again = Memslot(2, 2 * GPA, PAGE, 0, guest_memfd=file)
             errors[profile.name] = errno_of(vm.set_memslot, again)
