@@ -184,8 +184,10 @@ _REFUSALS = {
 
 
 def _checked_parts(gpa: int, size: int, regions: RegionTable) -> tuple[RegionPart, ...] | Refusal:
-    if gpa < 0 or size < 0:
-        return Refusal.EMPTY if size < 0 else Refusal.UNCOVERED
+    if size < 0:
+        return Refusal.EMPTY
+    if gpa < 0:
+        return Refusal.UNCOVERED if size else Refusal.EMPTY
     refused = set_attributes(SetRangeAttributes(gpa, size, 0, private_vm=True), MAINLINE)
     if refused is not None:
         return _REFUSALS[refused.rule]
