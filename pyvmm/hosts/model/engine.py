@@ -132,6 +132,8 @@ class Engine:
         self._generation: int | None = None
         self._trap = -1
         self._missed: Unreachable | None = None
+        self._is_executing = False
+        self._code_is_stale = False
         self._tables = bytearray(_CONTROL_SIZE)
         handle = c_void_p()
         unicorn.check(
@@ -265,7 +267,17 @@ class Engine:
                 self._mapped[key] = span
         if not first:
             self.forget_translations()
-            unicorn.control(handle, unicorn.CTL_TB_FLUSH)
+            self._code_is_stale = True
+            if self._is_executing:
+                self.stop()
+            else:
+                self._forget_code()
+
+    def _forget_code(self) -> None:
+        """Drop translated code, but never while a block of it executes: others get linked to it."""
+        if self._code_is_stale:
+            self._code_is_stale = False
+            unicorn.control(self._handle, unicorn.CTL_TB_FLUSH)
 
     def unmap_all(self) -> None:
         """Leave the guest no memory at all."""
@@ -319,7 +331,12 @@ class Engine:
         self._missed = None
         self.state.forget_exception()
         self._library.uc_context_restore(self._handle, self._context)
-        code = self._library.uc_emu_start(self._handle, self.state.rip, 0, 0, 0)
+        self._is_executing = True
+        try:
+            code = self._library.uc_emu_start(self._handle, self.state.rip, 0, 0, 0)
+        finally:
+            self._is_executing = False
+        self._forget_code()
         self.load()
         if self._trap >= 0:
             known = self._trap - EXIT if self._trap >= EXIT else EXCEPTION + self._trap
