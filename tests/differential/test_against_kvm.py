@@ -31,7 +31,7 @@ from .sequences import sequences
 
 pytestmark = [pytest.mark.kvm, pytest.mark.slow]
 
-AT_ONCE = 1000
+AT_ONCE = 3000
 """Sequences of a kind; one costs some 5 ms."""
 WITH_PROCESSOR = 10
 """A processor of the model's makes a sequence this many times as long."""
