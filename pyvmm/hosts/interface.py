@@ -8,7 +8,7 @@ KVM its subclass KvmError) unless they say otherwise.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -74,6 +74,15 @@ class GuestMapping(Owned, Protocol):
 
     def resident(self, offset: int, size: int) -> int:
         """How many bytes of [offset, offset + size), page-aligned, take memory of the host."""
+        ...
+
+    def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where [offset, offset + size), page-aligned, may hold anything but zeroes: (start, end).
+
+        Bytes from the mapping's start, ascending, whole pages; found out as it goes, so a page that
+        is first written to meanwhile may be missed. What is swapped out is data. To look at the
+        rest would take memory of the host for nothing. Raises as `discard`.
+        """
         ...
 
 

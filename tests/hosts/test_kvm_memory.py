@@ -335,3 +335,20 @@ def test_every_fd_is_close_on_exec(system: System, guest: MakeGuest) -> None:
         for owner in owners:
             assert fcntl.fcntl(owner.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     assert [owner.fd for owner in (file, vm_stats, vcpu_stats)] == [-1, -1, -1]
+
+
+def test_a_mapping_tells_where_its_data_is(system: System) -> None:
+    with system.map_anonymous(16 * PAGE) as mapping:
+        assert list(mapping.data(0, 16 * PAGE)) == []
+        with mapping.view() as view:
+            view[3 * PAGE] = 1
+            view[4 * PAGE] = 0  # Touched: a page of zeroes.
+            view[15 * PAGE + 1] = 1
+        assert list(mapping.data(0, 16 * PAGE)) == [(3 * PAGE, 5 * PAGE), (15 * PAGE, 16 * PAGE)]
+        assert list(mapping.data(4 * PAGE, 2 * PAGE)) == [(4 * PAGE, 5 * PAGE)]
+        mapping.discard(3 * PAGE, PAGE)
+        assert list(mapping.data(0, 8 * PAGE)) == [(4 * PAGE, 5 * PAGE)]
+        with pytest.raises(UsageError, match="not in multiples of the page size"):
+            list(mapping.data(1, PAGE))
+    with pytest.raises(InternalError, match="closed"):
+        list(mapping.data(0, PAGE))

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
 
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
@@ -15,6 +16,7 @@ from pyvmm.hosts.kvm.ownership import FdOwner, Owner
 _MAP_NORESERVE = 0x4000
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+_BLOCK = 2 << 20
 _TRY_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN})
 
 
@@ -25,11 +27,13 @@ class Mapping(Owner):
     guest's: it reads as zeroes. The file itself is let go at `close` in any case.
     """
 
-    def __init__(self, fd: int, size: int, what: str) -> None:
-        """Map the whole of the file `fd`, which the mapping does not own.
+    def __init__(self, fd: int, size: int, what: str, *, file: FdOwner | None = None) -> None:
+        """Map the whole of the file `fd`, which the mapping does not own, unless it is `file`'s.
 
-        Raises `SystemCallError`.
+        `file` is one that can be asked where it has data (lseek(2), SEEK_DATA): a guest_memfd
+        cannot. Raises `SystemCallError`.
         """
+        self._file = file
         flags = mmap.MAP_SHARED | _MAP_NORESERVE
         self._hva = check(lib.pyvmm_map(fd, size, flags, 0), f"map {size} bytes of {what}")
         self._size = size
@@ -81,6 +85,35 @@ class Mapping(Owner):
         self._require_range(offset, size, attempt)
         return check(lib.pyvmm_resident_pages(self._hva + offset, size), attempt) * mmap.PAGESIZE
 
+    def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where [offset, offset + size) may hold anything but zeroes; see `interface`.
+
+        An anonymous memfd says it by itself. A guest_memfd cannot, but its pages are never swapped
+        out, so that those which are resident are all: told in blocks of 2 MiB.
+        """
+        attempt = f"look for data in {size} bytes at offset {offset:#x} of a mapping"
+        self._require_range(offset, size, attempt)
+        end = offset + size
+        if self._file is None:
+            for start in range(offset, end, _BLOCK):
+                stop = min(start + _BLOCK, end)
+                if self.resident(start, stop - start):
+                    yield start, stop
+            return
+        while offset < end:
+            if not self._open:
+                raise InternalError(attempt, "it has been closed")
+            try:
+                start = os.lseek(self._file.fd, offset, os.SEEK_DATA)
+                if start >= end:
+                    return
+                offset = min(end, os.lseek(self._file.fd, start, os.SEEK_HOLE))
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # No data from there on.
+                raise refused(error.errno or 0, attempt) from error
+            yield start, offset
+
     def _require_range(self, offset: int, size: int, attempt: str) -> None:
         if not self._open:
             raise InternalError(attempt, "it has been closed")
@@ -94,6 +127,8 @@ class Mapping(Owner):
         if not self._open:
             return
         self._open = False
+        if self._file is not None:
+            self._file.close()
         attempt = f"unmap {self._size} bytes at {self._hva:#x}"
         exporters = [exporter for known in self._exported if (exporter := known()) is not None]
         if not exporters:
@@ -188,7 +223,7 @@ class GuestMemfd(FdOwner):
 
 
 def map_anonymous(size: int) -> Mapping:
-    """`size` bytes of zeroes from a memfd that nothing but the mapping refers to.
+    """`size` bytes of zeroes from a memfd that nothing but the mapping refers to and owns.
 
     Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
     """
@@ -196,13 +231,15 @@ def map_anonymous(size: int) -> Mapping:
     if size <= 0 or size % mmap.PAGESIZE:
         raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
     try:
-        fd = os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC)
+        file = FdOwner(os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC))
     except OSError as error:
         raise refused(error.errno or 0, attempt) from error
     try:
-        os.ftruncate(fd, size)
-        return Mapping(fd, size, "an anonymous memfd")
+        os.ftruncate(file.fd, size)
+        return Mapping(file.fd, size, "an anonymous memfd", file=file)
     except OSError as error:
+        file.close()
         raise refused(error.errno or 0, attempt) from error
-    finally:
-        os.close(fd)
+    except BaseException:
+        file.close()
+        raise

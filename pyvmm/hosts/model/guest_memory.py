@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -43,6 +43,10 @@ class ModelMapping:
     def resident(self, offset: int, size: int) -> int:
         """Bytes that take memory of the host."""
         return self.memory.resident(offset, size)
+
+    def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where there may be anything but zeroes; see `interface`."""
+        return self.memory.data(offset, size)
 
     def close(self) -> None:
         """Unmap; a second call does nothing."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,7 @@ class HostMemory:
 
     def __init__(self, size: int, what: str, file: HostMemory | None = None) -> None:
         self._fd = -1
+        self._file = file
         attempt = f"map {size} bytes of {what}"
         if size <= 0 or size % mmap.PAGESIZE:
             raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
@@ -101,6 +103,24 @@ class HostMemory:
             attempt = f"count the pages of {self._what}"
             raise failed(attempt, OSError(number, os.strerror(number)))
         return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+    def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where [offset, offset + size) may hold anything but zeroes: (start, end), ascending."""
+        self._require(offset, size, "look for data in")
+        end = offset + size
+        fd = self._fd if self._file is None else self._file._fd
+        while offset < end:
+            self._require_open("look for data in")
+            try:
+                start = os.lseek(fd, offset, os.SEEK_DATA)
+                if start >= end:
+                    return
+                offset = min(end, os.lseek(fd, start, os.SEEK_HOLE))
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # No data from there on.
+                raise failed(f"look for data in {self._what}", error) from error
+            yield start, offset
 
     def _require_open(self, verb: str) -> None:
         if not self._open:

@@ -188,6 +188,8 @@ def test_discarding(system: ModelSystem) -> None:
             view[::PAGE] = b"abcd"
             ram.discard(PAGE, 2 * PAGE)
             ram.discard(4 * PAGE, 0)
+            assert list(ram.data(0, 4 * PAGE)) == [(0, PAGE), (3 * PAGE, 4 * PAGE)]
+            assert list(ram.data(PAGE, 2 * PAGE)) == []
             assert bytes(view[::PAGE]) == b"a\0\0d"
         assert ram.resident(3 * PAGE, PAGE) == PAGE
         for offset, size in ((1, PAGE), (0, 1), (-PAGE, PAGE), (0, 5 * PAGE)):
