@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import trio
 
@@ -35,13 +35,17 @@ class Child:
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self.command = shlex.join(command)
+        self.usage: resource.struct_rusage | None = None
+        """What it took (getrusage(2)), once it has ended."""
 
     @classmethod
-    def start(cls, command: Sequence[str], pass_fds: Sequence[int] = ()) -> Child:
-        """Start `command`, standard input empty, output and error as pipes to us.
+    def start(
+        cls, command: Sequence[str], pass_fds: Sequence[int] = (), stdin: int | None = None
+    ) -> Child:
+        """Start `command`, output and error as pipes to us; `stdin` is its standard input.
 
-        Raises `HostLacksError` where there is no such program, `SystemCallError` where the kernel
-        refuses.
+        None: that is empty. It writes no core file. Raises `HostLacksError` where there is no such
+        program, `SystemCallError` where the kernel refuses.
         """
         prctl = _libc_prctl()
         parent = os.getpid()
@@ -49,13 +53,14 @@ class Child:
         def die_with_parent() -> None:
             # Between fork and exec: nothing but system calls.
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             if os.getppid() != parent:
                 os._exit(1)
 
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=pass_fds,
@@ -79,7 +84,14 @@ class Child:
     @property
     def returncode(self) -> int | None:
         """As `subprocess` has it: the exit status, or minus the signal; None while it runs."""
-        return self._process.poll()
+        process = self._process
+        if process.returncode is None:
+            # Instead of Popen.poll, which does not keep what it took.
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                self.usage = usage
+                process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode
 
     def ending(self) -> str:
         """How it ended, in words."""
@@ -92,9 +104,9 @@ class Child:
 
     async def wait(self) -> int:
         """Wait until it has ended; `returncode`."""
-        while self._process.poll() is None:
+        while (code := self.returncode) is None:
             await trio.lowlevel.wait_readable(self._pidfd)
-        return self._process.returncode
+        return code
 
     async def pump(self, which: str, take: Callable[[bytes], object]) -> None:
         """Hand what it writes to "stdout" or "stderr" to `take`, until nobody has that open."""
@@ -106,7 +118,7 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
-        with suppress(ProcessLookupError):
+        if self.returncode is None:
             self._process.kill()
 
     async def end(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -51,6 +52,14 @@ class QmpRefusalError(PyvmmError):
     exit_code = ExitCode.SYSTEM_CALL
 
 
+@dataclass(frozen=True, slots=True)
+class QemuEvent:
+    """What QEMU told unasked: QMP's name of the event, and its data."""
+
+    name: str
+    data: Mapping[str, Any]
+
+
 class QemuPeer:
     """A QEMU that runs and answers. Made by `open_qemu`."""
 
@@ -58,6 +67,7 @@ class QemuPeer:
         self.child = child
         self._tail = b""
         self._client: QMPClient | None = None
+        self._heard_all = trio.Event()
 
     @property
     def last_lines(self) -> str:
@@ -104,9 +114,36 @@ class QemuPeer:
                 attempt, "" if self.child.returncode is not None else _reason(error)
             ) from error
 
+    async def wait(self) -> int:
+        """Wait until it has ended by itself, and all that it said is here; `Child.returncode`."""
+        from qemu.qmp import Runstate
+        from trio_asyncio import aio_as_trio
+
+        code = await self.child.wait()
+        with trio.move_on_after(_LAST_WORDS_PATIENCE):
+            if self._client is not None and self._client.runstate is Runstate.RUNNING:
+                await aio_as_trio(self._client.runstate_changed)()
+            await self._heard_all.wait()
+        return code
+
+    def events(self) -> tuple[QemuEvent, ...]:
+        """Those that have arrived so far; all there ever were, after `wait`."""
+        if self._client is None:
+            return ()
+        return tuple(
+            QemuEvent(str(one.get("event")), _mapping(one.get("data")))
+            for one in self._client.events.history
+        )
+
     async def query_status(self) -> str:
         """The run state: "running", "paused", "shutdown", ... (QMP's RunState)."""
         return str((await self.execute("query-status"))["status"])
+
+    async def _listen(self, on_output: Callable[[bytes], object]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.child.pump, "stderr", self._keep_tail)
+            nursery.start_soon(self.child.pump, "stdout", on_output)
+        self._heard_all.set()
 
     def _keep_tail(self, data: bytes) -> None:
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
@@ -115,7 +152,7 @@ class QemuPeer:
         # The connection breaks before the process is reaped and its last output read.
         with trio.move_on_after(_LAST_WORDS_PATIENCE):
             await self.child.wait()
-            await trio.sleep(0.02)
+            await self._heard_all.wait()
 
     async def _greet(self, end: socket.socket, patience: float) -> None:
         from qemu.qmp import QMPClient, QMPError
@@ -169,6 +206,10 @@ class QemuPeer:
                 await aio_as_trio(self._client.disconnect)()
 
 
+def _mapping(data: object) -> Mapping[str, Any]:
+    return data if isinstance(data, dict) else {}
+
+
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -178,13 +219,15 @@ async def open_qemu(
     command: Sequence[str],
     *,
     pass_fds: Sequence[int] = (),
+    stdin: int | None = None,
     on_output: Callable[[bytes], object] = lambda _: None,
     patience: float = PATIENCE,
 ) -> AsyncIterator[QemuPeer]:
     """Start `command`, a QEMU without a monitor of its own, and connect to it.
 
-    `pass_fds` are descriptors that it inherits; `on_output` gets what it writes to standard output.
-    When the block is left QEMU has ended and is reaped. Raises `HostLacksError` where it is not
+    `pass_fds` are descriptors that it inherits, `stdin` (None: empty) its standard input;
+    `on_output` gets what it writes to standard output. When the block is left QEMU has ended and
+    is reaped. Raises `HostLacksError` where it is not
     installed, `QemuError` where it dies, prints rubbish, or does not greet us within `patience`
     seconds.
     """
@@ -200,6 +243,7 @@ async def open_qemu(
                 "chardev=pyvmm-qmp,mode=control",
             ],
             (*pass_fds, theirs.fileno()),
+            stdin,
         )
         try:
             theirs.close()
@@ -219,8 +263,7 @@ async def _spoken_to(
     peer = QemuPeer(child)
     try:
         async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
-            nursery.start_soon(child.pump, "stderr", peer._keep_tail)
-            nursery.start_soon(child.pump, "stdout", on_output)
+            nursery.start_soon(peer._listen, on_output)
             try:
                 await peer._greet(end, patience)
                 yield peer
