@@ -86,6 +86,20 @@ class Segment:
     avl: int = 0
     unusable: int = 0
 
+    @property
+    def descriptor_flags(self) -> int:
+        """The attributes where a descriptor's upper half has them (SDM 3.4.5); no limit bits."""
+        return (
+            self.type << 8
+            | self.s << 12
+            | self.dpl << 13
+            | (self.present and not self.unusable) << 15
+            | self.avl << 20
+            | self.l << 21
+            | self.db << 22
+            | self.g << 23
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class DescriptorTable:
