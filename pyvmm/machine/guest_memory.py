@@ -158,6 +158,11 @@ class GuestMemory:
         """The page states as lines to print; `mark` is a GPA to point at."""
         return page_map(self.page_states(), mark)
 
+    def sides(self) -> tuple[MemorySides, ...]:
+        """Every region that has memory, ascending; one that is unplugged, too."""
+        with self._exclusive():
+            return tuple(sorted(self._sides.values(), key=lambda one: one.region.range.start))
+
     def residency(self) -> tuple[Residency, ...]:
         """What is really there on each side of each region, asked of the kernel.
 

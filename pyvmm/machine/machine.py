@@ -100,6 +100,11 @@ class Machine:
         return self._assembly.memory
 
     @property
+    def assembly(self) -> Assembly:
+        """What it is put together from: VM, memory, devices. Nothing in it is the caller's."""
+        return self._assembly
+
+    @property
     def is_paused(self) -> bool:
         """Whether `pause` is in force."""
         return self._control.is_paused

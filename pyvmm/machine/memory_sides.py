@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -87,6 +88,24 @@ class MemorySides:
         """`size` bytes of the shared side from `gpa` on, all within the region."""
         offset = self._mapping_offset + self._offset(gpa)
         return bytes(self._view[offset : offset + size])
+
+    def view(self, range_: GpaRange) -> memoryview:
+        """The shared side of `range_`, all within the region: the memory itself.
+
+        Once the region is gone it reads as zeroes.
+        """
+        offset = self._mapping_offset + self._offset(range_.start)
+        return self._view[offset : offset + range_.size]
+
+    def data(self, range_: GpaRange) -> Iterator[GpaRange]:
+        """Where the shared side of `range_`, all within the region, may hold more than zeroes.
+
+        Ascending; of any alignment, cut to `range_`. Raises as `GuestMapping.data`.
+        """
+        first, last = range_.start & -PAGE_SIZE, -(-range_.end // PAGE_SIZE) * PAGE_SIZE
+        to_gpa = self.region.range.start - self._mapping_offset
+        for start, end in self._mapping.data(first - to_gpa, last - first):
+            yield GpaRange(max(start + to_gpa, range_.start), min(end + to_gpa, range_.end))
 
     def write(self, gpa: int, data: bytes | memoryview) -> None:
         """Copy `data` to the shared side at `gpa`, all within the region."""
