@@ -139,10 +139,10 @@ class GuestMemory:
 
     # -- questions --
 
-    def page_states(self) -> tuple[PageRun, ...]:
-        """Every page's state now, as ascending runs."""
+    def page_states(self, within: GpaRange | None = None) -> tuple[PageRun, ...]:
+        """Every page's state now, as ascending runs; cut to `within`, of whatever alignment."""
         with self._exclusive():
-            return self._states.snapshot()
+            return tuple(self._states.runs(within))
 
     def state_at(self, gpa: int) -> PageState | None:
         """The state of the page that holds `gpa`; None where there is no memory."""

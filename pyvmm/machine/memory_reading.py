@@ -6,11 +6,12 @@ allocates what is read), so the file behind the mapping is asked first where it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyvmm.errors import PyvmmError
 from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 
@@ -32,7 +33,7 @@ class Content:
 class NotReadableError(PyvmmError):
     """Some of the pages asked for are private or withheld: the host has no view of them."""
 
-    def __init__(self, attempt: str, runs: tuple[PageRun, ...]) -> None:
+    def __init__(self, attempt: str, runs: Sequence[PageRun]) -> None:
         told = ", ".join(
             f"{run.range.start:#x}-{run.range.end - 1:#x} {run.state.value}"
             for run in runs[:_TOLD_RUNS]
@@ -43,62 +44,85 @@ class NotReadableError(PyvmmError):
             f"the host cannot see all of it: {told}{more}",
             "x-pyvmm-pmemsave can leave such pages out",
         )
-        self.runs = runs
-
-
-def runs_in(memory: GuestMemory, asked: GpaRange) -> tuple[PageRun, ...]:
-    """The page states of `asked`, in bytes, cut to it, as of now; ascending."""
-    return tuple(
-        PageRun(_cut(run.range, asked), run.state)
-        for run in memory.page_states()
-        if run.range.overlaps(asked)
-    )
+        self.runs = tuple(runs)
 
 
 def unreadable(memory: GuestMemory, asked: GpaRange) -> tuple[PageRun, ...]:
-    """The runs of `asked` that the host cannot read, as of now; ascending."""
-    return tuple(run for run in runs_in(memory, asked) if run.state is not PageState.SHARED)
+    """The runs of `asked`, in bytes, that the host cannot read, as of now; ascending."""
+    return tuple(run for run in memory.page_states(asked) if run.state is not PageState.SHARED)
 
 
-def _cut(range_: GpaRange, within: GpaRange) -> GpaRange:
-    return GpaRange(max(range_.start, within.start), min(range_.end, within.end))
-
-
-def contents(memory: GuestMemory, asked: GpaRange) -> Iterator[Content]:
+def contents(
+    memory: GuestMemory, asked: GpaRange, left_out: list[PageRun] | None = None
+) -> Iterator[Content]:
     """What `asked`, in bytes, may hold beside zeroes and memory that is not there; ascending.
 
-    The guest may run meanwhile: then the contents are of different moments. Any thread. Raises
-    `NotReadableError` for a page that is not shared when it is its turn, `SystemCallError`.
+    The guest may run meanwhile: then the contents are of different moments. Pages that the host
+    cannot read when it is their turn go into `left_out`; without it they raise `NotReadableError`,
+    before the first content if they are known by then. Any thread. Raises `SystemCallError`.
     """
-    attempt = f"read {asked.size} bytes of guest memory at gpa {asked.start:#x}"
-    gone = unreadable(memory, asked)
-    if gone:
-        raise NotReadableError(attempt, gone)
     regions = memory.sides()
-    convertible = any(sides.region.two_sided for sides in regions)
-    most = COPIED if convertible else VIEWED
-    for sides in regions:
-        if not sides.region.range.overlaps(asked):
+    gone = list(unreadable(memory, asked))
+    if left_out is None:
+        _refuse(asked, gone)
+    if not gone and not any(sides.region.two_sided for sides in regions):
+        for sides, part in _overlapping(regions, asked):
+            for found in sides.data(part):
+                for piece in _cut(found, VIEWED):
+                    yield Content(piece.start, sides.view(piece))
+        return
+    for sides, part in _overlapping(regions, asked):
+        for block in _cut(part, COPIED):
+            yield from _copies(memory, sides, block, gone)
+            if left_out is None:
+                _refuse(asked, gone)
+    # What became private since its turn may have had no data then, which is not the same as zeroes.
+    gone.extend(unreadable(memory, asked))
+    if left_out is None:
+        _refuse(asked, gone)
+    else:
+        left_out.extend(gone)
+
+
+def _copies(
+    memory: GuestMemory, sides: MemorySides, block: GpaRange, gone: list[PageRun]
+) -> Iterator[Content]:
+    position = block.start
+    while position < block.end:
+        run = next(iter(memory.page_states(GpaRange(position, block.end))), None)
+        if run is None:
+            return  # The region went away meanwhile.
+        position = run.range.end
+        if run.state is not PageState.SHARED:
+            gone.append(run)
             continue
-        for found in sides.data(_cut(sides.region.range, asked)):
-            for part in _parts(found, most):
-                if not convertible:
-                    yield Content(part.start, sides.view(part))
-                    continue
-                data = memory.read(part.start, part.size)
-                if data is None:
-                    raise NotReadableError(attempt, unreadable(memory, part))
-                yield Content(part.start, data)
-    # What became private before its turn has no data here, which is not the same as zeroes.
-    gone = unreadable(memory, asked) if convertible else ()
-    if gone:
-        raise NotReadableError(attempt, gone)
+        for found in sides.data(run.range):
+            data = memory.read(found.start, found.size)
+            if data is None:
+                position = found.start  # Converted meanwhile: look again.
+                break
+            yield Content(found.start, data)
 
 
-def _parts(found: GpaRange, most: int) -> Iterator[GpaRange]:
-    """`found` in parts of at most `most` bytes."""
-    start = found.start
-    while start < found.end:
-        stop = min(found.end, (start // most + 1) * most)
+def _overlapping(
+    regions: Iterable[MemorySides], asked: GpaRange
+) -> Iterator[tuple[MemorySides, GpaRange]]:
+    for sides in regions:
+        region = sides.region.range
+        if region.overlaps(asked):
+            yield sides, GpaRange(max(region.start, asked.start), min(region.end, asked.end))
+
+
+def _cut(range_: GpaRange, most: int) -> Iterator[GpaRange]:
+    """`range_` in parts of at most `most` bytes, cut at multiples of that."""
+    start = range_.start
+    while start < range_.end:
+        stop = min(range_.end, (start // most + 1) * most)
         yield GpaRange(start, stop)
         start = stop
+
+
+def _refuse(asked: GpaRange, gone: Sequence[PageRun]) -> None:
+    if gone:
+        attempt = f"read {asked.size} bytes of guest memory at gpa {asked.start:#x}"
+        raise NotReadableError(attempt, gone)

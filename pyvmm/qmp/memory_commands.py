@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.machine.memory_reading import contents, runs_in
+from pyvmm.machine.memory_reading import contents
 from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.page_states import PageRun, PageStates
 from pyvmm.memory.page_walk import walk
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
 from pyvmm.qmp.memory_file import MemoryFile
@@ -44,20 +45,52 @@ async def pmemsave(machine: Machine, arguments: Arguments) -> object:
 
     Unlike QEMU it refuses a range without any memory, and one that the host cannot see all of.
     """
-    asked = asked_range("addr", arguments["val"], arguments["size"])
-    if asked.size and not runs_in(machine.memory, asked):
-        raise CommandError(
-            f"no guest memory in gpa {asked.start:#x}-{asked.end - 1:#x}; "
-            "x-pyvmm-query-page-states tells where there is some"
-        )
-    await in_thread(partial(save_physical, machine, asked, arguments["filename"]))
+    await _save_physical(machine, arguments, None)
     return {}
 
 
-def save_physical(machine: Machine, asked: GpaRange, path: str) -> None:
-    """Write `asked` to the file `path`; in a worker thread of trio's."""
+async def x_pyvmm_pmemsave(machine: Machine, arguments: Arguments) -> object:
+    """As pmemsave, with zeroes for pages that the host cannot see; says which ones these are."""
+    left_out: list[PageRun] = []
+    await _save_physical(machine, arguments, left_out)
+    return {
+        "left-out": [
+            {"start": run.range.start, "size": run.range.size, "state": run.state.value}
+            for run in joined(left_out)
+        ]
+    }
+
+
+async def _save_physical(
+    machine: Machine, arguments: Arguments, left_out: list[PageRun] | None
+) -> None:
+    asked = asked_range("addr", arguments["val"], arguments["size"])
+    if asked.size and not machine.memory.page_states(asked):
+        raise CommandError(f"no guest memory in gpa {asked.start:#x}-{asked.end - 1:#x}")
+    path = arguments["filename"]
+    await in_thread(partial(_write_physical, machine, asked, path, left_out))
+
+
+def joined(runs: Iterable[PageRun]) -> list[PageRun]:
+    """The same pages, ascending, none twice; of a page in two states the first seen counts."""
+    states = PageStates()
+    for run in runs:
+        whole = GpaRange(run.range.start & -PAGE_SIZE, -(-run.range.end // PAGE_SIZE) * PAGE_SIZE)
+        at = whole.start
+        for known in states.runs(whole):
+            if at < known.range.start:
+                states.add(GpaRange(at, known.range.start), run.state)
+            at = known.range.end
+        if at < whole.end:
+            states.add(GpaRange(at, whole.end), run.state)
+    return list(states.runs())
+
+
+def _write_physical(
+    machine: Machine, asked: GpaRange, path: str, left_out: list[PageRun] | None
+) -> None:
     # A refusal comes before the file is touched.
-    found = contents(machine.memory, asked)
+    found = contents(machine.memory, asked, left_out)
     first = next(found, None)
     with MemoryFile(path, _SAVED_MODE) as file:
         if first is not None:
@@ -116,5 +149,6 @@ _SAVED = (
 
 COMMANDS: tuple[Command, ...] = (
     Command("pmemsave", _SAVED, pmemsave),
+    Command("x-pyvmm-pmemsave", _SAVED, x_pyvmm_pmemsave),
     Command("memsave", (*_SAVED, Argument("cpu-index", Kind.INTEGER, optional=True)), memsave),
 )

@@ -352,3 +352,21 @@ def test_a_mapping_tells_where_its_data_is(system: System) -> None:
             list(mapping.data(1, PAGE))
     with pytest.raises(InternalError, match="closed"):
         list(mapping.data(0, PAGE))
+
+
+def test_a_mapped_guest_memfd_tells_where_its_data_is(system: System, vm: Vm) -> None:
+    if MAPPED not in system.capabilities().guest_memfd_flags:
+        pytest.skip("this KVM's guest_memfd cannot be mapped")
+    size = (4 << 20) + 3 * PAGE
+    with vm.create_guest_memfd(size, MAPPED) as file, file.map() as mapping:
+        assert list(mapping.data(0, size)) == []
+        touched = {0, 3, 511, 512, 1023, 1025}
+        with mapping.view() as view:
+            for page in touched:
+                view[page * PAGE] = 1
+        found = list(mapping.data(0, size))
+        assert {
+            start // PAGE for start, end in found for start in range(start, end, PAGE)
+        } == touched
+        assert found == sorted(found)
+        assert list(mapping.data(PAGE, 3 * PAGE)) == [(3 * PAGE, 4 * PAGE)]

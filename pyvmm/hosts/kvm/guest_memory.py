@@ -89,16 +89,14 @@ class Mapping(Owner):
         """Where [offset, offset + size) may hold anything but zeroes; see `interface`.
 
         An anonymous memfd says it by itself. A guest_memfd cannot, but its pages are never swapped
-        out, so that those which are resident are all: told in blocks of 2 MiB.
+        out, so that those which are resident are all.
         """
         attempt = f"look for data in {size} bytes at offset {offset:#x} of a mapping"
         self._require_range(offset, size, attempt)
         end = offset + size
         if self._file is None:
             for start in range(offset, end, _BLOCK):
-                stop = min(start + _BLOCK, end)
-                if self.resident(start, stop - start):
-                    yield start, stop
+                yield from self._resident_parts(start, min(start + _BLOCK, end))
             return
         while offset < end:
             if not self._open:
@@ -113,6 +111,16 @@ class Mapping(Owner):
                     return  # No data from there on.
                 raise refused(error.errno or 0, attempt) from error
             yield start, offset
+
+    def _resident_parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where [start, end) is resident, by halving what is so in parts only."""
+        resident = self.resident(start, end - start)
+        if resident == end - start:
+            yield start, end
+        elif resident:
+            middle = (start + end) // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+            yield from self._resident_parts(start, middle)
+            yield from self._resident_parts(middle, end)
 
     def _require_range(self, offset: int, size: int, attempt: str) -> None:
         if not self._open:

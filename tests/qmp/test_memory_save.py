@@ -1,0 +1,344 @@
+"""pmemsave and memsave: the guest's bytes, whole and unchanged, or an error and no harm."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyvmm.errors import PyvmmError
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.hosts.registers import Cr0, Cr4, Efer, Segment
+from pyvmm.machine.config import HostChoice
+from pyvmm.machine.machine import Machine
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.qmp.command import CommandError
+from pyvmm.qmp.memory_commands import COMMANDS
+from pyvmm.qmp.peer import open_qemu
+from tests.machine.guests import bundled
+from tests.machine.private_machines import Talk, config, talk
+
+from .guests import HOSTS, hanging, run, spinning
+
+MEMORY = 4 * MIB
+PATTERN = bytes(range(1, 252)) * 40
+"""Longer than two pages, and never the same at page boundaries."""
+
+
+async def save(machine: Machine, path: Path, val: int, size: int) -> bytes:
+    assert await run(COMMANDS, machine, "pmemsave", val=val, size=size, filename=str(path)) == {}
+    return content(path)
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+# -- pmemsave --
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_range_of_memory_is_saved_as_it_is(host: HostChoice, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with spinning(host, MEMORY) as machine:
+            machine.ram.write(2 * MIB + 100, PATTERN)
+            whole = machine.ram.read(0, MEMORY)
+            assert await save(machine, tmp_path / "whole", 0, MEMORY) == whole
+            for val, size in ((2 * MIB + 101, 9000), (2 * MIB + 5000, 1), (1, MEMORY - 1)):
+                expected = machine.ram.read(val, size)
+                assert await save(machine, tmp_path / "part", val, size) == expected
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_memory_that_was_never_touched_costs_nothing(host: HostChoice, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with spinning(host, 64 * MIB) as machine:
+            mapping = machine.ram.mapping
+            before = mapping.resident(0, 64 * MIB)
+            assert before < MIB
+            saved = tmp_path / "saved"
+            await run(COMMANDS, machine, "pmemsave", val=0, size=64 * MIB, filename=str(saved))
+            assert saved.stat().st_size == 64 * MIB
+            assert saved.stat().st_blocks * 512 < MIB
+            assert mapping.resident(0, 64 * MIB) == before
+
+    trio.run(main)
+
+
+def test_what_is_no_memory_is_zeroes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, MEMORY) as machine:
+            machine.ram.write(MEMORY - 4, b"last")
+            saved = await save(machine, tmp_path / "saved", MEMORY - 4, 3 * PAGE_SIZE)
+            assert saved == b"last".ljust(3 * PAGE_SIZE, b"\0")
+            assert await save(machine, tmp_path / "saved", 0, 0) == b""
+            assert await save(machine, tmp_path / "saved", 1 << 40, 0) == b""
+
+    trio.run(main)
+
+
+def test_a_file_is_made_and_emptied_as_qemu_does_it(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, MEMORY) as machine:
+            old = os.umask(0o027)
+            try:
+                await save(machine, saved, 0, PAGE_SIZE)
+            finally:
+                os.umask(old)
+            assert stat.S_IMODE(saved.stat().st_mode) == 0o640
+            saved.write_bytes(b"x" * 3 * PAGE_SIZE)
+            machine.ram.write(PAGE_SIZE, bytes(PAGE_SIZE))
+            assert await save(machine, saved, PAGE_SIZE, PAGE_SIZE) == bytes(PAGE_SIZE)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"filename": "/dev/full"}, "Could not write '/dev/full': No space left on device"),
+        ({"filename": "DIR/no/saved"}, "no/saved': No such file or directory"),
+        ({"filename": "DIR"}, "Is a directory"),
+        ({"filename": "DIR/a\0b"}, "null byte"),
+        ({"filename": "DIR/\udc00\ud800"}, "surrogates not allowed"),
+        ({"filename": ""}, "No such file or directory"),
+        ({"val": 1 << 40}, "no guest memory in gpa 0x10000000000-0x10000000fff"),
+        ({"val": -PAGE_SIZE}, "no guest memory in gpa 0xfffffffffffff000-0xffffffffffffffff"),
+        ({"val": -1}, "Invalid addr 0xffffffffffffffff/size 4096 specified"),
+        ({"size": -1}, "Invalid addr 0x0000000000000000/size -1 specified"),
+        ({"size": (1 << 63) - 1, "filename": "DIR/huge"}, "Could not write"),
+        ({"val": "0"}, "Invalid parameter type for 'val', expected: integer"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(arguments: dict[str, Any], told: str, tmp_path: Path) -> None:
+    given = {"val": 0, "size": PAGE_SIZE, "filename": "DIR/saved", **arguments}
+    given["filename"] = given["filename"].replace("DIR", str(tmp_path))
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, MEMORY) as machine:
+            # Something to write, so that a full device shows.
+            machine.ram.write(0, PATTERN)
+            with pytest.raises(CommandError) as caught:
+                await run(COMMANDS, machine, "pmemsave", **given)
+            assert told in caught.value.description
+            assert not (tmp_path / "saved").exists()
+            await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())  # It still runs.
+
+    trio.run(main)
+
+
+# -- files that are none --
+
+
+def test_a_fifo_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, MEMORY) as machine:
+            with pytest.raises(CommandError, match=r"Could not open .*fifo': No such device"):
+                await save(machine, tmp_path / "fifo", 0, PAGE_SIZE)
+
+    trio.run(main)
+
+
+def test_a_fifo_gets_all_of_it_and_trio_goes_on_meanwhile(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    end = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    got = bytearray()
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, MEMORY) as machine:
+            machine.ram.write(MIB, PATTERN)
+            expected = machine.ram.read(MIB - 100, 2 * MIB)
+            async with trio.open_nursery() as nursery:
+
+                async def save_it() -> None:
+                    await run(
+                        COMMANDS, machine, "pmemsave",
+                        val=MIB - 100, size=2 * MIB, filename=str(tmp_path / "fifo"),
+                    )  # fmt: skip
+
+                nursery.start_soon(save_it)
+                # This loop runs in the thread that saving must not block: the FIFO is small.
+                while len(got) < 2 * MIB:
+                    await trio.lowlevel.wait_readable(end)
+                    got.extend(os.read(end, 100_000))
+            assert bytes(got) == expected
+
+    try:
+        trio.run(main)
+    finally:
+        os.close(end)
+
+
+def test_saving_can_be_cancelled_though_nobody_takes_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    end = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, MEMORY) as machine:
+            with trio.move_on_after(0.05) as scope:
+                await save(machine, tmp_path / "fifo", 0, MEMORY)
+            assert scope.cancelled_caught
+
+    try:
+        trio.run(main)
+        # Its thread has gone on to other things: no file of it is open.
+        writers = [
+            name
+            for name in os.listdir("/proc/self/fd")
+            if os.path.realpath(f"/proc/self/fd/{name}") == str(tmp_path / "fifo")
+        ]
+        assert len(writers) == 1
+    finally:
+        os.close(end)
+
+
+# -- memsave --
+
+TABLES = 0x10000
+HIGH = 0xFFFF_8000_0000_0000
+
+
+def map_two_pages(machine: Machine) -> None:
+    """Page tables that map the page at HIGH to 0x300000 and the next one to 0x200000."""
+    for level, index in enumerate((256, 0, 0)):
+        table, below = TABLES + level * PAGE_SIZE, TABLES + (level + 1) * PAGE_SIZE
+        machine.ram.write(table + 8 * index, struct.pack("<Q", below | 3))
+    last = TABLES + 3 * PAGE_SIZE
+    machine.ram.write(last, struct.pack("<2Q", 0x300000 | 3, 0x200000 | 3))
+
+
+def enter_long_mode(vcpu: Vcpu) -> None:
+    sregs = vcpu.get_sregs()
+    code = Segment(0, 0xFFFF_FFFF, 8, 11, 1, 0, 0, 1, 1, 1)
+    vcpu.set_sregs(
+        replace(
+            sregs,
+            cs=code,
+            cr0=Cr0.PE | Cr0.PG | Cr0.ET | Cr0.NE,
+            cr3=TABLES,
+            cr4=Cr4.PAE,
+            efer=Efer.LME | Efer.LMA,
+        )
+    )
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_memory_is_saved_by_the_addresses_of_a_vcpu(host: HostChoice, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+
+    async def main() -> None:
+        async with spinning(host, MEMORY) as machine:
+            await machine.pause()
+            map_two_pages(machine)
+            machine.ram.write(0x300000, b"first".ljust(PAGE_SIZE, b"1"))
+            machine.ram.write(0x200000, b"second".ljust(PAGE_SIZE, b"2"))
+            await machine.on_vcpu(0, enter_long_mode)
+
+            async def memsave(**given: Any) -> bytes:
+                await run(COMMANDS, machine, "memsave", filename=str(saved), **given)
+                return saved.read_bytes()
+
+            both = b"first".ljust(PAGE_SIZE, b"1") + b"second".ljust(PAGE_SIZE, b"2")
+            negative = HIGH - (1 << 64)
+            assert await memsave(val=negative, size=2 * PAGE_SIZE) == both
+            assert await memsave(val=negative + 3, size=PAGE_SIZE + 5) == both[3 : PAGE_SIZE + 8]
+            assert await memsave(val=negative, size=0, cpu_index=0) == b""
+            with pytest.raises(CommandError, match="Invalid addr 0xffff800000002000/size 1 spec"):
+                await memsave(val=negative + PAGE_SIZE, size=PAGE_SIZE + 1)
+            with pytest.raises(CommandError, match="Invalid addr 0x0000000000000000/size 16"):
+                await memsave(val=0, size=16)
+            for index in (1, -1):
+                with pytest.raises(CommandError, match="'cpu-index' expects a CPU number"):
+                    await memsave(val=negative, size=1, cpu_index=index)
+
+    trio.run(main)
+
+
+# -- memory that the host cannot see --
+
+
+def test_private_pages_are_refused_or_left_out_and_named(tmp_path: Path) -> None:
+    machine_config = replace(config("mailbox"), host=HostChoice.MODEL)
+    saved = tmp_path / "saved"
+
+    async def conversation(guest: Talk) -> None:
+        machine = guest.machine
+        gpa = await guest.take(2 * MIB)
+        machine.memory.convert(gpa, 2 * MIB, Side.SHARED)
+        machine.memory.write(gpa, PATTERN)
+        machine.memory.convert(gpa + 2 * PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+        given = {"val": gpa, "size": 2 * MIB, "filename": str(saved)}
+        with pytest.raises(PyvmmError) as caught:
+            await run(COMMANDS, machine, "pmemsave", **given)
+        hidden = gpa + 2 * PAGE_SIZE
+        assert f"{hidden:#x}-{hidden + PAGE_SIZE - 1:#x} private" in str(caught.value)
+        assert not saved.exists()
+        answer = await run(COMMANDS, machine, "x-pyvmm-pmemsave", **given)
+        assert answer == {"left-out": [{"start": hidden, "size": PAGE_SIZE, "state": "private"}]}
+        expected = bytearray(PATTERN.ljust(2 * MIB, b"\0"))
+        expected[2 * PAGE_SIZE : 3 * PAGE_SIZE] = bytes(PAGE_SIZE)
+        assert saved.read_bytes() == bytes(expected)
+        machine.memory.convert(hidden, PAGE_SIZE, Side.SHARED)
+        assert await run(COMMANDS, machine, "pmemsave", **given) == {}
+        assert saved.read_bytes() == bytes(expected)
+        machine.interrupt("enough")
+
+    talk(machine_config, conversation)
+
+
+# -- beside QEMU --
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_same_guest_is_saved_alike_by_qemu(host: HostChoice, tmp_path: Path) -> None:
+    image = tmp_path / "hang.img"
+    image.write_bytes(bundled("hang"))
+    command = [
+        "qemu-system-x86_64", "-M", "microvm", "-nodefaults", "-no-user-config", "-display",
+        "none", "-m", "16", "-accel", "tcg", "-serial", "null", "-kernel", str(image), "-S",
+    ]  # fmt: skip
+
+    async def main() -> None:
+        # The first of the kernel, its code: loaded, and never changed (the page tables are).
+        kernel = {"val": MIB, "size": 2 * PAGE_SIZE}
+        beyond = {"val": 16 * MIB - 4, "size": 8}
+        found: dict[str, list[bytes]] = {}
+        async with open_qemu(command) as qemu:
+            await qemu.execute("cont")
+            for name in ("pmemsave", "memsave"):
+                await qemu.execute(name, {**kernel, "filename": str(tmp_path / "qemu")})
+                found[name] = [(tmp_path / "qemu").read_bytes()]
+            await qemu.execute("pmemsave", {**beyond, "filename": str(tmp_path / "qemu")})
+            found["beyond"] = [(tmp_path / "qemu").read_bytes()]
+        async with hanging(host) as machine:
+            for name in ("pmemsave", "memsave"):
+                await run(COMMANDS, machine, name, **kernel, filename=str(tmp_path / "ours"))
+                found[name].append((tmp_path / "ours").read_bytes())
+            await run(COMMANDS, machine, "pmemsave", **beyond, filename=str(tmp_path / "ours"))
+            found["beyond"].append((tmp_path / "ours").read_bytes())
+        for name, (qemus, ours) in found.items():
+            assert qemus == ours, name
+            assert any(ours) == (name != "beyond")
+
+    trio.run(main)
+
+
+def test_no_thread_is_left() -> None:
+    # Trio keeps idle worker threads for seconds; vCPU threads must be gone.
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("vcpu")]
