@@ -103,12 +103,20 @@ def _load_lifetime(parser: argparse.ArgumentParser) -> Command:
     return lifetime.command
 
 
+def _load_compare(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import compare
+
+    compare.add_arguments(parser)
+    return compare.command
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
     "run": ("Boot a guest image; end with its exit status.", _load_run),
     "measure": ("Say which launch digest a private run of a guest comes to.", _load_measure),
     "guests": ("List the bundled guest images.", _load_guests),
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
     "lifetime": ("Explore, replay and draw who pins whom: guest_memfds and VMs.", _load_lifetime),
+    "compare": ("Run a guest under pyvmm and under QEMU, and compare.", _load_compare),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 

@@ -121,8 +121,8 @@ class Child:
         if self.returncode is None:
             self._process.kill()
 
-    async def end(self) -> None:
-        """End it, politely first; it is reaped when this returns. Bounded, not cancellable."""
+    async def stop(self) -> None:
+        """End it, politely first; what it wrote can still be read. Bounded, not cancellable."""
         with trio.CancelScope(shield=True):
             if self.returncode is None:
                 self._process.terminate()
@@ -130,6 +130,11 @@ class Child:
                     await self.wait()
             self.kill()
             await self.wait()
+
+    async def end(self) -> None:
+        """`stop`, and give everything back; it is reaped when this returns."""
+        with trio.CancelScope(shield=True):
+            await self.stop()
             for pipe in (self._process.stdout, self._process.stderr):
                 if pipe is not None:
                     pipe.close()

@@ -1,0 +1,265 @@
+"""``pyvmm compare IMAGE``: the same guest under pyvmm and QEMU, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pyvmm import bundled_guests
+from pyvmm.cli.ending_signals import EndingSignals, ending_signals
+from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.compare.subjects import PyvmmHost, QemuAccelerator, QemuMachine
+from pyvmm.errors import ExitCode, SystemCallError, UsageError
+
+if TYPE_CHECKING:
+    import trio
+
+    from pyvmm.compare.choosing import Wanted
+    from pyvmm.compare.guest_files import GuestRequest
+    from pyvmm.compare.report import Report
+    from pyvmm.machine.console.output_file import OutputFile
+
+DIFFERS = 1
+_RUNS = 5
+_RUNS_MAX = 1000
+_TIMEOUT = 60.0
+_TYPED_MAX = 1 << 20
+_EPILOG = """\
+Ends with 0 where the behaviour agrees (the console's text, how the guest ends, from run to run,
+too; differences with a known reason, which docs/compare.md lists, do not count), with 1 where it
+does not. Memory map, CPUID and RAM are shown and do not count.
+Otherwise as pyvmm run: 64 usage; 65 bad image; 66 no such input; 69 no QEMU, or something asked for
+does not work on this host; 71 a monitor failed; 130 interrupted.
+"""
+
+Choice = TypeVar("Choice", bound=enum.Enum)
+
+
+def _list_of(kind: type[Choice]) -> Callable[[str], tuple[Choice, ...]]:
+    """A parser of ``a,b``: members of `kind` by value, none twice."""
+
+    def parse(text: str) -> tuple[Choice, ...]:
+        try:
+            return tuple(dict.fromkeys(kind(word) for word in text.split(",")))
+        except ValueError:
+            values = ", ".join(str(one.value) for one in kind)
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of these: {values}") from None
+
+    return parse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.epilog = _EPILOG
+    add_guest_arguments(parser)
+    parser.add_argument("--cpus", type=int, default=1, metavar="N", help="number of vCPUs")
+    parser.add_argument(
+        "--runs", type=int, default=_RUNS, metavar="N",
+        help=f"timed runs of each, beside the one that is looked at (default: {_RUNS}; 0: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--qemu", action="append", metavar="PATH", help="a QEMU; more than once for several"
+    )
+    parser.add_argument(
+        "--accel", type=_list_of(QemuAccelerator), metavar="LIST",
+        help="QEMU's accelerators: kvm,tcg (default: those that work here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--machine", type=_list_of(QemuMachine), default=(QemuMachine.MICROVM,), metavar="LIST",
+        help="QEMU's machines: microvm,pc (default: microvm)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--host", type=_list_of(PyvmmHost), metavar="LIST",
+        help="pyvmm's hosts: kvm,model (default: those that work here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, default=_TIMEOUT, metavar="SECONDS",
+        help=f"end each run after this long (default: {_TIMEOUT:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE",
+        help="what comes in on the guest's console (default: nothing, which ends at once)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with pictures there"
+    )
+
+
+def command(options: argparse.Namespace) -> int:
+    """Compare, report; 0 where the behaviour agrees."""
+    from pyvmm.cli.standard_output import print_answer
+
+    ending: EndingSignals = options.ending_signals
+    wanted = _wanted(options)
+    request = _request(options)
+    ending.hold()
+    with ExitStack() as stack:
+        outputs = _Outputs(options, stack)
+        report = _compared(request, wanted, options.runs, ending)
+        outputs.write(report)
+        from pyvmm.compare.terminal import to_text
+
+        print_answer(to_text(report, is_terminal=sys.stdout.isatty()))
+    return ExitCode.OK if report.agrees else DIFFERS
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    from pyvmm.compare.choosing import DEFAULT_QEMU, Wanted
+
+    if not 0 <= options.runs <= _RUNS_MAX:
+        raise UsageError(
+            f"make {options.runs} timed runs", "that cannot be", f"give 0 to {_RUNS_MAX}"
+        )
+    programs = tuple(dict.fromkeys(options.qemu or (DEFAULT_QEMU,)))
+    if "" in programs:
+        raise UsageError("start QEMU", "its path is empty", "give --qemu a path or leave it out")
+    return Wanted(options.host, programs, options.accel, options.machine)
+
+
+def _request(options: argparse.Namespace) -> GuestRequest:
+    from pyvmm.compare.conduct import check
+    from pyvmm.compare.guest_files import GuestRequest
+    from pyvmm.machine.config import MachineConfig
+    from pyvmm.machine.image_file import read_image
+
+    # Checked before any file is read.
+    MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=options.timeout)
+    guest = read_guest(options)
+    typed = b"" if options.input is None else read_image(options.input, _TYPED_MAX)
+    request = GuestRequest(
+        name=guest.name,
+        bundled=_bundled(options.image, guest.image),
+        image=guest.image,
+        command_line=guest.command_line,
+        initrd=guest.initrd,
+        typed=typed,
+        memory=options.memory,
+        cpus=options.cpus,
+        timeout=options.timeout,
+    )
+    check(request)
+    return request
+
+
+def _bundled(name: str, image: bytes) -> str | None:
+    """The bundled guest that this is, by its content: a path to one is one, too."""
+    found = bundled_guests.find(Path(name).name)
+    if found is None or found.path.read_bytes() != image:
+        return None
+    return found.name
+
+
+# -- running --
+
+
+def _compared(request: GuestRequest, wanted: Wanted, runs: int, ending: EndingSignals) -> Report:
+    import trio
+
+    from pyvmm.cli.progress import Progress
+
+    progress = Progress()
+    try:
+        return trio.run(_run, request, wanted, runs, ending, progress.tell)
+    finally:
+        progress.done()
+
+
+async def _run(
+    request: GuestRequest,
+    wanted: Wanted,
+    runs: int,
+    ending: EndingSignals,
+    tell: Callable[[str, int, int], None],
+) -> Report:
+    import trio
+
+    from pyvmm.compare.choosing import choose
+    from pyvmm.compare.conduct import compare
+
+    failure: Exception | None = None
+    report: Report | None = None
+    interrupted: list[int] = []
+    with trio.open_signal_receiver(*ending_signals()) as signals:
+        ending.raise_held()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, signals, interrupted, nursery.cancel_scope)
+            try:
+                tell("looking what works here", 0, 0)
+                subjects, absent = await choose(wanted)
+                report = await compare(request, subjects, absent, runs, tell)
+            except Exception as error:  # noqa: BLE001 - raised below, without a group
+                failure = error
+            nursery.cancel_scope.cancel()
+    if interrupted:
+        raise KeyboardInterrupt(f"interrupted by {signal.Signals(interrupted[0]).name}")
+    if failure is not None:
+        raise failure
+    assert report is not None
+    return report
+
+
+async def _watch(signals: AsyncIterator[int], seen: list[int], scope: trio.CancelScope) -> None:
+    async for number in signals:
+        seen.append(number)
+        scope.cancel()
+
+
+# -- the files --
+
+
+class _Outputs:
+    """The files that the report is written to, open before anything is run."""
+
+    def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
+        from pyvmm.machine.console.output_file import OutputFile
+
+        self._files: list[tuple[Path, OutputFile, Callable[[Report], str]]] = []
+        for path, writer in ((options.json, _json), (options.html, _html)):
+            if path is None:
+                continue
+            file = stack.enter_context(OutputFile(path, _attempt(path)))
+            taken = [1, *(other.fd for _, other, _ in self._files)]
+            if any(file.is_same_regular_file(fd) for fd in taken):
+                raise UsageError(
+                    _attempt(path), "something else goes to the same file", "name another"
+                )
+            self._files.append((path, file, writer))
+
+    def write(self, report: Report) -> None:
+        """Write all of them. Raises `SystemCallError`."""
+        for path, file, writer in self._files:
+            fd = file.use()
+            os.set_blocking(fd, True)
+            try:
+                with open(fd, "w", encoding="utf-8", closefd=False) as stream:
+                    stream.write(writer(report))
+            except OSError as error:
+                raise SystemCallError(
+                    _attempt(path), error.errno or 0, error.strerror or str(error)
+                ) from error
+
+
+def _json(report: Report) -> str:
+    import json
+
+    from pyvmm.compare.json_report import to_json
+
+    return json.dumps(to_json(report), indent=1) + "\n"
+
+
+def _html(report: Report) -> str:
+    from pyvmm.compare.html_report import to_html
+
+    return to_html(report)
+
+
+def _attempt(path: Path) -> str:
+    return f"write the comparison to {path}"

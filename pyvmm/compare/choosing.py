@@ -1,0 +1,84 @@
+"""Who is compared: what was asked for, or else what works on this host, found out by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyvmm.compare.report import Absent
+from pyvmm.compare.subjects import (
+    PyvmmHost,
+    PyvmmSubject,
+    QemuAccelerator,
+    QemuMachine,
+    QemuSubject,
+    Subject,
+    told_apart,
+)
+from pyvmm.errors import HostLacksError, PyvmmError
+from pyvmm.machine.config import HostChoice
+from pyvmm.machine.hosts import open_host
+from pyvmm.qmp.accelerators import Accelerator, probe
+
+DEFAULT_QEMU = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for; None: whatever works here."""
+
+    hosts: tuple[PyvmmHost, ...] | None
+    programs: tuple[str, ...]
+    accelerators: tuple[QemuAccelerator, ...] | None
+    machines: tuple[QemuMachine, ...]
+
+
+async def choose(wanted: Wanted) -> tuple[tuple[Subject, ...], tuple[Absent, ...]]:
+    """The subjects, pyvmm's first, and who would have been one.
+
+    Raises `HostLacksError` where something was asked for by name and does not work, where there is
+    no QEMU, or nothing at all of one side; `QemuError` for what is no QEMU.
+    """
+    ours, absent = _ours(wanted.hosts)
+    theirs: list[Subject] = []
+    for program in wanted.programs:
+        found, missing = await _qemus(program, wanted)
+        theirs += found
+        absent += missing
+    for side, what in ((ours, "pyvmm"), (theirs, "QEMU")):
+        if not side:
+            why = "; ".join(f"{one.name}: {one.why}" for one in absent)
+            raise HostLacksError(f"compare with {what}", why or "nothing was asked for")
+    return told_apart([*ours, *theirs]), tuple(absent)
+
+
+def _ours(hosts: Sequence[PyvmmHost] | None) -> tuple[list[Subject], list[Absent]]:
+    found: list[Subject] = []
+    absent: list[Absent] = []
+    for host in hosts or PyvmmHost:
+        try:
+            open_host(HostChoice(host.value)).system.close()
+        except PyvmmError as error:
+            if hosts is not None:
+                raise
+            absent.append(Absent(PyvmmSubject(host).name, str(error)))
+        else:
+            found.append(PyvmmSubject(host))
+    return found, absent
+
+
+async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Absent]]:
+    found: list[Subject] = []
+    absent: list[Absent] = []
+    for machine in wanted.machines:
+        for accelerator in wanted.accelerators or QemuAccelerator:
+            probed = await probe(program, Accelerator(accelerator.value), machine.value)
+            if probed.cpu is not None:
+                subject = QemuSubject(program, probed.version, accelerator, machine, probed.cpu)
+                found.append(subject)
+                continue
+            name = f"{program} {accelerator.value} {machine.value}"
+            if wanted.accelerators is not None:
+                raise HostLacksError(f"compare with {name}", probed.why, "leave it out of --accel")
+            absent.append(Absent(name, probed.why))
+    return found, absent

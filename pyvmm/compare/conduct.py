@@ -1,0 +1,163 @@
+"""Doing what the plan says: one look at each subject, RAM compared meanwhile, then timed rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
+
+from pyvmm.boot.loader import plan_boot
+from pyvmm.boot.plan import BootPlan, BootProtocol
+from pyvmm.compare import pyvmm_runs, qemu_runs
+from pyvmm.compare.guest_files import GuestFiles, GuestRequest, guest_files, memory_file
+from pyvmm.compare.observations import EndKind, Inspection, TimedRun
+from pyvmm.compare.plan import inspections, timed_rounds
+from pyvmm.compare.ram import (
+    RamRegion,
+    RegionComparison,
+    compare_pages,
+    digests,
+    regions_of,
+)
+from pyvmm.compare.report import Absent, GuestFacts, Report, pair_ratios, subject_report
+from pyvmm.compare.subjects import PyvmmSubject, Subject
+from pyvmm.compare.timed_runs import timed_run
+from pyvmm.compare.verdict import PairVerdict, judge
+from pyvmm.errors import UsageError
+from pyvmm.memory.layout import MemoryLayout
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is being done, how many runs are over, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """An inspection with the RAM it left: a descriptor, and each region's SHA-256."""
+
+    inspection: Inspection
+    ram: int
+    sha256: tuple[str, ...] | None
+
+
+def check(request: GuestRequest) -> BootPlan:
+    """What pyvmm would load. Raises `ImageError`, or `UsageError` for what QEMU does not boot."""
+    plan = plan_boot(
+        request.image,
+        MemoryLayout.of(request.memory),
+        request.command_line,
+        request.initrd,
+        name=request.name,
+    )
+    if plan.protocol is BootProtocol.FLAT:
+        raise UsageError(
+            f"compare {request.name}",
+            "it is a flat image, which QEMU's -kernel does not boot",
+            "make it an ELF with a PVH note or a Multiboot header",
+        )
+    return plan
+
+
+async def compare(
+    request: GuestRequest,
+    subjects: Sequence[Subject],
+    absent: Sequence[Absent],
+    rounds: int,
+    tell: Tell,
+) -> Report:
+    """Compare; the first subject is the reference. Raises a `PyvmmError` where a monitor fails."""
+    plan = check(request)
+    image_end = max(one.gpa + len(one.data) for one in plan.placements if one.what != "the initrd")
+    layout = MemoryLayout.of(request.memory)
+    regions = regions_of(layout, image_end)
+    done = 0
+    total = len(subjects) * (1 + rounds)
+    verdicts: list[PairVerdict] = []
+    seen: list[Inspection] = []
+    with guest_files(request) as files, ExitStack() as stack:
+        reference: _Looked | None = None
+        for planned in inspections(subjects):
+            tell(f"looking at {planned.subject.name}", done, total)
+            with ExitStack() as own:
+                owner = stack if reference is None else own
+                ram = owner.enter_context(memory_file("ram", size=request.memory))
+                looked = await _look(planned.subject, files, ram, regions)
+                seen.append(looked.inspection)
+                if reference is None:
+                    reference = looked
+                else:
+                    verdicts.append(await _judge(reference, looked, request.bundled, regions))
+            done += 1
+        stack.close()  # The reference's RAM.
+        runs: list[TimedRun] = []
+        endless = {one.subject for one in seen if one.end.kind is EndKind.TIME_LIMIT}
+        for planned in timed_rounds(subjects, rounds):
+            tell(f"round {planned.round}: {planned.subject.name}", done, total)
+            if planned.subject not in endless:
+                runs.append(await timed_run(planned.subject, files, planned.round))
+            done += 1
+    reports = tuple(
+        subject_report(one, [run for run in runs if run.subject == one.subject]) for one in seen
+    )
+    return Report(
+        _facts(request),
+        _host(),
+        rounds,
+        reports,
+        tuple(absent),
+        tuple(verdicts),
+        pair_ratios(reports),
+    )
+
+
+async def _look(
+    subject: Subject, files: GuestFiles, ram: int, regions: Sequence[RamRegion]
+) -> _Looked:
+    if isinstance(subject, PyvmmSubject):
+        inspection = await pyvmm_runs.inspect(subject, files, ram)
+    else:
+        inspection = await qemu_runs.inspect(subject, files, ram)
+    if inspection.end.kind is EndKind.TIME_LIMIT:
+        # It was stopped somewhere.
+        return _Looked(inspection, ram, None)
+    whole, parts = await trio.to_thread.run_sync(partial(digests, _reader(ram), regions))
+    return _Looked(replace(inspection, ram_sha256=whole), ram, parts)
+
+
+def _reader(fd: int) -> Callable[[int, int], bytes]:
+    return lambda offset, size: os.pread(fd, size, offset)
+
+
+async def _judge(
+    reference: _Looked, other: _Looked, guest: str | None, regions: Sequence[RamRegion]
+) -> PairVerdict:
+    ram: list[RegionComparison] | None = None
+    if reference.sha256 is not None and other.sha256 is not None:
+        ram = []
+        for region, ours, theirs in zip(regions, reference.sha256, other.sha256, strict=True):
+            pages = await trio.to_thread.run_sync(
+                compare_pages, _reader(reference.ram), _reader(other.ram), region
+            )
+            ram.append(RegionComparison(region, ours, theirs, pages))
+    return judge(reference.inspection, other.inspection, guest, ram)
+
+
+def _facts(request: GuestRequest) -> GuestFacts:
+    return GuestFacts(
+        request.name,
+        request.bundled,
+        hashlib.sha256(request.image).hexdigest(),
+        request.memory,
+        request.cpus,
+        request.command_line.decode("utf-8", "backslashreplace"),
+        request.timeout,
+    )
+
+
+def _host() -> str:
+    return f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs"

@@ -1,0 +1,93 @@
+"""The guest that is compared: what it is, and the files that every monitor is given of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pyvmm.errors import SystemCallError
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRequest:
+    """Which guest, on what machine: `memory` in bytes, `timeout` in seconds for each run.
+
+    `bundled` is the bundled guest's name, None for any other image; `typed` is what comes in on its
+    console, which then is at its end.
+    """
+
+    name: str
+    bundled: str | None
+    image: bytes
+    command_line: bytes
+    initrd: bytes | None
+    typed: bytes
+    memory: int
+    cpus: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFiles:
+    """The same guest as files in memory that children inherit; descriptors are the owner's."""
+
+    request: GuestRequest
+    image: int
+    initrd: int | None
+    typed: int
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """What every child needs, its standard input apart."""
+        return (self.image,) if self.initrd is None else (self.image, self.initrd)
+
+    @contextmanager
+    def standard_input(self) -> Iterator[int]:
+        """The console's input from its beginning, for one run."""
+        fd = os.open(path_of(self.typed), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def path_of(fd: int) -> str:
+    """A path for descriptor `fd` that works in whoever has it."""
+    return f"/proc/self/fd/{fd}"
+
+
+@contextmanager
+def guest_files(request: GuestRequest) -> Iterator[GuestFiles]:
+    """Files for `request`. Raises `SystemCallError` where there is no memory for them."""
+    with ExitStack() as stack:
+        yield GuestFiles(
+            request,
+            stack.enter_context(memory_file("image", request.image)),
+            None
+            if request.initrd is None
+            else stack.enter_context(memory_file("initrd", request.initrd)),
+            stack.enter_context(memory_file("typed", request.typed)),
+        )
+
+
+@contextmanager
+def memory_file(name: str, content: bytes = b"", size: int | None = None) -> Iterator[int]:
+    """A descriptor of a file in memory, of `size` bytes (default: as long as `content`)."""
+    fd = -1
+    try:
+        try:
+            fd = os.memfd_create(f"pyvmm-{name}", os.MFD_CLOEXEC)
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.ftruncate(fd, len(content) if size is None else size)
+        except OSError as error:
+            raise SystemCallError(
+                f"keep the guest's {name} in memory", error.errno or 0, error.strerror or ""
+            ) from error
+        yield fd
+    finally:
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,139 @@
+"""``python -m pyvmm.compare.inspected_pyvmm JSON``: one run under pyvmm that is looked at closely.
+
+Its console is standard input and output. What there is to tell goes to a descriptor as JSON, guest
+RAM to another one. Started by `pyvmm_runs`, which says what JSON holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from pyvmm.compare.observations import KERNEL_COUNTERS, EndKind
+from pyvmm.errors import ExitCode, PyvmmError
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.config import HostChoice, MachineConfig
+from pyvmm.machine.console.attach import Stdio
+from pyvmm.machine.ending import Ending, EndingKind
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.ram import GuestRam
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.stats import Stats
+
+_KINDS: Mapping[EndingKind, EndKind] = {
+    EndingKind.EXITED: EndKind.EXITED,
+    EndingKind.RESET: EndKind.RESTARTED,
+    EndingKind.TRIPLE_FAULT: EndKind.RESTARTED,
+    EndingKind.PANICKED: EndKind.PANICKED,
+    EndingKind.HALTED: EndKind.HALTED,
+    EndingKind.BAD_STATUS: EndKind.BAD_STATUS,
+    EndingKind.TIME_LIMIT: EndKind.TIME_LIMIT,
+}
+_CHUNK = 256 << 10
+
+
+def _config(asked: Mapping[str, Any]) -> MachineConfig:
+    initrd = asked["initrd"]
+    return MachineConfig(
+        image=Path(asked["image"]).read_bytes(),
+        name=asked["name"],
+        memory=asked["memory"],
+        cpus=asked["cpus"],
+        command_line=os.fsencode(asked["command_line"]),
+        initrd=None if initrd is None else Path(initrd).read_bytes(),
+        timeout=asked["timeout"],
+        host=HostChoice(asked["host"]),
+    )
+
+
+async def _run(asked: Mapping[str, Any], config: MachineConfig) -> dict[str, object]:
+    with ExitStack() as stack:
+        async with Machine(config, Stdio()) as machine:
+            statistics = []
+            if config.host is HostChoice.KVM:
+                for index in range(config.cpus):
+                    opened = await machine.on_vcpu(index, _statistics)
+                    if opened is not None:
+                        statistics.append(stack.enter_context(opened))
+            result = await machine.wait()
+            kernel = _kernel_counts(statistics) if statistics else None
+            ending = result.ending
+            kind = _KINDS.get(ending.kind, EndKind.CRASHED)
+            if kind is not EndKind.TIME_LIMIT:
+                _copy_ram(machine.ram, asked["ram"])
+    return {
+        "kind": kind.value,
+        "status": _status(ending),
+        "detail": ending.detail,
+        "exit_code": int(ending.exit_code),
+        "exits": dict(result.exits),
+        "kernel": kernel,
+    }
+
+
+def _statistics(vcpu: Vcpu) -> Stats | None:
+    """On the vCPU's thread, before its first instruction: the file that counts to its end."""
+    from pyvmm.hosts.kvm.vcpu import Vcpu as KvmVcpu
+
+    if not isinstance(vcpu, KvmVcpu):
+        return None
+    try:
+        return vcpu.statistics()
+    except PyvmmError:  # Before Linux 5.14 there is none.
+        return None
+
+
+def _kernel_counts(statistics: list[Stats]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for opened in statistics:
+        for one in opened.read():
+            if one.descriptor.name in KERNEL_COUNTERS:
+                counts[one.descriptor.name] += one.values[0]
+    return dict(counts)
+
+
+def _status(ending: Ending) -> int | None:
+    if ending.kind is EndingKind.BAD_STATUS and (
+        found := re.search(r"wrote (\d+) ", ending.detail)
+    ):
+        return int(found[1])
+    return ending.status
+
+
+def _copy_ram(ram: GuestRam, fd: int) -> None:
+    """Copy it to `fd`, a file of that size; what is zero stays a hole there."""
+    zero = bytes(_CHUNK)
+    for region in ram.layout.regions:
+        for gpa in range(region.range.start, region.range.end, _CHUNK):
+            size = min(_CHUNK, region.range.end - gpa)
+            data = ram.read(gpa, size)
+            if data is not None and data != zero[:size]:
+                os.pwrite(fd, data, region.file_offset + gpa - region.range.start)
+
+
+def main() -> int:
+    """Run it; 0, or the exit code of what failed, which standard error then says in a line."""
+    asked = json.loads(sys.argv[1])
+    try:
+        told = trio.run(_run, asked, _config(asked))
+    except PyvmmError as error:
+        sys.stderr.write(f"pyvmm: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    os.write(asked["report"], json.dumps(told).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Who runs the guest: pyvmm on one of its hosts, or a QEMU with an accelerator and a machine."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+class PyvmmHost(enum.Enum):
+    """What pyvmm runs it on; the values are those of ``pyvmm run --host``."""
+
+    KVM = "kvm"
+    MODEL = "model"
+
+
+class QemuAccelerator(enum.Enum):
+    """What QEMU runs it with; the values are those of ``-accel``."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class QemuMachine(enum.Enum):
+    """The machine that QEMU plays; the values are those of ``-machine``."""
+
+    MICROVM = "microvm"
+    PC = "pc"
+
+
+@dataclass(frozen=True, slots=True)
+class PyvmmSubject:
+    """pyvmm on `host`."""
+
+    host: PyvmmHost
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"pyvmm {self.host.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class QemuSubject:
+    """`program`, a QEMU of `version`, with a processor model that works with its accelerator.
+
+    `apart` tells it from another of the same name, where there is one.
+    """
+
+    program: str
+    version: str
+    accelerator: QemuAccelerator
+    machine: QemuMachine
+    cpu: str
+    apart: str = ""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        name = f"QEMU {self.version} {self.accelerator.value} {self.machine.value}"
+        return f"{name} ({self.apart})" if self.apart else name
+
+
+Subject = PyvmmSubject | QemuSubject
+
+
+def told_apart(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
+    """The same subjects with different names: QEMUs of one version by their programs."""
+    listed = tuple(subjects)
+    times = Counter(subject.name for subject in listed)
+    return tuple(
+        replace(subject, apart=subject.program)
+        if isinstance(subject, QemuSubject) and times[subject.name] > 1
+        else subject
+        for subject in listed
+    )

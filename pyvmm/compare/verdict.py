@@ -1,0 +1,247 @@
+"""Whether two runs behaved alike: what agrees, what differs with a reason, what disagrees."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+
+from pyvmm.compare.differences import INVENTORY_REASONS, KNOWN, KnownDifference, Seen
+from pyvmm.compare.inventory import Inventory, changed_lines, taken_apart
+from pyvmm.compare.observations import EndKind, Inspection, TimedRun
+from pyvmm.compare.ram import REASONS, RegionComparison
+from pyvmm.compare.subjects import Subject
+
+_DIFF_WINDOW = 400
+_DIFF_LINES = 60
+
+
+class Aspect(enum.Enum):
+    """What is compared; the values are those of JSON."""
+
+    CONSOLE = "console"
+    END = "end"
+    MEMORY_MAP = "memory-map"
+    CPUID = "cpuid"
+    RAM = "ram"
+    STEADINESS = "steadiness"
+    """Whether the timed runs did as the inspected one."""
+
+
+class Agreement(enum.Enum):
+    """How it compares; the values are those of JSON."""
+
+    EQUAL = "equal"
+    EXPLAINED = "explained"
+    """It differs, for a reason that is known: the behaviour agrees."""
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+    """There was nothing to compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One aspect of one pair: `detail` are lines, a diff say; `reasons` are (key, reason) pairs."""
+
+    aspect: Aspect
+    agreement: Agreement
+    summary: str
+    detail: tuple[str, ...] = ()
+    reasons: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairVerdict:
+    """A subject against the reference; `ram` is None where RAM was not compared."""
+
+    reference: Subject
+    other: Subject
+    findings: tuple[Finding, ...]
+    ram: tuple[RegionComparison, ...] | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs without a known reason."""
+        return all(one.agreement is not Agreement.DIFFERS for one in self.findings)
+
+
+def judge(
+    reference: Inspection,
+    other: Inspection,
+    guest: str | None,
+    ram: Sequence[RegionComparison] | None,
+) -> PairVerdict:
+    """Compare what two inspections saw; `guest` is the bundled guest's name, None for others.
+
+    `ram` is None where RAM was not compared.
+    """
+    seen = Seen(reference.subject, reference.end), Seen(other.subject, other.end)
+    known = [one for one in KNOWN if one.concerns(guest, *seen)]
+    console, its_console = _as_far_as_both_went(reference, other)
+    inventory, lines = taken_apart(console)
+    its_inventory, its_lines = taken_apart(its_console)
+    findings = [
+        _console(lines, its_lines, known),
+        _end(reference, other, known),
+        *_inventories(inventory, its_inventory),
+        _ram(reference, other, ram),
+    ]
+    regions = None if ram is None else tuple(ram)
+    return PairVerdict(reference.subject, other.subject, tuple(findings), regions)
+
+
+# -- the console --
+
+
+def _as_far_as_both_went(reference: Inspection, other: Inspection) -> tuple[bytes, bytes]:
+    """Both consoles; of guests that were both stopped, only what both had time to say."""
+    consoles = reference.console, other.console
+    if reference.end.kind is other.end.kind is EndKind.TIME_LIMIT:
+        length = min(map(len, consoles))
+        return consoles[0][:length], consoles[1][:length]
+    return consoles
+
+
+def _console(
+    lines: Sequence[str], its_lines: Sequence[str], known: Sequence[KnownDifference]
+) -> Finding:
+    if lines == its_lines:
+        return Finding(Aspect.CONSOLE, Agreement.EQUAL, f"{len(lines) - 1} lines, equal")
+    diff = _diff(lines, its_lines)
+    for one in known:
+        if one.all_lines:
+            return _explained(Aspect.CONSOLE, "differs as a whole", diff, [one])
+    used = [
+        one
+        for one in known
+        if one.lines is not None and _matching(lines, one) != _matching(its_lines, one)
+    ]
+    if used and _without(lines, used) == _without(its_lines, used):
+        return _explained(Aspect.CONSOLE, "differs where it may", diff, used)
+    return Finding(Aspect.CONSOLE, Agreement.DIFFERS, "differs", diff)
+
+
+def _matching(lines: Iterable[str], known: KnownDifference) -> list[str]:
+    pattern = known.lines
+    return [line for line in lines if pattern is not None and pattern.fullmatch(line)]
+
+
+def _without(lines: Iterable[str], known: Sequence[KnownDifference]) -> list[str]:
+    return [line for line in lines if not any(_matching([line], one) for one in known)]
+
+
+def _explained(
+    aspect: Aspect, summary: str, detail: tuple[str, ...], known: Sequence[KnownDifference]
+) -> Finding:
+    reasons = tuple((one.key, one.reason) for one in known)
+    return Finding(aspect, Agreement.EXPLAINED, summary, detail, reasons)
+
+
+def _diff(lines: Sequence[str], its_lines: Sequence[str]) -> tuple[str, ...]:
+    """A unified diff from the first line that differs on; long ones are cut, and say so."""
+    first = next(
+        (at for at, (a, b) in enumerate(zip(lines, its_lines, strict=False)) if a != b),
+        min(len(lines), len(its_lines)),
+    )
+    start = max(0, first - 3)
+    window = slice(start, start + _DIFF_WINDOW)
+    diff = list(unified_diff(lines[window], its_lines[window], "reference", "other", lineterm=""))
+    shown = [f"from line {start + 1} on:", *diff[2:]]
+    if len(shown) > _DIFF_LINES:
+        shown = [*shown[:_DIFF_LINES], f"... {len(shown) - _DIFF_LINES} more lines"]
+    return tuple(shown)
+
+
+# -- the end --
+
+
+def _end(reference: Inspection, other: Inspection, known: Sequence[KnownDifference]) -> Finding:
+    if reference.end.is_like(other.end):
+        return Finding(Aspect.END, Agreement.EQUAL, str(reference.end))
+    summary = f"{reference.end} and {other.end}"
+    detail = tuple(
+        f"{one.subject.name}: {one.end.detail}" for one in (reference, other) if one.end.detail
+    )
+    used = [one for one in known if one.explains_ends]
+    if used:
+        return _explained(Aspect.END, summary, detail, used)
+    return Finding(Aspect.END, Agreement.DIFFERS, summary, detail)
+
+
+# -- what the guest printed of its machine --
+
+
+def _inventories(ours: Inventory, theirs: Inventory) -> list[Finding]:
+    return [
+        _printed(Aspect.MEMORY_MAP, changed_lines(ours.memory, theirs.memory), len(ours.memory)),
+        _printed(Aspect.CPUID, changed_lines(ours.cpuid, theirs.cpuid), len(ours.cpuid)),
+    ]
+
+
+def _printed(aspect: Aspect, changed: tuple[str, ...], lines: int) -> Finding:
+    if changed:
+        reason = (aspect.value, INVENTORY_REASONS[aspect.value])
+        summary = f"{len(changed)} lines differ"
+        return Finding(aspect, Agreement.EXPLAINED, summary, changed, (reason,))
+    if not lines:
+        return Finding(aspect, Agreement.UNKNOWN, "the guest prints none")
+    return Finding(aspect, Agreement.EQUAL, f"{lines} lines, equal")
+
+
+# -- RAM --
+
+
+def _ram(
+    reference: Inspection, other: Inspection, ram: Sequence[RegionComparison] | None
+) -> Finding:
+    if ram is None:
+        running = EndKind.TIME_LIMIT in {reference.end.kind, other.end.kind}
+        why = "the guest was still running" if running else "it was not looked at"
+        return Finding(Aspect.RAM, Agreement.UNKNOWN, why)
+    differing = [one for one in ram if one.pages.differing]
+    if not differing:
+        return Finding(Aspect.RAM, Agreement.EQUAL, f"equal, SHA-256 {reference.ram_sha256}")
+    pages = sum(one.pages.differing for one in differing)
+    total = pages + sum(one.pages.same for one in ram)
+    return Finding(
+        Aspect.RAM,
+        Agreement.EXPLAINED,
+        f"{pages} of {total} pages differ",
+        tuple(region_line(one) for one in ram),
+        tuple((one.region.name, REASONS[one.region.name]) for one in differing),
+    )
+
+
+def region_line(one: RegionComparison) -> str:
+    """A region of RAM in a line."""
+    where = f"{one.region.name} ({one.region.range.start:#x}-{one.region.range.end:#x})"
+    pages = one.pages
+    if not pages.differing:
+        return f"{where}: {pages.same} pages, equal"
+    first = ", ".join(f"{gpa:#x}" for gpa in pages.samples)
+    more = ", ..." if pages.differing > len(pages.samples) else ""
+    return (
+        f"{where}: {pages.different} differ, {pages.only_reference} only the reference has, "
+        f"{pages.only_other} only the other has, {pages.same} equal; the first: {first}{more}"
+    )
+
+
+# -- several runs of one --
+
+
+def steadiness(inspection: Inspection, runs: Sequence[TimedRun]) -> Finding:
+    """Whether each timed run ended and spoke as the inspected one."""
+    if not runs:
+        return Finding(Aspect.STEADINESS, Agreement.UNKNOWN, "there are no timed runs")
+    detail = []
+    for run in runs:
+        if run.exit_code != inspection.exit_code:
+            detail.append(
+                f"round {run.round} ended with {run.exit_code}, not {inspection.exit_code}"
+            )
+        elif run.console != inspection.console:
+            detail.append(f"round {run.round} said something else")
+    if detail:
+        return Finding(Aspect.STEADINESS, Agreement.DIFFERS, "runs differ", tuple(detail))
+    return Finding(Aspect.STEADINESS, Agreement.EQUAL, f"{len(runs) + 1} runs, equal")
