@@ -1,6 +1,6 @@
 /*
- * Prints what it sees of its machine, for comparisons: the memory map, and what CPUID answers. The
- * lines are what pyvmm/compare/inventory.py reads:
+ * Prints what it sees of its machine, for comparisons: the memory map, and what CPUID answers, leaves
+ * that are all zero left out. The lines are what pyvmm/compare/inventory.py reads:
  *
  *	memory START-END usable|reserved|type N
  *	cpuid LEAF.SUBLEAF EAX EBX ECX EDX
@@ -59,8 +59,9 @@ static void print_leaf(uint32_t leaf)
 	for (uint32_t subleaf = 0; subleaf < subleaves_of(leaf); subleaf++) {
 		struct cpuid answer = cpuid(leaf, subleaf);
 
-		/* Past the last one there are zeroes. */
-		if (subleaf && !(answer.eax | answer.ebx))
+		/* Leaves that nobody has are all zero, and so is what follows the last subleaf. */
+		if (!(answer.eax | answer.ebx | answer.ecx | answer.edx) ||
+		    (subleaf && !(answer.eax | answer.ebx)))
 			return;
 		print("cpuid %08x.%x %08x %08x %08x %08x\n", leaf, subleaf, answer.eax, answer.ebx,
 		      answer.ecx, answer.edx);

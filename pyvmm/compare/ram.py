@@ -17,7 +17,7 @@ Read = Callable[[int, int], bytes]
 
 _CHUNK = 256 << 10
 _ZERO_PAGE = bytes(PAGE_SIZE)
-_SAMPLES = 8
+_SAMPLES = 4
 
 LOW = "below 1 MiB"
 IMAGE = "image"

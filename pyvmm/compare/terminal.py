@@ -100,6 +100,8 @@ def _lines(name: str, finding: Finding) -> Iterator[str]:
     why = f" ({keys})" if keys else ""
     yield escape(f"{name}: {finding.aspect.value}: {finding.summary}{why}")
     detail = finding.detail
+    if finding.aspect is Aspect.CPUID:
+        detail = ()  # Long, and hardly ever of interest: the files have it.
     for line in detail[:_DETAIL_LINES]:
         yield escape(f"    {line}")
     if len(detail) > _DETAIL_LINES:

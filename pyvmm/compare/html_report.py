@@ -1,0 +1,216 @@
+"""A report as one page: tables, and pictures drawn in SVG. It loads nothing from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+
+from pyvmm.compare import pictures
+from pyvmm.compare.observations import KERNEL_COUNTERS, METRIC_TITLES, Counts, Metric
+from pyvmm.compare.report import Report, SubjectReport
+from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #888; --line: #ccc;
+  --ours: #2a6fb0; --theirs: #b0622a; --good: #2a8a3a; --known: #a07800; --bad: #c02020; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #181818; --faint: #999;
+  --line: #444; --ours: #6aaeea; --theirs: #e69a5e; --good: #60c070; --known: #d8b040;
+  --bad: #ff7070; } }
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 0.5rem 0 1rem; }
+th, td { text-align: left; padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+pre { overflow-x: auto; border-left: 3px solid var(--line); padding-left: 0.8rem; }
+.equal { color: var(--good); } .explained { color: var(--known); } .differs { color: var(--bad);
+  font-weight: bold; } .unknown, .faint { color: var(--faint); }
+svg { display: block; max-width: 100%; height: auto; margin: 0.3rem 0 1rem; }
+svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .faint { fill: var(--faint); }
+svg .ours { fill: var(--ours); } svg .theirs { fill: var(--theirs); }
+svg .axis { stroke: var(--line); } svg .box { opacity: 0.35; } svg .good { fill: var(--good); }
+svg .known { fill: var(--known); } svg .median { stroke: var(--ink); stroke-width: 2; }
+"""
+
+
+def to_html(report: Report) -> str:
+    """The whole page. Everything that came from a guest or a host is escaped."""
+    guest = report.guest
+    title = f"{escape(guest.name)}: pyvmm and QEMU"
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{title}</h1>",
+        *_facts(report),
+        *_behaviour(report),
+        *_costs(report),
+        *_exits(report),
+        *_details(report),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _facts(report: Report) -> Iterator[str]:
+    guest = report.guest
+    verdict = ("equal", "The behaviour agrees.")
+    if not report.agrees:
+        verdict = ("differs", "The behaviour does not agree.")
+    yield f'<p class="{verdict[0]}">{verdict[1]}</p>'
+    yield (
+        f"<p>{guest.memory >> 20} MiB, {guest.cpus} CPUs, command line "
+        f"<code>{escape(guest.command_line) or '(empty)'}</code>, image SHA-256 "
+        f"<code>{guest.sha256}</code>; {report.rounds} timed runs of each, alternating; "
+        f"on {escape(report.host)}.</p>"
+    )
+    for one in report.absent:
+        yield f"<p>Left out: {escape(one.name)}: {escape(one.why)}</p>"
+
+
+# -- behaviour --
+
+
+def _behaviour(report: Report) -> Iterator[str]:
+    reference = report.subjects[0]
+    yield "<h2>Behaviour</h2>"
+    yield f"<p>Each against {escape(reference.subject.name)}.</p>"
+    rows = []
+    for verdict, one in zip(report.verdicts, report.subjects[1:], strict=True):
+        findings = (*verdict.findings, one.steadiness)
+        rows.append((escape(one.subject.name), *map(_mark, findings)))
+    if not report.verdicts:
+        return
+    aspects = [one.aspect.value for one in report.verdicts[0].findings]
+    yield _table(("", *aspects, "steadiness"), rows)
+    yield f"<p>{escape(reference.subject.name)} itself, from run to run: "
+    yield f"{_mark(reference.steadiness)}.</p>"
+
+
+def _mark(finding: Finding) -> str:
+    kind = finding.agreement.value
+    return f'<span class="{kind}">{kind}</span><br>{escape(finding.summary)}'
+
+
+def _details(report: Report) -> Iterator[str]:
+    yield "<h2>Differences</h2>"
+    told = False
+    for verdict, one in zip(report.verdicts, report.subjects[1:], strict=True):
+        findings = [*verdict.findings, one.steadiness]
+        for finding in findings:
+            if finding.agreement in {Agreement.EXPLAINED, Agreement.DIFFERS}:
+                told = True
+                yield from _detail(one.subject.name, finding)
+        yield from _ram_picture(verdict)
+    if not told:
+        yield "<p>There are none.</p>"
+    yield "<h2>Console</h2>"
+    text = report.subjects[0].inspection.console.decode("utf-8", "backslashreplace")
+    yield f"<p>Of {escape(report.subjects[0].subject.name)}:</p><pre>{_shown(text)}</pre>"
+
+
+def _shown(text: str) -> str:
+    """Text of a guest: a page has no place for its control characters."""
+    visible = "".join(
+        letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}"
+        for letter in text
+    )
+    return escape(visible)
+
+
+def _detail(name: str, finding: Finding) -> Iterator[str]:
+    kind = finding.agreement.value
+    yield f"<h3>{escape(name)}: {finding.aspect.value}</h3>"
+    yield f'<p><span class="{kind}">{kind}</span>: {escape(finding.summary)}</p>'
+    for key, reason in finding.reasons:
+        yield f"<p><b>{escape(key)}</b>: {escape(reason)}.</p>"
+    if finding.detail:
+        yield f"<details open><summary>In detail</summary><pre>{_shown(_joined(finding.detail))}"
+        yield "</pre></details>"
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return "\n".join(lines)
+
+
+def _ram_picture(verdict: PairVerdict) -> Iterator[str]:
+    if verdict.ram is not None and any(one.pages.differing for one in verdict.ram):
+        yield pictures.ram(verdict.ram)
+
+
+# -- costs --
+
+
+def _costs(report: Report) -> Iterator[str]:
+    timed = [one for one in report.subjects if one.figures]
+    if not timed:
+        return
+    yield "<h2>Cost</h2>"
+    yield (
+        "<p>A dot is one run, the box the middle half of them, the line the median. "
+        "Whole processes, from their start to their end.</p>"
+    )
+    for metric in Metric:
+        having = [one for one in timed if metric in one.figures]
+        if having:
+            title, unit = METRIC_TITLES[metric]
+            yield f"<h3>{title.capitalize() if title[:4] != 'peak' else 'Peak RSS'}, {unit}</h3>"
+            yield pictures.runs(metric, having)
+            yield _figures(metric, having)
+    if report.ratios:
+        yield "<h3>pyvmm by QEMU, round by round</h3>"
+        yield pictures.ratios(report.ratios)
+
+
+def _figures(metric: Metric, having: Sequence[SubjectReport]) -> str:
+    rows = []
+    for one in having:
+        spread = one.figures[metric]
+        numbers = (spread.median, spread.low, spread.high, spread.least, spread.most)
+        rows.append((escape(one.subject.name), *(f"{value:.2f}" for value in numbers)))
+    columns = ("", "median", "lower quartile", "upper quartile", "least", "most")
+    return _table(columns, rows, numeric=True)
+
+
+# -- exits --
+
+
+def _exits(report: Report) -> Iterator[str]:
+    yield "<h2>Exits</h2>"
+    kernel = [(one.subject.name, one.inspection.kernel) for one in report.subjects]
+    own = [(one.subject.name, one.inspection.exits) for one in report.subjects]
+    kinds = sorted({kind for _, counts in own if counts for kind in counts.counts})
+    for title, names, columns in (
+        ("What KVM counted", KERNEL_COUNTERS, kernel),
+        ("By kind, as the monitor sees them", kinds, own),
+    ):
+        known = [(name, counts) for name, counts in columns if counts is not None]
+        if known:
+            yield f"<h3>{title}</h3>"
+            yield _count_table(names, known)
+    for one in report.subjects:
+        seen = one.inspection
+        for counts, why in ((seen.kernel, seen.kernel_unknown), (seen.exits, seen.exits_unknown)):
+            if counts is None:
+                yield f'<p class="faint">{escape(one.subject.name)}: unknown: {escape(why)}</p>'
+
+
+def _count_table(kinds: Sequence[str], columns: Sequence[tuple[str, Counts]]) -> str:
+    rows = []
+    for kind in kinds:
+        values = [counts.counts.get(kind, 0) for _, counts in columns]
+        if any(values):
+            rows.append((escape(kind), *map(str, values)))
+    return _table(("", *(escape(name) for name, _ in columns)), rows, numeric=True)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: bool = False) -> str:
+    """A table of cells that are HTML already."""
+    head = "".join(f"<th>{one}</th>" for one in columns)
+    kind = ' class="n"' if numeric else ""
+    lines = [
+        f"<tr><th>{first}</th>" + "".join(f"<td{kind}>{one}</td>" for one in rest) + "</tr>"
+        for first, *rest in rows
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

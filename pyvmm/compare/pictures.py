@@ -1,0 +1,137 @@
+"""The pictures of a report's page: SVG, inline, coloured by the page's style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from pyvmm.compare.observations import METRIC_TITLES, Metric
+from pyvmm.compare.ram import RegionComparison
+from pyvmm.compare.report import PairRatio, SubjectReport
+from pyvmm.compare.subjects import PyvmmSubject, Subject
+
+_WIDTH = 900
+_LABELS = 260
+_RIGHT = 70
+_ROW = 26
+_TOP = 24
+
+
+def _svg(height: float, parts: Sequence[str], title: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
+    style = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+
+
+def _line(x: float, top: float, bottom: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}"/>'
+
+
+def _rectangle(x: float, y: float, width: float, height: float, kind: str) -> str:
+    return (
+        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" '
+        f'height="{height:.1f}"/>'
+    )
+
+
+def _side(subject: Subject) -> str:
+    return "ours" if isinstance(subject, PyvmmSubject) else "theirs"
+
+
+def runs(metric: Metric, having: Sequence[SubjectReport]) -> str:
+    """A row for each subject, on a scale from 0: dots, the box of the quartiles, the median."""
+    most = max(one.figures[metric].most for one in having) or 1.0
+    scale = (_WIDTH - _LABELS - _RIGHT) / most
+    bottom = _TOP + _ROW * len(having)
+    parts = []
+    for step in _steps(most):
+        x = _LABELS + step * scale
+        parts += [_line(x, _TOP - 4, bottom, "axis"), _text(x, 14, f"{step:g}", "middle", "faint")]
+    for row, one in enumerate(having):
+        spread, side = one.figures[metric], _side(one.subject)
+        middle = _TOP + _ROW * (row + 0.5)
+        parts.append(_text(_LABELS - 8, middle + 4, one.subject.name, "end"))
+        width = (spread.high - spread.low) * scale
+        low = _LABELS + spread.low * scale
+        parts.append(_rectangle(low, middle - 8, width, 16, f"{side} box"))
+        for run in one.runs:
+            value = run.value(metric)
+            if value is not None:
+                x = _LABELS + value * scale
+                parts.append(f'<circle class="{side}" cx="{x:.1f}" cy="{middle:.1f}" r="3"/>')
+        x = _LABELS + spread.median * scale
+        parts.append(_line(x, middle - 10, middle + 10, "median"))
+        end = _LABELS + spread.most * scale
+        parts.append(_text(end + 8, middle + 4, f"{spread.median:.3g}"))
+    return _svg(bottom + 6, parts, METRIC_TITLES[metric][0])
+
+
+def _steps(most: float) -> list[float]:
+    """About five round numbers from 0 to `most`."""
+    rough = most / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    return [step * number for number in range(int(most / step) + 1)]
+
+
+def ratios(pairs: Sequence[PairRatio]) -> str:
+    """Each ratio with its quartiles on a logarithmic scale: to the left of 1 pyvmm needs less."""
+    least = min(0.5, *(one.ratio.low for one in pairs)) * 0.9
+    most = max(2.0, *(one.ratio.high for one in pairs)) * 1.1
+    # A measured 0 has no place on such a scale.
+    least = max(least, most / 1e6)
+    wide = 380
+    scale = (_WIDTH - wide - _RIGHT) / (math.log(most) - math.log(least))
+
+    def place(value: float) -> float:
+        return wide + (math.log(max(value, least)) - math.log(least)) * scale
+
+    bottom = _TOP + _ROW * len(pairs)
+    parts = []
+    for step in _powers(least, most):
+        kind = "median" if step == 1 else "axis"
+        parts.append(_line(place(step), _TOP - 4, bottom, kind))
+        parts.append(_text(place(step), 14, f"{step:g}", "middle", "faint"))
+    for row, one in enumerate(pairs):
+        middle = _TOP + _ROW * (row + 0.5)
+        name = f"{one.ours.name} / {one.theirs.name}: {METRIC_TITLES[one.metric][0]}"
+        short = name.replace("time to ", "").replace("the first console", "first")
+        parts.append(_text(wide - 8, middle + 4, short, "end"))
+        low, high = place(one.ratio.low), place(one.ratio.high)
+        parts.append(_rectangle(low, middle - 6, high - low, 12, "ours box"))
+        x = place(one.ratio.median)
+        parts.append(f'<circle class="ours" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>')
+        parts.append(_text(high + 8, middle + 4, f"{one.ratio.median:.2f}"))
+    return _svg(bottom + 6, parts, "ratios")
+
+
+def _powers(least: float, most: float) -> list[float]:
+    first, last = math.floor(math.log10(least)), math.ceil(math.log10(most))
+    steps = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
+    shown = [step for step in steps if least <= step <= most]
+    return shown if len(shown) <= 8 else [step for step in shown if f"{step:e}"[0] == "1"]
+
+
+def ram(regions: Sequence[RegionComparison]) -> str:
+    """A bar for each region of RAM: the share of its pages that differ."""
+    width = _WIDTH - _LABELS - 220
+    parts = []
+    for row, one in enumerate(regions):
+        middle = _ROW * (row + 0.5)
+        pages = one.pages
+        total = pages.same + pages.differing
+        parts.append(_text(_LABELS - 8, middle + 4, f"RAM {one.region.name}", "end"))
+        parts.append(_rectangle(_LABELS, middle - 8, width, 16, "good box"))
+        if pages.differing:
+            share = width * pages.differing / total
+            parts.append(_rectangle(_LABELS, middle - 8, max(share, 2), 16, "known"))
+        words = f"{pages.differing} of {total} pages differ"
+        parts.append(_text(_LABELS + width + 8, middle + 4, words))
+    return _svg(_ROW * len(regions) + 4, parts, "RAM")
