@@ -71,18 +71,28 @@ class MemorySides:
 
     def residency(self, shared_bytes: int, private_bytes: int) -> Residency:
         """What is resident, beside how many bytes are in either state. Raises `HostLacksError`."""
-        size = self.region.range.size
-        guest_memfd = self._memslot.guest_memfd
-        private_resident = 0
-        if self.region.two_sided and guest_memfd is not None:
-            private_resident = guest_memfd.resident(self._memslot.guest_memfd_offset, size)
+        shared_resident, private_resident = self.resident(self.region.range)
         return Residency(
-            self.region.what,
-            shared_bytes,
-            self._mapping.resident(self._mapping_offset, size),
-            private_bytes,
-            private_resident,
+            self.region.what, shared_bytes, shared_resident, private_bytes, private_resident
         )
+
+    @property
+    def mapping(self) -> GuestMapping:
+        """What the shared side lies in; not this object's own."""
+        return self._mapping
+
+    def resident(self, range_: GpaRange) -> tuple[int, int]:
+        """Bytes resident on the shared and on the private side of the pages that `range_` touches.
+
+        All within the region. Raises `HostLacksError` where the kernel cannot tell.
+        """
+        first, last = range_.start & -PAGE_SIZE, -(-range_.end // PAGE_SIZE) * PAGE_SIZE
+        offset, size = self._offset(first), last - first
+        private = 0
+        guest_memfd = self._memslot.guest_memfd
+        if self.region.two_sided and guest_memfd is not None:
+            private = guest_memfd.resident(self._memslot.guest_memfd_offset + offset, size)
+        return self._mapping.resident(self._mapping_offset + offset, size), private
 
     def read(self, gpa: int, size: int) -> bytes:
         """`size` bytes of the shared side from `gpa` on, all within the region."""

@@ -55,7 +55,7 @@ async def x_pyvmm_pmemsave(machine: Machine, arguments: Arguments) -> object:
     await _save_physical(machine, arguments, left_out)
     return {
         "left-out": [
-            {"start": run.range.start, "size": run.range.size, "state": run.state.value}
+            {"start": run.range.start, "end": run.range.end, "state": run.state.value}
             for run in joined(left_out)
         ]
     }

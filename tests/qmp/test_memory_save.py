@@ -289,7 +289,9 @@ def test_private_pages_are_refused_or_left_out_and_named(tmp_path: Path) -> None
         assert f"{hidden:#x}-{hidden + PAGE_SIZE - 1:#x} private" in str(caught.value)
         assert not saved.exists()
         answer = await run(COMMANDS, machine, "x-pyvmm-pmemsave", **given)
-        assert answer == {"left-out": [{"start": hidden, "size": PAGE_SIZE, "state": "private"}]}
+        assert answer == {
+            "left-out": [{"start": hidden, "end": hidden + PAGE_SIZE, "state": "private"}]
+        }
         expected = bytearray(PATTERN.ljust(2 * MIB, b"\0"))
         expected[2 * PAGE_SIZE : 3 * PAGE_SIZE] = bytes(PAGE_SIZE)
         assert saved.read_bytes() == bytes(expected)

@@ -50,6 +50,11 @@ class Mapping(Owner):
         """Length in bytes."""
         return self._size
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of a file that is the mapping's own; -1 where that is somebody else's."""
+        return -1 if self._file is None else self._file.fd
+
     def view(self) -> memoryview:
         """All of it, writable, as bytes. Raises `InternalError` once closed."""
         if not self._open:

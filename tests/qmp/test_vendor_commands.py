@@ -1,0 +1,244 @@
+"""x-pyvmm-...: what they tell is what the machine and the kernel have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyvmm.machine.config import HostChoice
+from pyvmm.machine.launch import FIRMWARE_SLOT, STAGING_SLOT, WINDOW_SLOT
+from pyvmm.machine.machine import Machine
+from pyvmm.memory.conversion import Refusal
+from pyvmm.memory.layout import HOLE_START, MIB, PAGE_SIZE, WINDOW_GPA
+from pyvmm.qmp import vendor_commands
+from pyvmm.qmp.command import CommandError
+from pyvmm.qmp.vendor_commands import COMMANDS
+from tests.machine.private_machines import Talk, config, talk
+
+from .guests import HOSTS, run, spinning
+
+
+GUEST_MEMFDS = {"anon_inode:[kvm-gmem]", "anon_inode:[guest_memfd]"}
+"""What kernels call the file."""
+
+
+def mapped() -> list[str]:
+    return Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
+
+
+def privately(conversation: Callable[[Talk], Awaitable[None]]) -> None:
+    """Beside a private guest on the model, which needs no kernel for it."""
+
+    async def then_end(guest: Talk) -> None:
+        await conversation(guest)
+        guest.machine.interrupt("enough")
+
+    talk(replace(config("mailbox"), host=HostChoice.MODEL), then_end)
+
+
+async def ask(machine: Machine, name: str, **arguments: Any) -> Any:
+    return await run(COMMANDS, machine, f"x-pyvmm-{name}", **arguments)
+
+
+# -- page states --
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_shared_machine_is_one_run(host: HostChoice) -> None:
+    async def main() -> None:
+        async with spinning(host, 4 * MIB) as machine:
+            machine.ram.write(3 * MIB, b"x")
+            (run_,) = (await ask(machine, "query-page-states"))["runs"]
+            resident = run_.pop("resident")
+            assert run_ == {"start": 0, "end": 4 * MIB, "state": "shared", "region": "RAM"}
+            assert resident == {
+                "shared": machine.ram.mapping.resident(0, 4 * MIB),
+                "private": 0,
+            }
+            assert 0 < resident["shared"] < MIB
+            (part,) = (await ask(machine, "query-page-states", start=3 * MIB + 5, size=10))["runs"]
+            assert (part["start"], part["end"]) == (3 * MIB + 5, 3 * MIB + 15)
+            assert part["resident"]["shared"] == PAGE_SIZE
+            assert await ask(machine, "query-page-states", start=1 << 40) == {"runs": []}
+
+    trio.run(main)
+
+
+def test_page_states_are_told_run_by_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vendor_commands, "MOST_RUNS", 3)
+
+    async def conversation(guest: Talk) -> None:
+        machine = guest.machine
+        gpa = await guest.take(2 * MIB)
+        await ask(machine, "convert", start=gpa, size=2 * MIB, to="private")
+        await ask(machine, "convert", start=gpa + PAGE_SIZE, size=PAGE_SIZE, to="shared")
+        await ask(machine, "convert", start=gpa + 3 * PAGE_SIZE, size=PAGE_SIZE, to="shared")
+        machine.memory.write(gpa + PAGE_SIZE, b"x")
+        first = await ask(machine, "query-page-states", start=gpa, size=2 * MIB)
+        rest = await ask(
+            machine, "query-page-states",
+            start=first["next"], size=gpa + 2 * MIB - first["next"],
+        )  # fmt: skip
+        assert "next" not in rest
+        runs = first["runs"] + rest["runs"]
+        assert len(first["runs"]) == 3
+        assert [run_["state"] for run_ in runs] == ["private", "shared"] * 2 + ["private"]
+        assert all(one["end"] == two["start"] for one, two in pairwise(runs))
+        assert runs[1]["resident"] == {"shared": PAGE_SIZE, "private": 0}
+        assert runs[3]["resident"] == {"shared": 0, "private": 0}
+        assert (runs[0]["start"], runs[-1]["end"]) == (gpa, gpa + 2 * MIB)
+        (window,) = (await ask(machine, "query-page-states", start=HOLE_START))["runs"]
+        assert window["region"] == "shared window"
+        assert window["state"] == "withheld"
+
+    privately(conversation)
+
+
+# -- conversions --
+
+
+def test_a_conversion_is_done() -> None:
+    async def conversation(guest: Talk) -> None:
+        machine = guest.machine
+        gpa = await guest.take(2 * MIB)
+        given = {"start": gpa, "size": 2 * PAGE_SIZE}
+        assert await ask(machine, "convert", **given, to="shared") == {}
+        assert machine.memory.write(gpa, b"x")
+        assert await ask(machine, "convert", **given, to="private") == {}
+        assert not machine.memory.write(gpa, b"x")
+        window = {"start": WINDOW_GPA, "size": PAGE_SIZE}
+        await ask(machine, "convert", **window, to="shared")
+        assert machine.memory.read(WINDOW_GPA, 1) == b"\0"
+        await ask(machine, "convert", **window, to="withheld")
+        assert machine.memory.read(WINDOW_GPA, 1) is None
+
+    privately(conversation)
+
+
+def test_a_refused_conversion_is_told_by_name_and_changes_nothing() -> None:
+    refused = [
+        (Refusal.EMPTY, {"start": MIB, "size": 0, "to": "private"}),
+        (Refusal.UNALIGNED, {"start": MIB + 1, "size": PAGE_SIZE, "to": "private"}),
+        (Refusal.OVERFLOW, {"start": -PAGE_SIZE, "size": 2 * PAGE_SIZE, "to": "shared"}),
+        (Refusal.UNCOVERED, {"start": 1 << 40, "size": PAGE_SIZE, "to": "shared"}),
+        (Refusal.NO_PRIVATE_SIDE, {"start": WINDOW_GPA, "size": PAGE_SIZE, "to": "private"}),
+        (Refusal.HAS_PRIVATE_SIDE, {"start": MIB, "size": PAGE_SIZE, "to": "withheld"}),
+    ]
+
+    async def conversation(guest: Talk) -> None:
+        before = guest.memory.page_states()
+        for refusal, given in refused:
+            with pytest.raises(CommandError) as caught:
+                await ask(guest.machine, "convert", **given)
+            assert caught.value.description.startswith(f"{refusal.name}: cannot convert")
+            assert refusal.cause in caught.value.description
+        with pytest.raises(CommandError, match="'to' does not accept value 'nowhere'"):
+            await ask(guest.machine, "convert", start=0, size=PAGE_SIZE, to="nowhere")
+        assert guest.memory.page_states() == before
+
+    privately(conversation)
+
+
+def test_a_machine_without_private_memory_converts_nothing() -> None:
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL) as machine:
+            for side in ("shared", "private", "withheld"):
+                with pytest.raises(CommandError, match=r"^NO_PRIVATE_MEMORY: "):
+                    await ask(machine, "convert", start=0, size=PAGE_SIZE, to=side)
+
+    trio.run(main)
+
+
+# -- exits --
+
+
+def test_exits_and_conversions_are_counted() -> None:
+    async def conversation(guest: Talk) -> None:
+        gpa = await guest.take(2 * MIB)
+        before = await ask(guest.machine, "query-exits")
+        await ask(guest.machine, "convert", start=gpa, size=PAGE_SIZE, to="shared")
+        after = await ask(guest.machine, "query-exits")
+        assert after["conversions"]["host to shared"] == (
+            before["conversions"].get("host to shared", 0) + 1
+        )
+        (vcpu,) = after["vcpus"]
+        assert vcpu["cpu-index"] == 0
+        assert vcpu["exits"]["HYPERCALL"] > 0
+        assert any("HYPERCALL" in one for one in vcpu["recent"]) or len(vcpu["recent"]) == 32
+        assert after["failures"] == []
+
+    privately(conversation)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_vcpu_has_its_exits(host: HostChoice) -> None:
+    async def main() -> None:
+        async with spinning(host, cpus=2) as machine:
+            vcpus = (await ask(machine, "query-exits"))["vcpus"]
+            assert [one["cpu-index"] for one in vcpus] == [0, 1]
+
+    trio.run(main)
+
+
+# -- handles --
+
+
+def named(answer: Any) -> dict[str, Any]:
+    return {one["name"]: one for one in answer["handles"]}
+
+
+@pytest.mark.kvm
+def test_handles_are_what_this_process_has_open() -> None:
+    async def main() -> None:
+        async with spinning(HostChoice.KVM, cpus=2) as machine:
+            answer = await ask(machine, "query-handles")
+            handles = named(answer)
+            links = {
+                name: os.readlink(f"/proc/self/fd/{one['fd']}")
+                for name, one in handles.items()
+                if "fd" in one
+            }
+            assert links["system"] == "/dev/kvm"
+            assert links["vm"] == "anon_inode:kvm-vm"
+            assert links["vcpu0"] == "anon_inode:kvm-vcpu:0"
+            assert links["vcpu1"] == "anon_inode:kvm-vcpu:1"
+            assert handles["vcpu1"]["keeps"] == ["vm"]
+            if machine.ram.guest_memfd is not None:
+                assert links["guest-memfd"] in GUEST_MEMFDS
+                assert handles["mapping of RAM"]["keeps"] == ["guest-memfd"]
+            else:
+                assert "memfd:pyvmm-guest" in links["mapping of RAM"]
+            start = f"{handles['mapping of RAM']['hva']:x}-"
+            assert any(line.startswith(start) for line in mapped())
+            (slot,) = answer["memslots"]
+            assert (slot["start"], slot["end"]) == (0, 4 * MIB)
+            assert slot["mapping"] == "mapping of RAM"
+            assert ("binding" in slot) == (machine.ram.guest_memfd is not None)
+
+    trio.run(main)
+
+
+def test_a_private_machine_s_handles() -> None:
+    async def conversation(guest: Talk) -> None:
+        answer = await ask(guest.machine, "query-handles")
+        handles = named(answer)
+        # Both sides of RAM: its mapping does not keep the file of the private one.
+        assert handles["mapping of RAM"]["keeps"] == []
+        assert handles["guest-memfd"] == {
+            "name": "guest-memfd", "kind": "guest-memfd", "size": 16 * MIB, "keeps": ["vm"],
+        }  # fmt: skip
+        slots = {one["slot"]: one for one in answer["memslots"]}
+        assert set(slots) == {0, WINDOW_SLOT}, "staging area and firmware have gone"
+        assert not {STAGING_SLOT, FIRMWARE_SLOT} & set(slots)
+        assert slots[0]["binding"] == {"handle": "guest-memfd", "offset": 0}
+        assert "binding" not in slots[WINDOW_SLOT]
+        assert slots[WINDOW_SLOT]["mapping"] in handles
+
+    privately(conversation)
