@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit
-from pyvmm.hosts.registers import Regs, Sregs
+from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 
 
 class MemslotFlag(enum.IntFlag):
@@ -230,8 +230,19 @@ class Vcpu(Owned, Protocol):
         """KVM_SET_SREGS."""
         ...
 
+    def get_further(self) -> FurtherRegs:
+        """Debug registers, x87, SSE and more, for people and for dumps."""
+        ...
+
     def set_entry(self, regs: Regs, sregs: Sregs) -> None:
         """All registers for a first run; `sregs.apic_base` is not taken, the vCPU's own stays."""
+        ...
+
+    def reset(self) -> None:
+        """Everything as `Vm.create_vcpu` made it, but CPUID; what was pending is forgotten.
+
+        Complete the last exit first (`complete`).
+        """
         ...
 
     def translate(self, linear: int) -> int | None:
@@ -348,6 +359,10 @@ class Vm(Owned, Protocol):
 
     def set_irq_line(self, gsi: int, level: bool) -> None:
         """Raise or lower an interrupt line of the in-kernel controllers."""
+        ...
+
+    def reset_controllers(self) -> None:
+        """The in-kernel controllers and the timer as they were made; while no vCPU runs."""
         ...
 
     def enable_hypercall_exits(self, mask: int) -> None:

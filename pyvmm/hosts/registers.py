@@ -130,3 +130,31 @@ class Sregs:
     cr8: int = 0
     efer: int = 0
     apic_base: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FpuRegs:
+    """x87 and SSE: `fpr` 8 registers, `xmm` 16, each of 16 bytes; `ftw` abridged as in FXSAVE."""
+
+    fpr: tuple[bytes, ...]
+    fcw: int
+    fsw: int
+    ftw: int
+    xmm: tuple[bytes, ...]
+    mxcsr: int
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherRegs:
+    """What there is to see of a vCPU beside `Regs` and `Sregs`; None where a host does not tell.
+
+    `dr` are DR0 to DR3, DR6, DR7. `halted`: it waits in HLT for an interrupt; `interrupt_shadow`:
+    it takes none before its next instruction (SDM vol. 3A, 6.8.3).
+    """
+
+    kernel_gs_base: int = 0
+    halted: bool = False
+    interrupt_shadow: bool = False
+    smm: bool = False
+    dr: tuple[int, int, int, int, int, int] | None = None
+    fpu: FpuRegs | None = None

@@ -103,8 +103,7 @@ class Assembly(StackOwner):
                     prepared(self.system, self.vm, self.memory, config)
                 )
             else:
-                for placement in self._plan.placements:
-                    self.ram.write(placement.gpa, placement.data)
+                self._load()
             self.board = Board(
                 console=console,
                 memory=config.memory,
@@ -114,6 +113,30 @@ class Assembly(StackOwner):
             )
             self.board.attach_fast_path(self.vm.posted)
             self.own(stack)
+
+    @property
+    def has_interrupts(self) -> bool:
+        """Whether there are interrupt controllers and a timer."""
+        return self._interrupts
+
+    def _load(self) -> None:
+        """Put the image where it belongs; RAM is zero."""
+        for placement in self._plan.placements:
+            self.ram.write(placement.gpa, placement.data)
+
+    def reset(self) -> None:
+        """Memory, devices and controllers as they were made. No vCPU runs; none is private."""
+        if self._interrupts:
+            self.vm.reset_controllers()
+        self.board.reset()
+        self.ram.clear()
+        self._load()
+
+    def reset_vcpu(self, index: int, vcpu: Vcpu) -> None:
+        """A vCPU of a machine that is not private as `create_vcpu` made it; on its thread."""
+        vcpu.reset()
+        if index == 0:
+            vcpu.set_entry(self._plan.entry.regs, self._plan.entry.sregs)
 
     def _create_vm(self) -> Vm:
         if self._config.private is None:

@@ -16,6 +16,7 @@ from pyvmm.machine.console import attach
 from pyvmm.machine.console.monitor import PROMPT, Monitor
 from pyvmm.machine.console.port import INPUT_LIMIT, OUTPUT_LIMIT, ConsolePort
 from pyvmm.machine.console.streams import InputDescriptor, OutputDescriptor
+from pyvmm.machine.ending import Requester
 
 HANG = 30.0
 
@@ -333,7 +334,7 @@ class FakeMachine:
     def resume(self) -> None:
         self.is_paused = False
 
-    def interrupt(self, detail: str) -> None:
+    def interrupt(self, detail: str, _requester: Requester) -> None:
         self.ended.append(detail)
 
     @property
@@ -375,8 +376,8 @@ def test_monitor_line_editing() -> None:
 
 def test_monitor_takes_no_end_of_keys() -> None:
     _passed, shown, machine = typed(b"\x01c", b"x" * 10000, b"\r", b"  info   status \r")
-    assert f"unknown command: {'x' * 256};" in shown
-    assert "running\n" in shown
+    assert f"unknown command: '{'x' * 256}'\n" in shown
+    assert "VM status: running\n" in shown
     assert not machine.ended
 
 

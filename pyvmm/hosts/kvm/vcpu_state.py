@@ -19,7 +19,7 @@ from pyvmm.hosts.kvm.register_codec import (
     encode_regs,
     encode_sregs,
 )
-from pyvmm.hosts.registers import Regs, Sregs
+from pyvmm.hosts.registers import FpuRegs, FurtherRegs, Regs, Sregs
 
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.vcpu_values import (
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     )
 
 _LEGACY_XSAVE_SIZE = 4096
+_MXCSR = 24
+"""Where it is in the XSAVE area, in bytes (SDM vol. 1, 10.5.1)."""
+_KERNEL_GS_BASE = 0xC000_0102
 _PDPTRS_VALID = 1
 
 
@@ -73,6 +76,28 @@ class VcpuState(FdOwner):
         raw.apic_base = apic_base
         call(ioctls.SET_SREGS, self.fd, raw, f"cr0={sregs.cr0:#x} efer={sregs.efer:#x}")
         self.set_regs(regs)
+
+    def get_further(self) -> FurtherRegs:
+        """Debug registers, x87, SSE and more, by seven ioctls; see `pyvmm.hosts.registers`."""
+        from pyvmm.hosts.kvm.vcpu_values import MpState
+
+        debug, events, fpu = self.get_debugregs(), self.get_events(), self.get_fpu()
+        xsave = self.get_xsave()
+        return FurtherRegs(
+            kernel_gs_base=self.get_msrs([_KERNEL_GS_BASE])[_KERNEL_GS_BASE],
+            halted=self.get_mp_state() is MpState.HALTED,
+            interrupt_shadow=bool(events.interrupt_shadow),
+            smm=bool(events.smi_smm),
+            dr=(*debug.db, debug.dr6, debug.dr7),
+            fpu=FpuRegs(
+                fpr=fpu.fpr,
+                fcw=fpu.fcw,
+                fsw=fpu.fsw,
+                ftw=fpu.ftwx,
+                xmm=fpu.xmm,
+                mxcsr=int.from_bytes(xsave[_MXCSR : _MXCSR + 4], "little"),
+            ),
+        )
 
     def get_sregs2(self) -> tuple[Sregs, PageDirectoryPointers]:
         """The special registers with the PAE page directory pointers (api.rst 4.131)."""

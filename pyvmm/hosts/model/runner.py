@@ -40,8 +40,11 @@ class Runner:
     while the monitor answers.
     """
 
-    def __init__(self, index: int, services: VcpuServices, apic_base: int) -> None:
-        self.history = History()
+    def __init__(
+        self, index: int, services: VcpuServices, apic_base: int, history: History | None = None
+    ) -> None:
+        """`history` goes on with what another one has done."""
+        self.history = history or History()
         self._devices = DeviceAccess(index, services, self.history, self._ask)
         self.engine = Engine(self._devices)
         self.msrs = Msrs(apic_base)
@@ -66,6 +69,11 @@ class Runner:
         self._halted = False
 
     # -- for the vCPU's own thread --
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether it waits for an interrupt."""
+        return self._halted
 
     def run(self) -> Exit:
         """Until there is an exit."""

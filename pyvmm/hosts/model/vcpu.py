@@ -12,13 +12,16 @@ from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import ExitRecord
 from pyvmm.hosts.model.address_space import VcpuServices
+from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess
+from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.reset_state import reset_registers
 from pyvmm.hosts.model.runner import Runner
-from pyvmm.hosts.registers import Regs, Sregs
+from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 
 _BSP = 1 << 8
 _APIC_BASE = 0xFEE0_0800
+_KERNEL_GS_BASE = 0xC000_0102
 
 
 class ModelVcpu:
@@ -29,18 +32,25 @@ class ModelVcpu:
     ) -> None:
         """`gone` is told when it is closed. Raises `HostLacksError` without a Unicorn that fits."""
         self.index = index
-        apic_base = _APIC_BASE | (0 if index else _BSP) if services.controllers else 0
-        self._runner = Runner(index, services, apic_base)
+        self._services = services
+        self._runner = self._make_runner()
         self._memory = services.memory
         self._kept: Exit | None = None
         self._delivered: Exit | None = None
         self._cr8 = 0
         self._closed = False
         self._gone = gone
-        regs, sregs = reset_registers(index)
-        state = self._runner.engine.state
+
+    def _make_runner(self, history: History | None = None) -> Runner:
+        """A processor after reset."""
+        has_apic = self._services.controllers is not None
+        apic_base = _APIC_BASE | (0 if self.index else _BSP) if has_apic else 0
+        runner = Runner(self.index, self._services, apic_base, history)
+        regs, sregs = reset_registers(self.index)
+        state = runner.engine.state
         state.set_sregs(sregs)
         state.regs = regs
+        return runner
 
     # -- running --
 
@@ -153,6 +163,30 @@ class ModelVcpu:
         """All registers for a first run; `sregs.apic_base` is not taken, the vCPU's own stays."""
         self.set_sregs(replace(sregs, apic_base=self._runner.msrs.apic_base))
         self.set_regs(regs)
+
+    def reset(self) -> None:
+        """Everything as it was made, but CPUID; what was pending is forgotten."""
+        self._require_open()
+        old = self._runner
+        # Whoever kicks has said why before, and the monitor looks before it runs this again: so a
+        # kick that still goes to the old one is not missed.
+        new = self._make_runner(old.history)
+        new.has_cpuid = old.has_cpuid
+        self._runner = new
+        old.close()
+        self._kept = self._delivered = None
+        self._cr8 = 0
+
+    def get_further(self) -> FurtherRegs:
+        """Debug registers and what it waits for; x87 and SSE stay in the engine: None."""
+        self._settle()
+        state = self._runner.state()
+        return FurtherRegs(
+            kernel_gs_base=state.msr(_KERNEL_GS_BASE) or 0,
+            halted=self._runner.is_halted,
+            interrupt_shadow=bool(state.hflags & HF_INHIBIT_IRQ),
+            dr=(state.dr(0), state.dr(1), state.dr(2), state.dr(3), state.dr(6), state.dr(7)),
+        )
 
     def translate(self, linear: int) -> int | None:
         """The GPA of a linear address under the present page tables; None if unmapped."""

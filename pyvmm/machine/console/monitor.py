@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 
 import trio
 
 from pyvmm.devices.console_keys import HELP_TEXT, EscapeKeys, KeyAction
 from pyvmm.errors import PyvmmError
+from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.report import collect
 
 PROMPT = "(pyvmm) "
-
-_HELP = """\
-help            this list
-stop            pause the guest
-cont            let it run on
-quit            end the run
-info status     running or paused
-info registers  registers, code and last exits of every vCPU
-info memory     how much, and what it is made from
-"""
 
 
 class Monitor:
@@ -37,18 +26,6 @@ class Monitor:
         self._keys = EscapeKeys()
         self._open = False
         self._line = bytearray()
-        self._commands: dict[str, Callable[[], Awaitable[None]]] = {
-            "help": self._help,
-            "?": self._help,
-            "stop": self._stop,
-            "cont": self._cont,
-            "c": self._cont,
-            "quit": self._quit,
-            "q": self._quit,
-            "info status": self._info_status,
-            "info registers": self._info_registers,
-            "info memory": self._info_memory,
-        }
 
     async def keys(self, data: bytes) -> bytes:
         """What of the typed `data` is for the guest; the rest is done here."""
@@ -61,7 +38,9 @@ class Monitor:
                     else:
                         for_guest += item
                 case KeyAction.QUIT:
-                    self._machine.interrupt("ended from the terminal (Ctrl-A x)")
+                    self._machine.interrupt(
+                        "ended from the terminal (Ctrl-A x)", Requester.TERMINAL
+                    )
                 case KeyAction.TOGGLE_MONITOR:
                     self._toggle()
                 case KeyAction.HELP:
@@ -94,41 +73,9 @@ class Monitor:
         if not line:
             await trio.lowlevel.checkpoint()
             return
-        command = self._commands.get(line)
-        if command is None:
-            self._write(f"unknown command: {line}; help lists the commands\n")
-            return
+        from pyvmm.machine.monitor.commands import execute  # Most runs never open the monitor.
+
         try:
-            await command()
+            self._write(await execute(self._machine, line, 0, Requester.TERMINAL))
         except PyvmmError as error:
             self._write(f"{error}\n")
-
-    async def _help(self) -> None:
-        self._write(_HELP)
-
-    async def _stop(self) -> None:
-        await self._machine.pause()
-
-    async def _cont(self) -> None:
-        self._machine.resume()
-
-    async def _quit(self) -> None:
-        self._machine.interrupt("ended from the monitor (quit)")
-
-    async def _info_status(self) -> None:
-        self._write("paused\n" if self._machine.is_paused else "running\n")
-
-    async def _info_registers(self) -> None:
-        for index in range(self._machine.config.cpus):
-            report = await self._machine.on_vcpu(
-                index, partial(collect, index, read=self._machine.memory.read)
-            )
-            self._write("\n".join(report.lines()) + "\n")
-
-    async def _info_memory(self) -> None:
-        ram = self._machine.ram
-        self._write(f"{ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
-        for region in ram.layout.regions:
-            self._write(
-                f"  slot {region.slot}: gpa {region.range.start:#x}..{region.range.end:#x}\n"
-            )

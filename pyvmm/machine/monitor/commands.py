@@ -1,0 +1,324 @@
+"""The words of the human monitor: QEMU's, where it has them, and in its forms.
+
+One implementation serves the terminal (Ctrl-A c) and QMP's ``human-monitor-command``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.ending import Requester
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.monitor.expressions import LineError, evaluate, take_format
+from pyvmm.machine.monitor.memory_lines import character, memory_lines
+from pyvmm.machine.monitor.memory_tree import (
+    AddressSpace,
+    TreeEntry,
+    TreeKind,
+    flat_lines,
+    tree_lines,
+)
+from pyvmm.machine.monitor.register_lines import VcpuRegisters, register_lines
+from pyvmm.machine.report import collect
+from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.page_walk import walk
+
+LONGEST_LINE = 1024
+"""Characters that a line may have."""
+_RAM = "pyvmm.ram"
+_RAM_PARTS = ("ram-below-4g", "ram-above-4g")
+_CONTROLLER_PORTS = (
+    (0x20, 0x22, "pic"), (0x40, 0x44, "pit"), (0x61, 0x62, "pcspk"), (0xA0, 0xA2, "pic"),
+    (0x4D0, 0x4D2, "elcr"),
+)  # fmt: skip
+_CONTROLLER_MEMORY = (
+    (0xFEC0_0000, 0xFEC0_1000, "ioapic"),
+    (0xFEE0_0000, 0xFEE0_1000, "apic"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a word is called with: the machine, what follows the word, the vCPU meant, who asks."""
+
+    machine: Machine
+    rest: str
+    cpu: int
+    requester: Requester
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A command: its name, what follows it, what it does, and the function that does it."""
+
+    name: str
+    parameters: str
+    what: str
+    run: Callable[[Line], Awaitable[str]]
+    aliases: tuple[str, ...] = ()
+
+    def help(self, group: str = "") -> str:
+        """One line, as QEMU has it."""
+        names = "|".join((self.name, *self.aliases))
+        return f"{group}{names} {self.parameters} -- {self.what}\n"
+
+
+async def execute(machine: Machine, text: str, cpu: int, requester: Requester) -> str:
+    """What the monitor prints for a line; `cpu` is the vCPU that registers and x mean.
+
+    What cannot be done is said in the text, as QEMU's monitor does. Raises `PyvmmError` when the
+    machine fails or has ended.
+    """
+    if len(text) > LONGEST_LINE:
+        return f"a line has at most {LONGEST_LINE} characters\n"
+    words: Sequence[Word] = WORDS
+    name, rest = _split(text)
+    group = ""
+    if name == "info" and rest.strip():
+        words, group = INFO, "info "
+        name, rest = _split(rest)
+    if not name:
+        await trio.lowlevel.checkpoint()
+        return ""
+    word = _find(words, name)
+    if word is None:
+        await trio.lowlevel.checkpoint()
+        return f"unknown command: '{group}{name}'\n"
+    try:
+        return await word.run(Line(machine, rest, cpu, requester))
+    except LineError as error:
+        return f'{error}\nTry "help {group}{word.name}" for more information\n'
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The word in front, and the rest; a format clings to its word: x/4x."""
+    text = text.strip()
+    at = next((at for at, letter in enumerate(text) if letter.isspace() or letter == "/"), None)
+    return (text, "") if at is None else (text[:at], text[at:])
+
+
+def _find(words: Sequence[Word], name: str) -> Word | None:
+    return next((word for word in words if name == word.name or name in word.aliases), None)
+
+
+# -- help, running --
+
+
+async def _help(line: Line) -> str:
+    name, rest = _split(line.rest)
+    await trio.lowlevel.checkpoint()
+    if not name:
+        everything = [word.help() for word in WORDS] + [word.help("info ") for word in INFO]
+        return "".join(everything)
+    if name == "info":
+        wanted = _split(rest)[0]
+        found = [word for word in INFO if wanted in ("", word.name)]
+        return "".join(word.help("info ") for word in found) or f"unknown command: '{wanted}'\n"
+    word = _find(WORDS, name)
+    return f"unknown command: '{name}'\n" if word is None else word.help()
+
+
+async def _info(_line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    return "".join(word.help("info ") for word in INFO)
+
+
+async def _stop(line: Line) -> str:
+    await line.machine.pause()
+    return ""
+
+
+async def _cont(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    line.machine.resume()
+    return ""
+
+
+async def _quit(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    line.machine.interrupt("ended from the monitor (quit)", line.requester)
+    return ""
+
+
+# -- memory and numbers --
+
+
+async def _examine(line: Line) -> str:
+    """x: by the linear addresses of a vCPU."""
+    format_, expression = take_format(line.rest)
+    vcpu = await _registers(line.machine, line.cpu)
+    start = evaluate(expression, vcpu.names())
+    return await _lines(partial(memory_lines, start, format_, partial(_read_linear, line, vcpu)))
+
+
+async def _examine_physical(line: Line) -> str:
+    """xp: by guest-physical addresses."""
+    format_, expression = take_format(line.rest)
+    start = evaluate(expression, await _names(line, expression))
+    return await _lines(partial(memory_lines, start, format_, line.machine.memory.read))
+
+
+async def _print(line: Line) -> str:
+    format_, expression = take_format(line.rest)
+    value = evaluate(expression, await _names(line, expression))
+    match format_.base.value:
+        case "o":
+            return f"0{value:o}\n" if value else "0\n"
+        case "c":
+            return f"'{character(value & 0xFF)}'\n"
+        case "d":
+            return f"{value - (1 << 64) if value >> 63 else value}\n"
+        case "u":
+            return f"{value}\n"
+    return f"{value:#x}\n"
+
+
+async def _names(line: Line, expression: str) -> Mapping[str, int]:
+    """The registers, where the expression may mean some: else the vCPU is left alone."""
+    if "$" not in expression:
+        return {}
+    return (await _registers(line.machine, line.cpu)).names()
+
+
+async def _lines(make: Callable[[], Iterable[str]]) -> str:
+    """Memory is read in a worker thread: the lock on it may be held for long."""
+    made = await trio.to_thread.run_sync(lambda: [f"{one}\n" for one in make()])
+    return "".join(made)
+
+
+def _read_linear(line: Line, vcpu: VcpuRegisters, address: int, size: int) -> bytes | None:
+    read = line.machine.memory.read
+    data = b""
+    while len(data) < size:
+        at = address + len(data)
+        gpa = walk(read, vcpu.sregs, at).gpa
+        if gpa is None:
+            return None
+        piece = read(gpa, min(size - len(data), PAGE_SIZE - at % PAGE_SIZE))
+        if piece is None:
+            return None
+        data += piece
+    return data
+
+
+async def _registers(machine: Machine, index: int) -> VcpuRegisters:
+    def ask(vcpu: Vcpu) -> VcpuRegisters:
+        return VcpuRegisters(index, vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_further())
+
+    return await machine.on_vcpu(index, ask)
+
+
+# -- info --
+
+
+async def _info_status(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    return f"VM status: {'paused' if line.machine.is_paused else 'running'}\n"
+
+
+async def _info_registers(line: Line) -> str:
+    wanted = line.rest.split()
+    cpus = line.machine.config.cpus
+    if wanted == ["-a"]:
+        indices: Sequence[int] = range(cpus)
+    elif not wanted:
+        indices = [line.cpu]
+    elif len(wanted) == 1 and wanted[0].isdecimal() and len(wanted[0]) < 6:
+        indices = [int(wanted[0])]
+        if indices[0] >= cpus:
+            return f"CPU#{indices[0]} not available\n"
+    else:
+        raise LineError(f"{' '.join(wanted)}: neither -a nor the number of a vCPU")
+    texts = []
+    for index in indices:
+        found = await _registers(line.machine, index)
+        # An empty line before each, as in QEMU.
+        texts.append("\n" + "".join(f"{one}\n" for one in register_lines(found)))
+    return "".join(texts)
+
+
+async def _info_mtree(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    wanted = line.rest.split()
+    if wanted not in ([], ["-f"]):
+        raise LineError(f"{' '.join(wanted)}: there is no such view here, only -f")
+    show = flat_lines if wanted else tree_lines
+    return "".join(f"{one}\n" for one in show(_address_spaces(line.machine)))
+
+
+def _address_spaces(machine: Machine) -> tuple[AddressSpace, AddressSpace]:
+    assembly = machine.assembly
+    memory: list[TreeEntry] = []
+    by_slot = {region.slot: region for region in machine.ram.layout.regions}
+    for sides in machine.memory.sides():
+        region = sides.region
+        part = by_slot.get(region.slot)
+        target = None if part is None else (_RAM, part.file_offset)
+        name = region.what if part is None else _RAM_PARTS[min(part.slot, 1)]
+        memory.append(TreeEntry(region.range, TreeKind.RAM, name, target))
+    ports: list[TreeEntry] = []
+    for bus, entries in ((assembly.board.mmio, memory), (assembly.board.ports, ports)):
+        entries += [
+            TreeEntry(GpaRange(one.start, one.end), TreeKind.DEVICE, one.name) for one in bus.ranges
+        ]
+    if assembly.has_interrupts:
+        for ranges, entries in ((_CONTROLLER_MEMORY, memory), (_CONTROLLER_PORTS, ports)):
+            entries += [
+                TreeEntry(GpaRange(start, end), TreeKind.DEVICE, name)
+                for start, end, name in ranges
+            ]
+    return (
+        AddressSpace("memory", "system", assembly.board.mmio.size, tuple(memory)),
+        AddressSpace("I/O", "io", assembly.board.ports.size, tuple(ports)),
+    )
+
+
+async def _info_memory(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    ram = line.machine.ram
+    lines = [f"{ram.layout.memory >> 10} KiB, {ram.choice.reason}"]
+    lines += [
+        f"  slot {region.slot}: gpa {region.range.start:#x}..{region.range.end:#x}"
+        for region in ram.layout.regions
+    ]
+    return "".join(f"{one}\n" for one in lines)
+
+
+async def _info_vcpus(line: Line) -> str:
+    lines: list[str] = []
+    for index in range(line.machine.config.cpus):
+        report = await line.machine.on_vcpu(
+            index, partial(collect, index, read=line.machine.memory.read)
+        )
+        lines += report.lines()
+    return "".join(f"{one}\n" for one in lines)
+
+
+WORDS = (
+    Word("help", "[cmd]", "show the help", _help, ("?",)),
+    Word("info", "[subcommand]", "show various information about the system state", _info),
+    Word("print", "/fmt expr", "print expression value (use $reg for CPU register access)",
+         _print, ("p",)),
+    Word("stop", "", "stop emulation", _stop, ("s",)),
+    Word("cont", "", "resume emulation", _cont, ("c",)),
+    Word("quit", "", "quit the emulator", _quit, ("q",)),
+    Word("x", "/fmt addr", "virtual memory dump starting at 'addr'", _examine),
+    Word("xp", "/fmt addr", "physical memory dump starting at 'addr'", _examine_physical),
+)  # fmt: skip
+"""What a line may begin with."""
+
+INFO = (
+    Word("status", "", "show the current VM status (running|paused)", _info_status),
+    Word("registers", "[-a|vcpu]", "show the cpu registers (-a: show register info for all cpus; "
+         "vcpu: specific vCPU to query; show the current CPU's registers if no argument is "
+         "specified)", _info_registers),
+    Word("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", _info_mtree),
+    Word("memory", "", "how much memory there is, and what it is made from", _info_memory),
+    Word("vcpus", "", "registers, code, page tables and last exits of every vCPU", _info_vcpus),
+)  # fmt: skip
+"""What may follow ``info``."""
