@@ -24,7 +24,6 @@ from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, run, spinning
 
-
 GUEST_MEMFDS = {"anon_inode:[kvm-gmem]", "anon_inode:[guest_memfd]"}
 """What kernels call the file."""
 
