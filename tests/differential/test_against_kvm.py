@@ -85,6 +85,7 @@ def test_the_model_answers_as_kvm_does(
 def assert_not_idle(counted: Counted) -> None:
     """Sequences that nothing comes of would find nothing."""
     assert counted.operations > 6 * counted.sequences
+    assert counted.stale <= counted.sequences // 20
     assert counted.reached > counted.sequences // 8
     if counted.sequences >= 500:  # They are rare: in few sequences there may be none.
         assert counted.faulted > 0

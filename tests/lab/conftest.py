@@ -12,7 +12,8 @@ import pytest
 from tests.lab.places import LabAtHand, qemus_of
 
 
-def _environment(directory: Path) -> dict[str, str]:
+def environment(directory: Path) -> dict[str, str]:
+    """For a lab that has its files in `directory`."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         "XDG_RUNTIME_DIR": str(directory),
@@ -22,7 +23,7 @@ def _environment(directory: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabAtHand]:
     """A lab that is up, for the whole session."""
-    at_hand = LabAtHand(_environment(tmp_path_factory.mktemp("lab")))
+    at_hand = LabAtHand(environment(tmp_path_factory.mktemp("lab")))
     done = at_hand.pyvmm("lab", "up")
     assert done.code == 0, done.err
     yield at_hand
@@ -32,8 +33,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabAtHand]:
 @pytest.fixture
 def no_lab(tmp_path: Path) -> Iterator[LabAtHand]:
     """A place where no lab is up. Nothing that a test starts there survives it."""
-    yield LabAtHand(_environment(tmp_path))
-    LabAtHand(_environment(tmp_path)).pyvmm("lab", "down")
+    yield LabAtHand(environment(tmp_path))
+    LabAtHand(environment(tmp_path)).pyvmm("lab", "down")
     deadline = time.monotonic() + 20
     while qemus_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -8,11 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from tests.lab.conftest import environment
 from tests.lab.places import LabAtHand, Outcome
 
 SUITES = {
     "tests/machine": 80,
     "tests/hosts": 100,
+    "tests/differential": 4,
     "tests/parity": 40,
     "tests/firmware": 20,
     "tests/replay": 5,
@@ -21,18 +23,23 @@ SUITES = {
 
 The ones that take longest come first.
 """
+SEQUENCES = 100
+"""Of memory operations, for each kind of VM: Python is slow in there."""
 AT_ONCE = 2
-"""The lab has as many processors, and each suite keeps one of them busy."""
+"""Each suite has a lab of its own, where nobody else uses memory, and keeps one processor busy."""
 
 
 @pytest.fixture(scope="module")
-def runs(lab: LabAtHand, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Outcome]]]:
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Outcome]]]:
     """The suites that are asked for, under way."""
 
     def run(suite: str) -> Outcome:
-        return lab.inside(
+        own = LabAtHand(environment(tmp_path_factory.mktemp("lab")))
+        return own.inside(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "kvm", suite],
-            env={"PYVMM_REQUIRE": "kvm,private"},
+            env={"PYVMM_REQUIRE": "kvm,private", "PYVMM_DIFFERENTIAL": str(SEQUENCES)},
             patience=900,
         )
 
