@@ -5,16 +5,19 @@ Source: APM vol. 2, chapter 5 (page translation); SDM vol. 3A, chapter 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Sregs
+from pyvmm.memory.layout import PAGE_SIZE, GpaRange
 
 ReadGuest = Callable[[int, int], bytes | None]
 """(gpa, size in bytes) -> that many bytes, or None where there is no RAM."""
 
 _PRESENT = 1 << 0
 _LARGE = 1 << 7
+_UNPAGED = 1 << 21
+"""How far a walk without page tables reaches, for callers: any page size would do."""
 _ADDRESS_64 = 0x000F_FFFF_FFFF_F000
 
 
@@ -43,40 +46,53 @@ class WalkStep:
 
 @dataclass(frozen=True, slots=True)
 class PageWalk:
-    """A finished walk: every entry read, and the GPA that it ends at (None: not mapped)."""
+    """A finished walk: every entry read, and the GPA that it ends at (None: not mapped).
+
+    `page_size` is that of the page it ends in, in bytes: so far the next addresses map alike.
+    """
 
     linear: int
     steps: tuple[WalkStep, ...]
     gpa: int | None
+    page_size: int = PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
-class _Level:
+class TableLevel:
+    """A level of tables: where its index is in a linear address, whether its entries map pages."""
+
     name: str
     shift: int
     index_bits: int
     may_be_leaf: bool
 
 
-def _levels(sregs: Sregs) -> tuple[list[_Level], int]:
+def levels(sregs: Sregs) -> tuple[list[TableLevel], int]:
     """The levels from the top, and the size of an entry in bytes."""
     if sregs.efer & Efer.LMA:
-        levels = [
-            _Level("PML4E", 39, 9, False),
-            _Level("PDPTE", 30, 9, True),
-            _Level("PDE", 21, 9, True),
-            _Level("PTE", 12, 9, True),
+        found = [
+            TableLevel("PML4E", 39, 9, False),
+            TableLevel("PDPTE", 30, 9, True),
+            TableLevel("PDE", 21, 9, True),
+            TableLevel("PTE", 12, 9, True),
         ]
         if sregs.cr4 & Cr4.LA57:
-            levels.insert(0, _Level("PML5E", 48, 9, False))
-        return levels, 8
+            found.insert(0, TableLevel("PML5E", 48, 9, False))
+        return found, 8
     if sregs.cr4 & Cr4.PAE:
         return [
-            _Level("PDPTE", 30, 2, False),
-            _Level("PDE", 21, 9, True),
-            _Level("PTE", 12, 9, True),
+            TableLevel("PDPTE", 30, 2, False),
+            TableLevel("PDE", 21, 9, True),
+            TableLevel("PTE", 12, 9, True),
         ], 8
-    return [_Level("PDE", 22, 10, True), _Level("PTE", 12, 10, True)], 4
+    return [TableLevel("PDE", 22, 10, True), TableLevel("PTE", 12, 10, True)], 4
+
+
+def top_table(sregs: Sregs) -> int:
+    """The GPA of the first table."""
+    # PAE's is 32-byte aligned, all others are page aligned.
+    pae_only = bool(sregs.cr4 & Cr4.PAE) and not sregs.efer & Efer.LMA
+    return sregs.cr3 & (0xFFFF_FFE0 if pae_only else _ADDRESS_64)
 
 
 def walk(read: ReadGuest, sregs: Sregs, linear: int) -> PageWalk:
@@ -86,13 +102,11 @@ def walk(read: ReadGuest, sregs: Sregs, linear: int) -> PageWalk:
     into its tables makes this raise.
     """
     if not sregs.cr0 & Cr0.PG:
-        return PageWalk(linear, (), linear)
-    levels, entry_size = _levels(sregs)
-    # PAE's top table is 32-byte aligned, all others are page aligned.
-    pae_only = bool(sregs.cr4 & Cr4.PAE) and not sregs.efer & Efer.LMA
-    table = sregs.cr3 & (0xFFFF_FFE0 if pae_only else _ADDRESS_64)
+        return PageWalk(linear, (), linear, _UNPAGED)
+    way, entry_size = levels(sregs)
+    table = top_table(sregs)
     steps: list[WalkStep] = []
-    for level in levels:
+    for level in way:
         index = (linear >> level.shift) & ((1 << level.index_bits) - 1)
         entry_gpa = table + index * entry_size
         raw = read(entry_gpa, entry_size)
@@ -105,6 +119,53 @@ def walk(read: ReadGuest, sregs: Sregs, linear: int) -> PageWalk:
         offset = linear & ((1 << level.shift) - 1)
         if is_leaf:
             frame = value & _ADDRESS_64 & ~((1 << level.shift) - 1)
-            return PageWalk(linear, tuple(steps), frame | offset)
+            return PageWalk(linear, tuple(steps), frame | offset, 1 << level.shift)
         table = value & _ADDRESS_64
     return PageWalk(linear, tuple(steps), None)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPart:
+    """`size` bytes of linear addresses from `linear` on, adjacent in guest-physical memory, too.
+
+    `gpa` is None for what is not mapped.
+    """
+
+    linear: int
+    size: int
+    gpa: int | None
+
+    @property
+    def range(self) -> GpaRange:
+        """Where it lies; empty for what is not mapped."""
+        return GpaRange(self.gpa or 0, (self.gpa or 0) + (self.size if self.gpa is not None else 0))
+
+
+def linear_parts(
+    read: ReadGuest, sregs: Sregs, linear: int, size: int, most: int
+) -> Iterator[LinearPart]:
+    """Where [linear, linear + size), in bytes, lies; ascending, parts of at most `most` bytes.
+
+    The tables are read as it goes, a part ahead.
+    """
+    end = linear + size
+    pending: LinearPart | None = None
+    while linear < end:
+        found = walk(read, sregs, linear)
+        length = min(end - linear, found.page_size - linear % found.page_size, most)
+        if pending is not None and _continues(pending, found.gpa) and pending.size + length <= most:
+            pending = LinearPart(pending.linear, pending.size + length, pending.gpa)
+        else:
+            if pending is not None:
+                yield pending
+            pending = LinearPart(linear, length, found.gpa)
+        linear += length
+    if pending is not None:
+        yield pending
+
+
+def _continues(part: LinearPart, gpa: int | None) -> bool:
+    """Whether what comes next in linear addresses is what comes next at `gpa`."""
+    if part.gpa is None or gpa is None:
+        return part.gpa is gpa
+    return part.gpa + part.size == gpa

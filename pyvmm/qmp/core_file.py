@@ -11,10 +11,12 @@ note ``struct QEMUCPUState`` (target/i386/arch_dump.c).
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyvmm.hosts.registers import Regs, Segment, Sregs
+from pyvmm.memory.mappings import LinearRun
 
 NT_PRSTATUS = 1
 QEMU_STATE_VERSION = 1
@@ -51,52 +53,71 @@ class CoreVcpu:
 
 @dataclass(frozen=True, slots=True)
 class CoreMemory:
-    """A piece of memory: `size` bytes at guest-physical `gpa`, seen by the guest at `linear`.
+    """A piece of memory: `size` bytes at guest-physical `gpa`.
 
     Without `present` the file says that the memory is there, and does not have its contents.
     """
 
     gpa: int
     size: int
-    linear: int = 0
     present: bool = True
 
 
 @dataclass(frozen=True, slots=True)
+class CoreContents:
+    """`memory`, of which the file has the contents from byte `offset` on."""
+
+    offset: int
+    memory: CoreMemory
+
+
+@dataclass(frozen=True, slots=True)
 class CoreFile:
-    """A laid out file: `head` comes first, then the memory of every piece that is present, in
-    order and without gaps, then `tail`. `size` is that of all of it, in bytes."""
+    """A laid out file: `head` comes first, then all `contents`, ascending and without gaps, then
+    `tail`. `size` is that of all of it, in bytes."""
 
     head: bytes
-    pieces: tuple[CoreMemory, ...]
-    tail: bytes = field(default=_SECTION_NAMES)
+    contents: tuple[CoreContents, ...]
+    tail: bytes
 
     @property
     def size(self) -> int:
         """Bytes of the whole file."""
-        contents = sum(piece.size for piece in self.pieces if piece.present)
+        contents = sum(one.memory.size for one in self.contents)
         return len(self.head) + contents + len(self.tail)
 
 
-def core_file(vcpus: Sequence[CoreVcpu], memory: Iterable[CoreMemory]) -> CoreFile:
-    """Lay out the dump of a guest in this state."""
-    pieces = tuple(memory)
+def core_file(
+    vcpus: Sequence[CoreVcpu],
+    memory: Sequence[CoreMemory],
+    mapped: Sequence[LinearRun] | None = None,
+) -> CoreFile:
+    """Lay out the dump of a guest in this state; `memory` ascends and does not overlap.
+
+    Memory is at its guest-physical addresses; with `mapped` it is where that says, and memory that
+    nothing maps is in the file without being anywhere.
+    """
+    if mapped is None:
+        mapped = [LinearRun(piece.gpa, piece.gpa, piece.size) for piece in memory]
+    segments = _segments(memory, mapped)
     # All of the first kind, then all of the second, as QEMU has them.
     notes = b"".join(_note(b"CORE", NT_PRSTATUS, _prstatus(vcpu)) for vcpu in vcpus)
     notes += b"".join(_note(b"QEMU", 0, _qemu_state(vcpu)) for vcpu in vcpus)
     sections_at = _FILE_HEADER.size
     programs_at = sections_at + 2 * _SECTION_HEADER.size
-    programs = 1 + len(pieces)
+    programs = 1 + len(segments)
     notes_at = programs_at + programs * _PROGRAM_HEADER.size
-    contents_at = notes_at + len(notes)
+    at = notes_at + len(notes)
+    offsets: list[int] = []
+    for piece in memory:
+        offsets.append(at)
+        at += piece.size if piece.present else 0
     headers = [_PROGRAM_HEADER.pack(_PT_NOTE, 0, notes_at, 0, 0, len(notes), len(notes), 0)]
-    at = contents_at
-    for piece in pieces:
-        there = piece.size if piece.present else 0
-        headers.append(
-            _PROGRAM_HEADER.pack(_PT_LOAD, 0, at, piece.linear, piece.gpa, there, piece.size, 0)
-        )
-        at += there
+    for linear, gpa, size, index in segments:
+        piece = memory[index]
+        offset = offsets[index] + (gpa - piece.gpa if piece.present else 0)
+        there = size if piece.present else 0
+        headers.append(_PROGRAM_HEADER.pack(_PT_LOAD, 0, offset, linear, gpa, there, size, 0))
     many = programs >= _PN_XNUM
     first_section = _SECTION_HEADER.pack(0, 0, 0, 0, 0, 0, 0, programs if many else 0, 0, 0)
     names = _SECTION_HEADER.pack(1, _SHT_STRTAB, 0, 0, at, len(_SECTION_NAMES), 0, 0, 0, 0)
@@ -105,7 +126,33 @@ def core_file(vcpus: Sequence[CoreVcpu], memory: Iterable[CoreMemory]) -> CoreFi
         _FILE_HEADER.size, _PROGRAM_HEADER.size, _PN_XNUM if many else programs,
         _SECTION_HEADER.size, 2, 1,
     )  # fmt: skip
-    return CoreFile(b"".join((file_header, first_section, names, *headers, notes)), pieces)
+    return CoreFile(
+        b"".join((file_header, first_section, names, *headers, notes)),
+        tuple(
+            CoreContents(offset, piece)
+            for offset, piece in zip(offsets, memory, strict=True)
+            if piece.present
+        ),
+        _SECTION_NAMES,
+    )
+
+
+def _segments(
+    memory: Sequence[CoreMemory], mapped: Iterable[LinearRun]
+) -> list[tuple[int, int, int, int]]:
+    """`mapped` cut where pieces of memory meet: linear, gpa, size, index of the piece."""
+    starts = [piece.gpa for piece in memory]
+    found: list[tuple[int, int, int, int]] = []
+    for run in mapped:
+        end = run.gpa + run.size
+        index = max(bisect_right(starts, run.gpa) - 1, 0)
+        while index < len(memory) and memory[index].gpa < end:
+            first = max(run.gpa, memory[index].gpa)
+            last = min(end, memory[index].gpa + memory[index].size)
+            if first < last:
+                found.append((run.linear + first - run.gpa, first, last - first, index))
+            index += 1
+    return found
 
 
 def _note(owner: bytes, kind: int, content: bytes) -> bytes:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.machine.memory_reading import contents
+from pyvmm.machine.memory_reading import VIEWED, contents
 from pyvmm.memory.layout import PAGE_SIZE, GpaRange
 from pyvmm.memory.page_states import PageRun, PageStates
-from pyvmm.memory.page_walk import walk
+from pyvmm.memory.page_walk import LinearPart, linear_parts, walk
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
+from pyvmm.qmp.dump_command import DUMP_COMMANDS
 from pyvmm.qmp.memory_file import MemoryFile
 
 if TYPE_CHECKING:
@@ -116,29 +117,28 @@ async def memsave(machine: Machine, arguments: Arguments) -> object:
 
 
 def _save_linear(machine: Machine, sregs: Sregs, asked: GpaRange, path: str) -> None:
-    pages = _linear_pages(machine, sregs, asked)
-    first = next(pages, None)
+    memory = machine.memory
     with MemoryFile(path, _SAVED_MODE) as file:
-        position = 0
-        while first is not None:
-            file.put(position, first)
-            position += len(first)
-            first = next(pages, None)
+        for part in linear_parts(memory.read, sregs, asked.start, asked.size, VIEWED):
+            here = sum(run.range.size for run in memory.page_states(part.range))
+            if part.gpa is None or here < part.size:
+                raise CommandError(
+                    f"Invalid addr 0x{part.linear:016x}/size {asked.end - part.linear} specified: "
+                    f"{_why_not(machine, sregs, part)}"
+                )
+            for content in contents(memory, part.range):
+                offset = part.linear - asked.start + content.gpa - part.gpa
+                file.put(offset, content.data)
         file.finish(asked.size)
 
 
-def _linear_pages(machine: Machine, sregs: Sregs, asked: GpaRange) -> Iterator[bytes]:
-    """The contents of linear [start, end), page by page. Raises `CommandError`, as QEMU does."""
-    at = asked.start
-    while at < asked.end:
-        size = min(asked.end, at // PAGE_SIZE * PAGE_SIZE + PAGE_SIZE) - at
-        gpa = walk(machine.memory.read, sregs, at).gpa
-        data = None if gpa is None else machine.memory.read(gpa, size)
-        if data is None:
-            why = "not mapped" if gpa is None else f"gpa {gpa:#x} cannot be read"
-            raise CommandError(f"Invalid addr 0x{at:016x}/size {asked.end - at} specified ({why})")
-        yield data
-        at += size
+def _why_not(machine: Machine, sregs: Sregs, part: LinearPart) -> str:
+    if part.gpa is not None:
+        return f"gpa {part.gpa:#x} and on is not all memory"
+    steps = walk(machine.memory.read, sregs, part.linear).steps
+    if steps and steps[-1].value is None:
+        return f"the page table entry at gpa {steps[-1].entry_gpa:#x} cannot be read"
+    return "not mapped"
 
 
 _SAVED = (
@@ -151,4 +151,5 @@ COMMANDS: tuple[Command, ...] = (
     Command("pmemsave", _SAVED, pmemsave),
     Command("x-pyvmm-pmemsave", _SAVED, x_pyvmm_pmemsave),
     Command("memsave", (*_SAVED, Argument("cpu-index", Kind.INTEGER, optional=True)), memsave),
+    *DUMP_COMMANDS,
 )
