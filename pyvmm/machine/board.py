@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from pyvmm.devices import ports
 from pyvmm.devices.bus import Bus
@@ -45,33 +46,49 @@ class Board:
         self.ports = Bus("port", 1 << 16)
         self.mmio = Bus("MMIO", 1 << 64)
         self._console = console
+        self._memory = memory
+        self._launched = launched
         self._end = end
         self._posted: PostedRing | None = None
-        irq = None
+        self._set_irq: Callable[[bool], None] | None = None
         if set_irq_line is not None:
-            line = set_irq_line
-
-            def irq(level: bool) -> None:
-                line(ports.COM1_IRQ, level)
-
-        self.uart = Uart16550(console.append, irq)
-        self.uart.on_room = self._refill
-        debug_console = DebugConsole(console.append)
+            self._set_irq = partial(set_irq_line, ports.COM1_IRQ)
         # Each with its first port, and what the fast path was last told that it may answer.
-        self._posting: list[tuple[int, PostingDevice, tuple[PortPosting, ...]]] = [
-            (ports.COM1, self.uart, ()),
-            (ports.DEBUG_CONSOLE, debug_console, ()),
+        self._posting: list[tuple[int, PostingDevice, tuple[PortPosting, ...]]] = []
+        self._make_devices()
+        console.connect(self.deliver_input)
+
+    def _make_devices(self) -> None:
+        """Every device as it is when a machine starts, in its place."""
+        self.uart = Uart16550(self._console.append, self._set_irq)
+        self.uart.on_room = self._refill
+        debug_console = DebugConsole(self._console.append)
+        told = [item[2] for item in self._posting] or [(), ()]
+        self._posting = [
+            (ports.COM1, self.uart, told[0]),
+            (ports.DEBUG_CONSOLE, debug_console, told[1]),
         ]
         self._posting_ports: dict[int, PostingDevice] = {
             **dict.fromkeys(range(ports.COM1, ports.COM1 + ports.COM1_LENGTH), self.uart),
             ports.DEBUG_CONSOLE: debug_console,
         }
-        self._add_devices(debug_console, memory)
-        if launched is not None:
-            self.ports.add(ports.LAUNCH, 1, LaunchPort(launched), "launch port")
-        console.connect(self.deliver_input)
+        self._add_devices(debug_console)
+        if self._launched is not None:
+            self.ports.add(ports.LAUNCH, 1, LaunchPort(self._launched), "launch port")
 
-    def _add_devices(self, debug_console: DebugConsole, memory: int) -> None:
+    def reset(self) -> None:
+        """Put every device back to how it started. No vCPU runs; what was posted counts as said."""
+        with self.lock:
+            self._drain_posted()
+            for present in self.ports.ranges:
+                self.ports.remove(present)
+            if self._set_irq is not None:
+                self._set_irq(False)
+            self._make_devices()
+            self._refill()
+            self._sync_posting()
+
+    def _add_devices(self, debug_console: DebugConsole) -> None:
         def reset() -> None:
             self._end(Ending(EndingKind.RESET, "the guest asked for a reset"))
 
@@ -80,7 +97,7 @@ class Board:
         add(ports.COM1, ports.COM1_LENGTH, self.uart, "16550 at COM1")
         add(ports.DEBUG_CONSOLE, 1, debug_console, "debug console")
         add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit port", width=ports.EXIT_WIDTH)
-        add(ports.CMOS_INDEX, ports.CMOS_LENGTH, Cmos(_utc_now, memory), "CMOS clock")
+        add(ports.CMOS_INDEX, ports.CMOS_LENGTH, Cmos(_utc_now, self._memory), "CMOS clock")
         add(ports.PVPANIC, 1, Pvpanic(self._panicked), "pvpanic")
         add_resets(self.ports, reset)
 

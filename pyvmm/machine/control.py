@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -27,8 +27,16 @@ class RunControl:
     threads go, when they are to stop; `hold` lets them wait again.
     """
 
-    def __init__(self, cpus: int, release: Callable[[], None], hold: Callable[[], None]) -> None:
-        self.attention = False
+    def __init__(
+        self,
+        cpus: int,
+        release: Callable[[], None],
+        hold: Callable[[], None],
+        *,
+        paused: bool = False,
+    ) -> None:
+        """`paused`: the vCPUs wait for `resume` before their first instruction."""
+        self.attention = paused
         """Whether a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
@@ -39,7 +47,8 @@ class RunControl:
         self._condition = threading.Condition(threading.Lock())
         self._vcpus: dict[int, Vcpu] = {}
         self._calls: dict[int, deque[VcpuCall]] = {index: deque() for index in range(cpus)}
-        self._paused = False
+        self._paused = paused
+        self._frozen = 0
         self._parked: set[int] = set()
         self._halted: set[int] = set()
         self._pause_pending: trio.Event | None = None
@@ -120,21 +129,52 @@ class RunControl:
             if self.is_over:
                 return
             self._paused = True
-            if len(self._parked) == self._cpus:
-                return
-            if self._pause_pending is None:
-                self._pause_pending = trio.Event()
-            pending = self._pause_pending  # Whoever else is waiting waits for the same.
-            self._stop()
-        await pending.wait()
+        while self._paused and not self.is_over and not await self._all_parked():
+            pass
 
     def resume(self) -> None:
         """Let the vCPUs run on. Idempotent."""
         with self._condition:
             self._paused = False
-            self._settle_pause()
-            self._go_on()
-            self._condition.notify_all()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let whoever may run do so, and tell who waits for a pause. Under the condition."""
+        self._settle_pause()
+        self._go_on()
+        self._condition.notify_all()
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile."""
+        with self._condition:
+            self._frozen += 1
+        try:
+            while not self.is_over and not await self._all_parked():
+                pass
+            yield
+        finally:
+            with self._condition:
+                self._frozen -= 1
+                self._let_go()
+
+    async def _all_parked(self) -> bool:
+        """Have every vCPU stop, and wait for it. False where something came between."""
+        with self._condition:
+            if self.is_over:
+                return False
+            if len(self._parked) == self._cpus:
+                return True
+            if self._pause_pending is None:
+                self._pause_pending = trio.Event()
+            pending = self._pause_pending  # Whoever else is waiting waits for the same.
+            self._stop()
+        await pending.wait()
+        return len(self._parked) == self._cpus
+
+    @property
+    def _may_not_run(self) -> bool:
+        return self._paused or self._frozen > 0
 
     def _settle_pause(self) -> None:
         """Wake who waits for a pause: it is complete, or never will be. Under the condition."""
@@ -144,7 +184,7 @@ class RunControl:
 
     def _go_on(self) -> None:
         """Nothing more to look at, unless there is. Under the condition."""
-        if not self.is_over and not self._paused and not any(self._calls.values()):
+        if not self.is_over and not self._may_not_run and not any(self._calls.values()):
             self.attention = False
             self._hold()
 
@@ -162,7 +202,7 @@ class RunControl:
                 if call is None:
                     if self.is_over:
                         return False
-                    if not self._paused:
+                    if not self._may_not_run:
                         self._go_on()
                         return True
                     self._park(index)
@@ -175,7 +215,7 @@ class RunControl:
         if len(self._parked) == self._cpus:
             self._settle_pause()
         self._condition.wait_for(
-            lambda: not self._paused or self.is_over or bool(self._calls[index])
+            lambda: not self._may_not_run or self.is_over or bool(self._calls[index])
         )
         self._parked.discard(index)
 

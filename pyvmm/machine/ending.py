@@ -38,6 +38,17 @@ class EndingKind(enum.Enum):
     """The machine's owner closed it while the guest ran."""
 
 
+class Requester(enum.Enum):
+    """Who ended a run from outside."""
+
+    SIGNAL = "signal"
+    TERMINAL = "terminal"
+    """The keys Ctrl-A x, or the monitor behind Ctrl-A c."""
+    QMP = "qmp"
+    OWNER = "owner"
+    """The program that has the machine."""
+
+
 _EXIT_CODES: Mapping[EndingKind, ExitCode] = {
     EndingKind.RESET: ExitCode.OK,
     EndingKind.PANICKED: ExitCode.GUEST_PANICKED,
@@ -70,11 +81,15 @@ _REPORTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a run ended, in one line (`detail`), and the guest's `status` where it gave one."""
+    """Why a run ended, in one line (`detail`), and the guest's `status` where it gave one.
+
+    `requester` is who interrupted it, where somebody did.
+    """
 
     kind: EndingKind
     detail: str
     status: int | None = None
+    requester: Requester | None = None
 
     @property
     def exit_code(self) -> int:

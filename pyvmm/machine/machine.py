@@ -12,11 +12,10 @@ back; so does cancelling it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 import trio
 
@@ -26,21 +25,26 @@ from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
-from pyvmm.machine.ending import Ending, EndingKind, RunResult
+from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
+from pyvmm.machine.events import (
+    AccessRefused,
+    Ended,
+    Listener,
+    MachineEvent,
+    Paused,
+    PowerdownAsked,
+    Resumed,
+    WasReset,
+)
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import OpenedHost
 from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.result import make_result
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
-
-if TYPE_CHECKING:
-    from pyvmm.machine.memory_report import MemoryReport
+from pyvmm.machine.vcpu_threads import VcpuThreads
 
 POSTED_PAUSE = 0.002
 """Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
-KICK_AGAIN = 0.25
-"""Seconds between two looks whether a vCPU has not answered a kick and needs another."""
-KICKS = 40
-"""Kicks after which a vCPU thread is given up."""
 FLUSH_GRACE = 0.05
 """Seconds that a reader gets to take the last output of a guest that was stopped."""
 
@@ -59,6 +63,8 @@ class Machine:
     guest whose output nobody reads waits once `OUTPUT_LIMIT` bytes have piled up. `allow` decides
     on conversions that the guest did not announce where the policy is `ImplicitPolicy.ASK`; it is
     called on a vCPU's thread, which waits for it. Raises `UsageError` when it is missing there.
+    With `paused` the guest waits for `resume` before its first instruction; its time limit does not
+    wait.
     """
 
     def __init__(
@@ -67,8 +73,13 @@ class Machine:
         attach: Attachment | None = None,
         *,
         allow: Allow | None = None,
+        paused: bool = False,
     ) -> None:
         self.config = config
+        self._starts_paused = paused
+        self._listeners: list[Listener] = []
+        self._told_paused = False
+        self._first_run: float | None = None
         self._attach = attach
         self._allow = _allow(config.private, allow)
         self._lifetime: AbstractAsyncContextManager[None] | None = None
@@ -120,13 +131,67 @@ class Machine:
             raise InternalError("give a run's result", "the machine was cancelled")
         return self._result
 
+    @property
+    def ending(self) -> Ending | None:
+        """Why the guest has ended; None while it has not."""
+        return self._control.ending
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the guest has been let run at all (see `paused`)."""
+        return self._first_run is not None
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Have `listener` called with each `MachineEvent` inside of the block."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def _tell(self, event: MachineEvent) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
     async def pause(self) -> None:
         """Stop every vCPU between two instructions; returns when all have stopped."""
         await self._control.pause()
+        if self._control.is_paused and not self._told_paused and not self._control.is_over:
+            self._told_paused = True
+            self._tell(Paused())
 
     def resume(self) -> None:
         """Let a paused guest run on."""
+        if self._first_run is None:
+            self._first_run = trio.current_time()
         self._control.resume()
+        if self._told_paused:
+            self._told_paused = False
+            self._tell(Resumed())
+
+    def frozen(self) -> AbstractAsyncContextManager[None]:
+        """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
+
+        Nobody is told of it. It does not keep the run from ending.
+        """
+        return self._control.frozen()
+
+    async def reset(self) -> None:
+        """Start the guest again: vCPUs, devices and memory as they were when it started.
+
+        RAM is zero but for the image, as after switching a PC off and on. What the guest said and
+        what it was sent but had not read are kept; so is a pause. Raises `UsageError` on a machine
+        with private memory, `InternalError` where the guest has ended.
+        """
+        from pyvmm.machine.reset import reset
+
+        await reset(self, self._control, self._assembly)
+        self._tell(WasReset())
+
+    def powerdown(self) -> None:
+        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""
+        self._tell(PowerdownAsked())
 
     async def on_vcpu(self, index: int, function: Callable[[Vcpu], T]) -> T:
         """Call `function` with a vCPU, on its thread, between two instructions of the guest's.
@@ -155,7 +220,7 @@ class Machine:
         async with trio.open_nursery() as nursery:
 
             async def give_up_at_the_end() -> None:
-                await self._finished.wait()
+                await self._stopped.wait()
                 done.set()
 
             nursery.start_soon(give_up_at_the_end)
@@ -168,9 +233,9 @@ class Machine:
             raise failure
         return value  # type: ignore[return-value]
 
-    def interrupt(self, detail: str) -> None:
+    def interrupt(self, detail: str, requester: Requester = Requester.OWNER) -> None:
         """End the run from outside, as Ctrl-C does. A second call changes nothing."""
-        ending = Ending(EndingKind.INTERRUPTED, detail)
+        ending = Ending(EndingKind.INTERRUPTED, detail, requester=requester)
         if self._control.is_over and self._flush_scope is not None:
             self._overrule(ending)
         self._control.end(ending)
@@ -200,8 +265,14 @@ class Machine:
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
         self._finished = trio.Event()
+        self._stopped = trio.Event()
         self._console = ConsolePort()
-        self._control = RunControl(self.config.cpus, self._console.release, self._console.rearm)
+        self._control = RunControl(
+            self.config.cpus,
+            self._console.release,
+            self._console.rearm,
+            paused=self._starts_paused,
+        )
         body_failure: BaseException | None = None
         with Assembly(self.config, self._control, self._console) as assembly:
             self._assembly = assembly
@@ -226,8 +297,7 @@ class Machine:
 
     async def _conduct(self, nursery: trio.Nursery) -> None:
         """Run the vCPUs to their end; what serves them meanwhile goes into `nursery`."""
-        done = trio.Event()
-        threads = self._make_threads(done)
+        vcpus = VcpuThreads(self.config, self._control, self._assembly, self._console, self._allow)
         console_done = trio.Event()
         console_scope = trio.CancelScope()
         nursery.start_soon(self._pump_posted)
@@ -236,81 +306,37 @@ class Machine:
         else:
             nursery.start_soon(self._serve_console, self._attach, console_scope, console_done)
         started = trio.current_time()
+        if not self._starts_paused:
+            self._first_run = started
         deadline = started + (self.config.timeout or float("inf"))
         try:
-            await self._run_vcpus(threads, done, deadline)
-            seconds = trio.current_time() - started
+            try:
+                await vcpus.run(deadline)
+            finally:
+                self._stopped.set()
+            ended = trio.current_time()
+            seconds = ended - (ended if self._first_run is None else self._first_run)
             self._assembly.board.drain_posted()
+            self._tell_end(vcpus.threads)
             self._console.end_output()
             await self._flush(console_done, deadline)
             console_scope.cancel()
             # Until then the console may still put back what it could not pass on.
             await console_done.wait()
-            self._result = self._make_result(threads, seconds)
+            ending = self._overruling or self._control.ending
+            if ending is not None:
+                self._result = make_result(
+                    self.config,
+                    self._assembly,
+                    self._console,
+                    vcpus.threads,
+                    ending=ending,
+                    seconds=seconds,
+                )
         except Exception as failure:  # noqa: BLE001 - told by `wait`
             self._control.fail(failure)
         finally:
             self._finished.set()
-
-    def _make_threads(self, done: trio.Event) -> list[VcpuThread]:
-        token = trio.lowlevel.current_trio_token()
-        left = self.config.cpus
-
-        def one_done() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                done.set()
-
-        return [
-            VcpuThread(
-                index,
-                self._assembly.create_vcpu,
-                control=self._control,
-                board=self._assembly.board,
-                console=self._console,
-                memory=self._assembly.memory,
-                allow=self._allow,
-                on_done=lambda: token.run_sync_soon(one_done),
-            )
-            for index in range(self.config.cpus)
-        ]
-
-    async def _run_vcpus(
-        self, threads: list[VcpuThread], done: trio.Event, deadline: float
-    ) -> None:
-        for thread in threads:
-            thread.start()
-        try:
-            await self._wait_for_threads(done, deadline)
-        finally:
-            self._control.end(Ending(EndingKind.CLOSED, "the run was cancelled"))
-            # Not cancellable, but bounded.
-            with trio.CancelScope(shield=True):
-                await self._wait_for_threads(done, float("inf"))
-            for thread in threads:
-                thread.join()
-
-    async def _wait_for_threads(self, done: trio.Event, deadline: float) -> None:
-        """Wait for the vCPU threads; past `deadline` they are told to end."""
-        kicks = 0
-        while not done.is_set():
-            if self._control.is_over:
-                # One kick is enough unless something is wrong; then more may help.
-                if kicks == KICKS:
-                    raise InternalError("stop the vCPUs", f"no answer to {KICKS} kicks")
-                kicks += 1
-                self._control.kick_all()
-            elif trio.current_time() >= deadline:
-                self._control.end(
-                    Ending(
-                        EndingKind.TIME_LIMIT,
-                        f"the guest was still running after {self.config.timeout:g} s",
-                    )
-                )
-            until = deadline if not self._control.is_over else float("inf")
-            with trio.move_on_at(min(until, trio.current_time() + KICK_AGAIN)):
-                await done.wait()
 
     async def _pump_posted(self) -> None:
         """Hand over what the host's fast path took, soon after it did."""
@@ -339,6 +365,13 @@ class Machine:
 
     # -- the end --
 
+    def _tell_end(self, threads: Sequence[VcpuThread]) -> None:
+        for thread in threads:
+            if thread.refused is not None:
+                self._tell(AccessRefused(thread.index, thread.refused))
+        if self._control.ending is not None:
+            self._tell(Ended(self._control.ending))
+
     def _overrule(self, ending: Ending) -> None:
         """Replace the ending of a guest that is over while its output is not."""
         self._overruling = ending
@@ -364,38 +397,6 @@ class Machine:
                 EndingKind.TIME_LIMIT,
                 f"the guest had ended, but nobody read its output within {self.config.timeout:g} s",
             )
-
-    def _make_result(self, threads: list[VcpuThread], seconds: float) -> RunResult | None:
-        ending = self._overruling or self._control.ending
-        if ending is None:
-            return None
-        exits: Counter[str] = Counter()
-        for thread in threads:
-            exits.update(thread.exit_counts)
-        ram = self._assembly.ram
-        return RunResult(
-            ending=ending,
-            reports=tuple(thread.report for thread in threads if thread.report is not None),
-            exits=dict(exits),
-            seconds=seconds,
-            memory_bytes=ram.layout.memory,
-            memory_backing=ram.choice.reason,
-            console_bytes=self._console.total,
-            console_bytes_unread=self._console.unread,
-            unclaimed_ports=dict(self._assembly.board.ports.unclaimed),
-            memory=self._memory_report(threads),
-        )
-
-    def _memory_report(self, threads: list[VcpuThread]) -> MemoryReport | None:
-        launch, private = self._assembly.launch, self.config.private
-        if launch is None or private is None:
-            return None
-        from pyvmm.machine.memory_report import collect
-
-        refused = [thread.refused for thread in threads if thread.refused is not None]
-        return collect(
-            self._assembly.memory, launch.report, private.expected_digest, next(iter(refused), None)
-        )
 
 
 def _allow(private: PrivateConfig | None, asked: Allow | None) -> Allow:

@@ -84,6 +84,10 @@ class GuestRam(StackOwner):
             for region in self.layout.regions
         )
 
+    def clear(self) -> None:
+        """Make all of it zero, where one side is all there is."""
+        self.mapping.discard(0, self.layout.memory)
+
     def read(self, gpa: int, size: int) -> bytes | None:
         """`size` bytes of the host's mapping from `gpa` on; None unless one region holds them."""
         offset = self.layout.file_offset(gpa, size)

@@ -183,7 +183,13 @@ class System(FdOwner):
     ) -> Vm:
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
-        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type)
+
+        def newborns() -> Newborns:
+            from pyvmm.hosts.kvm.newborn import Newborns
+
+            return Newborns(lambda: self.create_vm(vm_type), self.msr_indices)
+
+        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, newborns=newborns)
 
     def map_anonymous(self, size: int) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd.
@@ -196,6 +202,7 @@ class System(FdOwner):
 if TYPE_CHECKING:
     from pyvmm.hosts import interface
     from pyvmm.hosts.kvm.extensions import Extension
+    from pyvmm.hosts.kvm.newborn import Newborns
 
     def _is_a_host(system: System) -> interface.System:
         """Holds this package to the interface: the type checker refuses it otherwise."""

@@ -52,12 +52,15 @@ class Vcpu(VcpuState):
         host_cpuid: Callable[[int], CData],
         dirty_ring_size: int = 0,
         finish_hypercalls: bool = False,
+        reset: Callable[[Vcpu], None],
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
         `finish_hypercalls`: get past those of private code, for which KVM_CAP_SYNC_REGS is needed.
+        `reset` does what `reset` says.
         """
         super().__init__(fd)
+        self._reset = reset
         self._dirty_ring_size = dirty_ring_size
         self.index = index
         self._posted = posted
@@ -261,6 +264,13 @@ class Vcpu(VcpuState):
         from pyvmm.hosts.kvm.stats import Stats
 
         return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VCPU))
+
+    def reset(self) -> None:
+        """Everything as `Vm.create_vcpu` made it, but CPUID; what was pending is forgotten.
+
+        Complete the last exit first. Raises `KvmError`.
+        """
+        self._reset(self)
 
     def use_host_cpuid(self) -> None:
         """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -25,6 +25,7 @@ from pyvmm.hosts.kvm.vcpu import Vcpu
 
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.coalesced import CoalescedZone
+    from pyvmm.hosts.kvm.newborn import Newborns
     from pyvmm.hosts.kvm.stats import Stats
 
 _PAGE_SIZE = 4096
@@ -65,10 +66,18 @@ class Vm(VmInterrupts):
         host_cpuid: Callable[[int], CData],
         posted_capacity: int | None = None,
         vm_type: VmType = VmType.DEFAULT,
+        *,
+        newborns: Callable[[], Newborns] | None = None,
     ) -> None:
-        """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes."""
+        """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
+
+        Without `newborns` nothing of it can be reset.
+        """
         super().__init__(fd)
         self._run_size = run_size
+        self._newborns = newborns
+        self._has_irqchip = False
+        self._has_pit = False
         self._host_cpuid = host_cpuid
         self.vm_type = vm_type
         self._dirty_ring_size = 0
@@ -320,7 +329,30 @@ class Vm(VmInterrupts):
             host_cpuid=self._host_cpuid,
             dirty_ring_size=self._dirty_ring_size,
             finish_hypercalls=self._finish_hypercalls,
+            reset=self._reset_vcpu,
         )
+
+    def create_irqchip(self) -> None:
+        """In-kernel PIC, I/O APIC and local APICs; before the first vCPU (api.rst 4.24)."""
+        super().create_irqchip()
+        self._has_irqchip = True
+
+    def create_pit(self, *, speaker: bool = False) -> None:
+        """In-kernel 8254, as `VmInterrupts.create_pit` says."""
+        super().create_pit(speaker=speaker)
+        self._has_pit = True
+
+    def reset_controllers(self) -> None:
+        """The in-kernel controllers and the timer as they were made; while no vCPU runs."""
+        self._make_newborns().reset_controllers(self, timer=self._has_pit)
+
+    def _reset_vcpu(self, vcpu: Vcpu) -> None:
+        self._make_newborns().reset_vcpu(vcpu, has_apic=self._has_irqchip)
+
+    def _make_newborns(self) -> Newborns:
+        if self._newborns is None:
+            raise InternalError("reset a VM", "it does not know how it was made")
+        return self._newborns()
 
     def close(self) -> None:
         """Close the VM's fd, its conversions and its posted ring; a second call does nothing."""

@@ -31,6 +31,13 @@ class ModelControllers:
         with self._changed:
             self._pit = Pit()
 
+    def reset(self) -> None:
+        """As they were made."""
+        with self._changed:
+            self._pics = (Pic(), Pic())
+            if self._pit is not None:
+                self._pit = Pit()
+
     # -- lines --
 
     def raise_line(self, gsi: int, level: bool) -> None:

@@ -169,6 +169,10 @@ class ModelVm:
         """Raise or lower an interrupt line."""
         self._with_controllers("set an interrupt line").raise_line(gsi, level)
 
+    def reset_controllers(self) -> None:
+        """The controllers and the timer as they were made."""
+        self._with_controllers("reset the interrupt controllers").reset()
+
     def _with_controllers(self, attempt: str) -> ModelControllers:
         self._require_open(attempt)
         if self._controllers is None:

@@ -1,0 +1,50 @@
+"""What a machine tells those who listen to it (`Machine.listen`): a closed set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyvmm.machine.ending import Ending
+from pyvmm.machine.implicit import FaultRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Every vCPU has stopped because somebody asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The vCPUs run on, or for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class WasReset:
+    """The machine has been put back to its start from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerdownAsked:
+    """Somebody pressed the power button. Our machines have none that a guest could see."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRefused:
+    """vCPU `vcpu` touched memory that nothing gives it; the run ends."""
+
+    vcpu: int
+    fault: FaultRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No vCPU runs any more."""
+
+    ending: Ending
+
+
+MachineEvent: TypeAlias = Paused | Resumed | WasReset | PowerdownAsked | AccessRefused | Ended
+Listener: TypeAlias = Callable[[MachineEvent], None]
+"""Called in the machine's trio thread; does not wait and does not raise."""

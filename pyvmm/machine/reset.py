@@ -1,0 +1,40 @@
+"""Starting a guest again in its machine."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from pyvmm.errors import InternalError, PyvmmError, UsageError
+from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.control import RunControl
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+
+_ATTEMPT = "reset the machine"
+
+
+async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> None:
+    """What `Machine.reset` says. Where the host fails in the middle of it, the run fails too."""
+    if machine.config.private is not None:
+        raise UsageError(
+            _ATTEMPT,
+            "its guest was launched and measured once, and has private memory that is its own",
+            "end the run and start another",
+        )
+    async with control.frozen():
+        if control.is_over:
+            raise InternalError(_ATTEMPT, "the guest has ended")
+        # From here on the guest is neither what it was nor what it will be. Bounded: a vCPU that
+        # does not answer ends the run.
+        with trio.CancelScope(shield=True):
+            try:
+                for index in range(machine.config.cpus):
+                    await machine.on_vcpu(index, partial(assembly.reset_vcpu, index))
+                assembly.reset()
+            except PyvmmError as failure:
+                control.fail(failure)
+                raise
