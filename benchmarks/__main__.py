@@ -22,6 +22,7 @@ from benchmarks import (
     kick,
     lab,
     model,
+    pmemsave,
     private_boot,
     private_memory,
     report,
@@ -43,6 +44,7 @@ CATALOGUE = {
         private_boot,
         private_memory,
         model,
+        pmemsave,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""

@@ -203,6 +203,11 @@ class GuestMemory:
 
     # -- conversions --
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended: a conversion asked for now is not done."""
+        return self._is_over()
+
     def convert(self, gpa: int, size: int, to: Side) -> None:
         """The host's own way in: [gpa, gpa + size), in bytes, whole pages.
 

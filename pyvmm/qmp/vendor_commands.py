@@ -81,6 +81,8 @@ async def convert(machine: Machine, arguments: Arguments) -> object:
     except ConversionRefusedError as refused:
         names = [one.name for one in Refusal if one.cause == refused.cause]
         raise CommandError(f"{''.join(names)}: {refused}") from refused
+    if memory.is_over:
+        raise CommandError("OVER: the guest has ended, pages may be as they were")
     return {}
 
 

@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,71 @@ def test_private_pages_are_refused_or_left_out_and_named(tmp_path: Path) -> None
         machine.interrupt("enough")
 
     talk(machine_config, conversation)
+
+
+def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(tmp_path: Path) -> None:
+    machine_config = replace(config("mailbox"), host=HostChoice.MODEL)
+    os.mkfifo(tmp_path / "fifo")
+    end = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    size = 2 * MIB  # Read in two blocks.
+
+    async def save_and_convert(guest: Talk, name: str, convert: tuple[int, int]) -> Any:
+        """Convert when saving has begun and cannot have come far: the FIFO is full."""
+        given = {"val": convert[0] // size * size, "size": size}
+        answer: list[Any] = []
+        async with trio.open_nursery() as nursery:
+
+            async def save_it() -> None:
+                filename = str(tmp_path / "fifo")
+                try:
+                    answer.append(
+                        await run(COMMANDS, guest.machine, name, **given, filename=filename)
+                    )
+                except PyvmmError as refused:
+                    answer.append(refused)
+
+            nursery.start_soon(save_it)
+            await trio.lowlevel.wait_readable(end)
+            guest.machine.memory.convert(*convert, Side.PRIVATE)
+            while not answer:
+                with trio.move_on_after(0.01):
+                    await trio.lowlevel.wait_readable(end)
+                    drained(end)
+        drained(end)
+        return answer[0]
+
+    async def conversation(guest: Talk) -> None:
+        machine = guest.machine
+        gpa = await guest.take(size)
+        machine.memory.convert(gpa, size, Side.SHARED)
+        late = gpa + size - PAGE_SIZE
+        # One that has data when it goes, one that has none.
+        for data in (b"x", b""):
+            machine.memory.write(late, data or b"\0")
+            if not data:
+                machine.memory.convert(late, PAGE_SIZE, Side.PRIVATE)
+                machine.memory.convert(late, PAGE_SIZE, Side.SHARED)
+            refused = await save_and_convert(guest, "pmemsave", (late, PAGE_SIZE))
+            assert f"{late:#x}-{late + PAGE_SIZE - 1:#x} private" in str(refused)
+            machine.memory.convert(late, PAGE_SIZE, Side.SHARED)
+            answer = await save_and_convert(guest, "x-pyvmm-pmemsave", (late, PAGE_SIZE))
+            assert answer == {
+                "left-out": [{"start": late, "end": late + PAGE_SIZE, "state": "private"}]
+            }
+            machine.memory.convert(late, PAGE_SIZE, Side.SHARED)
+        machine.interrupt("enough")
+
+    try:
+        talk(machine_config, conversation)
+    finally:
+        os.close(end)
+
+
+def drained(end: int) -> None:
+    """Take what is in a FIFO now."""
+    with suppress(BlockingIOError):
+        while os.read(end, 1 << 20):
+            pass
 
 
 # -- beside QEMU --

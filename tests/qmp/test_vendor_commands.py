@@ -145,6 +145,15 @@ def test_a_refused_conversion_is_told_by_name_and_changes_nothing() -> None:
     privately(conversation)
 
 
+def test_a_guest_that_has_ended_converts_nothing() -> None:
+    async def conversation(guest: Talk) -> None:
+        guest.machine.interrupt("enough")
+        with pytest.raises(CommandError, match=r"^OVER: "):
+            await ask(guest.machine, "convert", start=MIB, size=PAGE_SIZE, to="shared")
+
+    privately(conversation)
+
+
 def test_a_machine_without_private_memory_converts_nothing() -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
