@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -106,7 +107,7 @@ def test_runs_agree_with_walks(entries: list[tuple[int, int, int, bool]]) -> Non
     for run in runs[:20]:
         for linear in (run.linear, run.linear + run.size - 1):
             assert walk(ram.read, sregs, linear).gpa == run.gpa + linear - run.linear
-    for first, second in zip(runs, runs[1:], strict=False):
+    for first, second in pairwise(runs):
         gap = first.linear + first.size
         assert gap <= second.linear
         if gap < second.linear and gap & 1 << 47 == first.linear & 1 << 47:
