@@ -28,7 +28,7 @@ _ALL = GpaRange(0, 1 << 64)
 
 
 async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
-    """Write the core; the guest is paused meanwhile, as in QEMU.
+    """Write the core; the guest stands still meanwhile, as in QEMU.
 
     Pages that the host cannot see are in the file's headers, without contents.
     """
@@ -38,18 +38,13 @@ async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
         raise CommandError(
             "dumping in the background (detach) is not there; other clients are served meanwhile"
         )
-    was_paused = machine.is_paused
-    await machine.pause()
-    try:
+    async with machine.frozen():
         vcpus = [
             await machine.on_vcpu(index, partial(_core_vcpu, index))
             for index in range(machine.config.cpus)
         ]
         paging = arguments["paging"]
         await trio.to_thread.run_sync(partial(_dump, machine.memory, vcpus, asked, path, paging))
-    finally:
-        if not was_paused:
-            machine.resume()
     return {}
 
 
