@@ -273,8 +273,10 @@ def test_memory_is_saved_by_the_addresses_of_a_vcpu(host: HostChoice, tmp_path: 
 # -- memory that the host cannot see --
 
 
-def test_private_pages_are_refused_or_left_out_and_named(tmp_path: Path) -> None:
-    machine_config = replace(config("mailbox"), host=HostChoice.MODEL)
+def test_private_pages_are_refused_or_left_out_and_named(
+    private_choice: HostChoice, tmp_path: Path
+) -> None:
+    machine_config = replace(config("mailbox"), host=private_choice)
     saved = tmp_path / "saved"
 
     async def conversation(guest: Talk) -> None:
@@ -304,8 +306,10 @@ def test_private_pages_are_refused_or_left_out_and_named(tmp_path: Path) -> None
     talk(machine_config, conversation)
 
 
-def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(tmp_path: Path) -> None:
-    machine_config = replace(config("mailbox"), host=HostChoice.MODEL)
+def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(
+    private_choice: HostChoice, tmp_path: Path
+) -> None:
+    machine_config = replace(config("mailbox"), host=private_choice)
     os.mkfifo(tmp_path / "fifo")
     end = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     size = 2 * MIB  # Read in two blocks.
