@@ -12,7 +12,7 @@ from statistics import median
 class Spread:
     """A sample: its median, its quartiles, its extremes, and how many values it has (at least 1).
 
-    Half of the values lie within [`low`, `high`].
+    About a quarter of the values lie below `low`, about a quarter above `high`.
     """
 
     median: float

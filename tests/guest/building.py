@@ -21,6 +21,7 @@ PROGRAMS = (
     "hang",
     "hello",
     "hypercall",
+    "inventory",
     "memtest",
     "panic",
     "ring3",

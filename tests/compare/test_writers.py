@@ -1,0 +1,162 @@
+"""The report as text, as JSON, and as a page."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.compare.html_report import to_html
+from pyvmm.compare.json_report import SCHEMA, to_json
+from pyvmm.compare.observations import Metric
+from pyvmm.compare.report import Report
+from pyvmm.compare.terminal import bar, number, to_text
+from tests.compare.samples import report
+
+HOSTILE = "<script>alert('[red]&amp;')</script>"
+
+
+class Page(HTMLParser):
+    """What a page is made of: its tags, balanced; where anything could be loaded from."""
+
+    EMPTY = frozenset({"meta", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [f"{name}={value}" for name, value in attrs if name in {"src", "href"}]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_the_text_says_what_agrees_and_what_it_costs(rounds: int) -> None:
+    text = to_text(report(rounds=rounds), is_terminal=False)
+    assert "\x1b" not in text
+    assert text.splitlines()[-1] == "The behaviour agrees."
+    assert ("time to the end, ms" in text) == bool(rounds)
+    assert "left out: QEMU kvm: it <aborts>" in text
+    assert "ram: 2 of 512 pages differ (rest)" in text
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_the_text_shows_a_disagreement() -> None:
+    text = to_text(report(other_console=b"bye\n"), is_terminal=False)
+    assert text.splitlines()[-1] == "The behaviour does not agree."
+    assert "DIFFERS" in text
+    assert "-hello" in text
+    assert "+bye" in text
+
+
+def test_what_a_guest_says_is_no_markup() -> None:
+    text = to_text(report(other_console=HOSTILE.encode(), name=HOSTILE), is_terminal=False)
+    assert text.count(HOSTILE) >= 2
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_bars_are_as_long_as_their_value(value: float, most: float) -> None:
+    value, most = sorted((value, most))
+    length = len(bar(value, most))
+    assert length <= 24
+    if most:
+        assert abs(length - 24 * value / most) <= 1.07
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.1234, "0.12"), (12.34, "12.3"), (1234.5, "1234"), (9.999, "10.00")]
+)
+def test_numbers_have_as_many_digits_as_mean_something(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_json_has_everything() -> None:
+    made = report(other_console=b"\xff\n")
+    plain: Any = to_json(made)
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["schema"] == SCHEMA
+    assert plain["agrees"] is False
+    ours, theirs = plain["subjects"]
+    assert plain["reference"] == ours["name"] == "pyvmm kvm"
+    assert theirs["console"] == "\\xff\n"
+    assert theirs["accelerator"] == "tcg"
+    assert theirs["kernel"] == {"source": None, "unknown": "there is no KVM", "counts": {}}
+    assert ours["kernel"]["counts"] == {"exits": 12, "halt_exits": 1}
+    assert set(ours["figures"]) == {metric.value for metric in Metric}
+    assert [run["round"] for run in ours["runs"]] == [1, 2, 3]
+    assert ours["figures"]["total_ms"]["median"] == 400.0
+    ratios = {one["metric"]: one["median"] for one in plain["ratios"]}
+    assert ratios["total_ms"] == 2.0
+    (verdict,) = plain["verdicts"]
+    assert verdict["ram"][0]["pages"] == {
+        "same": 510, "different": 1, "only_reference": 0, "only_other": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_the_page_is_whole_and_loads_nothing(rounds: int) -> None:
+    text = to_html(report(rounds=rounds))
+    page = Page(text)
+    assert page.open == []
+    assert page.loads == []
+    assert "url(" not in text
+    assert "@import" not in text
+    assert ("circle" in page.tags) == bool(rounds)
+    assert "The behaviour agrees." in "".join(page.words)
+
+
+@pytest.mark.parametrize("field", ["name", "append", "console"])
+def test_the_page_has_what_a_guest_says_as_text(field: str) -> None:
+    made = {
+        "name": lambda: report(name=HOSTILE),
+        "append": lambda: report(append=HOSTILE),
+        "console": lambda: report(other_console=HOSTILE.encode() + b"\x1b\x00\n"),
+    }[field]()
+    page = Page(to_html(made))
+    assert "script" not in page.tags
+    assert HOSTILE in "".join(page.words)
+
+
+def pictures_of(made: Report) -> list[ElementTree.Element]:
+    return [
+        ElementTree.fromstring(one)
+        for one in re.findall(r"<svg.*?</svg>", to_html(made), re.DOTALL)
+    ]
+
+
+def test_pictures_are_well_formed_and_keep_inside() -> None:
+    drawn = pictures_of(report())
+    # One for each metric, the ratios, RAM.
+    assert len(drawn) == len(Metric) + 2
+    for picture in drawn:
+        width, height = (float(part) for part in picture.attrib["viewBox"].split()[2:])
+        for part in picture:
+            for name, limit in (("x", width), ("cx", width), ("y", height), ("cy", height)):
+                if name in part.attrib:
+                    assert 0 <= float(part.attrib[name]) <= limit
+            if part.tag == "rect":
+                assert float(part.attrib["x"]) + float(part.attrib["width"]) <= width
+    dots = [part for part in drawn[1] if part.tag == "circle"]
+    assert len(dots) == 6
