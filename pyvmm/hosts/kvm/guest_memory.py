@@ -16,7 +16,6 @@ from pyvmm.hosts.kvm.ownership import FdOwner, Owner
 _MAP_NORESERVE = 0x4000
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
-_BLOCK = 2 << 20
 _TRY_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN})
 
 
@@ -100,8 +99,10 @@ class Mapping(Owner):
         self._require_range(offset, size, attempt)
         end = offset + size
         if self._file is None:
-            for start in range(offset, end, _BLOCK):
-                yield from self._resident_parts(start, min(start + _BLOCK, end))
+            from pyvmm.hosts.kvm.resident_pages import resident_runs
+
+            for start, stop in resident_runs(self._hva + offset, size, attempt):
+                yield offset + start, offset + stop
             return
         while offset < end:
             if not self._open:
@@ -116,16 +117,6 @@ class Mapping(Owner):
                     return  # No data from there on.
                 raise refused(error.errno or 0, attempt) from error
             yield start, offset
-
-    def _resident_parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Where [start, end) is resident, by halving what is so in parts only."""
-        resident = self.resident(start, end - start)
-        if resident == end - start:
-            yield start, end
-        elif resident:
-            middle = (start + end) // 2 // mmap.PAGESIZE * mmap.PAGESIZE
-            yield from self._resident_parts(start, middle)
-            yield from self._resident_parts(middle, end)
 
     def _require_range(self, offset: int, size: int, attempt: str) -> None:
         if not self._open:
