@@ -188,15 +188,16 @@ def test_registers_of_a_32_bit_guest_are_as_qemu_prints_them() -> None:
 
 
 def test_flags_and_segments_of_all_kinds() -> None:
-    def line(name: str, **segments: Segment) -> str:
-        vcpu = VcpuRegisters(0, replace(REGS, rflags=0xCD7), replace(LONG, **segments), FURTHER)
+    def line(name: str, sregs: Sregs) -> str:
+        vcpu = VcpuRegisters(0, replace(REGS, rflags=0xCD7), sregs, FURTHER)
         return next(one for one in register_lines(vcpu) if one.startswith(name))
 
-    assert "[DOSZAPC]" in line("RIP")
-    assert line("DS", ds=replace(DATA, type=6, dpl=3)).endswith("DPL=3 DS   [EW-]")
-    assert line("CS", cs=replace(CODE, type=12)).endswith("CS64 [C--]")
-    assert line("FS", fs=Segment()).endswith(" 00000000")
-    assert line("GS", gs=replace(DATA, unusable=1)).endswith(" 00c01300")
+    assert "[DOSZAPC]" in line("RIP", LONG)
+    expand_down = replace(LONG, ds=replace(DATA, type=6, dpl=3))
+    assert line("DS", expand_down).endswith("DPL=3 DS   [EW-]")
+    assert line("CS", replace(LONG, cs=replace(CODE, type=12))).endswith("CS64 [C--]")
+    assert line("FS", replace(LONG, fs=Segment())).endswith(" 00000000")
+    assert line("GS", replace(LONG, gs=replace(DATA, unusable=1))).endswith(" 00c01300")
 
 
 def test_names_of_registers() -> None:

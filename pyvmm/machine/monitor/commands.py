@@ -14,7 +14,7 @@ import trio
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.monitor.expressions import LineError, evaluate, take_format
+from pyvmm.machine.monitor.expressions import LineError, TrailingError, evaluate, take_format
 from pyvmm.machine.monitor.memory_lines import character, memory_lines
 from pyvmm.machine.monitor.memory_tree import (
     AddressSpace,
@@ -64,8 +64,12 @@ class Word:
 
     def help(self, group: str = "") -> str:
         """One line, as QEMU has it."""
-        names = "|".join((self.name, *self.aliases))
-        return f"{group}{names} {self.parameters} -- {self.what}\n"
+        return f"{group}{self.names} {self.parameters} -- {self.what}\n"
+
+    @property
+    def names(self) -> str:
+        """The name with its aliases."""
+        return "|".join((self.name, *self.aliases))
 
 
 async def execute(machine: Machine, text: str, cpu: int, requester: Requester) -> str:
@@ -92,7 +96,10 @@ async def execute(machine: Machine, text: str, cpu: int, requester: Requester) -
     try:
         return await word.run(Line(machine, rest, cpu, requester))
     except LineError as error:
-        return f'{error}\nTry "help {group}{word.name}" for more information\n'
+        told = str(error)
+        if isinstance(error, TrailingError):
+            told = f"{word.names}: {told}"
+        return f'{told}\nTry "help {group}{name}" for more information\n'
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -23,6 +23,10 @@ class LineError(Exception):
     """A line that means nothing; its text is for the one who typed it."""
 
 
+class TrailingError(LineError):
+    """More on the line than belongs there."""
+
+
 class Base(enum.Enum):
     """How an item is shown; the values are the letters."""
 
@@ -71,7 +75,7 @@ def evaluate(text: str, registers: Mapping[str, int]) -> int:
     parser = _Parser(text, registers)
     value = parser.sum(0)
     if parser.rest():
-        raise LineError("extraneous characters at the end of line")
+        raise TrailingError("extraneous characters at the end of line")
     return value
 
 
