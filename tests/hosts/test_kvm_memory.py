@@ -18,6 +18,7 @@ from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.binding import lib
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
+from pyvmm.hosts.kvm.resident_pages import resident_runs
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from tests.readable import wait_readable
@@ -370,3 +371,22 @@ def test_a_mapped_guest_memfd_tells_where_its_data_is(system: System, vm: Vm) ->
         } == touched
         assert found == sorted(found)
         assert list(mapping.data(PAGE, 3 * PAGE)) == [(3 * PAGE, 4 * PAGE)]
+
+
+def test_resident_pages_are_told_across_what_is_asked_at_once(system: System) -> None:
+    window = 64 << 20
+    size = 2 * window + 3 * PAGE
+    with system.map_anonymous(size) as mapping:
+        touched = [0, window - PAGE, window, 2 * window + PAGE]
+        with mapping.view() as view:
+            for offset in touched:
+                view[offset] = 1
+        assert list(resident_runs(mapping.hva, size, "look")) == [
+            (0, PAGE),
+            (window - PAGE, window),
+            (window, window + PAGE),
+            (2 * window + PAGE, 2 * window + 2 * PAGE),
+        ]
+        assert list(resident_runs(mapping.hva + PAGE, PAGE, "look")) == []
+    with pytest.raises(SystemCallError, match="look"):
+        list(resident_runs(1, PAGE, "look"))
