@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from pyvmm import bundled_guests
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_terminal import RunTerminal
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.console.output_file import OutputFile
     from pyvmm.machine.ending import RunResult
+    from pyvmm.machine.unix_listener import UnixListener
 
 _EPILOG = f"""\
 exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
@@ -94,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--implicit", choices=("honour", "refuse"), default="honour",
         help="with --private: what happens to conversions that the guest did not announce",
     )  # fmt: skip
+    add_qmp_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say on standard error what is used, and why"
@@ -117,7 +120,7 @@ def command(options: argparse.Namespace) -> int:
             file = stack.enter_context(OutputFile(options.json, _attempt_to_tell(options.json)))
             if options.console == "stdio" and file.is_same_regular_file(1):
                 raise _same_file(options.json, "standard output has the guest's console")
-        result = trio.run(_run, config, options.console, options.verbose, ending, file)
+        result = trio.run(_run, config, options, ending, file)
         if options.verbose:
             _say_what_was_measured(result)
         _tell(result)
@@ -129,6 +132,12 @@ def command(options: argparse.Namespace) -> int:
 def _in_lab(options: argparse.Namespace) -> int:
     from pyvmm.cli.lab import run_same_command
 
+    if options.qmp is not None:
+        raise UsageError(
+            f"listen for QMP clients on {options.qmp.path} in the lab",
+            "a socket in there cannot be reached from out here",
+            "run the client in there as well, beside pyvmm run --qmp",
+        )
     kind, _, path = options.console.partition(":")
     written = [path] if kind == "file" else []
     return run_same_command(options.arguments, [*written, *filter(None, [options.json])])
@@ -168,16 +177,18 @@ def _private(options: argparse.Namespace) -> PrivateConfig | None:
 
 async def _run(
     config: MachineConfig,
-    console: str,
-    verbose: bool,
+    options: argparse.Namespace,
     ending: EndingSignals,
     json_file: OutputFile | None,
 ) -> RunResult:
+    console: str = options.console
+    qmp: QmpOption | None = options.qmp
     failure: Exception | None = None
     result: RunResult | None = None
     with ExitStack() as outer:
         terminal = RunTerminal() if console == "stdio" else None
         attach = _attachment(console, outer, terminal, json_file)
+        listener = _qmp_listener(qmp, outer)
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
         # can leave it so; and they are taken to the end: the second one is no different.
@@ -185,12 +196,14 @@ async def _run(
             ending.raise_held()
             async with trio.open_nursery() as nursery:
                 try:
-                    async with Machine(config, attach) as machine:
+                    held = qmp is not None and qmp.wait
+                    async with Machine(config, attach, paused=held) as machine:
                         if terminal is not None:
                             terminal.enter(machine, inner)
-                        _say_what_is_used(machine, verbose=verbose)
+                        _say_what_is_used(machine, verbose=options.verbose)
                         nursery.start_soon(_watch_signals, signals, machine, terminal)
-                        result = await machine.wait()
+                        async with _qmp_server(machine, listener, held=held):
+                            result = await machine.wait()
                 except Exception as error:  # noqa: BLE001 - raised below, without a group
                     failure = error
                 inner.close()
@@ -222,6 +235,24 @@ def _attachment(
     if json_file is not None and json_file.is_same_regular_file(target.file.fd):
         raise _same_file(Path(path), "the guest's console goes there")
     return target
+
+
+def _qmp_listener(qmp: QmpOption | None, stack: ExitStack) -> UnixListener | None:
+    if qmp is None:
+        return None
+    from pyvmm.qmp.server import open_listener
+
+    return stack.enter_context(open_listener(qmp.path))
+
+
+def _qmp_server(
+    machine: Machine, listener: UnixListener | None, *, held: bool
+) -> AbstractAsyncContextManager[None]:
+    if listener is None:
+        return nullcontext()
+    from pyvmm.qmp.server import serving
+
+    return serving(machine, listener, holds_guest=held)
 
 
 async def _watch_signals(

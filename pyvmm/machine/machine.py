@@ -116,6 +116,11 @@ class Machine:
         return self._assembly
 
     @property
+    def vcpu_thread_ids(self) -> tuple[int, ...]:
+        """The system's numbers of the vCPUs' threads, of those that have been started."""
+        return tuple(thread.native_id for thread in self._vcpus.threads if thread.native_id)
+
+    @property
     def is_paused(self) -> bool:
         """Whether `pause` is in force."""
         return self._control.is_paused
@@ -276,6 +281,9 @@ class Machine:
         body_failure: BaseException | None = None
         with Assembly(self.config, self._control, self._console) as assembly:
             self._assembly = assembly
+            self._vcpus = VcpuThreads(
+                self.config, self._control, assembly, self._console, self._allow
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._conduct, nursery)
                 try:
@@ -297,7 +305,7 @@ class Machine:
 
     async def _conduct(self, nursery: trio.Nursery) -> None:
         """Run the vCPUs to their end; what serves them meanwhile goes into `nursery`."""
-        vcpus = VcpuThreads(self.config, self._control, self._assembly, self._console, self._allow)
+        vcpus = self._vcpus
         console_done = trio.Event()
         console_scope = trio.CancelScope()
         nursery.start_soon(self._pump_posted)

@@ -97,6 +97,11 @@ class VcpuThread:
             )
             self._on_done()
 
+    @property
+    def native_id(self) -> int | None:
+        """The system's number of the thread; None before it has begun."""
+        return self._thread.native_id
+
     def join(self) -> None:
         """Wait for a thread that has called `on_done`: it has nothing left to do."""
         if self._thread.ident is not None:

@@ -6,28 +6,24 @@ until the output has ended and all of it has been passed on.
 
 from __future__ import annotations
 
-import os
 import select
-import socket
-import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 import trio
 
-from pyvmm.errors import SystemCallError, UsageError
-from pyvmm.machine.console.output_file import OutputFile, open_error
+from pyvmm.errors import SystemCallError
+from pyvmm.machine.console.output_file import OutputFile
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.console.streams import READ_SIZE, InputDescriptor, OutputDescriptor
+from pyvmm.machine.unix_listener import UnixListener
 
 InputFilter = Callable[[bytes], Awaitable[bytes]]
 """What typed bytes go through on their way: returns what is left for the guest."""
 
 _GONE_PAUSE = 0.1
 """Seconds between two looks whether a client that has ended its input is still there."""
-_SOCKET_PATH_SIZE = 108
-"""Bytes of a socket's path with its zero byte (unix(7))."""
 
 
 async def discard(port: ConsolePort) -> None:
@@ -132,12 +128,11 @@ class ToUnixSocket:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._socket = _listen(path)
+        self._listener = UnixListener(path, f"listen for the guest's console on {path}")
 
     async def __call__(self, port: ConsolePort) -> None:
         """Serve the console."""
-        listener = trio.socket.from_stdlib_socket(self._socket)
+        listener = trio.socket.from_stdlib_socket(self._listener.socket)
         while port.unread or not port.output_ended:
             client = await self._accept(listener, port)
             if client is None:
@@ -201,9 +196,7 @@ class ToUnixSocket:
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
-        self._socket.close()
-        with suppress(OSError):
-            self._path.unlink()
+        self._listener.close()
 
 
 async def _send_until_replaced(
@@ -239,48 +232,3 @@ def _is_gone(client: trio.socket.SocketType) -> bool:
     poll = select.poll()
     poll.register(client, 0)
     return bool(poll.poll(0))
-
-
-def _listen(path: Path) -> socket.socket:
-    attempt = f"listen for the guest's console on {path}"
-    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
-        raise UsageError(attempt, "a file of that name exists", "name another path")
-    if len(os.fsencode(path)) >= _SOCKET_PATH_SIZE:
-        raise UsageError(
-            attempt,
-            f"the path is too long for a socket, at most {_SOCKET_PATH_SIZE - 1} bytes",
-            "choose a shorter one, or one relative to the working directory",
-        )
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path, attempt)
-        old_mask = os.umask(0o177)
-        try:
-            listener.bind(os.fspath(path))
-        finally:
-            os.umask(old_mask)
-        listener.listen(1)
-    except OSError as error:
-        listener.close()
-        raise open_error(attempt, error) from error
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_stale(path: Path, attempt: str) -> None:
-    """Remove a socket file that nobody listens on; raises `UsageError` where somebody does."""
-    if not os.path.lexists(path):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # Otherwise a listener with a full queue would keep us waiting.
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            pass
-    raise UsageError(attempt, "another program listens there", "name another path")

@@ -1,0 +1,83 @@
+"""What a machine tells, in the events of QMP (qapi/run-state.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.machine.ending import Ending, EndingKind, Requester
+from pyvmm.machine.events import (
+    AccessRefused,
+    Ended,
+    MachineEvent,
+    Paused,
+    PowerdownAsked,
+    Resumed,
+    WasReset,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QmpEvent:
+    """An event's name, and its data where it has any."""
+
+    name: str
+    data: Mapping[str, object] | None = None
+
+
+MEMORY_REFUSED: Final = "X_PYVMM_MEMORY_REFUSED"
+"""Ours: MEMORY_FAILURE tells of broken hardware, and not which page it is."""
+
+_BY_REQUESTER: Final[Mapping[Requester | None, str]] = {
+    Requester.SIGNAL: "host-signal",
+    Requester.TERMINAL: "host-ui",
+    Requester.QMP: "host-qmp-quit",
+    Requester.OWNER: "host-ui",
+    None: "host-signal",
+}
+_CAUSES: Final[Mapping[EndingKind, str]] = {
+    EndingKind.EXITED: "guest-shutdown",
+    EndingKind.BAD_STATUS: "guest-shutdown",
+    EndingKind.HALTED: "guest-shutdown",
+    EndingKind.RESET: "guest-reset",
+    EndingKind.TRIPLE_FAULT: "guest-reset",
+    EndingKind.PANICKED: "guest-panic",
+    EndingKind.KVM_INTERNAL_ERROR: "host-error",
+    EndingKind.FAILED_ENTRY: "host-error",
+    EndingKind.MEMORY_REFUSED: "host-error",
+    EndingKind.UNHANDLED_EXIT: "host-error",
+    EndingKind.TIME_LIMIT: "host-signal",
+    EndingKind.CLOSED: "host-ui",
+}
+"""ShutdownCause by kind, but for `INTERRUPTED`."""
+
+
+def shutdown(ending: Ending | None) -> QmpEvent:
+    """SHUTDOWN; None: the run ended because pyvmm or the host failed."""
+    if ending is None:
+        cause = "host-error"
+    elif ending.kind is EndingKind.INTERRUPTED:
+        cause = _BY_REQUESTER[ending.requester]
+    else:
+        cause = _CAUSES[ending.kind]
+    return QmpEvent("SHUTDOWN", {"guest": cause.startswith("guest-"), "reason": cause})
+
+
+def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
+    """The events for one of the machine's, in their order."""
+    match event:
+        case Paused():
+            yield QmpEvent("STOP")
+        case Resumed():
+            yield QmpEvent("RESUME")
+        case WasReset():
+            yield QmpEvent("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        case PowerdownAsked():
+            yield QmpEvent("POWERDOWN")
+        case AccessRefused(vcpu, fault):
+            yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **fault.to_json()})
+        case Ended(ending):
+            if ending.kind is EndingKind.PANICKED:
+                yield QmpEvent("GUEST_PANICKED", {"action": "poweroff"})
+            yield shutdown(ending)
