@@ -301,6 +301,11 @@ def test_private_pages_are_refused_or_left_out_and_named(
         machine.memory.convert(hidden, PAGE_SIZE, Side.SHARED)
         assert await run(COMMANDS, machine, "pmemsave", **given) == {}
         assert saved.read_bytes() == bytes(expected)
+        # Shared as the page itself is: the page tables are not.
+        with pytest.raises(
+            CommandError, match=r"the page table entry at gpa 0x[0-9a-f]+ cannot be read"
+        ):
+            await run(COMMANDS, machine, "memsave", **given)
         machine.interrupt("enough")
 
     talk(machine_config, conversation)
