@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from pyvmm.compare import pictures
-from pyvmm.compare.observations import KERNEL_COUNTERS, METRIC_TITLES, Counts, Metric
+from pyvmm.compare.observations import (
+    KERNEL_COUNTERS,
+    METRIC_NOTES,
+    METRIC_TITLES,
+    Counts,
+    Metric,
+)
 from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
 
@@ -158,6 +164,8 @@ def _costs(report: Report) -> Iterator[str]:
             yield f"<h3>{title.capitalize() if title[:4] != 'peak' else 'Peak RSS'}, {unit}</h3>"
             yield pictures.runs(metric, having)
             yield _figures(metric, having)
+            if metric in METRIC_NOTES:
+                yield f"<p>{escape(METRIC_NOTES[metric])}.</p>"
     if report.ratios:
         yield "<h3>pyvmm by QEMU, round by round</h3>"
         yield pictures.ratios(report.ratios)

@@ -136,6 +136,13 @@ METRIC_TITLES: Mapping[Metric, tuple[str, str]] = {
 """What people read: the name, and the unit."""
 
 
+METRIC_NOTES: Mapping[Metric, str] = {
+    Metric.PEAK_RSS: "what only the guest touches of a guest_memfd is in nobody's RSS: pyvmm's on "
+    "KVM is without it where RAM is made of one",
+}
+"""What has to be known to read a metric's figures."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimedRun:
     """One run of a whole process, from fork to its end, that nobody looked into meanwhile.

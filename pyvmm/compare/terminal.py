@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyvmm.compare.observations import KERNEL_COUNTERS, METRIC_TITLES, Counts, Metric
+from pyvmm.compare.observations import (
+    KERNEL_COUNTERS,
+    METRIC_NOTES,
+    METRIC_TITLES,
+    Counts,
+    Metric,
+)
 from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import Spread
 from pyvmm.compare.verdict import Agreement, Aspect, Finding
@@ -111,11 +117,13 @@ def _lines(name: str, finding: Finding) -> Iterator[str]:
 # -- costs --
 
 
-def _costs(report: Report) -> Iterator[Table]:
+def _costs(report: Report) -> Iterator[Table | str]:
     for metric in Metric:
         having = [one for one in report.subjects if metric in one.figures]
         if having:
             yield _cost_table(metric, having)
+            if metric in METRIC_NOTES:
+                yield f"Note: {METRIC_NOTES[metric]}."
     if report.ratios:
         yield _ratio_table(report)
 
@@ -143,7 +151,7 @@ def _cost_table(metric: Metric, having: Sequence[SubjectReport]) -> Table:
 def _ratio_table(report: Report) -> Table:
     """Pairs down, metrics across: the median of each round's ratio, and its quartiles."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ratio, round by round: median and quartiles", overflow="fold")
+    table.add_column("ratio by rounds: median, quartiles", overflow="fold")
     metrics = [one for one in Metric if any(ratio.metric is one for ratio in report.ratios)]
     for metric in metrics:
         title = METRIC_TITLES[metric][0].removeprefix("time to ")

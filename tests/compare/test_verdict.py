@@ -247,7 +247,8 @@ def test_two_qemus_of_one_version_have_two_names() -> None:
 
 
 def test_the_document_lists_the_known_differences_and_no_others() -> None:
-    table = re.findall(r"^\| `([a-z-]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    section = DOCUMENT.read_text().split("\n## Differences that are known\n")[1].split("\n## ")[0]
+    table = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
     keys = [one.key for one in KNOWN] + list(INVENTORY_REASONS)
     assert sorted(table) == sorted(keys)
     assert len(set(keys)) == len(keys)
