@@ -27,7 +27,8 @@ _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _SCALAR: Final = re.compile(rb"[0-9A-Za-z_+.\-]*")
 _BETWEEN: Final = re.compile(rb"[0-9A-Za-z_+.\- \t\r\n,:]*")
 _IN_STRING: Final = re.compile(rb'(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*')
-_RESET: Final = re.compile(rb"[\xfe\xff]+")
+_RESETS: Final = b"\xfe\xff"
+"""Never in UTF-8: clients of QEMU's guest agent send one to get rid of half a message."""
 _OPENING: Final = {ord("}"): ord("{"), ord("]"): ord("[")}
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
@@ -64,6 +65,8 @@ class Decoder:
         self._in_string = False
         self._dropping = False
         """Whether everything up to the next newline is dropped."""
+        self._was_reset = False
+        """Whether a reset byte came last: more of them are no more errors."""
 
     @property
     def kept(self) -> int:
@@ -99,6 +102,7 @@ class Decoder:
         except _RefusedError:
             return None
         buffer.clear()
+        self._was_reset = False
         return Value(found)
 
     def _drop(self) -> bool:
@@ -114,6 +118,9 @@ class Decoder:
     def _scan(self) -> Value | Broken | None:
         buffer = self._buffer
         if not self._at:
+            if self._was_reset:
+                del buffer[: len(buffer) - len(buffer.lstrip(_RESETS))]
+                self._was_reset = not buffer
             space = _SPACE.match(buffer)
             del buffer[: space.end() if space else 0]
             if not buffer:
@@ -143,11 +150,8 @@ class Decoder:
         buffer = self._buffer
         if first in b'{["':
             return True
-        reset = _RESET.match(buffer)
-        if reset is not None:
-            # Never in UTF-8: clients of the guest agent send it to get rid of half a message.
-            del buffer[: reset.end()]
-            return Broken("JSON parse error, stray '\ufffd'")
+        if first in _RESETS:
+            return self._reset(1)
         scalar = _SCALAR.match(buffer)
         end = scalar.end() if scalar else 0
         if not end:
@@ -176,10 +180,8 @@ class Decoder:
         elif found == _QUOTE:
             self._in_string = True
             return self._string()
-        elif found >= 0xFE:
-            del buffer[: self._at]
-            self._forget()
-            return Broken("JSON parse error, stray '\ufffd'")
+        elif found in _RESETS:
+            return self._reset(self._at)
         else:
             return self._refuse(_stray(found))
         return None
@@ -220,6 +222,14 @@ class Decoder:
         self._dropping = True
         self._drop()
         return Broken(description)
+
+    def _reset(self, end: int) -> Broken:
+        """Give up the value under way, [0, end) of the buffer; what follows is a new one."""
+        found = self._buffer[end - 1]
+        del self._buffer[:end]
+        self._forget()
+        self._was_reset = True
+        return Broken(_stray(found))
 
     def _forget(self) -> None:
         self._at = 0
