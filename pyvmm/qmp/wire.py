@@ -131,8 +131,6 @@ class Decoder:
             if not started:
                 return None
         while self._at < len(buffer):
-            if self._at > MESSAGE_LIMIT:
-                return self._refuse("JSON token size limit exceeded")
             broken = self._string() if self._in_string else self._structure()
             if broken is not None:
                 return broken
@@ -140,7 +138,6 @@ class Decoder:
                 break  # Its end, or the other half of an escape, has not arrived.
             if not self._open:
                 return self._take(self._at)
-        # What is kept of an incomplete value may be longer than what is scanned of it.
         if len(buffer) > MESSAGE_LIMIT:
             return self._refuse("JSON token size limit exceeded")
         return None
@@ -216,8 +213,8 @@ class Decoder:
 
     def _refuse(self, description: str) -> Broken:
         """Give up the value under way with the rest of its line."""
-        # A newline that is itself what is wrong ends its line.
-        del self._buffer[: max(self._at - 1, 0)]
+        # A newline in a string is not scanned yet: it ends its line.
+        del self._buffer[: self._at]
         self._forget()
         self._dropping = True
         self._drop()

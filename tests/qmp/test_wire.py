@@ -59,6 +59,11 @@ def test_values_come_out_of_a_stream(
     assert values(stream, step) == ([json.loads(stream)] if expected is None else expected)
 
 
+def test_an_integer_that_does_not_fit_64_bits_is_a_double_as_in_qemu() -> None:
+    (found,) = values(b"[18446744073709551615, 18446744073709551616, -9223372036854775809]")
+    assert [type(number) for number in found] == [int, float, float]
+
+
 @pytest.mark.parametrize("step", [None, 1])
 @pytest.mark.parametrize(
     ("line", "part"),
@@ -89,6 +94,7 @@ def test_values_come_out_of_a_stream(
         (b'{"a": "tab\there, {"}', "control character"),
         (b"\xef\xbb\xbf{}", "stray"),
         (b"[" * (NESTING_LIMIT + 1) + b"]" * (NESTING_LIMIT + 1), "nesting depth limit"),
+        (b'{"a": ' + b"[" * NESTING_LIMIT + b"]" * NESTING_LIMIT + b"}", "nesting depth limit"),
         (b'{"a": ' * 100_000, "nesting depth limit"),
     ],
 )  # fmt: skip
@@ -101,6 +107,12 @@ def test_a_broken_line_is_one_error_and_the_next_line_is_read(
     assert part in found[0].description
     assert found[0].description.startswith("JSON ")
     assert found[1] == Value({"after": 1})
+
+
+@pytest.mark.parametrize("depth", [NESTING_LIMIT, 2000])
+def test_a_deep_object_alone_in_its_line(depth: int) -> None:
+    found = decode(b'{"a":' + b"[" * depth + b"]" * depth + b"}\n")
+    assert found == [Broken("JSON nesting depth limit exceeded")]
 
 
 def test_0xff_gets_rid_of_half_a_value() -> None:
