@@ -49,6 +49,7 @@ class Probe:
         return self.cpu is not None
 
 
+_VERSION = ("major", "minor", "micro")
 _known: dict[tuple[str, Accelerator, str], Probe] = {}
 
 
@@ -88,20 +89,31 @@ async def _version(program: str, patience: float) -> str:
     """QEMU's version, from a machine that has nothing and so cannot fail for lack of anything."""
     command = [program, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "none"]
     async with open_qemu(command, patience=patience) as peer:
-        answer = (await peer.execute("query-version", patience=patience))["qemu"]
-        return f"{answer['major']}.{answer['minor']}.{answer['micro']}"
+        answer = await peer.execute("query-version", patience=patience)
+        try:
+            return ".".join(str(int(answer["qemu"][part])) for part in _VERSION)
+        except (TypeError, KeyError, ValueError):
+            raise _senseless(peer, "query-version", answer) from None
 
 
 async def _check(peer: QemuPeer, accelerator: Accelerator, patience: float) -> None:
     """Let the machine run and look whether it still does. Raises a `PyvmmError` where not."""
     if accelerator is Accelerator.KVM:
         answer = await peer.execute("query-kvm", patience=patience)
-        if not answer["enabled"]:
+        if not isinstance(answer, dict):
+            raise _senseless(peer, "query-kvm", answer)
+        if not answer.get("enabled"):
             raise HostLacksError("run a guest with KVM", "QEMU says that KVM is not enabled")
     await peer.execute("cont", patience=patience)
-    status = await peer.query_status()
-    if status not in {"running", "shutdown"}:
-        raise HostLacksError("run a guest", f"the machine's state is {status!r}")
+    answer = await peer.execute("query-status", patience=patience)
+    if not isinstance(answer, dict):
+        raise _senseless(peer, "query-status", answer)
+    if answer.get("status") not in {"running", "shutdown"}:
+        raise HostLacksError("run a guest", f"the machine's state is {answer.get('status')!r}")
+
+
+def _senseless(peer: QemuPeer, command: str, answer: object) -> QemuError:
+    return peer.failure(f"ask QEMU to {command}", f"its answer makes no sense: {answer!r:.80}")
 
 
 def _short(error: PyvmmError) -> str:

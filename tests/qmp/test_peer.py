@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,26 @@ def test_one_that_is_stopped_is_silent() -> None:
         os.kill(peer.child.pid, signal.SIGSTOP)
         with pytest.raises(QemuError, match=r"no answer in 0\.5 s"):
             await peer.execute("query-status", patience=0.5)
+
+    within(QEMU, act)
+
+
+@pytest.mark.qemu
+def test_what_it_told_and_took_is_known_when_it_has_ended() -> None:
+    async def act(peer: QemuPeer) -> None:
+        assert peer.events() == ()
+        with suppress(QemuError):  # It may be gone before its answer is here.
+            await peer.execute("quit")
+        assert await peer.wait() == 0
+        (event,) = peer.events()
+        assert event.name == "SHUTDOWN"
+        assert event.data["reason"] == "host-qmp-quit"
+        usage = peer.child.usage
+        assert usage is not None
+        assert usage.ru_maxrss > 1024
+        assert usage.ru_utime + usage.ru_stime > 0
+        with pytest.raises(QemuError, match="exit code 0"):
+            await peer.query_status()
 
     within(QEMU, act)
 
