@@ -40,7 +40,7 @@ def _page_states(machine: Machine, asked: GpaRange) -> dict[str, object]:
     for sides in machine.memory.sides():
         region = sides.region.range
         within = GpaRange(max(region.start, asked.start), min(region.end, asked.end))
-        for run in machine.memory.page_states(within) if within.size > 0 else ():
+        for run in machine.memory.page_states(within):
             if len(runs) == MOST_RUNS:
                 return {"runs": runs, "next": run.range.start}
             start, end = run.range.start, run.range.end

@@ -347,6 +347,7 @@ def test_a_mapping_tells_where_its_data_is(system: System) -> None:
             view[15 * PAGE + 1] = 1
         assert list(mapping.data(0, 16 * PAGE)) == [(3 * PAGE, 5 * PAGE), (15 * PAGE, 16 * PAGE)]
         assert list(mapping.data(4 * PAGE, 2 * PAGE)) == [(4 * PAGE, 5 * PAGE)]
+        assert list(mapping.data(2 * PAGE, 2 * PAGE)) == [(3 * PAGE, 4 * PAGE)]
         mapping.discard(3 * PAGE, PAGE)
         assert list(mapping.data(0, 8 * PAGE)) == [(4 * PAGE, 5 * PAGE)]
         with pytest.raises(UsageError, match="not in multiples of the page size"):

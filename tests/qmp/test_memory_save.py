@@ -19,8 +19,10 @@ from pyvmm.hosts.interface import Vcpu
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Segment
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.memory_reading import contents
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.memory_commands import COMMANDS
 from pyvmm.qmp.peer import open_qemu
@@ -51,11 +53,12 @@ def test_a_range_of_memory_is_saved_as_it_is(host: HostChoice, tmp_path: Path) -
     async def main() -> None:
         async with spinning(host, MEMORY) as machine:
             machine.ram.write(2 * MIB + 100, PATTERN)
-            whole = machine.ram.read(0, MEMORY)
-            assert await save(machine, tmp_path / "whole", 0, MEMORY) == whole
-            for val, size in ((2 * MIB + 101, 9000), (2 * MIB + 5000, 1), (1, MEMORY - 1)):
-                expected = machine.ram.read(val, size)
-                assert await save(machine, tmp_path / "part", val, size) == expected
+            machine.ram.write(3 * MIB, PATTERN)
+            ranges = [(0, MEMORY), (2 * MIB + 101, 9000), (2 * MIB + 5000, 1), (1, MEMORY - 1)]
+            saved = [await save(machine, tmp_path / "saved", *one) for one in ranges]
+            # Only now: to look at it makes pages of what was none.
+            for one, found in zip(ranges, saved, strict=True):
+                assert found == machine.ram.read(*one)
 
     trio.run(main)
 
@@ -158,11 +161,13 @@ def test_a_fifo_that_nobody_reads_is_refused(tmp_path: Path) -> None:
 def test_a_fifo_gets_all_of_it_and_trio_goes_on_meanwhile(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     end = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-    got = bytearray()
+    got, data = bytearray(), b""
 
     async def main() -> None:
+        nonlocal data
         async with spinning(HostChoice.MODEL, MEMORY) as machine:
             machine.ram.write(MIB, PATTERN)
+            machine.ram.write(3 * MIB - 4200, PATTERN)
             expected = machine.ram.read(MIB - 100, 2 * MIB)
             async with trio.open_nursery() as nursery:
 
@@ -174,9 +179,11 @@ def test_a_fifo_gets_all_of_it_and_trio_goes_on_meanwhile(tmp_path: Path) -> Non
 
                 nursery.start_soon(save_it)
                 # This loop runs in the thread that saving must not block: the FIFO is small.
-                while len(got) < 2 * MIB:
+                while not got or data:
                     await trio.lowlevel.wait_readable(end)
-                    got.extend(os.read(end, 100_000))
+                    with suppress(BlockingIOError):
+                        data = os.read(end, 100_000)
+                        got.extend(data)
             assert bytes(got) == expected
 
     try:
@@ -215,12 +222,12 @@ HIGH = 0xFFFF_8000_0000_0000
 
 
 def map_two_pages(machine: Machine) -> None:
-    """Page tables that map the page at HIGH to 0x300000 and the next one to 0x200000."""
+    """Page tables that map the pages from HIGH on to 0x300000, 0x200000 and what is no memory."""
     for level, index in enumerate((256, 0, 0)):
         table, below = TABLES + level * PAGE_SIZE, TABLES + (level + 1) * PAGE_SIZE
         machine.ram.write(table + 8 * index, struct.pack("<Q", below | 3))
     last = TABLES + 3 * PAGE_SIZE
-    machine.ram.write(last, struct.pack("<2Q", 0x300000 | 3, 0x200000 | 3))
+    machine.ram.write(last, struct.pack("<3Q", 0x300000 | 3, 0x200000 | 3, MEMORY | 3))
 
 
 def enter_long_mode(vcpu: Vcpu) -> None:
@@ -259,8 +266,10 @@ def test_memory_is_saved_by_the_addresses_of_a_vcpu(host: HostChoice, tmp_path: 
             assert await memsave(val=negative, size=2 * PAGE_SIZE) == both
             assert await memsave(val=negative + 3, size=PAGE_SIZE + 5) == both[3 : PAGE_SIZE + 8]
             assert await memsave(val=negative, size=0, cpu_index=0) == b""
-            with pytest.raises(CommandError, match="Invalid addr 0xffff800000002000/size 1 spec"):
+            with pytest.raises(CommandError, match=r"2000/size 1 .*0x400000 .* memory"):
                 await memsave(val=negative + PAGE_SIZE, size=PAGE_SIZE + 1)
+            with pytest.raises(CommandError, match=r"0xffff800000003000/size 2 .* not mapped"):
+                await memsave(val=negative + 3 * PAGE_SIZE, size=2)
             with pytest.raises(CommandError, match="Invalid addr 0x0000000000000000/size 16"):
                 await memsave(val=0, size=16)
             for index in (1, -1):
@@ -369,6 +378,29 @@ def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(
         talk(machine_config, conversation)
     finally:
         os.close(end)
+
+
+def test_a_page_that_came_back_after_its_turn_is_told(private_choice: HostChoice) -> None:
+    size = 2 * MIB  # Read in two blocks.
+
+    async def conversation(guest: Talk) -> None:
+        memory = guest.memory
+        gpa = await guest.take(size)
+        memory.convert(gpa, size, Side.SHARED)
+        last = gpa + size - PAGE_SIZE
+        for at in (gpa, last - PAGE_SIZE, last):
+            memory.write(at, b"x")
+        left_out: list[PageRun] = []
+        saving = contents(memory, GpaRange(gpa, gpa + size), left_out)
+        assert next(saving).gpa == gpa
+        memory.convert(last - PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+        assert next(saving).gpa == last
+        memory.convert(last - PAGE_SIZE, PAGE_SIZE, Side.SHARED)
+        assert list(saving) == []
+        assert left_out == [PageRun(GpaRange(last - PAGE_SIZE, last), PageState.PRIVATE)]
+        guest.machine.interrupt("enough")
+
+    talk(replace(config("mailbox"), host=private_choice), conversation)
 
 
 def drained(end: int) -> None:

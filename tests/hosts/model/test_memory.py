@@ -186,6 +186,7 @@ def test_discarding(system: ModelSystem) -> None:
     with system.map_anonymous(4 * PAGE) as ram:
         with ram.view() as view:
             view[::PAGE] = b"abcd"
+            assert list(ram.data(PAGE, PAGE)) == [(PAGE, 2 * PAGE)]
             ram.discard(PAGE, 2 * PAGE)
             ram.discard(4 * PAGE, 0)
             assert list(ram.data(0, 4 * PAGE)) == [(0, PAGE), (3 * PAGE, 4 * PAGE)]
