@@ -42,14 +42,14 @@ _QEMU = (
 
 @dataclass(frozen=True, slots=True)
 class _Monitor:
-    """A monitor whose guest runs, and what it saves to."""
+    """A monitor whose guest hangs and is stopped, and what it saves to."""
 
     client: QEMUMonitorProtocol
     saved: Path
 
 
 def run(effort: Effort, step: Step) -> Result:
-    """Measure four guests that run the same image at the same time."""
+    """Measure four guests that are there at the same time, of the same image."""
     guest = bundled_guests.find("hang")
     if guest is None:
         raise CannotRunError("the bundled guests are not built; run make guests")
@@ -116,6 +116,8 @@ def _running(command: Sequence[str], path: Path) -> Iterator[_Monitor]:
             client.settimeout(_PATIENCE)
             try:
                 client.connect()
+                # So that four guests that do nothing for ever do not keep the processors from it.
+                client.cmd("stop")
                 yield _Monitor(client, path.with_suffix(".saved"))
             finally:
                 with suppress(Exception):

@@ -126,6 +126,24 @@ def test_the_model_is_measured_next_to_bare_unicorn(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_saving_memory_is_measured_beside_qemu(tmp_path: Path) -> None:
+    found = measured("pmemsave", tmp_path)
+    assert set(found["subjects"]) == {
+        f"{who}, {fullness}" for who in ("pyvmm", "QEMU") for fullness in ("full", "empty")
+    }
+    assert [(one["baseline"], one["target"]) for one in found["comparisons"]] == [
+        ("QEMU, full", "<= 1.00"),
+        ("QEMU, empty", "<= 1.00"),
+    ]
+    # What the full one has is there, and what the empty one has not takes no disk.
+    disk = {name: one["figures"]["disk_mib"]["min"] for name, one in found["subjects"].items()}
+    assert disk["pyvmm, full"] >= 224
+    assert disk["pyvmm, empty"] < 1
+
+
+@pytest.mark.kvm
 @pytest.mark.slow
 def test_a_benchmark_that_cannot_run_is_told_and_fails(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
