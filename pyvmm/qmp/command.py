@@ -117,6 +117,8 @@ def _checked(argument: Argument, value: object) -> object:
                 value %= _SIZE_END
         case Kind.ANY:
             fits = True
+    if not fits and argument.kind is Kind.SIZE:
+        raise CommandError(f"Parameter '{argument.name}' expects uint64")
     if not fits:
         raise CommandError(
             f"Invalid parameter type for '{argument.name}', expected: {argument.kind.value}"

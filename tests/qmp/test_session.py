@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.machine.machine import Machine
-from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, ErrorClass, Kind
+from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, ErrorClass, Kind, check
 from pyvmm.qmp.session import Answer, Call, Session
 from tests.qmp.test_wire import BYTES
 
@@ -261,6 +261,12 @@ def test_a_size_is_taken_modulo_64_bits(given_: int, taken: int) -> None:
     call = one.next()
     assert isinstance(call, Call)
     assert call.arguments["size"] == taken
+
+
+@pytest.mark.parametrize("given_", ["1", 1.5, True, None, 1 << 64, -(1 << 63) - 1])
+def test_what_is_no_size_is_refused_in_qemus_words(given_: object) -> None:
+    with pytest.raises(CommandError, match="^Parameter 'size' expects uint64$"):
+        check([Argument("size", Kind.SIZE)], {"size": given_})
 
 
 def test_what_json_cannot_say_is_no_answer() -> None:
