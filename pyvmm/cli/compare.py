@@ -34,7 +34,7 @@ _TYPED_MAX = 1 << 20
 _EPILOG = """\
 Ends with 0 where the behaviour agrees (the console's text, how the guest ends, from run to run,
 too; differences with a known reason, which docs/compare.md lists, do not count), with 1 where it
-does not. Memory map, CPUID and RAM are shown and do not count.
+does not. Memory map and CPUID are shown and do not count; RAM does for bundled guests only.
 Otherwise as pyvmm run: 64 usage; 65 bad image; 66 no such input; 69 no QEMU, or something asked for
 does not work on this host; 71 a monitor failed; 130 interrupted.
 """

@@ -64,7 +64,8 @@ def _is_tcg(seen: Seen) -> bool:
     return isinstance(subject, QemuSubject) and subject.accelerator is QemuAccelerator.TCG
 
 
-def _is_pc(seen: Seen) -> bool:
+def has_pc_bios(seen: Seen) -> bool:
+    """Whether a BIOS has run in it that leaves things in RAM, and keeps some of it."""
     return isinstance(seen.subject, QemuSubject) and seen.subject.machine is QemuMachine.PC
 
 
@@ -108,7 +109,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         "usable-memory",
         "QEMU's pc keeps its ACPI tables in the last 128 KiB of RAM, which its memory map then "
         "calls reserved; pyvmm and microvm leave all of it to the guest",
-        lambda one, _: _is_pc(one),
+        lambda one, _: has_pc_bios(one),
         lines=re.compile(r"usable memory: [0-9]+ KiB"),
     ),
     KnownDifference(

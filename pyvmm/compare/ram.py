@@ -24,13 +24,16 @@ IMAGE = "image"
 REST = "rest"
 ABOVE = "above 4 GiB"
 
+PREDICTABLE_REGIONS = (REST, ABOVE)
+"""Those that hold nothing but what the guest put there, unless a pc's BIOS did."""
+
 REASONS = {
     LOW: "boot data (start info, command line, memory map) is where each monitor puts it, and "
     "QEMU's firmware works there",
     IMAGE: "the guest's own data, stack and page tables hold addresses of boot data, and traces of "
     "interrupts and of its processor",
-    REST: "QEMU's firmware has run there, and its pc keeps tables at the top of memory; what the "
-    "guest wrote differs where its memory map does",
+    REST: "a pc's BIOS has run there and keeps tables at the top of memory; what the guest wrote "
+    "differs where its memory map does",
     ABOVE: "what the guest wrote differs where its memory map does",
 }
 """Why the pages of a region may differ though the guest behaves alike."""

@@ -7,10 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 
-from pyvmm.compare.differences import INVENTORY_REASONS, KNOWN, KnownDifference, Seen
+from pyvmm.compare.differences import (
+    INVENTORY_REASONS,
+    KNOWN,
+    KnownDifference,
+    Seen,
+    has_pc_bios,
+)
 from pyvmm.compare.inventory import Inventory, changed_lines, taken_apart
 from pyvmm.compare.observations import EndKind, Inspection, TimedRun
-from pyvmm.compare.ram import REASONS, RegionComparison
+from pyvmm.compare.ram import PREDICTABLE_REGIONS, REASONS, RegionComparison
 from pyvmm.compare.subjects import Subject
 
 _DIFF_WINDOW = 400
@@ -85,8 +91,11 @@ def judge(
         _console(lines, its_lines, known),
         _end(reference, other, known),
         *_inventories(inventory, its_inventory),
-        _ram(reference, other, ram),
     ]
+    # RAM of a bundled guest is as it leaves it, where nothing else is known to make it differ.
+    is_predictable = guest is not None and not any(map(has_pc_bios, seen))
+    is_predictable = is_predictable and not findings[0].reasons and not findings[1].reasons
+    findings.append(_ram(reference, other, ram, is_predictable=is_predictable))
     regions = None if ram is None else tuple(ram)
     return PairVerdict(reference.subject, other.subject, tuple(findings), regions)
 
@@ -193,7 +202,11 @@ def _printed(aspect: Aspect, changed: tuple[str, ...], lines: int) -> Finding:
 
 
 def _ram(
-    reference: Inspection, other: Inspection, ram: Sequence[RegionComparison] | None
+    reference: Inspection,
+    other: Inspection,
+    ram: Sequence[RegionComparison] | None,
+    *,
+    is_predictable: bool,
 ) -> Finding:
     if ram is None:
         running = EndKind.TIME_LIMIT in {reference.end.kind, other.end.kind}
@@ -204,9 +217,12 @@ def _ram(
         return Finding(Aspect.RAM, Agreement.EQUAL, f"equal, SHA-256 {reference.ram_sha256}")
     pages = sum(one.pages.differing for one in differing)
     total = pages + sum(one.pages.same for one in ram)
+    unexplained = is_predictable and any(
+        one.region.name in PREDICTABLE_REGIONS for one in differing
+    )
     return Finding(
         Aspect.RAM,
-        Agreement.EXPLAINED,
+        Agreement.DIFFERS if unexplained else Agreement.EXPLAINED,
         f"{pages} of {total} pages differ",
         tuple(region_line(one) for one in ram),
         tuple((one.region.name, REASONS[one.region.name]) for one in differing),

@@ -55,9 +55,9 @@ def timed(
     )  # fmt: skip
 
 
-def region(pages: PageCounts) -> RegionComparison:
+def region(pages: PageCounts, name: str = "rest") -> RegionComparison:
     return RegionComparison(
-        RamRegion("rest", GpaRange(0x20_0000, 0x40_0000), 0x20_0000), "11" * 32, "22" * 32, pages
+        RamRegion(name, GpaRange(0x20_0000, 0x40_0000), 0x20_0000), "11" * 32, "22" * 32, pages
     )
 
 

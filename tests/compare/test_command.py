@@ -136,6 +136,21 @@ def test_a_qemu_that_dies_while_the_guest_is_to_run(tmp_path: Path, option: str)
     assert "out of luck" in line
 
 
+HANGS_WHEN_TIMED = """
+    if [[ "$*" == *-kernel* && "$*" != *" -S"* ]]; then exec sleep 600; fi
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_a_qemu_that_hangs_in_a_timed_run(tmp_path: Path) -> None:
+    program = changed(tmp_path, HANGS_WHEN_TIMED)
+    options = (*LITTLE, "--runs", "1", "--qemu", program, "--timeout", "4")
+    done = pyvmm("compare", "exit", *options)
+    assert done.code == 71
+    assert "round 1 was not over after 4 s" in done.lines[-1]
+
+
 def test_a_qemu_that_is_not_there() -> None:
     done = pyvmm("compare", "exit", *LITTLE, "--qemu", "/nowhere/qemu")
     assert done.code == 69
@@ -210,11 +225,19 @@ def test_both_files_cannot_be_one(tmp_path: Path) -> None:
 
 @pytest.mark.qemu
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("guest", "child"),
+    [("hang", b"inspected_pyvmm"), ("hang", b"memory-backend-file"), ("exit", b"sleep\x00600")],
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interruption_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals, guest: str, child: bytes
+) -> None:
     told = tmp_path / "told.json"
+    program = changed(tmp_path, HANGS_WHEN_TIMED)
+    options = (*LITTLE, "--runs", "1", "--json", told, "--qemu", program, "--timeout", "5")
     process = subprocess.Popen(
-        [*PYVMM, "compare", "hang", *LITTLE, "--runs", "1", "--json", told],
+        [*PYVMM, "compare", guest, *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -222,7 +245,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: signal.Si
         start_new_session=True,
     )
     try:
-        _wait_for_child(process.pid, b"inspected_pyvmm")
+        _wait_for_child(process.pid, child)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
@@ -230,13 +253,13 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: signal.Si
         process.wait()
     assert process.returncode == 130
     assert out == b""
-    assert err.decode() == f"pyvmm: interrupted by {number.name}\n"
+    assert err.decode().splitlines()[-1] == f"pyvmm: interrupted by {number.name}"
     assert not told.exists()
     assert _session_of(process.pid) == []
 
 
 def _wait_for_child(session: int, word: bytes) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 30
     while not any(word in command for command in _session_of(session)):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -196,6 +196,31 @@ def test_ram_is_shown_and_does_not_count() -> None:
     assert finding(same, Aspect.RAM).agreement is Agreement.EQUAL
 
 
+@pytest.mark.parametrize(
+    ("guest", "other", "counts"),
+    [
+        ("hello", qemu(), True),
+        ("hello", MODEL, True),
+        # Its BIOS was there.
+        ("hello", qemu("tcg", "pc"), False),
+        # Who knows what it does.
+        (None, qemu(), False),
+    ],
+)
+def test_ram_of_bundled_guests_counts_where_nobody_else_was(
+    guest: str | None, other: Subject, counts: bool
+) -> None:
+    def judged(console: bytes, name: str = "rest") -> PairVerdict:
+        ram = [region(PageCounts(511, 0, 0, 1, (0x20_0000,)), name)]
+        return judge(inspection(OURS, console), inspection(other, b""), guest, ram)
+
+    assert judged(b"").agrees is not counts
+    assert judged(b"", "above 4 GiB").agrees is not counts
+    # Boot data and stacks differ everywhere.
+    assert judged(b"", "image").agrees
+    assert judged(b"", "below 1 MiB").agrees
+
+
 def test_runs_that_differ_are_a_disagreement() -> None:
     seen = inspection(OURS)
     assert steadiness(seen, []).agreement is Agreement.UNKNOWN
