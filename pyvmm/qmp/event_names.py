@@ -76,7 +76,8 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
         case PowerdownAsked():
             yield QmpEvent("POWERDOWN")
         case AccessRefused(vcpu, fault):
-            yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **fault.to_json()})
+            told = {name.replace("_", "-"): value for name, value in fault.to_json().items()}
+            yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **told})
         case Ended(ending):
             if ending.kind is EndingKind.PANICKED:
                 yield QmpEvent("GUEST_PANICKED", {"action": "poweroff"})
