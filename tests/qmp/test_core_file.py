@@ -25,6 +25,8 @@ SREGS = Sregs(
     ss=Segment(selector=16, type=3, present=1, s=1, db=1, g=1, dpl=3),
     fs=Segment(base=0xF5F5, selector=24),
     gs=Segment(base=0x6565, selector=32),
+    tr=Segment(base=0x7070, limit=0x67, selector=40, type=11, present=1),
+    ldt=Segment(base=0x1D1D, selector=48, type=2, present=1),
     gdt=DescriptorTable(0x500, 0x37),
     idt=DescriptorTable(0x600, 0xFFF),
     cr0=0x8000_0011,
@@ -34,13 +36,21 @@ SREGS = Sregs(
 )
 
 
-def written(laid_out: CoreFile, fill: dict[int, int]) -> io.BytesIO:
-    """The whole file; `fill` is each piece's byte by its GPA."""
+def memory(gpa: int, size: int) -> bytes:
+    """What is at `gpa`: every 4 bytes are their own address, so that no two are alike."""
+    first = gpa // 4 * 4
+    words = (at // 4 & 0xFFFF_FFFF for at in range(first, gpa + size, 4))
+    whole = b"".join(word.to_bytes(4, "little") for word in words)
+    return whole[gpa - first : gpa - first + size]
+
+
+def written(laid_out: CoreFile) -> io.BytesIO:
+    """The whole file."""
     data = bytearray(laid_out.size)
     data[: len(laid_out.head)] = laid_out.head
     for one in laid_out.contents:
-        size = one.memory.size
-        data[one.offset : one.offset + size] = bytes([fill[one.memory.gpa]]) * size
+        gpa, size = one.memory.gpa, one.memory.size
+        data[one.offset : one.offset + size] = memory(gpa, size)
     data[laid_out.size - len(laid_out.tail) :] = laid_out.tail
     return io.BytesIO(data)
 
@@ -55,10 +65,10 @@ def loads(file: io.BytesIO) -> list[tuple[int, int, int, bytes]]:
 
 def test_memory_is_where_the_headers_say() -> None:
     pieces = [CoreMemory(0, 2 * PAGE), CoreMemory(1 << 32, PAGE)]
-    file = written(core_file([CoreVcpu(0, REGS, SREGS)], pieces), {0: 0xAA, 1 << 32: 0xBB})
+    file = written(core_file([CoreVcpu(0, REGS, SREGS)], pieces))
     assert loads(file) == [
-        (0, 0, 2 * PAGE, b"\xaa" * 2 * PAGE),
-        (1 << 32, 1 << 32, PAGE, b"\xbb" * PAGE),
+        (0, 0, 2 * PAGE, memory(0, 2 * PAGE)),
+        (1 << 32, 1 << 32, PAGE, memory(1 << 32, PAGE)),
     ]
     elf = ELFFile(file)
     assert (elf["e_type"], elf["e_machine"], elf.elfclass) == ("ET_CORE", "EM_X86_64", 64)
@@ -68,11 +78,10 @@ def test_memory_is_where_the_headers_say() -> None:
 def test_what_the_host_cannot_see_is_there_without_contents() -> None:
     pieces = [CoreMemory(0, PAGE), CoreMemory(PAGE, PAGE, present=False), CoreMemory(9 * PAGE, 100)]
     laid_out = core_file([], pieces)
-    file = written(laid_out, {0: 1, 9 * PAGE: 3})
-    assert loads(file) == [
-        (0, 0, PAGE, b"\1" * PAGE),
+    assert loads(written(laid_out)) == [
+        (0, 0, PAGE, memory(0, PAGE)),
         (PAGE, PAGE, PAGE, b""),
-        (9 * PAGE, 9 * PAGE, 100, b"\3" * 100),
+        (9 * PAGE, 9 * PAGE, 100, memory(9 * PAGE, 100)),
     ]
     assert laid_out.size == len(laid_out.head) + PAGE + 100 + len(laid_out.tail)
 
@@ -85,10 +94,9 @@ def test_mapped_memory_is_in_the_file_once_and_shown_as_often_as_it_is_mapped() 
         LinearRun(0x1000, 1 << 40, PAGE),
     ]
     laid_out = core_file([], pieces, mapped)
-    file = written(laid_out, {0: 7})
-    assert loads(file) == [
-        (0x7000_0000, PAGE, PAGE, b"\7" * PAGE),
-        (0xFFFF_8000_0000_0000, 3 * PAGE, PAGE, b"\7" * PAGE),
+    assert loads(written(laid_out)) == [
+        (0x7000_0000, PAGE, PAGE, memory(PAGE, PAGE)),
+        (0xFFFF_8000_0000_0000, 3 * PAGE, PAGE, memory(3 * PAGE, PAGE)),
         (0xFFFF_8000_0000_0000 + 5 * PAGE, 8 * PAGE, PAGE, b""),
     ]
     assert len(laid_out.contents) == 1
@@ -96,7 +104,7 @@ def test_mapped_memory_is_in_the_file_once_and_shown_as_often_as_it_is_mapped() 
 
 def test_notes_hold_every_register_where_gdb_and_crash_look() -> None:
     vcpus = [CoreVcpu(0, REGS, SREGS, 0xABCD), CoreVcpu(1, Regs(rip=0x77), SREGS)]
-    file = written(core_file(vcpus, [CoreMemory(0, PAGE)]), {0: 0})
+    file = written(core_file(vcpus, [CoreMemory(0, PAGE)]))
     (segment,) = ELFFile(file).iter_segments("PT_NOTE")
     notes = [(note["n_name"], note["n_descdata"]) for note in segment.iter_notes()]
     assert [(name, len(data)) for name, data in notes] == [
@@ -128,6 +136,9 @@ def test_qemus_note_is_qemus() -> None:
     assert struct.unpack_from("<IIIIQ", state, 152) == (8, 0xFFFF_FFFF, 0x00A0_9B00, 0, 0)
     stack = struct.unpack_from("<IIIIQ", state, 152 + 5 * 24)
     assert stack[:3] == (16, 0, 0x00C0_F300)
+    ldt, task = (struct.unpack_from("<IIIIQ", state, 152 + at * 24) for at in (6, 7))
+    assert ldt == (48, 0, 0x8200, 0, 0x1D1D)
+    assert task == (40, 0x67, 0x8B00, 0, 0x7070)
     assert struct.unpack_from("<IIIIQ", state, 152 + 8 * 24) == (0, 0x37, 0, 0, 0x500)
     assert struct.unpack_from("<6Q", state, 152 + 240) == (0x8000_0011, 0, 2, 0x3000, 0x20, 0xABCD)
 
@@ -145,10 +156,8 @@ def test_every_mapping_shows_what_is_at_its_gpa(
         at += gap * PAGE
         pieces.append(CoreMemory(at, pages * PAGE, present))
         at += pages * PAGE
-    fill = {piece.gpa: index + 1 for index, piece in enumerate(pieces)}
     mapped = [LinearRun(v * PAGE, g * PAGE, size * PAGE) for v, g, size in mappings]
-    shown = loads(written(core_file([], pieces, mapped), fill))
-    expected: dict[tuple[int, int], bytes] = {}
+    shown = loads(written(core_file([], pieces, mapped)))
     for linear, gpa, size, data in shown:
         assert any(
             run.linear <= linear and run.gpa - run.linear == gpa - linear
@@ -157,8 +166,7 @@ def test_every_mapping_shows_what_is_at_its_gpa(
         )  # fmt: skip
         piece = next(one for one in pieces if one.gpa <= gpa < one.gpa + one.size)
         assert gpa + size <= piece.gpa + piece.size
-        assert data == (bytes([fill[piece.gpa]]) * size if piece.present else b"")
-        expected[(linear, gpa)] = data
+        assert data == (memory(gpa, size) if piece.present else b"")
     covered = sum(size for _linear, _gpa, size, _data in shown)
     overlap = sum(
         max(0, min(run.gpa + run.size, one.gpa + one.size) - max(run.gpa, one.gpa))
