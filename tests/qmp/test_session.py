@@ -265,7 +265,7 @@ def test_a_size_is_taken_modulo_64_bits(given_: int, taken: int) -> None:
 
 @pytest.mark.parametrize("given_", ["1", 1.5, True, None, 1 << 64, -(1 << 63) - 1])
 def test_what_is_no_size_is_refused_in_qemus_words(given_: object) -> None:
-    with pytest.raises(CommandError, match="^Parameter 'size' expects uint64$"):
+    with pytest.raises(CommandError, match=r"^Parameter 'size' expects uint64$"):
         check([Argument("size", Kind.SIZE)], {"size": given_})
 
 
