@@ -195,6 +195,9 @@ def test_flags_and_segments_of_all_kinds() -> None:
     assert "[DOSZAPC]" in line("RIP", LONG)
     expand_down = replace(LONG, ds=replace(DATA, type=6, dpl=3))
     assert line("DS", expand_down).endswith("DPL=3 DS   [EW-]")
+    # Without its D bit a segment is of 16 bits, but not in long mode.
+    assert line("ES", replace(LONG, es=replace(DATA, db=0))).endswith("DS   [-WA]")
+    assert line("ES", replace(LONG, es=replace(DATA, db=0), efer=0)).endswith("DS16 [-WA]")
     assert line("CS", replace(LONG, cs=replace(CODE, type=12))).endswith("CS64 [C--]")
     assert line("FS", replace(LONG, fs=Segment())).endswith(" 00000000")
     assert line("GS", replace(LONG, gs=replace(DATA, unusable=1))).endswith(" 00c01300")

@@ -19,14 +19,15 @@ from elftools.elf.elffile import ELFFile
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.hosts.registers import Regs, Sregs
-from pyvmm.machine.config import HostChoice
+from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.qmp import dump_command
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.memory_commands import COMMANDS
 from pyvmm.qmp.peer import QemuPeer, open_qemu
-from tests.machine.guests import bundled
+from tests.machine.guests import COUNT, bundled
 from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, hanging, run, spinning
@@ -113,6 +114,36 @@ def test_a_core_has_memory_and_registers(host: HostChoice, tmp_path: Path) -> No
 
     trio.run(main)
     assert stat.S_IMODE(path.stat().st_mode) == 0o400
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_guest_stands_still_meanwhile(
+    host: HostChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    async def main() -> None:
+        async with Machine(MachineConfig(COUNT, memory=4 * MIB, host=host)) as machine:
+
+            async def counter() -> int:
+                return await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs().rbx)
+
+            def look(*_unused: object) -> None:
+                # Whatever another client says meanwhile.
+                trio.from_thread.run_sync(machine.resume)
+                for _ in range(2):
+                    seen.append(trio.from_thread.run(counter))
+                    trio.from_thread.run(trio.sleep, 0.02)
+
+            monkeypatch.setattr(dump_command, "_dump", look)
+            await run(
+                COMMANDS, machine, "dump-guest-memory", paging=False, protocol="file:/no/such"
+            )
+            assert seen[0] == seen[1]
+            while await counter() == seen[1]:
+                await trio.sleep(0.001)
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize("host", HOSTS)
