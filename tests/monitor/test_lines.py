@@ -190,7 +190,7 @@ def test_registers_of_a_32_bit_guest_are_as_qemu_prints_them() -> None:
 def test_flags_and_segments_of_all_kinds() -> None:
     def line(name: str, sregs: Sregs) -> str:
         vcpu = VcpuRegisters(0, replace(REGS, rflags=0xCD7), sregs, FURTHER)
-        return next(one for one in register_lines(vcpu) if one.startswith(name))
+        return next(one for one in register_lines(vcpu) if one.startswith(f"{name:<3}="))
 
     assert "[DOSZAPC]" in line("RIP", LONG)
     expand_down = replace(LONG, ds=replace(DATA, type=6, dpl=3))
