@@ -84,7 +84,7 @@ def regions_of(layout: MemoryLayout, image_end: int) -> tuple[RamRegion, ...]:
     itself (its BSS, its first page tables) is there.
     """
     low_end = layout.regions[0].range.end
-    border = min(-(-max(image_end, HIGH_MEMORY_START + 1) // (2 * MIB)) * 2 * MIB, low_end)
+    border = min(-(-max(image_end, HIGH_MEMORY_START) // (2 * MIB)) * 2 * MIB, low_end)
     regions = [
         RamRegion(LOW, GpaRange(0, HIGH_MEMORY_START), 0),
         RamRegion(IMAGE, GpaRange(HIGH_MEMORY_START, border), HIGH_MEMORY_START),

@@ -99,7 +99,10 @@ def check(report: Report, case: Case) -> None:
             if finding.aspect.value not in ALWAYS:
                 assert {key for key, _ in finding.reasons} <= allowed
         if verdict.ram is not None:
-            assert sum(one.pages.same + one.pages.differing for one in verdict.ram) == 4096
+            assert (
+                sum(one.pages.same + one.pages.differing for one in verdict.ram)
+                == case.memory >> 12
+            )
     if case.end is not None:
         assert {str(one.inspection.end) for one in report.subjects} == {case.end}
 

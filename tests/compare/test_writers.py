@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from pyvmm.compare.html_report import to_html
 from pyvmm.compare.json_report import SCHEMA, to_json
 from pyvmm.compare.observations import Metric
-from pyvmm.compare.report import Report
+from pyvmm.compare.report import Report, subject_report
 from pyvmm.compare.terminal import bar, number, to_text
-from tests.compare.samples import report
+from tests.compare.samples import report, timed
 
 HOSTILE = "<script>alert('[red]&amp;')</script>"
 
@@ -71,6 +72,14 @@ def test_the_text_shows_a_disagreement() -> None:
     assert "+bye" in text
 
 
+def test_a_guest_that_changes_from_run_to_run_does_not_agree() -> None:
+    made = report()
+    assert made.agrees
+    first = made.subjects[0]
+    odd = subject_report(first.inspection, [timed(first.subject, 1, 1.0, exit_code=9)])
+    assert not replace(made, subjects=(odd, *made.subjects[1:])).agrees
+
+
 def test_what_a_guest_says_is_no_markup() -> None:
     text = to_text(report(other_console=HOSTILE.encode(), name=HOSTILE), is_terminal=False)
     assert text.count(HOSTILE) >= 2
@@ -106,7 +115,16 @@ def test_json_has_everything() -> None:
     assert ours["kernel"]["counts"] == {"exits": 12, "halt_exits": 1}
     assert set(ours["figures"]) == {metric.value for metric in Metric}
     assert [run["round"] for run in ours["runs"]] == [1, 2, 3]
-    assert ours["figures"]["total_ms"]["median"] == 400.0
+    medians = {name: spread["median"] for name, spread in ours["figures"].items()}
+    assert medians == pytest.approx(
+        {
+            "first_console_byte_ms": 200,
+            "total_ms": 400,
+            "user_cpu_ms": 400 / 3,
+            "system_cpu_ms": 100,
+            "peak_rss_mib": 40,
+        }
+    )
     ratios = {one["metric"]: one["median"] for one in plain["ratios"]}
     assert ratios["total_ms"] == 2.0
     (verdict,) = plain["verdicts"]
