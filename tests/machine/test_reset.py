@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -163,8 +164,15 @@ def disturb(vcpu: Vcpu) -> None:
     vcpu.set_msrs({_KERNEL_GS_BASE: 0x1234, _LSTAR: 0x5678})
     vcpu.set_debugregs(DebugRegs(db=(1, 2, 3, 4)))
     registers = bytearray(vcpu.get_lapic())
-    registers[0x80] = 0x20  # The task priority.
+    registers[0x3E0] = 0x0B  # The timer's divisor.
     vcpu.set_lapic(bytes(registers))
+    vcpu.set_sregs(replace(vcpu.get_sregs(), cr2=0x1234, cr3=0x5000))
+
+
+def timer_state(vm: KvmVm) -> list[bytes]:
+    """``struct kvm_pit_state2``: three channels without their last 8 bytes, when they began."""
+    state = vm.get_pit()
+    return [state[at : at + 16] for at in (0, 24, 48)]
 
 
 @pytest.mark.kvm
@@ -182,22 +190,26 @@ def test_on_kvm_everything_is_as_at_the_start() -> None:
                 assert isinstance(vm, KvmVm)
                 before = [await machine.on_vcpu(n, lambda v: kvm_state(v, msrs)) for n in (0, 1)]
                 chips = [vm.get_irqchip(chip) for chip in Irqchip]
+                timer = timer_state(vm)
                 machine.resume()
                 await machine.pause()
                 for number in (0, 1):
                     await machine.on_vcpu(number, disturb)
                     changed = await machine.on_vcpu(number, lambda v: kvm_state(v, msrs))
-                    for part in ("xsave", "msrs", "debug", "lapic"):
+                    for part in ("sregs", "xsave", "msrs", "debug", "lapic"):
                         assert changed[part] != before[number][part], part
                 vm.set_irq_line(4, True)
                 vm.set_irqchip(Irqchip.PIC_MASTER, b"\x01" * 512)
                 assert [vm.get_irqchip(chip) for chip in Irqchip] != chips
+                vm.set_pit(b"\x34\x12" + vm.get_pit()[2:])
+                assert timer_state(vm) != timer
                 await machine.reset()
                 for number in (0, 1):
                     after = await machine.on_vcpu(number, lambda v: kvm_state(v, msrs))
                     for part, value in after.items():
                         assert value == before[number][part], (number, part)
                 assert [vm.get_irqchip(chip) for chip in Irqchip] == chips
+                assert timer_state(vm) == timer
 
     trio.run(main)
 
