@@ -182,8 +182,10 @@ def test_exits_and_conversions_are_counted(private_choice: HostChoice) -> None:
         )
         (vcpu,) = after["vcpus"]
         assert vcpu["cpu-index"] == 0
-        assert vcpu["exits"]["HYPERCALL"] > 0
-        assert any("HYPERCALL" in one for one in vcpu["recent"]) or len(vcpu["recent"]) == 32
+        # The guest has shared its mailbox; KVM's fast path does that without an exit to Python.
+        by_guest = "HYPERCALL" if private_choice is HostChoice.MODEL else "CONVERTED"
+        assert vcpu["exits"][by_guest] > 0
+        assert 0 < len(vcpu["recent"]) <= 32
         assert after["failures"] == []
 
     privately(private_choice, conversation)
