@@ -45,6 +45,17 @@ class Ended:
     ending: Ending
 
 
-MachineEvent: TypeAlias = Paused | Resumed | WasReset | PowerdownAsked | AccessRefused | Ended
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A dump of memory is over: `completed` of `total` bytes are written; `error` says why."""
+
+    total: int
+    completed: int
+    error: str | None = None
+
+
+MachineEvent: TypeAlias = (
+    Paused | Resumed | WasReset | PowerdownAsked | AccessRefused | Dumped | Ended
+)
 Listener: TypeAlias = Callable[[MachineEvent], None]
 """Called in the machine's trio thread; does not wait and does not raise."""

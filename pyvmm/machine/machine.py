@@ -22,7 +22,7 @@ import trio
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
-from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
+from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
@@ -41,7 +41,7 @@ from pyvmm.machine.hosts import OpenedHost
 from pyvmm.machine.ram import GuestRam
 from pyvmm.machine.result import make_result
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
-from pyvmm.machine.vcpu_threads import VcpuThreads
+from pyvmm.machine.vcpu_threads import VcpuThreads, allow_by_policy
 
 POSTED_PAUSE = 0.002
 """Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
@@ -81,7 +81,7 @@ class Machine:
         self._told_paused = False
         self._first_run: float | None = None
         self._attach = attach
-        self._allow = _allow(config.private, allow)
+        self._allow = allow_by_policy(config.private, allow)
         self._lifetime: AbstractAsyncContextManager[None] | None = None
         self._result: RunResult | None = None
         self._failure_told = False
@@ -155,7 +155,8 @@ class Machine:
         finally:
             self._listeners.remove(listener)
 
-    def _tell(self, event: MachineEvent) -> None:
+    def tell(self, event: MachineEvent) -> None:
+        """Tell those who listen, in the machine's trio thread."""
         for listener in tuple(self._listeners):
             listener(event)
 
@@ -164,7 +165,7 @@ class Machine:
         await self._control.pause()
         if self._control.is_paused and not self._told_paused and not self._control.is_over:
             self._told_paused = True
-            self._tell(Paused())
+            self.tell(Paused())
 
     def resume(self) -> None:
         """Let a paused guest run on."""
@@ -173,7 +174,11 @@ class Machine:
         self._control.resume()
         if self._told_paused:
             self._told_paused = False
-            self._tell(Resumed())
+            self.tell(Resumed())
+
+    def beside(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run `task`, which must not raise, until it returns or the machine is closed."""
+        self._nursery.start_soon(task)
 
     def frozen(self) -> AbstractAsyncContextManager[None]:
         """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
@@ -192,11 +197,11 @@ class Machine:
         from pyvmm.machine.reset import reset
 
         await reset(self, self._control, self._assembly)
-        self._tell(WasReset())
+        self.tell(WasReset())
 
     def powerdown(self) -> None:
         """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""
-        self._tell(PowerdownAsked())
+        self.tell(PowerdownAsked())
 
     async def on_vcpu(self, index: int, function: Callable[[Vcpu], T]) -> T:
         """Call `function` with a vCPU, on its thread, between two instructions of the guest's.
@@ -285,6 +290,7 @@ class Machine:
                 self.config, self._control, assembly, self._console, self._allow
             )
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._conduct, nursery)
                 try:
                     yield
@@ -376,9 +382,9 @@ class Machine:
     def _tell_end(self, threads: Sequence[VcpuThread]) -> None:
         for thread in threads:
             if thread.refused is not None:
-                self._tell(AccessRefused(thread.index, thread.refused))
+                self.tell(AccessRefused(thread.index, thread.refused))
         if self._control.ending is not None:
-            self._tell(Ended(self._control.ending))
+            self.tell(Ended(self._control.ending))
 
     def _overrule(self, ending: Ending) -> None:
         """Replace the ending of a guest that is over while its output is not."""
@@ -405,16 +411,3 @@ class Machine:
                 EndingKind.TIME_LIMIT,
                 f"the guest had ended, but nobody read its output within {self.config.timeout:g} s",
             )
-
-
-def _allow(private: PrivateConfig | None, asked: Allow | None) -> Allow:
-    policy = ImplicitPolicy.REFUSE if private is None else private.implicit
-    if policy is ImplicitPolicy.ASK:
-        if asked is None:
-            raise UsageError(
-                "make a machine that asks about conversions",
-                "nobody is there to be asked",
-                "give Machine a callback as allow",
-            )
-        return asked
-    return lambda _conversion: policy is ImplicitPolicy.HONOUR

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import trio
 
-from pyvmm.errors import InternalError
+from pyvmm.errors import InternalError, UsageError
 from pyvmm.machine.assembly import Assembly
-from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
@@ -89,3 +89,20 @@ class VcpuThreads:
             until = deadline if not self._control.is_over else float("inf")
             with trio.move_on_at(min(until, trio.current_time() + KICK_AGAIN)):
                 await self._done.wait()
+
+
+def allow_by_policy(private: PrivateConfig | None, asked: Allow | None) -> Allow:
+    """What decides on conversions that the guest did not announce; `asked` where that is asked.
+
+    Raises `UsageError` where nobody is there to be asked.
+    """
+    policy = ImplicitPolicy.REFUSE if private is None else private.implicit
+    if policy is ImplicitPolicy.ASK:
+        if asked is None:
+            raise UsageError(
+                "make a machine that asks about conversions",
+                "nobody is there to be asked",
+                "give Machine a callback as allow",
+            )
+        return asked
+    return lambda _conversion: policy is ImplicitPolicy.HONOUR

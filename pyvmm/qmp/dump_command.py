@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import trio
 
+from pyvmm.errors import PyvmmError
+from pyvmm.machine.events import Dumped
 from pyvmm.machine.memory_reading import contents
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.mappings import LinearRun, mapped_runs
@@ -27,25 +31,90 @@ _MODE = 0o400
 _ALL = GpaRange(0, 1 << 64)
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a dump is to be."""
+
+    path: str
+    asked: GpaRange
+    paging: bool
+
+
+class _Dump:
+    """A dump: what `query-dump` tells of it. `error` is why it failed."""
+
+    def __init__(self) -> None:
+        self.is_active = True
+        self.total = 0
+        self.completed = 0
+        self.error: str | None = "the dump was interrupted"
+
+    def told(self) -> Mapping[str, object]:
+        """DumpQueryResult of qapi/dump.json."""
+        failed = "completed" if self.error is None else "failed"
+        status = "active" if self.is_active else failed
+        return {"status": status, "completed": self.completed, "total": self.total}
+
+
+_DUMPS: WeakKeyDictionary[Machine, _Dump] = WeakKeyDictionary()
+"""Each machine's last dump."""
+
+
 async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
     """Write the core; the guest stands still meanwhile, as in QEMU.
 
-    Pages that the host cannot see are in the file's headers, without contents.
+    Pages that the host cannot see are in the file's headers, without contents. With `detach` the
+    answer comes when the file has been opened; the rest is done beside the guest.
     """
-    path = _path(arguments["protocol"])
-    asked = _asked(arguments)
-    if arguments.get("detach", False):
-        raise CommandError(
-            "dumping in the background (detach) is not there; other clients are served meanwhile"
-        )
-    async with machine.frozen():
-        vcpus = [
-            await machine.on_vcpu(index, partial(_core_vcpu, index))
-            for index in range(machine.config.cpus)
-        ]
-        paging = arguments["paging"]
-        await trio.to_thread.run_sync(partial(_dump, machine.memory, vcpus, asked, path, paging))
+    order = _Order(_path(arguments["protocol"]), _asked(arguments), arguments["paging"])
+    before = _DUMPS.get(machine)
+    if before is not None and before.is_active:
+        raise CommandError("There is a dump in process, please wait.")
+    dump = _DUMPS[machine] = _Dump()
+    if not arguments.get("detach", False):
+        await _carry_out(machine, order, dump, trio.Event())
+        return {}
+    begun = trio.Event()
+    failures: list[Exception] = []
+
+    async def in_background() -> None:
+        try:
+            await _carry_out(machine, order, dump, begun)
+        except (CommandError, PyvmmError) as failure:
+            failures.append(failure)
+        finally:
+            begun.set()
+
+    machine.beside(in_background)
+    await begun.wait()
+    if failures:
+        raise failures[0]
     return {}
+
+
+async def _carry_out(machine: Machine, order: _Order, dump: _Dump, begun: trio.Event) -> None:
+    """Do it all; `begun` when there is a file, from when on the end is told as an event."""
+    try:
+        async with machine.frozen():
+            vcpus = [
+                await machine.on_vcpu(index, partial(_core_vcpu, index))
+                for index in range(machine.config.cpus)
+            ]
+            lay_out = partial(_lay_out, machine.memory, vcpus, order)
+            laid_out = await trio.to_thread.run_sync(lay_out)
+            dump.total = sum(one.memory.size for one in laid_out.contents)
+            with await trio.to_thread.run_sync(MemoryFile, order.path, _MODE) as file:
+                begun.set()
+                write = partial(_write, file, laid_out, machine.memory, dump)
+                await trio.to_thread.run_sync(write)
+        dump.error = None
+    except (CommandError, PyvmmError) as failure:
+        dump.error = str(failure)
+        raise
+    finally:
+        dump.is_active = False
+        if begun.is_set():
+            machine.tell(Dumped(dump.total, dump.completed, dump.error))
 
 
 def _path(protocol: str) -> str:
@@ -80,28 +149,28 @@ def _core_vcpu(index: int, vcpu: Vcpu) -> CoreVcpu:
     return CoreVcpu(index, regs, sregs, vcpu.get_further().kernel_gs_base)
 
 
-def _dump(
-    memory: GuestMemory, vcpus: list[CoreVcpu], asked: GpaRange, path: str, paging: bool
-) -> None:
+def _lay_out(memory: GuestMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreFile:
     """In a worker thread of trio's."""
     pieces = [
         CoreMemory(run.range.start, run.range.size, run.state is PageState.SHARED)
-        for run in memory.page_states(asked)
+        for run in memory.page_states(order.asked)
     ]
     if not pieces:
         raise CommandError("dump: no guest memory to dump")
-    mapped = _mapped(memory, vcpus) if paging else None
-    laid_out = core_file(vcpus, pieces, mapped)
-    with MemoryFile(path, _MODE) as file:
-        _write(file, laid_out, memory)
+    return core_file(vcpus, pieces, _mapped(memory, vcpus) if order.paging else None)
 
 
-def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory) -> None:
+def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: _Dump) -> None:
+    """In a worker thread of trio's."""
     file.put(0, laid_out.head)
+    done = 0
     for one in laid_out.contents:
         start = one.memory.gpa
         for found in contents(memory, GpaRange(start, start + one.memory.size)):
             file.put(one.offset + found.gpa - start, found.data)
+            dump.completed = done + found.gpa + len(found.data) - start
+        done += one.memory.size
+        dump.completed = done
     file.put(laid_out.size - len(laid_out.tail), laid_out.tail)
     file.finish(laid_out.size)
 
@@ -119,6 +188,13 @@ def _mapped(memory: GuestMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] |
                 found[run] = None
                 trio.from_thread.check_cancelled()
     return sorted(found, key=lambda run: (run.gpa, run.linear)) if roots else None
+
+
+async def query_dump(machine: Machine, _arguments: Arguments) -> object:
+    """How the last dump goes, or went."""
+    await trio.lowlevel.checkpoint()
+    dump = _DUMPS.get(machine)
+    return {"status": "none", "completed": 0, "total": 0} if dump is None else dump.told()
 
 
 async def query_capability(_machine: Machine, _arguments: Arguments) -> object:
@@ -140,5 +216,6 @@ DUMP_COMMANDS = (
         ),
         dump_guest_memory,
     ),
+    Command("query-dump", (), query_dump),
     Command("query-dump-guest-memory-capability", (), query_capability),
 )

@@ -9,6 +9,7 @@ from typing import Final
 from pyvmm.machine.ending import Ending, EndingKind, Requester
 from pyvmm.machine.events import (
     AccessRefused,
+    Dumped,
     Ended,
     MachineEvent,
     Paused,
@@ -78,6 +79,11 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
         case AccessRefused(vcpu, fault):
             told = {name.replace("_", "-"): value for name, value in fault.to_json().items()}
             yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **told})
+        case Dumped(total, completed, error):
+            status = "completed" if error is None else "failed"
+            result = {"total": total, "status": status, "completed": completed}
+            why = {} if error is None else {"error": error}
+            yield QmpEvent("DUMP_COMPLETED", {"result": result, **why})
         case Ended(ending):
             if ending.kind is EndingKind.PANICKED:
                 yield QmpEvent("GUEST_PANICKED", {"action": "poweroff"})

@@ -9,6 +9,7 @@ import struct
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyvmm.errors import PyvmmError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.hosts.registers import Regs, Sregs
 from pyvmm.machine.config import HostChoice, MachineConfig
+from pyvmm.machine.events import Dumped, MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, PAGE_SIZE
@@ -118,7 +120,7 @@ def test_a_core_has_memory_and_registers(host: HostChoice, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_guest_stands_still_meanwhile(
-    host: HostChoice, monkeypatch: pytest.MonkeyPatch
+    host: HostChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
@@ -135,10 +137,8 @@ def test_the_guest_stands_still_meanwhile(
                     seen.append(trio.from_thread.run(counter))
                     trio.from_thread.run(trio.sleep, 0.02)
 
-            monkeypatch.setattr(dump_command, "_dump", look)
-            await run(
-                COMMANDS, machine, "dump-guest-memory", paging=False, protocol="file:/no/such"
-            )
+            monkeypatch.setattr(dump_command, "_write", look)
+            await dump(machine, tmp_path / "core")
             assert seen[0] == seen[1]
             while await counter() == seen[1]:
                 await trio.sleep(0.001)
@@ -228,7 +228,8 @@ def test_a_part_of_memory(tmp_path: Path) -> None:
         ({"begin": -1, "length": 5}, "Invalid parameter 'begin'"),
         ({"begin": 1 << 30, "length": 5}, "dump: no guest memory to dump"),
         ({"format": "kdump-zlib"}, "does not accept value 'kdump-zlib'"),
-        ({"detach": True}, "detach"),
+        ({"protocol": "file:/no/such/place", "detach": True}, "No such file"),
+        ({"begin": 1 << 30, "length": 5, "detach": True}, "dump: no guest memory to dump"),
     ],
 )
 def test_what_cannot_be_dumped(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -266,6 +267,93 @@ def test_a_dump_that_is_cancelled_lets_the_guest_run(tmp_path: Path) -> None:
             assert not machine.is_paused
 
     trio.run(main)
+
+
+NO_DUMP = {"status": "none", "completed": 0, "total": 0}
+DONE = {"status": "completed", "completed": 4 * MIB, "total": 4 * MIB}
+
+
+def test_a_dump_in_the_background(tmp_path: Path) -> None:
+    told: list[MachineEvent] = []
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL) as machine:
+            with machine.listening(told.append):
+                assert await run(COMMANDS, machine, "query-dump") == NO_DUMP
+                whole = await dump(machine, tmp_path / "whole")
+                assert told == [Dumped(4 * MIB, 4 * MIB)]
+                await machine.pause()
+                whole = await dump(machine, tmp_path / "whole")
+                told.clear()
+                await dump(machine, tmp_path / "core", detach=True)
+                while not told:
+                    await trio.sleep(0.001)
+                assert told == [Dumped(4 * MIB, 4 * MIB)]
+                assert await run(COMMANDS, machine, "query-dump") == DONE
+                assert content(tmp_path / "core") == whole
+
+    trio.run(main)
+
+
+def test_one_dump_at_a_time(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    told: list[MachineEvent] = []
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL) as machine:
+            reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                ask = partial(run, COMMANDS, machine)
+                with machine.listening(told.append):
+                    await ask(
+                        "dump-guest-memory", paging=False, protocol=f"file:{fifo}", detach=True
+                    )
+                    # The answer is there, the dump is not: nobody reads.
+                    assert (await ask("query-dump"))["status"] == "active"
+                    for detach in (False, True):
+                        with pytest.raises(CommandError, match="There is a dump in process"):
+                            await ask(
+                                "dump-guest-memory", paging=False, detach=detach,
+                                protocol=f"file:{tmp_path}/other",
+                            )  # fmt: skip
+                    assert not told
+                os.close(reader)
+                reader = -1
+                while (await ask("query-dump"))["status"] == "active":
+                    await trio.sleep(0.001)
+                assert (await ask("query-dump"))["status"] == "failed"
+                await dump(machine, tmp_path / "core")
+                assert await ask("query-dump") == DONE
+            finally:
+                if reader >= 0:
+                    os.close(reader)
+
+    trio.run(main)
+
+
+def test_a_dump_in_the_background_ends_with_its_machine(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    told: list[MachineEvent] = []
+
+    async def main() -> None:
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            async with spinning(HostChoice.MODEL) as machine:
+                listening = machine.listening(told.append)
+                listening.__enter__()
+                await run(
+                    COMMANDS, machine, "dump-guest-memory", paging=False, detach=True,
+                    protocol=f"file:{fifo}",
+                )  # fmt: skip
+        finally:
+            os.close(reader)
+
+    trio.run(main)
+    (failed,) = (event for event in told if isinstance(event, Dumped))
+    assert failed.error == "the dump was interrupted"
+    assert failed.completed < failed.total == 4 * MIB
 
 
 def test_the_capability_says_which_formats_there_are() -> None:

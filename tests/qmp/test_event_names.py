@@ -7,6 +7,7 @@ import pytest
 from pyvmm.machine.ending import Ending, EndingKind, Requester
 from pyvmm.machine.events import (
     AccessRefused,
+    Dumped,
     Ended,
     MachineEvent,
     Paused,
@@ -69,6 +70,27 @@ def test_causes(ending: Ending | None, reason: str) -> None:
         (
             WasReset(),
             [QmpEvent("RESET", {"guest": False, "reason": "host-qmp-system-reset"})],
+        ),
+        (
+            Dumped(8192, 8192),
+            [
+                QmpEvent(
+                    "DUMP_COMPLETED",
+                    {"result": {"total": 8192, "status": "completed", "completed": 8192}},
+                )
+            ],
+        ),
+        (
+            Dumped(8192, 4096, "no space"),
+            [
+                QmpEvent(
+                    "DUMP_COMPLETED",
+                    {
+                        "result": {"total": 8192, "status": "failed", "completed": 4096},
+                        "error": "no space",
+                    },
+                )
+            ],
         ),
         (
             Ended(Ending(EndingKind.PANICKED, "")),
