@@ -155,6 +155,7 @@ def test_lying_multiboot_addresses(values: list[int]) -> None:
     check(bytes(16) + multiboot_header(1 << 16, fields) + HLT * 64)
 
 
+@pytest.mark.slow
 def test_every_bit_of_the_headers() -> None:
     """Exhaustive, and it shows that the check sees both outcomes."""
     image = SEEDS[0]

@@ -136,6 +136,7 @@ def test_a_changed_header_rebuilds_what_includes_it() -> None:
     assert "hypercall.img" in commands
 
 
+@pytest.mark.slow
 def test_out_gets_images_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out"
     make("--silent", f"OUT={out}", f"OBJECTS={tmp_path / 'objects'}", "-j2")

@@ -64,6 +64,7 @@ def test_three_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     assert found.scenarios == 4 * 120 + 165
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("locking", "dropped"), FOUND, ids=[f"{a.name}-{b.name}" for a, b in FOUND]
 )

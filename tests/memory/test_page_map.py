@@ -113,6 +113,7 @@ def many_runs(draw: st.DrawFn) -> list[PageRun]:
     return runs
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(runs=many_runs(), data=st.data())
 def test_any_map_is_bounded_and_points_at_its_mark_once(
