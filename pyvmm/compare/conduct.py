@@ -32,6 +32,9 @@ from pyvmm.compare.verdict import PairVerdict, judge
 from pyvmm.errors import UsageError
 from pyvmm.memory.layout import MemoryLayout
 
+QEMU_MEMORY_STEP = 8192
+"""What QEMU rounds a machine's memory up to, in bytes."""
+
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how many runs are over, and how many there are."""
 
@@ -46,7 +49,13 @@ class _Looked:
 
 
 def check(request: GuestRequest) -> BootPlan:
-    """What pyvmm would load. Raises `ImageError`, or `UsageError` for what QEMU does not boot."""
+    """What pyvmm would load. Raises `ImageError`, or `UsageError` for what QEMU cannot run."""
+    if request.memory % QEMU_MEMORY_STEP:
+        raise UsageError(
+            f"compare with {request.memory} bytes of memory",
+            f"QEMU takes multiples of {QEMU_MEMORY_STEP} bytes",
+            "round it up",
+        )
     plan = plan_boot(
         request.image,
         MemoryLayout.of(request.memory),

@@ -14,6 +14,7 @@ from pyvmm.compare.observations import (
     Metric,
 )
 from pyvmm.compare.report import Report, SubjectReport
+from pyvmm.compare.statistics import counted
 from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
 
 _STYLE = """
@@ -66,9 +67,9 @@ def _facts(report: Report) -> Iterator[str]:
         verdict = ("differs", "The behaviour does not agree.")
     yield f'<p class="{verdict[0]}">{verdict[1]}</p>'
     yield (
-        f"<p>{guest.memory >> 20} MiB, {guest.cpus} CPUs, command line "
+        f"<p>{guest.memory >> 20} MiB, {counted(guest.cpus, 'CPU')}, command line "
         f"<code>{escape(guest.command_line) or '(empty)'}</code>, image SHA-256 "
-        f"<code>{guest.sha256}</code>; {report.rounds} timed runs of each, alternating; "
+        f"<code>{guest.sha256}</code>; {counted(report.rounds, 'timed run')} of each, alternating; "
         f"on {escape(report.host)}.</p>"
     )
     for one in report.absent:
@@ -165,10 +166,15 @@ def _costs(report: Report) -> Iterator[str]:
             yield pictures.runs(metric, having)
             yield _figures(metric, having)
             if metric in METRIC_NOTES:
-                yield f"<p>{escape(METRIC_NOTES[metric])}.</p>"
+                yield f"<p>{escape(_sentence(METRIC_NOTES[metric]))}.</p>"
     if report.ratios:
         yield "<h3>pyvmm by QEMU, round by round</h3>"
         yield pictures.ratios(report.ratios)
+
+
+def _sentence(text: str) -> str:
+    """With a capital letter at the beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def _figures(metric: Metric, having: Sequence[SubjectReport]) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from pyvmm.compare.observations import METRIC_TITLES, Metric
 from pyvmm.compare.ram import RegionComparison
 from pyvmm.compare.report import PairRatio, SubjectReport
+from pyvmm.compare.statistics import number
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 
 _WIDTH = 900
-_LABELS = 260
-_RIGHT = 70
-_ROW = 26
+_LEFT = 12
+_LABELS = 190
+_RIGHT = 80
+_NAME = 20
+_ROW = 24
 _TOP = 24
 
 
@@ -46,30 +49,35 @@ def _side(subject: Subject) -> str:
 
 
 def runs(metric: Metric, having: Sequence[SubjectReport]) -> str:
-    """A row for each subject, on a scale from 0: dots, the box of the quartiles, the median."""
+    """Two lines for each subject: its name, and on a scale from 0 its runs as dots.
+
+    A box goes from quartile to quartile, and a line is the median.
+    """
     most = max(one.figures[metric].most for one in having) or 1.0
-    scale = (_WIDTH - _LABELS - _RIGHT) / most
-    bottom = _TOP + _ROW * len(having)
+    scale = (_WIDTH - _LEFT - _RIGHT) / most
+    bottom = _TOP + (_NAME + _ROW) * len(having)
     parts = []
     for step in _steps(most):
-        x = _LABELS + step * scale
+        x = _LEFT + step * scale
         parts += [_line(x, _TOP - 4, bottom, "axis"), _text(x, 14, f"{step:g}", "middle", "faint")]
     for row, one in enumerate(having):
         spread, side = one.figures[metric], _side(one.subject)
-        middle = _TOP + _ROW * (row + 0.5)
-        parts.append(_text(_LABELS - 8, middle + 4, one.subject.name, "end"))
-        width = (spread.high - spread.low) * scale
-        low = _LABELS + spread.low * scale
-        parts.append(_rectangle(low, middle - 8, width, 16, f"{side} box"))
+        top = _TOP + (_NAME + _ROW) * row
+        middle = top + _NAME + _ROW / 2
+        parts.append(_text(_LEFT + 4, top + 16, one.subject.name))
+        low = _LEFT + spread.low * scale
+        parts.append(
+            _rectangle(low, middle - 8, (spread.high - spread.low) * scale, 16, f"{side} box")
+        )
         for run in one.runs:
             value = run.value(metric)
             if value is not None:
-                x = _LABELS + value * scale
+                x = _LEFT + value * scale
                 parts.append(f'<circle class="{side}" cx="{x:.1f}" cy="{middle:.1f}" r="3"/>')
-        x = _LABELS + spread.median * scale
+        x = _LEFT + spread.median * scale
         parts.append(_line(x, middle - 10, middle + 10, "median"))
-        end = _LABELS + spread.most * scale
-        parts.append(_text(end + 8, middle + 4, f"{spread.median:.3g}"))
+        end = _LEFT + spread.most * scale
+        parts.append(_text(end + 8, middle + 4, number(spread.median)))
     return _svg(bottom + 6, parts, METRIC_TITLES[metric][0])
 
 
@@ -83,33 +91,42 @@ def _steps(most: float) -> list[float]:
 
 def ratios(pairs: Sequence[PairRatio]) -> str:
     """Each ratio with its quartiles on a logarithmic scale: to the left of 1 pyvmm needs less."""
-    least = min(0.5, *(one.ratio.low for one in pairs)) * 0.9
     most = max(2.0, *(one.ratio.high for one in pairs)) * 1.1
     # A measured 0 has no place on such a scale.
-    least = max(least, most / 1e6)
-    wide = 380
-    scale = (_WIDTH - wide - _RIGHT) / (math.log(most) - math.log(least))
+    least = max(min(0.5, *(one.ratio.low for one in pairs)) * 0.9, most / 1e6)
+    scale = (_WIDTH - _LABELS - _RIGHT) / (math.log(most) - math.log(least))
 
     def place(value: float) -> float:
-        return wide + (math.log(max(value, least)) - math.log(least)) * scale
+        return _LABELS + (math.log(max(value, least)) - math.log(least)) * scale
 
-    bottom = _TOP + _ROW * len(pairs)
-    parts = []
+    rows: list[str] = []
+    name, y = "", float(_TOP)
+    for one in pairs:
+        pair = f"{one.ours.name} / {one.theirs.name}"
+        if pair != name:
+            name = pair
+            rows.append(_text(0, y + 16, name))
+            y += _NAME
+        rows += _ratio_row(one, y + _ROW / 2, place)
+        y += _ROW
+    axis = []
     for step in _powers(least, most):
         kind = "median" if step == 1 else "axis"
-        parts.append(_line(place(step), _TOP - 4, bottom, kind))
-        parts.append(_text(place(step), 14, f"{step:g}", "middle", "faint"))
-    for row, one in enumerate(pairs):
-        middle = _TOP + _ROW * (row + 0.5)
-        name = f"{one.ours.name} / {one.theirs.name}: {METRIC_TITLES[one.metric][0]}"
-        short = name.replace("time to ", "").replace("the first console", "first")
-        parts.append(_text(wide - 8, middle + 4, short, "end"))
-        low, high = place(one.ratio.low), place(one.ratio.high)
-        parts.append(_rectangle(low, middle - 6, high - low, 12, "ours box"))
-        x = place(one.ratio.median)
-        parts.append(f'<circle class="ours" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>')
-        parts.append(_text(high + 8, middle + 4, f"{one.ratio.median:.2f}"))
-    return _svg(bottom + 6, parts, "ratios")
+        axis.append(_line(place(step), _TOP - 4, y, kind))
+        axis.append(_text(place(step), 14, f"{step:g}", "middle", "faint"))
+    return _svg(y + 6, [*axis, *rows], "ratios")
+
+
+def _ratio_row(one: PairRatio, middle: float, place: Callable[[float], float]) -> list[str]:
+    label = METRIC_TITLES[one.metric][0].removeprefix("time to ")
+    low, high = place(one.ratio.low), place(one.ratio.high)
+    x = place(one.ratio.median)
+    return [
+        _text(_LABELS - 8, middle + 4, label, "end"),
+        _rectangle(low, middle - 6, high - low, 12, "ours box"),
+        f'<circle class="ours" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>',
+        _text(high + 8, middle + 4, number(one.ratio.median)),
+    ]
 
 
 def _powers(least: float, most: float) -> list[float]:
@@ -121,7 +138,7 @@ def _powers(least: float, most: float) -> list[float]:
 
 def ram(regions: Sequence[RegionComparison]) -> str:
     """A bar for each region of RAM: the share of its pages that differ."""
-    width = _WIDTH - _LABELS - 220
+    width = _WIDTH - _LABELS - 240
     parts = []
     for row, one in enumerate(regions):
         middle = _ROW * (row + 0.5)

@@ -53,3 +53,15 @@ def ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread | N
     the comparison.
     """
     return spread_of([ours[one] / theirs[one] for one in ours if theirs.get(one)])
+
+
+def number(value: float) -> str:
+    """A figure with as many digits as mean something."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things in words: 1 line, 2 lines."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -18,7 +18,7 @@ from pyvmm.compare.observations import (
     Metric,
 )
 from pyvmm.compare.report import Report, SubjectReport
-from pyvmm.compare.statistics import Spread
+from pyvmm.compare.statistics import Spread, counted, number
 from pyvmm.compare.verdict import Agreement, Aspect, Finding
 
 _BAR_WIDTH = 24
@@ -55,7 +55,7 @@ def to_text(report: Report, *, is_terminal: bool) -> str:
 def _head(report: Report) -> Iterator[str]:
     guest = report.guest
     append = f", command line {guest.command_line!r}" if guest.command_line else ""
-    cpus = f"{guest.cpus} CPU{'s' if guest.cpus > 1 else ''}"
+    cpus = counted(guest.cpus, "CPU")
     yield f"{guest.name}: {guest.memory >> 20} MiB, {cpus}{append}; on {report.host}"
     for one in report.absent:
         yield f"left out: {one.name}: {one.why}"
@@ -78,7 +78,7 @@ def _behaviour(report: Report) -> Iterator[Table | str]:
     for aspect in (*aspects, Aspect.STEADINESS):
         table.add_column(aspect.value)
     end = escape(str(reference.inspection.end))
-    row = [f"{reference.inspection.console.count(10)} lines", end, "", "", ""]
+    row = [counted(reference.inspection.console.count(b"\n"), "line"), end, "", "", ""]
     table.add_row(escape(reference.subject.name), *row, _MARKS[reference.steadiness.agreement])
     for verdict, one in zip(report.verdicts, report.subjects[1:], strict=True):
         marks = {finding.aspect: _MARKS[finding.agreement] for finding in verdict.findings}
@@ -169,13 +169,6 @@ def _ratio_table(report: Report) -> Table:
 
 def _ratio(spread: Spread) -> str:
     return f"{number(spread.median)}  {number(spread.low)}-{number(spread.high)}"
-
-
-def number(value: float) -> str:
-    """With as many digits as mean something."""
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def bar(value: float, most: float) -> str:

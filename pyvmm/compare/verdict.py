@@ -17,6 +17,7 @@ from pyvmm.compare.differences import (
 from pyvmm.compare.inventory import Inventory, changed_lines, taken_apart
 from pyvmm.compare.observations import EndKind, Inspection, TimedRun
 from pyvmm.compare.ram import PREDICTABLE_REGIONS, REASONS, RegionComparison
+from pyvmm.compare.statistics import counted
 from pyvmm.compare.subjects import Subject
 
 _DIFF_WINDOW = 400
@@ -116,7 +117,7 @@ def _console(
     lines: Sequence[str], its_lines: Sequence[str], known: Sequence[KnownDifference]
 ) -> Finding:
     if lines == its_lines:
-        return Finding(Aspect.CONSOLE, Agreement.EQUAL, f"{len(lines) - 1} lines, equal")
+        return Finding(Aspect.CONSOLE, Agreement.EQUAL, f"{counted(len(lines) - 1, 'line')}, equal")
     diff = _diff(lines, its_lines)
     for one in known:
         if one.all_lines:
@@ -191,11 +192,11 @@ def _inventories(ours: Inventory, theirs: Inventory) -> list[Finding]:
 def _printed(aspect: Aspect, changed: tuple[str, ...], lines: int) -> Finding:
     if changed:
         reason = (aspect.value, INVENTORY_REASONS[aspect.value])
-        summary = f"{len(changed)} lines differ"
+        summary = f"{counted(len(changed), 'line')} apart"
         return Finding(aspect, Agreement.EXPLAINED, summary, changed, (reason,))
     if not lines:
         return Finding(aspect, Agreement.UNKNOWN, "the guest prints none")
-    return Finding(aspect, Agreement.EQUAL, f"{lines} lines, equal")
+    return Finding(aspect, Agreement.EQUAL, f"{counted(lines, 'line')}, equal")
 
 
 # -- RAM --

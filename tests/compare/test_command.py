@@ -109,6 +109,7 @@ def test_two_qemus_are_told_apart(tmp_path: Path) -> None:
         ("kill -6 $$", "killed by SIGABRT"),
     ],
 )
+@pytest.mark.slow
 def test_a_program_that_is_no_qemu(tmp_path: Path, body: str, message: str) -> None:
     program = fake(tmp_path, body)
     done = pyvmm("compare", "exit", *LITTLE, "--runs", "0", "--qemu", program)
@@ -182,6 +183,7 @@ def test_an_accelerator_that_was_asked_for_and_does_not_work(tmp_path: Path) -> 
         (("exit", "--host", "lab"), 64),
         (("exit", "--timeout", "0"), 64),
         (("exit", "--memory", "1M"), 64),
+        (("exit", "--memory", "2052K"), 64),
         (("exit", "--cpus", "0"), 64),
         (("exit", "--qemu", ""), 64),
         (("exit", "--input", "/nowhere"), 66),

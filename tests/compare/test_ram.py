@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.compare.ram import (
@@ -41,6 +41,7 @@ def ram(pages: dict[int, int]) -> bytes:
 CONTENTS = st.dictionaries(st.integers(0, PAGES - 1), st.integers(0, 2), max_size=20)
 
 
+@settings(max_examples=40)
 @given(CONTENTS, CONTENTS)
 def test_every_page_is_counted_once_and_rightly(
     ours: dict[int, int], theirs: dict[int, int]
@@ -61,6 +62,7 @@ def test_equal_ram_has_nothing_to_show() -> None:
     assert compare_pages(reading(ram({})), reading(ram({})), REGION) == PageCounts(same=PAGES)
 
 
+@settings(max_examples=15)
 @given(CONTENTS)
 def test_digests_are_sha256(contents: dict[int, int]) -> None:
     data = ram(contents)
