@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+EHWPOISON: Final = 133
+"""``include/uapi/asm-generic/errno.h``; Python's errno module has it under some libcs only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from pyvmm.errors import ConversionRefusedError, PyvmmError
-from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
+from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
 from pyvmm.machine.attributes import set_attributes
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
@@ -40,9 +40,6 @@ from pyvmm.memory.page_map import page_map
 from pyvmm.memory.page_states import PageRun, PageState, PageStates
 from pyvmm.memory.regions import RegionTable
 from pyvmm.memory.residency import Residency
-
-EHWPOISON = 133
-"""``include/uapi/asm-generic/errno.h``; Python's errno module has it under some libcs only."""
 
 
 class MemoryListener(Protocol):

@@ -9,10 +9,11 @@ import pytest
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts import exits
+from pyvmm.hosts.exits import EHWPOISON
 from pyvmm.hosts.kvm.binding import ffi, lib
 from pyvmm.hosts.kvm.constants import ExitReason
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.exits import EHWPOISON, decode
+from pyvmm.hosts.kvm.exits import decode
 
 RUN_SIZE = 3 * 4096
 DATA = 4096

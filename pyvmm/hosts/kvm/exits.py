@@ -19,9 +19,6 @@ FAULT_EHWPOISON = int(lib.PYVMM_FAULT_EHWPOISON)
 BROKEN_RUN = int(lib.PYVMM_BROKEN_RUN)
 PORT = int(lib.PYVMM_PORT)
 
-EHWPOISON = 133
-"""Linux: memory page has hardware error. Missing from the type stubs of `errno`."""
-
 _PORT_CACHE_MAX = 8192
 
 _HYPERCALL_LONG_MODE = 1
@@ -158,7 +155,7 @@ def decode(code: int, run: CData, fd: int) -> exits.Exit:
     if code == FAULT_EFAULT:
         return _fault(run, errno.EFAULT)
     if code == FAULT_EHWPOISON:
-        return _fault(run, EHWPOISON)
+        return _fault(run, exits.EHWPOISON)
     if code < 0 or code == BROKEN_RUN:
         raise _failure(code, fd)
     by_reason = _BY_REASON.get(code)
