@@ -26,6 +26,7 @@ from pyvmm.machine.config import (
     MachineConfig,
     PrivateConfig,
 )
+from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Attachment, Machine
 
 if TYPE_CHECKING:
@@ -264,7 +265,8 @@ async def _watch_signals(
         elif terminal is not None and number == signal.SIGCONT:
             terminal.go_on()
         else:
-            machine.interrupt(f"interrupted by {signal.Signals(number).name}")
+            name = signal.Signals(number).name
+            machine.interrupt(f"interrupted by {name}", Requester.SIGNAL)
 
 
 def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
