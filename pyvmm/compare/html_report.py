@@ -17,6 +17,7 @@ from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import counted
 from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
 
+_CONSOLE_SHOWN = 64 << 10
 _STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #888; --line: #ccc;
   --ours: #2a6fb0; --theirs: #b0622a; --good: #2a8a3a; --known: #a07800; --bad: #c02020; }
@@ -113,8 +114,10 @@ def _details(report: Report) -> Iterator[str]:
     if not told:
         yield "<p>There are none.</p>"
     yield "<h2>Console</h2>"
-    text = report.subjects[0].inspection.console.decode("utf-8", "backslashreplace")
-    yield f"<p>Of {escape(report.subjects[0].subject.name)}:</p><pre>{_shown(text)}</pre>"
+    said = report.subjects[0].inspection.console
+    cut = f", the first {_CONSOLE_SHOWN >> 10} KiB of it" if len(said) > _CONSOLE_SHOWN else ""
+    text = said[:_CONSOLE_SHOWN].decode("utf-8", "backslashreplace")
+    yield f"<p>Of {escape(report.subjects[0].subject.name)}{cut}:</p><pre>{_shown(text)}</pre>"
 
 
 def _shown(text: str) -> str:

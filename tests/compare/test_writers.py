@@ -162,6 +162,16 @@ def test_the_page_has_what_a_guest_says_as_text(field: str) -> None:
     assert HOSTILE in "".join(page.words)
 
 
+def test_the_page_shows_the_beginning_of_a_long_console() -> None:
+    made = report()
+    first = made.subjects[0]
+    console = b"x" * 100_000
+    long = subject_report(replace(first.inspection, console=console), first.runs)
+    words = "".join(Page(to_html(replace(made, subjects=(long, *made.subjects[1:])))).words)
+    assert "the first 64 KiB of it" in words
+    assert words.count("x" * 1024) == 64
+
+
 def pictures_of(made: Report) -> list[ElementTree.Element]:
     return [
         ElementTree.fromstring(one)
