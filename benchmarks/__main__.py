@@ -25,6 +25,7 @@ from benchmarks import (
     pmemsave,
     private_boot,
     private_memory,
+    query_status,
     report,
     run_hello,
     vm_life,
@@ -45,6 +46,7 @@ CATALOGUE = {
         private_memory,
         model,
         pmemsave,
+        query_status,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""

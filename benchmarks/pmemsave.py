@@ -41,7 +41,7 @@ _QEMU = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Monitor:
+class Monitor:
     """A monitor whose guest hangs and is stopped, and what it saves to."""
 
     client: QEMUMonitorProtocol
@@ -62,7 +62,7 @@ def run(effort: Effort, step: Step) -> Result:
         initrd = folder / "initrd"
         _fill(initrd)
         subjects = []
-        full: list[_Monitor] = []
+        full: list[Monitor] = []
         for fullness, uses in (("full", f"{_FILLED // _MIB} MiB"), ("empty", "nearly nothing")):
             load = (str(initrd),) if fullness == "full" else ()
             commands = {
@@ -73,7 +73,7 @@ def run(effort: Effort, step: Step) -> Result:
                 ),
             }  # fmt: skip
             for name, command in commands.items():
-                monitor = stack.enter_context(_running(command, folder / f"{name}-{fullness}"))
+                monitor = stack.enter_context(running(command, folder / f"{name}-{fullness}"))
                 full += [monitor] if load else []
                 what = f"a guest that uses {uses}"
                 subjects.append(Subject(f"{name}, {fullness}", what, partial(_sample, monitor)))
@@ -101,7 +101,7 @@ def _fill(initrd: Path) -> None:
 
 
 @contextmanager
-def _running(command: Sequence[str], path: Path) -> Iterator[_Monitor]:
+def running(command: Sequence[str], path: Path) -> Iterator[Monitor]:
     """Start `command`, with its QMP socket's path filled in, and wait until its guest hangs."""
     from qemu.qmp.legacy import QEMUMonitorProtocol
 
@@ -118,7 +118,7 @@ def _running(command: Sequence[str], path: Path) -> Iterator[_Monitor]:
                 client.connect()
                 # So that four guests that do nothing for ever do not keep the processors from it.
                 client.cmd("stop")
-                yield _Monitor(client, path.with_suffix(".saved"))
+                yield Monitor(client, path.with_suffix(".saved"))
             finally:
                 with suppress(Exception):
                     client.close()
@@ -139,7 +139,7 @@ def _wait_for_guest(process: subprocess.Popen[bytes], words: Sequence[str]) -> N
         said += more
 
 
-def _sample(monitor: _Monitor) -> Sample:
+def _sample(monitor: Monitor) -> Sample:
     """One command, from its sending to its answer. Emptying the last file is not timed."""
     monitor.saved.unlink(missing_ok=True)
     started = time.perf_counter()

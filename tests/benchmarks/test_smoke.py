@@ -159,3 +159,14 @@ def test_a_benchmark_that_cannot_run_is_told_and_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "run_hello: could not run: qemu-system-x86_64 is not installed" in done.stdout
     assert "run_hello" in json.loads(out.read_text(encoding="utf-8"))["could_not_run"]
+
+
+@pytest.mark.kvm
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_round_trips_are_measured_beside_qemu(tmp_path: Path) -> None:
+    found = measured("query_status", tmp_path)
+    assert set(found["subjects"]) == {"pyvmm", "QEMU"}
+    for subject in found["subjects"].values():
+        assert subject["figures"]["round_trips_per_s"]["min"] > 0
+    assert [one["target"] for one in found["comparisons"]] == [">= 0.80"]
