@@ -18,8 +18,9 @@ async def human_monitor_command(machine: Machine, arguments: Arguments) -> objec
     cpu = arguments.get("cpu-index", 0)
     if not 0 <= cpu < machine.config.cpus:
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
-    # QEMU's terminal has carriage returns; its QMP, and so this, has not.
-    return await execute(machine, arguments["command-line"], cpu, Requester.QMP)
+    text = await execute(machine, arguments["command-line"], cpu, Requester.QMP)
+    # Lines end as on a terminal, in QEMU too.
+    return text.replace("\n", "\r\n")
 
 
 COMMANDS = (

@@ -25,13 +25,19 @@ from .test_dump import hanging_qemu
 Ask = Callable[[str], Awaitable[str]]
 
 
+def lines_of(text: str) -> str:
+    """The text with newlines alone; every line ends as on a terminal."""
+    assert text.count("\n") == text.count("\r\n")
+    return text.replace("\r\n", "\n")
+
+
 def asking(machine: Machine, cpu: int = 0) -> Ask:
     async def ask(line: str) -> str:
         answer = await run(
             COMMANDS, machine, "human-monitor-command", command_line=line, cpu_index=cpu
         )
         assert isinstance(answer, str)
-        return answer
+        return lines_of(answer)
 
     return ask
 
@@ -211,7 +217,7 @@ def test_qemu_prints_the_same_of_the_same_guest(tmp_path: Path) -> None:
 
             async def ask_qemu(line: str) -> str:
                 answer = await qemu.execute("human-monitor-command", {"command-line": line})
-                return str(answer).replace("\r\n", "\n")
+                return lines_of(str(answer))
 
             theirs = {line: await ask_qemu(line) for line in lines}
             their_registers = await ask_qemu("info registers")
