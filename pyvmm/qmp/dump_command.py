@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from pyvmm.errors import PyvmmError
+from pyvmm.hosts.registers import Cr0
 from pyvmm.machine.events import Dumped
 from pyvmm.machine.memory_reading import contents
 from pyvmm.memory.layout import GpaRange
@@ -177,17 +178,19 @@ def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: _Dum
 
 def _mapped(memory: GuestMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] | None:
     """What the vCPUs' page tables map, each mapping once; None where no vCPU has paging on."""
+    with_paging = [vcpu.sregs for vcpu in vcpus if vcpu.sregs.cr0 & Cr0.PG]
+    if not with_paging:
+        return None
     found: dict[LinearRun, None] = {}
-    roots: set[tuple[int, int, int]] = set()
-    for vcpu in vcpus:
-        sregs = vcpu.sregs
-        root = (sregs.cr3, sregs.cr4, sregs.efer)
-        if root not in roots:
-            for run in mapped_runs(memory.read, sregs):
-                roots.add(root)
-                found[run] = None
-                trio.from_thread.check_cancelled()
-    return sorted(found, key=lambda run: (run.gpa, run.linear)) if roots else None
+    for sregs in {(one.cr3, one.cr4, one.efer): one for one in with_paging}.values():
+        for run in mapped_runs(memory.read, sregs):
+            found[run] = None
+            trio.from_thread.check_cancelled()
+    if not found:
+        raise CommandError(
+            "the guest's page tables map nothing, or are private; take the memory without paging"
+        )
+    return sorted(found, key=lambda run: (run.gpa, run.linear))
 
 
 async def query_dump(machine: Machine, _arguments: Arguments) -> object:
