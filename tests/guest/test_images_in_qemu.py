@@ -113,6 +113,26 @@ def test_hello_with_2_mib(qemu: Qemu) -> None:
     assert "memory 0000100000-0000200000 usable\n" in console
 
 
+CPUID = re.compile(r"cpuid ([0-9a-f]{8})\.[0-9a-f]((?: [0-9a-f]{8}){4})")
+
+
+def test_inventory(qemu: Qemu) -> None:
+    status, console = qemu.boot("inventory", "x", "-m", "64M", "-smp", "1")
+    lines = console.splitlines()
+    assert status == 0
+    assert "memory 0000100000-0004000000 usable" in lines
+    assert lines[-1] == "command line: x"
+    answers = [match for line in lines if (match := CPUID.fullmatch(line))]
+    leaves = [int(match[1], 16) for match in answers]
+    assert leaves == sorted(leaves)
+    # The first leaf of each range says which is its last one; those that are all zero are left out.
+    for first in (0, 0x8000_0000):
+        (top,) = [int(match[2].split()[0], 16) for match in answers if int(match[1], 16) == first]
+        assert first < max(leaf for leaf in leaves if leaf >> 28 == first >> 28) <= top
+    assert all(set(match[2]) != {" ", "0"} for match in answers)
+    assert len(answers) + len(spans(lines, "memory")) + 1 == len(lines)
+
+
 def test_hello_on_a_pc(tcg: Qemu) -> None:
     status, console = tcg.boot("hello", "", "-M", "pc")
     assert status == 0
