@@ -1,0 +1,154 @@
+"""The run state by itself: pausing, freezing and resuming by several at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.ending import Ending, EndingKind
+
+HANG = 10.0
+CPUS = 2
+OVER = Ending(EndingKind.EXITED, "by the test", 0)
+
+
+class FakeVcpu:
+    def kick(self) -> None:
+        """Nothing runs."""
+
+
+@asynccontextmanager
+async def attending(control: RunControl, index: int) -> AsyncIterator[None]:
+    """A vCPU's thread that looks at the state, and waits as long as that says so."""
+    vcpu = cast(Vcpu, FakeVcpu())
+    thread = threading.Thread(target=control.attend, args=(index, vcpu))
+    thread.start()
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True), trio.fail_after(HANG):
+            while thread.is_alive():  # noqa: ASYNC110 - a thread tells nobody that it ends
+                await trio.sleep(0.001)
+
+
+def in_trio(act: Callable[[RunControl, trio.Nursery], Awaitable[None]]) -> None:
+    async def main() -> None:
+        control = RunControl(CPUS, lambda: None, lambda: None)
+        with trio.fail_after(HANG):
+            async with trio.open_nursery() as nursery:
+                await act(control, nursery)
+
+    trio.run(main)
+
+
+async def parked(control: RunControl, count: int) -> None:
+    while len(control._parked) != count:
+        await trio.sleep(0.001)
+
+
+def test_freezing_waits_for_every_vcpu_although_somebody_resumes() -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        frozen, thaw = trio.Event(), trio.Event()
+
+        async def freeze() -> None:
+            async with control.frozen():
+                frozen.set()
+                await thaw.wait()
+
+        nursery.start_soon(freeze)
+        await wait_all_tasks_blocked()
+        async with attending(control, 0), attending(control, 1):
+            await frozen.wait()
+            thaw.set()
+        frozen, thaw = trio.Event(), trio.Event()
+        nursery.start_soon(freeze)
+        await wait_all_tasks_blocked()
+        async with attending(control, 0):
+            await parked(control, 1)
+            control.resume()
+            await wait_all_tasks_blocked()
+            assert not frozen.is_set()
+            async with attending(control, 1):
+                await frozen.wait()
+                thaw.set()
+
+    in_trio(act)
+
+
+def test_pausing_waits_for_every_vcpu_although_somebody_thaws() -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        paused, thaw = trio.Event(), trio.Event()
+
+        async def pause() -> None:
+            await control.pause()
+            paused.set()
+
+        async def freeze() -> None:
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_when_told, scope)
+                async with control.frozen():
+                    pass
+
+        async def cancel_when_told(scope: trio.CancelScope) -> None:
+            await thaw.wait()
+            scope.cancel()
+
+        nursery.start_soon(pause)
+        nursery.start_soon(freeze)
+        await wait_all_tasks_blocked()
+        async with attending(control, 0):
+            await parked(control, 1)
+            thaw.set()
+            await wait_all_tasks_blocked()
+            assert not paused.is_set()
+            async with attending(control, 1):
+                await paused.wait()
+                control.resume()
+
+    in_trio(act)
+
+
+def test_who_waits_for_a_pause_is_told_that_somebody_has_resumed() -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        nursery.start_soon(control.pause)
+        await wait_all_tasks_blocked()
+        assert control.is_paused
+        control.resume()
+        # Otherwise the nursery does not end.
+
+    in_trio(act)
+
+
+@pytest.mark.parametrize("over_before", [True, False])
+def test_nobody_waits_for_vcpus_that_have_ended(over_before: bool) -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        if over_before:
+            control.end(OVER)
+        nursery.start_soon(control.pause)
+        await wait_all_tasks_blocked()
+        control.end(OVER)
+        async with control.frozen():
+            pass
+        # The end may come between a look at it and the wait.
+        assert not await control._all_parked()
+
+    in_trio(act)
+
+
+def test_a_paused_start_has_to_be_looked_at() -> None:
+    async def main() -> None:
+        control = RunControl(CPUS, lambda: None, lambda: None, paused=True)
+        assert control.attention
+        control.resume()
+        assert not control.attention
+        await trio.lowlevel.checkpoint()
+
+    trio.run(main)
