@@ -165,7 +165,7 @@ def _costs(report: Report) -> Iterator[str]:
         having = [one for one in timed if metric in one.figures]
         if having:
             title, unit = METRIC_TITLES[metric]
-            yield f"<h3>{title.capitalize() if title[:4] != 'peak' else 'Peak RSS'}, {unit}</h3>"
+            yield f"<h3>{title[0].upper()}{title[1:]}, {unit}</h3>"
             yield pictures.runs(metric, having)
             yield _figures(metric, having)
             if metric in METRIC_NOTES:
