@@ -35,7 +35,7 @@ async def attending(control: RunControl, index: int) -> AsyncIterator[None]:
         yield
     finally:
         with trio.CancelScope(shield=True), trio.fail_after(HANG):
-            while thread.is_alive():  # noqa: ASYNC110 - a thread tells nobody that it ends
+            while thread.is_alive():
                 await trio.sleep(0.001)
 
 
