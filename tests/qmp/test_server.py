@@ -13,8 +13,10 @@ import pytest
 import trio
 import trio.testing
 
+from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError
-from pyvmm.machine.config import HostChoice, MachineConfig
+from pyvmm.machine.config import HostChoice, ImplicitPolicy, MachineConfig, PrivateConfig
+from pyvmm.machine.console.attach import discard
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp import client as client_module
@@ -22,7 +24,7 @@ from pyvmm.qmp import server
 from pyvmm.qmp.command import Arguments, Command, CommandError, ErrorClass
 from pyvmm.qmp.command_table import commands
 from pyvmm.qmp.server import MOST_CLIENTS, open_listener, serving
-from tests.machine.guests import SPIN
+from tests.machine.guests import SPIN, bundled
 from tests.qmp.guests import HANG, HOSTS, drive
 from tests.qmp.talk import Talk, names, served, talking
 
@@ -166,6 +168,32 @@ def test_answers_come_in_the_order_of_the_commands(path: Path) -> None:
                 await talk.send(json.dumps({"execute": "query-kvm", "id": number}).encode())
             for number in range(300):
                 assert (await talk.answer())["id"] == number
+
+    drive(main)
+
+
+def test_a_refused_access_is_told_with_its_page(path: Path) -> None:
+    async def main() -> None:
+        private = PrivateConfig(bundled_guests.firmware(), implicit=ImplicitPolicy.REFUSE)
+        config = MachineConfig(
+            bundled("touch"), memory=16 * MIB, host=HostChoice.MODEL, private=private
+        )
+        with trio.fail_after(HANG), open_listener(path) as listener:
+            async with (
+                Machine(config, discard, paused=True) as machine,
+                serving(machine, listener, holds_guest=True),
+            ):
+                talk = await (await Talk.connect(path)).ready()
+                await machine.wait()
+        refused, shutdown = await talk.rest()
+        talk.close()
+        assert refused["event"] == "X_PYVMM_MEMORY_REFUSED"
+        assert refused["data"]["cpu-index"] == 0
+        touched = refused["data"]["gpa"]
+        assert refused["data"]["access"] == "private"
+        around = refused["data"]["page-map"]
+        assert any(run["start"] <= touched < run["end"] for run in around)
+        assert shutdown["data"] == {"guest": False, "reason": "host-error"}
 
     drive(main)
 
