@@ -11,11 +11,12 @@ import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.machine.machine import Machine
-from pyvmm.qmp.command import Command, CommandError
+from pyvmm.qmp.command import Command, CommandError, ErrorClass
 from pyvmm.qmp.control_commands import version
 from pyvmm.qmp.event_names import QmpEvent
 from pyvmm.qmp.outbox import LIMIT, ClientGoneError, Outbox
 from pyvmm.qmp.session import Answer, Call, Session
+from pyvmm.qmp.wire import encode
 
 FAREWELL: Final = 1.0
 """Seconds that a client which has ended its input gets to take what it asked for."""
@@ -55,7 +56,7 @@ class Client:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._outbox.pump)
                 with suppress(ClientGoneError, OSError):
-                    await self._receive()
+                    await self._receive_or_tell()
                     with trio.move_on_after(FAREWELL):
                         await self._outbox.drained()
                 nursery.cancel_scope.cancel()
@@ -76,6 +77,19 @@ class Client:
         await self._settled.wait()
         with suppress(ClientGoneError):
             await self._outbox.drained()
+
+    async def _receive_or_tell(self) -> None:
+        """As `_receive`; a defect of pyvmm's ends this client's session, and not the run."""
+        try:
+            await self._receive()
+        except (ClientGoneError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the client: the guest goes on
+            told = {
+                "class": ErrorClass.GENERIC_ERROR.value,
+                "desc": f"a defect of pyvmm: {error!r}",
+            }
+            self._outbox.put(encode({"error": told}))
 
     async def _receive(self) -> None:
         """Until the client ends its input. Raises `ClientGoneError` or `OSError`."""

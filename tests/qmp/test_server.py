@@ -24,6 +24,7 @@ from pyvmm.qmp import server
 from pyvmm.qmp.command import Arguments, Command, CommandError, ErrorClass
 from pyvmm.qmp.command_table import commands
 from pyvmm.qmp.server import MOST_CLIENTS, open_listener, serving
+from pyvmm.qmp.session import Session
 from tests.machine.guests import SPIN, bundled
 from tests.qmp.guests import HANG, HOSTS, drive
 from tests.qmp.talk import Talk, names, served, talking
@@ -455,5 +456,22 @@ def test_a_command_that_fails_is_answered(
         async with served(path), talking(path) as talk:
             assert await talk.ask("broken") == {"error": expected}
             assert (await talk.ask("query-status"))["return"]["running"] is True
+
+    drive(main)
+
+
+def test_a_defect_in_a_session_ends_that_session_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with served(path) as machine, talking(path) as talk:
+            with monkeypatch.context() as patch:
+                patch.setattr(Session, "next", lambda _: 1 // 0)
+                await talk.send(b"{}")
+                [answer] = await talk.rest()
+            assert answer["error"]["desc"].startswith("a defect of pyvmm: ZeroDivisionError")
+            async with talking(path) as other:
+                assert (await other.ask("query-status"))["return"]["running"] is True
+            assert machine.ending is None
 
     drive(main)
