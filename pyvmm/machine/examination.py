@@ -221,7 +221,7 @@ def _machine_findings() -> Iterator[Finding]:
     qemu = shutil.which("qemu-system-x86_64")
     yield Finding(
         "QEMU", Verdict.HAS if qemu else Verdict.LACKS, qemu or "no qemu-system-x86_64",
-        "benchmarks can compare with it" if qemu else "Debian: apt install qemu-system-x86",
+        "pyvmm compare and benchmarks use it" if qemu else "Debian: apt install qemu-system-x86",
     )  # fmt: skip
 
 
@@ -264,5 +264,11 @@ def _consequences(has: Capabilities | None, runs: bool) -> Iterator[Consequence]
     yield Consequence(
         "guest_memfd that the host can map", Verdict.HAS if shared else Verdict.LACKS,
         "KVM has the flags MMAP and INIT_SHARED" if shared else "RAM is an anonymous memfd instead",
+    )  # fmt: skip
+    qemu = shutil.which("qemu-system-x86_64") is not None
+    yield Consequence(
+        "pyvmm compare", Verdict.HAS if qemu and (runs or model) else Verdict.LACKS,
+        "it asks QEMU itself which accelerators work here" if qemu
+        else "it needs a qemu-system-x86_64 (--qemu for one elsewhere)",
     )  # fmt: skip
     yield Consequence("pyvmm guests", Verdict.HAS, "it needs nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_doctor_says_what_kvm_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert "million instructions/s" in findings["runs a guest"]["answer"]
     uses = {consequence["use"]: consequence["verdict"] for consequence in told["consequences"]}
     assert uses["pyvmm run"] != "lacks"
+    assert (uses["pyvmm compare"] == "has") == (shutil.which("qemu-system-x86_64") is not None)
     assert (uses["private memory"] == "has") == bool(has.memory_attributes)
 
 
