@@ -8,9 +8,12 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.readable import is_listened_on
 
 from ..cli import flat
 from ..cli.command import HANG, ending, finish, pyvmm, start, until
@@ -72,7 +75,7 @@ def test_removed_after_a_signal(path: Path) -> None:
 
 def test_output_waits_for_a_client(path: Path) -> None:
     with ending(start("run", "hang", "--console", f"unix:{path}")) as process:
-        until(path.exists, "the socket")
+        until(partial(is_listened_on, path), "the socket")
         with client(path) as sock:
             assert receive(sock, 8) == b"hanging\n"
         process.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from qemu.qmp import ExecuteError, QMPClient
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from tests.cli.command import HANG, Outcome, ending, finish, pyvmm, start, until
+from tests.readable import is_listened_on
 
 pytestmark = [pytest.mark.kvm, pytest.mark.slow]  # each starts processes
 
@@ -32,7 +34,7 @@ def running(path: Path, guest: str = "hang", *more: str) -> Iterator[subprocess.
     """``pyvmm run`` with a QMP socket that is there."""
     options = ("--console", "none", "-m", "16M", "--qmp", f"unix:{path}{''.join(more)}")
     with ending(start("run", guest, *options)) as process:
-        until(path.exists, "a socket")
+        until(partial(is_listened_on, path), "a socket")
         yield process
 
 
@@ -210,7 +212,7 @@ def test_a_guest_that_is_held_can_be_ended(
 ) -> None:
     more = ("--console", "none", "--qmp", f"unix:{path},wait=on")
     with ending(start("run", "exit", *more, *options)) as process:
-        until(path.exists, "a socket")
+        until(partial(is_listened_on, path), "a socket")
         if number is not None:
             process.send_signal(number)
         outcome = finish(process)

@@ -60,11 +60,16 @@ def linux(system: System) -> Design:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     before = sorted(os.listdir("/proc/self/fd"))
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    children = children_now()
     yield
     assert len(os.listdir("/proc/self/fd")) <= len(before) + 1  # the guests' code is kept
-    if children.exists():
-        assert not children.read_text().split()
+    assert not children_now() - children
+
+
+def children_now() -> set[str]:
+    """Of this thread, where the kernel tells (CONFIG_PROC_CHILDREN)."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(children.read_text().split()) if children.exists() else set()
 
 
 def replay(
