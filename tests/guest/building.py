@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -33,8 +34,14 @@ PROGRAMS = (
 
 def make(*arguments: str) -> str:
     """``make -C guest`` with `arguments`: what it says. Fails the test with its errors."""
+    # Flags of the make that runs the tests are not for this one.
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     done = subprocess.run(
-        ["make", "-C", str(GUEST), *arguments], capture_output=True, text=True, check=False
+        ["make", "-C", str(GUEST), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -120,8 +120,12 @@ def test_states_attributes_and_residency_agree_after_a_minute_of_conversions() -
         disturber = Disturber(guest.memory, start, end)
         disturber.start()
         try:
-            with trio.move_on_after(seconds()):
-                await guest.machine.wait()
+            with trio.move_on_after(seconds()) as minute:
+                ended = await guest.machine.wait()
+            if not minute.cancelled_caught:
+                lines = [line for report in ended.reports for line in report.lines()]
+                said = guest.console.output.decode(errors="replace")
+                pytest.fail("\n".join([f"the guest ended: {ended.ending}", said, *lines]))
             # The first request ends the vCPUs' conversions; they wait for the second. The host goes
             # on a little, so that its conversions are the last of some pages.
             assert await guest.ask("ADD", 1, 2) == 3
