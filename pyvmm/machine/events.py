@@ -1,4 +1,4 @@
-"""What a machine tells those who listen to it (`Machine.listen`): a closed set."""
+"""What a machine tells those who listen to it (`Machine.listening`): a closed set."""
 
 from __future__ import annotations
 

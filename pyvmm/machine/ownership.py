@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
+
+from pyvmm.hosts.owner import Owner
 
 
-class StackOwner:
+class StackOwner(Owner):
     """Closes what it owns, last first, at its end. `close` may be called twice."""
 
     def own(self, stack: ExitStack) -> None:
@@ -17,14 +17,3 @@ class StackOwner:
     def close(self) -> None:
         """Give everything back."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

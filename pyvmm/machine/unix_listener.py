@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import UsageError
+from pyvmm.hosts.owner import Owner
 from pyvmm.machine.console.output_file import open_error
 
 _PATH_SIZE = 108
@@ -23,7 +22,7 @@ _LOCK_PATIENCE = 1.0
 _LOCK_PAUSE = 0.005
 
 
-class UnixListener:
+class UnixListener(Owner):
     """Owns a socket that listens at `path`, mode 0600 from its first moment on.
 
     A socket that nobody listens on any more is replaced, any other file is not. Closing removes
@@ -64,17 +63,6 @@ class UnixListener:
             if os.path.samestat(os.lstat(self.path), self._made):
                 self.path.unlink()
         self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextmanager

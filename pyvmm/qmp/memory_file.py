@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import select
 import stat
-from types import TracebackType
-from typing import Self
 
 import trio
 
+from pyvmm.hosts.owner import Owner
 from pyvmm.qmp.command import CommandError
 
 _LOOK_AGAIN = 100
@@ -17,7 +16,7 @@ _LOOK_AGAIN = 100
 _ZEROES = bytes(1 << 16)
 
 
-class MemoryFile:
+class MemoryFile(Owner):
     """Owns a file that is written from its beginning to its end; use it in one worker thread.
 
     What `put` leaves out is zeroes: a hole in a regular file, zeroes written into anything else
@@ -85,14 +84,3 @@ class MemoryFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

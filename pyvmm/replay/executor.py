@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pyvmm.errors import UsageError
-from pyvmm.hosts.kvm.ownership import Owner
 from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.owner import Owner
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
 from pyvmm.lifetime.machine import Machine

@@ -15,8 +15,8 @@ from pyvmm.errors import InternalError
 from pyvmm.hosts.exits import MemoryFault, MmioWrite
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.guest_memory import Mapping, map_anonymous
-from pyvmm.hosts.kvm.ownership import Owner
 from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Regs, Segment, Sregs
 
 SLOT = 64

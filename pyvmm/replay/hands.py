@@ -15,9 +15,9 @@ from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
-from pyvmm.hosts.kvm.ownership import Owner
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.owner import Owner
 from pyvmm.lifetime.questions import FILE_FLAGS, HOST_ADDRESS, MOVED_BY
 from pyvmm.replay.guest import Guest
 from pyvmm.rules.abi import PAGE_SIZE

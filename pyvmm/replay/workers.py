@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable
 
 from pyvmm.errors import InternalError
-from pyvmm.hosts.kvm.ownership import Owner
+from pyvmm.hosts.owner import Owner
 from pyvmm.replay.hands import Answer, Hands
 
 _MESSAGE = 4096

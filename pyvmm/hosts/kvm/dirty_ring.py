@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyvmm.hosts.kvm.binding import check, ffi, lib, new
-from pyvmm.hosts.kvm.ownership import Owner
+from pyvmm.hosts.owner import Owner
 
 _PAGE_OFFSET = 64
 """KVM_DIRTY_LOG_PAGE_OFFSET: where the ring begins in the vCPU's fd, in pages."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.kvm.binding import check, ffi, lib, refused
-from pyvmm.hosts.kvm.ownership import FdOwner, Owner
+from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.hosts.owner import Owner
 
 _MAP_NORESERVE = 0x4000
 _FALLOC_FL_KEEP_SIZE = 1

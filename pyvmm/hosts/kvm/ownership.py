@@ -3,27 +3,8 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import Self
 
-
-class Owner:
-    """A context manager that closes at its end."""
-
-    def close(self) -> None:
-        """Give the resource back; a second call does nothing."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+from pyvmm.hosts.owner import Owner
 
 
 class FdOwner(Owner):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
-from pyvmm.hosts.kvm.ownership import Owner
+from pyvmm.hosts.owner import Owner
 
 _DRAIN_ROOM = 4096
 

@@ -19,9 +19,10 @@ from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd
 from pyvmm.hosts.kvm.interrupts import VmInterrupts
 from pyvmm.hosts.kvm.ioctls import FdKind
-from pyvmm.hosts.kvm.ownership import FdOwner, Owner
+from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.posted import PostedRing
 from pyvmm.hosts.kvm.vcpu import Vcpu
+from pyvmm.hosts.owner import Owner
 
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.coalesced import CoalescedZone

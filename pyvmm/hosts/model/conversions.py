@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import Converted, ServedSpan
+from pyvmm.hosts.owner import Owner
 
 
-class ModelConversions:
+class ModelConversions(Owner):
     """`interface.FastConversions` without the speed: serves nothing, so nothing is ever drained."""
 
     def __init__(self) -> None:
@@ -44,14 +43,3 @@ class ModelConversions:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

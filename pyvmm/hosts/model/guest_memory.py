@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Self
 
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
 from pyvmm.hosts.model.refusals import closed, refused
+from pyvmm.hosts.owner import Owner
 from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from pyvmm.rules.files import Fallocate, Mmap, fallocate, mmap
 from pyvmm.rules.profile import Profile
 from pyvmm.rules.rule import Refusal
 
 
-class ModelMapping:
+class ModelMapping(Owner):
     """A host mapping of guest memory; `gone` is told when it is unmapped."""
 
     def __init__(self, memory: HostMemory, gone: Callable[[], None] = lambda: None) -> None:
@@ -54,19 +53,8 @@ class ModelMapping:
             self.memory.close()
             self._gone()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class ModelGuestMemfd:
+class ModelGuestMemfd(Owner):
     """A guest_memfd file of a VM: its one inode, and the flags that it was created with.
 
     `vm` is who it belongs to. The descriptor and every mapping hold the file; when the last of
@@ -154,17 +142,6 @@ class ModelGuestMemfd:
         if self._open:
             self._open = False
             self._drop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 _WOULD_BUS = Refusal(14, "host-access-private", "touching the memory would raise SIGBUS")

@@ -7,18 +7,17 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.model.refusals import failed
+from pyvmm.hosts.owner import Owner
 
 _MAP_NORESERVE = 0x4000
 _MADV_REMOVE = 9
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class HostMemory:
+class HostMemory(Owner):
     """`size` bytes of zeroes at `address`, whole pages, taken from the host as they are touched.
 
     Of a new file, or of `file`'s once more: then at another address, and the pages stay that one's.
@@ -158,17 +157,6 @@ class HostMemory:
         except BufferError:
             # A view is out: the map goes with it, since nothing else refers to it then.
             self._map = mmap.mmap(-1, mmap.PAGESIZE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Mapped:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import UsageError
+from pyvmm.hosts.owner import Owner
 
 CAPACITY = 1 << 16
 """Writes that the ring holds."""
 
 
-class ModelPosts:
+class ModelPosts(Owner):
     """One VM's port rules and its ring: `interface.PostedRing`, and `PortPosts` for its vCPUs."""
 
     def __init__(self) -> None:
@@ -84,14 +83,3 @@ class ModelPosts:
             fd, self._eventfd = self._eventfd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

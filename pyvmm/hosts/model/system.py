@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import HostLacksError, SystemCallError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.model.guest_memory import ModelMapping
 from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.vm import ModelVm
+from pyvmm.hosts.owner import Owner
 from pyvmm.rules.abi import KVM_USER_MEM_SLOTS
 from pyvmm.rules.profile import MAINLINE, Profile
 
@@ -20,7 +19,7 @@ _PHYSICAL_ADDRESS_BITS = 40
 """What the processor that Unicorn emulates has."""
 
 
-class ModelSystem:
+class ModelSystem(Owner):
     """A host whose kernel behaves as `profile` says. Raises `HostLacksError` without Unicorn."""
 
     def __init__(self, profile: Profile = MAINLINE) -> None:
@@ -77,14 +76,3 @@ class ModelSystem:
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

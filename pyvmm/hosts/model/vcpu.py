@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts import exits
@@ -17,6 +15,7 @@ from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.reset_state import reset_registers
 from pyvmm.hosts.model.runner import Runner
+from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 
 _BSP = 1 << 8
@@ -24,7 +23,7 @@ _APIC_BASE = 0xFEE0_0800
 _KERNEL_GS_BASE = 0xC000_0102
 
 
-class ModelVcpu:
+class ModelVcpu(Owner):
     """One vCPU, made by `Vm.create_vcpu`. Everything but `kick` belongs to one thread."""
 
     def __init__(
@@ -213,14 +212,3 @@ class ModelVcpu:
             self._closed = True
             self._runner.close()
             self._gone()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

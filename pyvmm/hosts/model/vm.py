@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
@@ -17,6 +16,7 @@ from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.posted import ModelPosts
 from pyvmm.hosts.model.refusals import closed, refused
 from pyvmm.hosts.model.turn import Turn
+from pyvmm.hosts.owner import Owner
 from pyvmm.rules.attributes import SetAttributes, set_attributes
 from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
 from pyvmm.rules.memslots import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyvmm.hosts.model.vcpu import ModelVcpu
 
 
-class ModelVm:
+class ModelVm(Owner):
     """One VM, made by `ModelSystem.create_vm`. Methods raise `SystemCallError` as KVM would.
 
     `mapped` knows what is mapped at a host address. As in the kernel, closing the VM lets go of the
@@ -243,14 +243,3 @@ class ModelVm:
             self._open = False
             self.release()
             self.posts.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
