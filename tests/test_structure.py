@@ -65,10 +65,17 @@ each_room = pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS.keys())
 
 
 @cache
+def source(path: Path) -> tuple[str, tuple[ast.AST, ...]]:
+    """A file's text, and everything in its syntax tree."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return text, tuple(ast.walk(ast.parse(text)))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, wherever in the file: full dotted names."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+    for node in source(path)[1]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -134,10 +141,10 @@ def test_cffi_stays_in_the_kvm_host(room: list[Path]) -> None:
 @each_room
 def test_files_and_functions_stay_small_and_names_say_something(room: list[Path]) -> None:
     for path in room:
-        text = (ROOT / path).read_text(encoding="utf-8")
+        text, nodes = source(path)
         assert text.count("\n") <= FILE_LIMIT, f"{path} wants to become two rooms"
         assert not FORBIDDEN_NAMES & set(path.with_suffix("").parts), path
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 assert length <= FUNCTION_LIMIT, f"{path}: {node.name} has {length} lines"
