@@ -32,7 +32,7 @@ test: $(TOOLS) guests ## set up what is needed and run every test (ARGS=... for 
 
 .PHONY: quick
 quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
-	$(BIN)/pytest -q -m "not slow and not qemu and not lab" $(ARGS)
+	$(BIN)/pytest -q --hypothesis-profile=quick -m "not slow and not qemu and not lab" $(ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) ## ruff and mypy

@@ -12,6 +12,8 @@ from hypothesis import settings
 # A busy machine is no finding: tests never depend on wall time.
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
+# `make quick` chooses this one with --hypothesis-profile.
+settings.register_profile("quick", deadline=None, max_examples=15)
 
 REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
 """Hosts that must be there (CI sets it): their tests fail instead of being skipped."""

@@ -31,7 +31,7 @@ from .images import (
 )
 from .soundness import assert_sound
 
-ROUNDS = int(os.environ.get("PYVMM_BOOT_FUZZ", "300"))
+ROUNDS = int(os.environ.get("PYVMM_BOOT_FUZZ", 3 * settings().max_examples))
 LAYOUTS = tuple(MemoryLayout.of(size) for size in (2 * MIB, 64 * MIB, 6 * GIB))
 HELLO = Path(__file__).parents[2] / "guest" / "build" / "hello.img"
 

@@ -424,6 +424,7 @@ def test_unreadable_file(without_override: list[str], tmp_path: Path) -> None:
     assert_refused(outcome, Case("", 77, (), "permission denied"))
 
 
+@pytest.mark.slow
 def test_unwritable_places(without_override: list[str], tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     for option in (
@@ -437,6 +438,7 @@ def test_unwritable_places(without_override: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.slow
 def test_forbidden_kvm(without_override: list[str], tmp_path: Path) -> None:
     stand_in = tmp_path / "kvm"
     stand_in.touch()
@@ -456,6 +458,7 @@ def assert_runs_on_the_model(prefix: list[str]) -> None:
     assert "model" in line
 
 
+@pytest.mark.slow
 def test_absent_kvm(tmp_path: Path) -> None:
     empty = tmp_path / "dev"
     empty.mkdir()
@@ -470,6 +473,7 @@ def test_absent_kvm(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.slow
 def test_something_else_called_kvm(tmp_path: Path) -> None:
     stand_in = tmp_path / "kvm"
     stand_in.write_bytes(b"not a device")

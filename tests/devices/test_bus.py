@@ -105,6 +105,7 @@ def test_unclaimed_is_bounded() -> None:
     assert bus.unclaimed_elsewhere == 10
 
 
+@pytest.mark.slow
 def test_every_port_can_be_tried() -> None:
     """More addresses than the bus remembers routes for."""
     bus, device = port_bus(), Recorder()

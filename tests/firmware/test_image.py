@@ -17,8 +17,6 @@ from tests.guest.test_images import forbidden_instructions
 
 from .building import FIRMWARE, elf, make, symbols
 
-pytestmark = pytest.mark.slow
-
 
 def test_the_slot_with_the_report_first_and_the_reset_vector_last(firmware: bytes) -> None:
     assert len(firmware) == FIRMWARE_SIZE
@@ -70,6 +68,7 @@ def test_nothing_is_built_twice() -> None:
     assert "Nothing to be done" in make()
 
 
+@pytest.mark.slow
 def test_out_gets_the_image_and_nothing_else(tmp_path: Path, firmware: bytes) -> None:
     out = tmp_path / "out"
     make("--silent", f"OUT={out}", f"OBJECTS={tmp_path / 'objects'}", "-j2")

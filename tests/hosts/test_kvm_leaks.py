@@ -41,6 +41,7 @@ def held() -> tuple[int, int, int]:
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_200_lives() -> None:
     with System() as system:
         live_once(system)

@@ -129,7 +129,7 @@ def test_hypercall(guest: MakeGuest, system: System) -> None:
     if not has_hardware_virtualization():
         # Here KVM emulates ring 0, and its emulator, having put the processor's own hypercall
         # instruction in place, executes the same one again, for ever.
-        timer = threading.Timer(0.3, made.vcpu.kick)
+        timer = threading.Timer(0.1, made.vcpu.kick)
         timer.start()
         assert made.vcpu.run() == exits.Interrupted()
         timer.join()

@@ -374,7 +374,7 @@ def test_a_look_inside_a_guest_that_waits_for_its_reader(monkeypatch: pytest.Mon
                 assert (await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())).rax & 0xFF == 0x78
                 await machine.pause()
                 machine.resume()
-                await trio.sleep(0.02)
+                await trio.sleep(0.005)
             assert machine.console.is_full
             assert machine.console.unread <= most
 
@@ -449,6 +449,7 @@ def test_a_blocking_machine_can_be_interrupted() -> None:
         assert machine.wait(HANG).ending.kind is EndingKind.INTERRUPTED
 
 
+@pytest.mark.slow
 def test_given_input_is_read_to_its_end() -> None:
     given = bytes(byte for byte in range(256) if byte != 4) * 8
     assert run(MachineConfig(bundled("echo")), given=given).output == given

@@ -94,6 +94,7 @@ def test_devices_forget(host: HostChoice) -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.slow
 def test_a_guest_with_a_timer_starts_again_in_the_middle_of_its_ticks(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         for _ in range(2):

@@ -136,6 +136,7 @@ def test_what_has_taken_its_place_stays(path: Path) -> None:
     assert path.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_of_many_at_a_stale_socket_one_gets_it(path: Path) -> None:
     """Each looks whether the socket is stale before it replaces it; nobody comes between."""
     for _ in range(20):

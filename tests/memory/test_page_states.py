@@ -120,7 +120,7 @@ class AgainstADictionary(RuleBasedStateMachine):
 def test_against_a_dictionary() -> None:
     run_state_machine_as_test(
         AgainstADictionary,
-        settings=settings(max_examples=60, stateful_step_count=20, deadline=None),
+        settings=settings(stateful_step_count=20),
     )
 
 

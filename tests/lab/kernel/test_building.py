@@ -243,6 +243,7 @@ def alive(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_an_interrupted_build_leaves_no_child_and_the_next_goes_on(
     host: FakeHost, cache: Cache, tarball: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
