@@ -14,7 +14,8 @@ MIB = 1 << 20
 DEFAULT_MEMORY = 2048 * MIB
 DEFAULT_CPUS = 2
 MEMORY_MIN = 256 * MIB
-CPUS_MAX = 255
+CPUS_MAX = 254
+"""What QEMU's ``pc`` has, without the boot CPU."""
 KERNEL_VARIABLE = "PYVMM_LAB_KERNEL"
 """Environment: the lab kernel's file, instead of one that `pyvmm lab build` made."""
 STARTED_IN = "PYVMM_LAB_STARTED_IN"
@@ -24,6 +25,8 @@ STARTED_IN = "PYVMM_LAB_STARTED_IN"
 @dataclass(frozen=True, slots=True)
 class LabSettings:
     """A lab to be: `memory` in bytes, `kernel` a file, `writable` folders as absolute paths.
+
+    `cpus` are those that programs run on.
 
     Raises `UsageError` where a value cannot be.
     """

@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <linux/kvm.h>
 #include <net/if.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -179,6 +180,21 @@ static void bring_up_loopback(void)
 	close(fd);
 }
 
+/*
+ * No program, and so no vCPU, runs on CPU 0: QEMU's TCG loses flags of that one while another CPU
+ * restores x87 state, among them "nested paging is on" (docs/decisions/0008-boot-cpu.md).
+ */
+static void leave_boot_cpu(void)
+{
+	cpu_set_t others;
+
+	if (sched_getaffinity(0, sizeof(others), &others) < 0)
+		give_up("count the CPUs");
+	CPU_CLR(0, &others);
+	if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof(others), &others) < 0)
+		give_up("leave the boot CPU");
+}
+
 static void look_at_kvm(void)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -210,6 +226,7 @@ static void say_hello(void)
 int main(void)
 {
 	umask(0);
+	leave_boot_cpu();
 	mount_root();
 	mount_folders();
 	enter_root();
