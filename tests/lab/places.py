@@ -32,18 +32,28 @@ def run(
     cwd: Path = ROOT,
     patience: float = HANG,
 ) -> Outcome:
-    """Run `command` to its end, `given` on its standard input (None: that is closed)."""
-    done = subprocess.run(
-        command,
-        input=given if given is not None else None,
-        stdin=None if given is not None else subprocess.DEVNULL,
-        capture_output=True,
-        cwd=cwd,
-        env=env,
-        timeout=patience,
-        check=False,
-        preexec_fn=None if given is not None else lambda: os.close(0),
-    )
+    """Run `command` to its end, `given` on its standard input (None: that is closed).
+
+    Where it hangs the test fails with what it has said so far.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=given if given is not None else None,
+            stdin=None if given is not None else subprocess.DEVNULL,
+            capture_output=True,
+            cwd=cwd,
+            env=env,
+            timeout=patience,
+            check=False,
+            preexec_fn=None if given is not None else lambda: os.close(0),
+        )
+    except subprocess.TimeoutExpired as late:
+        said = b"".join(part or b"" for part in (late.stdout, late.stderr))
+        raise AssertionError(
+            f"{command} has not ended after {patience:.0f} s; it has said:\n"
+            + said.decode(errors="replace")[-20000:]
+        ) from None
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

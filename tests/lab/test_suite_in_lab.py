@@ -23,7 +23,13 @@ SUITES = {
 
 The ones that take longest come first.
 """
-OPTIONS = ("-q", "--tb=short", "-p", "no:cacheprovider", "-m", "kvm")
+STUCK = 240
+"""Seconds after which a test in the lab tells where each of its threads is, and goes on."""
+OPTIONS = (
+    *("-v", "--tb=short", "-p", "no:cacheprovider", "-m", "kvm"),
+    *("-o", f"faulthandler_timeout={STUCK}"),
+    *("-W", "ignore::hypothesis.errors.HypothesisWarning"),
+)
 SEQUENCES = 100
 """Of memory operations, for each kind of VM: Python is slow in there."""
 AT_ONCE = 1
