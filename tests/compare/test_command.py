@@ -152,6 +152,7 @@ def test_a_qemu_that_hangs_in_a_timed_run(tmp_path: Path) -> None:
     assert "round 1 was not over after 4 s" in done.lines[-1]
 
 
+@pytest.mark.slow
 def test_a_qemu_that_is_not_there() -> None:
     done = pyvmm("compare", "exit", *LITTLE, "--qemu", "/nowhere/qemu")
     assert done.code == 69

@@ -136,6 +136,7 @@ def test_the_best_model_is_taken(tmp_path: Path, accelerator: Accelerator) -> No
         assert {"-nodefaults", "-no-user-config"} <= set(arguments)
 
 
+@pytest.mark.slow
 def test_what_was_found_out_is_remembered(tmp_path: Path) -> None:
     fake = FakeQemu(tmp_path)
     first = fake.probe(Accelerator.TCG)
@@ -229,6 +230,7 @@ def test_an_answer_that_makes_no_sense_is_an_error(tmp_path: Path, answer: str) 
         fake.probe(Accelerator.TCG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["query-kvm", "query-status"])
 @pytest.mark.parametrize("answer", ["7", "[]", '"running"'])
 def test_a_model_that_answers_nonsense_does_not_work(

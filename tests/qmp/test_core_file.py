@@ -176,6 +176,7 @@ def test_every_mapping_shows_what_is_at_its_gpa(
     assert covered == overlap
 
 
+@pytest.mark.slow
 def test_more_segments_than_the_header_can_count() -> None:
     pieces = [CoreMemory(0, PAGE)]
     count = 0x1_0000

@@ -454,6 +454,7 @@ def test_the_core_has_the_form_of_qemus(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("gdb") is None, reason="there is no gdb")
+@pytest.mark.slow
 def test_gdb_opens_it(tmp_path: Path) -> None:
     path = tmp_path / "core"
 

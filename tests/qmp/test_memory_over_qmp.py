@@ -66,6 +66,7 @@ def save_all_to(fifo: Path) -> bytes:
     return json.dumps({"execute": "pmemsave", "arguments": arguments}).encode() + b"\n"
 
 
+@pytest.mark.slow
 def test_page_states_are_told_while_memory_is_saved(path: Path, fifo: Path) -> None:
     async def main() -> None:
         async with served(path), talking(path) as saving, talking(path) as other:

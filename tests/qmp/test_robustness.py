@@ -83,6 +83,7 @@ def test_half_a_message_and_its_other_half(tmp_path: Path) -> None:
     drive(main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opening", [b'{"execute": "', b"[", b"1", b"x", b'{"id": [' + b"1," * 1000]
 )

@@ -238,6 +238,7 @@ def _poll_hangup(fd: int) -> int:
     return sum(found for _, found in poll.poll(0))
 
 
+@pytest.mark.slow
 def test_who_does_not_read_answers_is_asked_nothing_more(path: Path) -> None:
     """Bounded on both sides: the server takes no more than it has answered."""
 
@@ -255,6 +256,7 @@ def test_who_does_not_read_answers_is_asked_nothing_more(path: Path) -> None:
     drive(main)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_does_not_keep_the_end_waiting(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +352,7 @@ def test_the_end_of_the_guest_does_not_wait_for_a_command(
     drive(main)
 
 
+@pytest.mark.slow
 def test_a_thousand_connects(path: Path) -> None:
     async def main() -> None:
         async with served(path):

@@ -160,6 +160,7 @@ def test_what_is_kept_is_bounded(beginning: bytes, filling: bytes) -> None:
         assert found[-1] == Value({"after": 1})
 
 
+@pytest.mark.slow
 def test_the_longest_message_is_taken_and_a_byte_more_is_not() -> None:
     longest = b'{"a":"' + b"x" * (MESSAGE_LIMIT - 8) + b'"}'
     assert len(longest) == MESSAGE_LIMIT
@@ -201,6 +202,7 @@ TOKENS = [*(bytes((c,)) for c in b'{}[]:,"\\\n 1-e.\xff\xc3\x00t'), b'"a"', b"nu
 BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(TOKENS), max_size=60).map(b"".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(BYTES, st.integers(1, 9))
 @example(b'{"\\', 1)

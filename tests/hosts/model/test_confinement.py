@@ -126,6 +126,7 @@ def try_it(services: Guarded, vcpu: ModelVcpu, program: bytes, words: list[int])
     services.check()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(program=code, words=st.lists(word, min_size=8, max_size=8))
 def test_random_code(program: bytes, words: list[int]) -> None:
