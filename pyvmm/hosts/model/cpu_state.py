@@ -16,6 +16,7 @@ from pyvmm.hosts.registers import Cr0, Cr4, DescriptorTable, Efer, Regs, Segment
 _SEGMENT = struct.Struct("<I4xQII")
 _Q = struct.Struct("<Q")
 _I = struct.Struct("<I")
+_INT = struct.Struct("<i")
 
 REGISTERS = (
     *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
@@ -26,6 +27,7 @@ _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr")
 
 _RIP = 128
 _RFLAGS = 136
+_DF = 172  # while it executes; between instructions it is in the flags
 _HFLAGS = 176
 _HFLAGS2 = 180
 _SEGMENT_BASE = 184
@@ -274,6 +276,17 @@ class CpuState:
     def is_long(self) -> bool:
         """64-bit code, that is long mode and CS.L."""
         return bool(self.hflags & _HF_CS64)
+
+    @property
+    def is_code_32(self) -> bool:
+        """CS.D: addresses have 32 bits outside of 64-bit code, and not 16."""
+        return bool(self.hflags & _HF_CS32)
+
+    @property
+    def counts_down(self) -> bool:
+        """The direction flag; in the middle of an instruction only."""
+        direction: int = _INT.unpack_from(self.raw, _DF)[0]
+        return direction < 0
 
     @property
     def linear_rip(self) -> int:

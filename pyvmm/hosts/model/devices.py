@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model.address_space import VcpuServices
+from pyvmm.hosts.model.engine import Engine
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
 from pyvmm.hosts.model.history import History
+from pyvmm.hosts.model.mmio_accesses import MmioAccesses
+from pyvmm.hosts.model.string_input import StringInput
 
 
 class DeviceAccess:
@@ -34,10 +37,12 @@ class DeviceAccess:
         self._ask = ask
         self._failure: BaseException | None = None
 
-    def attach(self, stop: Callable[[], None], memory: GuestMemoryAccess) -> None:
+    def attach(self, engine: Engine, memory: GuestMemoryAccess) -> None:
         """The engine's part, which is made after this."""
-        self._stop = stop
+        self._stop = engine.stop
         self._memory = memory
+        self.strings = StringInput(engine, memory)
+        self.accesses = MmioAccesses(engine, self._ask)
 
     def raise_failure(self) -> None:
         """Raise what went wrong in the middle of an instruction, if anything did."""
@@ -67,7 +72,15 @@ class DeviceAccess:
             value = self._controllers.port_read(port, size)
             if value is not None:
                 return value
-        return self._ask(exits.IoIn(port, size, 1)) or 0
+        batch = self.strings.batch(size)
+        if batch is None:
+            return self._ask(exits.IoIn(port, size, 1)) or 0
+        answer = self._ask(exits.IoIn(port, size, batch.count))
+        if answer is None:
+            return 0
+        data = answer.to_bytes(size * batch.count, "little")
+        self.strings.store(batch, data)
+        return int.from_bytes(data[:size], "little")
 
     def port_out(self, port: int, size: int, value: int) -> None:
         """OUT."""
@@ -96,7 +109,7 @@ class DeviceAccess:
             try:
                 return int.from_bytes(self._memory.read_physical(gpa, size), "little")
             except NotMemoryError:
-                return self._ask(exits.MmioRead(gpa, size)) or 0
+                return self.accesses.do(exits.MmioRead(gpa, size))
         except BaseException as failure:  # noqa: BLE001 - as above
             return self._fail(failure)
 
@@ -104,6 +117,6 @@ class DeviceAccess:
         """A write to such a page."""
         try:
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-            self._ask(exits.MmioWrite(gpa, data))
+            self.accesses.do(exits.MmioWrite(gpa, data))
         except BaseException as failure:  # noqa: BLE001 - as above
             self._fail(failure)

@@ -133,6 +133,8 @@ class Engine:
         self._trap = -1
         self._missed: Unreachable | None = None
         self._is_executing = False
+        self.is_stopping = False
+        """Whether `stop` has been called since `execute` began."""
         self._code_is_stale = False
         self._tables = bytearray(_CONTROL_SIZE)
         handle = c_void_p()
@@ -325,15 +327,28 @@ class Engine:
         self._library.uc_context_save(self._handle, self._context)
         return self.state
 
-    def execute(self) -> Outcome:
-        """Run from `state` on; afterwards `state` is where the guest has come to."""
+    def has_stored(self) -> None:
+        """In the middle of an instruction somebody else has stored, maybe code: stop there."""
+        self._code_is_stale = True
+        self.stop()
+
+    def execute(self, instructions: int = 0) -> Outcome:
+        """Run from `state` on; afterwards `state` is where the guest has come to.
+
+        At most so many instructions; 0: any number.
+        """
+        if instructions:
+            # Blocks that have been translated do not count.
+            self._code_is_stale = True
+            self._forget_code()
         self._trap = -1
+        self.is_stopping = False
         self._missed = None
         self.state.forget_exception()
         self._library.uc_context_restore(self._handle, self._context)
         self._is_executing = True
         try:
-            code = self._library.uc_emu_start(self._handle, self.state.rip, 0, 0, 0)
+            code = self._library.uc_emu_start(self._handle, self.state.rip, 0, 0, instructions)
         finally:
             self._is_executing = False
         self._forget_code()
@@ -351,6 +366,7 @@ class Engine:
     def stop(self) -> None:
         """From any thread, or from a device: end `execute` soon. One that is too early is lost."""
         if not self._closed:
+            self.is_stopping = True
             self._library.uc_emu_stop(self._handle)
 
     def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:

@@ -57,7 +57,7 @@ class Runner:
         self._services = services
         self._controllers = controllers
         self._memory = GuestMemoryAccess(services.memory, self.engine.state)
-        self._devices.attach(self.engine.stop, self._memory)
+        self._devices.attach(self.engine, self._memory)
         self._strand: Strand[Exit | None] = Strand(self._body, f"guest code {index}")
         self._watch = Watch(self._is_wanted, self.engine.stop, f"watch {index}")
         self._turn: AbstractContextManager[None] | None = None
@@ -189,8 +189,12 @@ class Runner:
             self._watch.on()
             try:
                 outcome = engine_.execute()
+                while not self._dying and self._devices.accesses.take_left():
+                    outcome = engine_.execute(1)
+                    self._devices.accesses.forget()
             finally:
                 self._watch.off()
+            self._devices.strings.finish()
             return self._handle(outcome)
         except NotMemoryError as error:
             blocked = self._services.memory.blocked(error.gpa, 1, error.write)
@@ -203,7 +207,7 @@ class Runner:
         controllers = self._controllers
         if controllers is None or not controllers.pending(self._index):
             return True
-        if not self._can_interrupt():
+        if not self._can_interrupt() or self._devices.accesses.is_pending:
             return True
         vector = controllers.acknowledge(self._index)
         if vector is None:
