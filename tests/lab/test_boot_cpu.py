@@ -20,7 +20,13 @@ start = ctypes.addressof(ctypes.c_char.from_buffer(code))
 ctypes.CFUNCTYPE(None, ctypes.c_void_p)(start)(ctypes.addressof(state))
 """
 """A program that makes QEMU change the boot CPU's flags all the time."""
-BESIDE = 'python=$1; shift; "$python" -c "$0" & other=$!; "$@"; code=$?; kill -9 $other || exit 99; exit $code'
+BESIDE = """
+python=$1; shift
+"$python" -c "$0" & other=$!
+"$@"; code=$?
+kill -9 $other || exit 99
+exit $code
+"""
 
 
 def test_programs_run_on_as_many_cpus_as_were_asked_for_and_not_on_the_first(
@@ -38,7 +44,7 @@ def test_a_lab_of_one_cpu_has_no_other(no_lab: LabAtHand) -> None:
 @pytest.mark.slow
 def test_a_guest_lives_beside_a_program_that_restores_x87_state(lab: LabAtHand) -> None:
     guest = (f"{sys.prefix}/bin/pyvmm", "run", "--private", "--cpus", "2", "smp")
-    options = ("--append", "rounds=200")
+    options = ("--append", "rounds=40")
     done = lab.inside(["sh", "-c", BESIDE, RESTORE_X87, sys.executable, *guest, *options])
     assert done.code == 0, done.err
     assert b"every second common page is shared and zero" in done.out
