@@ -32,12 +32,8 @@ OPTIONS = (
 )
 SEQUENCES = 100
 """Of memory operations, for each kind of VM: Python is slow in there."""
-AT_ONCE = 1
-"""Each suite has a lab of its own.
-
-Two at once take half the time, but on a machine that is busy a guest of the conversion stress test
-dies of a triple fault now and then, for a reason not yet known.
-"""
+AT_ONCE = 2
+"""Each suite has a lab of its own."""
 
 
 @pytest.fixture(scope="module")
