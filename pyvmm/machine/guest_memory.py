@@ -85,6 +85,8 @@ class GuestMemory:
         self._unplugged: dict[int, MemorySides] = {}
         self.counts: Counter[str] = Counter()
         """Conversions done here, as "guest to shared" and so on; the fast path's are not in it."""
+        self.converted_bytes: Counter[str] = Counter()
+        """The bytes that they asked for, under the same names."""
         self.failures: list[str] = []
         """Conversions that failed in the middle, a line each; the page states stay true."""
 
@@ -373,7 +375,9 @@ class GuestMemory:
         self._count(planned.request)
 
     def _count(self, request: ConversionRequest) -> None:
-        self.counts[f"{request.origin.name.lower()} to {request.to.value}"] += 1
+        kind = f"{request.origin.name.lower()} to {request.to.value}"
+        self.counts[kind] += 1
+        self.converted_bytes[kind] += request.size
 
     def _note_attributes(self, range_: GpaRange, *, private: bool) -> None:
         for region, part in self._regions.parts(range_) or ():

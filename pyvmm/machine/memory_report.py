@@ -10,7 +10,8 @@ from pyvmm.boot.launch_format import LaunchStatus
 from pyvmm.errors import HostLacksError
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused
-from pyvmm.memory.page_states import PageRun
+from pyvmm.memory.layout import PAGE_SIZE
+from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.residency import Residency
 
 _REFUSALS: Mapping[LaunchStatus, str] = {
@@ -25,12 +26,16 @@ class MemoryReport:
     """The end state of `GuestMemory`.
 
     `launch` is None when the firmware never got so far; `expected_digest` is what it was to insist
-    on; `failures` are conversions that the kernel failed in the middle.
+    on; `counts` and `converted_bytes` have conversions under names like "guest to shared", but not
+    the `in_run_loop` ones that vCPUs made in the host's fast path, whose ranges are not kept;
+    `failures` are conversions that the kernel failed in the middle.
     """
 
     launch: LaunchReport | None
     expected_digest: bytes | None
     counts: Mapping[str, int]
+    converted_bytes: Mapping[str, int]
+    in_run_loop: int
     failures: tuple[str, ...]
     runs: tuple[PageRun, ...]
     residency: tuple[Residency, ...]
@@ -57,7 +62,22 @@ class MemoryReport:
             "launch_digest": None if launch is None else launch.digest.hex(),
             "expected_digest": self.expected_digest.hex() if self.expected_digest else None,
             "conversions": dict(self.counts),
+            "converted": [
+                {
+                    "origin": origin,
+                    "to": to,
+                    "conversions": count,
+                    **_amount(self.converted_bytes[kind]),
+                }
+                for kind, count in self.counts.items()
+                for origin, _, to in [kind.partition(" to ")]
+            ],
+            "converted_in_run_loop": self.in_run_loop,
             "failures": list(self.failures),
+            "page_totals": {
+                state.value: _amount(sum(run.range.size for run in self.runs if run.state is state))
+                for state in PageState
+            },
             "pages": [
                 {"start": run.range.start, "end": run.range.end, "state": run.state.value}
                 for run in self.runs
@@ -67,13 +87,21 @@ class MemoryReport:
         }
 
 
+def _amount(size: int) -> dict[str, int]:
+    return {"pages": size // PAGE_SIZE, "bytes": size}
+
+
 def collect(
     memory: GuestMemory,
+    in_run_loop: int,
     launch: LaunchReport | None,
     expected_digest: bytes | None,
     refused: FaultRefused | None,
 ) -> MemoryReport:
-    """The report as of now; residency is left out where the kernel cannot tell it."""
+    """The report as of now; residency is left out where the kernel cannot tell it.
+
+    `in_run_loop`: how many conversions the vCPUs made in the host's fast path.
+    """
     try:
         residency = memory.residency()
     except HostLacksError:
@@ -82,6 +110,8 @@ def collect(
         launch,
         expected_digest,
         dict(memory.counts),
+        dict(memory.converted_bytes),
+        in_run_loop,
         tuple(memory.failures),
         memory.page_states(),
         residency,

@@ -40,12 +40,12 @@ def make_result(
         console_bytes=console.total,
         console_bytes_unread=console.unread,
         unclaimed_ports=dict(assembly.board.ports.unclaimed),
-        memory=_memory_report(config, assembly, threads),
+        memory=_memory_report(config, assembly, threads, exits["CONVERTED"]),
     )
 
 
 def _memory_report(
-    config: MachineConfig, assembly: Assembly, threads: Sequence[VcpuThread]
+    config: MachineConfig, assembly: Assembly, threads: Sequence[VcpuThread], in_run_loop: int
 ) -> MemoryReport | None:
     launch, private = assembly.launch, config.private
     if launch is None or private is None:
@@ -54,5 +54,9 @@ def _memory_report(
 
     refused = [thread.refused for thread in threads if thread.refused is not None]
     return collect(
-        assembly.memory, launch.report, private.expected_digest, next(iter(refused), None)
+        assembly.memory,
+        in_run_loop,
+        launch.report,
+        private.expected_digest,
+        next(iter(refused), None),
     )
