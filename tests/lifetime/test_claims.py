@@ -12,6 +12,8 @@ from pyvmm.lifetime.locks import Protection
 from pyvmm.lifetime.universe import SMALL
 from pyvmm.rules.lifecycle import Effect, Event
 
+from .gathered import LITTLE
+
 pytestmark = pytest.mark.slow
 
 EXPECTED = {
@@ -31,7 +33,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def judged() -> dict[str, Judgement]:
-    return {each.name: each for each in judge_all(Evidence(SMALL, (2,)))}
+    return {each.name: each for each in judge_all(LITTLE)}
 
 
 def test_the_verdicts(judged: dict[str, Judgement]) -> None:

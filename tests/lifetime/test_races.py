@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import combinations
 
 import pytest
@@ -20,6 +19,8 @@ from pyvmm.lifetime.races import (
     scenarios,
     start_cells,
 )
+
+from .gathered import LITTLE, WHOLE
 
 FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
     (Locking.MAINLINE, Protection.SLOTS_LOCK): {
@@ -45,9 +46,8 @@ FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
 }  # fmt: skip
 
 
-@cache
 def pairs(locking: Locking, *dropped: Protection) -> Races:
-    return run_races(locking, scenarios((2,)), dropped=frozenset(dropped))
+    return LITTLE.raced(locking, *dropped)
 
 
 @pytest.mark.parametrize("locking", [Locking.MAINLINE, Locking.PROPOSAL], ids=lambda x: x.name)
@@ -61,9 +61,9 @@ def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("locking", [Locking.MAINLINE, Locking.PROPOSAL], ids=lambda x: x.name)
 def test_three_operations_at_a_time_do_no_harm(locking: Locking) -> None:
-    found = run_races(locking, scenarios((3,)))
+    found = WHOLE.raced(locking)
     assert not found.harms
-    assert found.scenarios == 4 * 120 + 165
+    assert found.scenarios == 4 * (36 + 120) + 45 + 165
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import UsageError
-from pyvmm.lifetime.claims import Evidence
-from pyvmm.lifetime.universe import SMALL
 from pyvmm.lifetime.writeup import generated, put
+
+from .gathered import LITTLE, WHOLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lifetime.md"
 
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "lifetime.md"
 @pytest.mark.slow
 def test_the_write_up_has_what_is_generated_now() -> None:
     document = DOCUMENT.read_text(encoding="utf-8")
-    assert put(document, generated(Evidence())) == document
+    assert put(document, generated(WHOLE)) == document
 
 
 def test_parts_are_put_between_their_markers() -> None:
@@ -33,7 +33,7 @@ def test_parts_are_put_between_their_markers() -> None:
 
 @pytest.mark.slow
 def test_a_property_that_fails_has_its_story_and_every_claim_a_verdict() -> None:
-    parts = generated(Evidence(SMALL, (2,)))
+    parts = generated(LITTLE)
     rows = parts["properties"].splitlines()
     assert len({row.count("|") for row in rows}) == 1
     leak = next(row for row in rows if "contents-stay" in row)

@@ -1,0 +1,10 @@
+"""Evidence that several tests look at: an exploration of the standard universe takes seconds."""
+
+from __future__ import annotations
+
+from pyvmm.lifetime.claims import Evidence
+from pyvmm.lifetime.universe import SMALL
+
+WHOLE = Evidence()
+"""What the write-up rests on."""
+LITTLE = Evidence(SMALL, (2,))
