@@ -86,7 +86,7 @@ def guest(
         system = stack.enter_context(host())
         vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
         vm.enable_hypercall_exits(1 << _MAP_GPA_RANGE)
-        memory = GuestMemory(vm)
+        memory = GuestMemory(vm, honours_touches=fast)
         program = MemoryRegion(0, GpaRange(0, CODE_SIZE), two_sided=False, what="code")
         shared = stack.enter_context(SharedMemory(system, vm, program))
         memory.add(shared.sides)

@@ -138,7 +138,8 @@ class ServedSpan:
     Its shared side is mapped at `hva`; its private side begins at the file offset
     `guest_memfd_offset` of `guest_memfd`. Without a private side, pages that the guest touches
     while their attribute is private become shared, the `touch_block` bytes around them at once: a
-    power of two, at least a page.
+    power of two, at least a page. `missing`: the span's memslot, which is not there; all attributes
+    are private, and the guest's first access sets it.
     """
 
     gpa: int
@@ -147,15 +148,20 @@ class ServedSpan:
     guest_memfd: GuestMemfd | None = None
     guest_memfd_offset: int = 0
     touch_block: int = 0
+    missing: Memslot | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A conversion that a vCPU's thread made by itself: [gpa, gpa + size), bytes, page-aligned."""
+    """A conversion that a vCPU's thread made by itself: [gpa, gpa + size), bytes, page-aligned.
+
+    `plugged`: that is the whole of a span, whose memslot was missing and has been set.
+    """
 
     gpa: int
     size: int
     private: bool
+    plugged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

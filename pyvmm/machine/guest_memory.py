@@ -130,8 +130,10 @@ class GuestMemory:
         spans: list[ServedSpan] = []
         if not self._listeners:
             for slot, sides in self._sides.items():
-                span = sides.served_span(touches=self._honours_touches)
-                if span is not None and slot not in self._unplugged:
+                span = sides.served_span(
+                    touches=self._honours_touches, missing=slot in self._unplugged
+                )
+                if span is not None:
                     spans.append(span)
         # What a host's fast path cannot take goes the long way.
         self._vm.conversions.serve(spans[:MOST_SERVED_SPANS])
@@ -322,9 +324,7 @@ class GuestMemory:
         sides = self._unplugged_at(request.gpa)
         if sides is not None:
             self._vm.set_memslot(sides.memslot())
-            del self._unplugged[sides.region.slot]
-            self._regions = self._regions.with_region(sides.region)
-            self._states.set(sides.region.range, PageState.PRIVATE)
+            self._note_plugged(sides)
             self._serve()
             self._count(request)
             return
@@ -332,6 +332,11 @@ class GuestMemory:
         if isinstance(planned, Refusal):
             raise _refused(request, planned)
         self._execute(planned)
+
+    def _note_plugged(self, sides: MemorySides) -> None:
+        del self._unplugged[sides.region.slot]
+        self._regions = self._regions.with_region(sides.region)
+        self._states.set(sides.region.range, PageState.PRIVATE)
 
     def _unplugged_at(self, gpa: int) -> MemorySides | None:
         unplugged = self._unplugged.values()
@@ -349,6 +354,10 @@ class GuestMemory:
     def _catch_up(self) -> None:
         """Note down what vCPUs have converted by themselves."""
         for done in self._vm.conversions.drain():
+            sides = self._unplugged_at(done.gpa) if done.plugged else None
+            if sides is not None:
+                self._note_plugged(sides)
+                continue
             state = PageState.PRIVATE if done.private else PageState.SHARED
             self._states.set(GpaRange(done.gpa, done.gpa + done.size), state)
 

@@ -40,16 +40,24 @@ class MemorySides:
         """What deletes the slot (api.rst 4.35: a size of 0)."""
         return replace(self._memslot, size=0)
 
-    def served_span(self, *, touches: bool) -> ServedSpan | None:
+    def served_span(self, *, touches: bool, missing: bool = False) -> ServedSpan | None:
         """For the host's fast path; None where there is nothing for it to do.
 
-        `touches`: what the guest touches of memory without a private side becomes shared.
+        `touches`: what the guest touches of memory without a private side becomes shared, and a
+        memslot that is `missing` is set.
         """
         gpa, size = self.region.range.start, self.region.range.size
         if self.region.two_sided:
             memslot = self._memslot
+            if missing and not touches:
+                return None
             return ServedSpan(
-                gpa, size, memslot.hva, memslot.guest_memfd, memslot.guest_memfd_offset
+                gpa,
+                size,
+                memslot.hva,
+                memslot.guest_memfd,
+                memslot.guest_memfd_offset,
+                missing=memslot if missing else None,
             )
         return ServedSpan(gpa, size, self._memslot.hva, touch_block=PAGE_SIZE) if touches else None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import threading
+from dataclasses import replace
 
 import pytest
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import InternalError, SystemCallError, UsageError
 from pyvmm.hosts import exits
-from pyvmm.hosts.interface import Converted, ServedSpan
+from pyvmm.hosts.capabilities import MemoryAttribute
+from pyvmm.hosts.interface import Converted, Memslot, ServedSpan
 from pyvmm.hosts.kvm.binding import lib, new
 from pyvmm.hosts.kvm.constants import ExitReason
 from pyvmm.hosts.kvm.conversions import JOURNAL_ENTRIES, MOST_SPANS
@@ -250,6 +252,82 @@ def test_what_is_touched_becomes_shared_in_blocks(private_guest: MakePrivateGues
     assert not touch(vm, GIB + PAGE)
 
 
+def missing_span(made_of: ServedSpan, slot: int) -> ServedSpan:
+    memslot = Memslot(
+        slot,
+        made_of.gpa,
+        made_of.size,
+        made_of.hva,
+        guest_memfd=made_of.guest_memfd,
+        guest_memfd_offset=made_of.guest_memfd_offset,
+    )
+    return replace(made_of, missing=memslot)
+
+
+def test_a_missing_memslot_is_set_by_the_first_private_touch(
+    system: System, guest: MakeGuest
+) -> None:
+    vm = guest(SPIN).vm
+    gpa = 4 * GIB
+    with system.map_anonymous(4 * PAGE) as ram, vm.create_guest_memfd(8 * PAGE) as file:
+        plain = ServedSpan(gpa, 4 * PAGE, ram.hva, file, 2 * PAGE)
+        span = missing_span(plain, 7)
+        vm.conversions.serve([span])
+        assert not touch(vm, gpa - PAGE), "before the span"
+        assert not touch(vm, gpa, 0), "a shared access"
+        assert not take(vm, gpa, 1, TO_SHARED), "there is no memory to convert"
+        assert vm.conversions.drain() == []
+        assert touch(vm, gpa + PAGE)
+        assert not touch(vm, gpa + PAGE), "it is there now"
+        assert vm.conversions.drain() == [Converted(gpa, 4 * PAGE, True, plugged=True)]
+        # The kernel has it: nothing else fits there, and the file's range is bound.
+        overlapping = Memslot(8, gpa + PAGE, PAGE, ram.hva)
+        with pytest.raises(SystemCallError, match="EEXIST"):
+            vm.set_memslot(overlapping)
+        assert span.missing is not None
+        vm.set_memslot(replace(span.missing, size=0))
+        vm.set_memslot(overlapping)
+        vm.conversions.serve([span])
+        assert not touch(vm, gpa), "what KVM refuses is left to Python"
+        assert vm.conversions.drain() == []
+        vm.conversions.serve([])
+        vm.set_memslot(replace(overlapping, size=0))
+
+
+def test_a_guest_plugs_memory_in_without_an_exit(private_guest: MakePrivateGuest) -> None:
+    first, second = DATA, DATA + 4 * PAGE
+    made = private_guest(
+        store(first + PAGE, 0x1111)
+        + convert(first, 4, TO_SHARED)
+        + OUT_EAX
+        + report(first + PAGE)
+        + convert(first, 4, TO_PRIVATE)
+        + store(second, 0x2222)
+        + report(second)
+        + FINISH
+    )
+    vm = made.vm
+    file = made.file
+    whole = Memslot(0, 0, RAM_SIZE, made.ram.hva, guest_memfd=file, guest_memfd_offset=FILE_OFFSET)
+    vm.set_memslot(replace(whole, size=0))
+    vm.set_memslot(replace(whole, size=DATA))
+    vm.set_memory_attributes(first, 8 * PAGE, MemoryAttribute.PRIVATE)
+    vm.conversions.serve(
+        [missing_span(made.span(gpa, 4 * PAGE), slot)
+         for slot, gpa in ((1, first), (2, second))]
+    )  # fmt: skip
+    assert [made.vcpu.run() for _ in range(3)] == [told(0), told(0), told(0x2222)]
+    assert made.vcpu.run() == exits.IoOut(0x62, 1, 1, b"\x22")
+    assert made.vcpu.exit_counts() == {"IO": 4, "CONVERTED": 4} | completions(made)
+    # That a slot has come is not forgotten for a conversion of all of it.
+    assert vm.conversions.drain() == [
+        Converted(first, 4 * PAGE, True, plugged=True),
+        Converted(first, 4 * PAGE, True),
+        Converted(second, 4 * PAGE, True, plugged=True),
+    ]
+    assert made.private_size(second, 4 * PAGE) == PAGE
+
+
 def test_nothing_is_noted_where_the_attributes_are_refused(
     system: System, guest: MakeGuest
 ) -> None:
@@ -387,6 +465,9 @@ def test_spans_that_cannot_be(system: System, guest: MakeGuest) -> None:
             [ServedSpan(0, PAGE, 0)],
             [ServedSpan(0, PAGE, 0, touch_block=PAGE // 2)],
             [ServedSpan(0, PAGE, 0, touch_block=3 * PAGE)],
+            [missing_span(replace(span(0), guest_memfd=None, touch_block=PAGE), 1)],
+            [replace(missing_span(span(0), 1), size=2 * PAGE)],
+            [replace(missing_span(span(0), 1), guest_memfd_offset=PAGE)],
         ):
             with pytest.raises(UsageError):
                 vm.conversions.serve(bad)

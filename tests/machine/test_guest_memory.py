@@ -362,6 +362,29 @@ def test_touching_an_unplugged_region_plugs_it_private(memory: GuestMemory, kern
     assert [span.gpa for span in kernel.served] == [0, MORE_RAM.start]
 
 
+def test_a_region_that_a_vcpu_has_plugged_in_is_known(kernel: Kernel) -> None:
+    memory = GuestMemory(cast(Vm, kernel), honours_touches=True)
+    memory.add(sides(kernel, MemoryRegion(0, RAM, True, "RAM"), 0))
+    memory.add(sides(kernel, MemoryRegion(1, MORE_RAM, True, "RAM"), RAM.size))
+    assert [span.missing for span in kernel.served] == [None, None]
+    memory.unplug(1)
+    memslot = memory.sides()[1].memslot()
+    assert [span.missing for span in kernel.served] == [None, memslot]
+    kernel.fast = [
+        Converted(MORE_RAM.start, MORE_RAM.size, True, plugged=True),
+        Converted(MORE_RAM.start, PAGE_SIZE, False),
+    ]
+    kernel.calls.clear()
+    assert memory.state_at(MORE_RAM.start) is PageState.SHARED
+    assert memory.state_at(MORE_RAM.start + PAGE_SIZE) is PageState.PRIVATE
+    assert kernel.calls == []
+    memory.convert(MORE_RAM.start, MORE_RAM.size, Side.SHARED)
+    memory.unplug(1)
+    assert [span.missing for span in kernel.served] == [None, memslot]
+    memory.listen(Device(kernel))
+    assert kernel.served == [], "who has to be told is told first"
+
+
 def test_what_is_unplugged_is_no_memory_to_convert(memory: GuestMemory, kernel: Kernel) -> None:
     memory.unplug(1)
     before = states(memory)

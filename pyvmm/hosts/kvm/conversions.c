@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #define KVM_SET_MEMORY_ATTRIBUTES 0x4020aed2UL
+#define KVM_SET_USER_MEMORY_REGION2 0x40a0ae49UL
 #define ATTRIBUTE_PRIVATE (1ULL << 3)
 
 /* The hypercall (Documentation/virt/kvm/x86/hypercalls.rst): GPA, number of pages, attributes. */
@@ -134,11 +135,11 @@ static bool read_request(const struct kvm_run *run, struct request *request)
     return request->size <= UINT64_MAX - gpa;
 }
 
-static const struct pyvmm_served_span *span_of(const struct pyvmm_conversions *conversions,
-                                               const struct request *request)
+static struct pyvmm_served_span *span_of(struct pyvmm_conversions *conversions,
+                                         const struct request *request)
 {
     for (uint32_t i = 0; i < conversions->served; i++) {
-        const struct pyvmm_served_span *span = &conversions->spans[i];
+        struct pyvmm_served_span *span = &conversions->spans[i];
         if (request->gpa >= span->gpa && request->size <= span->size &&
             request->gpa - span->gpa <= span->size - request->size)
             return span;
@@ -189,7 +190,7 @@ static void forget_covered(struct pyvmm_conversions *conversions, const struct r
 {
     while (conversions->held > 0) {
         const struct pyvmm_converted *last = &conversions->journal[conversions->held - 1];
-        if (last->gpa < request->gpa ||
+        if (last->plugged != 0 || last->gpa < request->gpa ||
             last->gpa + last->size > request->gpa + request->size)
             return;
         conversions->held--;
@@ -202,7 +203,7 @@ static bool join_last(struct pyvmm_conversions *conversions, const struct reques
     if (conversions->held == 0)
         return false;
     struct pyvmm_converted *last = &conversions->journal[conversions->held - 1];
-    if ((last->is_private != 0) != request->to_private)
+    if (last->plugged != 0 || (last->is_private != 0) != request->to_private)
         return false;
     uint64_t end = request->gpa + request->size;
     if (request->gpa > last->gpa + last->size || end < last->gpa)
@@ -226,7 +227,8 @@ static bool convert(struct pyvmm_conversions *conversions, const struct request 
 {
     const struct pyvmm_served_span *span = span_of(conversions, request);
     /* Before anything changes: what cannot be noted must not be done. */
-    if (span == NULL || span->guest_memfd < 0 || conversions->held == PYVMM_JOURNAL_ENTRIES)
+    if (span == NULL || span->guest_memfd < 0 || span->slot != PYVMM_PLUGGED ||
+        conversions->held == PYVMM_JOURNAL_ENTRIES)
         return false;
     if (!set_attributes(conversions->vm_fd, request))
         return false;
@@ -260,17 +262,45 @@ static struct request block_around(const struct pyvmm_served_span *span, uint64_
     return (struct request){start, end - start, false};
 }
 
-static bool make_touched_shared(struct pyvmm_conversions *conversions, const struct kvm_run *run)
+static bool make_shared(struct pyvmm_conversions *conversions,
+                        const struct pyvmm_served_span *span, uint64_t gpa)
 {
-    struct request touched = {run->u.memory_fault.gpa, run->u.memory_fault.size, false};
-    const struct pyvmm_served_span *span = span_of(conversions, &touched);
-    if (span == NULL || span->guest_memfd >= 0 || conversions->held == PYVMM_JOURNAL_ENTRIES)
-        return false;
-    struct request block = block_around(span, touched.gpa);
+    struct request block = block_around(span, gpa);
     if (!set_attributes(conversions->vm_fd, &block))
         return false;
     note(conversions, &block);
     return true;
+}
+
+/* The span is as any other from here on. */
+static bool plug(struct pyvmm_conversions *conversions, struct pyvmm_served_span *span)
+{
+    struct kvm_userspace_memory_region2 region = {
+        .slot = span->slot,
+        .flags = span->slot_flags,
+        .guest_phys_addr = span->gpa,
+        .memory_size = span->size,
+        .userspace_addr = span->hva,
+        .guest_memfd_offset = span->guest_memfd_offset,
+        .guest_memfd = (uint32_t)span->guest_memfd,
+    };
+    if (ioctl(conversions->vm_fd, KVM_SET_USER_MEMORY_REGION2, &region) != 0)
+        return false;
+    conversions->journal[conversions->held++] = (struct pyvmm_converted){
+        .gpa = span->gpa, .size = span->size, .is_private = true, .plugged = true};
+    span->slot = PYVMM_PLUGGED;
+    return true;
+}
+
+static bool satisfy_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
+{
+    struct request touched = {run->u.memory_fault.gpa, run->u.memory_fault.size, false};
+    struct pyvmm_served_span *span = span_of(conversions, &touched);
+    if (span == NULL || conversions->held == PYVMM_JOURNAL_ENTRIES)
+        return false;
+    if (span->guest_memfd < 0)
+        return make_shared(conversions, span, touched.gpa);
+    return span->slot != PYVMM_PLUGGED && plug(conversions, span);
 }
 
 bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
@@ -279,7 +309,7 @@ bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const s
         run->u.memory_fault.flags != ATTRIBUTE_PRIVATE ||
         pthread_mutex_lock(&conversions->lock) != 0)
         return false;
-    bool done = make_touched_shared(conversions, run);
+    bool done = satisfy_touch(conversions, run);
     pthread_mutex_unlock(&conversions->lock);
     return done;
 }

@@ -12,11 +12,14 @@ struct pyvmm_conversions;
 
 #define PYVMM_SERVED_SPANS 8
 #define PYVMM_JOURNAL_ENTRIES 4096
+/* slot of a span that has its memslot */
+#define PYVMM_PLUGGED 0xffffffffU
 
 /*
  * [gpa, gpa + size): shared side mapped at `hva`, private side in the file from the offset on. Where
  * there is no file (-1), pages that are touched while they are marked private become shared, the
- * `touch_block` bytes around them at once (a power of two).
+ * `touch_block` bytes around them at once (a power of two). Where `slot` is a number, that memslot is
+ * missing, all pages are marked private, and the first private access sets it, with `slot_flags`.
  */
 struct pyvmm_served_span {
     uint64_t gpa;
@@ -25,14 +28,17 @@ struct pyvmm_served_span {
     uint64_t guest_memfd_offset;
     uint64_t touch_block;
     int32_t guest_memfd;
+    uint32_t slot;
+    uint32_t slot_flags;
     uint32_t pad;
 };
 
+/* `plugged`: all of a span, whose memslot is set now. */
 struct pyvmm_converted {
     uint64_t gpa;
     uint64_t size;
     uint32_t is_private;
-    uint32_t pad;
+    uint32_t plugged;
 };
 
 /* One per VM. It does not own the VM's fd, nor anything that a span names. */
@@ -58,7 +64,7 @@ uint32_t pyvmm_conversions_drain(struct pyvmm_conversions *conversions,
  */
 bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run);
 /*
- * Makes what the KVM_EXIT_MEMORY_FAULT in `run` touched shared, if a span says so: it is marked
- * private and has no private side. The vCPU then tries again.
+ * Does about the KVM_EXIT_MEMORY_FAULT in `run` what a span says: what was touched is marked private,
+ * and has no private side and becomes shared; or no memslot, and gets it. The vCPU then tries again.
  */
 bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run);

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pyvmm.errors import InternalError, SystemCallError, UsageError
-from pyvmm.hosts.interface import Converted, ServedSpan
+from pyvmm.hosts.interface import Converted, Memslot, MemslotFlag, ServedSpan
 from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
 from pyvmm.hosts.kvm.guest_memory import GuestMemfd
 from pyvmm.hosts.owner import Owner
@@ -48,6 +48,10 @@ class FastConversions(Owner):
             row.guest_memfd = _fd_of(span, attempt)
             row.guest_memfd_offset = span.guest_memfd_offset
             row.touch_block = span.touch_block
+            row.slot = lib.PYVMM_PLUGGED
+            if span.missing is not None:
+                row.slot = span.missing.slot
+                row.slot_flags = span.missing.flags | MemslotFlag.GUEST_MEMFD
         if lib.pyvmm_conversions_serve(self.raw, rows, len(spans)):
             raise InternalError(attempt, "the VM has been closed")
 
@@ -82,7 +86,7 @@ class FastConversions(Owner):
             rows = self._room = new("struct pyvmm_converted[]", JOURNAL_ENTRIES)
         count = lib.pyvmm_conversions_drain(self.raw, rows)
         return [
-            Converted(row.gpa, row.size, bool(row.is_private))
+            Converted(row.gpa, row.size, bool(row.is_private), bool(row.plugged))
             for row in (rows[i] for i in range(count))
         ]
 
@@ -106,8 +110,17 @@ def _require_apart(spans: Sequence[ServedSpan], attempt: str) -> None:
             raise UsageError(attempt, f"the one at {span.gpa:#x} has neither a file nor a block")
         if file is not None and span.guest_memfd_offset + span.size > file.size:
             raise UsageError(attempt, f"the one at {span.gpa:#x} reaches beyond its guest_memfd")
+        if span.missing is not None and not _is_of(span, span.missing):
+            raise UsageError(attempt, f"the one at {span.gpa:#x} is not what its memslot would be")
     if end >= 1 << 64:
         raise UsageError(attempt, "the last one reaches beyond the 64-bit addresses")
+
+
+def _is_of(span: ServedSpan, memslot: Memslot) -> bool:
+    if span.guest_memfd is None or span.guest_memfd is not memslot.guest_memfd:
+        return False
+    where = (span.gpa, span.size, span.hva, span.guest_memfd_offset)
+    return where == (memslot.gpa, memslot.size, memslot.hva, memslot.guest_memfd_offset)
 
 
 def _fd_of(span: ServedSpan, attempt: str) -> int:
