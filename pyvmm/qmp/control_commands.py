@@ -16,6 +16,7 @@ from pyvmm.machine.config import HostChoice
 from pyvmm.machine.ending import EndingKind, Requester
 from pyvmm.machine.events import Ended, MachineEvent
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
+from pyvmm.qmp.dump_command import is_held_for_dump, refuse_while_dumping
 from pyvmm.qmp.stats_commands import vcpu_path
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def run_state(machine: Machine) -> str:
         return _STATUS_OF_END.get(machine.ending.kind, "shutdown")
     if not machine.has_run:
         return "prelaunch"
-    return "paused" if machine.is_paused else "running"
+    if machine.is_paused:
+        return "paused"
+    return "save-vm" if is_held_for_dump(machine) else "running"
 
 
 async def _query_status(machine: Machine, _arguments: Arguments) -> object:
@@ -71,6 +74,7 @@ async def _query_status(machine: Machine, _arguments: Arguments) -> object:
 
 
 async def _stop(machine: Machine, _arguments: Arguments) -> object:
+    refuse_while_dumping(machine)
     await machine.pause()
     return {}
 
@@ -78,11 +82,14 @@ async def _stop(machine: Machine, _arguments: Arguments) -> object:
 async def _cont(machine: Machine, _arguments: Arguments) -> object:
     if machine.ending is not None:
         raise CommandError("Resetting the Virtual Machine is required")
+    refuse_while_dumping(machine)
     machine.resume()
     return {}
 
 
 async def _system_reset(machine: Machine, _arguments: Arguments) -> object:
+    # QEMU aborts: "invalid runstate transition: 'save-vm' -> 'prelaunch'".
+    refuse_while_dumping(machine)
     await machine.reset()
     return {}
 

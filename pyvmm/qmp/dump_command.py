@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.registers import Cr0
-from pyvmm.machine.events import Dumped
+from pyvmm.machine.events import Dumped, Paused, Resumed
 from pyvmm.machine.memory_reading import contents
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.mappings import LinearRun, mapped_runs
@@ -42,10 +43,14 @@ class _Order:
 
 
 class _Dump:
-    """A dump: what `query-dump` tells of it. `error` is why it failed."""
+    """A dump: what `query-dump` tells of it. `error` is why it failed.
+
+    `holds_guest`: the guest would run if it were not for the dump.
+    """
 
     def __init__(self) -> None:
         self.is_active = True
+        self.holds_guest = False
         self.total = 0
         self.completed = 0
         self.error: str | None = "the dump was interrupted"
@@ -61,6 +66,22 @@ _DUMPS: WeakKeyDictionary[Machine, _Dump] = WeakKeyDictionary()
 """Each machine's last dump."""
 
 
+def refuse_while_dumping(machine: Machine) -> None:
+    """For commands that would change what is being dumped, or whether the guest runs.
+
+    Raises `CommandError`, in the words with which QEMU refuses ``stop`` and ``cont`` then.
+    """
+    dump = _DUMPS.get(machine)
+    if dump is not None and dump.is_active:
+        raise CommandError("There is a dump in process, please wait.")
+
+
+def is_held_for_dump(machine: Machine) -> bool:
+    """Whether the guest stands still for a dump, and runs on after it: RunState ``save-vm``."""
+    dump = _DUMPS.get(machine)
+    return dump is not None and dump.is_active and dump.holds_guest
+
+
 async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
     """Write the core; the guest stands still meanwhile, as in QEMU.
 
@@ -68,9 +89,7 @@ async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
     answer comes when the file has been opened; the rest is done beside the guest.
     """
     order = _Order(_path(arguments["protocol"]), _asked(arguments), arguments["paging"])
-    before = _DUMPS.get(machine)
-    if before is not None and before.is_active:
-        raise CommandError("There is a dump in process, please wait.")
+    refuse_while_dumping(machine)
     dump = _DUMPS[machine] = _Dump()
     if not arguments.get("detach", False):
         await _carry_out(machine, order, dump, trio.Event())
@@ -96,26 +115,48 @@ async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
 async def _carry_out(machine: Machine, order: _Order, dump: _Dump, begun: trio.Event) -> None:
     """Do it all; `begun` when there is a file, from when on the end is told as an event."""
     try:
-        async with machine.frozen():
-            vcpus = [
-                await machine.on_vcpu(index, partial(_core_vcpu, index))
-                for index in range(machine.config.cpus)
-            ]
-            lay_out = partial(_lay_out, machine.memory, vcpus, order)
-            laid_out = await trio.to_thread.run_sync(lay_out)
-            dump.total = sum(one.memory.size for one in laid_out.contents)
-            with await trio.to_thread.run_sync(MemoryFile, order.path, _MODE) as file:
-                begun.set()
-                write = partial(_write, file, laid_out, machine.memory, dump)
-                await trio.to_thread.run_sync(write)
-        dump.error = None
-    except (CommandError, PyvmmError) as failure:
-        dump.error = str(failure)
-        raise
+        async with _held(machine, dump):
+            try:
+                await _dump_to_file(machine, order, dump, begun)
+                dump.error = None
+            except (CommandError, PyvmmError) as failure:
+                dump.error = str(failure)
+                raise
+            finally:
+                dump.is_active = False
+                if begun.is_set():
+                    machine.tell(Dumped(dump.total, dump.completed, dump.error))
     finally:
-        dump.is_active = False
-        if begun.is_set():
-            machine.tell(Dumped(dump.total, dump.completed, dump.error))
+        dump.is_active = False  # It may not have come to stand still.
+
+
+@asynccontextmanager
+async def _held(machine: Machine, dump: _Dump) -> AsyncIterator[None]:
+    """Inside of it the guest stands still; where it ran, that is told, as by QEMU."""
+    async with machine.frozen():
+        dump.holds_guest = not machine.is_paused and machine.ending is None
+        if dump.holds_guest:
+            machine.tell(Paused())
+        try:
+            yield
+        finally:
+            # From the terminal it may have been paused, or ended, meanwhile.
+            if dump.holds_guest and not machine.is_paused and machine.ending is None:
+                machine.tell(Resumed())
+
+
+async def _dump_to_file(machine: Machine, order: _Order, dump: _Dump, begun: trio.Event) -> None:
+    vcpus = [
+        await machine.on_vcpu(index, partial(_core_vcpu, index))
+        for index in range(machine.config.cpus)
+    ]
+    lay_out = partial(_lay_out, machine.memory, vcpus, order)
+    laid_out = await trio.to_thread.run_sync(lay_out)
+    dump.total = sum(one.memory.size for one in laid_out.contents)
+    with await trio.to_thread.run_sync(MemoryFile, order.path, _MODE) as file:
+        begun.set()
+        write = partial(_write, file, laid_out, machine.memory, dump)
+        await trio.to_thread.run_sync(write)
 
 
 def _path(protocol: str) -> str:

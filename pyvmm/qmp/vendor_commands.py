@@ -15,6 +15,7 @@ from pyvmm.errors import ConversionRefusedError, HostLacksError, InternalError
 from pyvmm.memory.conversion import Refusal, Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
+from pyvmm.qmp.dump_command import refuse_while_dumping
 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
@@ -70,6 +71,7 @@ async def convert(machine: Machine, arguments: Arguments) -> object:
     start, size = arguments["start"], arguments["size"]
     if machine.config.private is None:
         raise CommandError("NO_PRIVATE_MEMORY: the machine was made without private memory")
+    refuse_while_dumping(machine)
     memory = machine.memory
     if arguments["to"] == _WITHHELD:
         change = partial(memory.withhold, start, size)
