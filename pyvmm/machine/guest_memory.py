@@ -108,8 +108,8 @@ class GuestMemory:
         """Delete a region's memslot; the guest finds nothing there any more."""
         with self._exclusive():
             sides = self._sides.pop(slot)
-            self._vm.set_memslot(sides.no_memslot())
             if self._unplugged.pop(slot, None) is None:
+                self._vm.set_memslot(sides.no_memslot())
                 self._regions = self._regions.without(sides.region)
             self._states.remove(sides.region.range)
             self._serve()
