@@ -30,7 +30,7 @@ from tests.differential.guests import MMIO, RunningGuest, told
 LOW = GpaRange(0x10000, 0x14000)
 HIGH = GpaRange(0x80000, 0x88000)
 LOW_SLOT, HIGH_SLOT = 3, 7
-LOW_OFFSET, HIGH_OFFSET = 0x8000, 0
+LOW_OFFSET, HIGH_OFFSET = 0, 0x4000
 FILE_SIZE = 0xC000
 HIGH_PRIVATE, HIGH_SHARED = HIGH.start + 2 * PAGE_SIZE, HIGH.start + 5 * PAGE_SIZE
 LOW_PRIVATE, LOW_SHARED = LOW.start + PAGE_SIZE, LOW.start + 3 * PAGE_SIZE
