@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from contextlib import contextmanager
 
 from pyvmm.errors import ConversionRefusedError, PyvmmError
 from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
 from pyvmm.machine.attributes import set_attributes
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
+from pyvmm.machine.memory_listener import MemoryListener
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import (
     ConversionPlan,
@@ -40,21 +41,6 @@ from pyvmm.memory.page_map import page_map
 from pyvmm.memory.page_states import PageRun, PageState, PageStates
 from pyvmm.memory.regions import RegionTable
 from pyvmm.memory.residency import Residency
-
-
-class MemoryListener(Protocol):
-    """A device that reaches guest memory by itself: told of every page that comes or goes.
-
-    It is called under the lock of all conversions: it must not ask `GuestMemory` anything.
-    """
-
-    def leaving(self, range_: GpaRange) -> None:
-        """`range_` is about to become private: let go of it before returning."""
-        ...
-
-    def joined(self, range_: GpaRange) -> None:
-        """`range_` has become shared and can be used."""
-        ...
 
 
 class GuestMemory:
@@ -348,8 +334,12 @@ class GuestMemory:
 
     # -- under the lock --
 
-    def _exclusive(self) -> _Exclusive:
-        return _Exclusive(self)
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """The lock on all conversions of the VM; what the fast path did is known inside."""
+        with self._vm.conversions.exclusive():
+            self._catch_up()
+            yield
 
     def _catch_up(self) -> None:
         """Note down what vCPUs have converted by themselves."""
@@ -395,25 +385,6 @@ class GuestMemory:
             else:
                 state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD
             self._states.set(part, state)
-
-
-class _Exclusive:
-    """The lock on all conversions of a VM; what the fast path did is known inside."""
-
-    def __init__(self, memory: GuestMemory) -> None:
-        self._memory = memory
-
-    def __enter__(self) -> None:
-        self._lock = self._memory._vm.conversions.exclusive()
-        self._lock.__enter__()
-        try:
-            self._memory._catch_up()
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
-
-    def __exit__(self, *_unused: object) -> None:
-        self._lock.__exit__(None, None, None)
 
 
 def _refused(request: ConversionRequest, refusal: Refusal) -> ConversionRefusedError:
