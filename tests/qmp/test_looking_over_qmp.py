@@ -37,8 +37,8 @@ def test_what_a_client_asks_for_it_gets(host: HostChoice, tmp_path: Path) -> Non
                 await trio.sleep(0.001)
             assert dump == {"status": "completed", "completed": 4 * MIB, "total": 4 * MIB}
             await talk.ask("query-status")
-            assert names(talk.events) == ["DUMP_COMPLETED", "DUMP_COMPLETED"]
-            assert talk.events[0]["data"] == {"result": dump}
+            assert names(talk.events) == ["STOP", "DUMP_COMPLETED", "RESUME"] * 2
+            assert talk.events[1]["data"] == {"result": dump}
             answer = await talk.ask("dump-guest-memory", **order | {"protocol": "file:/no/such/x"})
             assert "No such file" in answer["error"]["desc"]
 
