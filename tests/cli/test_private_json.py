@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .command import pyvmm
+
+pytestmark = pytest.mark.slow  # each starts a process
 
 PAGES = 16 * 256
 WINDOW = 2 * 256
