@@ -80,7 +80,7 @@ class Examination:
 def examine() -> Examination:
     """Ask this machine. Takes some tens of milliseconds; changes nothing; never raises."""
     uname = platform.uname()
-    host = f"{uname.system} {uname.release}, {uname.machine}, {os.cpu_count()} CPUs"
+    host = f"{uname.system} {uname.release}, {uname.machine}, {len(os.sched_getaffinity(0))} CPUs"
     findings: list[Finding] = []
     capabilities: Capabilities | None = None
     runs = False
