@@ -28,6 +28,7 @@ from pyvmm.hosts.interface import (
 )
 from pyvmm.hosts.kvm.binding import lib, new
 from pyvmm.hosts.kvm.constants import ExitReason
+from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.machine.guest_memory import GuestMemory
@@ -193,21 +194,25 @@ def test_every_page_is_noted_to_be_where_the_guest_finds_it(sides: Sides) -> Non
 
 @pytest.mark.kvm
 @BOTH
-def test_the_run_loop_gives_nothing_back_where_the_attributes_are_refused(to: Side) -> None:
-    """A VM of the default type has no private memory, on any host."""
+def test_the_run_loop_gives_nothing_back_where_the_attributes_cannot_be_set(to: Side) -> None:
+    """Its VM is a file, which has no attributes (ENOTTY)."""
     with KvmSystem() as kvm, kvm.create_vm() as vm, kvm.map_anonymous(PAGE_SIZE) as shared:
         if not kvm.capabilities().guest_memfd:
             pytest.skip("this host has no guest_memfd")
-        with vm.create_guest_memfd(PAGE_SIZE) as file, shared.view() as view:
+        with (
+            open("/dev/null", "rb") as no_vm,
+            FastConversions(no_vm.fileno()) as conversions,
+            vm.create_guest_memfd(PAGE_SIZE) as file,
+            shared.view() as view,
+        ):
             view[0] = 7
             file.allocate(0, PAGE_SIZE)
-            vm.conversions.serve([ServedSpan(RAM.start, PAGE_SIZE, shared.hva, file)])
+            conversions.serve([ServedSpan(RAM.start, PAGE_SIZE, shared.hva, file)])
             run = new("struct kvm_run *", {"exit_reason": ExitReason.HYPERCALL})
             run.u.hypercall.nr = KVM_HC_MAP_GPA_RANGE
             attributes = KVM_HC_PRIVATE if to is Side.PRIVATE else KVM_HC_SHARED
             run.u.hypercall.args = [RAM.start, 1, attributes, 0, 0, 0]
-            assert not lib.pyvmm_conversions_take(vm.conversions.raw, run)
-            vm.conversions.serve([])
-            assert vm.conversions.drain() == []
+            assert not lib.pyvmm_conversions_take(conversions.raw, run)
+            assert conversions.drain() == []
             assert view[0] == 7
             assert file.resident(0, PAGE_SIZE) == PAGE_SIZE
