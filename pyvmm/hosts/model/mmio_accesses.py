@@ -18,6 +18,9 @@ from pyvmm.hosts.model.engine import Engine
 _MOST = 32
 """More than one instruction makes: unaligned, a move of 8 bytes makes 2 reads and 8 writes."""
 
+_TRIES = 4
+"""How often a left instruction is begun again; a stop that comes from elsewhere may prevent it."""
+
 
 class MmioAccesses:
     """Those of one vCPU. `ask` hands an exit to the monitor, as in `DeviceAccess`."""
@@ -29,6 +32,7 @@ class MmioAccesses:
         self._again: list[tuple[Exit, int]] = []
         self._is_left = self._is_begun_again = False
         self._left_at = (-1, -1)
+        self._tries = 0
 
     def do(self, access: exits.MmioRead | exits.MmioWrite) -> int:
         """What an access gives; for a write it does not matter."""
@@ -67,6 +71,7 @@ class MmioAccesses:
         if left:
             self._is_begun_again = True
             self._left_at = self._place()
+            self._tries = _TRIES
         return left
 
     def _place(self) -> tuple[int, int]:
@@ -75,7 +80,10 @@ class MmioAccesses:
         return state.rip, state.register(instructions.RCX)
 
     def forget(self) -> None:
-        """An instruction has been executed: what was left is done, unless that came to nothing."""
-        if self._place() != self._left_at:
+        """The engine has run: what was left is done, unless it was stopped before it began."""
+        if not self.is_pending:
+            return
+        self._tries -= 1
+        if self._place() != self._left_at or not self._tries:
             self._is_begun_again = False
             self._again.clear()

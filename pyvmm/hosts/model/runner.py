@@ -189,6 +189,7 @@ class Runner:
             self._watch.on()
             try:
                 outcome = engine_.execute()
+                self._devices.accesses.forget()
                 while not self._dying and self._devices.accesses.take_left():
                     outcome = engine_.execute(1)
                     self._devices.accesses.forget()
