@@ -40,8 +40,9 @@ _EPILOG = f"""\
 exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
 69 the host lacks something; 70 internal error; 71 a system call failed; 77 no permission;
 80 the guest crashed; 81 it panicked; 82 an access to memory that is refused; 83 an exit that pyvmm
-cannot answer; 124 time limit; 130 interrupted. The firmware of a private run ends it with 60 where
-the launch digest is not the expected one, with 61 or 62 where it cannot start the guest.
+cannot answer; 124 time limit; 130 interrupted (quit over QMP: 0). The firmware of a private run
+ends it with 60 where the launch digest is not the expected one, with 61 or 62 where it cannot start
+the guest.
 On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
 """
 

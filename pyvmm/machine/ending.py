@@ -96,6 +96,8 @@ class Ending:
         """What ``pyvmm run`` ends with."""
         if self.kind is EndingKind.EXITED and self.status is not None:
             return self.status
+        if self.kind is EndingKind.INTERRUPTED and self.requester is Requester.QMP:
+            return ExitCode.OK  # As QEMU's: the program that drives it has ended it in order.
         return _EXIT_CODES[self.kind]
 
     @property
