@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyvmm.errors import HostLacksError
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model.address_space import VcpuServices
-from pyvmm.hosts.model.engine import Engine
+from pyvmm.hosts.model.engine import PAGE, Engine
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.mmio_accesses import MmioAccesses
 from pyvmm.hosts.model.string_input import StringInput
+
+_MISSING = {0xFEC00: "I/O APIC", 0xFEE00: "local APIC"}
+"""By page frame: what KVM's interrupt controllers have beside those of the model."""
 
 
 class DeviceAccess:
@@ -109,6 +113,7 @@ class DeviceAccess:
             try:
                 return int.from_bytes(self._memory.read_physical(gpa, size), "little")
             except NotMemoryError:
+                self._require_device(gpa)
                 return self.accesses.do(exits.MmioRead(gpa, size))
         except BaseException as failure:  # noqa: BLE001 - as above
             return self._fail(failure)
@@ -116,7 +121,21 @@ class DeviceAccess:
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
         """A write to such a page."""
         try:
+            self._require_device(gpa)
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
             self.accesses.do(exits.MmioWrite(gpa, data))
         except BaseException as failure:  # noqa: BLE001 - as above
             self._fail(failure)
+
+    def _require_device(self, gpa: int) -> None:
+        """Raises `HostLacksError` where a VM with controllers has one that the model lacks.
+
+        An undriven bus would answer instead, and who sends an interrupt would wait for ever.
+        """
+        missing = None if self._controllers is None else _MISSING.get(gpa // PAGE)
+        if missing is not None:
+            raise HostLacksError(
+                "run the guest on the model",
+                f"it uses its {missing} at {gpa:#x}; the model has an 8259 and an 8254 only",
+                "run it on a host with /dev/kvm",
+            )
