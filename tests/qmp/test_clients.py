@@ -73,7 +73,7 @@ async def drive(client: QMPClient) -> list[object]:
         ("stop", {"unexpected": 1}),
         ("human-monitor-command", {}),
         ("human-monitor-command", {"command-line": 5}),
-        ("pmemsave", {"val": "x", "size": 1, "filename": "f"}),
+        ("dump-guest-memory", {"paging": False, "protocol": "file:f", "begin": "x"}),
         ("query-stats", {"target": "nothing"}),
     ):
         with pytest.raises(ExecuteError) as caught:

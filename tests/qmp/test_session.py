@@ -131,16 +131,12 @@ AFTER: list[tuple[bytes, dict[str, Any]]] = [
     (b'{"execute": "pmemsave"}', error("Parameter 'val' is missing")),
     (b'{"execute": "pmemsave", "arguments": {"val": 0, "x": 1}}',
      error("Parameter 'size' is missing")),
-    (b'{"execute": "pmemsave", "arguments": {"val": "0"}}',
-     error("Invalid parameter type for 'val', expected: integer")),
-    (b'{"execute": "pmemsave", "arguments": {"val": true}}',
-     error("Invalid parameter type for 'val', expected: integer")),
-    (b'{"execute": "pmemsave", "arguments": {"val": 1.5}}',
-     error("Invalid parameter type for 'val', expected: integer")),
-    (b'{"execute": "pmemsave", "arguments": {"val": 9223372036854775808}}',
-     error("Invalid parameter type for 'val', expected: integer")),
-    (b'{"execute": "pmemsave", "arguments": {"val": null}}',
-     error("Invalid parameter type for 'val', expected: integer")),
+    *(
+        (b'{"execute": "dump-guest-memory", "arguments":'
+         b' {"paging": true, "protocol": "file:f", "begin": %s}}' % value,
+         error("Invalid parameter type for 'begin', expected: integer"))
+        for value in (b'"0"', b"true", b"1.5", b"9223372036854775808", b"null")
+    ),
     (b'{"execute": "pmemsave", "arguments": {"val": 0, "size": 1, "filename": []}}',
      error("Invalid parameter type for 'filename', expected: string")),
     (b'{"execute": "pmemsave", "arguments": {"x": 1, "val": 0, "size": 1, "filename": "f"}}',

@@ -191,6 +191,7 @@ def test_the_schemas_are_qemus(tmp_path: Path) -> None:
         return {
             one["target"]: (one["provider"], sorted(one["stats"], key=lambda stat: stat["name"]))
             for one in schemas
+            if one["provider"] == "kvm"  # Newer ones have others beside it.
         }
 
     async def main() -> None:
