@@ -118,7 +118,7 @@ def test_a_run_that_needs_an_apic_ends_with_one_line(tmp_path: Path) -> None:
     pointer: .word 23; .long table"""
     image = tmp_path / "apic.img"
     image.write_bytes(assemble(code, 16, 0x7C00))
-    outcome = pyvmm("run", image, "--host", "model", "--irqchip", "on", "--timeout", "60")
+    outcome = pyvmm("run", image, "--host", "model", "--irqchip", "on", "--timeout", "20")
     assert outcome.code == 69, outcome.err
     assert "local APIC at 0xfee00300" in outcome.err
     assert "Traceback" not in outcome.err
