@@ -138,6 +138,10 @@ def test_the_same_driver_gets_the_same_from_qemu(path: Path, tmp_path: Path) -> 
         of("QEMU", of_qemu)
     errors = [one for one in answers["QEMU"] if isinstance(one, tuple)]
     assert [one for one in answers["pyvmm"] if isinstance(one, tuple)] == errors
+    if not any(isinstance(one, dict) and "singlestep" in one for one in answers["QEMU"]):
+        for one in answers["pyvmm"]:  # Newer QEMUs do not tell it any more.
+            if isinstance(one, dict):
+                one.pop("singlestep", None)
     assert [shape(one) for one in answers["pyvmm"]] == [shape(one) for one in answers["QEMU"]]
     assert events["pyvmm"] == events["QEMU"]
 
