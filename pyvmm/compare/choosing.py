@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyvmm.compare.report import Absent
 from pyvmm.compare.subjects import (
+    QBOOT,
     PyvmmHost,
     PyvmmSubject,
     QemuAccelerator,
@@ -72,13 +73,26 @@ async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Abse
     absent: list[Absent] = []
     for machine in wanted.machines:
         for accelerator in wanted.accelerators or QemuAccelerator:
-            probed = await probe(program, Accelerator(accelerator.value), machine.value)
-            if probed.cpu is not None:
-                subject = QemuSubject(program, probed.version, accelerator, machine, probed.cpu)
+            subject, why = await _qemu(program, accelerator, machine)
+            if subject is not None:
                 found.append(subject)
                 continue
             name = f"{program} {accelerator.value} {machine.value}"
             if wanted.accelerators is not None:
-                raise HostLacksError(f"compare with {name}", probed.why, "leave it out of --accel")
-            absent.append(Absent(name, probed.why))
+                raise HostLacksError(f"compare with {name}", why, "leave it out of --accel")
+            absent.append(Absent(name, why))
     return found, absent
+
+
+async def _qemu(
+    program: str, accelerator: QemuAccelerator, machine: QemuMachine
+) -> tuple[QemuSubject | None, str]:
+    """What works, with the firmware that leaves RAM alone if QEMU has it; or why nothing does."""
+    why = ""
+    for firmware in (QBOOT, "") if machine is QemuMachine.MICROVM else ("",):
+        subject = QemuSubject(program, "", accelerator, machine, "", firmware=firmware)
+        probed = await probe(program, Accelerator(accelerator.value), subject.machine_option)
+        if probed.cpu is not None:
+            return replace(subject, version=probed.version, cpu=probed.cpu), ""
+        why = probed.why
+    return None, why

@@ -65,8 +65,14 @@ def _is_tcg(seen: Seen) -> bool:
 
 
 def has_pc_bios(seen: Seen) -> bool:
-    """Whether a BIOS has run in it that leaves things in RAM, and keeps some of it."""
-    return isinstance(seen.subject, QemuSubject) and seen.subject.machine is QemuMachine.PC
+    """Whether a BIOS has run in it that leaves things in RAM, and keeps some of it.
+
+    A pc's does; a microvm's may, where it is not `QBOOT`.
+    """
+    subject = seen.subject
+    if not isinstance(subject, QemuSubject):
+        return False
+    return subject.machine is QemuMachine.PC or not subject.firmware
 
 
 def _is_on_kvm(seen: Seen) -> bool:

@@ -53,7 +53,7 @@ def _machine(
     split = ",max-ram-below-4g=3G" if subject.machine is QemuMachine.PC else ""
     command = [
         subject.program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", f"{subject.machine.value}{split}{more}",
+        "-machine", f"{subject.machine_option}{split}{more}",
         "-accel", subject.accelerator.value, "-cpu", subject.cpu,
         "-m", f"size={request.memory}B", "-smp", str(request.cpus),
         "-kernel", image, "-append", os.fsdecode(request.command_line),

@@ -29,6 +29,11 @@ class QemuMachine(enum.Enum):
     PC = "pc"
 
 
+QBOOT = "qboot.rom"
+"""The firmware that starts a kernel and does little else; which one microvm has by default depends
+on who built QEMU, and SeaBIOS reserves RAM and leaves tables there."""
+
+
 @dataclass(frozen=True, slots=True)
 class PyvmmSubject:
     """pyvmm on `host`."""
@@ -45,7 +50,8 @@ class PyvmmSubject:
 class QemuSubject:
     """`program`, a QEMU of `version`, with a processor model that works with its accelerator.
 
-    `apart` tells it from another of the same name, where there is one.
+    `apart` tells it from another of the same name, where there is one. `firmware` is what microvm
+    is started with, "" for its default.
     """
 
     program: str
@@ -54,6 +60,13 @@ class QemuSubject:
     machine: QemuMachine
     cpu: str
     apart: str = ""
+    firmware: str = QBOOT
+
+    @property
+    def machine_option(self) -> str:
+        """What ``-machine`` takes: the machine, and its firmware where that is chosen."""
+        chosen = self.machine is QemuMachine.MICROVM and self.firmware
+        return self.machine.value + (f",firmware={self.firmware}" if chosen else "")
 
     @property
     def name(self) -> str:
