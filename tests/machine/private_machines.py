@@ -91,6 +91,24 @@ class Ended:
     output: str
 
 
+async def _mailbox(machine: Machine, console: Collector) -> Mailbox:
+    """The guest's mailbox; fails at once where the guest ends without one."""
+    found: list[Mailbox] = []
+    async with trio.open_nursery() as nursery:
+
+        async def look() -> None:
+            found.append(await Mailbox.of(machine.memory, console))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(look)
+        ending = (await machine.wait()).ending
+        if not found:
+            said = console.output.decode(errors="replace")
+            raise AssertionError(f"the guest ended without a mailbox: {ending}\n{said}")
+        nursery.cancel_scope.cancel()
+    return found[0]
+
+
 def talk(
     machine_config: MachineConfig,
     conversation: Callable[[Talk], Awaitable[None]],
@@ -102,7 +120,7 @@ def talk(
     async def whole() -> RunResult:
         with trio.fail_after(HANG):
             async with Machine(machine_config, console, allow=allow) as machine:
-                mailbox = await Mailbox.of(machine.memory, console)
+                mailbox = await _mailbox(machine, console)
                 await conversation(Talk(machine, console, mailbox))
                 return await machine.wait()
 
