@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Generator
@@ -54,15 +53,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if mark in REQUIRED:
             pytest.fail(f"{mark} is required here, but {reason}")
         pytest.skip(reason)
-
-
-def pytest_collection_finish() -> None:
-    """What is there before the first test stays: no collection needs to walk it again.
-
-    A full one takes a tenth of a second otherwise, and there are some: tests look for leaks.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 KEPT_OPEN = 4
