@@ -113,6 +113,9 @@ class DeviceAccess:
             try:
                 return int.from_bytes(self._memory.read_physical(gpa, size), "little")
             except NotMemoryError:
+                # A read-only slot's page that has been written to, and has no memory of the host's.
+                if self._services.memory.blocked(gpa, size, write=False) is not None:
+                    raise
                 self._require_device(gpa)
                 return self.accesses.do(exits.MmioRead(gpa, size))
         except BaseException as failure:  # noqa: BLE001 - as above

@@ -195,6 +195,7 @@ class Runner:
                     self._devices.accesses.forget()
             finally:
                 self._watch.off()
+            self._devices.raise_failure()
             self._devices.strings.finish()
             return self._handle(outcome)
         except NotMemoryError as error:
