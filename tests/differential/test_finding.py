@@ -83,7 +83,8 @@ def test_a_wrong_model_is_found_out(wrong: type[ModelVm], kind: VmType, told: st
     assert found is not None
     print(found)
     assert told in found
-    assert len(found.splitlines()) <= 8, found
+    # Four steps at least; older versions of Hypothesis leave one or two that could go.
+    assert len(found.splitlines()) <= 10, found
 
 
 def test_a_right_model_is_not() -> None:
