@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.interface import MemslotFlag
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.model.system import ModelSystem
 
@@ -25,8 +26,9 @@ from .comparing import (
     prefetches_beside_guest_memfd,
     story_of_a_difference,
 )
-from .guests import RunningGuest, SpanGuest
+from .guests import PAGE, RunningGuest, SpanGuest
 from .matching import profile_of
+from .operations import ARENA, GuestTouch, Operation, SetSlot
 from .sequences import sequences
 
 pytestmark = [pytest.mark.kvm, pytest.mark.slow]
@@ -60,19 +62,23 @@ GUESTS = pytest.mark.parametrize(
 KINDS = pytest.mark.parametrize("kind", [VmType.DEFAULT, VmType.SW_PROTECTED])
 
 
+def pair_of(system: System, guest: MakeGuest) -> Pair:
+    return Pair(
+        system,
+        ModelSystem(profile_of(system)),
+        system.capabilities().guest_memfd_flags,
+        (RunningGuest, guest),
+        prefetches=prefetches_beside_guest_memfd(system),
+    )
+
+
 @GUESTS
 @KINDS
 def test_the_model_answers_as_kvm_does(
     system: System, kind: VmType, guest: MakeGuest, share: int
 ) -> None:
     profile = profile_of(system)
-    pair = Pair(
-        system,
-        ModelSystem(profile),
-        system.capabilities().guest_memfd_flags,
-        (RunningGuest, guest),
-        prefetches=prefetches_beside_guest_memfd(system),
-    )
+    pair = pair_of(system, guest)
     count = max(1, wanted() // share)
     tried = sequences(profile, private=offered(system, kind) is not VmType.DEFAULT)
     story = story_of_a_difference(pair, tried, kind, count, SEED)
@@ -80,6 +86,20 @@ def test_the_model_answers_as_kvm_does(
     print(pair.counted)
     if count >= 100:
         assert_not_idle(pair.counted)
+
+
+@pytest.mark.parametrize("guest", [SpanGuest, RunningGuest], ids=["spans", "processor"])
+def test_a_read_only_slot_without_memory_is_no_device_for_having_been_written_to(
+    system: System, guest: MakeGuest
+) -> None:
+    sequence: list[Operation] = [
+        SetSlot(2, ARENA, 8 * PAGE, flags=MemslotFlag.READONLY),
+        GuestTouch(ARENA, 0x11),
+        GuestTouch(ARENA),
+        GuestTouch(ARENA + PAGE),
+        GuestTouch(ARENA, 0x22),
+    ]
+    assert pair_of(system, guest).difference(sequence, VmType.DEFAULT) is None
 
 
 def assert_not_idle(counted: Counted) -> None:
