@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.interface import Memslot
@@ -25,6 +23,7 @@ from pyvmm.hosts.kvm.guest_memory import Mapping
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Regs, Segment, Sregs
 
 PAGE = 4096
@@ -197,7 +196,7 @@ class PageTables:
                 struct.pack_into("<Q", view, slot, gpa + offset | 7)
 
 
-class ScriptedGuest:
+class ScriptedGuest(Owner):
     """A VM with the interpreter in it. Owned by its maker, as a context manager."""
 
     def __init__(self, system: System, vm: Vm, code: bytes) -> None:
@@ -210,15 +209,8 @@ class ScriptedGuest:
         self.tables.map(0, 0, LOW_SIZE)
         self.vcpus: list[Vcpu] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Its vCPUs and memory go; the VM stays."""
         self._owned.close()
 
     def _write(self, gpa: int, data: bytes) -> None:

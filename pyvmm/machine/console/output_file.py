@@ -6,13 +6,12 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pyvmm.errors import NoPermissionError, SystemCallError, UsageError
+from pyvmm.hosts.owner import Owner
 
 
-class OutputFile:
+class OutputFile(Owner):
     """Owns a file opened for writing: a regular file, or a FIFO or device that is there.
 
     A file that it made itself and that was never used is removed again. Raises `UsageError`,
@@ -61,17 +60,6 @@ class OutputFile:
         if self._new:
             with suppress(OSError):
                 self._path.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_error(attempt: str, error: OSError) -> SystemCallError | NoPermissionError | UsageError:

@@ -15,12 +15,11 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 import trio
 
 from pyvmm.errors import SystemCallError
+from pyvmm.hosts.owner import Owner
 
 READ_SIZE = 1 << 16
 
@@ -41,7 +40,7 @@ def is_pseudo_terminal_master(fd: int) -> bool:
     return True
 
 
-class _Descriptor:
+class _Descriptor(Owner):
     """An fd with a way to wait for it. Owns the fd that it opened, never the one it was given."""
 
     def __init__(self, fd: int, flags: int) -> None:
@@ -80,17 +79,6 @@ class _Descriptor:
             os.close(self._owned)
             self._owned = -1
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class OutputDescriptor(_Descriptor):
