@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyvmm.boot.launch import LaunchImage, measure, staging
 from pyvmm.boot.launch_format import (
+    BOOT_CPUS_MAX,
     LAUNCH_INFO_FIELDS,
     LAUNCH_INFO_MAGIC,
     LaunchHypercall,
@@ -208,7 +209,6 @@ def test_a_size_that_changes_is_refused(system: System, firmware: bytes) -> None
 
 CPUS = slice(12, 16)
 """Where the block says how many CPUs there are."""
-CPUS_MAX = 255
 words = st.sampled_from([0, 1, 2, 255, 4096, 8192, 0x6000, 0xE0000, 0x10_0000, 0x20_0000])
 
 
@@ -234,7 +234,7 @@ def test_whatever_the_block_says_the_launch_ends_in_a_known_way(
     for half, value in halves:
         block[4 * half : 4 * half + 4] = value.to_bytes(4, "little")
     block[16] &= ~1  # no hypercalls: on some hosts they never end
-    if 1 < int.from_bytes(block[CPUS], "little") <= CPUS_MAX:
+    if 1 < int.from_bytes(block[CPUS], "little") <= BOOT_CPUS_MAX:
         block[CPUS] = b"\1\0\0\0"  # The firmware waits for others, of which there are none.
     # Code that ends the run with 7, wherever in the payload it is entered: mov al, 7; out 0xf4, al.
     payload = b"\x90" * 4090 + b"\xb0\x07\xe6\xf4\xeb\xfe"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.model.system import ModelSystem
 from tests.conftest import REQUIRED
 
 
@@ -20,3 +24,15 @@ def private_host() -> None:
     if "private" in REQUIRED:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(params=["model", pytest.param("kvm", marks=pytest.mark.kvm)])
+def each_private_system(request: pytest.FixtureRequest) -> Iterator[interface.System]:
+    """A host with private memory."""
+    if request.param == "kvm":
+        request.getfixturevalue("private_host")
+        with System() as kvm:
+            yield kvm
+    else:
+        with ModelSystem() as model:
+            yield model

@@ -30,7 +30,6 @@ from pyvmm.hosts.kvm.binding import lib, new
 from pyvmm.hosts.kvm.constants import ExitReason
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.system import System as KvmSystem
-from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
@@ -78,24 +77,12 @@ class Sides:
         return self.mapping.resident(offset, size), self.file.resident(offset, size)
 
 
-@pytest.fixture(params=["model", pytest.param("kvm", marks=pytest.mark.kvm)])
-def system(request: pytest.FixtureRequest) -> Iterator[System]:
-    """A host with private memory."""
-    if request.param == "kvm":
-        request.getfixturevalue("private_host")
-        with KvmSystem() as kvm:
-            yield kvm
-    else:
-        with ModelSystem() as model:
-            yield model
-
-
 @pytest.fixture
-def sides(system: System) -> Iterator[Sides]:
+def sides(each_private_system: System) -> Iterator[Sides]:
     """A region, all shared, that a guest beside it can touch."""
     with ExitStack() as owned:
-        vm = owned.enter_context(system.create_vm(VmType.SW_PROTECTED))
-        mapping = owned.enter_context(system.map_anonymous(OFFSET + RAM.size))
+        vm = owned.enter_context(each_private_system.create_vm(VmType.SW_PROTECTED))
+        mapping = owned.enter_context(each_private_system.map_anonymous(OFFSET + RAM.size))
         file = owned.enter_context(vm.create_guest_memfd(OFFSET + RAM.size))
         view = mapping.view()
         owned.callback(view.release)
@@ -108,7 +95,7 @@ def sides(system: System) -> Iterator[Sides]:
         vm.set_memslot(memslot)
         region = MemoryRegion(1, RAM, True, "RAM")
         memory.add(MemorySides(region, memslot, mapping, view, OFFSET))
-        guest = RunningGuest(system, vm)
+        guest = RunningGuest(each_private_system, vm)
         owned.callback(guest.close)
         yield Sides(observed, memory, guest, mapping, file, view)
 

@@ -17,8 +17,6 @@ from pyvmm.errors import ConversionRefusedError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System
-from pyvmm.hosts.kvm.system import System as KvmSystem
-from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
@@ -66,24 +64,12 @@ class Slots:
         assert self.low_resident() == (PAGE_SIZE, PAGE_SIZE)
 
 
-@pytest.fixture(params=["model", pytest.param("kvm", marks=pytest.mark.kvm)])
-def system(request: pytest.FixtureRequest) -> Iterator[System]:
-    """A host with private memory."""
-    if request.param == "kvm":
-        request.getfixturevalue("private_host")
-        with KvmSystem() as kvm:
-            yield kvm
-    else:
-        with ModelSystem() as model:
-            yield model
-
-
 @pytest.fixture
-def slots(system: System) -> Iterator[Slots]:
+def slots(each_private_system: System) -> Iterator[Slots]:
     """Both slots with private and shared pages, each with one page that has been written to."""
     with ExitStack() as owned:
-        vm = owned.enter_context(system.create_vm(VmType.SW_PROTECTED))
-        mapping = owned.enter_context(system.map_anonymous(FILE_SIZE))
+        vm = owned.enter_context(each_private_system.create_vm(VmType.SW_PROTECTED))
+        mapping = owned.enter_context(each_private_system.map_anonymous(FILE_SIZE))
         file = owned.enter_context(vm.create_guest_memfd(FILE_SIZE))
         view = mapping.view()
         owned.callback(view.release)
@@ -97,7 +83,7 @@ def slots(system: System) -> Iterator[Slots]:
             vm.set_memslot(memslot)
             region = MemoryRegion(slot, where, True, f"slot {slot}")
             memory.add(MemorySides(region, memslot, mapping, view, offset))
-        guest = RunningGuest(system, vm)
+        guest = RunningGuest(each_private_system, vm)
         owned.callback(guest.close)
         memory.convert(LOW.start, 3 * PAGE_SIZE, Side.PRIVATE)
         memory.convert(HIGH.start, 4 * PAGE_SIZE, Side.PRIVATE)
