@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Everything that people and CI do with this project, one word each: `make help`.
 #
 # `make run` and `make test` work from a fresh checkout: they set up a virtual environment in .venv,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Builds what setuptools cannot: the cffi extension, the guest images and the firmware."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``python -m benchmarks [NAME...]``: run benchmarks, print the figures.
 
 Exit code 0 when everything ran, whatever the figures say; 1 when a benchmark could not run; 2 for

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A guest on /dev/kvm in plain C: what the baselines share. Every step is the system call that
  * pyvmm makes for the same step, and nothing else. A failure ends the process with a line on

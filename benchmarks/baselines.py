@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The C programs: compiled when they are needed, called with their answer in JSON."""
 
 from __future__ import annotations

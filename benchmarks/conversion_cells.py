@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the conversion benchmark measures: sizes, kinds, how much of each. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * conversions GUEST KIND SIZE COUNT SWEEPS TOUCH: pages converted between private and shared, in a
  * VM of type KVM_X86_SW_PROTECTED_VM. GUEST is a file with the guest's code (conversions_guest.S).

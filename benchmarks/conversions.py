@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Conversions: how many per second, next to a C program that makes the same system calls."""
 
 from __future__ import annotations

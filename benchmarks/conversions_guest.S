@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The guest of the conversion benchmarks: 32-bit protected mode without paging, at GPA 0. Both sides
  * run the same bytes; the entries are at fixed offsets. It runs for ever and marks the end of each

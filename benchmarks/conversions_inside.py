@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The conversion benchmark's part that runs in the lab: both sides, taking turns."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """pyvmm's side of the conversion benchmark: `GuestMemory` over the host API, in one thread.
 
 What conversions.c does, pyvmm does with what its machines use: the page states, the planner and the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * exits PORT COUNT: a loop around KVM_RUN. The guest writes to PORT for ever; prints how long COUNT
  * exits took, in seconds of wall time and of the process's user and system time.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exits: how many port writes per second a monitor answers, and at what cost in user time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From samples to what is reported: medians, spreads, ratios of pairs, targets. Pure."""
 
 from __future__ import annotations

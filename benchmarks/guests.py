@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guests of the benchmarks: a few bytes of real-mode code each, entered at 0:0x7c00."""
 
 from __future__ import annotations

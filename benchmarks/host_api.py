@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest through pyvmm's host API alone (`pyvmm.hosts`): no machine, no devices, no thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the figures were measured on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Measuring in a lab of our own, whatever the user has up: private memory exists nowhere else."""
 
 from __future__ import annotations

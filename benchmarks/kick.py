@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kick: how long it takes to stop a guest that never exits by itself. For information."""
 
 from __future__ import annotations

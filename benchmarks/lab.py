@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Commands in the lab: what booting one costs, and what a command costs in one that is up."""
 
 from __future__ import annotations

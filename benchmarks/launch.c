@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * launch OUT PROGRAM [ARGUMENT...]: runs PROGRAM with /dev/null as standard input and the file OUT
  * as standard output; prints what it cost.

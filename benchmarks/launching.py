@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whole processes, measured from outside by launch.c."""
 
 from __future__ import annotations

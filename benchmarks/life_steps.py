@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the time of a machine's life goes: the same steps one by one, with a clock in between."""
 
 from __future__ import annotations

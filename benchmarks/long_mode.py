@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Loops in 64-bit mode, on a vCPU of the model and on an instance of Unicorn's own Python class.
 
 Both execute the same bytes, at the same addresses, through the same page tables.

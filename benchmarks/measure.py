@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Measuring: subjects that take turns, and what a benchmark hands back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model: guest instructions next to bare Unicorn, hello next to KVM, conversions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """pmemsave of 256 MiB, of pyvmm and of QEMU: the same guest, the same client, taking turns."""
 
 from __future__ import annotations

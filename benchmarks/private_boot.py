@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A private boot next to a shared boot of the same guest, as whole commands in one lab."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How much memory a private guest takes, next to the pages that it has in use.
 
 A guest uses every page of its data, on the one side and on the other. A monitor that did not give

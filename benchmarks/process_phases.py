@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the time of a ``pyvmm`` process goes: phases by the clock, imports by package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Round trips of ``query-status``, of pyvmm and of QEMU: the same client, taking turns."""
 
 from __future__ import annotations

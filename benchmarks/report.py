@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Showing results as plain text, and progress on standard error where that is a terminal."""
 
 from __future__ import annotations

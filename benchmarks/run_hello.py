@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm run hello`` as a whole process, next to QEMU booting the same file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line of pyvmm with the time noted at a few points: see process_phases.py.
 
 A program, run as a file: everything that `pyvmm` imports must still be unimported here, so this

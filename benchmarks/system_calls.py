@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """System calls, counted by strace."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * vm_life LIVES: from opening /dev/kvm to the last close, LIVES times; prints how long all of them
  * took together. One life: a VM with 256 MiB, a vCPU with the host's CPUID, one exit, tear down.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life of a VM: from opening /dev/kvm to the last close, with one exit in between."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Whoever wrote the boot block is not trusted: nothing of it is used before all of it is checked. */
 #include "block.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The boot block: what the monitor asks the firmware to launch. */
 #ifndef FIRMWARE_BLOCK_H
 #define FIRMWARE_BLOCK_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a launch that fails says on the first serial port: on a launch that succeeds, nothing. */
 #ifndef FIRMWARE_CONSOLE_H
 #define FIRMWARE_CONSOLE_H

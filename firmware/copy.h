@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Copying by string instructions: one instruction, however slow each one is to emulate. */
 #ifndef FIRMWARE_COPY_H
 #define FIRMWARE_COPY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Single instructions, as functions. */
 #ifndef FIRMWARE_INSTRUCTIONS_H
 #define FIRMWARE_INSTRUCTIONS_H

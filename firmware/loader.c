@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The course of a launch; README.md tells it. Only the processor with the APIC id 0 comes here. */
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * From the reset vector to the guest's first instruction. Every processor comes through here; the
  * one with the initial APIC id 0 runs the loader, the others wait for it without using any memory of

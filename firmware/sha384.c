@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * SHA-384 (FIPS 180-4, 5.3.4 and 6.4). Plain integers, and few of them: an emulator may be executing
  * this, so every instruction of a round counts.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* SHA-384 (FIPS 180-4). */
 #ifndef FIRMWARE_SHA384_H
 #define FIRMWARE_SHA384_H

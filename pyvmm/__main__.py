@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``python -m pyvmm``: the same as the ``pyvmm`` command."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest images and the firmware that come with pyvmm, and where they are.
 
 An installed package has them in ``pyvmm/images``; a checkout in ``guest/build`` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The one tree of exceptions, and the exit code that each of them ends a command with.
 
 Every error says what was attempted, on what, why it failed and what to do about it. The text fits

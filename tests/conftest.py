@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What every test can ask for: the hosts that are there, and a failure where one must be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Waiting until something can be read, whatever its descriptor's number."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The house rules that can be checked by looking at the source: rooms, imports, sizes, names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the IDT's gates point at: 16 bytes of code per vector, so that gate n is interrupt_stubs +
  * 16 * n. Each leaves a struct interrupt_frame (include/interrupts.h) on the stack.

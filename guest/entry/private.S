@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The private entry: where the firmware goes when all memory has become private. 64-bit mode, the
  * first 4 GiB mapped one to one, RDI = struct hvm_start_info, RSI = struct launch_info. Control

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The PVH entry: 32-bit protected mode, flat segments, no paging, EBX = struct hvm_start_info.
  * https://xenbits.xen.org/docs/unstable/misc/pvh.html

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Single instructions, as functions. */
 #ifndef GUEST_CPU_H
 #define GUEST_CPU_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a program can use: include this one. */
 #ifndef GUEST_H
 #define GUEST_H

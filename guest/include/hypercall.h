@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* KVM's hypercalls (Documentation/virt/kvm/x86/hypercalls.rst). */
 #ifndef GUEST_HYPERCALL_H
 #define GUEST_HYPERCALL_H

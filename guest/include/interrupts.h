@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Exceptions, interrupts of devices, and the timer. The first lines are for the assembler too. */
 #ifndef GUEST_INTERRUPTS_H
 #define GUEST_INTERRUPTS_H

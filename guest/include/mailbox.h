@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A page that host and guest share to talk to each other. The guest shares it and prints
  * "mailbox at 0x...". In it are two channels, one for each side that asks. Who asks writes command and

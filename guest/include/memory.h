@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Free memory, and page tables. */
 #ifndef GUEST_MEMORY_H
 #define GUEST_MEMORY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Contents that tell where they belong: every 8 bytes hold (address ^ seed) * an odd number, so it
  * shows what is from elsewhere, or from an earlier seed. Addresses and sizes are multiples of 8.

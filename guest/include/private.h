@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Private memory: what the firmware says of the machine, and conversions of pages. */
 #ifndef GUEST_PRIVATE_H
 #define GUEST_PRIVATE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Everything that host and guest agree on, as plain `#define NAME value` lines: tests/guest parses
  * this file and compares it with the host side. The assembler includes it too: no C here.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Selectors of the GDT in entry/pvh.S; for C and the assembler. */
 #ifndef GUEST_SEGMENTS_H
 #define GUEST_SEGMENTS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Other CPUs. There are some after a private launch only, where they wait for work. The library is
  * CPU 0's: the others may use single instructions, conversions and panic, but must not print.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Ring 3. User code sees what USER_CODE and USER_DATA mark, at the address it is linked at plus
  * USER_BASE, and what the kernel shows it with user_map. It may call and use nothing else: no

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the boot loader told us: memory map, modules, command line. */
 #include "guest.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The console: a 16550 UART, polled (TI PC16550D data sheet); and the debug console. */
 #include "guest.h"
 

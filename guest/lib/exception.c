@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The report of an exception that nobody expected (SDM volume 3, section 6.15). */
 #include "guest.h"
 #include "interrupts.h"

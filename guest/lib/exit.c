@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The end of a run, wanted or not. */
 #include "guest.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which memory is free. */
 #include "guest.h"
 #include "memory.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Hypercalls: AMD and Intel have an instruction each; the firmware, or CPUID, tells which. */
 #include "guest.h"
 #include "hypercall.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The instructions of the library that hypervisors intercept, those of a 64-bit guest's entry apart.
  * A test looks for them everywhere else (tests/guest/test_private_code.py).

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* GDT's task, IDT and dispatch (SDM volume 3, chapters 6 and 7). */
 #include "guest.h"
 #include "interrupts.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A page that host and guest share to talk to each other. */
 #include "mailbox.h"
 #include "guest.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Page tables (SDM volume 3, section 4.5). */
 #include "guest.h"
 #include "memory.h"

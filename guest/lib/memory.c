@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the compiler may call even in freestanding code. */
 #include <stddef.h>
 

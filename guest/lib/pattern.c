@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Contents that tell where they belong. */
 #include "pattern.h"
 #include "mailbox.h"

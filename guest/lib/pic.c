@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The two 8259A interrupt controllers (Intel 8259A data sheet). */
 #include "guest.h"
 #include "interrupts.h"

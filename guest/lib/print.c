@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A subset of printf. */
 #include "guest.h"
 

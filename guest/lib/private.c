@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Private memory (Documentation/virt/kvm/x86/hypercalls.rst, KVM_HC_MAP_GPA_RANGE). */
 #include "private.h"
 #include "guest.h"

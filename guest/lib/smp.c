@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* CPUs other than the first: from the firmware's mailboxes to a loop of our own. */
 #include "smp.h"
 #include "guest.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Where another CPU leaves the firmware's loop: RDI = its struct cpu, RSI = its number. */
 #include "segments.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* From the entry code to the program. */
 #include "guest.h"
 #include "interrupts.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The 8254 interval timer's channel 0, which is IRQ 0 (Intel 8254 data sheet). */
 #include "guest.h"
 #include "interrupts.h"

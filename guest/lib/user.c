@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Ring 3: its memory, and what it can ask of the kernel. */
 #include "guest.h"
 #include "interrupts.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Into ring 3 and back. */
 #include "segments.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Converts ranges of memory by hypercalls and looks at what their contents become; then makes requests
  * that must be refused. size=BYTES: this range only, offset=BYTES behind a multiple of 2 MiB;

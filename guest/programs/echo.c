@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sends back what it receives, byte for byte, until end of file. */
 #include "guest.h"
 

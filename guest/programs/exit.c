@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Ends with the status that the command line names. */
 #include "guest.h"
 

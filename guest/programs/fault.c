@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Writes where nothing is mapped: a page fault that the guest reports by itself. */
 #include "guest.h"
 

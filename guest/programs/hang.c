@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Never ends: for time limits and kicks. */
 #include "guest.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Says hello, and what the machine looks like from in here. debugcon=1: on the debug console, too. */
 #include "guest.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Makes one hypercall, number=N, with the arguments a=, b= and c=, and prints what comes back. */
 #include "guest.h"
 #include "hypercall.h"

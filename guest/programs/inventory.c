@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Prints what it sees of its machine, for comparisons: the memory map, and what CPUID answers, leaves
  * that are all zero left out. The lines are what pyvmm/compare/inventory.py reads:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Does what the host asks for through a page that both share (mailbox.h), until it has had enough. */
 #include "guest.h"
 #include "mailbox.h"

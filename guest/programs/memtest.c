@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Tests all memory that the guest itself does not occupy. Every 8 bytes get a value that depends on
  * their address, then its complement. All memory is written before any is verified: so memory that

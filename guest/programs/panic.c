@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Panics. */
 #include "guest.h"
 

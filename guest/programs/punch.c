@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What becomes of private memory when its contents are taken away: it is private still, and zero.
  * First the host makes a hole in it and converts nothing; then the guest converts it there and back.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Computes in ring 3, which hardware executes at its own speed on every host: loops=N steps of a
  * linear congruential generator. The kernel knows the result without taking the steps.

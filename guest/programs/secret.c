@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Fills a private page with a pattern (pattern.h) that key=N seeds, lets the host look for it, and
  * then shares the page, which must be empty by then. host=0: does not wait for the host.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Uses the library in ways that no other program does, for the tests to compare. fail=1: panics. */
 #include "guest.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Every CPU converts memory at once: pages of its own, whose contents it knows, and pages of all, whose
  * contents are whatever somebody wrote last, or zero. seed=N, rounds=N: how often each of them;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Counts the timer's ticks, 100 a second: ticks=N of them. */
 #include "guest.h"
 #include "interrupts.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Uses the shared window without asking for it first: what is touched there is the host's to convert,
  * or to refuse. step=N: every Nth page; pages=N: no more than that; read=1: reads before it writes.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Triple fault: an exception that has no gate, nor has #GP, nor has #DF. */
 #include "guest.h"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a boot occupies of guest memory, the zero-filled rest of it included."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ELF executables, read with pyelftools, believed after checking (System V gABI, chapters 4, 5).
 
 pyelftools decodes the structures; this file decides which bytes it is shown and what is plausible.

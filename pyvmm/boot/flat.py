@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Flat images: raw code that is entered in real mode where a BIOS would put a boot sector."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A private launch: what the firmware copies, what it measures, and what it says afterwards. Pure.
 
 The other side is ``firmware/`` (its README.md tells the course), the structures are in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The structures of a private launch, as the firmware and the guest know them (firmware/README.md).
 
 ``guest/include/protocol.h`` says the same in C; a test compares both sides. Everything is little

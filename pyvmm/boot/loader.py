@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From the bytes of an image to a `BootPlan`: the one door of this room."""
 
 from __future__ import annotations

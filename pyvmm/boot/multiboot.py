@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Multiboot 1 (specification 0.6.96): the header in the image, the information for the kernel."""
 
 from __future__ import annotations

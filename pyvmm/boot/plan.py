@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What booting an image comes to: placements, entry state, needs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PVH direct boot (Xen ``docs/misc/pvh.pandoc``, ``public/arch-x86/hvm/start_info.h``).
 
 The kernel says in an ELF note where its 32-bit entry is; it is entered in protected mode with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What kind of image some bytes are: told from the content, never from a name."""
 
 from __future__ import annotations

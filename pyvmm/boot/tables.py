@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Descriptor tables and the segment registers that match them (SDM vol. 3A, 3.4.5)."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """The command line: one file per command. Nothing else parses, prints or picks exit codes."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm compare IMAGE``: the same guest under pyvmm and QEMU, side by side."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm doctor``: what this host has and lacks, and what follows for each command."""
 
 from __future__ import annotations

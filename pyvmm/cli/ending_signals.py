@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The signals that end a command, from its first moment to its last.
 
 `trio` takes them while a guest runs. Before and after that they are taken here, so that none ends

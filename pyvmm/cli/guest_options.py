@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The options that say which guest: what ``run`` boots is what ``measure`` measures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm guests``: the bundled guest images."""
 
 from __future__ import annotations

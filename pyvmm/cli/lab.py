@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lab``: a nested machine with a complete KVM, where commands run as if they ran here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lab build``: a kernel for the lab, into the cache."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lifetime``: who pins whom, in two designs: explored, replayed, drawn."""
 
 from __future__ import annotations

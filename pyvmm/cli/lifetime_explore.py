@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lifetime explore``: every state, or every order of steps, and what holds there."""
 
 from __future__ import annotations

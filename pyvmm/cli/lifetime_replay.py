@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lifetime replay``: the model and the real KVM side by side."""
 
 from __future__ import annotations

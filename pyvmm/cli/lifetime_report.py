@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lifetime report``: the write-up's tables, made anew."""
 
 from __future__ import annotations

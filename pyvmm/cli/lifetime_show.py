@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lifetime show``: who pins whom before and after each step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ``pyvmm`` command: picks the command, and turns every error into one line and a code."""
 
 from __future__ import annotations

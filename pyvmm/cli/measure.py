@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm measure IMAGE``: the launch digest that a private run of the same guest comes to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The pyvmm command, loaded once and forked from then on (``python -m``, inside the lab only)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How far something long has come, on standard error: a bar on a terminal, else a line at times."""
 
 from __future__ import annotations

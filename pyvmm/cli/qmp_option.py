@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``--qmp unix:PATH[,wait=on]``: where the QMP server of a run listens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm run IMAGE``: boot an image, show its console, end with its status."""
 
 from __future__ import annotations

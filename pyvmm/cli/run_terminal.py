@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The terminal of ``pyvmm run``: raw while the guest has it, and given back when it has not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Standard error: what the command itself says, never the guest."""
 
 from __future__ import annotations

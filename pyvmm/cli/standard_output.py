@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Standard output of the commands that print an answer; a guest's console goes other ways."""
 
 from __future__ import annotations

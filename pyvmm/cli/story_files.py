@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of stories that ``pyvmm lifetime`` writes and reads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The same guest under pyvmm and under QEMU, side by side: does it behave alike, what does it cost.
 
 Pure are `subjects`, `observations`, `plan`, `statistics`, `ram`, `inventory`, `differences`,

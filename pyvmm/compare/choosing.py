@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who is compared: what was asked for, or else what works on this host, found out by trying."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Doing what the plan says: one look at each subject, RAM compared meanwhile, then timed rounds."""
 
 from __future__ import annotations

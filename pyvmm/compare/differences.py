@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Differences that are known, each with its reason: ``docs/compare.md`` lists the same ones.
 
 What is in here is no defect of pyvmm. Everything else that differs is a disagreement.

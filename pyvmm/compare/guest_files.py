@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest that is compared: what it is, and the files that every monitor is given of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A report as one page: tables, and pictures drawn in SVG. It loads nothing from anywhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``python -m pyvmm.compare.inspected_pyvmm JSON``: one run under pyvmm that is looked at closely.
 
 Its console is standard input and output. What there is to tell goes to a descriptor as JSON, guest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a guest prints of the machine it sees: its memory map, and what CPUID answers.
 
 The lines, as ``guest/programs/inventory.c`` prints them, addresses and registers in hexadecimal::

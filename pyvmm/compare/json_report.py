@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A report as plain values for scripts; ``docs/compare.md`` describes them.
 
 `SCHEMA` changes whenever something that was there means something else or is gone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``python -I -S launcher.py REPORT_FD PROGRAM [ARGUMENT...]``: runs PROGRAM, tells what it cost.
 
 A process of its own, and one that imports next to nothing, because Linux counts the memory of the

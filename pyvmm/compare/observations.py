@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What was seen of a run: how the guest ended, what it said, what it left in RAM, what it cost."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The pictures of a report's page: SVG, inline, coloured by the page's style."""
 
 from __future__ import annotations

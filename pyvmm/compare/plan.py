@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In which order who runs: one look at each, then rounds in which all take turns."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Child processes of a comparison: what they write is kept, and what went wrong is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Looking at a guest under pyvmm, in a process of its own (`inspected_pyvmm`)."""
 
 from __future__ import annotations

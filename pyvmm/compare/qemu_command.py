@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's command lines: the same machine for every run, as much like pyvmm's as it can be.
 
 The console is an isa-serial at 0x3f8 on standard input and output, the debug console at 0xe9 goes

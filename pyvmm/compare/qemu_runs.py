@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Looking at a guest under QEMU: how it ends, what it leaves in RAM, what KVM counted."""
 
 from __future__ import annotations

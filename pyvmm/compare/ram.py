@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guest RAM after the end, of two runs: which pages differ, and where.
 
 RAM is compared page by page over regions that mean something. A page that is zero in one and not in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """All that a comparison found out: one frozen value, which the writers write down."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Medians, spread, and ratios of pairs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who runs the guest: pyvmm on one of its hosts, or a QEMU with an accelerator and a machine."""
 
 from __future__ import annotations

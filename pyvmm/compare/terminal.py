@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A report as text: what agrees, then what it costs, in tables with bars."""
 
 from __future__ import annotations

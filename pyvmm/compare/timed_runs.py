@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Timed runs: a whole process from its start to its end, with nobody looking into it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whether two runs behaved alike: what agrees, what differs with a reason, what disagrees."""
 
 from __future__ import annotations

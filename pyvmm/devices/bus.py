@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The bus: which device answers at which address, for ports and for MMIO alike.
 
 An access goes to a device whole if it lies within one device's range and is no wider than that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """CMOS memory and real-time clock, ports 0x70 and 0x71.
 
 Sources: Motorola MC146818 datasheet for the clock (bytes 0x00 to 0x0d); for the memory sizes what

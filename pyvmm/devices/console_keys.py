@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The keys by which a console's user speaks to the monitor instead of the guest.
 
 As on QEMU's multiplexed console (qemu(1), "Keys in the character backend multiplexer"): Ctrl-A and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The debug console of Bochs and QEMU (``-debugcon``): one port, bytes written are shown.
 
 A guest tells that it is there by reading its own port number from it, 0xe9, where nothing at all

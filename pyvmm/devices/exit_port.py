@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The exit port: where a guest ends its run with a status of its own.
 
 QEMU's ``isa-debug-exit`` at the same port turns the same write of v into its own exit status

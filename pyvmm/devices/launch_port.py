@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the firmware says that a private launch is complete (``firmware/README.md``)."""
 
 from __future__ import annotations

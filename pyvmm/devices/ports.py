@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every I/O port and interrupt line that a machine of ours has, with the reason for its number.
 
 Numbers that guests know by heart (a PC's) keep their PC meaning; the others are QEMU's, so that one

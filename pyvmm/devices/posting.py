@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a device lets a fast path outside Python do by itself.
 
 Most of a console's port accesses change nothing that the guest could see: a byte for the

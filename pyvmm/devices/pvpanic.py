@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """pvpanic: how a guest reports that it has panicked.
 
 Source: QEMU's docs/specs/pvpanic. One port; reading it gives the events that the device knows.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The three ways in which software resets a PC by a port write, as far as they reset it.
 
 Each calls `on_reset` for every write that triggers a reset; what that does is for the machine to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A 16550A serial port, as far as software can see it.
 
 Source: PC16550D datasheet (`pyvmm.devices.uart_registers`). Where that leaves something to time,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The registers of a 16550A: offsets and bits, under the names of the PC16550D datasheet.
 
 Source: National Semiconductor, "PC16550D Universal Asynchronous Receiver/Transmitter with FIFOs",

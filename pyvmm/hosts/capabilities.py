@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a host offers, as one frozen value that pure code can decide on.
 
 Each field is the answer to one KVM_CHECK_EXTENSION (api.rst 4.4; the number is in the comment), so

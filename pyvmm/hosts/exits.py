@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Why a vCPU stopped running guest code: a closed set of frozen values.
 
 One class per KVM exit reason that this project answers or reports (KVM api.rst, "The kvm_run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What every host implements: system, VM, vCPU, guest memory, as protocols.
 
 `pyvmm.machine` is written against these and nothing else. Every object is a context manager that

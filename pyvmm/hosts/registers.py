@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The x86 register state that crosses the border to a host, as frozen values.
 
 Field names are those of ``struct kvm_regs`` and ``struct kvm_sregs`` (KVM api.rst, KVM_GET_REGS,

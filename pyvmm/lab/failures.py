@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What can go wrong with a lab itself, as opposed to the command in it.
 
 A failing command ends `pyvmm lab run` with the command's own status and nothing is printed. A

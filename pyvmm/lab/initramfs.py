@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lab's initial RAM file system: its first process and its configuration.
 
 The format is "newc" of cpio, as the kernel's Documentation/driver-api/early-userspace describes it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The keeper: the process that owns a lab's QEMU. ``python -m pyvmm.lab.keeper`` starts it.
 
 One for a single command (``pyvmm lab run`` without a lab that is up): its only client is the one

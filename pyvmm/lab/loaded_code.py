@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which code a process has loaded: a token that changes when the code on disk does.
 
 The preloaded process (`pyvmm.lab.preload`) serves a command only if the command would have loaded

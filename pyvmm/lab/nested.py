@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lab itself: QEMU with its channel open, ready for commands."""
 
 from __future__ import annotations

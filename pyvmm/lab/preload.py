@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs inside the lab: a process with pyvmm imported, which forks for every pyvmm command.
 
 Importing takes seconds of emulated CPU; forking does not. The lab's first process

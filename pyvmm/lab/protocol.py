@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the lab's two sides say to each other: frames, their meaning, and a codec without any I/O.
 
 `guest/wire.h` is the other side's; a test compares both. A frame is a 12-byte header and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a kernel proves to offer: it is booted in a lab of its own, and its KVM is asked."""
 
 from __future__ import annotations

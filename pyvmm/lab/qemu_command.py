@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line of the lab's QEMU, and what its failures mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One command in the lab, seen from here: our descriptors and signals become its own.
 
 Imports little, because a command in a lab that is up is to feel as if it ran here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a lab is made of, and where the files of a lab that is up are."""
 
 from __future__ import annotations

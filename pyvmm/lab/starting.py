@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From the outside: finding a lab that is up, starting one, ending one.
 
 Nothing here imports trio: a command in a lab that is up must not wait for that.

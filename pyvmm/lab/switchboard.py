@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which command is whose: passes frames between clients' connections and the one lab."""
 
 from __future__ import annotations

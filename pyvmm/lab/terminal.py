@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Our terminal, if we have one, for a command that gets one of its own in the lab."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who pins whom: two designs of guest_memfd's lifetime, explored until nothing new is found.
 
 One operation after the other: `designs` are tables of effects (`pyvmm.rules.lifecycle`), `machine`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Designs and universes by name, and operations of one design told under another."""
 
 from __future__ import annotations

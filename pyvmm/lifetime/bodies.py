@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The objects of a state, and the effects on them: the interpreter of a `Lifecycle`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The checks behind the properties: one line that says what is wrong, None where nothing is."""
 
 from __future__ import annotations

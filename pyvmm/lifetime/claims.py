@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The mail's claims, one by one: a verdict that follows from explorations, and its evidence.
 
 Nothing here is decided beforehand: each judgement asks `Evidence` for runs and reads its verdict

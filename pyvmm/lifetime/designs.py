@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The designs: a table of effects each, a kernel's behaviours, and the remedies discussed later."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Draws who pins whom, before and after each step of a story, in plain characters."""
 
 from __future__ import annotations

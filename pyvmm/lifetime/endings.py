@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What every program is made of, and what the last reference to a file or a VM does."""
 
 from __future__ import annotations

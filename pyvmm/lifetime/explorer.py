@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every state of a universe, breadth first: counts, and the shortest way to what is wrong."""
 
 from __future__ import annotations

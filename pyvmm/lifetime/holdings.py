@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who holds whom in a state: every reference and every bare pointer, as edges with their reason."""
 
 from __future__ import annotations

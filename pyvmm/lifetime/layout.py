@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A state of a universe as a string of bytes, and where what is in it.
 
 Indices are stored one higher, so that 0 is "none". A page's tag is 0 for zeroes, ``1 + v`` for what

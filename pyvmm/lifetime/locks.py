@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Objects, locks and threads of a race: the cells of a state, and what protects them.
 
 A race has two VMs, two files of one page, two inodes, three slots and up to three threads, each

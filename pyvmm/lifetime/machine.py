@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Follows a design: what an operation does to a state, with its outcome.
 
 The machine decides nothing by itself: refusals come from `pyvmm.rules`, effects from the design's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What user space and a guest can do to VMs, files and slots: operations, as values and as text."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Operations as steps under locks: Linux 7.3's, v11's, and the mail's proposal.
 
 A step is atomic; between two steps any other thread may run. Steps follow the kernel's functions,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What should hold in every state and of every step: one sentence each.
 
 A check gives one line that says what is wrong, None where nothing is. `invariants` are what any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the machine asks the rules, in real numbers: addresses, offsets, flags.
 
 The same few questions come again and again, so the answers are kept.

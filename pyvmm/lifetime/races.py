@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every interleaving of a few operations: what goes wrong, and how little it takes.
 
 A scenario is a start and two or three tasks. All orders of their steps are followed, breadth first,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Short sequences that show where the designs part: built in, to be drawn or replayed."""
 
 from __future__ import annotations

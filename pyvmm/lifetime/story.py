@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A sequence of operations with their outcomes: readable, and a file that can be replayed."""
 
 from __future__ import annotations

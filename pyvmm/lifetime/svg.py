@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The same drawing as one SVG file: a column for each design, a row for each step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sequences that together take every transition of a design's state graph.
 
 The graph is the explorer's: one state stands for all that differ in names only, and from it every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How many of everything there are: what an exploration covers."""
 
 from __future__ import annotations

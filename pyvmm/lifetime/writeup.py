@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tables of docs/lifetime.md, made from explorations, and put between the document's markers.
 
 A generated part begins with ``<!-- generated: NAME -->`` and ends with ``<!-- end: NAME -->``.

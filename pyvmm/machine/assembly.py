@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Putting a machine together: VM, RAM, loaded image, devices, vCPUs. Synchronous, no trio.
 
 The order matters: interrupt controllers come before the first vCPU, RAM before the image, and

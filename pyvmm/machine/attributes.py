@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """KVM_SET_MEMORY_ATTRIBUTES until it is through."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Machines for programs that do not use trio.
 
 ::

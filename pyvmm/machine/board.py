@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The board: which devices a machine has, where they sit, and how they reach the machine.
 
 Devices are pure models; this is where their effects go. All access to them is under one lock, held

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a machine is made of: one frozen value, checked when it is made."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a machine's threads share: whether it runs, is paused, or has ended, and why.
 
 One `RunControl` per machine. vCPU threads read `attention` before every entry; everything else is

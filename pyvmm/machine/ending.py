@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How a run ends: a closed set of kinds, and the result that a finished machine leaves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a machine tells those who listen to it (`Machine.listening`): a closed set."""
 
 from __future__ import annotations

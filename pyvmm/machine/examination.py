@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Examining a host: what it has, what it lacks, what follows. Found by asking, and by trying.
 
 Nothing here looks at a version. A finding is an answer of the kernel's, or of an attempt; what

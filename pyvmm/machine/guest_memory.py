@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest's memory with its two sides, and the one place where pages are converted.
 
 Three ways lead here: the guest asks (KVM_HC_MAP_GPA_RANGE), the guest just touches

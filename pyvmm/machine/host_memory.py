@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How much memory the host will give: asked before a guest is promised more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which host runs a guest."""
 
 from __future__ import annotations

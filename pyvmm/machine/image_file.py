@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reading the files that a run needs: bounded, and with an error that says which and why."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Conversions that the guest did not announce: what the policy is asked, and a refusal's report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A private launch: the shared memory that the firmware starts from, there until it is done."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine: one guest, from its configuration to its result.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who reaches guest memory by itself, and has to know where it may."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reading much of a guest's memory, and only where there may be anything but zeroes.
 
 Looking at a page that was never touched would take memory of the host for it (a shared mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What became of a private machine's memory: its launch, conversions, pages at the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The two sides of a memslot: the host's mapping of what is shared, a guest_memfd for the rest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What owns several resources at once: a context manager around an `ExitStack`."""
 
 from __future__ import annotations

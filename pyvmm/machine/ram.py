@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest's RAM: what backs it, where it is mapped, and the memslots that show it to the guest."""
 
 from __future__ import annotations

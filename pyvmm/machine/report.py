@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The report on a vCPU of a guest that died: registers, code, page tables, the last exits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Starting a guest again in its machine."""
 
 from __future__ import annotations

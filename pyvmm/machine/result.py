@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A finished run's result, gathered from what is left of its machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A listening unix socket at a path: for its owner alone, nobody else's, and gone at the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vCPU's thread: makes the vCPU, runs it, answers its exits, reports, and closes it.
 
 Exits are answered synchronously on this thread. It holds no lock while it waits, and it always

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """All vCPU threads of a machine, from the first instruction to the last join."""
 
 from __future__ import annotations

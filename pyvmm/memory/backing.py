@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What backs the guest's RAM, and whether the host can give that much: decisions, not calls."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Converting pages between private and shared: a request becomes ordered steps, or a refusal.
 
 Everything is checked before there is a plan, so a refused request changes nothing. The steps of a

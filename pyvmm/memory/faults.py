@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a guest access that KVM cannot resolve means: try again, convert, or give up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest-physical address space, in one place: every range and address, and why it is there.
 
 ::

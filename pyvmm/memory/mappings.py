@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Everything that a guest's page tables map, as runs of adjacent pages. Pure.
 
 Source: as `pyvmm.memory.page_walk`. A guest can build tables that lead back into themselves and so

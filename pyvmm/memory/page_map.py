@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The states of a guest's pages for people: a bar, and a line per run. Plain ASCII."""
 
 from __future__ import annotations

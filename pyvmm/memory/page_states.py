@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which pages are private and which are shared, as runs of equal state."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A walk of the guest's page tables for one linear address: what a crash report shows. Pure.
 
 Source: APM vol. 2, chapter 5 (page translation); SDM vol. 3A, chapter 4.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which parts of the guest-physical address space are memory, and which have a private side."""
 
 from __future__ import annotations

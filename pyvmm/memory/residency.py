@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How much of a region's memory is really there, beside how much is in use."""
 
 from __future__ import annotations

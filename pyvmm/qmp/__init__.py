@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """QMP: QEMU as a managed peer."""

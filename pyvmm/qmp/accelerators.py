@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which of QEMU's accelerators works on this host: found out by asking, never assumed.
 
 That QEMU was built with KVM and that /dev/kvm is there says little: on some hosts a QEMU with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A child process that never outlives us, waited for and read without blocking trio."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One client of the QMP server, from its greeting to its last answer."""
 
 from __future__ import annotations

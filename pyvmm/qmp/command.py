@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a QMP command is: its name, its arguments, and the function that carries it out.
 
 Names and shapes are those of QEMU's QAPI (qapi/*.json in QEMU's source).

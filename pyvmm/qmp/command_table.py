@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every command that the QMP server has, by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Commands about the machine as a whole: what it is, whether it runs, its end.
 
 Names and shapes are those of QEMU 7.2 (qapi/control.json, run-state.json, machine.json, misc.json).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A dump of a guest as an ELF64 core file: what stands where in it. Pure.
 
 The shape is that of QEMU 7.2's ``dump-guest-memory``, for which gdb, crash and makedumpfile look: a

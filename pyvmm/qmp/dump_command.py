@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """dump-guest-memory: the guest's memory and registers as an ELF core (qapi/dump.json)."""
 
 from __future__ import annotations

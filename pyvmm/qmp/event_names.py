@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a machine tells, in the events of QMP (qapi/run-state.json)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """human-monitor-command: a line for people, answered with text (qapi/misc.json)."""
 
 from __future__ import annotations

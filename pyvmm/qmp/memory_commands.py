@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QMP commands that save guest memory to files: pmemsave, memsave (qapi/machine.json)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files that guest memory is saved to: created as QEMU creates them, sparse where they can be."""
 
 from __future__ import annotations

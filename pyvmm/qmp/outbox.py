@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is on its way to a client."""
 
 from __future__ import annotations

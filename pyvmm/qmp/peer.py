@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU as a managed peer: started, spoken to over QMP, ended and reaped, whatever happens.
 
 The protocol is the qemu.qmp library's, which lives in asyncio; trio-asyncio brings it here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The QMP server of one machine: a unix socket, and any number of clients one after the other.
 
 ::

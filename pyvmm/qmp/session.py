@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One client's QMP session, without input or output: what it sends in, what it is answered out.
 
 Whoever owns a session sends `greeting`, feeds what arrives, takes `next` until that gives None, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """query-stats and query-stats-schemas: KVM's binary statistics, in the shapes of qapi/stats.json.
 
 The model counts nothing of the kind: there every answer is an empty list, as QEMU's is without KVM.

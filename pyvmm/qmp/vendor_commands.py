@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QMP commands that QEMU does not have: page states, conversions, exits, handles.
 
 Their names begin with ``x-pyvmm-``; docs/qmp-memory.md describes their answers. Addresses and sizes

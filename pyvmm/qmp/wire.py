@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QMP's bytes: a stream of JSON values in, lines of JSON out. No input or output of its own.
 
 As QEMU does (qobject/json-streamer.c) it takes a stream: values need no newline between them and

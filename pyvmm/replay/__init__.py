@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Stories of `pyvmm.lifetime`, carried out on a host's real KVM and compared step by step.
 
 `hands` does single operations in one process; `workers` gives each process of a story one of its

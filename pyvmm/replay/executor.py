@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Follows operations on the model and on the real KVM side by side, and compares each step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vCPU that touches memory where it is told: a read or a write of one byte.
 
 It runs at ring 3 with 4-level page tables: hosts without hardware virtualization run ring 0 in an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Single operations on real descriptors, in one process: what a step of a story comes to.
 
 Each returns "ok", the name of the errno, or for a read the byte that was read.

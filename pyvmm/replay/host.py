@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which behaviours to expect of this host: its features, and what one question tells."""
 
 from __future__ import annotations

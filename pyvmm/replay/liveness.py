@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whether the kernel still has a VM: its folder in debugfs is there exactly as long as it lives.
 
 ``kvm_create_vm_debugfs`` makes ``kvm/<pid>-<fd>``, ``kvm_destroy_vm_debugfs`` removes it. A debugfs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is replayed when nothing else is asked for: every transition, every shortest story."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Processes of a story, as processes: each holds its own descriptors, forks and exits for real.
 
 A worker does what `Hands` does, told over a socket. It ends when it is told to or when its socket

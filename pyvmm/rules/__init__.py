@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """KVM's rules for guest memory, each stated once: what is refused and how, what is done.
 
 Plain functions over small frozen values. A request (`creation`, `memslots`, `files`, `attributes`)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Numbers of the interface between kernel and user space that the rules speak of.
 
 `pyvmm.hosts.capabilities` gives some of them names of a type; a test holds the two together.

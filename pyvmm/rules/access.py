@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What serves an access: the guest's, by KVM's page fault handling, and the host's by a mapping.
 
 Sources: ``kvm_mmu_page_fault``, ``kvm_mmu_faultin_pfn`` and what they call, in

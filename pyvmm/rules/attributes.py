@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """KVM_SET_MEMORY_ATTRIBUTES (api.rst 4.141; ``kvm_vm_ioctl_set_mem_attributes``)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every rule of refusal, by operation: for documentation, and for checking that each is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """KVM_CREATE_GUEST_MEMFD (api.rst 4.142; ``kvm_gmem_create``)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a guest_memfd can do as a file: fallocate, mmap, and what it refuses always.
 
 File offsets and lengths in bytes, as the system calls take them: signed where those are.

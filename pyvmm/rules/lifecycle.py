@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who holds whom: what creating, binding, closing and freeing do, as data.
 
 A design is a table: for each `Event` the `Effect`s that it has, in order. `FILE_PINS_VM` is what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """KVM_SET_USER_MEMORY_REGION2: create, delete, move, re-flag (api.rst 4.140).
 
 Sources: ``kvm_vm_ioctl_set_memory_region``, ``kvm_set_memory_region``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where kernels differ: behaviours by name, never versions.
 
 A `Profile` says how one kernel behaves. What a host's KVM_CHECK_EXTENSION tells decides most of

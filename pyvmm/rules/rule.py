@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a rule is, and how a request is judged by an ordered list of them."""
 
 from __future__ import annotations

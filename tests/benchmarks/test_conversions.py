@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The parts of the benchmarks of private memory that need no lab."""
 
 from __future__ import annotations

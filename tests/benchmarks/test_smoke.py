@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The benchmarks run. What they measure is nobody's business here: a busy machine is no defect."""
 
 from __future__ import annotations

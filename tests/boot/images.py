@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tiny guest images, byte by byte: right ones, and the means to make them lie."""
 
 from __future__ import annotations

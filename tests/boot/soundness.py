@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What every plan must fulfil, whatever image it came from."""
 
 from __future__ import annotations

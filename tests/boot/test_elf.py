@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ELF files that lie: each is refused, with words that say what is wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whatever the bytes: a plan that is sound, or an error of ours. Nothing else is ever raised."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the firmware is given: pages, the boot block, and the digest that it must come to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kinds of images, flat ones, the initrd's place, the command line; and what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Multiboot 1: the header, the entry state and the information."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PVH: the note, the entry state and what the guest finds in memory."""
 
 from __future__ import annotations

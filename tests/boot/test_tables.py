@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Descriptors, decoded again by the manual's drawing."""
 
 from __future__ import annotations

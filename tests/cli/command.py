@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command as its users run it: a process of its own, and what it leaves behind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Flat guests, byte by byte: raw code that is entered in real mode at 0:0x7c00."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whatever is wrong with a request: one line that says so, the right code, and nothing left over.
 
 Each case runs twice: by a call within this process, where leaks can be seen, and as a process of

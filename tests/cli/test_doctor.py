@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm doctor`` and ``pyvmm guests``: that they tell the truth, as tables and as JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How each guest's end becomes the command's: exit code, standard error, and ``--json``."""
 
 from __future__ import annotations

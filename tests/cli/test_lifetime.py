@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lifetime`` as its users run it."""
 
 from __future__ import annotations

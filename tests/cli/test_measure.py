@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm measure``: one line that a script can use, the same for the same guest."""
 
 from __future__ import annotations

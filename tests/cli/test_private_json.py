@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What ``pyvmm run --private --json`` tells about memory."""
 
 from __future__ import annotations

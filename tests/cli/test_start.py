@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Before the guest runs: what interrupts ends it with 130, in one line, and leaves nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs that are no QEMU, or not quite."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Subjects, inspections and runs, made up."""
 
 from __future__ import annotations

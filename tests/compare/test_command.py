@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm compare`` as its users run it: what it prints, how it ends, what goes wrong."""
 
 from __future__ import annotations

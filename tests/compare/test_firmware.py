@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """microvm's firmware: one that leaves RAM alone where QEMU has it; otherwise RAM counts less."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every bundled guest program, under pyvmm and QEMU: it behaves alike on all that work here."""
 
 from __future__ import annotations

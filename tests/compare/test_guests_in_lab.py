@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every bundled guest is compared in the lab, with KVM on both sides, or listed with its reason.
 
 Those whose run depends on KVM are compared by ``tests/lab/test_compare_in_lab.py``, the others

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a guest prints of its machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """RAM page by page."""
 
 from __future__ import annotations

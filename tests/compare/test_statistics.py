@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Medians, quartiles, ratios, and the order of the runs."""
 
 from __future__ import annotations

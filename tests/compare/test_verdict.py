@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What agrees, what may differ, what disagrees; and that the documents list what may."""
 
 from __future__ import annotations

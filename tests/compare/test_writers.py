@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The report as text, as JSON, and as a page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A command on a terminal of its own, and the hands and eyes in front of it."""
 
 from __future__ import annotations

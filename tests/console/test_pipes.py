@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The console on pipes and files: nothing is lost, nothing stalls, and everything has a bound."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`ConsolePort`, the descriptors and the monitor, without a guest."""
 
 from __future__ import annotations

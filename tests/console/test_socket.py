@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``--console unix:PATH``: one client at a time, and none is waited for longer than needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The console on a terminal: raw while the guest has it, and back as it was on every way out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whatever a guest does to whichever port, no device raises and every value fits its size."""
 
 from __future__ import annotations

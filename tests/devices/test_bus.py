@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The bus: who answers, how wide accesses are split, what happens where nobody is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """CMOS memory and the clock, byte by byte."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The console's escape keys."""
 
 from __future__ import annotations

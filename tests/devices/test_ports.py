@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The map of ports contradicts itself nowhere, and nothing in the room reaches outside."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The port numbers that guests are compiled with are those that the machine has."""
 
 from __future__ import annotations

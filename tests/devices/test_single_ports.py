@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exit port, debug console, pvpanic, and the ways to reset."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The serial port's interrupts: causes, priorities, what clears them (datasheet, table IV)."""
 
 from __future__ import annotations

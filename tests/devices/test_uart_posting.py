@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the serial port lets a fast path do, state by state."""
 
 from __future__ import annotations

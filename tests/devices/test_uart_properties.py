@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The serial port under any sequence of accesses: nothing lost, nothing reordered, posting true."""
 
 from __future__ import annotations

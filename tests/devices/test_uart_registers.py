@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The serial port, register by register (PC16550D datasheet, section 8)."""
 
 from __future__ import annotations

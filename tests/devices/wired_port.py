@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A serial port with its outside recorded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One sequence on two hosts, and the story of where they part."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest that reads or writes one byte where it is told to, and what its host makes of that."""
 
 from __future__ import annotations

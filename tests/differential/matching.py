@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which behaviours a KVM host has: asked of it, never taken from a version."""
 
 from __future__ import annotations

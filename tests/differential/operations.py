@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The operations of a sequence: frozen values, each with its line of a story, and how it is run.
 
 Objects have names: files A, B, C; mappings M, N, O; VMs one and two, of which one has the guest.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What sequences are tried: mostly what makes sense, now and then what must be refused.
 
 An operation is drawn from lists of values, the simplest first: that is quick, and what shrinks

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Random sequences of memory operations on KVM and on the model: each result must be the same.
 
 The host's behaviours are asked of it once, then the model has the same. A difference shrinks to a

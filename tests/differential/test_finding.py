@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A model that is wrong in one thing against one that is right: found, and told in a few lines."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One host with the objects of one sequence, by name: VMs, files, mappings, a guest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Boot blocks: right ones, field by field, and every way to make one wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Building the firmware, and parts of it as an ordinary program."""
 
 from __future__ import annotations

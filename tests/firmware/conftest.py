@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The firmware, built before the first test that wants it, and what it is run with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine for the firmware and nothing else: memory, vCPUs, and answers to its ports."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The firmware's SHA-384 and its look at a boot block, asked by a test. A question is a kind, a u64
  * size, a u64 step, and as many bytes; the answer to "hash", fed in steps, is a digest; that to

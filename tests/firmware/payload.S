@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the firmware launches in the tests: at 1 MiB, and the entry is its first byte. It tells
  * through ports what it finds: after a launch nobody else may be able to look. Register-form IN and

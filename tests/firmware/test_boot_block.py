@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The firmware's look at a boot block, compiled for this host with everything that finds faults.
 
 That the firmware itself then refuses is shown in test_launch.py, for some of these.

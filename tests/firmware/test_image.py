@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The firmware as a file: what lies where, and which instructions it uses."""
 
 from __future__ import annotations

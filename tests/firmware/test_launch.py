@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The firmware at work on this host's KVM: nothing becomes private, the rest is as it will be."""
 
 from __future__ import annotations

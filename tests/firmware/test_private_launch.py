@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The firmware where memory can be private: in the lab (tests/lab/test_suite_in_lab.py)."""
 
 from __future__ import annotations

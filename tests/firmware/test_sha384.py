@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The firmware's SHA-384, compiled from the same source for this host, against Python's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Building the guests, and what their images must look like."""
 
 from __future__ import annotations

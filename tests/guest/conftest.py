@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The images, built before the first test that wants one."""
 
 from __future__ import annotations

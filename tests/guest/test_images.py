@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The images as files: what they carry, how they are laid out, which instructions they use."""
 
 from __future__ import annotations

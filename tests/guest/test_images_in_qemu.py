@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every program, booted by QEMU: with its own emulation and, where it is there, with KVM."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """After a private launch no image executes an instruction that a hypervisor intercepts.
 
 On a processor that does not tell the length of an intercepted instruction, KVM decodes it, and

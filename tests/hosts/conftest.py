@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host under test, and guests on it."""
 
 from __future__ import annotations

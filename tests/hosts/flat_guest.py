@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small guests in real mode: a few bytes of hand-assembled code, one vCPU, no firmware."""
 
 from __future__ import annotations

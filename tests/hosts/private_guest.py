@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small guests in long mode on a VM with private memory: hand-assembled, one vCPU, no firmware.
 
 Everything is shared at first. Page tables map the first 2 MiB one to one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exits from hand-filled run structures: no /dev/kvm involved."""
 
 from __future__ import annotations

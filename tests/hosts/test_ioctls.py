@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ioctl table: numbers, sizes, and agreement with the system's header where it knows them."""
 
 from __future__ import annotations

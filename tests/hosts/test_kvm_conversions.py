@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Conversions that vCPUs' threads make by themselves, and hypercalls made by private code."""
 
 from __future__ import annotations

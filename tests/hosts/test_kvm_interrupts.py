@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Controllers, lines, eventfds, routing; coalesced writes; dirty pages; clocks; statistics."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kicks: from any thread, at any time, none lost and none counted twice."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """200 lives of a VM leave nothing behind."""
 
 from __future__ import annotations

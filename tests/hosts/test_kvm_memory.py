@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memslots, guest_memfd and mappings: what works, and each refusal with its errno."""
 
 from __future__ import annotations

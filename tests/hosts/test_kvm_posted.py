@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Posted port accesses: in order, never lost, never twice, whatever else happens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Running a vCPU: exits and their answers, on the real /dev/kvm."""
 
 from __future__ import annotations

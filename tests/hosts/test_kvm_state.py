@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The state of a vCPU: what is set can be read back, and the guest sees it."""
 
 from __future__ import annotations

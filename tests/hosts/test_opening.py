@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Opening the device: each way in which it can fail says what to do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The statistics file's format, from bytes made by hand."""
 
 from __future__ import annotations

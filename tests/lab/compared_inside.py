@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``python -m tests.lab.compared_inside NAME...``: compares these guests with KVM on both sides.
 
 Run in the lab, in one process, because to start Python takes seconds in there. A line of JSON for

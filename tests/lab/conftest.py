@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One lab for all tests that need one, and labs of their own for those that break them."""
 
 from __future__ import annotations

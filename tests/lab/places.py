@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The same command here and in the lab."""
 
 from __future__ import annotations

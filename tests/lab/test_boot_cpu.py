@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs leave the lab's boot CPU alone, of which QEMU's TCG loses flags (decision 8)."""
 
 from __future__ import annotations

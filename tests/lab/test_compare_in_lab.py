@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guests in the lab, under pyvmm and QEMU, both with the lab's KVM: they behave alike.
 
 Natively one of the two may have no KVM that works, and this host's KVM has habits of its own.

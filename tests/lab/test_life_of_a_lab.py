@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Labs come up, go down, and break; what is left, what is said, and that the next call works."""
 
 from __future__ import annotations

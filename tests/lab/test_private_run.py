@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm run --private`` as its users run it: in the lab, and where there is no private memory."""
 
 from __future__ import annotations

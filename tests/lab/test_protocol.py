@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The codec: whatever pieces bytes come in, and whatever they are."""
 
 from __future__ import annotations

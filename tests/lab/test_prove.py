@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A kernel of the user's proves what it offers, or is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A command in the lab behaves as it does here: output, status, signals, arguments, environment."""
 
 from __future__ import annotations

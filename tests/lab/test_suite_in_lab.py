@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tests that need KVM, run in the lab as they run natively."""
 
 from __future__ import annotations

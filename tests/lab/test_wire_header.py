@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Both sides of the lab's channel are compiled with the same numbers."""
 
 from __future__ import annotations

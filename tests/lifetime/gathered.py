@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Evidence that several tests look at: an exploration of the standard universe takes seconds."""
 
 from __future__ import annotations

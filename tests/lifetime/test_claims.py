@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The verdicts follow from the runs, and change when what they rest on changes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sequential exploration: what holds, what does not, and that every effect is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interleavings: with all protections no harm; without any one of them there is some."""
 
 from __future__ import annotations

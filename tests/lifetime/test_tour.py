@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sequences that take every transition, stories told under another design, and drawings."""
 
 from __future__ import annotations

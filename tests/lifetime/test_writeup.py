@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The write-up's generated parts: they are in the document as they would be made now."""
 
 from __future__ import annotations

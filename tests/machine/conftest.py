@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hosts that tests of whole machines need."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guests for the tests of the machine: tiny flat images, and the bundled ones."""
 
 from __future__ import annotations

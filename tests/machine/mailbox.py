@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host's end of the page that a guest shares to talk (``guest/include/mailbox.h``)."""
 
 from __future__ import annotations

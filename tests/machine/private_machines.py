@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Machines with private memory, beside which a test talks to the guest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Roads to memory that a process has, besides reading it: other system calls, and a search."""
 
 from __future__ import annotations

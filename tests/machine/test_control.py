@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The run state by itself: pausing, freezing and resuming by several at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The order of a conversion's steps, seen from outside: first the attributes, then the pages.
 
 On real VMs: whatever an executor does, pages must still be there when the attributes are set, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Everybody converts everything for a minute; afterwards all who know about a page agree."""
 
 from __future__ import annotations

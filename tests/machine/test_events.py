@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a machine tells its listeners, starting it paused, and freezing it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Conversions as the machine executes them, on a kernel of our own that records and can fail."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How much the host will give, from made-up kernel files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The same guest on KVM and on the model: the same console, the same end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The machine's life on /dev/kvm: how it ends, how it is stopped, what it leaves behind."""
 
 from __future__ import annotations

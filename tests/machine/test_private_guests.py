@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guests for private memory, on a host that has it: what they find, and what the host finds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whole machines with private memory: launch, page states, policies, the host's own conversions."""
 
 from __future__ import annotations

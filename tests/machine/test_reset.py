@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine that is reset starts again: vCPUs, controllers, devices and memory as they were."""
 
 from __future__ import annotations

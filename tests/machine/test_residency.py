@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a conversion discards is given back: pyvmm says so, and so does the kernel elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest's secret, and every road by which the monitor could come to it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tests that talk with a guest do not wait for one that has ended."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Listening unix sockets: whose the file is, who may use it, and when it goes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One of several slots is taken away, or deleted, while a guest goes on: the others keep theirs.
 
 Without a whole machine, so that there are slots beside each other that a guest need not run from:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What backs RAM, decided on features; and the limits of size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The planner, run on a kernel made of two dictionaries: what is promised is what comes about."""
 
 from __future__ import annotations

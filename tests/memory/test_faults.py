@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What memory faults mean, in every state of a page, and with other vCPUs converting meanwhile."""
 
 from __future__ import annotations

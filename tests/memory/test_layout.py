@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest-physical layout: ranges that agree with each other, for every size of memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Linear ranges cut into what is adjacent in guest-physical memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What page tables map: every mode, runs joined, and tables that are meant to take for ever."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The page map as people see it, and residency as values."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page states against a dictionary with an entry per page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page walks over tables made by hand: every paging mode, holes, large pages, hostile entries."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The table of memory regions: look-ups against a search, and what it does not take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a monitor's arguments mean; nothing that is typed raises anything but `LineError`."""
 
 from __future__ import annotations

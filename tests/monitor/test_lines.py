@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory, registers and address spaces as lines: the forms that QEMU 7.2 prints."""
 
 from __future__ import annotations

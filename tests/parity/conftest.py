@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The hosts and VM types that the kernel's tests are about, and guests on them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """System calls on a guest_memfd's fd that pyvmm has no use for, and accesses that must fail."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest that does what a list of commands says: fill, check, convert, tell the host.
 
 The guest's own code is a loop of some forty instructions (`_INTERPRETER`) which fetches a command

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """private_mem_conversions_test: what each side sees before, during and after a conversion.
 
 The guest fills its data with patterns and asks for conversions by hypercall; the host converts, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """guest_memfd_test: the file as such, for each type of VM and each set of flags that it offers."""
 
 from __future__ import annotations

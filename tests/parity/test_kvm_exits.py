@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """private_mem_kvm_exits_test: a private access that nothing can serve is a memory fault exit."""
 
 from __future__ import annotations

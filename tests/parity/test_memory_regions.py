@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """set_memory_region_test, as far as it is about guest_memfd: which memslots KVM refuses, and how.
 
 Its other cases (moving and deleting ordinary slots, the largest number of them, MMIO while an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """pre_fault_memory_test: memory that is mapped ahead, while its memslot goes and comes back."""
 
 from __future__ import annotations

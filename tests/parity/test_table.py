@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """docs/parity.md: every row's test exists, and every test has its row."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hosts with private memory, for commands that look at it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Machines that commands are tried on, without a server in between."""
 
 from __future__ import annotations

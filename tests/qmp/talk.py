@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A plain QMP client for tests: bytes and JSON on a socket, nothing done for the caller."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which accelerator works is found out by asking: true ones, and QEMUs that fail in every way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A child process: what it is given, what is kept of it, and that it ends."""
 
 from __future__ import annotations

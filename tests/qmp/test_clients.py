@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The clients that everybody has, unmodified, at ``pyvmm run --qmp``; and QEMU beside it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The commands about the machine as a whole, without a server in between."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The layout of a core: what pyelftools reads out of it is what was put in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """dump-guest-memory: a core with the guest's bytes and registers, as QEMU's, or an error."""
 
 from __future__ import annotations

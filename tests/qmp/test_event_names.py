@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every ending and event of a machine has its place in QMP's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """human-monitor-command: lines about a live guest, in QEMU's words for the same guest."""
 
 from __future__ import annotations

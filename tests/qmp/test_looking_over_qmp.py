@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dumps, statistics and the human monitor through the server, as a client sees them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Saving and looking at memory through the server, as a client sees it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """pmemsave and memsave: the guest's bytes, whole and unchanged, or an error and no harm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU as a managed peer: it works, it fails in every way, and nothing is left of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hostile clients: whatever they send, they get an error object, and the guest goes on."""
 
 from __future__ import annotations

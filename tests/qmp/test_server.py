@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The QMP server in this process: clients of every kind, and the guest that goes on."""
 
 from __future__ import annotations

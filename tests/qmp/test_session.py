@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One client's session without a server: what it is answered, beside what QEMU answers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """query-stats and query-stats-schemas: KVM's counters in QAPI's shapes."""
 
 from __future__ import annotations

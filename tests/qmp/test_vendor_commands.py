@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """x-pyvmm-...: what they tell is what the machine and the kernel have."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is told and what may be asked while memory is dumped or saved: beside QEMU, and on ours."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The QMP wire: values out of a stream, whatever the pieces; one error for one broken line."""
 
 from __future__ import annotations

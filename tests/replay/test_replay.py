@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model and the real KVM side by side; and that a model that is wrong is found to be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests and the answers that kernels gave to them: measured on Linux 6.18, with the exceptions
 that say so, and kept in the order of the measurement."""
 

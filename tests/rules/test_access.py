@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which side serves an access, or which fault it is: every combination, and each reason by name."""
 
 from __future__ import annotations

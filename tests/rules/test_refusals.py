@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every request is answered as a kernel answered it, and no rule can be left out or changed."""
 
 from __future__ import annotations

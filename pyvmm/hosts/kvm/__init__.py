@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """/dev/kvm through cffi. cffi data never leaves this package."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The border to the compiled extension: where untyped cffi data comes in, and every ioctl goes out.
 
 Nothing outside of `pyvmm.hosts.kvm` imports this module.

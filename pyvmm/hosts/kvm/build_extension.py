@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Describes the cffi extension `pyvmm.hosts.kvm._kvm` to setuptools.
 
 setup.py names this file, and cffi executes it from the project's root without importing the

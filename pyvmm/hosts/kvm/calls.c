@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* System calls, and reading of memory shared with the kernel. See calls.h. */
 #define _GNU_SOURCE
 #include "calls.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * System calls with the errno in the result: negative for an error. cffi reads this file as well
  * (see kvm_abi.h).

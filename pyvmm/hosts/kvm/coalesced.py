@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Coalesced writes: port and MMIO writes that KVM only notes down (api.rst 4.116).
 
 Inside a registered zone a guest's write costs no exit to user space: KVM appends it to a ring that

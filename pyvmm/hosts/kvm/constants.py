@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Numbers of the KVM ABI that are neither ioctls nor structures (api.rst)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Conversions that a vCPU's thread makes by itself. See conversions.h. */
 #define _GNU_SOURCE
 #include "conversions.h"

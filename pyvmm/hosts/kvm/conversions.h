@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Conversions of guest pages between shared and private that a vCPU's thread makes by itself. cffi
  * reads this file as well (see kvm_abi.h). Functions that can fail return a negative errno.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Conversions between shared and private that conversions.c makes without leaving for Python."""
 
 from __future__ import annotations

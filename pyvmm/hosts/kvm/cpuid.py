@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """CPUID as KVM takes and gives it (``struct kvm_cpuid2``, api.rst 4.20, 4.46)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ring of a vCPU's dirtied pages (KVM_CAP_DIRTY_LOG_RING, api.rst 8.29)."""
 
 from __future__ import annotations

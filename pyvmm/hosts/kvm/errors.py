@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a refused KVM ioctl is reported as, with a remedy where one is known."""
 
 from __future__ import annotations

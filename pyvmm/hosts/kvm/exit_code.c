@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What KVM_RUN left behind, as the code that pyvmm_vcpu_run returns. See run.h. */
 #include "run.h"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From what a KVM_RUN left behind to an exit: `pyvmm.hosts.exits` from ``struct kvm_run``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every extension (KVM_CAP_*) that x86 can be asked about, in plain words."""
 
 from __future__ import annotations

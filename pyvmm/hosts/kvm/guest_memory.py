@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory that a guest can be given: guest_memfd, anonymous memfds, and mappings of both."""
 
 from __future__ import annotations

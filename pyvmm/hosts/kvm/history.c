@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The record of a vCPU's recent exits, and its counters. See history.h. */
 #include "history.h"
 

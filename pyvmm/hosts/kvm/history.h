@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a vCPU did last, for the report that follows when something goes wrong. cffi reads this file
  * as well (see kvm_abi.h).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupts of a VM: in-kernel controllers and timer, lines, MSIs, irqfds, ioeventfds, routing."""
 
 from __future__ import annotations

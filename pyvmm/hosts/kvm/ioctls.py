@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every ioctl of KVM that this project issues: one declaration each.
 
 The request numbers are written out instead of computed, so that a test can compare the size that

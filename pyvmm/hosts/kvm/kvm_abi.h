@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The KVM ABI of x86-64 as this project uses it: structures with their fixed layout.
  *

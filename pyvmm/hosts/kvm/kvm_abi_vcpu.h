@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the ioctls of vCPUs take, statistics, and struct kvm_run. See kvm_abi.h. */
 #ifndef PYVMM_CDEF
 #pragma once

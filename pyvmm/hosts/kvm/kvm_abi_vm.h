@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the ioctls of /dev/kvm, VMs and devices take, but for CPUID. See kvm_abi.h. */
 #ifndef PYVMM_CDEF
 #pragma once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Resetting what KVM has no reset for: by copying the state of a newborn one.
 
 KVM resets a vCPU when it makes it and has no call that does it again. So a second VM is made for a

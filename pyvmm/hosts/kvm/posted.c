@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The rings of one VM that take guest writes without an exit to Python. See posted.h. */
 #include "posted.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Guest writes that are taken without an exit to Python: posted port accesses (ours), and the
  * draining of coalesced ones (the kernel's). cffi reads this file as well (see kvm_abi.h).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Posted port accesses: single-byte ones that run.c answers without leaving for Python."""
 
 from __future__ import annotations

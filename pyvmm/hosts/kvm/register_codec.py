@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Between the structures of a vCPU's registers and frozen values, both ways."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which pages of a mapping are resident, one by one (mincore(2))."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The exit path. See run.h. */
 #define _GNU_SOURCE
 #include "run.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The exit path: one vCPU's KVM_RUN loop, kicks, posted port accesses, conversions of pages, the
  * record of exits.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Statistics of a VM or vCPU: the file that KVM_GET_STATS_FD gives (api.rst 4.133)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/dev/kvm itself: what it offers, and new VMs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vCPU: running it, answering its exits, kicking it."""
 
 from __future__ import annotations

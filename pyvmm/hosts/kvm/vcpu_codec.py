@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Between the structures of a vCPU's lesser state and frozen values, both ways.
 
 Imported late: a plain run needs none of it.

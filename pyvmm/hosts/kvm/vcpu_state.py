@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The state of a vCPU: registers of all kinds, read and written through its fd."""
 
 from __future__ import annotations

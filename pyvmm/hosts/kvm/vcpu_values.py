@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The state of a vCPU beyond `pyvmm.hosts.registers`, as frozen values.
 
 Field names are those of the structures of api.rst; nested ones are joined with an underscore.

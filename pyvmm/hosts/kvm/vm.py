@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A VM: its memory, its vCPUs, its capabilities."""
 
 from __future__ import annotations

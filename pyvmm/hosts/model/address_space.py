@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a vCPU of the model sees of its VM: guest memory as spans, and the VM's services.
 
 The CPU side executes guest code against exactly the spans that the memory side hands out and

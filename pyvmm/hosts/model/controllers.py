@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interrupt controllers and timer of a VM: two 8259A, and an 8254 (Intel's data sheets).
 
 What the guest sees of them is what `create_irqchip` and `create_pit` give on KVM, without the

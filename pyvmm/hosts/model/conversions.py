@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lock of a model VM's conversions; its vCPUs have no fast path, every request is an exit."""
 
 from __future__ import annotations

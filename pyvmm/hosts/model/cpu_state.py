@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The processor's state as Unicorn 2.1 keeps it, field by field.
 
 ``uc_context_save`` copies the head of QEMU's ``CPUX86State`` (target/i386/cpu.h). Unicorn's own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What CPUID answers on the model (APM vol. 3, appendix E; KVM cpuid.rst for 0x40000000)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Accesses to ports and devices: posted, the VM's own controllers', or an exit.
 
 They come from the engine in the middle of an instruction. Nothing may be raised through its C code:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One Unicorn engine: guest code runs here, against the spans of an `AddressSpace` and no others.
 
 What needs the monitor ends `execute` by way of SVM's intercepts (APM vol. 2, 15.9), which QEMU's

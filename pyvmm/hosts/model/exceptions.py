@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exceptions and interrupts on their way to the guest's handlers (SDM vol. 3A, 6).
 
 Unicorn stops where one arises and delivers none, so this does what the processor would: through

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model's guest_memfd, and mappings: what the host may do with guest memory, by the rules."""
 
 from __future__ import annotations

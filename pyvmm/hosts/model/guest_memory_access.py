@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guest memory as the processor itself reads and writes it: tables, stacks, instructions.
 
 Physical accesses go to the spans of an `AddressSpace` and nowhere else; linear ones through the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The guest-physical address space of a VM: slots, bindings and attributes become spans.
 
 What serves an access is asked of `pyvmm.rules.access` for each run of pages that have the same slot

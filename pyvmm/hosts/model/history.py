@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The record of a vCPU's recent exits, and its counters: what hosts/kvm/history.c keeps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory of this process that stands for guest memory: files of the kernel's, mapped."""
 
 from __future__ import annotations

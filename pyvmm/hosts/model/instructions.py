@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What an intercepted instruction does: CPUID, RDMSR, WRMSR, hypercalls, software interrupts."""
 
 from __future__ import annotations

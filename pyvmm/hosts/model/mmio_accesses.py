@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Accesses to devices in memory, each done once though its instruction is begun twice.
 
 Unicorn looks behind every load and store whether it is to stop, and if so leaves the instruction in

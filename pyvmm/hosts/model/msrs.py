@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Model-specific registers (APM vol. 2, appendix A): those that the model has."""
 
 from __future__ import annotations

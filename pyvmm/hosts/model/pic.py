@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One 8259A interrupt controller (Intel 8259A data sheet). Pure; no locks."""
 
 from __future__ import annotations

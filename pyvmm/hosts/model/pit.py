@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The 8254 interval timer (Intel 8254 data sheet): three counters, the first one interrupts.
 
 Pure: the time is an argument, in seconds.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Posted port accesses of the model's vCPUs: rules, and the ring of what was written."""
 
 from __future__ import annotations

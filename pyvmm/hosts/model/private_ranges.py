@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which guest-physical addresses have KVM_MEMORY_ATTRIBUTE_PRIVATE: ranges, not pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Errors of the model: what a rule refuses, as the system call error that KVM would give."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Registers after reset, as KVM creates a vCPU (``kvm_vcpu_reset``; SDM vol. 3A, table 10-1)."""
 
 from __future__ import annotations

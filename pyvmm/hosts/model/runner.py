@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The execution of one vCPU: engine, exceptions, interrupts, devices, turns."""
 
 from __future__ import annotations

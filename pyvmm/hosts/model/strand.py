@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A second thread for each vCPU, on which its guest code runs.
 
 An access to a port or a device happens in the middle of an instruction, and the monitor answers it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """INS and REP INS: one exit for many elements, as KVM's instruction emulator reads ahead.
 
 What is read is what ``pio_in_emulated`` asks for (arch/x86/kvm/emulate.c): as many elements as RCX

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model as a host: it needs no /dev/kvm, no privilege and nothing of the kernel's KVM."""
 
 from __future__ import annotations

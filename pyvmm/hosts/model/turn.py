@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whose turn it is: the vCPUs of a VM and whoever changes its memory, one at a time, in order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The C interface of Unicorn 2.1 (``unicorn/unicorn.h``), as much of it as the model uses.
 
 The library comes with the package `unicorn`, whose own Python part takes a tenth of a second to

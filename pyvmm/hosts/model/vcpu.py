@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vCPU of the model: guest code on Unicorn, the exits that KVM would give."""
 
 from __future__ import annotations

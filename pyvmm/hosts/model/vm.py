@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A VM of the model: KVM's ioctls on a VM, judged by `pyvmm.rules` and carried out here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A thread that looks every now and then whether an engine should stop."""
 
 from __future__ import annotations

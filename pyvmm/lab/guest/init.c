@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The lab's first process. Makes the host's file system the root, read-only, with scratch where
  * programs expect to write; then runs commands for the host (serve.c). It lives in an initial RAM

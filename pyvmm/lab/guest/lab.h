@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The lab's first process: what its files share. */
 #ifndef PYVMM_LAB_H
 #define PYVMM_LAB_H

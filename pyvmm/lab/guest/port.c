@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The channel to the host: frames over a virtio-serial port that never blocks. */
 #include <errno.h>
 #include <fcntl.h>

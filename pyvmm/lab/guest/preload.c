@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The preloaded process: a Python with pyvmm imported (pyvmm/lab/preload.py), which forks for each
  * pyvmm command because importing takes seconds of emulated CPU. It talks to us over a pair of

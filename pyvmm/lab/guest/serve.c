@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The loop: moves bytes between the commands and the port, and notices what ends. */
 #define _GNU_SOURCE
 #include <errno.h>

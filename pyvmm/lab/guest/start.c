@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How a command begins: its request, its descriptors, its process. */
 #define _GNU_SOURCE
 #include <errno.h>

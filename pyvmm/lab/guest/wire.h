@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the lab's two sides say to each other, as plain `#define NAME value` lines: tests/lab
  * compares them with pyvmm/lab/protocol.py, which documents each frame.

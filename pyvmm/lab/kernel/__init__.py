@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kernels for the lab: built once into the user's cache, found again by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``pyvmm lab build``: from a name, a source or a file to an entry in the cache."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The cache of kernels, and who may write to it.
 
     $XDG_CACHE_HOME/pyvmm/lab/

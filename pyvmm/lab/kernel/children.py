@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Children of a build: each a process group that does not outlive us.
 
 They inherit the cache's lock, so that a build whose parent was killed still keeps others out until

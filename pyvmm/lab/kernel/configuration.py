@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The configuration fragment: what the lab's kernel has, and whether Kconfig went along."""
 
 from __future__ import annotations

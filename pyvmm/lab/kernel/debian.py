@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Debian's kernel source packages, by an apt of our own.
 
 The system's configuration (proxies, credentials, certificates) is read as it is; sources, lists,

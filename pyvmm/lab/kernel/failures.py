@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What can go wrong with making a kernel, beyond what `pyvmm.errors` has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Telling a kernel from another file, and which one it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kconfig, the compiler, and the image that comes out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is known about a kernel in the cache: the values, and their JSON."""
 
 from __future__ import annotations

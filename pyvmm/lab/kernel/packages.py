@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The system packages that building a kernel needs, and getting them."""
 
 from __future__ import annotations

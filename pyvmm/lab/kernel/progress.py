@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Saying how a build gets on: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a kernel's source comes from, and unpacking it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What can be attached to a console: standard input and output, a file, a socket, nothing.
 
 Each is an `Attachment` (`pyvmm.machine.machine`): called with the machine's `ConsolePort`, it runs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A console that keeps what the guest says in memory and feeds it what it is given."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The monitor behind Ctrl-A c: a few words to look at a guest and to steer it, line by line."""
 
 from __future__ import annotations

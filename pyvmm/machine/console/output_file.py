@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A file to write to: opened early, so that a bad path is told at once; emptied only when used."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The console port: where vCPU threads and trio tasks meet, with a bounded buffer each way.
 
 Output: vCPU threads `append`; a trio task takes. A full buffer makes the vCPU thread wait

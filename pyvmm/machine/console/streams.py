@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """File descriptors as console streams, without ever blocking the trio thread on them.
 
 A descriptor that we were given may share its file description with other processes, so setting

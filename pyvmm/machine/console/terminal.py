@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The terminal in raw mode while a guest has it, and back as it was on every way out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The words of the human monitor: QEMU's, where it has them, and in its forms.
 
 One implementation serves the terminal (Ctrl-A c) and QMP's ``human-monitor-command``.

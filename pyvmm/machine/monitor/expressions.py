@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a human monitor's arguments mean: formats like /4xw, and sums with registers. Pure.
 
 The grammar is that of QEMU's monitor (monitor/hmp.c): unsigned 64-bit arithmetic, ``+ -`` below

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory as lines, as the commands x and xp of QEMU's monitor print it. Pure."""
 
 from __future__ import annotations

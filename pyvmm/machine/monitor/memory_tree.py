@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine's address spaces as lines, in the form of QEMU's ``info mtree``. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vCPU's registers as lines, as ``info registers`` of QEMU's monitor prints them. Pure.
 
 The form is that of QEMU 7.2 (target/i386/cpu-dump.c). What a host does not tell has no line.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The same guest code on KVM and on the model, and what comes of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A vCPU of the model over memory of the test's own, and the guest code for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """No guest makes the model touch host memory outside of its spans, whatever it executes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exceptions and software interrupts reach the guest's handlers as the processor delivers them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The exits of the model's vCPUs are those that KVM gives for the same code."""
 
 from __future__ import annotations

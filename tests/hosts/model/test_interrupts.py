@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Controllers, timer and several vCPUs of the model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the model's processor lacks: CPUID says so, and who uses it all the same is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model's memory alone: what a guest reaches after each change, and who keeps what alive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An access to a device is done once, also where its instruction is broken off behind it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """String input and output: as many exits, of as many elements, as on KVM."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A host whose make, compiler and apt are small scripts: what they are asked, they write down."""
 
 from __future__ import annotations

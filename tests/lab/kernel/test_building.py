@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`pyvmm lab build` from end to end, with a make and a compiler that only pretend."""
 
 from __future__ import annotations

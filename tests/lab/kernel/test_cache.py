@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Entries: published whole, found by name, checked when used; and one writer at a time."""
 
 from __future__ import annotations

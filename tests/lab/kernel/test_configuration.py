@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The fragment is what it is meant to be, and what Kconfig drops is seen."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The private apt: what it is told, what it makes of the answers, and that it stays private."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A kernel's description, and what a kernel's file says of itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the reader of a build sees."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sources: recognised, unpacked without what is not needed, or refused in one line."""
 
 from __future__ import annotations
