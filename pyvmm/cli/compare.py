@@ -8,7 +8,7 @@ import enum
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -100,15 +100,16 @@ def command(options: argparse.Namespace) -> int:
 
     ending: EndingSignals = options.ending_signals
     wanted = _wanted(options)
-    request = _request(options)
+    request, read = _request(options)
     ending.hold()
     with ExitStack() as stack:
-        outputs = _Outputs(options, stack)
+        outputs = _Outputs(options, (*read, *_programs(wanted)), stack)
         report = _compared(request, wanted, options.runs, ending)
-        outputs.write(report)
         from pyvmm.compare.terminal import to_text
 
-        print_answer(to_text(report, is_terminal=sys.stdout.isatty()))
+        text = to_text(report, is_terminal=sys.stdout.isatty())
+        outputs.write(report)
+        print_answer(text)
     return ExitCode.OK if report.agrees else DIFFERS
 
 
@@ -125,7 +126,18 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return Wanted(options.host, programs, options.accel, options.machine)
 
 
-def _request(options: argparse.Namespace) -> GuestRequest:
+def _programs(wanted: Wanted) -> Iterator[Path]:
+    """The files that are started as QEMU."""
+    import shutil
+
+    for program in wanted.programs:
+        found = shutil.which(program)
+        if found is not None:
+            yield Path(found)
+
+
+def _request(options: argparse.Namespace) -> tuple[GuestRequest, tuple[Path | None, ...]]:
+    """The guest, and the files that it was read from."""
     from pyvmm.compare.conduct import check
     from pyvmm.compare.guest_files import GuestRequest
     from pyvmm.machine.config import MachineConfig
@@ -147,7 +159,7 @@ def _request(options: argparse.Namespace) -> GuestRequest:
         timeout=options.timeout,
     )
     check(request)
-    return request
+    return request, (guest.path, options.initrd, options.input)
 
 
 def _bundled(name: str, image: bytes) -> str | None:
@@ -219,10 +231,14 @@ async def _watch(signals: AsyncIterator[int], seen: list[int], scope: trio.Cance
 class _Outputs:
     """The files that the report is written to, open before anything is run."""
 
-    def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
+    def __init__(
+        self, options: argparse.Namespace, read: Iterable[Path | None], stack: ExitStack
+    ) -> None:
+        from pyvmm.cli.output_paths import refuse_input_files
         from pyvmm.machine.console.output_file import OutputFile
 
         self._files: list[tuple[Path, OutputFile, Callable[[Report], str]]] = []
+        inputs = tuple(read)
         for path, writer in ((options.json, _json), (options.html, _html)):
             if path is None:
                 continue
@@ -232,16 +248,18 @@ class _Outputs:
                 raise UsageError(
                     _attempt(path), "something else goes to the same file", "name another"
                 )
+            refuse_input_files(file.fd, _attempt(path), inputs)
             self._files.append((path, file, writer))
 
     def write(self, report: Report) -> None:
-        """Write all of them. Raises `SystemCallError`."""
-        for path, file, writer in self._files:
+        """Write all of them, once all that goes into them is known. Raises `SystemCallError`."""
+        texts = [writer(report).encode() for _, _, writer in self._files]
+        for (path, file, _), text in zip(self._files, texts, strict=True):
             fd = file.use()
             os.set_blocking(fd, True)
             try:
-                with open(fd, "w", encoding="utf-8", closefd=False) as stream:
-                    stream.write(writer(report))
+                with open(fd, "wb", closefd=False) as stream:
+                    stream.write(text)
             except OSError as error:
                 raise SystemCallError(
                     _attempt(path), error.errno or 0, error.strerror or str(error)

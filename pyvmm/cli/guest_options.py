@@ -16,9 +16,13 @@ from pyvmm.machine.image_file import read_image
 
 @dataclass(frozen=True, slots=True)
 class GuestInput:
-    """What boots: the files' bytes, the command line without its zero byte, a name for messages."""
+    """What boots: the files' bytes, the command line without its zero byte, a name for messages.
+
+    `path` is the image's file.
+    """
 
     name: str
+    path: Path
     image: bytes
     command_line: bytes
     initrd: bytes | None
@@ -45,9 +49,11 @@ def read_guest(options: argparse.Namespace) -> GuestInput:
         raise NoInputError(
             "read the image", "its name is empty", "give a path, or a name that pyvmm guests lists"
         )
+    path = _image_path(options.image)
     return GuestInput(
         name=str(options.image),
-        image=read_image(_image_path(options.image), options.memory),
+        path=path,
+        image=read_image(path, options.memory),
         command_line=os.fsencode(options.append),
         initrd=read_image(options.initrd, options.memory) if options.initrd else None,
     )

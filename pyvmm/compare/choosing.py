@@ -17,6 +17,7 @@ from pyvmm.compare.subjects import (
     Subject,
     told_apart,
 )
+from pyvmm.compare.visible import visible
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.hosts import open_host
@@ -63,7 +64,7 @@ def _ours(hosts: Sequence[PyvmmHost] | None) -> tuple[list[Subject], list[Absent
         except PyvmmError as error:
             if hosts is not None:
                 raise
-            absent.append(Absent(PyvmmSubject(host).name, str(error)))
+            absent.append(Absent(PyvmmSubject(host).name, visible(str(error))))
         else:
             found.append(PyvmmSubject(host))
     return found, absent
@@ -81,7 +82,7 @@ async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Abse
             name = f"{program} {accelerator.value} {machine.value}"
             if wanted.accelerators is not None:
                 raise HostLacksError(f"compare with {name}", why, "leave it out of --accel")
-            absent.append(Absent(name, why))
+            absent.append(Absent(visible(name), visible(why)))
     return found, absent
 
 

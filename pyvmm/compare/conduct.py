@@ -30,6 +30,7 @@ from pyvmm.compare.report import Absent, GuestFacts, Report, pair_ratios, subjec
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 from pyvmm.compare.timed_runs import timed_run
 from pyvmm.compare.verdict import PairVerdict, judge
+from pyvmm.compare.visible import visible
 from pyvmm.errors import UsageError
 from pyvmm.memory.layout import MemoryLayout
 
@@ -159,12 +160,12 @@ async def _judge(
 
 def _facts(request: GuestRequest) -> GuestFacts:
     return GuestFacts(
-        request.name,
+        visible(request.name),
         request.bundled,
         hashlib.sha256(request.image).hexdigest(),
         request.memory,
         request.cpus,
-        request.command_line.decode("utf-8", "backslashreplace"),
+        visible(os.fsdecode(request.command_line)),
         request.timeout,
     )
 

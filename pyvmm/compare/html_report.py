@@ -17,6 +17,7 @@ from pyvmm.compare.observations import (
 from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import counted
 from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
+from pyvmm.compare.visible import visible
 
 _CONSOLE_SHOWN = 64 << 10
 _STYLE = """
@@ -123,11 +124,7 @@ def _details(report: Report) -> Iterator[str]:
 
 def _shown(text: str) -> str:
     """Text of a guest: a page has no place for its control characters."""
-    visible = "".join(
-        letter if letter.isprintable() or letter in "\n\t" else f"\\x{ord(letter):02x}"
-        for letter in text
-    )
-    return escape(visible)
+    return escape(visible(text, keep="\n\t"))
 
 
 def _detail(name: str, finding: Finding) -> Iterator[str]:

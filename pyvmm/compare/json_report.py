@@ -15,6 +15,7 @@ from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import Spread
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 from pyvmm.compare.verdict import Finding, PairVerdict
+from pyvmm.compare.visible import visible
 
 SCHEMA = "pyvmm-compare-1"
 _DIGITS = 6
@@ -58,7 +59,7 @@ def _subject(subject: Subject) -> dict[str, object]:
         return {"monitor": "pyvmm", "host": subject.host.value}
     return {
         "monitor": "qemu",
-        "program": subject.program,
+        "program": visible(subject.program),
         "version": subject.version,
         "accelerator": subject.accelerator.value,
         "machine": subject.machine.value,

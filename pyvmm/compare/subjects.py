@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from pyvmm.compare.visible import visible
+
 
 class PyvmmHost(enum.Enum):
     """What pyvmm runs it on; the values are those of ``pyvmm run --host``."""
@@ -73,7 +75,7 @@ class QemuSubject:
     def name(self) -> str:
         """What reports call it."""
         name = f"QEMU {self.version} {self.accelerator.value} {self.machine.value}"
-        return f"{name} ({self.apart})" if self.apart else name
+        return f"{name} ({visible(self.apart)})" if self.apart else name
 
 
 Subject = PyvmmSubject | QemuSubject

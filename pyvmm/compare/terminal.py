@@ -21,10 +21,12 @@ from pyvmm.compare.observations import (
 from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import Spread, counted, number
 from pyvmm.compare.verdict import Agreement, Aspect, Finding
+from pyvmm.compare.visible import visible
 
 _BAR_WIDTH = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _DETAIL_LINES = 24
+_TAB = "\t"
 _MARKS = {
     Agreement.EQUAL: "[green]equal[/]",
     Agreement.EXPLAINED: "[yellow]explained[/]",
@@ -110,7 +112,7 @@ def _lines(name: str, finding: Finding) -> Iterator[str]:
     if finding.aspect is Aspect.CPUID:
         detail = ()  # Long, and hardly ever of interest: the files have it.
     for line in detail[:_DETAIL_LINES]:
-        yield escape(f"    {line}")
+        yield escape(f"    {visible(line, keep=_TAB)}")
     if len(detail) > _DETAIL_LINES:
         yield f"    ... {len(detail) - _DETAIL_LINES} more lines (--json has all)"
 

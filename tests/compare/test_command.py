@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm import bundled_guests
 from pyvmm.cli.main import main
 from tests.cli.command import ENVIRONMENT, PYVMM, pyvmm
 from tests.compare.fake_qemu import changed, fake
 from tests.compare.test_writers import Page
 
+ODD_NAMES = (b"image\xff\x1b", b"qemu\xfe", b"told\xfd", b"page\xfc")
 LITTLE = ("--memory", "16M", "--host", "model", "--accel", "tcg")
 
 
@@ -219,6 +221,51 @@ def test_images_that_cannot_be_compared(
     path.write_bytes(image)
     assert main(["compare", str(path)]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("overwritten", ["image", "link", "initrd", "typed", "qemu"])
+def test_what_is_read_is_not_overwritten(
+    option: str, overwritten: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest = bundled_guests.find("exit")
+    assert guest is not None
+    contents = dict.fromkeys(("initrd", "typed", "qemu"), b"precious")
+    contents["image"] = guest.path.read_bytes()
+    paths = {name: tmp_path / name for name in contents}
+    for name, content in contents.items():
+        paths[name].write_bytes(content)
+    paths["qemu"].chmod(0o755)
+    paths["link"] = tmp_path / "link"
+    paths["link"].hardlink_to(paths["image"])
+    given = ("--initrd", paths["initrd"], "--input", paths["typed"], "--qemu", paths["qemu"])
+    line = ["compare", paths["image"], *given, option, paths[overwritten]]
+    assert main([str(part) for part in line]) == 64
+    assert "is read as" in capsys.readouterr().err
+    assert {name: paths[name].read_bytes() for name in contents} == contents
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guest = bundled_guests.find("exit")
+    assert guest is not None
+    program = Path(changed(tmp_path, ""))
+    odd = [Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)) for name in ODD_NAMES]
+    image, qemu, told, page = odd
+    image.write_bytes(guest.path.read_bytes())
+    program.rename(qemu)
+    line = ["compare", image, *LITTLE, "--runs", "0", "--json", told, "--html", page]
+    line += ["--qemu", qemu, "--qemu", "qemu-system-x86_64"]
+    assert main([str(part) for part in line]) == 0
+    text = capsys.readouterr().out
+    assert "/image\\xff\\x1b: 16 MiB" in text
+    assert "/qemu\\xfe)" in text
+    # Strict: what is no UTF-8 in there would not be read.
+    plain = json.loads(told.read_bytes().decode())
+    assert plain["guest"]["name"].endswith("/image\\xff\\x1b")
+    assert plain["subjects"][1]["program"].endswith("/qemu\\xfe")
+    assert "/image\\xff\\x1b: pyvmm and QEMU" in page.read_bytes().decode()
 
 
 def test_both_files_cannot_be_one(tmp_path: Path) -> None:
