@@ -14,6 +14,7 @@ import trio
 
 from pyvmm import bundled_guests
 from pyvmm.boot.launch_format import DIGEST_BYTES
+from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.guest_options import add_guest_arguments, read_guest
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --private: what happens to conversions that the guest did not announce",
     )  # fmt: skip
     add_qmp_argument(parser)
+    add_core_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say on standard error what is used, and why"
@@ -113,6 +115,8 @@ def command(options: argparse.Namespace) -> int:
         ending.release()
         return _in_lab(options)
     config = _config(options)
+    if config.dump_guest_core:
+        let_guest_memory_into_cores()
     # From here on there are files to remove.
     ending.hold()
     with ExitStack() as stack:
@@ -161,6 +165,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         irqchip=IrqchipPolicy(options.irqchip),
         host=HostChoice(options.host),
         private=_private(options),
+        dump_guest_core=options.dump_guest_core == "on",
     )
 
 

@@ -95,8 +95,11 @@ class GuestMemfd(Owned, Protocol):
         """Length in bytes."""
         ...
 
-    def map(self) -> GuestMapping:
-        """Map all of it shared (needs `GuestMemfdFlag.MMAP`)."""
+    def map(self, *, in_core: bool = False) -> GuestMapping:
+        """Map all of it shared (needs `GuestMemfdFlag.MMAP`).
+
+        A core of this process has it only with `in_core` (madvise(2), MADV_DONTDUMP).
+        """
         ...
 
     def allocate(self, offset: int, size: int) -> None:
@@ -396,6 +399,9 @@ class System(Owned, Protocol):
         """A new VM."""
         ...
 
-    def map_anonymous(self, size: int) -> GuestMapping:
-        """Guest RAM from an anonymous memfd, where guest_memfd cannot be mapped."""
+    def map_anonymous(self, size: int, *, in_core: bool = False) -> GuestMapping:
+        """Guest RAM from an anonymous memfd, where guest_memfd cannot be mapped.
+
+        A core of this process has it only with `in_core`.
+        """
         ...

@@ -74,7 +74,8 @@ def qemu_command(
     command = [
         PROGRAM,
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "pc,vmport=off", "-accel", "tcg,thread=multi", "-cpu", "max",
+        "-machine", "pc,vmport=off,dump-guest-core=off",
+        "-accel", "tcg,thread=multi", "-cpu", "max",
         "-smp", str(_cpus(settings)), "-m", f"{settings.memory >> 20}M",
         "-kernel", settings.kernel, "-initrd", f"/proc/self/fd/{initrd_fd}",
         "-append", _KERNEL_COMMAND_LINE,

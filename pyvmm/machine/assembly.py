@@ -88,7 +88,13 @@ class Assembly(StackOwner):
                 self.vm.create_irqchip()
                 self.vm.create_pit()
             self.ram = stack.enter_context(
-                GuestRam(self.system, self.vm, layout, private=config.private is not None)
+                GuestRam(
+                    self.system,
+                    self.vm,
+                    layout,
+                    private=config.private is not None,
+                    in_core=config.dump_guest_core,
+                )
             )
             private = config.private
             self.memory = GuestMemory(

@@ -83,7 +83,9 @@ class MachineConfig:
     """A machine to be: the image's bytes, `memory` in bytes, number of vCPUs, and so on.
 
     Raises `UsageError` when a value cannot be. `name` stands for the image in messages. `timeout`
-    is in seconds from the guest's first instruction.
+    is in seconds from the guest's first instruction. With `dump_guest_core` a core of this process
+    has the guest's memory, as far as it is mapped and the process's coredump_filter (core(5)) lets
+    it in: a guest_memfd only with bit 3, file-backed shared mappings.
     """
 
     image: bytes
@@ -96,6 +98,7 @@ class MachineConfig:
     irqchip: IrqchipPolicy = IrqchipPolicy.AUTO
     host: HostChoice = HostChoice.AUTO
     private: PrivateConfig | None = None
+    dump_guest_core: bool = False
 
     def __post_init__(self) -> None:
         MemoryLayout.of(self.memory)

@@ -66,7 +66,9 @@ class PrivateLaunch(StackOwner):
 
             def shared(slot: int, gpa: int, size: int, what: str) -> SharedMemory:
                 region = MemoryRegion(slot, GpaRange(gpa, gpa + size), False, what)
-                made = stack.enter_context(SharedMemory(system, vm, region))
+                made = stack.enter_context(
+                    SharedMemory(system, vm, region, in_core=config.dump_guest_core)
+                )
                 memory.add(made.sides)
                 return made
 

@@ -133,11 +133,16 @@ class MemorySides:
 
 
 class SharedMemory(StackOwner):
-    """Memory that has no private side: owns its mapping, and sets its memslot."""
+    """Memory that has no private side: owns its mapping, and sets its memslot.
 
-    def __init__(self, system: System, vm: Vm, region: MemoryRegion) -> None:
+    A core of this process has it only with `in_core`.
+    """
+
+    def __init__(
+        self, system: System, vm: Vm, region: MemoryRegion, *, in_core: bool = False
+    ) -> None:
         with ExitStack() as stack:
-            mapping = stack.enter_context(system.map_anonymous(region.range.size))
+            mapping = stack.enter_context(system.map_anonymous(region.range.size, in_core=in_core))
             view = mapping.view()
             stack.callback(view.release)
             memslot = Memslot(region.slot, region.range.start, region.range.size, mapping.hva)

@@ -26,11 +26,18 @@ class GuestRam(StackOwner):
 
     One file holds all of RAM, without the holes: `MemoryLayout.file_offset` is the arithmetic. With
     `private` there are two: what is shared is mapped from a memfd, what is private lies in a
-    guest_memfd at the same offset. Raises `HostLacksError` when the host cannot give that much.
+    guest_memfd at the same offset. A core of this process has what is mapped only with `in_core`.
+    Raises `HostLacksError` when the host cannot give that much.
     """
 
     def __init__(
-        self, system: System, vm: Vm, layout: MemoryLayout, *, private: bool = False
+        self,
+        system: System,
+        vm: Vm,
+        layout: MemoryLayout,
+        *,
+        private: bool = False,
+        in_core: bool = False,
     ) -> None:
         capabilities = system.capabilities()
         check_size(
@@ -45,17 +52,17 @@ class GuestRam(StackOwner):
                 self.guest_memfd = stack.enter_context(
                     vm.create_guest_memfd(layout.memory, self.choice.flags)
                 )
-            self.mapping: GuestMapping = stack.enter_context(self._map(system))
+            self.mapping: GuestMapping = stack.enter_context(self._map(system, in_core))
             for region in layout.regions:
                 vm.set_memslot(self.memslot(region.slot))
             self._view = self.mapping.view()
             stack.callback(self._view.release)
             self.own(stack)
 
-    def _map(self, system: System) -> GuestMapping:
+    def _map(self, system: System, in_core: bool) -> GuestMapping:
         if self.guest_memfd is not None and self.choice.kind is RamBacking.GUEST_MEMFD:
-            return self.guest_memfd.map()
-        return system.map_anonymous(self.layout.memory)
+            return self.guest_memfd.map(in_core=in_core)
+        return system.map_anonymous(self.layout.memory, in_core=in_core)
 
     def memslot(self, slot: int) -> Memslot:
         """The memslot of one of the layout's regions."""

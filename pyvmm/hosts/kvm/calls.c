@@ -37,6 +37,11 @@ int pyvmm_map_zeroes_over(uint64_t hva, uint64_t size)
     return address != MAP_FAILED ? 0 : -errno;
 }
 
+int pyvmm_leave_out_of_core(uint64_t hva, uint64_t size)
+{
+    return madvise((void *)(uintptr_t)hva, size, MADV_DONTDUMP) == 0 ? 0 : -errno;
+}
+
 int pyvmm_unmap(uint64_t hva, uint64_t size)
 {
     return munmap((void *)(uintptr_t)hva, size) == 0 ? 0 : -errno;

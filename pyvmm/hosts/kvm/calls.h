@@ -12,6 +12,8 @@ int64_t pyvmm_ioctl_value(int fd, uint64_t request, uint64_t argument);
 int64_t pyvmm_ioctl_pointer(int fd, uint64_t request, void *argument);
 int64_t pyvmm_map(int fd, uint64_t size, int flags, uint64_t offset);
 int pyvmm_map_zeroes_over(uint64_t hva, uint64_t size);
+/* Keeps a mapping out of this process's core (MADV_DONTDUMP). */
+int pyvmm_leave_out_of_core(uint64_t hva, uint64_t size);
 int pyvmm_unmap(uint64_t hva, uint64_t size);
 int pyvmm_fallocate(int fd, int mode, uint64_t offset, uint64_t size);
 /* Frees the pages of a shared mapping, and of the file behind it (MADV_REMOVE). */

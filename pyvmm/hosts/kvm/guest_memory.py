@@ -28,16 +28,23 @@ class Mapping(Owner):
     guest's: it reads as zeroes. The file itself is let go at `close` in any case.
     """
 
-    def __init__(self, fd: int, size: int, what: str, *, file: FdOwner | None = None) -> None:
+    def __init__(
+        self, fd: int, size: int, what: str, *, file: FdOwner | None = None, in_core: bool = False
+    ) -> None:
         """Map the whole of the file `fd`, which the mapping does not own, unless it is `file`'s.
 
         `file` is one that can be asked where it has data (lseek(2), SEEK_DATA): a guest_memfd
-        cannot. Raises `SystemCallError`.
+        cannot. A core of this process has the mapping only with `in_core`. Raises
+        `SystemCallError`.
         """
         self._file = file
         flags = mmap.MAP_SHARED | _MAP_NORESERVE
-        self._hva = check(lib.pyvmm_map(fd, size, flags, 0), f"map {size} bytes of {what}")
+        attempt = f"map {size} bytes of {what}"
+        self._hva = check(lib.pyvmm_map(fd, size, flags, 0), attempt)
         self._size = size
+        if not in_core and (result := lib.pyvmm_leave_out_of_core(self._hva, size)):
+            lib.pyvmm_unmap(self._hva, size)
+            raise refused(-result, f"{attempt} and keep them out of cores")
         self._open = True
         self._exported: list[weakref.ref[object]] = []
 
@@ -178,13 +185,13 @@ class GuestMemfd(FdOwner):
         """Length in bytes."""
         return self._size
 
-    def map(self) -> Mapping:
-        """Map all of it shared.
+    def map(self, *, in_core: bool = False) -> Mapping:
+        """Map all of it shared; see `Mapping` for `in_core`.
 
         Without `GuestMemfdFlag.MMAP` the kernel refuses (ENODEV); without INIT_SHARED it maps, but
         touching the memory raises SIGBUS, which ends the process. Raises `SystemCallError`.
         """
-        return Mapping(self.fd, self._size, f"guest_memfd {self.fd}")
+        return Mapping(self.fd, self._size, f"guest_memfd {self.fd}", in_core=in_core)
 
     def allocate(self, offset: int, size: int) -> None:
         """Allocate the pages of [offset, offset + size), file offsets in bytes, page-aligned.
@@ -228,10 +235,11 @@ class GuestMemfd(FdOwner):
                 raise refused(-result, attempt)
 
 
-def map_anonymous(size: int) -> Mapping:
+def map_anonymous(size: int, *, in_core: bool = False) -> Mapping:
     """`size` bytes of zeroes from a memfd that nothing but the mapping refers to and owns.
 
-    Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
+    See `Mapping` for `in_core`. Raises `UsageError` for a size that is no positive multiple of a
+    page, `SystemCallError`.
     """
     attempt = f"map {size} bytes of guest memory"
     if size <= 0 or size % mmap.PAGESIZE:
@@ -242,7 +250,7 @@ def map_anonymous(size: int) -> Mapping:
         raise refused(error.errno or 0, attempt) from error
     try:
         os.ftruncate(file.fd, size)
-        return Mapping(file.fd, size, "an anonymous memfd", file=file)
+        return Mapping(file.fd, size, "an anonymous memfd", file=file, in_core=in_core)
     except OSError as error:
         file.close()
         raise refused(error.errno or 0, attempt) from error

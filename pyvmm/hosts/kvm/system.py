@@ -192,12 +192,12 @@ class System(FdOwner):
 
         return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, newborns=newborns)
 
-    def map_anonymous(self, size: int) -> Mapping:
-        """`size` bytes of guest RAM from an anonymous memfd.
+    def map_anonymous(self, size: int, *, in_core: bool = False) -> Mapping:
+        """`size` bytes of guest RAM from an anonymous memfd; see `Mapping` for `in_core`.
 
         Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
         """
-        return guest_memory.map_anonymous(size)
+        return guest_memory.map_anonymous(size, in_core=in_core)
 
 
 if TYPE_CHECKING:

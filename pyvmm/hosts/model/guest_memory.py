@@ -65,6 +65,7 @@ class ModelGuestMemfd(Owner):
     def __init__(
         self, size: int, flags: GuestMemfdFlag, vm: object, profile: Profile, mapped: Mapped
     ) -> None:
+        # Never in a core: of KVM's there are only the mappings.
         self.memory = HostMemory(size, "guest_memfd")
         self.flags = flags
         self.vm = vm
@@ -88,8 +89,8 @@ class ModelGuestMemfd(Owner):
         """Whether nothing refers to it any more, so that slots have lost it."""
         return not self.memory.is_open
 
-    def map(self) -> ModelMapping:
-        """Map all of it shared.
+    def map(self, *, in_core: bool = False) -> ModelMapping:
+        """Map all of it shared; a core of this process has it only with `in_core`.
 
         Raises `SystemCallError` without `GuestMemfdFlag.MMAP`. The kernel maps a file without
         INIT_SHARED, but a touch of it ends the process (SIGBUS): here it is refused.
@@ -101,7 +102,8 @@ class ModelGuestMemfd(Owner):
             raise refused(attempt, refusal)
         if GuestMemfdFlag.INIT_SHARED not in self.flags:
             raise refused(attempt, _WOULD_BUS)
-        mapping = ModelMapping(self._mapped.map(self.size, "guest_memfd", self.memory), self._drop)
+        memory = self._mapped.map(self.size, "guest_memfd", self.memory, in_core=in_core)
+        mapping = ModelMapping(memory, self._drop)
         self._references += 1
         return mapping
 

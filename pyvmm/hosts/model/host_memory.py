@@ -15,6 +15,7 @@ from pyvmm.hosts.owner import Owner
 
 _MAP_NORESERVE = 0x4000
 _MADV_REMOVE = 9
+_MADV_DONTDUMP = 16
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -23,11 +24,14 @@ class HostMemory(Owner):
 
     Of a new file, or of `file`'s once more: then at another address, and the pages stay that one's.
     After `close` the pages are given back at once; the addresses stay mapped while a view is out or
-    somebody holds them (`hold`), so that a late access reads zeroes and nothing worse. Raises
-    `SystemCallError`, and `UsageError` for a size that is no positive multiple of a page.
+    somebody holds them (`hold`), so that a late access reads zeroes and nothing worse. A core of
+    this process has it only with `in_core`. Raises `SystemCallError`, and `UsageError` for a size
+    that is no positive multiple of a page.
     """
 
-    def __init__(self, size: int, what: str, file: HostMemory | None = None) -> None:
+    def __init__(
+        self, size: int, what: str, file: HostMemory | None = None, *, in_core: bool = False
+    ) -> None:
         self._fd = -1
         self._file = file
         attempt = f"map {size} bytes of {what}"
@@ -39,6 +43,8 @@ class HostMemory(Owner):
                 os.ftruncate(self._fd, size)
             fd = self._fd if file is None else file._fd
             self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | _MAP_NORESERVE)
+            if not in_core:
+                self._map.madvise(_MADV_DONTDUMP)
         except OSError as error:
             self._close_fd()
             raise failed(attempt, error) from error
@@ -166,9 +172,11 @@ class Mapped:
     def __init__(self) -> None:
         self._memories: list[HostMemory] = []
 
-    def map(self, size: int, what: str, file: HostMemory | None = None) -> HostMemory:
+    def map(
+        self, size: int, what: str, file: HostMemory | None = None, *, in_core: bool
+    ) -> HostMemory:
         """As `HostMemory`; it can be found until it is closed."""
-        memory = HostMemory(size, what, file)
+        memory = HostMemory(size, what, file, in_core=in_core)
         self._memories = [known for known in self._memories if known.is_open]
         self._memories.append(memory)
         return memory

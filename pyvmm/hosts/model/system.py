@@ -71,9 +71,9 @@ class ModelSystem(Owner):
             )
         return ModelVm(vm_type, self._profile, self._mapped)
 
-    def map_anonymous(self, size: int) -> ModelMapping:
-        """Guest RAM of `size` bytes."""
-        return ModelMapping(self._mapped.map(size, "guest memory"))
+    def map_anonymous(self, size: int, *, in_core: bool = False) -> ModelMapping:
+        """Guest RAM of `size` bytes; a core of this process has it only with `in_core`."""
+        return ModelMapping(self._mapped.map(size, "guest memory", in_core=in_core))
 
     def close(self) -> None:
         """Nothing is held."""
