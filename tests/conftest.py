@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator
+import signal
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -54,6 +55,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if mark in REQUIRED:
             pytest.fail(f"{mark} is required here, but {reason}")
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_signals_for_children() -> Iterator[None]:
+    """Children start with default signals, however the tests were started.
+
+    `nohup make test` and a shell's `make test &` ignore some, and a program that is executed
+    inherits what is ignored, but no handlers: one that does nothing ignores for this process only.
+    Blocked signals are inherited, too.
+    """
+    ignored = [
+        number
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}  # Python's own
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 KEPT_OPEN = 4

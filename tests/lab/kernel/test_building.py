@@ -250,8 +250,6 @@ def test_an_interrupted_build_leaves_no_child_and_the_next_goes_on(
 ) -> None:
     monkeypatch.setenv("FAKE_HANGS_AT", "three")
     code = (
-        # Ignored at the start where the tests run in the background of a shell.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pyvmm.cli import lab_build; from pyvmm.cli.main import _Parser\n"
         "parser = _Parser(); lab_build.add_arguments(parser)\n"
         "lab_build.command(parser.parse_args(sys.argv[1:]))"
