@@ -80,7 +80,11 @@ def _live(clock: _Clock) -> None:
             ram.write(placement.gpa, placement.data)
         clock.done("image into RAM")
         board = Board(
-            console=ConsolePort(), memory=config.memory, end=lambda _: None, set_irq_line=None
+            console=ConsolePort(),
+            memory=config.memory,
+            end=lambda _: None,
+            reset=lambda: None,
+            set_irq_line=None,
         )
         board.attach_fast_path(vm.posted)
         clock.done("devices")

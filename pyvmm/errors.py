@@ -39,6 +39,8 @@ class ExitCode(enum.IntEnum):
     """A guest access that the memory policy refuses."""
     UNHANDLED_EXIT = 83
     """KVM handed the monitor an exit that it has no answer to."""
+    GUEST_RESET = 84
+    """The guest reset its machine, and nobody asked for it to boot anew (``--reboot again``)."""
     TIME_LIMIT = 124
     """``--timeout`` passed."""
     INTERRUPTED = 130

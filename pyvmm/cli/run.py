@@ -27,6 +27,7 @@ from pyvmm.machine.config import (
     IrqchipPolicy,
     MachineConfig,
     PrivateConfig,
+    RebootPolicy,
 )
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Attachment, Machine
@@ -42,9 +43,9 @@ _EPILOG = f"""\
 exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
 69 the host lacks something; 70 internal error; 71 a system call failed; 77 no permission;
 80 the guest crashed; 81 it panicked; 82 an access to memory that is refused; 83 an exit that pyvmm
-cannot answer; 124 time limit; 130 interrupted (quit over QMP: 0). The firmware of a private run
-ends it with 60 where the launch digest is not the expected one, with 61 or 62 where it cannot start
-the guest.
+cannot answer; 84 the guest reset its machine; 124 time limit; 130 interrupted (quit over QMP: 0).
+The firmware of a private run ends it with 60 where the launch digest is not the expected one, with
+61 or 62 where it cannot start the guest.
 On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
 """
 
@@ -99,6 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--implicit", choices=("honour", "refuse"), default="honour",
         help="with --private: what happens to conversions that the guest did not announce",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reboot", choices=[policy.value for policy in RebootPolicy], default="end",
+        help="a reset by the guest: ends the run, with 84; or the guest boots again",
     )  # fmt: skip
     add_qmp_argument(parser)
     add_core_argument(parser)
@@ -166,6 +171,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         host=HostChoice(options.host),
         private=_private(options),
         dump_guest_core=options.dump_guest_core == "on",
+        reboot=RebootPolicy(options.reboot),
     )
 
 

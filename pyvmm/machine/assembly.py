@@ -115,6 +115,7 @@ class Assembly(StackOwner):
                 console=console,
                 memory=config.memory,
                 end=control.end,
+                reset=control.guest_reset,
                 set_irq_line=self.vm.set_irq_line if self._interrupts else None,
                 launched=None if self.launch is None else self.launch.complete,
             )

@@ -30,8 +30,9 @@ from pyvmm.machine.ending import Ending, EndingKind, ending_of_status
 class Board:
     """The devices of one machine on their buses.
 
-    `end` is called when a device ends the run; `set_irq_line(gsi, level)` is None on a machine
-    without interrupt controllers; `launched` is for the launch port of a private machine.
+    `end` is called when a device ends the run, `reset` when one resets the machine;
+    `set_irq_line(gsi, level)` is None on a machine without interrupt controllers; `launched` is for
+    the launch port of a private machine.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Board:
         console: ConsolePort,
         memory: int,
         end: Callable[[Ending], None],
+        reset: Callable[[], None],
         set_irq_line: Callable[[int, bool], None] | None,
         launched: Callable[[], None] | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class Board:
         self._memory = memory
         self._launched = launched
         self._end = end
+        self._reset = reset
         self._posted: PostedRing | None = None
         self._set_irq: Callable[[bool], None] | None = None
         if set_irq_line is not None:
@@ -90,9 +93,6 @@ class Board:
             self._sync_posting()
 
     def _add_devices(self, debug_console: DebugConsole) -> None:
-        def reset() -> None:
-            self._end(Ending(EndingKind.RESET, "the guest asked for a reset"))
-
         exit_port = ExitPort(lambda value: self._end(ending_of_status(value)))
         add = self.ports.add
         add(ports.COM1, ports.COM1_LENGTH, self.uart, "16550 at COM1")
@@ -100,7 +100,7 @@ class Board:
         add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit port", width=ports.EXIT_WIDTH)
         add(ports.CMOS_INDEX, ports.CMOS_LENGTH, Cmos(_utc_now, self._memory), "CMOS clock")
         add(ports.PVPANIC, 1, Pvpanic(self._panicked), "pvpanic")
-        add_resets(self.ports, reset)
+        add_resets(self.ports, self._reset)
 
     def _panicked(self, event: PanicEvent) -> None:
         # CRASH_LOADED only notes that the guest is dealing with its panic itself.

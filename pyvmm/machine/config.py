@@ -34,6 +34,15 @@ class HostChoice(enum.Enum):
     """KVM's memory rules in Python and an emulated processor: works anywhere."""
 
 
+class RebootPolicy(enum.Enum):
+    """What happens when the guest resets its machine."""
+
+    END = "end"
+    """The run ends (exit code 84)."""
+    AGAIN = "again"
+    """The machine is put back to its start, and boots anew."""
+
+
 class ImplicitPolicy(enum.Enum):
     """What happens when the guest touches memory that is not there on the side it touched.
 
@@ -99,9 +108,16 @@ class MachineConfig:
     host: HostChoice = HostChoice.AUTO
     private: PrivateConfig | None = None
     dump_guest_core: bool = False
+    reboot: RebootPolicy = RebootPolicy.END
 
     def __post_init__(self) -> None:
         MemoryLayout.of(self.memory)
+        if self.private is not None and self.reboot is RebootPolicy.AGAIN:
+            raise UsageError(
+                "boot a private guest again after a reset",
+                "it is launched and measured once, and has private memory that is its own",
+                "leave --reboot again out",
+            )
         if not 1 <= self.cpus <= MAX_CPUS:
             raise UsageError(
                 f"make a machine with {self.cpus} vCPUs",

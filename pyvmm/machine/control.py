@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from pyvmm.hosts.interface import Vcpu
-from pyvmm.machine.ending import Ending
+from pyvmm.machine.ending import Ending, EndingKind
 
 VcpuCall = Callable[[Vcpu], None]
 
@@ -35,8 +35,13 @@ class RunControl:
         hold: Callable[[], None],
         *,
         paused: bool = False,
+        reboots: bool = False,
     ) -> None:
-        """`paused`: the vCPUs wait for `resume` before their first instruction."""
+        """`paused`: the vCPUs wait for `resume` before their first instruction.
+
+        `reboots`: somebody makes the resets that the guest asks for (`reset_asked`); without, the
+        first one ends the run.
+        """
         self.attention = paused
         """Whether a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
@@ -50,9 +55,16 @@ class RunControl:
         self._calls: dict[int, deque[VcpuCall]] = {index: deque() for index in range(cpus)}
         self._paused = paused
         self._frozen = 0
+        self._thawed = trio.Event()
         self._parked: set[int] = set()
         self._halted: set[int] = set()
         self._pause_pending: trio.Event | None = None
+        self._reboots = reboots
+        self._reset_asked = False
+        self._reset_event = trio.Event()
+        self._resetting = False
+        self.resets = 0
+        """How often the machine has been put back to its start."""
 
     # -- vCPU threads come and go --
 
@@ -147,7 +159,17 @@ class RunControl:
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
-        """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile."""
+        """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
+
+        It waits for the end of a reset.
+        """
+        while self._resetting:
+            await self._thawed.wait()
+        async with self._freeze():
+            yield
+
+    @asynccontextmanager
+    async def _freeze(self) -> AsyncIterator[None]:
         with self._condition:
             self._frozen += 1
         try:
@@ -158,6 +180,10 @@ class RunControl:
             with self._condition:
                 self._frozen -= 1
                 self._let_go()
+            if not self._frozen:
+                self._resetting = False
+                self._thawed.set()
+                self._thawed = trio.Event()
 
     async def _all_parked(self) -> bool:
         """Have every vCPU stop, and wait for it. False where something came between."""
@@ -175,7 +201,44 @@ class RunControl:
 
     @property
     def _may_not_run(self) -> bool:
-        return self._paused or self._frozen > 0
+        return self._paused or self._frozen > 0 or self._reset_asked
+
+    # -- resets --
+
+    @asynccontextmanager
+    async def resetting(self) -> AsyncIterator[None]:
+        """As `frozen`; it waits until nobody is inside of that, and keeps everybody out."""
+        while self._frozen:
+            await self._thawed.wait()
+        self._resetting = True
+        async with self._freeze():
+            yield
+
+    def guest_reset(self) -> None:
+        """The guest resets its machine: no vCPU enters it before `reset_done`, or ever again.
+
+        From any thread.
+        """
+        if not self._reboots:
+            self.end(Ending(EndingKind.RESET, "the guest reset its machine"))
+            return
+        with self._condition:
+            if not self._reset_asked and not self.is_over:
+                self._reset_asked = True
+                self._stop()
+                self._in_trio(self._reset_event.set)
+
+    async def reset_asked(self) -> None:
+        """Wait until there is a reset to be made that has been asked for."""
+        while not self._reset_asked:
+            await self._reset_event.wait()
+            self._reset_event = trio.Event()
+
+    def reset_done(self) -> None:
+        """The machine is as at its start; inside of `resetting`, whose end lets the vCPUs run."""
+        with self._condition:
+            self._reset_asked = False
+            self.resets += 1
 
     def _settle_pause(self) -> None:
         """Wake who waits for a pause: it is complete, or never will be. Under the condition."""

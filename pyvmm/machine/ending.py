@@ -21,7 +21,7 @@ class EndingKind(enum.Enum):
     EXITED = "exited"
     """The guest wrote a status to its exit port."""
     RESET = "reset"
-    """The guest asked for a reset; pyvmm does not reboot."""
+    """The guest reset its machine, and that is to end the run (`RebootPolicy.END`)."""
     PANICKED = "panicked"
     TRIPLE_FAULT = "triple-fault"
     KVM_INTERNAL_ERROR = "kvm-internal-error"
@@ -51,7 +51,7 @@ class Requester(enum.Enum):
 
 
 _EXIT_CODES: Mapping[EndingKind, ExitCode] = {
-    EndingKind.RESET: ExitCode.OK,
+    EndingKind.RESET: ExitCode.GUEST_RESET,
     EndingKind.PANICKED: ExitCode.GUEST_PANICKED,
     EndingKind.TRIPLE_FAULT: ExitCode.GUEST_CRASHED,
     EndingKind.KVM_INTERNAL_ERROR: ExitCode.GUEST_CRASHED,
@@ -123,7 +123,8 @@ class RunResult:
 
     `exits` counts by reason over all vCPUs; `seconds` is wall time from the first instruction to
     the ending; `memory_backing` says what RAM was made from, and why; `memory` is what became of
-    private memory, on a machine that has it.
+    private memory, on a machine that has it. `resets`: how often the machine was put back to its
+    start, by the guest (`RebootPolicy.AGAIN`) or from outside.
     """
 
     ending: Ending
@@ -136,6 +137,7 @@ class RunResult:
     console_bytes_unread: int
     unclaimed_ports: Mapping[int, int] = field(default_factory=dict)
     memory: MemoryReport | None = None
+    resets: int = 0
 
     def to_json(self) -> dict[str, object]:
         """The result as plain values for ``--json``."""
@@ -144,6 +146,7 @@ class RunResult:
             "detail": self.ending.detail,
             "status": self.ending.status,
             "exit_code": int(self.ending.exit_code),
+            "resets": self.resets,
             "seconds": round(self.seconds, 6),
             "memory_bytes": self.memory_bytes,
             "memory_backing": self.memory_backing,

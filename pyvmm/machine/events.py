@@ -23,7 +23,9 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class WasReset:
-    """The machine has been put back to its start from outside."""
+    """The machine has been put back to its start: from outside, or because the guest asked."""
+
+    by_guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

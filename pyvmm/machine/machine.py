@@ -23,7 +23,7 @@ import trio
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
-from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.config import MachineConfig, RebootPolicy
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
@@ -40,6 +40,7 @@ from pyvmm.machine.events import (
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import OpenedHost
 from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.reset import reset, serve_resets
 from pyvmm.machine.result import make_result
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
 from pyvmm.machine.vcpu_threads import VcpuThreads, allow_by_policy
@@ -195,8 +196,6 @@ class Machine:
         what it was sent but had not read are kept; so is a pause. Raises `UsageError` on a machine
         with private memory, `InternalError` where the guest has ended.
         """
-        from pyvmm.machine.reset import reset
-
         await reset(self, self._control, self._assembly)
         self.tell(WasReset())
 
@@ -283,6 +282,7 @@ class Machine:
             self._console.release,
             self._console.rearm,
             paused=self._starts_paused,
+            reboots=self.config.reboot is RebootPolicy.AGAIN,
         )
         body_failure: BaseException | None = None
         with Assembly(self.config, self._control, self._console) as assembly:
@@ -316,6 +316,7 @@ class Machine:
         console_done = trio.Event()
         console_scope = trio.CancelScope()
         nursery.start_soon(self._pump_posted)
+        nursery.start_soon(serve_resets, self, self._control, self._assembly)
         if self._attach is None:
             console_done.set()
         else:
@@ -347,6 +348,7 @@ class Machine:
                     vcpus.threads,
                     ending=ending,
                     seconds=seconds,
+                    resets=self._control.resets,
                 )
         except Exception as failure:  # noqa: BLE001 - told by `wait`
             self._control.fail(failure)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import trio
 from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.control import RunControl
+from pyvmm.machine.events import WasReset
 
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
@@ -26,7 +28,7 @@ async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> No
             "its guest was launched and measured once, and has private memory that is its own",
             "end the run and start another",
         )
-    async with control.frozen():
+    async with control.resetting():
         if control.is_over:
             raise InternalError(_ATTEMPT, "the guest has ended")
         # From here on the guest is neither what it was nor what it will be. Bounded: a vCPU that
@@ -37,5 +39,17 @@ async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> No
                     await machine.on_vcpu(index, partial(assembly.reset_vcpu, index))
                 assembly.reset()
             except PyvmmError as failure:
-                control.fail(failure)
+                # A run that has ended meanwhile has its ending: nothing is broken.
+                if not control.is_over:
+                    control.fail(failure)
                 raise
+            control.reset_done()
+
+
+async def serve_resets(machine: Machine, control: RunControl, assembly: Assembly) -> None:
+    """Make the resets that the guest asks for, until the run is over."""
+    with suppress(PyvmmError):  # The host failed, which the run tells, or the guest has ended.
+        while True:
+            await control.reset_asked()
+            await reset(machine, control, assembly)
+            machine.tell(WasReset(by_guest=True))

@@ -25,6 +25,7 @@ def make_result(
     *,
     ending: Ending,
     seconds: float,
+    resets: int,
 ) -> RunResult:
     """The result of a run whose vCPU threads have ended and whose console is passed on."""
     exits: Counter[str] = Counter()
@@ -41,6 +42,7 @@ def make_result(
         console_bytes=console.total,
         console_bytes_unread=console.unread,
         unclaimed_ports=dict(assembly.board.ports.unclaimed),
+        resets=resets,
         memory=_memory_report(config, assembly, threads, exits["CONVERTED"]),
     )
 

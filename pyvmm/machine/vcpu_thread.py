@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _KVM_ENOSYS = 1000
 """Linux's answer to a hypercall that nobody knows (include/uapi/linux/kvm_para.h), negated."""
+_SYSTEM_EVENT_RESET = 2
 _RETRIES = 1000
 """Memory faults at one page, one after another, after which trying again is seen not to help."""
 
@@ -211,9 +212,11 @@ class VcpuThread:
         )
 
     def _system_event(self, reason: exits.SystemEvent) -> None:
+        if reason.kind == _SYSTEM_EVENT_RESET:
+            self._control.guest_reset()
+            return
         kinds = {
             1: Ending(EndingKind.EXITED, "the guest powered itself off", 0),
-            2: Ending(EndingKind.RESET, "the guest asked for a reset"),
             3: Ending(EndingKind.PANICKED, "the guest reported a crash"),
         }
         ending = kinds.get(reason.kind)

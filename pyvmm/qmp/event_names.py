@@ -73,8 +73,9 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
             yield QmpEvent("STOP")
         case Resumed():
             yield QmpEvent("RESUME")
-        case WasReset():
-            yield QmpEvent("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        case WasReset(by_guest):
+            cause = "guest-reset" if by_guest else "host-qmp-system-reset"
+            yield QmpEvent("RESET", {"guest": by_guest, "reason": cause})
         case PowerdownAsked():
             yield QmpEvent("POWERDOWN")
         case AccessRefused(vcpu, fault):

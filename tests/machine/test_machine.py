@@ -138,7 +138,8 @@ def test_a_status_above_63_is_no_status() -> None:
 def test_a_reset_ends_the_run(code: str) -> None:
     result = run(small(bytes.fromhex(code))).result
     assert result.ending.kind is EndingKind.RESET
-    assert result.ending.exit_code == 0
+    assert result.ending.exit_code == 84
+    assert result.resets == 0
 
 
 # -- being stopped --

@@ -73,6 +73,10 @@ def test_causes(ending: Ending | None, reason: str) -> None:
             [QmpEvent("RESET", {"guest": False, "reason": "host-qmp-system-reset"})],
         ),
         (
+            WasReset(by_guest=True),
+            [QmpEvent("RESET", {"guest": True, "reason": "guest-reset"})],
+        ),
+        (
             Dumped(8192, 8192),
             [
                 QmpEvent(

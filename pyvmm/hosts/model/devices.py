@@ -25,7 +25,7 @@ _MISSING = {0xFEC00: "I/O APIC", 0xFEE00: "local APIC"}
 
 class DeviceAccess:
     """`engine.Devices` of one vCPU. `ask` hands an exit to the monitor and gives what it answers;
-    None: the vCPU is being closed.
+    None: the vCPU is being closed, which `is_dying` tells, too.
     """
 
     def __init__(
@@ -34,12 +34,14 @@ class DeviceAccess:
         services: VcpuServices,
         history: History,
         ask: Callable[[Exit], int | None],
+        is_dying: Callable[[], bool],
     ) -> None:
         self._index = index
         self._services = services
         self._controllers = services.controllers
         self._history = history
         self._ask = ask
+        self._is_dying = is_dying
         self._failure: BaseException | None = None
 
     def attach(self, engine: Engine, memory: GuestMemoryAccess) -> None:
@@ -97,6 +99,8 @@ class DeviceAccess:
     def _port_out(self, port: int, size: int, value: int) -> None:
         posts = self._services.posts
         if size == 1 and posts.takes_writes(port):
+            if self._is_dying():
+                return  # The rest of a block, behind the instruction that ended the guest.
             while not posts.push(self._index, port, value):
                 if self._ask(exits.PostedFull()) is None:
                     return

@@ -46,7 +46,7 @@ class Runner:
     ) -> None:
         """`history` goes on with what another one has done."""
         self.history = history or History()
-        self._devices = DeviceAccess(index, services, self.history, self._ask)
+        self._devices = DeviceAccess(index, services, self.history, self._ask, self._is_dying)
         self.engine = Engine(self._devices)
         self.msrs = Msrs(apic_base)
         self.has_cpuid = False
