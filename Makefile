@@ -14,6 +14,11 @@ INSTALLED := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 
 export VENV
+# Compiled once, not in every run and in each of the processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+# Tests are shared out, a module as a whole, among one process per core; ARGS=-n0 is without.
+SHARED_OUT := -n auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/pytest $(SHARED_OUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -29,11 +34,11 @@ run: $(INSTALLED) guests ## set up what is needed and boot the bundled guest on 
 .PHONY: test
 test: $(TOOLS) guests ## set up what is needed and run every test (ARGS=... for pytest)
 	@./setup-system test
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 .PHONY: quick
 quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
-	$(BIN)/pytest -q --hypothesis-profile=quick -m "not slow and not qemu and not lab" $(ARGS)
+	$(PYTEST) -q --hypothesis-profile=quick -m "not slow and not qemu and not lab" $(ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) ## ruff and mypy
@@ -59,7 +64,7 @@ differential: $(TOOLS) ## N random sequences of memory operations on /dev/kvm an
 test-oldest: guests ## the tests with the oldest versions of every dependency that we claim to work with
 	@./setup-system test
 	@$(MAKE) -s VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt .venv-oldest/.tools
-	.venv-oldest/bin/pytest $(ARGS)
+	.venv-oldest/bin/pytest $(SHARED_OUT) $(ARGS)
 
 .PHONY: lab-kernel
 lab-kernel: $(INSTALLED) ## build the lab's kernel into the user's cache, unless it is there

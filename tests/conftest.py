@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -43,6 +45,37 @@ def _missing_lab_kernel() -> str | None:
     except PyvmmError as error:
         return str(error)
     return None
+
+
+CEILING = 600.0
+"""Seconds after which a test hangs: no test takes that long, on a busy machine neither.
+
+Its process then tells where each of its threads is and ends, even where it is deep in C. The run
+goes on with another process and fails.
+"""
+LAB_CEILING = 3000.0
+"""The same for a test that has a whole suite run in a lab."""
+_STDERR = pytest.StashKey[int]()
+"""Of the process: while a test runs, descriptor 2 is what catches its output."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STDERR] = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[_STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process of a test that hangs."""
+    ceiling = LAB_CEILING if item.get_closest_marker("lab") else CEILING
+    faulthandler.dump_traceback_later(ceiling, exit=True, file=item.config.stash[_STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

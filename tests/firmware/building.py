@@ -8,6 +8,8 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
+from tests.guest.building import make as make_in
+
 ROOT = Path(__file__).parents[2]
 FIRMWARE = ROOT / "firmware"
 HERE = Path(__file__).parent
@@ -18,11 +20,7 @@ _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 def make(*arguments: str) -> str:
     """``make -C firmware`` with `arguments`: what it says. Fails the test with its errors."""
-    done = subprocess.run(
-        ["make", "-C", str(FIRMWARE), *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return make_in(*arguments, folder=FIRMWARE)
 
 
 def elf() -> Path:

@@ -33,12 +33,12 @@ PROGRAMS = (
 )
 
 
-def make(*arguments: str) -> str:
-    """``make -C guest`` with `arguments`: what it says. Fails the test with its errors."""
+def make(*arguments: str, folder: Path = GUEST) -> str:
+    """``make -C folder`` with `arguments`: what it says. Fails the test with its errors."""
     # Flags of the make that runs the tests are not for this one.
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     done = subprocess.run(
-        ["make", "-C", str(GUEST), *arguments],
+        ["make", "-C", str(folder), *arguments],
         capture_output=True,
         text=True,
         check=False,
