@@ -19,6 +19,8 @@ _PLACES = (_PACKAGE / "images", _PACKAGE.parent / "guest" / "build")
 _SUFFIX = ".img"
 _FIRMWARE_PLACES = (_PACKAGE / "images", _PACKAGE.parent / "firmware" / "build")
 _FIRMWARE = "firmware.bin"
+_TO_FIND_FIRMWARE = "find the bundled firmware"
+_TO_BUILD = "run make guests in the checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,7 @@ def directory() -> Path:
     for place in _PLACES:
         if any(place.glob(f"*{_SUFFIX}")):
             return place
-    raise HostLacksError(
-        "find the bundled guests", "they have not been built", "run make guests in the checkout"
-    )
+    raise HostLacksError("find the bundled guests", "they have not been built", _TO_BUILD)
 
 
 def find(name: str) -> BundledGuest | None:
@@ -58,19 +58,22 @@ def all_guests() -> list[BundledGuest]:
     return [BundledGuest(path.name.removesuffix(_SUFFIX), path) for path in paths]
 
 
+def firmware_path() -> Path:
+    """The file of the firmware. Raises `HostLacksError` when it was never built."""
+    for place in _FIRMWARE_PLACES:
+        path = place / _FIRMWARE
+        if path.is_file():
+            return path
+    raise HostLacksError(_TO_FIND_FIRMWARE, "it has not been built", _TO_BUILD)
+
+
 def firmware() -> bytes:
     """The firmware of a private launch, `FIRMWARE_SIZE` bytes (``firmware/README.md``).
 
     Raises `HostLacksError` when it was never built, or not to its end.
     """
-    attempt = "find the bundled firmware"
-    remedy = "run make guests in the checkout"
-    for place in _FIRMWARE_PLACES:
-        with suppress(FileNotFoundError):
-            content = (place / _FIRMWARE).read_bytes()
-            if len(content) != FIRMWARE_SIZE:
-                raise HostLacksError(
-                    attempt, f"it has {len(content)} bytes, not {FIRMWARE_SIZE}", remedy
-                )
-            return content
-    raise HostLacksError(attempt, "it has not been built", remedy)
+    content = firmware_path().read_bytes()
+    if len(content) != FIRMWARE_SIZE:
+        cause = f"it has {len(content)} bytes, not {FIRMWARE_SIZE}"
+        raise HostLacksError(_TO_FIND_FIRMWARE, cause, _TO_BUILD)
+    return content

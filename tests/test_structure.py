@@ -31,12 +31,13 @@ LEVELS = (
     "hosts",
     "rules",
     "errors",
+    "visible",
 )
 """Rooms from the top down: a room imports from below itself only."""
 
 OUTSIDE_THE_ORDER = {"pyvmm/__init__.py", "pyvmm/__main__.py", "pyvmm/bundled_guests.py"}
 
-PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors")
+PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors", "visible")
 PURE_MODULES = {
     "hosts": ("__init__", "registers", "exits", "capabilities", "interface", "owner"),
     "qmp": (

@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import argparse
 import enum
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm import bundled_guests
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
-from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
+from pyvmm.cli.output_paths import (
+    STANDARD_ERROR,
+    STANDARD_OUTPUT,
+    NamedFile,
+    refuse_to_overwrite,
+    write_output,
+)
 from pyvmm.compare.subjects import PyvmmHost, QemuAccelerator, QemuMachine
-from pyvmm.errors import ExitCode, SystemCallError, UsageError
+from pyvmm.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     import trio
@@ -100,10 +106,11 @@ def command(options: argparse.Namespace) -> int:
 
     ending: EndingSignals = options.ending_signals
     wanted = _wanted(options)
-    request, read = _request(options)
+    refuse_to_overwrite(_written(options), _read(options, wanted))
+    request = _request(options)
     ending.hold()
     with ExitStack() as stack:
-        outputs = _Outputs(options, (*read, *_programs(wanted)), stack)
+        outputs = _Outputs(options, stack)
         report = _compared(request, wanted, options.runs, ending)
         from pyvmm.compare.terminal import to_text
 
@@ -126,18 +133,27 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return Wanted(options.host, programs, options.accel, options.machine)
 
 
-def _programs(wanted: Wanted) -> Iterator[Path]:
-    """The files that are started as QEMU."""
+def _written(options: argparse.Namespace) -> Iterator[NamedFile]:
+    yield STANDARD_OUTPUT
+    yield STANDARD_ERROR
+    for path, role in ((options.json, "the figures"), (options.html, "the page")):
+        if path is not None:
+            yield NamedFile(role, path)
+
+
+def _read(options: argparse.Namespace, wanted: Wanted) -> Iterator[NamedFile]:
     import shutil
 
+    yield from guest_inputs(options)
+    if options.input is not None:
+        yield NamedFile("the guest's input", options.input)
     for program in wanted.programs:
         found = shutil.which(program)
         if found is not None:
-            yield Path(found)
+            yield NamedFile("the program that is started as QEMU", Path(found))
 
 
-def _request(options: argparse.Namespace) -> tuple[GuestRequest, tuple[Path | None, ...]]:
-    """The guest, and the files that it was read from."""
+def _request(options: argparse.Namespace) -> GuestRequest:
     from pyvmm.compare.conduct import check
     from pyvmm.compare.guest_files import GuestRequest
     from pyvmm.machine.config import MachineConfig
@@ -159,7 +175,7 @@ def _request(options: argparse.Namespace) -> tuple[GuestRequest, tuple[Path | No
         timeout=options.timeout,
     )
     check(request)
-    return request, (guest.path, options.initrd, options.input)
+    return request
 
 
 def _bundled(name: str, image: bytes) -> str | None:
@@ -231,39 +247,21 @@ async def _watch(signals: AsyncIterator[int], seen: list[int], scope: trio.Cance
 class _Outputs:
     """The files that the report is written to, open before anything is run."""
 
-    def __init__(
-        self, options: argparse.Namespace, read: Iterable[Path | None], stack: ExitStack
-    ) -> None:
-        from pyvmm.cli.output_paths import refuse_input_files
+    def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
         from pyvmm.machine.console.output_file import OutputFile
 
         self._files: list[tuple[Path, OutputFile, Callable[[Report], str]]] = []
-        inputs = tuple(read)
         for path, writer in ((options.json, _json), (options.html, _html)):
             if path is None:
                 continue
             file = stack.enter_context(OutputFile(path, _attempt(path)))
-            taken = [1, *(other.fd for _, other, _ in self._files)]
-            if any(file.is_same_regular_file(fd) for fd in taken):
-                raise UsageError(
-                    _attempt(path), "something else goes to the same file", "name another"
-                )
-            refuse_input_files(file.fd, _attempt(path), inputs)
             self._files.append((path, file, writer))
 
     def write(self, report: Report) -> None:
         """Write all of them, once all that goes into them is known. Raises `SystemCallError`."""
-        texts = [writer(report).encode() for _, _, writer in self._files]
+        texts = [writer(report) for _, _, writer in self._files]
         for (path, file, _), text in zip(self._files, texts, strict=True):
-            fd = file.use()
-            os.set_blocking(fd, True)
-            try:
-                with open(fd, "wb", closefd=False) as stream:
-                    stream.write(text)
-            except OSError as error:
-                raise SystemCallError(
-                    _attempt(path), error.errno or 0, error.strerror or str(error)
-                ) from error
+            write_output(file, text, _attempt(path))
 
 
 def _json(report: Report) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm import bundled_guests
+from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.sizes import parse_size
 from pyvmm.errors import NoInputError, UsageError
 from pyvmm.machine.image_file import read_image
@@ -16,13 +17,9 @@ from pyvmm.machine.image_file import read_image
 
 @dataclass(frozen=True, slots=True)
 class GuestInput:
-    """What boots: the files' bytes, the command line without its zero byte, a name for messages.
-
-    `path` is the image's file.
-    """
+    """What boots: the files' bytes, the command line without its zero byte, a name for messages."""
 
     name: str
-    path: Path
     image: bytes
     command_line: bytes
     initrd: bytes | None
@@ -49,14 +46,20 @@ def read_guest(options: argparse.Namespace) -> GuestInput:
         raise NoInputError(
             "read the image", "its name is empty", "give a path, or a name that pyvmm guests lists"
         )
-    path = _image_path(options.image)
     return GuestInput(
         name=str(options.image),
-        path=path,
-        image=read_image(path, options.memory),
+        image=read_image(_image_path(options.image), options.memory),
         command_line=os.fsencode(options.append),
         initrd=read_image(options.initrd, options.memory) if options.initrd else None,
     )
+
+
+def guest_inputs(options: argparse.Namespace) -> list[NamedFile]:
+    """The files that `read_guest` reads, which no output may be."""
+    inputs = [NamedFile("the image", _image_path(options.image))]
+    if options.initrd:
+        inputs.append(NamedFile("the initial RAM disk", options.initrd))
+    return inputs
 
 
 def _image_path(image: str) -> Path:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -16,11 +15,19 @@ from pyvmm import bundled_guests
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
-from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
+from pyvmm.cli.output_paths import (
+    STANDARD_ERROR,
+    STANDARD_INPUT,
+    STANDARD_OUTPUT,
+    NamedFile,
+    refuse_to_overwrite,
+    write_output,
+)
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_terminal import RunTerminal
 from pyvmm.cli.standard_error import write_to_user
-from pyvmm.errors import GUEST_STATUS_MAX, SystemCallError, UsageError
+from pyvmm.errors import GUEST_STATUS_MAX, UsageError
 from pyvmm.machine.config import (
     HostChoice,
     ImplicitPolicy,
@@ -35,7 +42,6 @@ from pyvmm.machine.machine import Attachment, Machine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pyvmm.machine.console.output_file import OutputFile
     from pyvmm.machine.ending import RunResult
     from pyvmm.machine.unix_listener import UnixListener
 
@@ -119,6 +125,7 @@ def command(options: argparse.Namespace) -> int:
     if options.host == "lab":
         ending.release()
         return _in_lab(options)
+    refuse_to_overwrite(_outputs(options), _inputs(options))
     config = _config(options)
     if config.dump_guest_core:
         let_guest_memory_into_cores()
@@ -130,15 +137,39 @@ def command(options: argparse.Namespace) -> int:
             from pyvmm.machine.console.output_file import OutputFile
 
             file = stack.enter_context(OutputFile(options.json, _attempt_to_tell(options.json)))
-            if options.console == "stdio" and file.is_same_regular_file(1):
-                raise _same_file(options.json, "standard output has the guest's console")
-        result = trio.run(_run, config, options, ending, file)
+        result = trio.run(_run, config, options, ending)
         if options.verbose:
             _say_what_was_measured(result)
         _tell(result)
         if file is not None:
-            _write_json(file, options.json, result)
+            import json
+
+            text = json.dumps(result.to_json(), indent=2) + "\n"
+            write_output(file, text, _attempt_to_tell(options.json))
     return result.ending.exit_code
+
+
+def _inputs(options: argparse.Namespace) -> list[NamedFile]:
+    inputs = guest_inputs(options)
+    if options.private:
+        inputs.append(NamedFile("the firmware", bundled_guests.firmware_path()))
+    if options.console == "stdio":
+        inputs.append(STANDARD_INPUT)
+    return inputs
+
+
+def _outputs(options: argparse.Namespace) -> list[NamedFile]:
+    outputs = [STANDARD_ERROR]
+    kind, _, path = options.console.partition(":")
+    if kind == "stdio":
+        outputs.append(STANDARD_OUTPUT)
+    elif path:
+        outputs.append(NamedFile("the guest's console", Path(path)))
+    if options.qmp is not None:
+        outputs.append(NamedFile("the socket for QMP clients", options.qmp.path))
+    if options.json is not None:
+        outputs.append(NamedFile("the run's result", options.json))
+    return outputs
 
 
 def _in_lab(options: argparse.Namespace) -> int:
@@ -193,7 +224,6 @@ async def _run(
     config: MachineConfig,
     options: argparse.Namespace,
     ending: EndingSignals,
-    json_file: OutputFile | None,
 ) -> RunResult:
     console: str = options.console
     qmp: QmpOption | None = options.qmp
@@ -201,7 +231,7 @@ async def _run(
     result: RunResult | None = None
     with ExitStack() as outer:
         terminal = RunTerminal() if console == "stdio" else None
-        attach = _attachment(console, outer, terminal, json_file)
+        attach = _attachment(console, outer, terminal)
         listener = _qmp_listener(qmp, outer)
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
@@ -228,9 +258,7 @@ async def _run(
     return result
 
 
-def _attachment(
-    console: str, stack: ExitStack, terminal: RunTerminal | None, json_file: OutputFile | None
-) -> Attachment:
+def _attachment(console: str, stack: ExitStack, terminal: RunTerminal | None) -> Attachment:
     from pyvmm.machine.console import attach
 
     if terminal is not None:
@@ -246,8 +274,6 @@ def _attachment(
         return listening
     target = attach.ToFile(Path(path))
     stack.callback(target.close)
-    if json_file is not None and json_file.is_same_regular_file(target.file.fd):
-        raise _same_file(Path(path), "the guest's console goes there")
     return target
 
 
@@ -311,25 +337,6 @@ def _tell(result: RunResult) -> None:
         lines.extend(report.lines())
     if lines:
         write_to_user("\n".join(lines) + "\n")
-
-
-def _write_json(file: OutputFile, path: Path, result: RunResult) -> None:
-    import json
-
-    text = json.dumps(result.to_json(), indent=2) + "\n"
-    fd = file.use()
-    os.set_blocking(fd, True)
-    try:
-        with open(fd, "w", encoding="utf-8", closefd=False) as stream:
-            stream.write(text)
-    except OSError as error:
-        raise SystemCallError(
-            _attempt_to_tell(path), error.errno or 0, error.strerror or str(error)
-        ) from error
-
-
-def _same_file(path: Path, cause: str) -> UsageError:
-    return UsageError(_attempt_to_tell(path), cause, "name another file")
 
 
 def _attempt_to_tell(path: Path) -> str:

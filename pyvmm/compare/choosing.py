@@ -17,11 +17,11 @@ from pyvmm.compare.subjects import (
     Subject,
     told_apart,
 )
-from pyvmm.compare.visible import visible
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.hosts import open_host
 from pyvmm.qmp.accelerators import Accelerator, probe
+from pyvmm.visible import visible
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 

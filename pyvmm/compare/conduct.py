@@ -30,9 +30,9 @@ from pyvmm.compare.report import Absent, GuestFacts, Report, pair_ratios, subjec
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 from pyvmm.compare.timed_runs import timed_run
 from pyvmm.compare.verdict import PairVerdict, judge
-from pyvmm.compare.visible import visible
 from pyvmm.errors import UsageError
 from pyvmm.memory.layout import MemoryLayout
+from pyvmm.visible import visible
 
 QEMU_MEMORY_STEP = 8192
 """What QEMU rounds a machine's memory up to, in bytes."""

@@ -17,7 +17,7 @@ from pyvmm.compare.observations import (
 from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import counted
 from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
-from pyvmm.compare.visible import visible
+from pyvmm.visible import visible
 
 _CONSOLE_SHOWN = 64 << 10
 _STYLE = """

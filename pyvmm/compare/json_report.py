@@ -15,7 +15,7 @@ from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import Spread
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 from pyvmm.compare.verdict import Finding, PairVerdict
-from pyvmm.compare.visible import visible
+from pyvmm.visible import visible
 
 SCHEMA = "pyvmm-compare-1"
 _DIGITS = 6

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pyvmm.compare.visible import visible
+from pyvmm.visible import visible
 
 
 class PyvmmHost(enum.Enum):

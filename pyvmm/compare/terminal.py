@@ -21,7 +21,7 @@ from pyvmm.compare.observations import (
 from pyvmm.compare.report import Report, SubjectReport
 from pyvmm.compare.statistics import Spread, counted, number
 from pyvmm.compare.verdict import Agreement, Aspect, Finding
-from pyvmm.compare.visible import visible
+from pyvmm.visible import visible
 
 _BAR_WIDTH = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉"

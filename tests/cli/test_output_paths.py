@@ -1,49 +1,161 @@
-"""Files that a command writes to are none of those that it reads, whatever they are called."""
+# SPDX-License-Identifier: MIT
+"""No output of a command is one of its inputs, by whatever name, and no two are one file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.output_paths import refuse_input_files
+from pyvmm import bundled_guests
+from pyvmm.cli.main import main
+from pyvmm.cli.output_paths import NamedFile, refuse_to_overwrite, write_output
 from pyvmm.errors import UsageError
+from pyvmm.machine.console.output_file import OutputFile
+
+from . import flat
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Path:
-    path = tmp_path / "read"
-    path.write_bytes(b"precious")
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: an image, an initial RAM disk, and a file that is neither."""
+    monkeypatch.chdir(tmp_path)
+    Path("image").write_bytes(flat.exiting(3))
+    Path("initrd").write_bytes(b"a RAM disk")
+    Path("other").write_bytes(b"precious")
+    return tmp_path
+
+
+def as_it_is(path: str) -> str:
     return path
 
 
-def same(path: Path, tmp_path: Path) -> Path:
-    return path
+def hard_link(path: str) -> str:
+    Path("hard").hardlink_to(path)
+    return "hard"
 
 
-def hard_link(path: Path, tmp_path: Path) -> Path:
-    other = tmp_path / "hard"
-    other.hardlink_to(path)
-    return other
+def symbolic_link(path: str) -> str:
+    Path("soft").symlink_to(Path(path).absolute())
+    return "soft"
 
 
-def symbolic_link(path: Path, tmp_path: Path) -> Path:
-    other = tmp_path / "symbolic"
-    other.symlink_to(path)
-    return other
+def with_a_dot(path: str) -> str:
+    return f"./{path}"
 
 
-@pytest.mark.parametrize("name", [same, hard_link, symbolic_link])
-def test_an_input_by_any_name_is_refused(
-    name: Callable[[Path, Path], Path], read: Path, tmp_path: Path
+def by_the_folder_above(path: str) -> str:
+    return f"../{Path.cwd().name}/{path}"
+
+
+NAMES = (as_it_is, hard_link, symbolic_link, with_a_dot, by_the_folder_above)
+
+
+@contextmanager
+def by_descriptor(path: str) -> Iterator[str]:
+    with open(path, "rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+RUN_OUTPUTS: tuple[Callable[[str], list[str]], ...] = (
+    lambda path: ["--json", path],
+    lambda path: ["--console", f"file:{path}"],
+    lambda path: ["--console", f"unix:{path}"],
+    lambda path: ["--qmp", f"unix:{path}"],
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, by_descriptor])
+@pytest.mark.parametrize("victim", ["image", "initrd"])
+@pytest.mark.parametrize("output", RUN_OUTPUTS)
+def test_run_leaves_its_inputs_alone(
+    output: Callable[[str], list[str]],
+    victim: str,
+    name: Callable[..., object],
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with open(name(read, tmp_path), "r+b") as file, pytest.raises(UsageError, match="is read as"):
-        refuse_input_files(file.fileno(), "write there", [None, tmp_path / "gone", read])
+    named = name(victim)
+    before = contents(folder)
+    with nullcontext(named) if isinstance(named, str) else named as path:  # type: ignore[attr-defined]
+        code = main(["run", "image", "--initrd", "initrd", *output(path)])
+    err = capfd.readouterr().err
+    assert (code, err.count("\n")) == (64, 1), err
+    assert "it is the i" in err
+    assert contents(folder) == before
 
 
-def test_other_files_and_devices_are_not(read: Path, tmp_path: Path) -> None:
-    with open(tmp_path / "other", "wb") as file, open(os.devnull, "wb") as null:
-        refuse_input_files(file.fileno(), "write there", [read, Path("a\0b")])
-        refuse_input_files(null.fileno(), "write there", [Path(os.devnull)])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--json", "other", "--console", "file:./other"], "the guest's console goes there, too"),
+        (["--json", "new", "--console", "file:./new"], "the guest's console goes there, too"),
+        (["--qmp", "unix:new", "--console", "unix:./new"], "the guest's console goes there, too"),
+        (["--json", "new", "--qmp", "unix:new"], "the socket for QMP clients goes there, too"),
+        (["--json", "dangling", "--console", "file:new"], "the guest's console goes there, too"),
+    ],
+)
+def test_two_outputs_of_a_run(
+    arguments: list[str], says: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("dangling").symlink_to("new")
+    before = contents(folder)
+    code = main(["run", "image", *arguments])
+    err = capfd.readouterr().err
+    assert (code, err.count("\n")) == (64, 1), err
+    assert says in err
+    assert contents(folder) == before
+
+
+def test_a_bundled_guest_is_an_input(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    guest = bundled_guests.find("hello")
+    assert guest is not None
+    before = guest.path.read_bytes()
+    Path("copy").symlink_to(guest.path)
+    assert main(["run", "hello", "--json", "copy"]) == 64
+    assert "it is the image" in capfd.readouterr().err
+    assert guest.path.read_bytes() == before
+
+
+def test_what_several_may_use(folder: Path) -> None:
+    read_end, write_end = os.pipe()
+    pipe, null = Path(f"/dev/fd/{write_end}"), Path("/dev/null")
+    try:
+        for place in (pipe, null):
+            refuse_to_overwrite([NamedFile("one", place), NamedFile("two", place)], [])
+        refuse_to_overwrite([NamedFile("one", null)], [NamedFile("other", null)])
+        with pytest.raises(UsageError):
+            refuse_to_overwrite([NamedFile("one", pipe)], [NamedFile("other", pipe)])
+        # Standard streams of one terminal or pipe, or of one file: who started us wanted that.
+        refuse_to_overwrite([NamedFile("one", write_end), NamedFile("two", write_end)], [])
+        with open("other") as file:
+            both = [NamedFile("one", file.fileno()), NamedFile("two", file.fileno())]
+            refuse_to_overwrite(both, [])
+            with pytest.raises(UsageError, match="cannot write to one: it is the image, other"):
+                refuse_to_overwrite(both, [NamedFile("the image", Path("other"))])
+            with pytest.raises(UsageError, match="cannot write x to other: one goes there, too"):
+                refuse_to_overwrite([NamedFile("x", Path("other")), both[0]], [])
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_other_paths_are_other_files(folder: Path) -> None:
+    Path("sub").mkdir()
+    names = ["new", "sub/new", "other", "sub/other", "new2", "x" * 5000, "nul\0"]
+    outputs = [NamedFile(name, Path(name)) for name in names]
+    refuse_to_overwrite(outputs, [NamedFile("the image", Path("image"))])
+    assert not Path("new").exists()
+
+
+def test_text_that_is_none_is_escaped(folder: Path) -> None:
+    with OutputFile(Path("other"), "write") as file:
+        write_output(file, "a\udcffb\n", "write")
+    assert Path("other").read_bytes() == b"a\\udcffb\n"

@@ -241,7 +241,7 @@ def test_what_is_read_is_not_overwritten(
     given = ("--initrd", paths["initrd"], "--input", paths["typed"], "--qemu", paths["qemu"])
     line = ["compare", paths["image"], *given, option, paths[overwritten]]
     assert main([str(part) for part in line]) == 64
-    assert "is read as" in capsys.readouterr().err
+    assert "it is the " in capsys.readouterr().err
     assert {name: paths[name].read_bytes() for name in contents} == contents
 
 

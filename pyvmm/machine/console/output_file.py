@@ -39,19 +39,6 @@ class OutputFile(Owner):
             os.ftruncate(self._fd, 0)
         return self._fd
 
-    def is_same_regular_file(self, fd: int) -> bool:
-        """Whether `fd` is the same file, of the kind that two writers would spoil."""
-        try:
-            mine, other = os.fstat(self._fd), os.fstat(fd)
-        except OSError:
-            return False
-        return stat.S_ISREG(mine.st_mode) and os.path.samestat(mine, other)
-
-    @property
-    def fd(self) -> int:
-        """The file descriptor, to compare; `use` before writing to it."""
-        return self._fd
-
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._fd < 0:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Text from a guest, a file's name or a program, as something that every writer can show."""
 
 from __future__ import annotations

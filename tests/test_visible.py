@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Text that came from elsewhere, as every writer shows it."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.compare.visible import visible
+from pyvmm.visible import visible
 
 
 @given(st.text(st.characters(exclude_categories=())))
