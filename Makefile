@@ -9,7 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-EXTENSION_SOURCES := $(wildcard pyvmm/hosts/kvm/*.c pyvmm/hosts/kvm/*.h) pyvmm/hosts/kvm/build_extension.py
+EXTENSION_SOURCES := $(filter-out %/_kvm.c,$(wildcard pyvmm/hosts/kvm/*.c pyvmm/hosts/kvm/*.h)) \
+	pyvmm/hosts/kvm/build_extension.py
 INSTALLED := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 
@@ -41,10 +42,23 @@ quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
 	$(PYTEST) -q --hypothesis-profile=quick -m "not slow and not qemu and not lab" $(ARGS)
 
 .PHONY: lint
-lint: $(TOOLS) ## ruff and mypy
+lint: $(TOOLS) warnings ## ruff, mypy, and the C compiler's warnings as errors
 	$(BIN)/ruff check .
+	$(BIN)/ruff check -q --preview --select CPY001 .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Into folders of their own: what is installed and run is left alone.
+.PHONY: warnings
+warnings: export PYVMM_WERROR := 1
+warnings: $(patsubst pyvmm/hosts/kvm/%.c,build/strict/%.o,$(filter %.c,$(EXTENSION_SOURCES)))
+	@$(MAKE) -s -C guest OUT=build/strict
+	@$(MAKE) -s -C firmware OUT=build/strict
+	@$(MAKE) -s -C pyvmm/lab/guest OUT=build/strict/init
+
+build/strict/%.o: pyvmm/hosts/kvm/%.c $(EXTENSION_SOURCES) | $(INSTALLED)
+	@mkdir -p $(@D)
+	@$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -fPIC -c $< -o $@
 
 .PHONY: format
 format: $(TOOLS) ## lay the Python code out as `make lint` wants it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``--dump-guest-core``: whether a core of this process has the guest's memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a core of the monitor has of the guest's memory: nothing, or all of it once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which mappings of guest memory a core of this process would have (smaps, VmFlags)."""
 
 from __future__ import annotations

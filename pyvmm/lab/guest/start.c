@@ -126,9 +126,9 @@ int open_streams(struct channel *channel, const struct request *request, int the
 			return -1;
 	}
 	for (int which = 0; which < 3 && !failed; which++) {
-		if (request->flags & (START_CLOSED_INPUT << which))
+		if ((request->flags >> which) & START_CLOSED_INPUT)
 			continue;
-		if (request->flags & (START_TERMINAL_INPUT << which))
+		if ((request->flags >> which) & START_TERMINAL_INPUT)
 			theirs[which] = fcntl(slave, F_DUPFD_CLOEXEC, 3);
 		else
 			theirs[which] = open_pipe(channel, which);
@@ -194,7 +194,7 @@ static _Noreturn void become(const struct request *request, int theirs[3], int r
 		}
 		/* All of `theirs` are above 2: the first process has its own 0, 1 and 2 open. */
 		dup2(theirs[which], which);
-		if (request->flags & (START_TERMINAL_INPUT << which))
+		if ((request->flags >> which) & START_TERMINAL_INPUT)
 			terminal = which;
 	}
 	if (terminal >= 0)
