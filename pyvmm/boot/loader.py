@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from pyvmm.boot.claims import Claim, Kernel, claim_of
@@ -58,7 +59,15 @@ def plan_boot(
     initrd_claims = () if initrd is None else (_place_initrd(initrd, kernel, layout, attempt),)
     where = initrd_claims[0].range if initrd_claims else None
     boot_data = _boot_data(kernel, layout, command_line, where, attempt)
-    return _checked_plan(kernel, (*kernel.claims, *initrd_claims, *boot_data), layout, attempt)
+    plan = _checked_plan(kernel, (*kernel.claims, *initrd_claims, *boot_data), layout, attempt)
+    return replace(plan, kernel=_span(kernel.claims), initrd=where)
+
+
+def _span(claims: Sequence[Claim]) -> GpaRange:
+    """From the first byte of all to the last."""
+    return GpaRange(
+        min(claim.range.start for claim in claims), max(claim.range.end for claim in claims)
+    )
 
 
 def _kernel(view: memoryview, attempt: str) -> Kernel:

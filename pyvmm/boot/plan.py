@@ -7,6 +7,7 @@ import enum
 from dataclasses import dataclass
 
 from pyvmm.hosts.registers import Regs, Sregs
+from pyvmm.memory.layout import GpaRange
 
 
 class BootProtocol(enum.Enum):
@@ -48,6 +49,7 @@ class BootPlan:
     Placements lie within usable RAM and do not overlap. `needs` is None where the image does not
     say: whoever builds the machine decides. `private_entry` and `start_info` (GPAs) are where the
     firmware enters it after a private launch, and what it is then given; None: not made for that.
+    `kernel` goes from the image's first byte in memory to its last, zero fill included.
     """
 
     protocol: BootProtocol
@@ -56,3 +58,5 @@ class BootPlan:
     needs: GuestNeed | None
     private_entry: int | None = None
     start_info: int | None = None
+    kernel: GpaRange | None = None
+    initrd: GpaRange | None = None

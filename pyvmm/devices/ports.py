@@ -58,6 +58,20 @@ COM1_IRQ: Final = 4
 PVPANIC: Final = 0x505
 """Where QEMU's pvpanic ISA device lives (docs/specs/pvpanic)."""
 
+FW_CFG: Final = 0x510
+"""QEMU's firmware configuration: selector and data (docs/specs/fw_cfg)."""
+
+FW_CFG_LENGTH: Final = 2
+FW_CFG_WIDTH: Final = 2
+"""Widest access, in bytes: a key is written in one piece."""
+
+FW_CFG_DMA: Final = 0x514
+"""Its DMA address register, 64 bits, big endian."""
+
+FW_CFG_DMA_LENGTH: Final = 8
+FW_CFG_DMA_WIDTH: Final = 4
+"""Widest access, in bytes; no processor has wider ports."""
+
 LAUNCH: Final = 0x5F0
 """Where the firmware says that a private launch is complete; a number that nobody else uses."""
 

@@ -7,13 +7,14 @@ everything before the first entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol, GuestNeed
+from pyvmm.devices.fw_cfg import Item
 from pyvmm.errors import UsageError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import System, Vcpu, Vm
@@ -21,6 +22,7 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.config import ImplicitPolicy, IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
+from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
@@ -117,6 +119,8 @@ class Assembly(StackOwner):
                 end=control.end,
                 reset=control.guest_reset,
                 set_irq_line=self.vm.set_irq_line if self._interrupts else None,
+                fw_cfg=self._fw_cfg_items,
+                dma=GuestDma(self.memory),
                 launched=None if self.launch is None else self.launch.complete,
             )
             self.board.attach_fast_path(self.vm.posted)
@@ -126,6 +130,12 @@ class Assembly(StackOwner):
     def has_interrupts(self) -> bool:
         """Whether there are interrupt controllers and a timer."""
         return self._interrupts
+
+    def _fw_cfg_items(self) -> Mapping[int, Item]:
+        from pyvmm.machine.fw_cfg_items import machine_items  # Most guests do not ask.
+
+        config = self._config
+        return machine_items(self.ram.layout, config.cpus, self._plan, config.command_line)
 
     def _load(self) -> None:
         """Put the image where it belongs; RAM is zero."""

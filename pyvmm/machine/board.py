@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from pyvmm.devices import ports
@@ -17,6 +17,7 @@ from pyvmm.devices.bus import Bus
 from pyvmm.devices.cmos import Cmos
 from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.exit_port import ExitPort
+from pyvmm.devices.fw_cfg import FwCfg, GuestBytes, Item
 from pyvmm.devices.launch_port import LaunchPort
 from pyvmm.devices.posting import PortPosting, PostingDevice
 from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
@@ -32,7 +33,8 @@ class Board:
 
     `end` is called when a device ends the run, `reset` when one resets the machine;
     `set_irq_line(gsi, level)` is None on a machine without interrupt controllers; `launched` is for
-    the launch port of a private machine.
+    the launch port of a private machine. `fw_cfg` makes the items that the guest is told, and `dma`
+    is how it reaches guest memory; None: there is no fw_cfg.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Board:
         end: Callable[[Ending], None],
         reset: Callable[[], None],
         set_irq_line: Callable[[int, bool], None] | None,
+        fw_cfg: Callable[[], Mapping[int, Item]] = dict,
+        dma: GuestBytes | None = None,
         launched: Callable[[], None] | None = None,
     ) -> None:
         self.lock = threading.Lock()
@@ -50,6 +54,8 @@ class Board:
         self.mmio = Bus("MMIO", 1 << 64)
         self._console = console
         self._memory = memory
+        self._fw_cfg = fw_cfg
+        self._dma = dma
         self._launched = launched
         self._end = end
         self._reset = reset
@@ -101,6 +107,22 @@ class Board:
         add(ports.CMOS_INDEX, ports.CMOS_LENGTH, Cmos(_utc_now, self._memory), "CMOS clock")
         add(ports.PVPANIC, 1, Pvpanic(self._panicked), "pvpanic")
         add_resets(self.ports, self._reset)
+        if self._dma is not None:
+            fw_cfg = FwCfg(self._fw_cfg, self._dma)
+            add(
+                ports.FW_CFG,
+                ports.FW_CFG_LENGTH,
+                fw_cfg.registers,
+                "fw_cfg",
+                width=ports.FW_CFG_WIDTH,
+            )
+            add(
+                ports.FW_CFG_DMA,
+                ports.FW_CFG_DMA_LENGTH,
+                fw_cfg.dma,
+                "fw_cfg DMA",
+                width=ports.FW_CFG_DMA_WIDTH,
+            )
 
     def _panicked(self, event: PanicEvent) -> None:
         # CRASH_LOADED only notes that the guest is dealing with its panic itself.

@@ -180,6 +180,15 @@ class GuestMemory:
             sides.write(gpa, data)
             return True
 
+    def clear(self, gpa: int, size: int) -> bool:
+        """Make zero where all is shared. False, and nothing is changed, where it is not."""
+        with self._exclusive():
+            sides = self._shared_at(gpa, size)
+            if sides is None:
+                return False
+            sides.clear(GpaRange(gpa, gpa + size))
+            return True
+
     def _shared_at(self, gpa: int, size: int) -> MemorySides | None:
         region = self._regions.at(gpa)
         if region is None or size <= 0 or not region.range.contains(gpa, size):

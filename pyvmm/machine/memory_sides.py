@@ -14,6 +14,8 @@ from pyvmm.memory.layout import PAGE_SIZE, GpaRange
 from pyvmm.memory.regions import MemoryRegion
 from pyvmm.memory.residency import Residency
 
+_CLEARED_AT_ONCE = 1 << 20
+
 
 class MemorySides:
     """One region: its memslot and where its sides lie. Owns neither; ranges are GPAs in bytes."""
@@ -130,6 +132,15 @@ class MemorySides:
         """Copy `data` to the shared side at `gpa`, all within the region."""
         offset = self._mapping_offset + self._offset(gpa)
         self._view[offset : offset + len(data)] = data
+
+    def clear(self, range_: GpaRange) -> None:
+        """Make the shared side of `range_`, all within the region, zero.
+
+        What nobody has touched is so already, and stays untouched. Raises as `data`.
+        """
+        for part in self.data(range_):
+            for gpa in range(part.start, part.end, _CLEARED_AT_ONCE):
+                self.write(gpa, bytes(min(_CLEARED_AT_ONCE, part.end - gpa)))
 
 
 class SharedMemory(StackOwner):

@@ -13,9 +13,12 @@ from pyvmm.devices.bus import Bus
 from pyvmm.devices.cmos import Cmos
 from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.exit_port import ExitPort
+from pyvmm.devices.fw_cfg import FwCfg, item_of, with_directory
 from pyvmm.devices.pvpanic import Pvpanic
 from pyvmm.devices.reset import add_resets
 from pyvmm.devices.uart import Uart16550
+
+from .guest_bytes import Memory
 
 
 def whole_bus() -> Bus:
@@ -30,6 +33,9 @@ def whole_bus() -> Bus:
     bus.add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit", width=ports.EXIT_WIDTH)
     bus.add(ports.COM1, ports.COM1_LENGTH, Uart16550(sink.extend), "COM1")
     bus.add(ports.PVPANIC, 1, Pvpanic(seen.append), "pvpanic")
+    fw_cfg = FwCfg(lambda: with_directory({0: item_of(b"QEMU")}, {"f": b"12"}), Memory(64))
+    bus.add(ports.FW_CFG, ports.FW_CFG_LENGTH, fw_cfg.registers, "fw_cfg", width=2)
+    bus.add(ports.FW_CFG_DMA, ports.FW_CFG_DMA_LENGTH, fw_cfg.dma, "fw_cfg DMA", width=4)
     return bus
 
 
