@@ -31,14 +31,27 @@ def claim_of(gpa: int, data: bytes | memoryview, what: str) -> Claim:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The part of an image that goes to memory as it is, and how it wants to be entered.
+    """The part of an image that goes to memory as it is, and where it wants to be entered (a GPA).
 
-    `private_entry` and `start_info` are as in `pyvmm.boot.plan.BootPlan`.
+    `needs`, `private_entry`, `private_flaw` and `remarks` are as in `pyvmm.boot.plan.BootPlan`.
     """
 
     protocol: BootProtocol
     claims: tuple[Claim, ...]
-    entry: EntryState
+    entry: int
     needs: GuestNeed | None
     private_entry: int | None = None
+    private_flaw: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BootData:
+    """What a protocol puts into memory beside the kernel, and the state that refers to it.
+
+    `start_info` is as in `pyvmm.boot.plan.BootPlan`.
+    """
+
+    claims: tuple[Claim, ...]
+    entry: EntryState
     start_info: int | None = None

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pyvmm.boot.claims import Claim
+from pyvmm.boot.elf_notes import Note, read_notes
 from pyvmm.errors import ImageError
 from pyvmm.memory.layout import GpaRange
 
@@ -22,8 +23,6 @@ MAGIC = b"\x7fELF"
 
 MAX_PROGRAM_HEADERS = 128
 """More than any kernel has (Linux: 5); bounds the work that a hostile image can cause."""
-MAX_NOTES = 256
-"""Notes in all PT_NOTE segments together (Linux: about 20)."""
 
 _MACHINES = frozenset({"EM_386", "EM_X86_64"})
 _IDENT_SIZE = 16
@@ -65,22 +64,26 @@ class LoadSegment:
         return self.claim.range.start + offset if 0 <= offset < self.claim.range.size else None
 
 
-class Note(NamedTuple):
-    """One entry of a PT_NOTE segment; `name` is without its terminating zero."""
-
-    name: bytes
-    type: int
-    descriptor: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class ElfImage:
-    """What booting takes from an ELF file. `entry` is e_entry as it stands: usually virtual."""
+    """What booting takes from an ELF file.
+
+    `entry` is e_entry as it stands: usually virtual. `note_damage` says where the notes make no
+    sense, "" where they do: whoever misses a note may tell. `is_relocatable`: ET_DYN, made to run
+    anywhere; `align` is the largest p_align of its segments, in bytes.
+    """
 
     elf_class: ElfClass
     entry: int
     segments: tuple[LoadSegment, ...]
     notes: tuple[Note, ...]
+    note_damage: str
+    is_relocatable: bool
+    align: int
+
+    def contains(self, gpa: int) -> bool:
+        """Whether a segment is linked to where `gpa` is."""
+        return any(segment.claim.range.contains(gpa, 1) for segment in self.segments)
 
 
 class _ProgramHeader(NamedTuple):
@@ -115,10 +118,8 @@ class _Reader:
         self._attempt = attempt
         self.elf_class = self._class_of_ident()
         from elftools.construct import ConstructError
-        from elftools.elf.enums import ENUM_NOTE_N_TYPE
 
         self._error: type[Exception] = ConstructError
-        self._note_types: dict[str, int] = ENUM_NOTE_N_TYPE
         self._structs = _structs_of(self.elf_class)
 
     def fail(self, cause: str, remedy: str = "") -> ImageError:
@@ -177,19 +178,13 @@ class _Reader:
                 align=int(raw.p_align),
             )
 
-    def note_header(self, data: memoryview) -> tuple[int, int, int]:
-        """Name size, descriptor size, type."""
-        raw = self._parse(self._structs.Elf_Nhdr, data, "a note")
-        # The library names the types that it knows by "GNU" notes; other owners reuse the numbers.
-        number = self._note_types[raw.n_type] if isinstance(raw.n_type, str) else int(raw.n_type)
-        return int(raw.n_namesz), int(raw.n_descsz), number
-
 
 def parse_elf(view: memoryview, attempt: str) -> ElfImage:
     """Read the ELF executable in `view` (bytes, the whole file); segment data are slices of it.
 
     Whether segments fit the guest's memory or overlap is not looked at here. Raises `ImageError`
-    for everything that is no little-endian x86 ET_EXEC file, or lies about its sizes.
+    for everything that is no little-endian x86 executable, or lies about its sizes; never for a
+    note, because most images do not need theirs.
     """
     reader = _Reader(view, attempt)
     header = reader.file_header()
@@ -202,7 +197,16 @@ def parse_elf(view: memoryview, attempt: str) -> ElfImage:
     )
     if not segments:
         raise reader.fail("it has no segment to load", "link it as an executable")
-    return ElfImage(reader.elf_class, int(header.e_entry), segments, _notes(headers, reader))
+    notes, damage = _notes(headers, view)
+    return ElfImage(
+        reader.elf_class,
+        int(header.e_entry),
+        segments,
+        notes,
+        damage,
+        header.e_type == "ET_DYN",
+        max(entry.align for entry in headers if entry.type == "PT_LOAD"),
+    )
 
 
 def _check_header(header: Any, reader: _Reader) -> None:
@@ -210,9 +214,7 @@ def _check_header(header: Any, reader: _Reader) -> None:
         raise reader.fail(
             f"it is for machine {header.e_machine}, not x86-64", "build it for x86-64"
         )
-    if header.e_type == "ET_DYN":
-        raise reader.fail("it is position-independent (ET_DYN)", "link it with -no-pie -static")
-    if header.e_type != "ET_EXEC":
+    if header.e_type not in ("ET_EXEC", "ET_DYN"):
         raise reader.fail(f"it is no executable ({header.e_type})", "link it as an executable")
     expected = reader.elf_class.program_header_size
     if header.e_phnum == 0:
@@ -239,36 +241,22 @@ def _load_segment(header: _ProgramHeader, reader: _Reader) -> LoadSegment:
     return LoadSegment(Claim(GpaRange(header.physical, end), data, what), header.virtual)
 
 
-def _notes(headers: tuple[_ProgramHeader, ...], reader: _Reader) -> tuple[Note, ...]:
+def _notes(headers: tuple[_ProgramHeader, ...], view: memoryview) -> tuple[tuple[Note, ...], str]:
+    """The notes that can be read, and where the first damage is."""
     notes: list[Note] = []
+    damage = ""
     for header in headers:
         if header.type != "PT_NOTE":
             continue
         what = f"note segment {header.number}"
-        data = reader.bytes_at(header.offset, header.file_size, what)
-        # gABI says 4, and 8 for 64-bit files; every toolchain goes by the segment's alignment.
-        for note in _notes_in(data, 8 if header.align == 8 else 4, what, reader):
-            if len(notes) == MAX_NOTES:
-                raise reader.fail(f"it has more than {MAX_NOTES} notes")
-            notes.append(note)
-    return tuple(notes)
-
-
-def _notes_in(data: memoryview, align: int, what: str, reader: _Reader) -> Iterator[Note]:
-    """The notes of one segment; what is too short at its end for a header is padding."""
-    header_size = 12
-    offset = 0
-    while offset + header_size <= len(data):
-        name_size, descriptor_size, number = reader.note_header(data[offset : offset + header_size])
-        name_start = offset + header_size
-        descriptor_start = _round_up(name_start + name_size, align)
-        end = descriptor_start + descriptor_size
-        if end > len(data):
-            raise reader.fail(f"a note at {offset:#x} of {what} is longer than the segment")
-        name = bytes(data[name_start : name_start + name_size]).removesuffix(b"\0")
-        yield Note(name, number, bytes(data[descriptor_start:end]))
-        offset = _round_up(end, align)
-
-
-def _round_up(value: int, align: int) -> int:
-    return -(-value // align) * align
+        end = header.offset + header.file_size
+        if header.file_size and end > len(view):
+            damage = damage or (
+                f"{what} at {header.offset:#x}..{end:#x} lies beyond the end of the file, "
+                f"{len(view):#x}"
+            )
+        segment = read_notes(view[header.offset : end])
+        if segment.damage is not None:
+            damage = damage or f"{what} makes no sense from {segment.damage:#x} on"
+        notes += segment.notes
+    return tuple(notes), damage

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pyvmm.boot.claims import Kernel, claim_of
+from pyvmm.boot.claims import BootData, Kernel, claim_of
 from pyvmm.boot.plan import BootProtocol, EntryState
 from pyvmm.boot.tables import real_mode
 from pyvmm.hosts.registers import Regs
@@ -16,10 +16,12 @@ _FIRST_HARD_DISK = 0x80
 
 
 def flat_kernel(view: memoryview) -> Kernel:
-    """`view` (1 to `MAX_SIZE` bytes) at 0:0x7C00, the stack below it, DL the BIOS's boot drive."""
-    return Kernel(
-        BootProtocol.FLAT,
-        (claim_of(FLAT_ENTRY, view, "the flat image"),),
-        EntryState(Regs(rip=FLAT_ENTRY, rsp=FLAT_ENTRY, rdx=_FIRST_HARD_DISK), real_mode()),
-        None,
-    )
+    """`view` (1 to `MAX_SIZE` bytes) at 0:0x7C00."""
+    claims = (claim_of(FLAT_ENTRY, view, "the flat image"),)
+    return Kernel(BootProtocol.FLAT, claims, FLAT_ENTRY, None)
+
+
+def flat_boot_data() -> BootData:
+    """Nothing but the registers: the stack below the code, DL the BIOS's boot drive."""
+    regs = Regs(rip=FLAT_ENTRY, rsp=FLAT_ENTRY, rdx=_FIRST_HARD_DISK)
+    return BootData((), EntryState(regs, real_mode()))

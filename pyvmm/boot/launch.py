@@ -130,7 +130,7 @@ def launch_image(plan: BootPlan, name: str = "image") -> LaunchImage:
     if plan.private_entry is None or plan.start_info is None:
         raise ImageError(
             attempt,
-            "it has no entry for that",
+            plan.private_flaw or "it has no entry for that",
             "give it a pyvmm note of type 2, or run it without private memory",
         )
     runs = tuple(_runs(plan.placements))

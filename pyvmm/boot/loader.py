@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
-from pyvmm.boot.claims import Claim, Kernel, claim_of
+from pyvmm.boot.claims import BootData, Claim, Kernel, claim_of
 from pyvmm.boot.elf import parse_elf
-from pyvmm.boot.flat import flat_kernel
-from pyvmm.boot.multiboot import find_header, multiboot_boot_data, multiboot_kernel
+from pyvmm.boot.flat import flat_boot_data, flat_kernel
+from pyvmm.boot.free_memory import FreeMemory
+from pyvmm.boot.multiboot import (
+    find_header,
+    has_multiboot_2_header,
+    multiboot_boot_data,
+    multiboot_kernel,
+)
 from pyvmm.boot.plan import BootPlan, BootProtocol, Placement
 from pyvmm.boot.pvh import entry_of, needs_of, pvh_boot_data, pvh_kernel
 from pyvmm.boot.recognise import ImageKind, recognise
@@ -28,6 +34,7 @@ from pyvmm.memory.layout import (
 )
 
 _RESERVED = GpaRange(LOW_USABLE_END, HIGH_MEMORY_START)
+_MODULE_NAME = b"initrd"
 _HOLE = GpaRange(HOLE_START, HOLE_END)
 _PHYSICAL_LIMIT = 1 << 52
 """No x86 processor has wider physical addresses (SDM vol. 3A, 4.1.4)."""
@@ -42,10 +49,11 @@ def plan_boot(
 ) -> BootPlan:
     """Decide what of `image` (the whole file) goes where in guest memory and how it is entered.
 
-    `command_line` is without a zero byte, shorter than `COMMAND_LINE_MAX`. `initrd` is placed as
-    high as it goes below the MMIO hole, page-aligned. `name` is for error texts only. Placements
-    are slices of `image` and `initrd`, which therefore must stay open and unchanged until they are
-    copied; they are sorted by address.
+    `command_line` is without a zero byte, shorter than `COMMAND_LINE_MAX`. `initrd` is placed where
+    other loaders do: as high as it goes below the MMIO hole for PVH, right behind the kernel for
+    Multiboot, page-aligned. `name` is for error texts only. Placements are slices of `image` and
+    `initrd`, which therefore must stay open and unchanged until they are copied; they are sorted by
+    address.
 
     Raises `ImageError` for an image (or initrd) that is broken, contradicts itself, does not fit
     the layout, or is of a kind that cannot be booted; `UsageError` for a command line that cannot
@@ -54,13 +62,20 @@ def plan_boot(
     attempt = f"boot {name}"
     view = memoryview(image).toreadonly().cast("B")
     _check_command_line(command_line, attempt)
-    kernel = _kernel(view, attempt)
+    kernel = _kernel(view, layout, attempt)
     _check_fit(kernel.claims, layout, attempt)
-    initrd_claims = () if initrd is None else (_place_initrd(initrd, kernel, layout, attempt),)
-    where = initrd_claims[0].range if initrd_claims else None
-    boot_data = _boot_data(kernel, layout, command_line, where, attempt)
-    plan = _checked_plan(kernel, (*kernel.claims, *initrd_claims, *boot_data), layout, attempt)
-    return replace(plan, kernel=_span(kernel.claims), initrd=where)
+    _check_flat(kernel, command_line, initrd, attempt)
+    free = FreeMemory(layout, [claim.range for claim in kernel.claims], attempt)
+    claims = list(kernel.claims)
+    where = None
+    if initrd is not None:
+        claim = _place_initrd(initrd, kernel, free, attempt)
+        free.take(claim)
+        claims.append(claim)
+        where = claim.range
+    data = _boot_data(kernel, layout, command_line, where, free)
+    plan = _checked_plan(kernel, data, (*claims, *data.claims), layout, attempt)
+    return dataclasses.replace(plan, kernel=_span(kernel.claims), initrd=where)
 
 
 def _span(claims: Sequence[Claim]) -> GpaRange:
@@ -70,16 +85,18 @@ def _span(claims: Sequence[Claim]) -> GpaRange:
     )
 
 
-def _kernel(view: memoryview, attempt: str) -> Kernel:
+def _kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
     match recognise(view, attempt):
         case ImageKind.ELF:
-            return _elf_kernel(view, attempt)
+            return _elf_kernel(view, layout, attempt)
         case ImageKind.MULTIBOOT:
             header = find_header(view)
             assert header is not None  # that is how it was recognised
-            return multiboot_kernel(view, header, None, None, attempt)
+            return multiboot_kernel(view, header, None, layout, attempt)
         case ImageKind.FLAT:
             return flat_kernel(view)
+        case ImageKind.MULTIBOOT_2:
+            raise _only_multiboot_2(attempt)
         case ImageKind.BZIMAGE:
             raise ImageError(
                 attempt,
@@ -88,20 +105,51 @@ def _kernel(view: memoryview, attempt: str) -> Kernel:
             )
 
 
-def _elf_kernel(view: memoryview, attempt: str) -> Kernel:
-    """PVH where the image has the note, Multiboot otherwise."""
+def _elf_kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
+    """PVH where the image has the note, Multiboot otherwise, and where the note is broken."""
     elf = parse_elf(view, attempt)
-    entry = entry_of(elf, attempt)
-    if entry is not None:
-        return pvh_kernel(elf, entry, attempt)
     header = find_header(view)
+    remarks: tuple[str, ...] = ()
+    try:
+        entry = entry_of(elf, attempt)
+        if entry is not None and header is not None and not elf.contains(entry):
+            raise _no_such_entry(entry, attempt)
+    except ImageError as error:
+        if header is None:
+            raise
+        remarks = (f"{error.cause}; so it is booted by its Multiboot header",)
+    else:
+        if entry is not None:
+            return pvh_kernel(elf, entry, layout, attempt)
     if header is not None:
-        return multiboot_kernel(view, header, elf, needs_of(elf, attempt), attempt)
+        needs = needs_of(elf, attempt)
+        kernel = multiboot_kernel(view, header, elf, layout, attempt, needs=needs)
+        return dataclasses.replace(kernel, remarks=remarks + kernel.remarks)
+    if has_multiboot_2_header(view):
+        raise _only_multiboot_2(attempt)
+    if elf.note_damage:
+        raise ImageError(
+            attempt,
+            f"it has no PVH note that could be read, and no Multiboot header: {elf.note_damage}",
+            "the image is cut off or damaged",
+        )
     raise ImageError(
         attempt,
         "the ELF file has no PVH note and no Multiboot header",
         "add a XEN_ELFNOTE_PHYS32_ENTRY note (Linux: CONFIG_PVH), or a Multiboot 1 header within "
         "the first 8 KiB",
+    )
+
+
+def _no_such_entry(entry: int, attempt: str) -> ImageError:
+    return ImageError(attempt, f"its entry point {entry:#x} lies in no loaded segment")
+
+
+def _only_multiboot_2(attempt: str) -> ImageError:
+    return ImageError(
+        attempt,
+        "it has a Multiboot 2 header only, and Multiboot 2 is not supported",
+        "add a Multiboot 1 header or a PVH note (XEN_ELFNOTE_PHYS32_ENTRY), which are",
     )
 
 
@@ -116,41 +164,51 @@ def _check_command_line(command_line: bytes, attempt: str) -> None:
         )
 
 
+def _check_flat(
+    kernel: Kernel, command_line: bytes, initrd: bytes | memoryview | None, attempt: str
+) -> None:
+    if kernel.protocol is BootProtocol.FLAT and (command_line or initrd is not None):
+        what = "a command line" if command_line else "an initrd"
+        raise UsageError(attempt, f"raw code has no way to be given {what}", "leave it out")
+
+
 def _boot_data(
     kernel: Kernel,
     layout: MemoryLayout,
     command_line: bytes,
     initrd: GpaRange | None,
-    attempt: str,
-) -> tuple[Claim, ...]:
+    free: FreeMemory,
+) -> BootData:
     match kernel.protocol:
         case BootProtocol.PVH:
-            return pvh_boot_data(layout, command_line, initrd)
+            return pvh_boot_data(kernel.entry, layout, command_line, initrd, free=free)
         case BootProtocol.MULTIBOOT:
-            return multiboot_boot_data(layout, command_line, initrd)
+            return multiboot_boot_data(
+                kernel.entry, layout, command_line, initrd, module_name=_MODULE_NAME, free=free
+            )
         case BootProtocol.FLAT:
-            if command_line or initrd is not None:
-                what = "a command line" if command_line else "an initrd"
-                raise UsageError(attempt, f"raw code has no way to be given {what}", "leave it out")
-            return ()
+            return flat_boot_data()
 
 
 def _place_initrd(
-    initrd: bytes | memoryview, kernel: Kernel, layout: MemoryLayout, attempt: str
+    initrd: bytes | memoryview, kernel: Kernel, free: FreeMemory, attempt: str
 ) -> Claim:
-    """The initrd at the highest free page between 1 MiB and the MMIO hole."""
+    """The initrd between 1 MiB and the MMIO hole: where other loaders of the protocol put it.
+
+    For PVH that is the highest page (QEMU ``hw/i386/x86.c``, x86_load_linux), for Multiboot the
+    first one behind the kernel (QEMU ``hw/i386/multiboot.c``; GRUB allocates upwards from there).
+    """
     data = memoryview(initrd).toreadonly().cast("B")
     if not data:
         raise ImageError(attempt, "the initrd is empty", "leave it out")
-    end = layout.regions[0].range.end
-    taken = sorted((claim.range for claim in kernel.claims), key=lambda range_: -range_.end)
-    for other in taken:
-        gpa = _page_below(end - len(data))
-        if gpa >= other.end:
-            break
-        end = min(end, other.start)
-    gpa = _page_below(end - len(data))
-    if gpa < HIGH_MEMORY_START:
+    if kernel.protocol is BootProtocol.MULTIBOOT:
+        end = max(claim.range.end for claim in kernel.claims)
+        gpa = free.lowest_pages(len(data), end)
+        if gpa is None:
+            gpa = free.lowest_pages(len(data), HIGH_MEMORY_START)
+    else:
+        gpa = free.highest_pages(len(data))
+    if gpa is None:
         raise _no_room_for_initrd(len(data), kernel, attempt)
     return claim_of(gpa, data, "the initrd")
 
@@ -196,7 +254,7 @@ def _check_fit(claims: Sequence[Claim], layout: MemoryLayout, attempt: str) -> N
 
 
 def _checked_plan(
-    kernel: Kernel, claims: Sequence[Claim], layout: MemoryLayout, attempt: str
+    kernel: Kernel, data: BootData, claims: Sequence[Claim], layout: MemoryLayout, attempt: str
 ) -> BootPlan:
     """The last look at everything: all of it in usable RAM, nothing twice, an entry that exists."""
     _check_fit(claims, layout, attempt)
@@ -204,24 +262,22 @@ def _checked_plan(
     for first, second in pairwise(ordered):
         if first.range.overlaps(second.range):
             raise ImageError(attempt, f"{first} overlaps {second}", "link it to another address")
-    entry = kernel.entry.regs.rip
+    entry = kernel.entry
     if not any(claim.range.contains(entry, 1) for claim in kernel.claims):
-        raise ImageError(attempt, f"its entry point {entry:#x} lies in no loaded segment")
+        raise _no_such_entry(entry, attempt)
     placements = tuple(
         Placement(claim.range.start, claim.data, claim.what) for claim in ordered if claim.data
     )
     return BootPlan(
         kernel.protocol,
         placements,
-        kernel.entry,
+        data.entry,
         kernel.needs,
         kernel.private_entry,
-        kernel.start_info,
+        data.start_info,
+        kernel.private_flaw,
+        kernel.remarks,
     )
-
-
-def _page_below(gpa: int) -> int:
-    return gpa // PAGE_SIZE * PAGE_SIZE
 
 
 def _mebibytes(size: int) -> int:

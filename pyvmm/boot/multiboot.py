@@ -7,9 +7,11 @@ import enum
 import struct
 from typing import NamedTuple
 
-from pyvmm.boot.claims import Claim, Kernel, claim_of
-from pyvmm.boot.elf import ElfImage
+from pyvmm.boot.claims import BootData, Claim, Kernel, claim_of
+from pyvmm.boot.elf import ElfImage, LoadSegment
+from pyvmm.boot.free_memory import FreeMemory
 from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
+from pyvmm.boot.relocation import load_offset, moved, offset_remarks
 from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
@@ -29,6 +31,10 @@ LOADER_MAGIC = 0x2BAD_B002
 """What EAX holds at the entry (3.2 Machine state)."""
 SEARCH_SIZE = 8192
 """The header lies within the first 8192 bytes, 4-byte aligned (3.1.1 The layout of header)."""
+MULTIBOOT_2_MAGIC = 0xE852_50D6
+"""Multiboot 2 (specification 2.0, 3.1.1): within the first 32768 bytes, 8-byte aligned."""
+_MULTIBOOT_2_SEARCH = 32768
+_MULTIBOOT_2_HEADER = struct.Struct("<IIII")
 
 _MAGIC_BYTES = HEADER_MAGIC.to_bytes(4, "little")
 _HEADER = struct.Struct("<III")
@@ -37,7 +43,6 @@ _INFO = struct.Struct("<18I")
 _MODULE = struct.Struct("<IIII")
 _MEMMAP_ENTRY = struct.Struct("<IQQI")
 _LOADER_NAME = b"pyvmm\0"
-_MODULE_NAME = b"initrd\0"
 
 
 class HeaderFlag(enum.IntFlag):
@@ -50,7 +55,7 @@ class HeaderFlag(enum.IntFlag):
 
 
 _DEMANDS = 0xFFFF
-_SUPPORTED = HeaderFlag.ALIGN_MODULES | HeaderFlag.MEMORY_INFO
+_SUPPORTED = HeaderFlag.ALIGN_MODULES | HeaderFlag.MEMORY_INFO | HeaderFlag.VIDEO
 
 
 class InfoFlag(enum.IntFlag):
@@ -83,21 +88,53 @@ def find_header(view: memoryview) -> Header | None:
     return None
 
 
+def has_multiboot_2_header(view: memoryview) -> bool:
+    """Whether there is a header of the other protocol in `view` (the whole file).
+
+    It says no more than that, because that protocol is not spoken here.
+    """
+    window = bytes(view[:_MULTIBOOT_2_SEARCH])
+    magic = MULTIBOOT_2_MAGIC.to_bytes(4, "little")
+    offset = window.find(magic)
+    while offset >= 0:
+        fields = window[offset : offset + _MULTIBOOT_2_HEADER.size]
+        if offset % 8 == 0 and len(fields) == _MULTIBOOT_2_HEADER.size:
+            is_right = sum(_MULTIBOOT_2_HEADER.unpack(fields)) & 0xFFFF_FFFF == 0
+            if is_right:
+                return True
+        offset = window.find(magic, offset + 1)
+    return False
+
+
 def multiboot_kernel(
-    view: memoryview, header: Header, elf: ElfImage | None, needs: GuestNeed | None, attempt: str
+    view: memoryview,
+    header: Header,
+    elf: ElfImage | None,
+    layout: MemoryLayout,
+    attempt: str,
+    *,
+    needs: GuestNeed | None = None,
 ) -> Kernel:
     """The kernel of an image with a Multiboot header; `elf` where the image is an ELF file.
 
     The header's addresses win over the ELF's (3.1.3 The address fields of Multiboot header). Raises
     `ImageError` when the header demands something unsupported or contradicts the file.
     """
-    _check_demands(header, attempt)
+    unknown = header.flags & _DEMANDS & ~_SUPPORTED
+    if unknown:
+        raise ImageError(attempt, f"its Multiboot header demands unknown features {unknown:#x}")
+    remarks: tuple[str, ...] = ()
+    if header.flags & HeaderFlag.VIDEO:
+        remarks = ("its Multiboot header asks for a video mode, and none is set",)
     if header.flags & HeaderFlag.ADDRESSES:
         claim, entry = _from_addresses(view, header, attempt)
         claims: tuple[Claim, ...] = (claim,)
     elif elf is not None:
-        claims = tuple(segment.claim for segment in elf.segments)
-        entry = _physical_entry(elf)
+        offset = load_offset(elf, None, layout)
+        remarks += offset_remarks(elf, offset)
+        segments = moved(elf, offset).segments
+        claims = tuple(segment.claim for segment in segments)
+        entry = _physical_entry(elf.entry, segments, offset)
     else:
         raise ImageError(
             attempt,
@@ -106,63 +143,68 @@ def multiboot_kernel(
         )
     if entry >= 1 << 32:
         raise ImageError(attempt, f"its entry {entry:#x} is above 4 GiB: the entry is 32-bit")
-    regs = Regs(rax=LOADER_MAGIC, rbx=MULTIBOOT_INFO, rip=entry)
-    return Kernel(BootProtocol.MULTIBOOT, claims, EntryState(regs, protected_mode()), needs)
+    return Kernel(BootProtocol.MULTIBOOT, claims, entry, needs, remarks=remarks)
 
 
 def multiboot_boot_data(
-    layout: MemoryLayout, command_line: bytes, initrd: GpaRange | None
-) -> tuple[Claim, ...]:
+    entry: int,
+    layout: MemoryLayout,
+    command_line: bytes,
+    initrd: GpaRange | None,
+    *,
+    module_name: bytes,
+    free: FreeMemory,
+) -> BootData:
     """GDT, information (with the initrd as its one module), memory map and command line.
 
-    `command_line` is without its zero byte. ``mem_lower`` and ``mem_upper`` are in KiB; the latter
-    ends at the first hole (3.3).
+    `command_line` and `module_name` are without their zero bytes. ``mem_lower`` and ``mem_upper``
+    are in KiB; the latter ends at the first hole (3.3). Raises `ImageError` where there is no room.
     """
-    memory_map = b"".join(
-        _MEMMAP_ENTRY.pack(_MEMMAP_ENTRY.size - 4, entry.range.start, entry.range.size, entry.kind)
-        for entry in layout.memory_map
+    gdt = free.table(BOOT_GDT, boot_gdt(), "the boot GDT")
+    memory_map = free.table(
+        MULTIBOOT_MEMMAP,
+        b"".join(
+            _MEMMAP_ENTRY.pack(_MEMMAP_ENTRY.size - 4, one.range.start, one.range.size, one.kind)
+            for one in layout.memory_map
+        ),
+        "the Multiboot memory map",
     )
+    line = free.table(COMMAND_LINE, command_line + b"\0", "the command line")
     flags = InfoFlag.MEMORY | InfoFlag.COMMAND_LINE | InfoFlag.MEMORY_MAP | InfoFlag.LOADER_NAME
-    loader_name = MULTIBOOT_INFO + _INFO.size
-    module_name = loader_name + len(_LOADER_NAME)
-    strings = _LOADER_NAME + _MODULE_NAME
-    strings += bytes(-len(strings) % 4)
-    module = b""
+    strings = _LOADER_NAME
     if initrd is not None:
         flags |= InfoFlag.MODULES
-        module = _MODULE.pack(initrd.start, initrd.end, module_name, 0)
+        strings += module_name + b"\0"
+    strings += bytes(-len(strings) % 4)
+    what = "the Multiboot information"
+    size = _INFO.size + len(strings) + (_MODULE.size if initrd is not None else 0)
+    where = free.place(MULTIBOOT_INFO, size, what)
+    loader_name = where + _INFO.size
+    module = b""
+    if initrd is not None:
+        name = loader_name + len(_LOADER_NAME)
+        module = _MODULE.pack(initrd.start, initrd.end, name, 0)
     info = _INFO.pack(
         flags,
         LOW_USABLE_END >> 10,
         (layout.regions[0].range.end - HIGH_MEMORY_START) >> 10,
         0,  # boot_device
-        COMMAND_LINE,
+        line.range.start,
         1 if module else 0,
         loader_name + len(strings) if module else 0,
         *(0, 0, 0, 0),  # symbols
-        len(memory_map),
-        MULTIBOOT_MEMMAP,
+        len(memory_map.data),
+        memory_map.range.start,
         *(0, 0),  # drives
         0,  # config_table
         loader_name,
         0,  # apm_table
     )
-    return (
-        claim_of(BOOT_GDT, boot_gdt(), "the boot GDT"),
-        claim_of(MULTIBOOT_INFO, info + strings + module, "the Multiboot information"),
-        claim_of(MULTIBOOT_MEMMAP, memory_map, "the Multiboot memory map"),
-        claim_of(COMMAND_LINE, command_line + b"\0", "the command line"),
+    regs = Regs(rax=LOADER_MAGIC, rbx=where, rip=entry)
+    return BootData(
+        (gdt, claim_of(where, info + strings + module, what), memory_map, line),
+        EntryState(regs, protected_mode(gdt.range.start)),
     )
-
-
-def _check_demands(header: Header, attempt: str) -> None:
-    if header.flags & HeaderFlag.VIDEO:
-        raise ImageError(
-            attempt, "its Multiboot header demands a video mode (flag 2)", "clear that flag"
-        )
-    unknown = header.flags & _DEMANDS & ~_SUPPORTED
-    if unknown:
-        raise ImageError(attempt, f"its Multiboot header demands unknown features {unknown:#x}")
 
 
 def _from_addresses(view: memoryview, header: Header, attempt: str) -> tuple[Claim, int]:
@@ -194,7 +236,7 @@ def _from_addresses(view: memoryview, header: Header, attempt: str) -> tuple[Cla
     return Claim(GpaRange(load, end), view[first : first + size], "the Multiboot image"), entry
 
 
-def _physical_entry(elf: ElfImage) -> int:
+def _physical_entry(entry: int, segments: tuple[LoadSegment, ...], offset: int) -> int:
     """The entry's GPA: e_entry is virtual, but some linker scripts give the physical one."""
-    physical = (segment.physical(elf.entry) for segment in elf.segments)
-    return next((gpa for gpa in physical if gpa is not None), elf.entry)
+    physical = (segment.physical(entry) for segment in segments)
+    return next((gpa for gpa in physical if gpa is not None), entry + offset)

@@ -48,8 +48,10 @@ class BootPlan:
 
     Placements lie within usable RAM and do not overlap. `needs` is None where the image does not
     say: whoever builds the machine decides. `private_entry` and `start_info` (GPAs) are where the
-    firmware enters it after a private launch, and what it is then given; None: not made for that.
-    `kernel` goes from the image's first byte in memory to its last, zero fill included.
+    firmware enters it after a private launch, and what it is then given; None: not made for that,
+    and `private_flaw` says why where it was meant to be. `remarks` are sentences, without a full
+    stop, on what is not as the image would have it. `kernel` goes from the image's first byte in
+    memory to its last, zero fill included.
     """
 
     protocol: BootProtocol
@@ -58,5 +60,7 @@ class BootPlan:
     needs: GuestNeed | None
     private_entry: int | None = None
     start_info: int | None = None
+    private_flaw: str = ""
+    remarks: tuple[str, ...] = ()
     kernel: GpaRange | None = None
     initrd: GpaRange | None = None

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.claims import Claim, Kernel, claim_of
-from pyvmm.boot.elf import ElfImage, Note
+from pyvmm.boot.claims import BootData, Kernel, claim_of
+from pyvmm.boot.elf import ElfImage
+from pyvmm.boot.elf_notes import Note
+from pyvmm.boot.free_memory import FreeMemory
 from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
+from pyvmm.boot.relocation import load_offset, moved, offset_remarks, rule_of
 from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
@@ -27,6 +30,8 @@ from pyvmm.memory.layout import (
 XEN_NOTE = b"Xen"
 PHYS32_ENTRY = 18
 """XEN_ELFNOTE_PHYS32_ENTRY: its descriptor is the GPA of the entry, 4 or 8 bytes."""
+PHYS32_RELOC = 19
+"""XEN_ELFNOTE_PHYS32_RELOC: up to three words, see `pyvmm.boot.relocation.rule_of`."""
 PYVMM_NOTE = b"pyvmm"
 NEEDS = 1
 """Our own note: its descriptor is a u32 of `GuestNeed` bits."""
@@ -43,9 +48,14 @@ _MEMMAP_ENTRY = struct.Struct("<QQII")
 
 
 def entry_of(elf: ElfImage, attempt: str) -> int | None:
-    """The entry's GPA by the PVH note, None without one. Raises `ImageError` for a broken note."""
+    """The entry's GPA by the PVH note, None without one. Raises `ImageError` for a broken note.
+
+    It is where the image is linked to: `pvh_kernel` may move it.
+    """
     entries: set[int] = set()
     for note in _notes(elf, XEN_NOTE, PHYS32_ENTRY):
+        if note.is_cut:
+            raise ImageError(attempt, "its PVH note is longer than the segment that it is in")
         if len(note.descriptor) not in (4, 8):
             size = len(note.descriptor)
             raise ImageError(attempt, f"its PVH note holds {size} bytes, not 4 or 8")
@@ -63,11 +73,14 @@ def entry_of(elf: ElfImage, attempt: str) -> int | None:
 def needs_of(elf: ElfImage, attempt: str) -> GuestNeed | None:
     """What the guest says that it needs (its ``pyvmm`` note), None where it does not say.
 
-    Raises `ImageError` when the note is broken or names something unknown.
+    Raises `ImageError` when the note is broken or names something unknown. A note that is cut off
+    is none: whatever damaged it did not mean us.
     """
     needs: GuestNeed | None = None
     known = sum(GuestNeed)
     for note in _notes(elf, PYVMM_NOTE, NEEDS):
+        if note.is_cut:
+            continue
         if len(note.descriptor) != 4:
             size = len(note.descriptor)
             raise ImageError(attempt, f"its pyvmm note holds {size} bytes, not 4")
@@ -82,63 +95,88 @@ def needs_of(elf: ElfImage, attempt: str) -> GuestNeed | None:
     return needs
 
 
-def private_entry_of(elf: ElfImage, attempt: str) -> int | None:
-    """The GPA where the firmware enters after a private launch, None where the image has no note.
+def pvh_kernel(elf: ElfImage, entry: int, layout: MemoryLayout, attempt: str) -> Kernel:
+    """The kernel to be entered by the PVH ABI at GPA `entry`, or as far from it as it is moved.
 
-    Raises `ImageError` for a broken note, and for one that contradicts another.
+    Raises `ImageError` for its note of needs.
+    """
+    rule = None
+    for note in _notes(elf, XEN_NOTE, PHYS32_RELOC):
+        words = note.descriptor[: len(note.descriptor) // 4 * 4]
+        rule = rule_of(elf, tuple(word for (word,) in struct.iter_unpack("<I", words)))
+    offset = load_offset(elf, rule, layout)
+    private_entry, flaw = _private_entry(elf)
+    return Kernel(
+        BootProtocol.PVH,
+        tuple(segment.claim for segment in moved(elf, offset).segments),
+        entry + offset,
+        needs_of(elf, attempt),
+        None if private_entry is None else private_entry + offset,
+        flaw,
+        offset_remarks(elf, offset),
+    )
+
+
+def _private_entry(elf: ElfImage) -> tuple[int | None, str]:
+    """The GPA where the firmware enters after a private launch, None for none; and a flaw or "".
+
+    The flaw is for who launches: everybody else can do without the note.
     """
     entries: set[int] = set()
     for note in _notes(elf, PYVMM_NOTE, PRIVATE_ENTRY):
+        if note.is_cut:
+            return None, "its note of a private entry is longer than the segment that it is in"
         if len(note.descriptor) != 8:
             size = len(note.descriptor)
-            raise ImageError(attempt, f"its note of a private entry holds {size} bytes, not 8")
+            return None, f"its note of a private entry holds {size} bytes, not 8"
         entries.add(int.from_bytes(note.descriptor, "little"))
     if len(entries) > 1:
-        raise ImageError(attempt, "it has notes of private entries that contradict each other")
-    return entries.pop() if entries else None
-
-
-def pvh_kernel(elf: ElfImage, entry: int, attempt: str) -> Kernel:
-    """The kernel to be entered at GPA `entry` by the PVH ABI. Raises `ImageError` (its notes)."""
-    return Kernel(
-        BootProtocol.PVH,
-        tuple(segment.claim for segment in elf.segments),
-        EntryState(Regs(rbx=PVH_START_INFO, rip=entry), protected_mode()),
-        needs_of(elf, attempt),
-        private_entry_of(elf, attempt),
-        PVH_START_INFO,
-    )
+        return None, "it has notes of private entries that contradict each other"
+    return (entries.pop() if entries else None), ""
 
 
 def pvh_boot_data(
-    layout: MemoryLayout, command_line: bytes, initrd: GpaRange | None
-) -> tuple[Claim, ...]:
+    entry: int,
+    layout: MemoryLayout,
+    command_line: bytes,
+    initrd: GpaRange | None,
+    *,
+    free: FreeMemory,
+) -> BootData:
     """GDT, start info (with the initrd as its one module), memory map and command line.
 
-    `command_line` is without its zero byte. ``rsdp_paddr`` is 0: there are no ACPI tables.
+    `command_line` is without its zero byte. ``rsdp_paddr`` is 0: there are no ACPI tables. Raises
+    `ImageError` where there is no room for it.
     """
-    memory_map = b"".join(
-        _MEMMAP_ENTRY.pack(entry.range.start, entry.range.size, entry.kind, 0)
-        for entry in layout.memory_map
+    gdt = free.table(BOOT_GDT, boot_gdt(), "the boot GDT")
+    memory_map = free.table(
+        PVH_MEMMAP,
+        b"".join(
+            _MEMMAP_ENTRY.pack(one.range.start, one.range.size, one.kind, 0)
+            for one in layout.memory_map
+        ),
+        "the PVH memory map",
     )
-    modules = b"" if initrd is None else _MODULE.pack(initrd.start, initrd.size, 0, 0)
+    line = free.table(COMMAND_LINE, command_line + b"\0", "the command line")
+    module = b"" if initrd is None else _MODULE.pack(initrd.start, initrd.size, 0, 0)
+    what = "the PVH start info"
+    where = free.place(PVH_START_INFO, _START_INFO.size + len(module), what)
     start_info = _START_INFO.pack(
         START_MAGIC,
         _VERSION,
         0,  # flags: none is defined for a guest
-        1 if modules else 0,
-        PVH_START_INFO + _START_INFO.size if modules else 0,
-        COMMAND_LINE,
+        1 if module else 0,
+        where + _START_INFO.size if module else 0,
+        line.range.start,
         0,  # rsdp_paddr
-        PVH_MEMMAP,
+        memory_map.range.start,
         len(layout.memory_map),
         0,
     )
-    return (
-        claim_of(BOOT_GDT, boot_gdt(), "the boot GDT"),
-        claim_of(PVH_START_INFO, start_info + modules, "the PVH start info"),
-        claim_of(PVH_MEMMAP, memory_map, "the PVH memory map"),
-        claim_of(COMMAND_LINE, command_line + b"\0", "the command line"),
+    return BootData(
+        (gdt, claim_of(where, start_info + module, what), memory_map, line),
+        EntryState(Regs(rbx=where, rip=entry), protected_mode(gdt.range.start)),
+        where,
     )
 
 

@@ -15,6 +15,7 @@ class ImageKind(enum.Enum):
     ELF = "an ELF file"
     BZIMAGE = "a Linux bzImage"
     MULTIBOOT = "a raw image with a Multiboot header"
+    MULTIBOOT_2 = "a raw image with nothing but a Multiboot 2 header"
     FLAT = "raw code"
 
 
@@ -22,8 +23,9 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
     """The kind of the image in `view` (bytes, the whole file).
 
     The first that fits: ELF magic; bzImage (Linux ``Documentation/arch/x86/boot.rst``: 0xAA55 at
-    0x1FE, "HdrS" at 0x202); a Multiboot header in the first 8 KiB; and raw code, which has no magic
-    (a 0x55AA signature is not asked for), so only its size tells it from junk. Raises `ImageError`
+    0x1FE, "HdrS" at 0x202); a Multiboot header in the first 8 KiB, or one of Multiboot 2 in the
+    first 32; and raw code, which has no magic (a 0x55AA signature is not asked for), so only its
+    size tells it from junk. Raises `ImageError`
     when the image is empty or none of these.
     """
     if not view:
@@ -34,6 +36,8 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
         return ImageKind.BZIMAGE
     if multiboot.find_header(view) is not None:
         return ImageKind.MULTIBOOT
+    if multiboot.has_multiboot_2_header(view):
+        return ImageKind.MULTIBOOT_2
     if len(view) <= flat.MAX_SIZE:
         return ImageKind.FLAT
     raise ImageError(

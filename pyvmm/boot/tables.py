@@ -66,12 +66,14 @@ def descriptor(segment: Segment) -> bytes:
 
 
 def boot_gdt() -> bytes:
-    """The GDT for `protected_mode`: null, code, data, TSS; goes to `BOOT_GDT`."""
+    """The GDT for `protected_mode`: null, code, data, TSS."""
     return bytes(8) + descriptor(FLAT_CODE) + descriptor(FLAT_DATA) + descriptor(TASK)
 
 
-def protected_mode() -> Sregs:
+def protected_mode(gdt: int = BOOT_GDT) -> Sregs:
     """32-bit protected mode, paging off, flat segments, no interrupts to be taken.
+
+    `gdt` is the GPA of `boot_gdt`.
 
     This is what both the PVH ABI (Xen ``docs/misc/pvh.pandoc``) and Multiboot 0.6.96 (3.2 Machine
     state) ask for; where one leaves something open, the stricter is taken. CR0 is PE, and ET, which
@@ -86,7 +88,7 @@ def protected_mode() -> Sregs:
         ss=FLAT_DATA,
         tr=TASK,
         ldt=NO_LDT,
-        gdt=DescriptorTable(BOOT_GDT, len(boot_gdt()) - 1),
+        gdt=DescriptorTable(gdt, len(boot_gdt()) - 1),
         idt=DescriptorTable(0, 0),
         cr0=Cr0.PE | Cr0.ET,
     )

@@ -315,6 +315,8 @@ def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
     if verbose:
         ram = machine.ram
         write_to_user(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
+        for remark in machine.assembly.remarks:
+            write_to_user(f"pyvmm: {remark}\n")
 
 
 def _say_what_was_measured(result: RunResult) -> None:

@@ -131,6 +131,11 @@ class Assembly(StackOwner):
         """Whether there are interrupt controllers and a timer."""
         return self._interrupts
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is not as the image would have it (`BootPlan`)."""
+        return self._plan.remarks
+
     def _fw_cfg_items(self) -> Mapping[int, Item]:
         from pyvmm.machine.fw_cfg_items import machine_items  # Most guests do not ask.
 

@@ -11,6 +11,7 @@ HLT = b"\xf4"
 ENTRY = 0x100000
 
 PT_LOAD, PT_NOTE = 1, 4
+ET_EXEC, ET_DYN = 2, 3
 EM_386, EM_X86_64 = 3, 62
 
 EHDR = {32: "<16sHHIIIIIHHHHHH", 64: "<16sHHIQQQIHHHHHH"}
@@ -79,28 +80,40 @@ def elf(
     entry: int = ENTRY,
     multiboot: bytes = b"",
     note_align: int = 4,
+    more_notes: Sequence[bytes] = (),
+    kind: int = ET_EXEC,
+    align: int = 4,
 ) -> bytes:
     """An executable: header, program headers (notes first, if any), Multiboot header, contents."""
     header_size = struct.calcsize(EHDR[bits])
-    count = len(segments) + bool(notes)
+    note_segments = [one for one in (notes, *more_notes) if one]
+    count = len(segments) + len(note_segments)
     offset = header_size + count * PHDR_SIZE[bits]
     body = multiboot + bytes(-len(multiboot) % 8)
     headers = b""
-    if notes:
-        headers += phdr(bits, PT_NOTE, offset + len(body), 0, 0, len(notes), len(notes), note_align)
-        body += notes
+    for content in note_segments:
+        size = len(content)
+        headers += phdr(bits, PT_NOTE, offset + len(body), 0, 0, size, size, note_align)
+        body += content
     for segment in segments:
         virtual = segment.gpa if segment.virtual is None else segment.virtual
         size = len(segment.data)
         headers += phdr(
-            bits, PT_LOAD, offset + len(body), virtual, segment.gpa, size, size + segment.zeros
+            bits,
+            PT_LOAD,
+            offset + len(body),
+            virtual,
+            segment.gpa,
+            size,
+            size + segment.zeros,
+            align,
         )
         body += segment.data
     ident = bytes((0x7F, *b"ELF", 1 if bits == 32 else 2, 1, 1)).ljust(16, b"\0")
     machine = EM_386 if bits == 32 else EM_X86_64
     sizes = (header_size, PHDR_SIZE[bits], count, 0, 0, 0)
     return (
-        struct.pack(EHDR[bits], ident, 2, machine, 1, entry, header_size, 0, 0, *sizes)
+        struct.pack(EHDR[bits], ident, kind, machine, 1, entry, header_size, 0, 0, *sizes)
         + headers
         + body
     )

@@ -189,6 +189,8 @@ def test_the_real_guest_with_its_front_shredded() -> None:
 def test_a_small_file_cannot_ask_for_much_work() -> None:
     """Every size is checked before it is used: 2^63 bytes of notes cost nothing."""
     image = patch_segment(SEEDS[0], 0, "p_filesz", 1 << 63)
+    plan_boot(image, LAYOUTS[0])
+    image = patch_segment(patch_segment(SEEDS[0], 1, "p_filesz", 1 << 63), 1, "p_memsz", 1 << 63)
     with pytest.raises(ImageError, match="beyond the end of the file"):
         plan_boot(image, LAYOUTS[0])
     with pytest.raises(ImageError, match="beyond the end of the file"):

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.boot import loader
-from pyvmm.boot.claims import Claim, claim_of
+from pyvmm.boot.claims import BootData, Claim, claim_of
 from pyvmm.boot.loader import plan_boot
-from pyvmm.boot.plan import BootProtocol
+from pyvmm.boot.plan import BootProtocol, EntryState
 from pyvmm.boot.recognise import ImageKind, recognise
 from pyvmm.errors import ImageError, PyvmmError, UsageError
+from pyvmm.hosts.registers import Regs, Sregs
 from pyvmm.memory.layout import GIB, HOLE_START, MIB, PAGE_SIZE, MemoryLayout
 
 from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
@@ -161,7 +162,8 @@ def test_a_kernel_too_large_is_the_kernels_fault() -> None:
 def test_boot_data_are_checked_like_everything_else(
     claim: Claim, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "pvh_boot_data", lambda *_: (claim,))
+    state = EntryState(Regs(), Sregs())
+    monkeypatch.setattr(loader, "pvh_boot_data", lambda *_, **__: BootData((claim,), state))
     with pytest.raises(ImageError, match=words):
         plan_boot(pvh(), LAYOUT)
 

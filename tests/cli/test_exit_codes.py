@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ..boot.images import ENTRY, Segment, pvh
+from ..boot.images import ENTRY, Segment, elf, multiboot_header, pvh
 from . import flat
 from .command import HANG, PYVMM, ending, finish, pyvmm, start
 
@@ -327,6 +327,17 @@ def test_verbose() -> None:
     outcome = pyvmm("run", "exit", "-m", "8M", "-v")
     assert (outcome.code, outcome.out) == (0, b"")
     assert outcome.lines[0].startswith("pyvmm: memory: 8192 KiB, ")
+
+
+def test_verbose_tells_what_an_image_does_not_get(tmp_path: Path) -> None:
+    code = Segment(ENTRY, flat.exiting(5))
+    image = written(tmp_path / "video.img", elf([code], multiboot=multiboot_header(7), bits=32))
+    outcome = pyvmm("run", image, "-v", "--irqchip", "off")
+    assert (outcome.code, outcome.out) == (5, b"")
+    assert outcome.lines[1:] == [
+        "pyvmm: its Multiboot header asks for a video mode, and none is set"
+    ]
+    assert pyvmm("run", image, "--irqchip", "off").err == ""
 
 
 @pytest.mark.parametrize("how", ["1>&-", "2>&-", "0<&-", "0<&- 1>&- 2>&-"])

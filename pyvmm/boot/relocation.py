@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Where an ELF file goes that can run elsewhere than where it was linked to.
+
+Two kinds say so: ET_DYN files, and kernels with a XEN_ELFNOTE_PHYS32_RELOC note (Xen
+``public/elfnote.h``; Linux has it since 6.14, in an ET_EXEC file). Both stay where they are linked
+to if there is RAM. Addresses are moved, contents are not touched: such code relocates itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pyvmm.boot.elf import ElfImage, LoadSegment
+from pyvmm.memory.layout import (
+    HIGH_MEMORY_START,
+    HOLE_END,
+    MIB,
+    PAGE_SIZE,
+    GpaRange,
+    MemoryLayout,
+    RangeKind,
+)
+
+DEFAULT_ALIGN = 2 * MIB
+"""Xen's, for a note that gives none where the segments are aligned to less than a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    """What a kernel asks of its place: the start aligned to `align`, all of it in `within`."""
+
+    align: int
+    within: GpaRange
+
+
+ANYWHERE = GpaRange(0, HOLE_END)
+"""All that a 32-bit entry can reach."""
+
+
+def load_offset(elf: ElfImage, rule: LoadRule | None, layout: MemoryLayout) -> int:
+    """How many bytes up (or down) all of `elf` goes.
+
+    A file that is linked to 0 names no place: real-mode memory begins there. Where nothing fits
+    this is how far the lowest place would be, so that an error says what the memory lacks.
+    """
+    start = min(segment.claim.range.start for segment in elf.segments)
+    end = max(segment.claim.range.end for segment in elf.segments)
+    names_no_place = elf.is_relocatable and start == 0
+    fits = all(
+        layout.is_usable(one.claim.range.start, one.claim.range.size) for one in elf.segments
+    )
+    if (fits and not names_no_place) or not (elf.is_relocatable or rule):
+        return 0
+    if rule is None:
+        rule = LoadRule(_usual_align(elf, PAGE_SIZE), ANYWHERE)
+    size = end - start
+    # An aligned start, or what the linker made of it: all addresses keep their remainder.
+    remainder = start % rule.align if elf.is_relocatable else 0
+    floor = max(rule.within.start, HIGH_MEMORY_START)
+    lowest = _aligned(floor, rule.align, remainder)
+    for entry in layout.memory_map:
+        if entry.kind is not RangeKind.RAM:
+            continue
+        gpa = _aligned(max(entry.range.start, floor), rule.align, remainder)
+        if gpa + size <= min(entry.range.end, rule.within.end):
+            return gpa - start
+    return lowest - start if names_no_place else 0
+
+
+def rule_of(elf: ElfImage, words: tuple[int, ...]) -> LoadRule | None:
+    """The rule of a XEN_ELFNOTE_PHYS32_RELOC note: up to three words, alignment, first, last byte.
+
+    None for what cannot be: the kernel then stays where it is linked to.
+    """
+    align = words[0] if words else _usual_align(elf, DEFAULT_ALIGN)
+    first = words[1] if len(words) > 1 else 0
+    last = words[2] if len(words) > 2 else HOLE_END - 1
+    if not _is_power_of_two(align) or first > last:
+        return None
+    return LoadRule(align, GpaRange(first, last + 1))
+
+
+def moved(elf: ElfImage, offset: int) -> ElfImage:
+    """`elf` with its segments `offset` bytes further up; `entry` and virtual addresses stay."""
+    if not offset:
+        return elf
+    segments = tuple(_moved(segment, offset) for segment in elf.segments)
+    return dataclasses.replace(elf, segments=segments)
+
+
+def offset_remarks(elf: ElfImage, offset: int) -> tuple[str, ...]:
+    """What to tell of it, if anything."""
+    if not offset:
+        return ()
+    start = min(segment.claim.range.start for segment in elf.segments)
+    return (f"the image, which is linked to {start:#x}, is loaded at {start + offset:#x}",)
+
+
+def _moved(segment: LoadSegment, offset: int) -> LoadSegment:
+    claim = segment.claim
+    where = GpaRange(claim.range.start + offset, claim.range.end + offset)
+    return LoadSegment(dataclasses.replace(claim, range=where), segment.virtual)
+
+
+def _usual_align(elf: ElfImage, default: int) -> int:
+    """The largest alignment that the segments ask for, where that is a page or more."""
+    return elf.align if elf.align >= PAGE_SIZE and _is_power_of_two(elf.align) else default
+
+
+def _aligned(gpa: int, align: int, remainder: int) -> int:
+    """The first address from `gpa` on that leaves `remainder` when divided by `align`."""
+    return gpa + (remainder - gpa) % align
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
