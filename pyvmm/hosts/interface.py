@@ -91,6 +91,11 @@ class GuestMemfd(Owned, Protocol):
     """A guest_memfd file of `size` bytes."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether its descriptor is open."""
+        ...
+
+    @property
     def size(self) -> int:
         """Length in bytes."""
         ...

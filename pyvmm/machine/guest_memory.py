@@ -15,23 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pyvmm.errors import ConversionRefusedError, PyvmmError
-from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
+from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
-from pyvmm.machine.attributes import set_attributes
+from pyvmm.machine.conversion_executor import ConversionExecutor
+from pyvmm.machine.fault_progress import STUCK, FaultProgress
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.memory_listener import MemoryListener
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import (
     ConversionPlan,
     ConversionRequest,
-    DiscardPrivate,
-    DiscardShared,
     Origin,
     Refusal,
-    SetAttributes,
     Side,
-    TellJoined,
-    TellLeaving,
     decode_map_gpa_range,
     plan,
     plan_withhold,
@@ -68,8 +64,9 @@ class GuestMemory:
         self._sides: dict[int, MemorySides] = {}
         self._regions = RegionTable()
         self._states = PageStates()
-        self._listeners: list[MemoryListener] = []
         self._unplugged: dict[int, MemorySides] = {}
+        self._executor = ConversionExecutor(vm, self._states, self._sides, is_over)
+        self._progress = FaultProgress()
         self.counts: Counter[str] = Counter()
         """Conversions done here, as "guest to shared" and so on; the fast path's are not in it."""
         self.converted_bytes: Counter[str] = Counter()
@@ -84,22 +81,57 @@ class GuestMemory:
     # -- what there is --
 
     def add(self, sides: MemorySides) -> None:
-        """A region that has its memslot, all shared."""
+        """A region that has its memslot, all shared.
+
+        KVM keeps attributes by GPA, whatever slots come and go (``kvm->mem_attr_array``): what was
+        set there before is cleared. Raises `SystemCallError`.
+        """
         with self._exclusive():
+            whole = sides.region.range
+            if sides.region.two_sided or self._executor.has_set_attributes:
+                self._executor.clear_attributes(whole)
             self._sides[sides.region.slot] = sides
             self._regions = self._regions.with_region(sides.region)
-            self._states.add(sides.region.range, PageState.SHARED)
+            self._states.add(whole, PageState.SHARED)
+            self._progress.note_change()
             self._serve()
+            self._executor.tell_what_is_shared(whole)
 
     def remove(self, slot: int) -> None:
-        """Delete a region's memslot; the guest finds nothing there any more."""
+        """Delete a region's memslot; the guest finds nothing there any more, as nowhere else.
+
+        Raises `SystemCallError`, and then the region is still there as it was.
+        """
         with self._exclusive():
-            sides = self._sides.pop(slot)
-            if self._unplugged.pop(slot, None) is None:
-                self._vm.set_memslot(sides.no_memslot())
-                self._regions = self._regions.without(sides.region)
-            self._states.remove(sides.region.range)
-            self._serve()
+            sides = self._sides[slot]
+            whole = sides.region.range
+            with self._executor.leaving(whole):
+                if slot not in self._unplugged:
+                    self._vm.set_memslot(sides.no_memslot())
+                try:
+                    if any(run.state is not PageState.SHARED for run in self._states.runs(whole)):
+                        self._executor.clear_attributes(whole)
+                except BaseException:
+                    if slot not in self._unplugged:
+                        self._set_memslot_or_forget(sides)
+                    raise
+            self._forget(sides)
+
+    def _set_memslot_or_forget(self, sides: MemorySides) -> None:
+        try:
+            self._vm.set_memslot(sides.memslot())
+        except BaseException:
+            self._forget(sides)
+            raise
+
+    def _forget(self, sides: MemorySides) -> None:
+        slot = sides.region.slot
+        del self._sides[slot]
+        if self._unplugged.pop(slot, None) is None:
+            self._regions = self._regions.without(sides.region)
+        self._states.remove(sides.region.range)
+        self._progress.note_change()
+        self._serve()
 
     def listen(self, listener: MemoryListener) -> None:
         """Tell `listener` of every conversion from now on, and of all that is shared now.
@@ -107,7 +139,7 @@ class GuestMemory:
         vCPUs do not convert in the host's fast path any more: who has to be told, is told first.
         """
         with self._exclusive():
-            self._listeners.append(listener)
+            self._executor.listeners.append(listener)
             self._serve()
             for run in self._states.runs():
                 if run.state is PageState.SHARED:
@@ -115,7 +147,7 @@ class GuestMemory:
 
     def _serve(self) -> None:
         spans: list[ServedSpan] = []
-        if not self._listeners:
+        if not self._executor.listeners:
             for slot, sides in self._sides.items():
                 span = sides.served_span(
                     touches=self._honours_touches, missing=slot in self._unplugged
@@ -239,15 +271,17 @@ class GuestMemory:
             if slot in self._unplugged:
                 return
             whole = sides.region.range
-            for listener in self._listeners:
-                listener.leaving(whole)
-            # Before the slot goes: an access to what is shared and has no slot would be MMIO.
-            set_attributes(self._vm, whole, private=True)
-            self._note_attributes(whole, private=True)
-            self._vm.set_memslot(sides.no_memslot())
+            with self._executor.leaving(whole):
+                # Before the slot goes: an access to what is shared and has no slot would be MMIO.
+                before = self._executor.withhold_all(whole)
+                try:
+                    self._vm.set_memslot(sides.no_memslot())
+                except BaseException:
+                    self._executor.put_back(before)
+                    raise
             self._unplugged[slot] = sides
             self._regions = self._regions.without(sides.region)
-            self._states.set(whole, PageState.WITHHELD)
+            self._progress.note_change()
             self._serve()
             sides.discard_shared(whole)
             sides.discard_private(whole)
@@ -259,6 +293,8 @@ class GuestMemory:
             return request.hypercall_result
         with self._exclusive():
             planned = plan(request, self._regions)
+            if self._unplugged_within(request):
+                planned = Refusal.UNCOVERED
             if isinstance(planned, Refusal):
                 return planned.hypercall_result
             try:
@@ -281,7 +317,9 @@ class GuestMemory:
             with self._exclusive():
                 meaning = self._meaning(fault)
                 if isinstance(meaning, Retry):
-                    return None
+                    if not self._progress.is_stuck(vcpu, fault):
+                        return None
+                    meaning = STUCK
                 if isinstance(meaning, Impossible):
                     return self._fault_refused(fault, meaning.cause)
                 if asked:
@@ -291,13 +329,9 @@ class GuestMemory:
             request = meaning.request
             if not allow(ImplicitConversion(request.gpa, request.size, state, request.to, vcpu)):
                 cause = f"the policy refuses its conversion to {request.to.value}"
-                return self.refuse(fault, cause)
+                with self._exclusive():
+                    return self._fault_refused(fault, cause)
             asked = True
-
-    def refuse(self, fault: MemoryFault, cause: str) -> FaultRefused:
-        """The report on an access that is not to be tried again."""
-        with self._exclusive():
-            return self._fault_refused(fault, cause)
 
     def _meaning(self, fault: MemoryFault) -> Retry | Convert | Impossible:
         sides = self._unplugged_at(fault.gpa)
@@ -306,14 +340,10 @@ class GuestMemory:
                 return Retry()  # From before it was unplugged.
             whole = sides.region.range
             return Convert(ConversionRequest(whole.start, whole.size, Side.PRIVATE, Origin.FAULT))
+        region = self._regions.at(fault.gpa)
+        closed = region is not None and self._sides[region.slot].is_private_side_closed
         return meaning_of(
-            fault.gpa,
-            fault.size,
-            bool(fault.flags & MemoryFaultFlag.PRIVATE),
-            self._states,
-            self._regions,
-            self._attributes_rule,
-            poisoned=fault.errno == EHWPOISON,
+            fault, self._states, self._regions, self._attributes_rule, private_side_closed=closed
         )
 
     def _resolve(self, request: ConversionRequest) -> None:
@@ -321,6 +351,7 @@ class GuestMemory:
         if sides is not None:
             self._vm.set_memslot(sides.memslot())
             self._note_plugged(sides)
+            self._progress.note_change()
             self._serve()
             self._count(request)
             return
@@ -338,6 +369,10 @@ class GuestMemory:
         unplugged = self._unplugged.values()
         return next((sides for sides in unplugged if sides.region.range.contains(gpa, 1)), None)
 
+    def _unplugged_within(self, request: ConversionRequest) -> bool:
+        asked = GpaRange(request.gpa, request.gpa + request.size)
+        return any(sides.region.range.overlaps(asked) for sides in self._unplugged.values())
+
     def _fault_refused(self, fault: MemoryFault, cause: str) -> FaultRefused:
         private = bool(fault.flags & MemoryFaultFlag.PRIVATE)
         return FaultRefused(fault.gpa, fault.size, private, cause, self._states.snapshot())
@@ -354,6 +389,7 @@ class GuestMemory:
     def _catch_up(self) -> None:
         """Note down what vCPUs have converted by themselves."""
         for done in self._vm.conversions.drain():
+            self._progress.note_change()
             sides = self._unplugged_at(done.gpa) if done.plugged else None
             if sides is not None:
                 self._note_plugged(sides)
@@ -362,39 +398,14 @@ class GuestMemory:
             self._states.set(GpaRange(done.gpa, done.gpa + done.size), state)
 
     def _execute(self, planned: ConversionPlan) -> None:
-        for step in planned.steps:
-            match step:
-                case TellLeaving(range_):
-                    if self._is_over():
-                        return
-                    for listener in self._listeners:
-                        listener.leaving(range_)
-                case SetAttributes(range_, private):
-                    set_attributes(self._vm, range_, private=private)
-                    self._note_attributes(range_, private=private)
-                case DiscardShared(region, range_):
-                    self._sides[region.slot].discard_shared(range_)
-                case DiscardPrivate(region, range_):
-                    self._sides[region.slot].discard_private(range_)
-                case TellJoined(range_):
-                    for listener in self._listeners:
-                        listener.joined(range_)
-                    if self._is_over():
-                        return
-        self._count(planned.request)
+        self._progress.note_change()
+        if self._executor.execute(planned):
+            self._count(planned.request)
 
     def _count(self, request: ConversionRequest) -> None:
         kind = f"{request.origin.name.lower()} to {request.to.value}"
         self.counts[kind] += 1
         self.converted_bytes[kind] += request.size
-
-    def _note_attributes(self, range_: GpaRange, *, private: bool) -> None:
-        for region, part in self._regions.parts(range_) or ():
-            if not private:
-                state = PageState.SHARED
-            else:
-                state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD
-            self._states.set(part, state)
 
 
 def _refused(request: ConversionRequest, refusal: Refusal) -> ConversionRefusedError:

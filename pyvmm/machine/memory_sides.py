@@ -64,6 +64,12 @@ class MemorySides:
             )
         return ServedSpan(gpa, size, self._memslot.hva, touch_block=PAGE_SIZE) if touches else None
 
+    @property
+    def is_private_side_closed(self) -> bool:
+        """The region has a private side and its guest_memfd is no longer open."""
+        guest_memfd = self._memslot.guest_memfd
+        return self.region.two_sided and guest_memfd is not None and not guest_memfd.is_open
+
     def _offset(self, gpa: int) -> int:
         return gpa - self.region.range.start
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _KVM_ENOSYS = 1000
 """Linux's answer to a hypercall that nobody knows (include/uapi/linux/kvm_para.h), negated."""
 _SYSTEM_EVENT_RESET = 2
-_RETRIES = 1000
-"""Memory faults at one page, one after another, after which trying again is seen not to help."""
 
 Allow = Callable[[ImplicitConversion], bool]
 """Whether a conversion that the guest did not announce is done; called on a vCPU's thread."""
@@ -63,7 +61,6 @@ class VcpuThread:
         self._console = console
         self._memory = memory
         self._allow = allow
-        self._retried = (-1, 0)
         self._on_done = on_done
         self._crashed = False
         self._handlers: dict[type, Callable[..., None]] = {
@@ -233,10 +230,6 @@ class VcpuThread:
 
     def _memory_fault(self, reason: exits.MemoryFault) -> None:
         refused = self._memory.resolve_fault(reason, self.index, self._allow)
-        page, times = self._retried
-        self._retried = (reason.gpa, times + 1 if page == reason.gpa else 0)
-        if refused is None and times > _RETRIES:
-            refused = self._memory.refuse(reason, f"it still fails after {times} tries")
         if refused is not None:
             self.refused = refused
             self._crashed = True

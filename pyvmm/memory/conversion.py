@@ -137,8 +137,15 @@ class ConversionPlan:
 
 
 def plan(request: ConversionRequest, regions: RegionTable) -> ConversionPlan | Refusal:
-    """How to do `request` on a VM with `regions`, or why it cannot be done."""
+    """How to do `request` on a VM with `regions`, or why it cannot be done.
+
+    A guest may ask for more than memory to be shared: what is no memory is a device's place, shared
+    by nature, and there is nothing to do. OVMF maps the whole 32-bit MMIO window shared and ends if
+    it may not; QEMU lets it pass as well (``kvm_convert_memory``).
+    """
     parts = _checked_parts(request.gpa, request.size, regions)
+    if parts is Refusal.UNCOVERED and _may_hold_holes(request):
+        parts = regions.covered(GpaRange(request.gpa, request.gpa + request.size))
     if isinstance(parts, Refusal):
         return parts
     if request.to is Side.SHARED:
@@ -146,6 +153,10 @@ def plan(request: ConversionRequest, regions: RegionTable) -> ConversionPlan | R
     if not all(region.two_sided for region, _ in parts):
         return Refusal.NO_PRIVATE_SIDE
     return _plan(request, parts, _to_private, PageState.PRIVATE)
+
+
+def _may_hold_holes(request: ConversionRequest) -> bool:
+    return request.to is Side.SHARED and request.origin is Origin.GUEST and request.gpa >= 0
 
 
 def plan_withhold(gpa: int, size: int, regions: RegionTable) -> ConversionPlan | Refusal:
@@ -202,16 +213,31 @@ def _plan(
     state: PageState,
 ) -> ConversionPlan:
     start, end = request.gpa, request.gpa + request.size
-    whole = parts[0][1] if len(parts) == 1 else GpaRange(start, end)
-    if start // CHUNK == (end - 1) // CHUNK:
-        steps = steps_of(whole, parts)
-    else:
-        steps = tuple(
-            step
-            for chunk in _chunks(whole)
-            for step in steps_of(chunk, [*_parts_within(chunk, parts)])
-        )
-    return ConversionPlan(request, steps, (PageRun(whole, state),))
+    if len(parts) == 1 and start // CHUNK == (end - 1) // CHUNK:
+        whole = parts[0][1]
+        return ConversionPlan(request, steps_of(whole, parts), (PageRun(whole, state),))
+    wholes = [*_joined(parts)]
+    steps = tuple(
+        step
+        for whole in wholes
+        for chunk in _chunks(whole)
+        for step in steps_of(chunk, [*_parts_within(chunk, parts)])
+    )
+    return ConversionPlan(request, steps, tuple(PageRun(whole, state) for whole in wholes))
+
+
+def _joined(parts: tuple[RegionPart, ...]) -> Iterator[GpaRange]:
+    """The ranges that `parts` cover, without the borders between neighbours."""
+    found: GpaRange | None = None
+    for _, part in parts:
+        if found is not None and part.start == found.end:
+            found = GpaRange(found.start, part.end)
+            continue
+        if found is not None:
+            yield found
+        found = part
+    if found is not None:
+        yield found
 
 
 def _chunks(whole: GpaRange) -> Iterator[GpaRange]:

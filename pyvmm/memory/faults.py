@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
 from pyvmm.memory.conversion import ConversionRequest, Origin, Side
 from pyvmm.memory.layout import PAGE_SIZE, GpaRange
 from pyvmm.memory.page_states import PageState, PageStates
@@ -36,31 +37,41 @@ FaultMeaning: TypeAlias = Retry | Convert | Impossible
 _RETRY = Retry()
 _NO_MEMORY = Impossible("there is no memory")
 _POISONED = Impossible("the host has lost the page to a hardware error")
+_CLOSED = Impossible("the guest_memfd of its private side has been closed")
 _NO_PRIVATE_SIDE = Impossible("the memory there has no private side")
 
 
-def meaning_of(  # noqa: PLR0917 - the order is that of the exit, then what is known
-    gpa: int,
-    size: int,
-    private_access: bool,
+def meaning_of(
+    fault: MemoryFault,
     states: PageStates,
     regions: RegionTable,
     attributes_rule: bool,
     *,
-    poisoned: bool = False,
+    private_side_closed: bool = False,
 ) -> FaultMeaning:
-    """What to do about KVM_EXIT_MEMORY_FAULT for [gpa, gpa + size), in bytes.
+    """What to do about KVM_EXIT_MEMORY_FAULT.
 
     `attributes_rule`: KVM itself takes an access's side from the attributes, as it does for
-    KVM_X86_SW_PROTECTED_VM (``kvm_mmu_page_fault``); otherwise the guest chooses it. `poisoned`:
-    KVM_RUN failed with EHWPOISON. `states` and `regions` are those of now, not of the access: other
-    vCPUs may have converted the page since, so an access that now is possible is tried again.
+    KVM_X86_SW_PROTECTED_VM (``kvm_mmu_page_fault``); otherwise the guest chooses it.
+    `private_side_closed`: the guest_memfd of the region is no longer open, so that its memslot has
+    lost it (``kvm_gmem_release``). `states` and `regions` are those of now, not of the access:
+    other vCPUs may have converted the page since, so an access that now is possible is tried again.
 
     An access to pages in several states is taken one state after the other: the first that is in
     the way decides, and the access faults again for the next.
     """
-    if poisoned:
+    if fault.errno == EHWPOISON:
         return _POISONED
+    unknown = int(fault.flags) & ~int(MemoryFaultFlag.PRIVATE)
+    if unknown:
+        return Impossible(
+            f"KVM gives the fault's flags {int(fault.flags):#x}, of which {unknown:#x} has no "
+            "meaning to pyvmm"
+        )
+    gpa, size = fault.gpa, fault.size
+    private_access = MemoryFaultFlag.PRIVATE in fault.flags
+    if private_access and private_side_closed:
+        return _CLOSED
     start = gpa & -PAGE_SIZE
     end = max((gpa + size + PAGE_SIZE - 1) & -PAGE_SIZE, start + PAGE_SIZE)
     if end - start == PAGE_SIZE:

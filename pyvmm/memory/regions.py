@@ -86,6 +86,18 @@ class RegionTable:
             index += 1
         return tuple(found)
 
+    def covered(self, range_: GpaRange) -> tuple[RegionPart, ...]:
+        """What of `range_` is memory, cut where regions meet, ascending."""
+        index = max(bisect_right(self._starts, range_.start) - 1, 0)
+        found: list[RegionPart] = []
+        for region in self.regions[index:]:
+            if region.range.start >= range_.end:
+                break
+            start, end = max(range_.start, region.range.start), min(range_.end, region.range.end)
+            if start < end:
+                found.append((region, GpaRange(start, end)))
+        return tuple(found)
+
     def with_region(self, region: MemoryRegion) -> RegionTable:
         """The table with one more. Raises `InternalError` as the constructor does."""
         index = bisect_right(self._starts, region.range.start)

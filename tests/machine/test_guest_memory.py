@@ -80,6 +80,7 @@ class Side0:
         self._kernel.note(f"discard {self._name}", offset, size)
 
     punch_hole = discard
+    is_open = True
 
     def resident(self, _offset: int, size: int) -> int:
         return size
@@ -275,6 +276,7 @@ def test_a_hypercall_is_answered_whatever_it_asks(memory: GuestMemory) -> None:
     assert memory.answer_hypercall((0, 0, KVM_HC_PRIVATE)) == -errno.EINVAL
     assert memory.answer_hypercall((5, 1, KVM_HC_PRIVATE)) == -errno.EINVAL
     assert memory.answer_hypercall((1 << 40, 1, KVM_HC_PRIVATE)) == -errno.EINVAL
+    assert memory.answer_hypercall((1 << 40, 1, KVM_HC_SHARED)) == 0, "a device's place is shared"
     assert memory.answer_hypercall((0, 1 << 63, KVM_HC_PRIVATE)) == -errno.EINVAL
     assert memory.answer_hypercall((0, 1, 1 << 5)) == -errno.EINVAL
     assert memory.answer_hypercall((WINDOW.start, 1, KVM_HC_PRIVATE)) == -errno.EOPNOTSUPP
@@ -394,6 +396,7 @@ def test_what_is_unplugged_is_no_memory_to_convert(memory: GuestMemory, kernel: 
         with pytest.raises(ConversionRefusedError):
             memory.convert(MORE_RAM.start, PAGE_SIZE, side)
     assert memory.answer_hypercall((MORE_RAM.start, 1, KVM_HC_SHARED)) == -errno.EINVAL
+    assert memory.answer_hypercall((0, 1 << 20, KVM_HC_SHARED)) == -errno.EINVAL
     assert memory.read(MORE_RAM.start, 1) is None
     assert (kernel.calls, states(memory)) == ([], before)
     memory.remove(1)

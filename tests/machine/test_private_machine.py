@@ -399,15 +399,15 @@ BROKEN = {
     "as many pages as there are numbers": (0, (1 << 64) - 1, 0),
     "a size whose lower 64 bits are a page": (0, (1 << 52) + 1, 0),
     "one page too many": (MEMORY - PAGE_SIZE, 2, KVM_HC_PRIVATE),
-    "all memory and one page": (0, MEMORY // PAGE_SIZE + 1, 0),
-    "the page behind the last": (MEMORY, 1, 0),
-    "the hole": (HOLE_START - PAGE_SIZE, 1, 0),
-    "the page before the window, and its first": (WINDOW.start - PAGE_SIZE, 2, 0),
-    "one page more than the window": (WINDOW.start, WINDOW.size // PAGE_SIZE + 1, 0),
+    "all memory and one page": (0, MEMORY // PAGE_SIZE + 1, KVM_HC_PRIVATE),
+    "the page behind the last": (MEMORY, 1, KVM_HC_PRIVATE),
+    "the hole": (HOLE_START - PAGE_SIZE, 1, KVM_HC_PRIVATE),
+    "the page before the window, and its first": (WINDOW.start - PAGE_SIZE, 2, KVM_HC_PRIVATE),
+    "one page more than the window": (WINDOW.start, WINDOW.size // PAGE_SIZE + 1, KVM_HC_PRIVATE),
     "the window, to private": (WINDOW.start, 1, KVM_HC_PRIVATE),
-    "where the staging area was": (STAGING_GPA, 1, 0),
+    "where the staging area was": (STAGING_GPA, 1, KVM_HC_PRIVATE),
     "where the firmware was": (FIRMWARE_GPA, 1, KVM_HC_PRIVATE),
-    "above all memory": (1 << 40, 1, 0),
+    "above all memory": (1 << 40, 1, KVM_HC_PRIVATE),
     "above what the processor can address": (1 << 56, 1, KVM_HC_PRIVATE),
     "the last page of all": ((1 << 64) - PAGE_SIZE, 1, 0),
     "over the end of all addresses": ((1 << 64) - PAGE_SIZE, 2, KVM_HC_PRIVATE),
@@ -415,6 +415,16 @@ BROKEN = {
     "all attributes": (0, 1, (1 << 64) - 1),
 }
 """GPA, pages, attributes."""
+
+NO_MEMORY = {
+    "the page behind the last": (MEMORY, 1),
+    "the hole": (HOLE_START - PAGE_SIZE, 1),
+    "all of the hole": (MEMORY, (FIRMWARE_GPA - MEMORY) // PAGE_SIZE),
+    "where the staging area was": (STAGING_GPA, 1),
+    "where the firmware was": (FIRMWARE_GPA, 1),
+    "above all memory": (1 << 40, 1 << 30),
+}
+"""GPA, pages: places of devices, which are shared in any case."""
 
 
 @private
@@ -430,6 +440,10 @@ def test_broken_requests_are_refused_and_change_nothing() -> None:
             wanted = -errno.EOPNOTSUPP if what == "the window, to private" else -errno.EINVAL
             assert (what, answer) == (what, wanted)
             assert memory.page_states() == states, what
+        for what, (start, pages) in NO_MEMORY.items():
+            assert (what, await with_guest.ask("CONVERT", start, pages, 0)) == (what, 0)
+            held = tuple(run for run in memory.page_states() if run.state is PageState.PRIVATE)
+            assert held == tuple(run for run in states if run.state is PageState.PRIVATE), what
         assert await with_guest.ask("CHECK", gpa, 4 * PAGE_SIZE, 1) == 0
         assert not memory.failures
         await with_guest.ask("END", 0)

@@ -17,7 +17,7 @@ import pytest
 from pyvmm.errors import ConversionRefusedError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
-from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System
+from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System, Vm
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
@@ -39,6 +39,7 @@ LOW_PRIVATE, LOW_SHARED = LOW.start + PAGE_SIZE, LOW.start + 3 * PAGE_SIZE
 class Slots:
     """A guest beside two slots that it does not run from."""
 
+    vm: Vm
     memory: GuestMemory
     guest: RunningGuest
     mapping: GuestMapping
@@ -91,7 +92,7 @@ def slots(each_private_system: System) -> Iterator[Slots]:
         written = {LOW_PRIVATE: 0x11, LOW_SHARED: 0x22, HIGH_PRIVATE: 0x33, HIGH_SHARED: 0x44}
         for gpa, value in written.items():
             assert guest.touch(gpa, value) == "done"
-        made = Slots(memory, guest, mapping, file)
+        made = Slots(vm, memory, guest, mapping, file)
         made.check_low()
         assert made.high_resident() == (PAGE_SIZE, PAGE_SIZE)
         yield made
@@ -143,9 +144,9 @@ def test_a_deleted_slot_has_no_pages_and_the_guest_finds_none(slots: Slots) -> N
     assert slots.memory.page_states(HIGH) == ()
     assert slots.memory.state_at(HIGH_PRIVATE) is None
     assert slots.memory.read(HIGH_SHARED, 1) is None
-    # The attributes stay: what was private is a fault without memory, the rest a device's place.
+    # The attributes go with it: a device's place, as anywhere else without memory.
     assert slots.guest.touch(HIGH_SHARED, None) == MMIO
-    assert slots.guest.touch(HIGH_PRIVATE, None) == told(private_fault(HIGH_PRIVATE))
+    assert slots.guest.touch(HIGH_PRIVATE, None) == MMIO
     with pytest.raises(ConversionRefusedError):
         slots.memory.convert(HIGH.start, PAGE_SIZE, Side.SHARED)
     refused = slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True)
@@ -158,5 +159,25 @@ def test_deleting_what_has_been_taken_is_for_good(slots: Slots) -> None:
     slots.memory.remove(HIGH_SLOT)
     assert slots.memory.page_states(HIGH) == ()
     assert slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True) is not None
-    assert slots.guest.touch(HIGH_PRIVATE, None) == told(private_fault(HIGH_PRIVATE))
+    assert slots.guest.touch(HIGH_PRIVATE, None) == MMIO
     slots.check_low()
+
+
+def test_a_slot_in_the_place_of_a_private_one_is_shared_for_the_guest_too(slots: Slots) -> None:
+    sides = slots.memory.sides()[1]
+    slots.memory.remove(HIGH_SLOT)
+    slots.vm.set_memslot(sides.memslot())
+    slots.memory.add(sides)
+    assert slots.memory.page_states(HIGH) == (PageRun(HIGH, PageState.SHARED),)
+    assert slots.memory.write(HIGH_PRIVATE, b"\x5a")
+    assert slots.guest.touch(HIGH_PRIVATE, None) == "reads 0x5a"
+    slots.check_low()
+
+
+def test_a_file_that_is_closed_under_its_slot_ends_in_a_report_that_says_so(slots: Slots) -> None:
+    slots.file.close()
+    found = slots.guest.touch(HIGH_PRIVATE, None)
+    assert found == told(private_fault(HIGH_PRIVATE))
+    refused = slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True)
+    assert refused is not None
+    assert "guest_memfd of its private side has been closed" in refused.cause

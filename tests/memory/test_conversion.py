@@ -38,8 +38,8 @@ HIGH = MemoryRegion(1, GpaRange(4 * GIB, 6 * GIB), True, "RAM above 4 GiB")
 REGIONS = RegionTable((RAM, WINDOW, FIRMWARE, HIGH))
 
 
-def request(gpa: int, size: int, to: Side) -> ConversionRequest:
-    return ConversionRequest(gpa, size, to, Origin.HOST)
+def request(gpa: int, size: int, to: Side, origin: Origin = Origin.HOST) -> ConversionRequest:
+    return ConversionRequest(gpa, size, to, origin)
 
 
 def planned(found: ConversionPlan | Refusal) -> ConversionPlan:
@@ -114,9 +114,16 @@ def test_nothing_is_empty_wherever_it_is(gpa: int, size: int) -> None:
     to=st.one_of(st.sampled_from(Side), st.none()),
     private=st.sets(st.integers(0, 40)),
     chunk=st.integers(1, 9),
+    origin=st.sampled_from(Origin),
 )
 def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
-    table: RegionTable, first: int, count: int, to: Side | None, private: set[int], chunk: int
+    table: RegionTable,
+    first: int,
+    count: int,
+    to: Side | None,
+    private: set[int],
+    chunk: int,
+    origin: Origin,
 ) -> None:
     """`to` None: to be withheld."""
     before = Kernel(table, private)
@@ -128,14 +135,15 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
         if to is None:
             found = plan_withhold(gpa, size, table)
         else:
-            found = plan(request(gpa, size, to), table)
+            found = plan(request(gpa, size, to, origin), table)
+        holes_pass = to is Side.SHARED and origin is Origin.GUEST and first >= 0
         if isinstance(found, Refusal):
             sides = {before.memory[page].two_sided for page in wanted if page in before.memory}
             assert found is (
                 Refusal.EMPTY
                 if count <= 0
                 else Refusal.UNCOVERED
-                if any(page not in before.memory for page in wanted)
+                if any(page not in before.memory for page in wanted) and not holes_pass
                 else Refusal.HAS_PRIVATE_SIDE
                 if to is None and True in sides
                 else Refusal.NO_PRIVATE_SIDE
@@ -151,7 +159,7 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
         for run in found.result
         for page in range(run.range.start // PAGE_SIZE, run.range.end // PAGE_SIZE)
     }
-    assert list(promised) == list(wanted)
+    assert list(promised) == [page for page in wanted if not holes_pass or page in before.memory]
     goal = PageState.WITHHELD if to is None else PageState(to.value)
     for page in after.memory:
         if page in wanted:
@@ -242,6 +250,24 @@ LAST_PAGE = (1 << 64) - PAGE_SIZE
 )
 def test_refusals(gpa: int, size: int, to: Side, refusal: Refusal) -> None:
     assert plan(request(gpa, size, to), REGIONS) is refusal
+
+
+def test_a_guest_may_share_what_is_no_memory_and_the_work_is_that_of_the_memory() -> None:
+    everything = request(0, 1 << 63, Side.SHARED, Origin.GUEST)
+    found = planned(plan(everything, REGIONS))
+    assert [run.range for run in found.result] == [
+        GpaRange(0, WINDOW.range.end), GpaRange(FIRMWARE.range.start, HIGH.range.end)
+    ]  # fmt: skip
+    assert len(found.steps) < 30, "no work for what is no memory"
+    hole = GpaRange(WINDOW.range.end, FIRMWARE.range.start)
+    of_nothing = request(hole.start, hole.size, Side.SHARED, Origin.GUEST)
+    assert planned(plan(of_nothing, REGIONS)) == ConversionPlan(of_nothing, (), ())
+    for to, origin in (
+        (Side.PRIVATE, Origin.GUEST),
+        (Side.SHARED, Origin.HOST),
+        (Side.SHARED, Origin.FAULT),
+    ):
+        assert plan(request(hole.start, hole.size, to, origin), REGIONS) is Refusal.UNCOVERED
 
 
 def test_one_page_to_private() -> None:

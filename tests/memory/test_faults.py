@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
 from pyvmm.memory.conversion import ConversionPlan, ConversionRequest, Origin, Side, plan
 from pyvmm.memory.faults import Convert, FaultMeaning, Impossible, Retry, meaning_of
 from pyvmm.memory.layout import PAGE_SIZE, GpaRange
@@ -25,6 +28,13 @@ def states_with(gpa: int, state: PageState) -> PageStates:
     if states.state_at(gpa) is not None:
         states.set(GpaRange(gpa, gpa + PAGE_SIZE), state)
     return states
+
+
+def access(
+    gpa: int, private: bool, *, size: int = PAGE_SIZE, number: int = errno.EFAULT, more: int = 0
+) -> MemoryFault:
+    flags = MemoryFaultFlag.PRIVATE if private else MemoryFaultFlag(0)
+    return MemoryFault(gpa, size, flags | MemoryFaultFlag(more), number)
 
 
 def convert(gpa: int, to: Side) -> Convert:
@@ -51,7 +61,7 @@ def test_where_the_attributes_rule(
     gpa: int, state: PageState, private_access: bool, expected: FaultMeaning
 ) -> None:
     states = states_with(gpa, state)
-    assert meaning_of(gpa, PAGE_SIZE, private_access, states, REGIONS, True) == expected
+    assert meaning_of(access(gpa, private_access), states, REGIONS, True) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,17 +83,43 @@ def test_where_the_guest_chooses_the_side(
     gpa: int, state: PageState, private_access: bool, expected: FaultMeaning
 ) -> None:
     states = states_with(gpa, state)
-    assert meaning_of(gpa, PAGE_SIZE, private_access, states, REGIONS, False) == expected
+    assert meaning_of(access(gpa, private_access), states, REGIONS, False) == expected
 
 
 @pytest.mark.parametrize("attributes_rule", [True, False])
 def test_a_poisoned_page_is_the_end_and_never_tried_again(attributes_rule: bool) -> None:
-    found = meaning_of(
-        RAM, PAGE_SIZE, False, states_with(RAM, PageState.SHARED), REGIONS, attributes_rule,
-        poisoned=True,
-    )  # fmt: skip
+    poisoned = access(RAM, False, number=EHWPOISON)
+    found = meaning_of(poisoned, states_with(RAM, PageState.SHARED), REGIONS, attributes_rule)
     assert isinstance(found, Impossible)
     assert "hardware error" in found.cause
+
+
+@pytest.mark.parametrize("attributes_rule", [True, False])
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("more", [1 << 0, 1 << 4, 1 << 63])
+def test_flags_that_nobody_knows_are_told_and_never_tried_again(
+    more: int, private: bool, attributes_rule: bool
+) -> None:
+    for state in PageState:
+        states = states_with(WINDOW, state)
+        found = meaning_of(access(WINDOW, private, more=more), states, REGIONS, attributes_rule)
+        assert isinstance(found, Impossible)
+        assert f"{more | (8 if private else 0):#x}, of which {more:#x}" in found.cause
+
+
+@pytest.mark.parametrize("attributes_rule", [True, False])
+def test_a_private_side_that_is_closed_is_told_and_never_tried_again(attributes_rule: bool) -> None:
+    for state in PageState:
+        states = states_with(RAM, state)
+        found = meaning_of(
+            access(RAM, True), states, REGIONS, attributes_rule, private_side_closed=True
+        )
+        assert found == Impossible("the guest_memfd of its private side has been closed")
+    shared = states_with(RAM, PageState.SHARED)
+    found = meaning_of(
+        access(RAM, False), shared, REGIONS, attributes_rule, private_side_closed=True
+    )
+    assert found == RETRY, "what is shared needs no file"
 
 
 @pytest.mark.parametrize(
@@ -100,15 +136,16 @@ def test_conversions_are_of_whole_pages(gpa: int, size: int, start: int, length:
     states = PageStates()
     states.add(pages(0, 8), PageState.PRIVATE)
     states.add(pages(8, 16), PageState.WITHHELD)
-    found = meaning_of(gpa, size, True, states, REGIONS, True)
+    found = meaning_of(access(gpa, True, size=size), states, REGIONS, True)
     assert found == Convert(ConversionRequest(start, length, Side.SHARED, Origin.FAULT))
 
 
 def test_an_access_that_is_only_partly_memory_is_impossible() -> None:
     states = states_with(WINDOW, PageState.WITHHELD)
-    found = meaning_of(0xF000, 2 * PAGE_SIZE, True, states, REGIONS, True)
+    found = meaning_of(access(0xF000, True, size=2 * PAGE_SIZE), states, REGIONS, True)
     assert found == Impossible("there is no memory")
-    found = meaning_of((1 << 64) - PAGE_SIZE, 2 * PAGE_SIZE, True, states, REGIONS, True)
+    wrapping = access((1 << 64) - PAGE_SIZE, True, size=2 * PAGE_SIZE)
+    found = meaning_of(wrapping, states, REGIONS, True)
     assert found == Impossible("there is no memory")
 
 
@@ -137,9 +174,8 @@ def test_doing_as_told_ends_in_an_access_that_goes_through(
         impossible = PageState.PRIVATE if page >= 8 else PageState.WITHHELD
         states.add(pages(page, page + 1), PageState.SHARED if state is impossible else state)
     for _ in range(17):
-        found = meaning_of(
-            first * PAGE_SIZE, count * PAGE_SIZE, private_access, states, REGIONS, attributes_rule
-        )
+        touched = access(first * PAGE_SIZE, private_access, size=count * PAGE_SIZE)
+        found = meaning_of(touched, states, REGIONS, attributes_rule)
         if not isinstance(found, Convert):
             break
         planned = plan(found.request, REGIONS)

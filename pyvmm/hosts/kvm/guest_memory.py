@@ -181,6 +181,11 @@ class GuestMemfd(FdOwner):
         self.flags = flags
 
     @property
+    def is_open(self) -> bool:
+        """Whether `close` has not been called."""
+        return self.fd >= 0
+
+    @property
     def size(self) -> int:
         """Length in bytes."""
         return self._size

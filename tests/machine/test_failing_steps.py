@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: MIT
+"""Page states, attributes and listeners agree, whichever system call fails in the middle.
+
+The kernel here is a dictionary of attributes and a set of memslots: small enough to be right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.errors import ConversionRefusedError, SystemCallError
+from pyvmm.hosts.capabilities import MemoryAttribute
+from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
+from pyvmm.hosts.interface import Converted, GuestMapping, GuestMemfd, Memslot, ServedSpan, Vm
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.implicit import FaultRefused
+from pyvmm.machine.memory_sides import MemorySides
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.page_states import PageState
+from pyvmm.memory.regions import MemoryRegion
+
+REGIONS = (
+    MemoryRegion(0, GpaRange(0, 4 * PAGE_SIZE), True, "RAM"),
+    MemoryRegion(1, GpaRange(4 * PAGE_SIZE, 8 * PAGE_SIZE), True, "more RAM"),
+    MemoryRegion(2, GpaRange(10 * PAGE_SIZE, 12 * PAGE_SIZE), False, "window"),
+)
+PAGES = 12
+
+
+class Kernel:
+    """KVM's side of it: PRIVATE by page, memslots by number. The call `fails_at` fails once."""
+
+    def __init__(self) -> None:
+        self.private: set[int] = set()
+        self.slots: set[int] = set()
+        self.fails_at = -1
+        self.conversions = self
+
+    def _call(self, name: str) -> None:
+        self.fails_at -= 1
+        if self.fails_at == 0:
+            raise SystemCallError(name, errno.ENOMEM, "Cannot allocate memory")
+
+    def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
+        self._call("set attributes")
+        pages = range(gpa // PAGE_SIZE, (gpa + size) // PAGE_SIZE)
+        if attributes:
+            self.private.update(pages)
+        else:
+            self.private.difference_update(pages)
+
+    def set_memslot(self, memslot: Memslot) -> None:
+        self._call("set memslot")
+        if memslot.size:
+            self.slots.add(memslot.slot)
+        else:
+            self.slots.remove(memslot.slot)
+
+    def discard(self, _offset: int, _size: int) -> None:
+        self._call("give pages back")
+
+    punch_hole = discard
+    is_open = True
+
+    def serve(self, _spans: Sequence[ServedSpan]) -> None:
+        pass
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        yield
+
+    def drain(self) -> list[Converted]:
+        return []
+
+
+class Device:
+    """The pages that a device may reach, by what it was told."""
+
+    def __init__(self) -> None:
+        self.reaches: set[int] = set()
+
+    def leaving(self, range_: GpaRange) -> None:
+        self.reaches -= pages_of(range_)
+
+    def joined(self, range_: GpaRange) -> None:
+        self.reaches |= pages_of(range_)
+
+
+def pages_of(range_: GpaRange) -> set[int]:
+    return set(range(range_.start // PAGE_SIZE, range_.end // PAGE_SIZE))
+
+
+class World:
+    """Guest memory on such a kernel, with a device that listens."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel()
+        self.device = Device()
+        self.memory = GuestMemory(cast(Vm, self.kernel))
+        self.memory.listen(self.device)
+
+    def add(self, slot: int) -> None:
+        region = REGIONS[slot]
+        file = cast(GuestMemfd, self.kernel) if region.two_sided else None
+        memslot = Memslot(
+            slot, region.range.start, region.range.size, 0x7000_0000, guest_memfd=file
+        )
+        mapping = cast(GuestMapping, self.kernel)
+        view = memoryview(bytearray(region.range.size))
+        self.kernel.slots.add(slot)
+        try:
+            self.memory.add(MemorySides(region, memslot, mapping, view, 0))
+        except SystemCallError:
+            self.kernel.slots.remove(slot)
+            raise
+
+    def act(self, name: str, slot: int, first: int, count: int) -> None:
+        has = any(sides.region.slot == slot for sides in self.memory.sides())
+        gpa, size = first * PAGE_SIZE, count * PAGE_SIZE
+        match name:
+            case "add" if not has:
+                self.add(slot)
+            case "remove" if has:
+                self.memory.remove(slot)
+            case "unplug" if has and REGIONS[slot].two_sided:
+                self.memory.unplug(slot)
+            case "private":
+                self.memory.convert(gpa, size, Side.PRIVATE)
+            case "shared":
+                self.memory.convert(gpa, size, Side.SHARED)
+            case "withhold":
+                self.memory.withhold(gpa, size)
+            case "ask":
+                self.memory.answer_hypercall((gpa, count, 0))
+            case "touch":
+                fault = MemoryFault(gpa, PAGE_SIZE, MemoryFaultFlag.PRIVATE, errno.EFAULT)
+                self.memory.resolve_fault(fault, 0, lambda _: True)
+
+    def check(self) -> None:
+        shared: set[int] = set()
+        memory: set[int] = set()
+        for sides in self.memory.sides():
+            region = sides.region
+            for page in pages_of(region.range):
+                memory.add(page)
+                state = self.memory.state_at(page * PAGE_SIZE)
+                private = page in self.kernel.private
+                if not private:
+                    expected = PageState.SHARED
+                    shared.add(page)
+                elif region.two_sided and region.slot in self.kernel.slots:
+                    expected = PageState.PRIVATE
+                else:
+                    expected = PageState.WITHHELD
+                assert state is expected, f"page {page}"
+        for page in set(range(PAGES)) - memory:
+            assert self.memory.state_at(page * PAGE_SIZE) is None
+            assert page not in self.kernel.private, f"page {page} is no memory and still private"
+        assert self.device.reaches == shared
+
+
+ACTIONS = st.tuples(
+    st.sampled_from(["add", "remove", "unplug", "private", "shared", "withhold", "ask", "touch"]),
+    st.integers(0, 2),
+    st.integers(0, PAGES - 1),
+    st.integers(1, PAGES),
+    st.integers(-1, 4),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(ACTIONS, max_size=12))
+def test_states_attributes_and_listeners_agree_after_every_failure(
+    actions: list[tuple[str, int, int, int, int]],
+) -> None:
+    world = World()
+    for slot in range(len(REGIONS)):
+        world.add(slot)
+    world.check()
+    for name, slot, first, count, fails_at in actions:
+        world.kernel.fails_at = fails_at
+        with contextlib.suppress(SystemCallError, ConversionRefusedError):
+            world.act(name, slot, first, count)
+        world.kernel.fails_at = -1
+        world.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "fails_at"),
+    [
+        ("private", 1), ("private", 2), ("shared", 1), ("shared", 2), ("remove", 1), ("remove", 2),
+        ("unplug", 1), ("unplug", 2), ("unplug", 3),
+    ],
+)  # fmt: skip
+def test_each_step_has_its_way_back(name: str, fails_at: int) -> None:
+    world = World()
+    world.add(0)
+    world.memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    world.kernel.fails_at = fails_at
+    with pytest.raises(SystemCallError):
+        world.act(name, 0, 0, 2)
+    world.check()
+
+
+def test_a_region_in_the_place_of_a_private_one_is_shared() -> None:
+    world = World()
+    world.add(0)
+    world.memory.convert(0, 4 * PAGE_SIZE, Side.PRIVATE)
+    world.memory.remove(0)
+    world.check()
+    world.add(0)
+    world.check()
+    assert world.memory.write(0, b"seen by the guest")
+
+
+def test_what_was_left_private_by_a_slot_that_did_not_come_back_is_cleared_for_the_next() -> None:
+    world = World()
+    world.add(0)
+    world.memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+
+    def no_more_slots(_memslot: Memslot) -> None:
+        world.kernel.slots.clear()
+        world.kernel.set_memory_attributes = fails  # type: ignore[assignment,method-assign]
+        if _memslot.size:
+            raise SystemCallError("set memslot", errno.ENOMEM, "Cannot allocate memory")
+
+    def fails(_gpa: int, _size: int, _attributes: MemoryAttribute) -> None:
+        raise SystemCallError("set attributes", errno.ENOMEM, "Cannot allocate memory")
+
+    world.kernel.set_memslot = no_more_slots  # type: ignore[assignment,method-assign]
+    with pytest.raises(SystemCallError):
+        world.memory.remove(0)
+    assert world.memory.sides() == ()
+    assert world.memory.state_at(0) is None
+    del world.kernel.set_memslot, world.kernel.set_memory_attributes
+    world.add(0)
+    world.check()
+
+
+def touch(world: World, gpa: int, *, more: int = 0, vcpu: int = 0) -> FaultRefused | None:
+    flags = MemoryFaultFlag.PRIVATE | MemoryFaultFlag(more)
+    fault = MemoryFault(gpa, PAGE_SIZE, flags, errno.EFAULT)
+    return world.memory.resolve_fault(fault, vcpu, lambda _: True)
+
+
+def test_a_page_may_be_withheld_and_touched_any_number_of_times() -> None:
+    world = World()
+    world.add(2)
+    gpa = REGIONS[2].range.start
+    for _ in range(1100):
+        world.memory.withhold(gpa, PAGE_SIZE)
+        assert touch(world, gpa) is None
+        # One that was under way at that time.
+        assert touch(world, gpa, vcpu=1) is None
+
+
+def test_a_fault_that_comes_back_although_nothing_has_changed_is_told_at_once() -> None:
+    world = World()
+    world.add(0)
+    assert touch(world, 0) is None, "another vCPU may have converted it just now"
+    assert touch(world, PAGE_SIZE) is None
+    assert touch(world, 0) is None, "not the same one again and again"
+    assert touch(world, 0, vcpu=1) is None
+    refused = touch(world, 0)
+    assert refused is not None
+    assert "nothing has changed" in refused.cause
+    world.memory.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+    assert touch(world, 0) is None, "something has changed"
+
+
+def test_a_closed_file_and_unknown_flags_are_told_at_once() -> None:
+    world = World()
+    world.add(0)
+    world.memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    unknown = touch(world, 0, more=1 << 5)
+    assert unknown is not None
+    assert "0x28, of which 0x20" in unknown.cause
+    world.kernel.is_open = False
+    closed = touch(world, 0)
+    assert closed is not None
+    assert "guest_memfd of its private side has been closed" in closed.cause
