@@ -1,39 +1,28 @@
 # SPDX-License-Identifier: MIT
 """QMP's bytes: a stream of JSON values in, lines of JSON out. No input or output of its own.
 
-As QEMU does (qobject/json-streamer.c) it takes a stream: values need no newline between them and
-may span lines. Where QEMU's lexer goes on in the middle of a broken value, and answers what it
-finds there with more errors, this drops the rest of the line: one error for one broken line. What
-it keeps is bounded by `MESSAGE_LIMIT`.
+As QEMU does (qobject/json-streamer.c) it takes a stream: values need nothing between them, and may
+span lines; after what is none it goes on where QEMU does, so that the same bytes have the same
+answers. What it keeps is bounded by `MESSAGE_LIMIT`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pyvmm.qmp.tokens import Kind, Lexer, Token
+from pyvmm.qmp.values import RefusedError, number_of, shown, value_of
+
 MESSAGE_LIMIT: Final = 1 << 20
-"""The longest value taken, in bytes (QEMU: 64 MiB)."""
+"""The longest value taken, in bytes without white space (QEMU: 64 MiB)."""
+TOKEN_LIMIT: Final = 1 << 15
+"""How many tokens a value may have (QEMU: 2 Mi, as many for each byte)."""
 NESTING_LIMIT: Final = 256
 """How deep objects and arrays may be nested (QEMU: 1024)."""
 
-_INTEGERS: Final = range(-(1 << 63), 1 << 64)
-_DIGITS_LIMIT: Final = 400
-"""No finite double has more."""
-
-_SPACE: Final = re.compile(rb"[ \t\r\n]*")
-_SCALAR: Final = re.compile(rb"[0-9A-Za-z_+.\-]*")
-_BETWEEN: Final = re.compile(rb"[0-9A-Za-z_+.\- \t\r\n,:]*")
-_IN_STRING: Final = re.compile(rb'(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*')
-_RESETS: Final = b"\xfe\xff"
-"""Never in UTF-8: clients of QEMU's guest agent send one to get rid of half a message."""
-_OPENING: Final = {ord("}"): ord("{"), ord("]"): ord("[")}
-_QUOTE: Final = ord('"')
-_BACKSLASH: Final = ord("\\")
-_NEWLINE: Final = b"\n"
+_WHOLE_LINE_LIMIT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,247 +39,146 @@ class Broken:
     description: str
 
 
-class _RefusedError(Exception):
-    """Why a value is refused."""
-
-
 class Decoder:
     """Takes a stream of bytes apart: `feed` what arrives, then call `next` until it gives None."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._at = 0
-        """How far `_buffer` is scanned; the value under way begins at its start."""
-        self._open = bytearray()
-        """The brackets that are open, outermost first."""
-        self._in_string = False
-        self._dropping = False
-        """Whether everything up to the next newline is dropped."""
-        self._was_reset = False
-        """Whether a reset byte came last: more of them are no more errors."""
+        self._lexer = Lexer(MESSAGE_LIMIT)
+        self._tokens: list[Token] = []
+        """Those of the value under way."""
+        self._size = 0
+        """Their bytes."""
+        self._braces = 0
+        self._brackets = 0
+        """How many are open. May be -1 for a moment: closed without having been open."""
+        self._whole: Value | None = None
+        """What arrived as a line of its own, and is not taken yet."""
 
     @property
     def kept(self) -> int:
         """Bytes held: of a value that is not complete, and what has not been looked at."""
-        return len(self._buffer)
+        return self._size + self._lexer.kept
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
+    def feed(self, data: bytes) -> None:
         """Take what has arrived."""
-        self._buffer += data
+        if self._is_idle:
+            self._whole = _whole_line(data)
+            if self._whole is not None:
+                return
+        self._lexer.feed(data)
 
     def next(self) -> Value | Broken | None:
         """The next value, or what is wrong with it; None: more bytes are needed."""
-        buffer = self._buffer
-        if not buffer:
-            return None
-        if not self._at and not self._dropping:
-            whole = self._whole_line()
-            if whole is not None:
-                return whole
-        if self._dropping and not self._drop():
-            return None
-        return self._scan()
+        if self._whole is not None:
+            whole, self._whole = self._whole, None
+            return whole
+        while (token := self._lexer.next()) is not None:
+            found = self._take(token)
+            if found is not None:
+                return found
+        return None
 
-    def _whole_line(self) -> Value | None:
-        """What nearly always comes: one line that is one small object. None: look more closely."""
-        buffer = self._buffer
-        if buffer[0] != 0x7B or buffer.find(_NEWLINE) != len(buffer) - 1 or len(buffer) > 4096:
+    @property
+    def _is_idle(self) -> bool:
+        return (
+            self._lexer.is_idle
+            and self._whole is None
+            and not self._tokens
+            and not self._is_dropping
+        )
+
+    @property
+    def _is_dropping(self) -> bool:
+        """Whether the rest of a value beyond a limit is on its way, up to its end or its line's."""
+        return self._lexer.tells_line_ends
+
+    def _take(self, token: Token) -> Value | Broken | None:
+        """Add a token; the value that it completes, or what is wrong."""
+        if token.kind is Kind.STRAY:
+            self._forget()
+            return Broken(f"JSON parse error, stray '{shown(token.text)}'")
+        self._braces += _BRACES.get(token.kind, 0)
+        self._brackets += _BRACKETS.get(token.kind, 0)
+        depth = self._braces + self._brackets
+        is_open = depth > 0 and self._braces >= 0 and self._brackets >= 0
+        if self._is_dropping:
+            if not is_open or token.kind is Kind.LINE_END:
+                self._forget()
             return None
-        if buffer.count(b"{") + buffer.count(b"[") > NESTING_LIMIT:
-            return None
+        beyond = self._beyond(token, depth)
+        if beyond is not None:
+            self._tokens.clear()
+            self._size = 0
+            self._lexer.tells_line_ends = is_open
+            return Broken(f"JSON {beyond} limit exceeded")
+        self._tokens.append(token)
+        self._size += len(token.text)
+        return None if is_open else self._complete()
+
+    def _beyond(self, token: Token, depth: int) -> str | None:
+        """The limit that `token` goes beyond, if any."""
+        if token.kind is Kind.TOO_LONG or self._size + len(token.text) > MESSAGE_LIMIT:
+            return "token size"
+        if len(self._tokens) == TOKEN_LIMIT:
+            return "token count"
+        return "nesting depth" if depth > NESTING_LIMIT else None
+
+    def _complete(self) -> Value | Broken:
+        tokens = self._tokens
+        self._tokens = []
+        self._forget()
         try:
-            found = _parse(bytes(buffer))
-        except _RefusedError:
-            return None
-        buffer.clear()
-        self._was_reset = False
-        return Value(found)
-
-    def _drop(self) -> bool:
-        """Forget the rest of a broken line; False while it has not ended."""
-        end = self._buffer.find(_NEWLINE)
-        if end < 0:
-            self._buffer.clear()
-            return False
-        del self._buffer[: end + 1]
-        self._dropping = False
-        return True
-
-    def _scan(self) -> Value | Broken | None:
-        buffer = self._buffer
-        if not self._at:
-            if self._was_reset:
-                del buffer[: len(buffer) - len(buffer.lstrip(_RESETS))]
-                self._was_reset = not buffer
-            space = _SPACE.match(buffer)
-            del buffer[: space.end() if space else 0]
-            if not buffer:
-                return None
-            started = self._start(buffer[0])
-            if not isinstance(started, bool):
-                return started
-            if not started:
-                return None
-        while self._at < len(buffer):
-            broken = self._string() if self._in_string else self._structure()
-            if broken is not None:
-                return broken
-            if self._in_string:
-                break  # Its end, or the other half of an escape, has not arrived.
-            if not self._open:
-                return self._take(self._at)
-        if len(buffer) > MESSAGE_LIMIT:
-            return self._refuse("JSON token size limit exceeded")
-        return None
-
-    def _start(self, first: int) -> Value | Broken | bool:
-        """Begin with a value at the buffer's start. True: go on; False: more bytes are needed."""
-        buffer = self._buffer
-        if first in b'{["':
-            return True
-        if first in _RESETS:
-            return self._reset(1)
-        scalar = _SCALAR.match(buffer)
-        end = scalar.end() if scalar else 0
-        if not end:
-            return self._refuse(_stray(first) if first not in b"}],:" else _EXPECTING)
-        if end > MESSAGE_LIMIT:
-            return self._refuse("JSON token size limit exceeded")
-        return self._take(end) if end < len(buffer) else False
-
-    def _structure(self) -> Broken | None:
-        """Scan up to the next bracket, quote or stray byte."""
-        buffer = self._buffer
-        between = _BETWEEN.match(buffer, self._at)
-        assert between is not None
-        self._at = between.end()
-        if self._at == len(buffer):
-            return None
-        found = buffer[self._at]
-        self._at += 1
-        if found in b"{[":
-            if len(self._open) == NESTING_LIMIT:
-                return self._refuse("JSON nesting depth limit exceeded")
-            self._open.append(found)
-        elif found in b"}]":
-            if self._open.pop() != _OPENING[found]:
-                return self._refuse("JSON parse error, brackets do not match")
-        elif found == _QUOTE:
-            self._in_string = True
-            return self._string()
-        elif found in _RESETS:
-            return self._reset(self._at)
-        else:
-            return self._refuse(_stray(found))
-        return None
-
-    def _string(self) -> Broken | None:
-        """Scan up to a string's end."""
-        buffer = self._buffer
-        inside = _IN_STRING.match(buffer, self._at)
-        assert inside is not None
-        self._at = inside.end()
-        if self._at == len(buffer):
-            return None
-        found = buffer[self._at]
-        if found == _QUOTE:
-            self._at += 1
-            self._in_string = False
-        elif found != _BACKSLASH or self._at + 1 < len(buffer):
-            return self._refuse("JSON parse error, a control character in a string")
-        return None
-
-    def _take(self, end: int) -> Value | Broken:
-        """The complete value in [0, end) of the buffer."""
-        text = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        self._forget()
-        if end > MESSAGE_LIMIT:
-            return Broken("JSON token size limit exceeded")
-        try:
-            return Value(_parse(text))
-        except _RefusedError as refused:
-            return Broken(f"JSON parse error, {refused}")
-
-    def _refuse(self, description: str) -> Broken:
-        """Give up the value under way with the rest of its line."""
-        # A newline in a string is not scanned yet: it ends its line.
-        del self._buffer[: self._at]
-        self._forget()
-        self._dropping = True
-        self._drop()
-        return Broken(description)
-
-    def _reset(self, end: int) -> Broken:
-        """Give up the value under way, [0, end) of the buffer; what follows is a new one."""
-        found = self._buffer[end - 1]
-        del self._buffer[:end]
-        self._forget()
-        self._was_reset = True
-        return Broken(_stray(found))
+            return Value(value_of(tokens))
+        except RefusedError as refused:
+            return Broken(str(refused))
 
     def _forget(self) -> None:
-        self._at = 0
-        self._open.clear()
-        self._in_string = False
+        """Begin anew with the next token."""
+        self._tokens.clear()
+        self._size = self._braces = self._brackets = 0
+        self._lexer.tells_line_ends = False
 
 
-_EXPECTING: Final = "JSON parse error, expecting value"
+_BRACES: Final = {Kind.LEFT_BRACE: 1, Kind.RIGHT_BRACE: -1}
+_BRACKETS: Final = {Kind.LEFT_BRACKET: 1, Kind.RIGHT_BRACKET: -1}
 
 
-def _stray(byte: int) -> str:
-    shown = chr(byte) if 0x20 <= byte < 0x7F else "\ufffd"
-    return f"JSON parse error, stray '{shown}'"
-
-
-def _parse(text: bytes) -> Any:
-    """The one JSON value of `text`. Raises `_RefusedError`."""
+def _whole_line(data: bytes) -> Value | None:
+    """What nearly always comes: a line that is one small object. None: look more closely."""
+    if (
+        len(data) > _WHOLE_LINE_LIMIT
+        or not data.startswith(b"{")
+        or not data.endswith(b"\n")
+        or b"\\u" in data
+        or data.count(b"{") + data.count(b"[") > NESTING_LIMIT
+    ):
+        return None
     try:
-        decoded = text.decode("utf-8")
-        value = _DECODER.decode(decoded)
-        if "\\u" in decoded:
-            _ENCODER_OF_TEXT.encode(value).encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = ord(error.object[error.start])
-        raise _RefusedError(f"\\u{code:04x} is not a valid Unicode character") from error
-    except UnicodeDecodeError as error:
-        raise _RefusedError("it is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise _RefusedError(error.msg[:1].lower() + error.msg[1:]) from error
-    return value
+        return Value(_DECODER.decode(data.decode("ascii")))
+    except (UnicodeDecodeError, json.JSONDecodeError, RefusedError):
+        return None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _RefusedError("duplicate key")
+        raise RefusedError
     return found
 
 
-def _integer(text: str) -> int | float:
-    """As QEMU: what does not fit 64 bits, signed or unsigned, is a double."""
-    if len(text) <= _DIGITS_LIMIT:
-        number = int(text)
-        if number in _INTEGERS:
-            return number
-    return _double(text)
-
-
-def _double(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise _RefusedError("a number out of range")
-    return number
+def _float(text: str) -> float | int:
+    if text.lstrip("-").startswith(("0e", "0E")):
+        raise RefusedError  # Two tokens, for QEMU.
+    return number_of(text)
 
 
 def _constant(name: str) -> Any:
-    raise _RefusedError(f"invalid keyword '{name}'")
+    raise RefusedError(name)
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_double, parse_constant=_constant
+    object_pairs_hook=_object, parse_int=number_of, parse_float=_float, parse_constant=_constant
 )
-_ENCODER_OF_TEXT: Final = json.JSONEncoder(ensure_ascii=False)
 _ENCODER: Final = json.JSONEncoder(allow_nan=False)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pyvmm.qmp.wire import MESSAGE_LIMIT, NESTING_LIMIT
 from tests.qmp.guests import drive
+from tests.qmp.streams import CHARACTERS
 from tests.qmp.talk import Talk, served, talking
 
 MIB = 1 << 20
@@ -130,7 +131,11 @@ def test_an_answer_is_no_longer_than_the_question_by_much(tmp_path: Path) -> Non
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(CHARACTERS, max_size=20),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
@@ -145,7 +150,10 @@ HARMLESS = [
 ]  # fmt: skip
 REQUESTS = st.fixed_dictionaries(
     {"execute": st.sampled_from(HARMLESS)},
-    optional={"arguments": st.dictionaries(st.text(max_size=8), JSON, max_size=3), "id": JSON},
+    optional={
+        "arguments": st.dictionaries(st.text(CHARACTERS, max_size=8), JSON, max_size=3),
+        "id": JSON,
+    },
 )
 PIECES = st.lists(
     st.binary(max_size=40)

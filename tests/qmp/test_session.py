@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pyvmm.machine.machine import Machine
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, ErrorClass, Kind, check
 from pyvmm.qmp.session import Answer, Call, Session
+from tests.qmp.streams import CHARACTERS
 from tests.qmp.test_wire import BYTES
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": "a test"}
@@ -291,7 +292,7 @@ NAMES = st.sampled_from(
 )
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.sampled_from([*COMMANDS, "oob", ""]) | st.text(max_size=5)
+    | st.sampled_from([*COMMANDS, "oob", ""]) | st.text(CHARACTERS, max_size=5)
 )  # fmt: skip
 VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(NAMES, SCALARS, max_size=3)
 REQUESTS = st.dictionaries(NAMES, VALUES, max_size=3) | st.fixed_dictionaries(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The QMP wire: values out of a stream, whatever the pieces; one error for one broken line."""
+"""The QMP wire: values out of a stream, whatever the pieces; errors, and where reading goes on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyvmm.qmp.wire import MESSAGE_LIMIT, NESTING_LIMIT, Broken, Decoder, Value, encode
+from pyvmm.qmp.wire import (
+    MESSAGE_LIMIT,
+    NESTING_LIMIT,
+    TOKEN_LIMIT,
+    Broken,
+    Decoder,
+    Value,
+    encode,
+)
+from tests.qmp.streams import CHARACTERS, STREAMS, No
 
 AFTER = b'{"after": 1}\n'
 
@@ -65,71 +74,56 @@ def test_an_integer_that_does_not_fit_64_bits_is_a_double_as_in_qemu() -> None:
     assert [type(number) for number in found] == [int, float, float]
 
 
-@pytest.mark.parametrize("step", [None, 1])
-@pytest.mark.parametrize(
-    ("line", "part"),
-    [
-        (b"garbage", "expecting value"),
-        (b"# comment", "stray '#'"),
-        (b"}", "expecting value"),
-        (b", : ]", "expecting value"),
-        (b"'single'", "stray '''"),
-        (b'{"a": 1,}', "expecting property name"),
-        (b'{"a" "b"}', "expecting ':' delimiter"),
-        (b'{"a": 1], "b": {"c": 2}}', "brackets do not match"),
-        (b'{"a": %d, "b": {"c": 2}}', "stray '%'"),
-        (b'{"a": 1, "a": 2}', "duplicate key"),
-        (b'{"a": {"b": 1, "b": 2}}', "duplicate key"),
-        (b'{"a": "\xff\xfe"}', "not UTF-8"),
-        (b'{"a": "\xc3\x28"}', "not UTF-8"),
-        (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
-        (b'{"a": "\\ud800"}', "\\ud800 is not a valid Unicode character"),
-        (b'{"\\uDFFF": 1}', "\\udfff is not a valid Unicode character"),
-        (b'{"a": "\\x"}', "escape"),
-        (b'{"a": 1e400}', "out of range"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "out of range"),
-        (b'{"a": NaN}', "invalid keyword 'NaN'"),
-        (b'{"a": -Infinity}', "invalid keyword '-Infinity'"),
-        (b'{"a": 01}', "expecting"),
-        (b'{"a": tru}', "expecting value"),
-        (b'{"a": "tab\there, {"}', "control character"),
-        (b"\xef\xbb\xbf{}", "stray"),
-        (b"[" * (NESTING_LIMIT + 1) + b"]" * (NESTING_LIMIT + 1), "nesting depth limit"),
-        (b'{"a": ' + b"[" * NESTING_LIMIT + b"]" * NESTING_LIMIT + b"}", "nesting depth limit"),
-        (b'{"a": ' * 100_000, "nesting depth limit"),
-    ],
-)  # fmt: skip
-def test_a_broken_line_is_one_error_and_the_next_line_is_read(
-    line: bytes, part: str, step: int | None
+@pytest.mark.parametrize("step", [None, 1, 3])
+@pytest.mark.parametrize(("stream", "expected"), STREAMS)
+def test_what_is_no_json_and_where_reading_goes_on(
+    stream: bytes, expected: list[Any], step: int | None
 ) -> None:
-    found = decode(line + b"\n" + AFTER, step)
-    assert len(found) == 2
-    assert isinstance(found[0], Broken)
-    assert part in found[0].description
-    assert found[0].description.startswith("JSON ")
-    assert found[1] == Value({"after": 1})
+    """What QEMU makes of each is in test_as_qemu.py."""
+    wanted = [
+        Broken(f"JSON parse error, {one.reason}") if isinstance(one, No) else Value(one)
+        for one in expected
+    ]
+    assert decode(stream + AFTER, step) == [*wanted, Value({"after": 1})]
+
+
+@pytest.mark.parametrize("step", [None, 7])
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        (b"[" * (NESTING_LIMIT + 1) + b"]" * (NESTING_LIMIT + 1), "nesting depth"),
+        (b'{"a": ' + b"[" * NESTING_LIMIT + b"]" * NESTING_LIMIT + b"}", "nesting depth"),
+        (b'{"a": ' * 10_000, "nesting depth"),
+        (b"[" * 2000 + b'"}]\\""', "nesting depth"),
+        (b"[" + b"1," * TOKEN_LIMIT + b'{"execute": "quit"}]', "token count"),
+    ],
+)
+def test_a_value_beyond_a_limit_is_one_error(
+    value: bytes, limit: str, end: bytes, step: int | None
+) -> None:
+    """Nothing that is inside of it is taken for a command, whether it ends or its line does."""
+    refused = Broken(f"JSON {limit} limit exceeded")
+    assert decode(value + end + AFTER, step) == [refused, Value({"after": 1})]
+
+
+def test_what_follows_a_value_beyond_a_limit_needs_no_new_line() -> None:
+    deep = b"[" * 2000 + b"]" * 2000
+    refused = Broken("JSON nesting depth limit exceeded")
+    assert decode(deep + b'{"b": 1}' + deep + AFTER) == [
+        refused, Value({"b": 1}), refused, Value({"after": 1}),
+    ]  # fmt: skip
+
+
+def test_a_description_is_no_longer_than_qemus() -> None:
+    (found, *_) = decode(b"x" * 5000 + b" ")
+    assert found == Broken("JSON parse error, invalid keyword '" + "x" * 1006)
 
 
 @pytest.mark.parametrize("depth", [NESTING_LIMIT, 2000])
 def test_a_deep_object_alone_in_its_line(depth: int) -> None:
     found = decode(b'{"a":' + b"[" * depth + b"]" * depth + b"}\n")
     assert found == [Broken("JSON nesting depth limit exceeded")]
-
-
-def test_0xff_gets_rid_of_half_a_value() -> None:
-    # What clients of QEMU's guest agent do; no newline is needed.
-    found = decode(b'{"half": [\xff{"b": 1}\xff\xff{"c": 1}')
-    assert found == [
-        Broken("JSON parse error, stray '\ufffd'"),
-        Value({"b": 1}),
-        Broken("JSON parse error, stray '\ufffd'"),
-        Value({"c": 1}),
-    ]
-    assert decode(b"\xff" * 1000 + AFTER) == [found[0], Value({"after": 1})]
-    decoder = Decoder()
-    for piece, expected in ((b"\xff", found[0]), (b'{"b": 1}\n', found[1]), (b"\xff", found[2])):
-        decoder.feed(piece)
-        assert (decoder.next(), decoder.next()) == (expected, None)
 
 
 def test_a_string_does_not_run_over_a_line() -> None:
@@ -156,7 +150,7 @@ def test_what_is_kept_is_bounded(beginning: bytes, filling: bytes) -> None:
     while (one := decoder.next()) is not None:
         found.append(one)
     if filling == b" " and not errors:
-        assert beginning in (b"", b"{")
+        assert beginning in (b"", b"{", b'{"a": ')
     else:
         assert found[-1] == Value({"after": 1})
 
@@ -175,11 +169,13 @@ JSON = st.recursive(
     | st.booleans()
     | st.integers(-(1 << 63), (1 << 64) - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    | st.text(CHARACTERS),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(CHARACTERS), inner, max_size=4)
+    ),
     max_leaves=12,
 )
-CONTAINERS = st.lists(JSON, max_size=4) | st.dictionaries(st.text(), JSON, max_size=4)
+CONTAINERS = st.lists(JSON, max_size=4) | st.dictionaries(st.text(CHARACTERS), JSON, max_size=4)
 
 
 @given(st.lists(CONTAINERS, max_size=4), st.integers(1, 40), st.sampled_from(["", "\n", " \r\n"]))
@@ -196,7 +192,7 @@ def test_what_is_sent_is_one_line_of_ascii(value: Any) -> None:
     assert line.endswith(b"\r\n")
     assert b"\n" not in line[:-1]
     assert line.isascii()
-    assert values(line) == [value]
+    assert json.loads(line) == value
 
 
 TOKENS = [*(bytes((c,)) for c in b'{}[]:,"\\\n 1-e.\xff\xc3\x00t'), b'"a"', b"null", b"\\u"]
