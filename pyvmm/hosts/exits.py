@@ -208,3 +208,28 @@ Exit: TypeAlias = (
     | Interrupted
     | UnknownExit
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """One entry of a vCPU's record of recent exits, as the host's fast path keeps it.
+
+    `reason` is KVM's number; `address` a port or GPA; `size` in bytes; `count` of repetitions that
+    the record folds together; `value` the first datum written.
+    """
+
+    reason: int
+    name: str
+    address: int
+    size: int
+    is_write: bool
+    value: int
+    count: int
+
+    def __str__(self) -> str:
+        where = f" {self.address:#x}/{self.size}" if self.size else ""
+        what = ""
+        if self.size:
+            what = f" <- {self.value:#x}" if self.is_write else " read"
+        times = f" x{self.count}" if self.count > 1 else ""
+        return f"{self.name}{where}{what}{times}"

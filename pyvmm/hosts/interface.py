@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
-from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 
 
@@ -173,31 +173,6 @@ class Converted:
     plugged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ExitRecord:
-    """One entry of a vCPU's record of recent exits, as the host's fast path keeps it.
-
-    `reason` is KVM's number; `address` a port or GPA; `size` in bytes; `count` of repetitions that
-    the record folds together; `value` the first datum written.
-    """
-
-    reason: int
-    name: str
-    address: int
-    size: int
-    is_write: bool
-    value: int
-    count: int
-
-    def __str__(self) -> str:
-        where = f" {self.address:#x}/{self.size}" if self.size else ""
-        what = ""
-        if self.size:
-            what = f" <- {self.value:#x}" if self.is_write else " read"
-        times = f" x{self.count}" if self.count > 1 else ""
-        return f"{self.name}{where}{what}{times}"
-
-
 class Vcpu(Owned, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
 
@@ -219,6 +194,21 @@ class Vcpu(Owned, Protocol):
 
     def kick(self) -> None:
         """From any thread: make the present or next `run` return `Interrupted` (once)."""
+        ...
+
+    def idle_mark(self) -> int | None:
+        """A number that stays the same while it executes nothing; None: it executes. Any thread.
+
+        Not after `close`.
+        """
+        ...
+
+    def sleeps_for_good(self) -> bool:
+        """Whether it executes nothing before an NMI, an SMI or an INIT, and none is on its way.
+
+        It has halted with interrupts off, or was never started. From other vCPUs something may
+        come, as well as from the VM's controllers (`Vm.can_send_unmaskable`).
+        """
         ...
 
     def complete(self) -> None:
@@ -374,6 +364,10 @@ class Vm(Owned, Protocol):
 
     def set_irq_line(self, gsi: int, level: bool) -> None:
         """Raise or lower an interrupt line of the in-kernel controllers."""
+        ...
+
+    def can_send_unmaskable(self) -> bool:
+        """Whether a line of the in-kernel controllers is set up to send an NMI, SMI or INIT."""
         ...
 
     def reset_controllers(self) -> None:

@@ -46,6 +46,8 @@ class RunControl:
         """Whether a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
+        self.interventions = 0
+        """How often somebody has asked for a stop or a call; it only grows."""
         self._cpus = cpus
         self._release = release
         self._hold = hold
@@ -125,12 +127,24 @@ class RunControl:
         self._release()
         self._condition.notify_all()
 
+    def idle_marks(self) -> list[int] | None:
+        """What `Vcpu.idle_mark` says of each; None where one executes, or is not there."""
+        with self._condition:
+            marks = [vcpu.idle_mark() for vcpu in self._vcpus.values()]
+        known = [mark for mark in marks if mark is not None]
+        return known if len(known) == self._cpus else None
+
     # -- pause and resume --
 
     @property
     def is_paused(self) -> bool:
         """Whether the machine has been told to pause."""
         return self._paused
+
+    @property
+    def is_held(self) -> bool:
+        """Whether vCPUs stand still because somebody wants it."""
+        return self._may_not_run
 
     async def pause(self) -> None:
         """Stop every vCPU between two instructions, and wait until all have. Idempotent.
@@ -141,6 +155,7 @@ class RunControl:
         with self._condition:
             if self.is_over:
                 return
+            self.interventions += 1
             self._paused = True
         while self._paused and not self.is_over and not await self._all_parked():
             pass
@@ -171,6 +186,7 @@ class RunControl:
     @asynccontextmanager
     async def _freeze(self) -> AsyncIterator[None]:
         with self._condition:
+            self.interventions += 1
             self._frozen += 1
         try:
             while not self.is_over and not await self._all_parked():
@@ -255,6 +271,7 @@ class RunControl:
     def call(self, index: int, function: VcpuCall) -> None:
         """Have `function` called with the vCPU, on its thread, between two entries."""
         with self._condition:
+            self.interventions += 1
             self._calls[index].append(function)
             self._stop()
 

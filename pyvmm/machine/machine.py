@@ -38,6 +38,7 @@ from pyvmm.machine.events import (
     WasReset,
 )
 from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.halt_watch import watch_for_halt
 from pyvmm.machine.hosts import OpenedHost
 from pyvmm.machine.ram import GuestRam
 from pyvmm.machine.reset import reset, serve_resets
@@ -321,6 +322,8 @@ class Machine:
             console_done.set()
         else:
             nursery.start_soon(self._serve_console, self._attach, console_scope, console_done)
+        if self._assembly.has_interrupts:
+            nursery.start_soon(watch_for_halt, self, self._control)
         started = trio.current_time()
         if not self._starts_paused:
             self._first_run = started

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pyvmm.errors import PyvmmError
-from pyvmm.hosts.interface import ExitRecord, Vcpu
+from pyvmm.hosts.exits import ExitRecord
+from pyvmm.hosts.interface import Vcpu
 from pyvmm.hosts.registers import Cr0, Efer, Regs, Sregs
 from pyvmm.memory.page_walk import PageWalk, walk
 

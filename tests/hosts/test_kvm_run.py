@@ -12,7 +12,8 @@ import pytest
 from pyvmm.errors import InternalError
 from pyvmm.hosts import exits
 from pyvmm.hosts.capabilities import GuestMemfdFlag
-from pyvmm.hosts.interface import ExitRecord, Memslot, MemslotFlag
+from pyvmm.hosts.exits import ExitRecord
+from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import MsrFilterRange

@@ -110,6 +110,12 @@ class VmInterrupts(FdOwner):
         ffi.buffer(raw.chip.dummy)[:] = state
         call(ioctls.SET_IRQCHIP, self.fd, raw, chip.name)
 
+    def can_send_unmaskable(self) -> bool:
+        """Whether an unmasked pin of the I/O APIC sends an NMI, an SMI, an INIT or a start-up."""
+        from pyvmm.hosts.kvm.sleeping import has_unmaskable_pin
+
+        return has_unmaskable_pin(self.get_irqchip(Irqchip.IOAPIC))
+
     def get_pit(self) -> bytes:
         """The state of the 8254: ``struct kvm_pit_state2`` (KVM_GET_PIT2, api.rst 4.72)."""
         raw = new("struct kvm_pit_state2 *")

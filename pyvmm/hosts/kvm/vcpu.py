@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from pyvmm.errors import InternalError, SystemCallError
-from pyvmm.hosts.exits import Exit
-from pyvmm.hosts.interface import ExitRecord
+from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
 from pyvmm.hosts.kvm.constants import EXIT_NAMES
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
 
 _MAP_SHARED = 1
+_THREAD_CLOCK = 6
+"""A thread's clock of processor time, CPUCLOCK_SCHED (``linux/posix-timers_types.h``)."""
 _PAGE_SIZE = 4096
 
 
@@ -63,6 +66,7 @@ class Vcpu(VcpuState):
         super().__init__(fd)
         self._reset = reset
         self._dirty_ring_size = dirty_ring_size
+        self._thread_clock = ~threading.get_native_id() << 3 | _THREAD_CLOCK
         self.index = index
         self._posted = posted
         self._conversions = conversions
@@ -136,6 +140,10 @@ class Vcpu(VcpuState):
         On a closed vCPU it does nothing.
         """
         lib.pyvmm_vcpu_kick(self._vcpu)
+
+    def idle_mark(self) -> int | None:
+        """The processor time, in ns, of the thread that made it; not once that thread has ended."""
+        return time.clock_gettime_ns(self._thread_clock)
 
     def complete(self) -> None:
         """Let the kernel finish a pending access or hypercall without entering the guest.

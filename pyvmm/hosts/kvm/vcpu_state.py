@@ -274,6 +274,12 @@ class VcpuState(FdOwner):
         raw = new("struct kvm_mp_state *", {"mp_state": int(state)})
         call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
 
+    def sleeps_for_good(self) -> bool:
+        """Whether it executes nothing before an NMI, an SMI or an INIT; see `interface.Vcpu`."""
+        from pyvmm.hosts.kvm.sleeping import sleeps_for_good
+
+        return sleeps_for_good(self)
+
     def make_runnable(self) -> None:
         """Let it run at once: with in-kernel APICs all but the first wait for a start-up IPI."""
         from pyvmm.hosts.kvm.vcpu_values import MpState

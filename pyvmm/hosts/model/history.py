@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pyvmm.hosts import exits
-from pyvmm.hosts.interface import ExitRecord
+from pyvmm.hosts.exits import ExitRecord
 
 _RECORDS = 32
 

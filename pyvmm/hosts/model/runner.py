@@ -54,6 +54,8 @@ class Runner:
         """What the device access under way reads."""
         controllers = services.controllers
         self.waits_for_startup = controllers is not None and index > 0
+        self.slices = 0
+        """How often it has begun to execute."""
         self._index = index
         self._services = services
         self._controllers = controllers
@@ -182,6 +184,7 @@ class Runner:
         controllers.wait(_LONGEST_WAIT if event is None else min(event, _LONGEST_WAIT))
 
     def _slice(self) -> Exit | None:
+        self.slices += 1
         engine_ = self.engine
         engine_.follow(self._services.memory)
         try:

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts import exits
-from pyvmm.hosts.exits import Exit
-from pyvmm.hosts.interface import ExitRecord
+from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.model.address_space import VcpuServices
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess
@@ -20,6 +19,7 @@ from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 
 _BSP = 1 << 8
+_IF = 1 << 9
 _APIC_BASE = 0xFEE0_0800
 _KERNEL_GS_BASE = 0xC000_0102
 
@@ -123,6 +123,22 @@ class ModelVcpu(Owner):
         self._require_open()
         if self._kept is None:
             self._kept = self._runner.complete()
+
+    def idle_mark(self) -> int | None:
+        """How often it has begun to execute; None while it is neither halted nor waiting."""
+        runner = self._runner
+        return runner.slices if runner.is_halted or runner.waits_for_startup else None
+
+    def sleeps_for_good(self) -> bool:
+        """Whether it waits for ever: of NMIs, SMIs and INITs there are none here.
+
+        Interrupts go to the first vCPU alone.
+        """
+        self._settle()
+        runner = self._runner
+        if runner.waits_for_startup:
+            return True
+        return runner.is_halted and not (self.index == 0 and runner.state().rflags & _IF)
 
     def make_runnable(self) -> None:
         """Let it run at once."""

@@ -170,6 +170,10 @@ class ModelVm(Owner):
         """Raise or lower an interrupt line."""
         self._with_controllers("set an interrupt line").raise_line(gsi, level)
 
+    def can_send_unmaskable(self) -> bool:
+        """Never: an 8259 sends interrupts alone."""
+        return False
+
     def reset_controllers(self) -> None:
         """The controllers and the timer as they were made."""
         self._with_controllers("reset the interrupt controllers").reset()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""vCPUs that wait in the kernel, and what could wake them although interrupts are off."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.vcpu_state import VcpuState
+
+_IF = 1 << 9
+_MASKED = 1 << 16
+_MODES_OF_INTERRUPTS = frozenset({0, 1, 7})
+"""Delivery modes that IF holds back: fixed, lowest priority, ExtINT (SDM vol. 3A, 11.5.1)."""
+_LVT_PERFORMANCE = 0x340
+_LVT_LINT0 = 0x350
+_SPURIOUS_VECTOR = 0xF0
+_APIC_ENABLED = 1 << 8
+_IOAPIC_PINS = 24
+_IOAPIC_REDIRECTION = 24
+"""Where the entries are in ``struct kvm_ioapic_state``, in bytes."""
+
+
+def sleeps_for_good(vcpu: VcpuState) -> bool:
+    """What `interface.Vcpu.sleeps_for_good` says, of a vCPU that is not running.
+
+    KVM keeps a halted vCPU's state when KVM_RUN is interrupted, and takes an INIT or start-up IPI
+    that has arrived before it tells the state (kvm_arch_vcpu_ioctl_get_mpstate). Raises `KvmError`.
+    """
+    from pyvmm.hosts.kvm.vcpu_values import MpState
+
+    state = vcpu.get_mp_state()
+    if state not in (MpState.HALTED, MpState.UNINITIALIZED, MpState.INIT_RECEIVED):
+        return False
+    if state is MpState.HALTED and vcpu.get_regs().rflags & _IF:
+        return False
+    return not _has_event(vcpu) and not _has_unmaskable_input(vcpu.get_lapic())
+
+
+def _has_event(vcpu: VcpuState) -> bool:
+    """Whether anything is on its way to the guest."""
+    events = vcpu.get_events()
+    return any(
+        (
+            events.exception_injected,
+            events.exception_pending,
+            events.interrupt_injected,
+            events.nmi_injected,
+            events.nmi_pending,
+            events.smi_pending,
+            events.smi_latched_init,
+            events.triple_fault_pending,
+        )
+    )
+
+
+def _has_unmaskable_input(lapic: bytes) -> bool:
+    """Whether the timer (KVM's 8254 drives LINT0) or a counter may send more than an interrupt.
+
+    LINT1 leads nowhere: neither KVM nor any device here drives it.
+    """
+    (spurious,) = struct.unpack_from("<I", lapic, _SPURIOUS_VECTOR)
+    if not spurious & _APIC_ENABLED:
+        return False
+    entries = (struct.unpack_from("<I", lapic, at)[0] for at in (_LVT_PERFORMANCE, _LVT_LINT0))
+    return any(_is_unmaskable(entry) for entry in entries)
+
+
+def has_unmaskable_pin(ioapic: bytes) -> bool:
+    """Whether one of the I/O APIC's pins is set up so; `ioapic` is what KVM_GET_IRQCHIP gives."""
+    entries = struct.unpack_from(f"<{_IOAPIC_PINS}Q", ioapic, _IOAPIC_REDIRECTION)
+    return any(_is_unmaskable(entry) for entry in entries)
+
+
+def _is_unmaskable(entry: int) -> bool:
+    return not entry & _MASKED and entry >> 8 & 7 not in _MODES_OF_INTERRUPTS
