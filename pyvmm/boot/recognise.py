@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 from pyvmm.boot import elf, flat, multiboot
 from pyvmm.errors import ImageError
@@ -17,6 +18,31 @@ class ImageKind(enum.Enum):
     MULTIBOOT = "a raw image with a Multiboot header"
     MULTIBOOT_2 = "a raw image with nothing but a Multiboot 2 header"
     FLAT = "raw code"
+
+
+MAX_SIZE = 1 << 30
+"""The largest image of any kind in bytes: a vmlinux with debugging information has half of it."""
+BEGINNING = 1 << 15
+"""So much of an image tells its kind."""
+
+
+class SizeLimit(NamedTuple):
+    """At most `most` bytes; cause and remedy of the error for more of them."""
+
+    most: int
+    cause: str
+    remedy: str
+
+
+_TOO_LONG = SizeLimit(
+    flat.MAX_SIZE,
+    "it is no ELF file, has no Multiboot header, and is longer than raw code can be, "
+    f"{flat.MAX_SIZE} bytes",
+    "give an ELF kernel with a PVH note",
+)
+_MUCH_TOO_LONG = SizeLimit(
+    MAX_SIZE, f"it is larger than {MAX_SIZE >> 30} GiB, the most for an image", "strip it"
+)
 
 
 def recognise(view: memoryview, attempt: str) -> ImageKind:
@@ -40,9 +66,14 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
         return ImageKind.MULTIBOOT_2
     if len(view) <= flat.MAX_SIZE:
         return ImageKind.FLAT
-    raise ImageError(
-        attempt,
-        "it is no ELF file, has no Multiboot header, and is too long for raw code "
-        f"({len(view)} bytes, at most {flat.MAX_SIZE})",
-        "give an ELF kernel with a PVH note",
-    )
+    raise ImageError(attempt, _TOO_LONG.cause, _TOO_LONG.remedy)
+
+
+def size_limit(beginning: bytes) -> SizeLimit:
+    """How long a file may be that begins so: `BEGINNING` bytes of it, or all where it is shorter.
+
+    An ELF file may well be larger than the guest's memory: most of it can be debugging information.
+    """
+    view = memoryview(beginning)
+    kind = recognise(view, "") if view else ImageKind.FLAT
+    return _TOO_LONG if kind is ImageKind.FLAT else _MUCH_TOO_LONG

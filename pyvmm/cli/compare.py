@@ -157,12 +157,12 @@ def _request(options: argparse.Namespace) -> GuestRequest:
     from pyvmm.compare.conduct import check
     from pyvmm.compare.guest_files import GuestRequest
     from pyvmm.machine.config import MachineConfig
-    from pyvmm.machine.image_file import read_image
+    from pyvmm.machine.image_file import read_input
 
     # Checked before any file is read.
     MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=options.timeout)
     guest = read_guest(options)
-    typed = b"" if options.input is None else read_image(options.input, _TYPED_MAX)
+    typed = b"" if options.input is None else read_input(options.input, _TYPED_MAX)
     request = GuestRequest(
         name=guest.name,
         bundled=_bundled(options.image, guest.image),

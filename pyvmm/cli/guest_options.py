@@ -12,7 +12,7 @@ from pyvmm import bundled_guests
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.sizes import parse_size
 from pyvmm.errors import NoInputError, UsageError
-from pyvmm.machine.image_file import read_image
+from pyvmm.machine.image_file import read_image, read_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_guest(options: argparse.Namespace) -> GuestInput:
-    """What the options name, read; no file may be longer than the guest's memory.
+    """What the options name, read; no initrd may be longer than the guest's memory.
 
-    Raises `UsageError`, and whatever `pyvmm.machine.image_file.read_image` raises.
+    Raises `UsageError`, and whatever `pyvmm.machine.image_file.read_input` raises.
     """
     if "\0" in options.append:
         raise UsageError("pass on the command line", "it has a zero byte in it", "leave that out")
@@ -48,10 +48,15 @@ def read_guest(options: argparse.Namespace) -> GuestInput:
         )
     return GuestInput(
         name=str(options.image),
-        image=read_image(_image_path(options.image), options.memory),
+        image=read_image(_image_path(options.image)),
         command_line=os.fsencode(options.append),
-        initrd=read_image(options.initrd, options.memory) if options.initrd else None,
+        initrd=_read_initrd(options) if options.initrd else None,
     )
+
+
+def _read_initrd(options: argparse.Namespace) -> bytes:
+    remedy = "give the guest more with --memory"
+    return read_input(options.initrd, options.memory, "the guest's memory", remedy)
 
 
 def guest_inputs(options: argparse.Namespace) -> list[NamedFile]:

@@ -12,7 +12,7 @@ from pyvmm.cli.story_files import LIMIT, write_text
 from pyvmm.errors import ExitCode, UsageError
 from pyvmm.lifetime.claims import Evidence
 from pyvmm.lifetime.writeup import generated, put
-from pyvmm.machine.image_file import read_image
+from pyvmm.machine.image_file import read_input
 
 DIFFERS = 1
 
@@ -23,7 +23,7 @@ def command(options: argparse.Namespace) -> int:
         raise UsageError("check a document", "none is given", "name one")
     before = ""
     if options.file is not None:
-        before = read_image(Path(options.file), LIMIT).decode("utf-8", "replace")
+        before = read_input(Path(options.file), LIMIT).decode("utf-8", "replace")
     progress = Progress()
     parts = generated(Evidence(progress=progress.tell))
     progress.done()

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.lifetime.adapting import check_story
 from pyvmm.lifetime.story import Story
-from pyvmm.machine.image_file import read_image
+from pyvmm.machine.image_file import read_input
 
 LIMIT = 4 << 20
 """The largest file that is read, in bytes: a story has a few hundred bytes a step."""
@@ -21,7 +21,7 @@ def read_stories(name: str) -> list[Story]:
     Raises `NoInputError`, `NoPermissionError` and `ImageError` for what is no such file,
     `UsageError` for content that is no story.
     """
-    content = read_image(Path(name), LIMIT)
+    content = read_input(Path(name), LIMIT)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -73,6 +73,13 @@ def multiboot_header(flags: int = 0, addresses: Sequence[int] = (), checksum: in
     return struct.pack(f"<{3 + len(addresses)}I", magic, flags, right, *addresses)
 
 
+def multiboot_2_header(architecture: int = 0, length: int = 24, checksum: int = 0) -> bytes:
+    """A Multiboot 2 header without tags; `checksum` is added to the right one."""
+    magic = 0xE85250D6
+    right = -(magic + architecture + length) + checksum & 0xFFFFFFFF
+    return struct.pack("<4IHHI", magic, architecture, length, right, 0, 0, 8)
+
+
 def elf(
     segments: Sequence[Segment] = (Segment(ENTRY),),
     notes: bytes = b"",

@@ -48,7 +48,7 @@ def test_kind_by_content(image: bytes, kind: ImageKind) -> None:
     ("image", "words"),
     [
         (b"", "the image is empty"),
-        (bytes(FLAT_MAX + 1), "too long for raw code"),
+        (bytes(FLAT_MAX + 1), "longer than raw code can be"),
         (bytes(16 * MIB), "no ELF file, has no Multiboot header"),
         (bzimage(), "bzImage, which is not supported yet"),
     ],

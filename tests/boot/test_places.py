@@ -22,6 +22,7 @@ from .images import (
     HLT,
     Segment,
     elf,
+    multiboot_2_header,
     multiboot_header,
     note,
     private_note,
@@ -291,12 +292,6 @@ def test_a_video_mode_is_not_set_and_that_is_told() -> None:
     assert plan.protocol is BootProtocol.MULTIBOOT
     assert plan.remarks == ("its Multiboot header asks for a video mode, and none is set",)
     assert plan_boot(elf(multiboot=multiboot_header(3)), LAYOUT).remarks == ()
-
-
-def multiboot_2_header(architecture: int = 0, length: int = 24, checksum: int = 0) -> bytes:
-    magic = 0xE85250D6
-    right = -(magic + architecture + length) + checksum & 0xFFFFFFFF
-    return struct.pack("<4IHHI", magic, architecture, length, right, 0, 0, 8)
 
 
 @pytest.mark.parametrize("skip", [0, 16, 8192 - 120, 32768 - 120 - 16])

@@ -26,7 +26,16 @@ from pyvmm.boot.flat import MAX_SIZE as FLAT_MAX
 from pyvmm.cli.main import main
 from pyvmm.memory.layout import COMMAND_LINE_MAX
 
-from ..boot.images import ENTRY, Segment, elf, multiboot_header, patch_header, patch_segment, pvh
+from ..boot.images import (
+    ENTRY,
+    Segment,
+    elf,
+    multiboot_2_header,
+    multiboot_header,
+    patch_header,
+    patch_segment,
+    pvh,
+)
 from .command import Outcome, pyvmm
 
 
@@ -83,13 +92,13 @@ FILES = [
     Case("very long name", 66, ("run", "x" * 5000), "too long"),
     Case("name with a newline", 66, ("run", "a\nb\rc\x1b[2Jd"), "no such file"),
     Case("/dev/zero", 66, ("run", "/dev/zero"), "no regular file"),
-    Case("socket", 66, RUN, "image", listening_socket_file),
-    Case("FIFO without a writer", 65, RUN, "empty", lambda: os.mkfifo("image")),
+    Case("socket", 66, RUN, "image: it is a socket", listening_socket_file),
+    Case("what cannot be read", 71, ("run", "/proc/self/mem"), "Input/output error"),
     Case("missing initrd", 66, ("run", "hello", "--initrd", "none"), "none: no such file"),
     Case("directory as initrd", 66, ("run", "hello", "--initrd", "/"), "directory"),
     Case("empty initrd", 65, ("run", "hello", "--initrd", "image"), "empty", image(b"")),
     Case("initrd larger than memory", 65, ("run", "hello", "-m2M", "--initrd", "image"),
-         "takes 2097152", sparse(3 << 20)),
+         "larger than the guest's memory, 2097152 bytes", sparse(3 << 20)),
     Case("initrd that does not fit", 65, ("run", "hello", "-m2M", "--initrd", "image"),
          "initrd", sparse(2 << 20)),
 ]  # fmt: skip
@@ -99,10 +108,11 @@ IMAGES = [
     Case("junk", 65, RUN, "no ELF file", image(junk(FLAT_MAX + 1))),
     Case("much junk", 65, RUN, "no ELF file", image(junk(8 << 20))),
     Case("zeros", 65, RUN, "no ELF file", image(bytes(1 << 20))),
-    Case("file larger than memory", 65, ("run", "image", "-m", "2M"),
-         "takes 2097152", sparse(1 << 40)),
-    Case("file one byte larger than memory", 65, ("run", "image", "-m", "2M"),
-         "takes 2097152", sparse((2 << 20) + 1)),
+    Case("very large file of nothing", 65, RUN, "longer than raw code can be", sparse(1 << 40)),
+    Case("very large ELF file", 65, RUN, "larger than 1 GiB",
+         lambda: (image(pvh())(), os.truncate("image", (1 << 30) + 1))),
+    Case("Multiboot 2", 65, RUN, "Multiboot 2 is not supported",
+         image(multiboot_2_header() + bytes(64))),
     Case("only the magic", 65, RUN, "cut off", image(b"\x7fELF")),
     Case("wrong machine", 65, RUN, "", image(patch_header(pvh(), "e_machine", 183))),
     Case("wrong file type", 65, RUN, "", image(patch_header(pvh(), "e_type", 1))),
@@ -115,8 +125,10 @@ IMAGES = [
          image(patch_segment(pvh(), 1, "p_memsz", (1 << 64) - 1))),
     Case("segment in the MMIO hole", 65, RUN, "MMIO hole",
          image(patch_segment(pvh(), 1, "p_paddr", 0xD000_0000))),
-    Case("segment over the boot data", 65, RUN, "overlaps",
-         image(pvh(segments=[Segment(ENTRY), Segment(0x6000)]))),
+    Case("segment over another", 65, RUN, "overlaps",
+         image(pvh(segments=[Segment(ENTRY), Segment(ENTRY)]))),
+    Case("no room for tables", 65, ("run", "image", "-m", "2M"), "leaves no room for",
+         image(pvh(segments=[Segment(0, bytes(0x9FC00)), Segment(ENTRY, bytes(1 << 20))]))),
     Case("program headers beyond the end", 65, RUN, "beyond the end",
          image(patch_header(pvh(), "e_phoff", 1 << 40))),
     Case("bzImage", 65, RUN, "bzImage",

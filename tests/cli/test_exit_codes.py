@@ -370,3 +370,32 @@ def test_nobody_reads_the_errors(tmp_path: Path) -> None:
 
 def _shell(script: str) -> list[str]:
     return ["sh", "-c", script, "sh"]
+
+
+def test_an_image_that_is_larger_than_memory_but_not_what_is_loaded(tmp_path: Path) -> None:
+    image = written(tmp_path / "large.img", pvh(segments=[Segment(ENTRY, flat.exiting(9))]))
+    os.truncate(image, 100 << 20)
+    assert pyvmm("run", image, "-m", "8M").code == 9
+
+
+def test_an_image_that_comes_later(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = start("run", fifo)
+    with ending(process):
+        fd = os.open(fifo, os.O_WRONLY)  # returns when it has been opened for reading
+        os.write(fd, flat.exiting(9))
+        os.close(fd)
+        assert finish(process).code == 9
+
+
+def test_interrupted_while_it_waits_for_an_image(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = start("run", fifo)
+    with ending(process):
+        fd = os.open(fifo, os.O_WRONLY)
+        process.send_signal(signal.SIGINT)
+        outcome = finish(process)
+        os.close(fd)
+    assert (outcome.code, outcome.err) == (130, "pyvmm: interrupted by SIGINT\n")
