@@ -9,6 +9,7 @@ import json
 from pyvmm import bundled_guests
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
+from pyvmm.visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Print a line for each guest: its name and its path."""
-    guests = bundled_guests.all_guests()
+    guests = [(guest.name, visible(str(guest.path))) for guest in bundled_guests.all_guests()]
     if options.json:
-        print_answer(
-            json.dumps([{"name": guest.name, "path": str(guest.path)} for guest in guests])
-        )
+        print_answer(json.dumps([{"name": name, "path": path} for name, path in guests]))
         return ExitCode.OK
-    width = max(len(guest.name) for guest in guests)
-    print_answer("\n".join(f"{guest.name:<{width}}  {guest.path}" for guest in guests))
+    width = max(len(name) for name, _ in guests)
+    print_answer("\n".join(f"{name:<{width}}  {path}" for name, path in guests))
     return ExitCode.OK

@@ -8,13 +8,15 @@ import errno
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from pyvmm.cli.standard_error import say_to_user
+from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode, UsageError
+from pyvmm.visible import visible
 
 if TYPE_CHECKING:
     from pyvmm.lab.session import Ending
@@ -135,8 +137,9 @@ def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
         session = Session(connection, request, terminal)
         ending = session.run()
     if session.complaint is not None:
-        print(f"pyvmm: cannot write the command's output: {session.complaint}", file=sys.stderr)
-    return _status_of(ending, words[0])
+        say_to_user(f"cannot write the command's output: {session.complaint.strerror}")
+    status = _status_of(ending, words[0])
+    return ExitCode.SYSTEM_CALL if session.complaint is not None and not status else status
 
 
 def _token(program: str) -> bytes:
@@ -162,7 +165,7 @@ def _status_of(ending: Ending, program: str) -> int:
         return ending.status
     reason = os.strerror(ending.errno)
     if ending.step == Step.EXECUTE:
-        print(f"pyvmm: cannot run {program!r} in the lab: {reason}", file=sys.stderr)
+        say_to_user(f"cannot run {program!r} in the lab: {reason}")
         return NOT_FOUND if ending.errno == errno.ENOENT else NOT_EXECUTABLE
     if ending.step == Step.DIRECTORY:
         reason = f"the folder {os.getcwd()} cannot be entered there ({reason})"  # noqa: PTH109
@@ -192,14 +195,14 @@ def _up(options: argparse.Namespace) -> int:
 
     status, was_up = starting.up(_wishes(options))
     word = "is up already" if was_up else "is up"
-    print(f"the lab {word}: {_describe(status)}")
+    print_answer(f"the lab {word}: {_describe(status)}")
     return ExitCode.OK
 
 
 def _down(_: argparse.Namespace) -> int:
     from pyvmm.lab import starting
 
-    print("the lab is down" if starting.down() else "no lab is up")
+    print_answer("the lab is down" if starting.down() else "no lab is up")
     return ExitCode.OK
 
 
@@ -208,12 +211,12 @@ def _status(options: argparse.Namespace) -> int:
 
     status = starting.status()
     if options.json:
-        print(json.dumps({"up": status is not None, **(status or {})}, indent=2))
+        print_answer(json.dumps({"up": status is not None, **(status or {})}, indent=2))
     elif status is None:
-        print("no lab is up")
+        print_answer("no lab is up")
     else:
-        print(f"a lab is up: {_describe(status)}")
-        print(f"its kernel's log: {status['log']}")
+        log = visible(str(status["log"]))
+        print_answer(f"a lab is up: {_describe(status)}\nits kernel's log: {log}")
     return ExitCode.OK if status is not None else ExitCode.HOST_LACKS
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pyvmm.cli.standard_error import user_stream
+from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode, UsageError
+from pyvmm.visible import visible
 
 if TYPE_CHECKING:
     from pyvmm.lab.kernel.building import Prove
@@ -53,12 +55,13 @@ def command(options: argparse.Namespace) -> int:
     """Build, or find that it is built, and say where the kernel is."""
     from pyvmm.lab.kernel import progress
 
-    with _ended_by_signals(), progress.to_stream(sys.stderr) as reporting:
+    with _ended_by_signals(), progress.to_stream(user_stream()) as reporting:
         kernel = _kernel(options, reporting)
+    path = visible(str(kernel.path))
     if options.json:
-        print(json.dumps({"path": str(kernel.path), **asdict(kernel.manifest)}, indent=2))
+        print_answer(json.dumps({"path": path, **asdict(kernel.manifest)}, indent=2))
     else:
-        print(f"{kernel.name}  Linux {kernel.manifest.version}  {kernel.path}")
+        print_answer(visible(f"{kernel.name}  Linux {kernel.manifest.version}  ") + path)
     return ExitCode.OK
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from pyvmm.cli.ending_signals import EndingSignals
-from pyvmm.cli.standard_error import write_to_user
+from pyvmm.cli.standard_error import say_to_user, write_to_user
 from pyvmm.cli.standard_output import output_error, print_answer
 from pyvmm.errors import ExitCode, PyvmmError
 
@@ -122,26 +122,18 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
 }
 
 
-def _say(text: str) -> None:
-    """One line on standard error, whatever is in `text`; names of files may hold anything."""
-    line = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text.replace("\n", " ")
-    )
-    write_to_user(f"pyvmm: {line}\n")
-
-
 def _claim_standard_descriptors() -> None:
     """Put /dev/null where standard input, output or error is not open.
 
-    Otherwise the next file opened, /dev/kvm say, would get that number and be taken for it.
+    Otherwise the next file opened, /dev/kvm say, would get that number and be taken for it. Opened
+    for reading, so that writing fails there as it fails where nothing is open (EBADF).
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             # The lowest free number is `fd`, because all below are open.
-            os.open(os.devnull, os.O_RDONLY if fd == 0 else os.O_WRONLY)
+            os.open(os.devnull, os.O_RDONLY)
             if fd == 1:
                 sys.stdout = os.fdopen(1, "w", closefd=False)
             if fd == 2:
@@ -159,12 +151,12 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
     try:
         return int(_dispatch(arguments, ending or EndingSignals()))
     except _UsageFailure as failure:
-        _say(str(failure))
+        say_to_user(str(failure))
         return ExitCode.USAGE
     except KeyboardInterrupt as interruption:
         if ending is not None:
             ending.ignore()
-        _say(str(interruption) or "interrupted")
+        say_to_user(str(interruption) or "interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Nobody reads any more: also not what Python would say when it flushes at exit.
@@ -174,13 +166,13 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
         if debug:
             _show_traceback()
         else:
-            _say(str(error))
+            say_to_user(str(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - told in one line, or with its traceback
         if debug:
             _show_traceback()
         else:
-            _say(
+            say_to_user(
                 f"internal error: {type(error).__name__}: {error}; this is a defect of pyvmm, "
                 "run again with --debug and report what it shows"
             )
@@ -247,5 +239,5 @@ def _flushed(code: int) -> int:
             if stream is sys.stdout and code == ExitCode.OK:
                 code = ExitCode.SYSTEM_CALL
                 if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-                    _say(str(output_error(error)))
+                    say_to_user(str(output_error(error)))
     return code

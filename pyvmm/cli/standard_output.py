@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 
 from pyvmm.errors import SystemCallError
@@ -11,11 +13,18 @@ from pyvmm.errors import SystemCallError
 def print_answer(text: str) -> None:
     """Write `text`, a line or more without the last newline, and see that it arrives.
 
-    Raises `BrokenPipeError` where nobody reads, `SystemCallError` for all that else goes wrong.
+    Waits where standard output does not block and is full. Letters that its encoding does not have
+    are replaced (`encoded`). Raises `BrokenPipeError` where nobody reads, `SystemCallError` for all
+    else that goes wrong, and that standard output is closed is some of it.
     """
     try:
-        sys.stdout.write(text + "\n")
         sys.stdout.flush()
+        try:
+            fd = sys.stdout.fileno()
+        except OSError:  # No file: who called us in the same process wants to have it.
+            sys.stdout.write(text + "\n")
+            return
+        _write_all(fd, encoded(text + "\n", sys.stdout.encoding))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -27,3 +36,28 @@ def output_error(error: OSError) -> SystemCallError:
     return SystemCallError(
         "write to standard output", error.errno or 0, error.strerror or str(error)
     )
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """`text` in a stream's `encoding`, letter for letter.
+
+    Where it lacks a letter, the lines and bars of tables become ASCII ones, a byte of a name that
+    is no text is written out (``\\xff``), and all else becomes a question mark.
+    """
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        from pyvmm.cli.replaced_letters import replaced
+
+        return replaced(text, encoding).encode(encoding)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()

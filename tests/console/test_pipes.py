@@ -126,7 +126,7 @@ def test_reader_goes_away(count: int, tmp_path: Path) -> None:
         outcome = finish(process)
     assert outcome.code == 71
     assert len(outcome.lines) == 1
-    assert outcome.err.startswith("pyvmm: cannot write the guest's console to file descriptor 1: ")
+    assert outcome.err.startswith("pyvmm: cannot write the guest's console to standard output: ")
 
 
 def test_output_to_a_full_device() -> None:

@@ -106,12 +106,13 @@ class ToFile:
     """``--console file:PATH``: output to a file, made anew; the input is at its end."""
 
     def __init__(self, path: Path) -> None:
+        self._name = str(path)
         self.file = OutputFile(path, f"write the guest's console to {path}")
 
     async def __call__(self, port: ConsolePort) -> None:
         """Serve the console."""
         port.end_input()
-        with OutputDescriptor(self.file.use()) as output:
+        with OutputDescriptor(self.file.use(), self._name) as output:
             await _copy_out(port, output)
 
     def close(self) -> None:

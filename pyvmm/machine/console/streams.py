@@ -31,6 +31,8 @@ _TERMINAL_ROOM = 256
 _TIOCGPTN = 0x80045430
 """Asks a pseudo-terminal's master for its number (ioctl_tty(2)); nothing else answers."""
 
+_NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
+
 
 def is_pseudo_terminal_master(fd: int) -> bool:
     """Whether `fd` is the side of a pseudo-terminal that a terminal emulator has."""
@@ -39,6 +41,11 @@ def is_pseudo_terminal_master(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _allows(fd: int, direction: int) -> bool:
+    """Whether `fd` was opened for `direction`, O_RDONLY or O_WRONLY."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE in (direction, os.O_RDWR)
 
 
 class _Descriptor(Owner):
@@ -51,7 +58,8 @@ class _Descriptor(Owner):
         self._waits = True
         self._is_socket = stat.S_ISSOCK(mode)
         self._promised = _TERMINAL_ROOM if stat.S_ISCHR(mode) else _PIPE_BUF
-        if stat.S_ISREG(mode):
+        if stat.S_ISREG(mode) or not _allows(fd, flags):
+            # What was opened for the other direction is not opened anew: each transfer fails.
             self._waits = False
         elif stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and not is_pseudo_terminal_master(fd)):
             # Not possible where /proc is missing or the file's mode denies it: then each transfer
@@ -83,10 +91,11 @@ class _Descriptor(Owner):
 
 
 class OutputDescriptor(_Descriptor):
-    """Somewhere to write to."""
+    """Somewhere to write to; `name` is what errors call it."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, name: str | None = None) -> None:
         super().__init__(fd, os.O_WRONLY)
+        self._name = name or _NAMES.get(fd, f"file descriptor {fd}")
 
     async def write_some(self, data: memoryview) -> int:
         """Write at least a byte of `data`; how many. Raises `SystemCallError`."""
@@ -101,11 +110,12 @@ class OutputDescriptor(_Descriptor):
             except BlockingIOError:
                 continue
             except OSError as error:
+                remedy = "keep its reader alive until the guest has ended"
                 raise SystemCallError(
-                    f"write the guest's console to file descriptor {self.given}",
+                    f"write the guest's console to {self._name}",
                     error.errno or 0,
                     error.strerror or str(error),
-                    "keep its reader alive until the guest has ended",
+                    remedy if isinstance(error, BrokenPipeError) else "",
                 ) from error
 
 
@@ -128,7 +138,7 @@ class InputDescriptor(_Descriptor):
                 continue
             except OSError as error:
                 raise SystemCallError(
-                    f"read the guest's console from file descriptor {self.given}",
+                    f"read the guest's console from {_NAMES.get(self.given, self.given)}",
                     error.errno or 0,
                     error.strerror or str(error),
                 ) from error
