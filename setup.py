@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
@@ -42,4 +43,8 @@ class BuildWithGuests(build_py):
 setup(
     cffi_modules=["pyvmm/hosts/kvm/build_extension.py:ffibuilder"],
     cmdclass={"build_py": BuildWithGuests},
+    # cffi keeps to Python's stable ABI, but for interpreters without the lock, which have none yet.
+    options={}
+    if sysconfig.get_config_var("Py_GIL_DISABLED")
+    else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -8,7 +8,6 @@ follows for a command is derived from findings only.
 from __future__ import annotations
 
 import enum
-import importlib.util
 import os
 import platform
 import shutil
@@ -217,7 +216,8 @@ def _machine_findings() -> Iterator[Finding]:
     model = _has_model()
     yield Finding(
         "Unicorn", Verdict.HAS if model else Verdict.LACKS, "yes" if model else "no",
-        "guests run on the model, without KVM" if model else "pip install unicorn: for the model",
+        "guests run on the model, without KVM" if model
+        else "install it (pip install unicorn) for the model",
     )  # fmt: skip
     qemu = shutil.which("qemu-system-x86_64")
     yield Finding(
@@ -227,7 +227,9 @@ def _machine_findings() -> Iterator[Finding]:
 
 
 def _has_model() -> bool:
-    return importlib.util.find_spec("unicorn") is not None
+    from pyvmm.hosts.model import unicorn_library
+
+    return unicorn_library.is_installed()
 
 
 def _consequences(has: Capabilities | None, runs: bool) -> Iterator[Consequence]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.hosts.interface import System
 from pyvmm.machine.config import HostChoice
 from pyvmm.memory.backing import choose_two_sided_backing
@@ -34,7 +34,7 @@ def open_host(choice: HostChoice, *, private: bool = False) -> OpenedHost:
             try:
                 return OpenedHost(_kvm(private=private), HostChoice.KVM)
             except PyvmmError as without_kvm:
-                return OpenedHost(_model(), HostChoice.MODEL, without_kvm)
+                return OpenedHost(_model_instead(without_kvm), HostChoice.MODEL, without_kvm)
 
 
 def _kvm(*, private: bool) -> System:
@@ -55,3 +55,15 @@ def _model() -> System:
     from pyvmm.hosts.model.system import ModelSystem
 
     return ModelSystem()
+
+
+def _model_instead(without_kvm: PyvmmError) -> System:
+    """The model. Raises `HostLacksError` without it, which tells what both of them lack."""
+    try:
+        return _model()
+    except HostLacksError as without_model:
+        raise HostLacksError(
+            "run a guest",
+            f"KVM: {without_kvm.cause}; and the model, which needs no KVM: {without_model.cause}",
+            " or ".join(filter(None, (without_kvm.remedy, without_model.remedy))),
+        ) from without_kvm

@@ -67,6 +67,24 @@ def test_without_kvm_it_still_answers(
     assert told["consequences"][0]["verdict"] == "lacks"
 
 
+def test_without_kvm_and_without_unicorn_a_run_names_both(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_self: System) -> None:
+        raise HostLacksError("open /dev/kvm", "no such device", "load the module")
+
+    monkeypatch.setattr("pyvmm.hosts.model.unicorn_library.is_installed", lambda: False)
+    assert main(["run", "exit", "--host", "model"]) == 69
+    alone = capsys.readouterr().err
+    assert "Unicorn is not installed; pip install 'unicorn>=2.1.4,<3'" in alone
+    monkeypatch.setattr(System, "__init__", missing)
+    assert main(["run", "exit"]) == 69
+    both = capsys.readouterr().err
+    assert both.count("\n") == 1
+    for part in ("no such device", "load the module", "Unicorn is not installed", "pip install"):
+        assert part in both
+
+
 def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["guests", "--json"]) == 0
     guests = {guest["name"]: guest["path"] for guest in json.loads(capsys.readouterr().out)}

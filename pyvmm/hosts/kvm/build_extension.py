@@ -52,6 +52,11 @@ def _strictness() -> list[str]:
     return ["-Werror"] if os.environ.get("PYVMM_WERROR", "0") not in {"", "0"} else []
 
 
+def _no_paths() -> str:
+    """Keep the place of the build out of the debugging information: it makes no difference."""
+    return f"-ffile-prefix-map={Path.cwd()}=."
+
+
 def _describe() -> FFI:
     here = _here()
     ffi = FFI()
@@ -63,7 +68,7 @@ def _describe() -> FFI:
         sources=[str(_ROOM / name) for name in _SOURCES],
         include_dirs=[str(here)],
         depends=[str(_ROOM / name) for name in _HEADERS],
-        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", *_strictness()],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", _no_paths(), *_strictness()],
     )
     return ffi
 

@@ -7,6 +7,7 @@ import errno
 
 from pyvmm.errors import HostLacksError, SystemCallError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.model import unicorn_library
 from pyvmm.hosts.model.guest_memory import ModelMapping
 from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.vm import ModelVm
@@ -24,11 +25,9 @@ class ModelSystem(Owner):
     """A host whose kernel behaves as `profile` says. Raises `HostLacksError` without Unicorn."""
 
     def __init__(self, profile: Profile = MAINLINE) -> None:
-        import importlib.util
-
-        if importlib.util.find_spec("unicorn") is None:
+        if not unicorn_library.is_installed():
             raise HostLacksError(
-                "run a guest on the model", "Unicorn is not installed", "pip install unicorn"
+                "run a guest on the model", "Unicorn is not installed", unicorn_library.REMEDY
             )
         self._profile = profile
         self._mapped = Mapped()

@@ -90,7 +90,12 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "uc_context_size": (c_size_t, (c_void_p,)),
 }
 
-_REMEDY = "install it (pip install 'unicorn>=2.1.4,<3')"
+REMEDY = "pip install 'unicorn>=2.1.4,<3'"
+
+
+def is_installed() -> bool:
+    """The package is there: pyvmm works without it, but for the model."""
+    return importlib.util.find_spec("unicorn") is not None
 
 
 def _path() -> Path:
@@ -102,7 +107,7 @@ def _path() -> Path:
             path = Path(place) / "lib" / name
             if path.exists():
                 return path
-    raise HostLacksError("run a guest without KVM", "Unicorn is not installed", _REMEDY)
+    raise HostLacksError("run a guest without KVM", "Unicorn is not installed", REMEDY)
 
 
 @cache
@@ -116,7 +121,7 @@ def library() -> ctypes.CDLL:
             function.restype = result
             function.argtypes = arguments
     except (OSError, AttributeError) as error:
-        raise HostLacksError("run a guest without KVM", f"{path}: {error}", _REMEDY) from error
+        raise HostLacksError("run a guest without KVM", f"{path}: {error}", REMEDY) from error
     return loaded
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TAG = "SPDX-License-Identifier: MIT"
 BUILT = {"build", "dist", "cache", "__pycache__"}
 """Folders of what is built, not written; beside them those whose name begins with a dot."""
