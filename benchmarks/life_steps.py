@@ -18,6 +18,7 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.hosts import open_host
+from pyvmm.machine.pc_devices import Wiring
 from pyvmm.machine.ram import GuestRam
 from pyvmm.memory.layout import MemoryLayout
 
@@ -80,11 +81,8 @@ def _live(clock: _Clock) -> None:
             ram.write(placement.gpa, placement.data)
         clock.done("image into RAM")
         board = Board(
-            console=ConsolePort(),
-            memory=config.memory,
-            end=lambda _: None,
-            reset=lambda: None,
-            set_irq_line=None,
+            ConsolePort(),
+            Wiring(memory=config.memory, end=lambda _: None, reset=lambda: None),
         )
         board.attach_fast_path(vm.posted)
         clock.done("devices")

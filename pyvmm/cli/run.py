@@ -14,6 +14,7 @@ import trio
 from pyvmm import bundled_guests
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
+from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
 from pyvmm.cli.output_paths import (
@@ -111,6 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reboot", choices=[policy.value for policy in RebootPolicy], default="end",
         help="a reset by the guest: ends the run, with 84; or the guest boots again",
     )  # fmt: skip
+    add_device_argument(parser)
     add_qmp_argument(parser)
     add_core_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
@@ -203,6 +205,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         private=_private(options),
         dump_guest_core=options.dump_guest_core == "on",
         reboot=RebootPolicy(options.reboot),
+        devices=device_choice(options.device),
     )
 
 

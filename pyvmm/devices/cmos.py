@@ -5,16 +5,18 @@ Sources: Motorola MC146818 datasheet for the clock (bytes 0x00 to 0x0d); for the
 QEMU (hw/i386/pc.c, ``pc_cmos_init``) writes and SeaBIOS reads.
 
 The clock is the host's: a guest can read but not set it, and updates are never in progress. Setting
-register B's SET bit holds the time that it reads. No alarm, and no interrupt of any kind.
+register B's SET bit holds the time that it reads. Alarm, periodic and update events are in register
+C (`pyvmm.devices.rtc_flags`), and interrupt where somebody can be interrupted.
 """
 
 from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
+from pyvmm.devices.rtc_flags import AlarmTime, RtcFlags
 from pyvmm.memory.layout import HOLE_START, MIB
 
 SIZE: Final = 128
@@ -25,8 +27,12 @@ class CmosByte(enum.IntEnum):
     """What is where in it. Numbers of more than a byte are little endian."""
 
     SECONDS = 0x00
+    ALARM_SECONDS = 0x01
+    """0xc0 and above: any second. So with minutes and hours."""
     MINUTES = 0x02
+    ALARM_MINUTES = 0x03
     HOURS = 0x04
+    ALARM_HOURS = 0x05
     DAY_OF_WEEK = 0x06
     """1 is Sunday."""
     DAY = 0x07
@@ -60,6 +66,16 @@ _B_24_HOURS: Final = 1 << 1
 _D_VALID: Final = 0x80
 _PM: Final = 0x80
 _NMI_DISABLE: Final = 0x80
+_ANY: Final = 0xC0
+_CONFIGURING: Final = frozenset(
+    {
+        CmosByte.ALARM_SECONDS,
+        CmosByte.ALARM_MINUTES,
+        CmosByte.ALARM_HOURS,
+        CmosByte.REGISTER_A,
+        CmosByte.REGISTER_B,
+    }
+)
 
 _BASE_KIB: Final = 640
 _UNIT: Final = 64 * 1024
@@ -84,11 +100,20 @@ class Cmos:
     """Two single-byte ports: the index at offset 0, the byte it selects at offset 1.
 
     `now` gives the time that the clock shows (UTC, by custom). `memory_size` is all of the guest's
-    RAM in bytes, laid out as `pyvmm.memory.layout` does.
+    RAM in bytes, laid out as `pyvmm.memory.layout` does. `set_line` is the interrupt line; None:
+    there is nobody to interrupt. `on_change` is called when `next_due` may have changed.
     """
 
-    def __init__(self, now: Callable[[], datetime.datetime], memory_size: int) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime.datetime],
+        memory_size: int,
+        set_line: Callable[[bool], None] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._now = now
+        self._flags = RtcFlags(now, set_line)
+        self._on_change = on_change
         self._held: datetime.datetime | None = None
         self._index = 0
         self._bytes = bytearray(SIZE)
@@ -96,12 +121,22 @@ class Cmos:
         self._bytes[CmosByte.REGISTER_B] = _B_24_HOURS
         self._bytes[CmosByte.REGISTER_D] = _D_VALID
         self._put_memory_size(memory_size)
+        self._configure()
+
+    def poll(self) -> float | None:
+        """Interrupt if that is due; in how many seconds to come again, None: after a change."""
+        self._flags.poll()
+        return self._flags.next_due()
 
     def read(self, offset: int, size: int) -> int:
         """The selected byte; the index itself cannot be read and gives 0xff."""
         del size
         if offset == 0:
             return 0xFF
+        if self._index == CmosByte.REGISTER_C:
+            flags = self._flags.take()
+            self._on_change()
+            return flags
         clock = self._clock_byte(self._index)
         return self._bytes[self._index] if clock is None else clock
 
@@ -122,6 +157,29 @@ class Cmos:
             self._bytes[index] = value
         elif index not in _READ_ONLY:
             self._bytes[index] = value
+        if offset and index in _CONFIGURING:
+            self._configure()
+            self._on_change()
+
+    def _configure(self) -> None:
+        """Tell the events what the registers say."""
+        alarm = AlarmTime(
+            self._matching(CmosByte.ALARM_HOURS, range(24), self._hours),
+            self._matching(CmosByte.ALARM_MINUTES, range(60), self._digits),
+            self._matching(CmosByte.ALARM_SECONDS, range(60), self._digits),
+        )
+        b = self._bytes[CmosByte.REGISTER_B]
+        a = self._bytes[CmosByte.REGISTER_A]
+        self._flags.configure(a, b, alarm, stands=bool(b & _B_SET))
+
+    def _matching(
+        self, at: CmosByte, numbers: range, shown: Callable[[int], int]
+    ) -> Collection[int]:
+        """Which `numbers` are `shown` as the alarm's byte `at` has it."""
+        wanted = self._bytes[at]
+        if wanted >= _ANY:
+            return numbers
+        return [number for number in numbers if shown(number) == wanted]
 
     def _clock_byte(self, index: int) -> int | None:
         """The byte as the clock shows it, None if it is none of the clock's."""

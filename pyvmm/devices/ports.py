@@ -16,8 +16,16 @@ from typing import Final
 PORT_SPACE_SIZE: Final = 0x1_0000
 """The x86 port space: 16-bit addresses (SDM volume 1, 19.3)."""
 
+PIT: Final = 0x40
+"""8254 interval timer; ours only where the host has none, that is without interrupt controllers."""
+
+PIT_LENGTH: Final = 4
+
 KEYBOARD_DATA: Final = 0x60
-"""Keyboard controller, data. Its neighbour 0x61 is the timer's speaker gate, not ours."""
+"""Keyboard controller, data."""
+
+PORT_B: Final = 0x61
+"""The timer's third counter: speaker and gate. Ours where `PIT` is."""
 
 KEYBOARD_COMMAND: Final = 0x64
 """Keyboard controller, command and status: Linux's first way to reset a PC (0xfe)."""
@@ -31,11 +39,33 @@ CMOS_DATA: Final = 0x71
 CMOS_LENGTH: Final = 2
 """`CMOS_INDEX` and `CMOS_DATA` together."""
 
+CMOS_IRQ: Final = 8
+"""Interrupt line of the real-time clock."""
+
 FAST_RESET: Final = 0x92
 """PS/2 system control port A: fast A20 gate and fast reset."""
 
 DEBUG_CONSOLE: Final = 0xE9
 """Bochs' and QEMU's debug console: a byte written is a byte shown."""
+
+TEST_BANK: Final = 0xE0
+"""pc-testdev's four bytes, in accesses of up to 4 bytes."""
+
+TEST_FLUSH: Final = 0xE4
+"""Where pc-testdev is told a page to flush."""
+
+TEST_BYTE_BANK: Final = 0xE8
+"""pc-testdev's four bytes again, byte by byte. Its second port is `DEBUG_CONSOLE`, which stays that
+unless pc-testdev is asked for."""
+
+TEST_LENGTH: Final = 4
+"""Of each of these three."""
+
+TEST_LINES: Final = 0x2000
+"""pc-testdev's interrupt lines, a port each."""
+
+TEST_WINDOW_GPA: Final = 0xFF00_0000
+"""pc-testdev's window, in the MMIO hole: a GPA, not a port."""
 
 EXIT: Final = 0xF4
 """Where a guest ends its run with a status; QEMU's ``isa-debug-exit`` is put here by custom."""
@@ -45,6 +75,11 @@ EXIT_LENGTH: Final = 4
 
 EXIT_WIDTH: Final = 4
 """Widest access of the exit port, in bytes."""
+
+DEBUG_EXIT: Final = 0x501
+"""Where QEMU puts ``isa-debug-exit`` unless it is told otherwise."""
+
+DEBUG_EXIT_LENGTH: Final = 2
 
 COM1: Final = 0x3F8
 """First serial port: the console."""
@@ -71,6 +106,11 @@ FW_CFG_DMA: Final = 0x514
 FW_CFG_DMA_LENGTH: Final = 8
 FW_CFG_DMA_WIDTH: Final = 4
 """Widest access, in bytes; no processor has wider ports."""
+
+PM_TIMER: Final = 0x608
+"""ACPI PM timer, where SeaBIOS puts it on QEMU's pc."""
+
+PM_TIMER_LENGTH: Final = 4
 
 LAUNCH: Final = 0x5F0
 """Where the firmware says that a private launch is complete; a number that nobody else uses."""

@@ -359,7 +359,7 @@ class Vm(Owned, Protocol):
         ...
 
     def create_pit(self) -> None:
-        """In-kernel 8254; after `create_irqchip`."""
+        """In-kernel 8254, and port 0x61 with its third counter; after `create_irqchip`."""
         ...
 
     def set_irq_line(self, gsi: int, level: bool) -> None:

@@ -26,6 +26,7 @@ from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
+from pyvmm.machine.pc_devices import Wiring
 from pyvmm.machine.ram import GuestRam
 from pyvmm.memory.backing import MAP_GPA_RANGE
 from pyvmm.memory.layout import MemoryLayout
@@ -113,16 +114,7 @@ class Assembly(StackOwner):
                 )
             else:
                 self._load()
-            self.board = Board(
-                console=console,
-                memory=config.memory,
-                end=control.end,
-                reset=control.guest_reset,
-                set_irq_line=self.vm.set_irq_line if self._interrupts else None,
-                fw_cfg=self._fw_cfg_items,
-                dma=GuestDma(self.memory),
-                launched=None if self.launch is None else self.launch.complete,
-            )
+            self.board = Board(console, self._wiring(control))
             self.board.attach_fast_path(self.vm.posted)
             self.own(stack)
 
@@ -135,6 +127,20 @@ class Assembly(StackOwner):
     def remarks(self) -> tuple[str, ...]:
         """What is not as the image would have it (`BootPlan`)."""
         return self._plan.remarks
+
+    def _wiring(self, control: RunControl) -> Wiring:
+        """How the devices reach this machine."""
+        return Wiring(
+            memory=self._config.memory,
+            end=control.end,
+            reset=control.guest_reset,
+            set_irq_line=self.vm.set_irq_line if self._interrupts else None,
+            fw_cfg=self._fw_cfg_items,
+            dma=GuestDma(self.memory),
+            launched=None if self.launch is None else self.launch.complete,
+            clock_changed=control.clock_changed,
+            choice=self._config.devices,
+        )
 
     def _fw_cfg_items(self) -> Mapping[int, Item]:
         from pyvmm.machine.fw_cfg_items import machine_items  # Most guests do not ask.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.errors import UsageError
+from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.memory.layout import MIB, PAGE_SIZE, WINDOW_MAX, MemoryLayout
 
 MAX_CPUS = 255
@@ -109,6 +110,7 @@ class MachineConfig:
     private: PrivateConfig | None = None
     dump_guest_core: bool = False
     reboot: RebootPolicy = RebootPolicy.END
+    devices: DeviceChoice = DeviceChoice()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         MemoryLayout.of(self.memory)

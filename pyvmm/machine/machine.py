@@ -23,6 +23,7 @@ import trio
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.background import pump_posted, serve_clock
 from pyvmm.machine.config import MachineConfig, RebootPolicy
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
@@ -46,8 +47,6 @@ from pyvmm.machine.result import make_result
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
 from pyvmm.machine.vcpu_threads import VcpuThreads, allow_by_policy
 
-POSTED_PAUSE = 0.002
-"""Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
 FLUSH_GRACE = 0.05
 """Seconds that a reader gets to take the last output of a guest that was stopped."""
 
@@ -316,8 +315,10 @@ class Machine:
         vcpus = self._vcpus
         console_done = trio.Event()
         console_scope = trio.CancelScope()
-        nursery.start_soon(self._pump_posted)
+        nursery.start_soon(pump_posted, self._control, self._assembly, self._console)
         nursery.start_soon(serve_resets, self, self._control, self._assembly)
+        if self._assembly.has_interrupts:
+            nursery.start_soon(serve_clock, self._control, self._assembly.board)
         if self._attach is None:
             console_done.set()
         else:
@@ -357,20 +358,6 @@ class Machine:
             self._control.fail(failure)
         finally:
             self._finished.set()
-
-    async def _pump_posted(self) -> None:
-        """Hand over what the host's fast path took, soon after it did."""
-        posted = self._assembly.vm.posted
-        board = self._assembly.board
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(posted.fileno())
-                # A full console leaves it in the ring: when that is full too, the guest waits.
-                await self._console.room()
-                board.drain_posted()
-                await trio.sleep(POSTED_PAUSE)
-        except Exception as failure:  # noqa: BLE001 - told by `wait`
-            self._control.fail(failure)
 
     async def _serve_console(
         self, attach: Attachment, scope: trio.CancelScope, done: trio.Event

@@ -14,9 +14,19 @@ from pyvmm.devices.cmos import Cmos
 from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.exit_port import ExitPort
 from pyvmm.devices.fw_cfg import FwCfg, item_of, with_directory
+from pyvmm.devices.pc_testdev import (
+    LINES,
+    BankByte,
+    InterruptLines,
+    PageFlush,
+    PortBank,
+    Window,
+)
 from pyvmm.devices.pvpanic import Pvpanic
 from pyvmm.devices.reset import add_resets
+from pyvmm.devices.timers import PitPorts, PmTimer, PortB
 from pyvmm.devices.uart import Uart16550
+from pyvmm.hosts.pit import Pit
 
 from .guest_bytes import Memory
 
@@ -33,6 +43,17 @@ def whole_bus() -> Bus:
     bus.add(ports.EXIT, ports.EXIT_LENGTH, exit_port, "exit", width=ports.EXIT_WIDTH)
     bus.add(ports.COM1, ports.COM1_LENGTH, Uart16550(sink.extend), "COM1")
     bus.add(ports.PVPANIC, 1, Pvpanic(seen.append), "pvpanic")
+    bus.add(ports.TEST_BANK, ports.TEST_LENGTH, PortBank(bytearray(4)), "bank", width=4)
+    bus.add(ports.TEST_FLUSH, ports.TEST_LENGTH, PageFlush(), "flush", width=4)
+    bus.add(ports.TEST_BYTE_BANK, 1, BankByte(bytearray(4), 3), "byte")
+    lines = InterruptLines(lambda gsi, level: seen.append((gsi, level)))
+    bus.add(ports.TEST_LINES, LINES, lines, "lines")
+    bus.add(0x8000, 16, Window(), "window, as if it were ports", width=8)
+    pit = Pit()
+    bus.add(ports.PIT, ports.PIT_LENGTH, PitPorts(pit, lambda: 12.5), "8254")
+    bus.add(ports.PORT_B, 1, PortB(pit, lambda: 12.5), "port B")
+    timer = PmTimer(lambda: 12.5)
+    bus.add(ports.PM_TIMER, ports.PM_TIMER_LENGTH, timer, "PM timer", width=4)
     fw_cfg = FwCfg(lambda: with_directory({0: item_of(b"QEMU")}, {"f": b"12"}), Memory(64))
     bus.add(ports.FW_CFG, ports.FW_CFG_LENGTH, fw_cfg.registers, "fw_cfg", width=2)
     bus.add(ports.FW_CFG_DMA, ports.FW_CFG_DMA_LENGTH, fw_cfg.dma, "fw_cfg DMA", width=4)

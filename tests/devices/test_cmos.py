@@ -122,9 +122,10 @@ def test_the_clock_cannot_be_set() -> None:
 
 
 def test_set_holds_the_time() -> None:
-    times = iter([WHEN, WHEN + datetime.timedelta(seconds=5)])
-    device = Cmos(lambda: next(times), 64 * MIB)
+    times = [WHEN]
+    device = Cmos(lambda: times[-1], 64 * MIB)
     put(device, 0x0B, 0x82)
+    times.append(WHEN + datetime.timedelta(seconds=5))
     put(device, 0x0B, 0x86)
     assert get(device, 0x00) == 59
     put(device, 0x0B, 0x06)

@@ -81,7 +81,7 @@ class VmInterrupts(FdOwner):
         """In-kernel PIC, I/O APIC and local APICs; before the first vCPU (api.rst 4.24)."""
         call(ioctls.CREATE_IRQCHIP, self.fd)
 
-    def create_pit(self, *, speaker: bool = False) -> None:
+    def create_pit(self, *, speaker: bool = True) -> None:
         """In-kernel 8254; after `create_irqchip` (KVM_CREATE_PIT2, api.rst 4.71).
 
         `speaker`: port 0x61 is answered by the kernel as well, as a stub.

@@ -339,7 +339,7 @@ class Vm(VmInterrupts):
         super().create_irqchip()
         self._has_irqchip = True
 
-    def create_pit(self, *, speaker: bool = False) -> None:
+    def create_pit(self, *, speaker: bool = True) -> None:
         """In-kernel 8254, as `VmInterrupts.create_pit` says."""
         super().create_pit(speaker=speaker)
         self._has_pit = True

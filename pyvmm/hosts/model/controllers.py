@@ -11,10 +11,11 @@ import threading
 import time
 
 from pyvmm.hosts.model.pic import Pic
-from pyvmm.hosts.model.pit import Pit
+from pyvmm.hosts.pit import Pit
 
 _PIC_PORTS = {0x20: (0, 0), 0x21: (0, 1), 0xA0: (1, 0), 0xA1: (1, 1)}
 _TRIGGER_PORTS = {0x4D0: 0, 0x4D1: 1}
+_PORT_B = 0x61
 _TIMER_LINE = 0
 _CASCADE = 2
 
@@ -28,7 +29,7 @@ class ModelControllers:
         self._pit: Pit | None = None
 
     def create_pit(self) -> None:
-        """Add the timer, on line 0."""
+        """Add the timer, on line 0, and port 0x61."""
         with self._changed:
             self._pit = Pit()
 
@@ -77,6 +78,8 @@ class ModelControllers:
                 return self._pics[_TRIGGER_PORTS[port]].level_triggered
             if self._pit is not None and 0x40 <= port <= 0x43:
                 return self._pit.read(port - 0x40, time.monotonic())
+            if self._pit is not None and port == _PORT_B:
+                return self._pit.read_port_b(time.monotonic())
             return None
 
     def port_write(self, port: int, size: int, value: int) -> bool:
@@ -92,6 +95,8 @@ class ModelControllers:
                 self._pics[_TRIGGER_PORTS[port]].level_triggered = value
             elif self._pit is not None and 0x40 <= port <= 0x43:
                 self._pit.write(port - 0x40, value, time.monotonic())
+            elif self._pit is not None and port == _PORT_B:
+                self._pit.write_port_b(value, time.monotonic())
             else:
                 return False
             return True

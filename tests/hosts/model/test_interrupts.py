@@ -9,8 +9,8 @@ import time
 from pyvmm.hosts import exits
 from pyvmm.hosts.model.controllers import ModelControllers
 from pyvmm.hosts.model.pic import Pic
-from pyvmm.hosts.model.pit import HZ, Pit
 from pyvmm.hosts.model.vcpu import ModelVcpu
+from pyvmm.hosts.pit import HZ, Pit
 from tests.hosts.model.small_guest import (
     INTERRUPT_GATE,
     TO_LONG_MODE,

@@ -1,34 +1,49 @@
 # SPDX-License-Identifier: MIT
 """The 8254 interval timer (Intel 8254 data sheet): three counters, the first one interrupts.
 
-Pure: the time is an argument, in seconds.
+The third one is for measuring: port 0x61 opens its gate and shows its output. Pure: the time is an
+argument, in seconds.
 """
 
 from __future__ import annotations
 
 HZ = 1_193_182
+CHANNELS = 3
+SPEAKER = 2
+"""The counter behind port 0x61."""
 _LOW, _HIGH, _BOTH = 1, 2, 3
+_REFRESH_SECONDS = 15e-6
+"""How long the bit of port 0x61 stays that toggles with each refresh of a PC's memory."""
 
 
 class _Counter:
-    def __init__(self) -> None:
+    def __init__(self, *, gate: bool) -> None:
         self.mode = 0
         self.access = _BOTH
         self.reload = 0x10000
         self.started: float | None = None
+        self.gate = gate
+        self._bcd = False
         self._low: int | None = None
         self._latched: int | None = None
+        self._status: int | None = None
         self._read_high = False
 
-    def control(self, access: int, mode: int) -> None:
-        self.access, self.mode = access, mode & 3 if mode & 2 else mode
+    def control(self, value: int) -> None:
+        mode = value >> 1 & 7
+        self.access, self.mode = value >> 4 & 3, mode & 3 if mode & 2 else mode
+        self._bcd = bool(value & 1)
         self.started = None
-        self._low = self._latched = None
+        self._low = self._latched = self._status = None
         self._read_high = False
 
     def latch(self, now: float) -> None:
         if self._latched is None:
             self._latched = self.count(now)
+
+    def latch_status(self, now: float) -> None:
+        if self._status is None:
+            self._status = self.out(now) << 7 | self.access << 4 | self.mode << 1 | self._bcd
 
     def write(self, value: int, now: float) -> None:
         if self.access == _BOTH and self._low is None:
@@ -41,20 +56,50 @@ class _Counter:
         self.reload = value or 0x10000
         self.started = now
 
+    def set_gate(self, gate: bool, now: float) -> None:
+        """A rising edge starts counting anew, but where the gate only lets count (modes 0 and 4).
+
+        Those go on counting while it is low, as KVM's and QEMU's do.
+        """
+        if gate and not self.gate and self.mode not in (0, 4) and self.started is not None:
+            self.started = now
+        self.gate = gate
+
     @property
     def periodic(self) -> bool:
         return self.mode in (2, 3)
 
+    def _passed(self, now: float) -> int:
+        return 0 if self.started is None else int((now - self.started) * HZ)
+
     def count(self, now: float) -> int:
-        if self.started is None:
-            return self.reload & 0xFFFF
-        passed = int((now - self.started) * HZ)
+        passed = self._passed(now)
         if self.periodic:
             step = 2 if self.mode == 3 else 1
             return (self.reload - passed * step % self.reload) & 0xFFFF
         return (self.reload - passed) & 0xFFFF
 
+    def out(self, now: float) -> bool:
+        """The output pin."""
+        if self.started is None:
+            return self.mode != 0
+        passed = self._passed(now)
+        match self.mode:
+            case 0:
+                return passed >= self.reload
+            case 1:
+                return passed < self.reload
+            case 2:
+                return passed % self.reload != self.reload - 1
+            case 3:
+                return passed % self.reload < (self.reload + 1) // 2
+            case _:
+                return passed != self.reload
+
     def read(self, now: float) -> int:
+        if self._status is not None:
+            status, self._status = self._status, None
+            return status
         value = self.count(now) if self._latched is None else self._latched
         if self.access == _LOW:
             self._latched = None
@@ -69,11 +114,12 @@ class _Counter:
 
 
 class Pit:
-    """Ports at offsets 0 to 3; `expire` tells when counter 0 raises its line."""
+    """Ports at offsets 0 to 3, and port 0x61; `expire` tells when counter 0 raises its line."""
 
     def __init__(self) -> None:
-        self._counters = (_Counter(), _Counter(), _Counter())
+        self._counters = tuple(_Counter(gate=number != SPEAKER) for number in range(CHANNELS))
         self._due: float | None = None
+        self._speaker_on = False
 
     @property
     def due(self) -> float | None:
@@ -97,18 +143,32 @@ class Pit:
         number, access = value >> 6, value >> 4 & 3
         if number == 3:  # read back
             for index, counter in enumerate(self._counters):
-                if value >> index + 1 & 1 and not value & 0x20:
-                    counter.latch(now)
+                if value >> index + 1 & 1:
+                    if not value & 0x20:
+                        counter.latch(now)
+                    if not value & 0x10:
+                        counter.latch_status(now)
         elif access == 0:
             self._counters[number].latch(now)
         else:
-            self._counters[number].control(access, value >> 1 & 7)
+            self._counters[number].control(value)
             if number == 0:
                 self._due = None
 
     def read(self, offset: int, now: float) -> int:
         """A counter's value; the control word reads as 0."""
         return 0 if offset == 3 else self._counters[offset].read(now)
+
+    def write_port_b(self, value: int, now: float) -> None:
+        """Port 0x61: bit 0 is counter 2's gate, bit 1 lets the speaker have its output."""
+        self._counters[SPEAKER].set_gate(bool(value & 1), now)
+        self._speaker_on = bool(value & 2)
+
+    def read_port_b(self, now: float) -> int:
+        """Port 0x61: what was written, the memory refresh in bit 4, counter 2's output in bit 5."""
+        speaker = self._counters[SPEAKER]
+        refresh = int(now / _REFRESH_SECONDS) & 1
+        return speaker.gate | self._speaker_on << 1 | refresh << 4 | speaker.out(now) << 5
 
     def expire(self, now: float) -> bool:
         """Whether the line has been raised; a tick that nobody asked for in time comes later."""

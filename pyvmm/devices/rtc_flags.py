@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""The clock's three kinds of events, and its interrupt (Motorola MC146818, registers A, B and C).
+
+Nothing has to be called in time for a guest that polls: what has happened is worked out when it
+looks. Who wires the interrupt calls `poll` when `next_due` says.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Callable, Collection
+from typing import Final
+
+_SECOND: Final = datetime.timedelta(seconds=1)
+_TIME_BASE: Final = 32768
+_DIVIDER: Final = 0x70
+_DIVIDER_RUNS: Final = 0x20
+_RATE: Final = 0x0F
+_STEPS: Final = 24 + 60 + 60
+"""Hours, minutes and seconds that may have to be skipped on the way to an alarm."""
+
+
+class Flag(enum.IntFlag):
+    """Bits of registers B (enabled) and C (happened)."""
+
+    UPDATE = 1 << 4
+    ALARM = 1 << 5
+    PERIODIC = 1 << 6
+    INTERRUPT = 1 << 7
+    """Of C: one that is enabled has happened."""
+
+
+_KINDS: Final = Flag.UPDATE | Flag.ALARM | Flag.PERIODIC
+
+
+class AlarmTime:
+    """When the alarm rings: any of the `hours`, `minutes` and `seconds` that are given."""
+
+    def __init__(
+        self, hours: Collection[int], minutes: Collection[int], seconds: Collection[int]
+    ) -> None:
+        self._hours, self._minutes, self._seconds = hours, minutes, seconds
+
+    def next(self, after: datetime.datetime) -> datetime.datetime | None:
+        """The first time that is later than `after`; None: never."""
+        if not (self._hours and self._minutes and self._seconds):
+            return None
+        time = after.replace(microsecond=0) + _SECOND
+        for _ in range(2 * _STEPS):
+            if time.hour not in self._hours:
+                time = time.replace(minute=0, second=0) + datetime.timedelta(hours=1)
+            elif time.minute not in self._minutes:
+                time = time.replace(second=0) + datetime.timedelta(minutes=1)
+            elif time.second not in self._seconds:
+                time += _SECOND
+            else:
+                return time
+        return None
+
+
+class RtcFlags:
+    """Registers A's rate, B's enables, and C. `now` is the clock's time.
+
+    `set_line` raises and lowers the interrupt line; None: there is nobody to interrupt.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], datetime.datetime],
+        set_line: Callable[[bool], None] | None,
+    ) -> None:
+        self._now = now
+        self._set_line = set_line
+        self._looked = now()
+        self._happened = Flag(0)
+        self._enabled = Flag(0)
+        self._period: datetime.timedelta | None = None
+        self._alarm: AlarmTime = AlarmTime((), (), ())
+        self._stands = False
+
+    def configure(self, a: int, b: int, alarm: AlarmTime, *, stands: bool) -> None:
+        """Go on with these registers; `stands`: there are no updates, so no alarms either."""
+        self.poll()
+        rate = a & _RATE
+        if not rate or a & _DIVIDER != _DIVIDER_RUNS:
+            self._period = None
+        else:
+            ticks = 1 << (rate + 6 if rate < 3 else rate - 1)
+            self._period = ticks * _SECOND / _TIME_BASE
+        self._enabled = Flag(b) & _KINDS
+        self._alarm = alarm
+        self._stands = stands or a & _DIVIDER != _DIVIDER_RUNS
+        self._interrupt()
+
+    def take(self) -> int:
+        """Register C, which reading clears; the line goes down."""
+        self.poll()
+        value = self._happened
+        self._happened = Flag(0)
+        if self._set_line is not None and value & Flag.INTERRUPT:
+            self._set_line(False)
+        return int(value)
+
+    def poll(self) -> None:
+        """Note down what has happened until now, and interrupt if that is wanted."""
+        now = self._now()
+        last, self._looked = self._looked, now
+        if now <= last:
+            return  # The host's clock has been set back.
+        for kind in (Flag.UPDATE, Flag.ALARM, Flag.PERIODIC):
+            if not self._happened & kind:
+                due = self._next(kind, last)
+                if due is not None and due <= now:
+                    self._happened |= kind
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._happened & self._enabled and not self._happened & Flag.INTERRUPT:
+            self._happened |= Flag.INTERRUPT
+            if self._set_line is not None:
+                self._set_line(True)
+
+    def _next(self, kind: Flag, after: datetime.datetime) -> datetime.datetime | None:
+        """When `kind` happens next."""
+        if kind is Flag.PERIODIC:
+            if self._period is None:
+                return None
+            midnight = after.replace(hour=0, minute=0, second=0, microsecond=0)
+            return midnight + ((after - midnight) // self._period + 1) * self._period
+        if self._stands:
+            return None
+        if kind is Flag.UPDATE:
+            return after.replace(microsecond=0) + _SECOND
+        return self._alarm.next(after)
+
+    def next_due(self) -> float | None:
+        """In how many seconds `poll` would interrupt; None: not unless something changes."""
+        if self._set_line is None or self._happened & Flag.INTERRUPT:
+            return None
+        kinds = (Flag.UPDATE, Flag.ALARM, Flag.PERIODIC)
+        times = [self._next(kind, self._looked) for kind in kinds if self._enabled & kind]
+        due = min((time for time in times if time is not None), default=None)
+        return None if due is None else max(0.0, (due - self._now()).total_seconds())
