@@ -18,7 +18,9 @@ export VENV
 # Compiled once, not in every run and in each of the processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests are shared out, a module as a whole, among one process per core; ARGS=-n0 is without.
-SHARED_OUT := -n auto --maxprocesses 8 --dist loadfile
+SHARED_OUT := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# LAB=no: without the lab, whether there is a kernel for it or not.
+export PYVMM_TEST_LAB := $(LAB)
 PYTEST := $(BIN)/pytest $(SHARED_OUT)
 
 .DEFAULT_GOAL := help
@@ -33,13 +35,20 @@ run: $(INSTALLED) guests ## set up what is needed and boot the bundled guest on 
 	@$(BIN)/pyvmm run guest.img $(ARGS)
 
 .PHONY: test
-test: $(TOOLS) guests ## set up what is needed and run every test (ARGS=... for pytest)
+test: $(TOOLS) guests ## set up what is needed, the lab's kernel included, and run every test (ARGS=... for pytest; LAB=no)
 	@./setup-system test
+ifneq ($(LAB),no)
+	@$(BIN)/pyvmm lab build || echo "no lab kernel: the tests of private memory on KVM are left out"
+endif
 	$(PYTEST) $(ARGS)
+
+.PHONY: check
+check: $(TOOLS) guests ## a look into everything, QEMU and the lab where they are: under 3 minutes
+	$(PYTEST) -q --hypothesis-profile=check --selection=check $(ARGS)
 
 .PHONY: quick
 quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
-	$(PYTEST) -q --hypothesis-profile=quick -m "not slow and not qemu and not lab" $(ARGS)
+	$(PYTEST) -q --hypothesis-profile=quick --selection=quick $(ARGS)
 
 .PHONY: lint
 lint: $(TOOLS) warnings ## ruff, mypy, and the C compiler's warnings as errors

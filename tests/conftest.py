@@ -13,11 +13,14 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
+from tests.selection import Selection, starts_early
+
 # A busy machine is no finding: tests never depend on wall time.
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
-# `make quick` chooses this one with --hypothesis-profile.
+# `make quick` and `make check` choose these with --hypothesis-profile.
 settings.register_profile("quick", deadline=None, max_examples=15)
+settings.register_profile("check", deadline=None, max_examples=40)
 
 REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
 """Hosts that must be there (CI sets it): their tests fail instead of being skipped."""
@@ -36,7 +39,15 @@ def _missing(mark: str) -> str | None:
     return None
 
 
+LAB_WANTED = os.environ.get("PYVMM_TEST_LAB") != "no"
+"""Whether the lab may be used at all (`make test LAB=no` says so)."""
+NO_LAB = "no lab: "
+"""Begins the reason of a test that is skipped for that."""
+
+
 def _missing_lab_kernel() -> str | None:
+    if not LAB_WANTED:
+        return "LAB=no"
     from pyvmm.errors import PyvmmError
     from pyvmm.lab.settings import find_kernel
 
@@ -87,7 +98,46 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             continue
         if mark in REQUIRED:
             pytest.fail(f"{mark} is required here, but {reason}")
-        pytest.skip(reason)
+        pytest.skip(NO_LAB + reason if mark == "lab" else reason)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--selection",
+        choices=[each.value for each in Selection],
+        default=Selection.ALL.value,
+        help="which of the tests (tests/selection.py)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what the selection has; where tests are shared out, what takes longest begins."""
+    selection = Selection(config.getoption("--selection"))
+    left = [item for item in items if not selection.has(item)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if selection.has(item)]
+    if hasattr(config, "workerinput"):
+        items.sort(key=starts_early)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """Say in one line, the last but pytest's own, what a run without a lab has not tested."""
+    yield
+    reasons = [
+        str(report.longrepr[2]).partition(NO_LAB)[2]
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple) and NO_LAB in str(report.longrepr[2])
+    ]
+    if reasons:
+        terminalreporter.write_line(
+            f"not tested, for want of a lab: private memory on KVM, {len(reasons)} tests "
+            f"({reasons[0]})"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

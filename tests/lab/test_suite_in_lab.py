@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.conftest import environment
-from tests.lab.places import LabAtHand, Outcome
+from tests.lab.places import LabAtHand
 
 SUITES = {
     "tests/machine": 80,
@@ -24,39 +23,35 @@ SUITES = {
 
 The ones that take longest come first.
 """
-STUCK = 240
-"""Seconds after which a test in the lab tells where each of its threads is, and goes on."""
-OPTIONS = (
-    *("-v", "--tb=short", "-p", "no:cacheprovider", "-m", "kvm"),
-    *("-o", f"faulthandler_timeout={STUCK}"),
-    *("-W", "ignore::hypothesis.errors.HypothesisWarning"),
-)
 SEQUENCES = 100
 """Of memory operations, for each kind of VM: Python is slow in there."""
 AT_ONCE = 2
-"""Each suite has a lab of its own."""
+"""The lab has two processors."""
+PATIENCE = 2700.0
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """How a suite ended: `code` is pytest's status, negative for a signal."""
+
+    suite: str
+    code: int
+    out: str
 
 
 @pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Outcome]]]:
-    """The suites that are asked for, under way."""
-
-    def run(suite: str) -> Outcome:
-        own = LabAtHand(environment(tmp_path_factory.mktemp("lab")))
-        return own.inside(
-            [sys.executable, "-m", "pytest", *OPTIONS, suite],
-            env={"PYVMM_REQUIRE": "kvm,private", "PYVMM_DIFFERENTIAL": str(SEQUENCES)},
-            patience=900,
-        )
-
+def runs(request: pytest.FixtureRequest, lab: LabAtHand) -> dict[str, SuiteRun]:
+    """The suites that are asked for, in one lab and forked from one process."""
     asked = {item.callspec.params.get("suite") for item in _parametrized(request.session)}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            yield {suite: pool.submit(run, suite) for suite in SUITES if suite in asked}
-        finally:
-            pool.shutdown(cancel_futures=True)
+    suites = [suite for suite in SUITES if suite in asked]
+    done = lab.inside(
+        [sys.executable, "-m", "tests.lab.suites_inside", str(AT_ONCE), *suites],
+        env={"PYVMM_REQUIRE": "kvm,private", "PYVMM_DIFFERENTIAL": str(SEQUENCES)},
+        patience=PATIENCE,
+    )
+    assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
+    found = [SuiteRun(**json.loads(line)) for line in done.out.splitlines()]
+    return {run.suite: run for run in found}
 
 
 def _parametrized(session: pytest.Session) -> list[pytest.Function]:
@@ -70,11 +65,11 @@ def _parametrized(session: pytest.Session) -> list[pytest.Function]:
 @pytest.mark.lab
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
-def test_the_kvm_tests_pass_in_the_lab(runs: dict[str, Future[Outcome]], suite: str) -> None:
+def test_the_kvm_tests_pass_in_the_lab(runs: dict[str, SuiteRun], suite: str) -> None:
     # Its own KVM, its own processor: what these tests claim of KVM must not be this host's habits.
-    done = runs[suite].result()
-    last = done.out.decode().splitlines()[-1] if done.out else ""
-    print(done.out.decode()[-20000:], done.err.decode())  # Shown where this fails.
-    assert done.code == 0
+    run = runs[suite]
+    last = run.out.splitlines()[-1] if run.out else ""
+    print(run.out[-20000:])  # Shown where this fails.
+    assert run.code == 0
     assert "failed" not in last
     assert int(last.split(" passed")[0].split()[-1]) >= SUITES[suite]

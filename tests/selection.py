@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""Which tests `make quick`, `make check` and `make test` run, and what is started first.
+
+`make quick` has what is not marked `slow`, and needs neither QEMU nor a lab. `make check` has all
+but what stands here: tests that take long, beside which others in their room look into the same.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import pytest
+
+LONG = (
+    # Minutes of a lab: tests/lab has others that use it.
+    "tests/lab/test_suite_in_lab.py",
+    "tests/lab/test_compare_in_lab.py",
+    "tests/lab/test_life_of_a_lab.py",
+    "tests/compare/test_guests_in_lab.py::test_it_behaves_alike",
+    "tests/benchmarks/test_smoke.py",
+    # Larger universes, more machines, more memory, more of the same.
+    "tests/lifetime/test_explorer.py::test_what_holds_in_larger_universes",
+    "tests/lifetime/test_races.py::test_three_operations_at_a_time_do_no_harm",
+    "tests/lifetime/test_tour.py::test_the_sequences_take_every_transition_of_the_explorers_graph",
+    "tests/guest/test_images_in_qemu.py::test_memtest_above_4_gib",
+    "tests/guest/test_images_in_qemu.py::test_memtest_with_pages_of_1_gib",
+    "tests/guest/test_images.py::test_out_gets_images_and_nothing_else",
+    "tests/machine/test_machine.py::test_500_runs_leave_as_much_as_one",
+    "tests/differential/test_against_kvm.py::test_the_model_answers_as_kvm_does",
+    "tests/compare/test_command.py::test_an_interruption_leaves_nothing_behind",
+    "tests/cli/test_bad_input.py::test_refused_as_a_process",
+)
+"""Beginnings of node ids."""
+
+
+class Selection(Enum):
+    """How much is run."""
+
+    QUICK = "quick"
+    CHECK = "check"
+    ALL = "all"
+
+    def has(self, item: pytest.Item) -> bool:
+        """Whether `item` is run."""
+        match self:
+            case Selection.QUICK:
+                return not any(map(item.get_closest_marker, ("slow", "qemu", "lab")))
+            case Selection.CHECK:
+                return not item.nodeid.startswith(LONG)
+            case Selection.ALL:
+                return True
+
+
+def starts_early(item: pytest.Item) -> int:
+    """A key to sort by: the one file that takes longest, then others that use a lab, then all."""
+    if item.nodeid.startswith(LONG[0]):
+        return 0
+    return 1 if "tests/lab/" in item.nodeid or "_in_lab" in item.nodeid else 2
