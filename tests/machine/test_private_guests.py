@@ -258,9 +258,11 @@ def pages_beginning_with(start: bytes) -> Iterator[str]:
             with suppress(OSError, ValueError):  # What cannot be read, nobody reads.
                 memory.seek(first)
                 data = memory.read(last - first)
-                for at in range(0, len(data), PAGE_SIZE):
-                    if data[at : at + len(start)] == start:
+                at = data.find(start)
+                while at >= 0:
+                    if at % PAGE_SIZE == 0:
                         yield f"{first + at:#x}: {line}"
+                    at = data.find(start, at + 1)
 
 
 def test_no_road_of_the_host_leads_to_the_secret() -> None:
