@@ -2,14 +2,33 @@
 """Builds what setuptools cannot: the cffi extension, the guest images and the firmware."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.errors import PlatformError
 
 ROOT = Path(__file__).parent
+
+
+TOOLS = ("make", "ar", "strip", "objcopy")
+
+
+def _see_that_it_can_be_built() -> None:
+    """Raise `PlatformError`, a line that says what to install, rather than fail in the middle."""
+    if platform.machine() != "x86_64":
+        raise PlatformError(f"pyvmm is for x86-64; this machine is {platform.machine()}")
+    compiler = (os.environ.get("CC") or "gcc").split()[0]
+    missing = [tool for tool in (compiler, *TOOLS) if shutil.which(tool) is None]
+    if missing:
+        raise PlatformError(
+            f"building pyvmm takes {', '.join(missing)}, not found here (Debian: apt install "
+            "gcc make binutils libc6-dev python3-dev); a wheel needs none of them"
+        )
 
 
 class BuildWithGuests(build_py):
@@ -24,6 +43,7 @@ class BuildWithGuests(build_py):
         super().run()
         if self.editable_mode:
             return
+        _see_that_it_can_be_built()
         images = Path(self.build_lib).resolve() / "pyvmm" / "images"
         images.mkdir(parents=True, exist_ok=True)
         for part in ("guest", "firmware"):

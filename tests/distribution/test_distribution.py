@@ -43,23 +43,36 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
-def build(kind: str, tree: Path) -> Path:
-    """What the build backend makes of `tree`, with this environment's tools: "sdist" or "wheel"."""
+def try_to_build(kind: str, tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Have the build backend make an "sdist" or a "wheel" of `tree`, with this machine's tools."""
     program = (
         "import sys; from setuptools import build_meta;"
         f"print('made', build_meta.build_{kind}(sys.argv[1]))"
     )
-    target = tree.parent / kind
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(target)],
+    return subprocess.run(
+        [sys.executable, "-c", program, str(tree.parent / kind)],
         cwd=tree,
-        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "MAKEFLAGS": ""},
+        env={**os.environ, "MAKEFLAGS": "", **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def build(kind: str, tree: Path) -> Path:
+    """What was built: a file."""
+    done = try_to_build(kind, tree)
     assert done.returncode == 0, done.stderr
-    return target / done.stdout.split()[-1]
+    return tree.parent / kind / done.stdout.split()[-1]
+
+
+def test_a_machine_without_tools_is_told_what_to_install(tree: Path, tmp_path: Path) -> None:
+    done = try_to_build("wheel", tree, PATH=str(tmp_path), CC="cc-of-nobody -m64")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "building pyvmm takes cc-of-nobody, make, ar, strip, objcopy, not found here" in last
+    assert "apt install" in last
+    shutil.rmtree(tree / "build")
 
 
 @pytest.fixture(scope="module")
