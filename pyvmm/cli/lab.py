@@ -7,15 +7,17 @@ import argparse
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyvmm.cli.standard_error import say_to_user
 from pyvmm.cli.standard_output import print_answer
-from pyvmm.errors import ExitCode, UsageError
+from pyvmm.errors import ExitCode, HostLacksError, UsageError
 from pyvmm.visible import visible
 
 if TYPE_CHECKING:
@@ -122,14 +124,12 @@ def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
     else:
         connection = starting.start_for_one_command(wishes.settings())
     terminal = OurTerminal(flags)
-    mask = os.umask(0o022)
-    os.umask(mask)
     request = Request(
         arguments=[os.fsencode(word) for word in words],
         environment=[key + b"=" + value for key, value in os.environb.items()],
         directory=os.getcwdb(),  # noqa: PTH109 - bytes
         flags=flags,
-        mask=mask,
+        mask=_umask(),
         window=terminal.size(),
         token=token,
     )
@@ -140,6 +140,15 @@ def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
         say_to_user(f"cannot write the command's output: {session.complaint.strerror}")
     status = _status_of(ending, words[0])
     return ExitCode.SYSTEM_CALL if session.complaint is not None and not status else status
+
+
+def _umask() -> int:
+    """This process's file mode creation mask: read, not set and set back (proc(5))."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    found = re.search(r"^Umask:\s*([0-7]+)$", status, re.MULTILINE)
+    if found is None:
+        raise HostLacksError("find out the umask", "/proc/self/status does not tell it")
+    return int(found[1], 8)
 
 
 def _token(program: str) -> bytes:

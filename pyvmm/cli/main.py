@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        return int(_dispatch(arguments, ending or EndingSignals()))
+        return int(_dispatch(arguments, ending))
     except _UsageFailure as failure:
         say_to_user(str(failure))
         return ExitCode.USAGE
@@ -185,7 +185,7 @@ def _show_traceback() -> None:
     write_to_user(format_exc())
 
 
-def _dispatch(arguments: list[str], ending: EndingSignals) -> int:
+def _dispatch(arguments: list[str], ending: EndingSignals | None) -> int:
     first = arguments[0] if arguments else None
     parser = _build_parser(first if first in _COMMANDS else None)
     try:
@@ -200,11 +200,11 @@ def _dispatch(arguments: list[str], ending: EndingSignals) -> int:
     if options.command is None:
         raise _UsageFailure("no command given; see pyvmm --help")
     options.arguments = arguments
-    options.ending_signals = ending
+    options.ending_signals = ending or EndingSignals()
     if options.command == "lab":
-        ending.release()
+        options.ending_signals.release()
     call: Command = options.call
-    if not gc.isenabled():  # `process` did that; what is there now stays to the end.
+    if ending is not None:  # `process` stopped the collector; what is there now stays to the end.
         gc.freeze()
         gc.enable()
     return call(options)

@@ -108,7 +108,7 @@ class Session:
         connection = self._connection
         connection.setblocking(False)
         wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         restore = self._catch_signals()
         try:
             while self._ending is None or any(out.waiting for out in self._outputs.values()):
@@ -123,7 +123,7 @@ class Session:
         finally:
             self._terminal.close()
             restore()
-            signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(before)
             os.close(wake)
             os.close(wake_write)
 

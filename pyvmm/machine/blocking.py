@@ -10,8 +10,10 @@
         machine.send(b"root\\n")
         result = machine.wait()
 
-A `BlockingMachine` has a trio loop of its own on a thread of its own; leaving the block, by an
-exception or Ctrl-C too, ends the guest and gives everything back.
+Both have a trio loop of their own on a thread of their own, so they work within any other event
+loop (which they block) and change nothing of the calling thread or the process: no signal handler,
+no wakeup descriptor, no loop policy. Leaving the block, by an exception or Ctrl-C too, ends the
+guest and gives everything back.
 """
 
 from __future__ import annotations
@@ -53,25 +55,24 @@ def run(config: MachineConfig, given: bytes = b"", *, allow: Allow | None = None
     `allow` is `Machine`'s. Raises a `PyvmmError` where the host or pyvmm failed. What the guest
     does wrong is in the result's ending.
     """
-    collector = Collector(given)
-
-    async def whole_run() -> RunResult:
-        async with Machine(config, collector, allow=allow) as machine:
-            return await machine.wait()
-
-    return Completed(trio.run(whole_run), collector.output)
+    with BlockingMachine(config, given, allow=allow) as machine:
+        result = machine.wait()
+    return Completed(result, machine.output)
 
 
 class BlockingMachine:
     """A running guest that is steered by ordinary calls, from any thread but its own.
 
+    `given` is sent to its console at once, which then is at its end (None: `send` does that).
     `allow` is `Machine`'s.
     """
 
-    def __init__(self, config: MachineConfig, *, allow: Allow | None = None) -> None:
+    def __init__(
+        self, config: MachineConfig, given: bytes | None = None, *, allow: Allow | None = None
+    ) -> None:
         self._config = config
         self._allow = allow
-        self._collector = Collector()
+        self._collector = Collector(given)
         self._ready: Future[tuple[Machine, trio.lowlevel.TrioToken]] = Future()
         self._result: Future[RunResult] = Future()
         self._closing: trio.Event | None = None

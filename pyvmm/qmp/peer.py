@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """QEMU as a managed peer: started, spoken to over QMP, ended and reaped, whatever happens.
 
-The protocol is the qemu.qmp library's, which lives in asyncio; trio-asyncio brings it here.
+The protocol is the qemu.qmp library's, which lives in asyncio: in a loop of its own, on a thread
+beside trio (`asyncio_thread`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pyvmm.qmp.child import Child
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
+
+    from pyvmm.qmp.asyncio_thread import AsyncioThread
 
 _TAIL_LINES = 5
 _TAIL_BYTES = 8192
@@ -64,8 +67,9 @@ class QemuEvent:
 class QemuPeer:
     """A QEMU that runs and answers. Made by `open_qemu`."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, library: AsyncioThread) -> None:
         self.child = child
+        self._library = library
         self._tail = b""
         self._client: QMPClient | None = None
         self._heard_all = trio.Event()
@@ -97,14 +101,13 @@ class QemuPeer:
         Raises `QmpRefusalError` for QMP's own errors, `QemuError` where QEMU is gone or silent.
         """
         from qemu.qmp import ExecuteError, QMPError
-        from trio_asyncio import aio_as_trio
 
         attempt = f"ask QEMU to {command}"
         if self._client is None or self.child.returncode is not None:
             raise self.failure(attempt)
         try:
             with trio.fail_after(patience):
-                return await aio_as_trio(self._client.execute)(command, dict(arguments or {}))
+                return await self._library.run(self._client.execute, command, dict(arguments or {}))
         except ExecuteError as error:
             raise QmpRefusalError(attempt, str(error)) from error
         except trio.TooSlowError as error:
@@ -118,12 +121,11 @@ class QemuPeer:
     async def wait(self) -> int:
         """Wait until it has ended by itself, and all that it said is here; `Child.returncode`."""
         from qemu.qmp import Runstate
-        from trio_asyncio import aio_as_trio
 
         code = await self.child.wait()
         with trio.move_on_after(_LAST_WORDS_PATIENCE):
             if self._client is not None and self._client.runstate is Runstate.RUNNING:
-                await aio_as_trio(self._client.runstate_changed)()
+                await self._library.run(self._client.runstate_changed)
             await self._heard_all.wait()
         return code
 
@@ -157,10 +159,14 @@ class QemuPeer:
 
     async def _greet(self, end: socket.socket, patience: float) -> None:
         from qemu.qmp import QMPClient, QMPError
-        from trio_asyncio import aio_as_trio
 
         attempt = "start QEMU"
-        client = QMPClient("qemu")
+
+        async def make_client() -> QMPClient:
+            # The name is that of a logger, which others in this process must not share.
+            return QMPClient("pyvmm-peer")
+
+        client = await self._library.run(make_client)  # There: it asks which loop runs.
         client.logger.disabled = True
         ended = False
         problem: Exception | None = None
@@ -175,7 +181,7 @@ class QemuPeer:
 
                 nursery.start_soon(watch)
                 try:
-                    await aio_as_trio(client.connect)(end)
+                    await self._library.run(client.connect, end)
                 except (QMPError, EOFError, OSError) as error:
                     problem = error
                 nursery.cancel_scope.cancel()
@@ -194,7 +200,6 @@ class QemuPeer:
         if self._client is None:
             return
         from qemu.qmp import QMPError
-        from trio_asyncio import aio_as_trio
 
         with trio.CancelScope(deadline=trio.current_time() + _QUIT_PATIENCE, shield=True):
             if self.child.returncode is None:
@@ -204,7 +209,7 @@ class QemuPeer:
         with trio.CancelScope(deadline=trio.current_time() + _QUIT_PATIENCE, shield=True):
             # After `quit` the library reports the end of the connection as an error.
             with suppress(QMPError, EOFError, OSError):
-                await aio_as_trio(self._client.disconnect)()
+                await self._library.run(self._client.disconnect)
 
 
 def _mapping(data: object) -> Mapping[str, Any]:
@@ -259,11 +264,11 @@ async def _spoken_to(
     child: Child, end: socket.socket, on_output: Callable[[bytes], object], patience: float
 ) -> AsyncIterator[QemuPeer]:
     # Imported while QEMU already starts.
-    import trio_asyncio
+    from pyvmm.qmp.asyncio_thread import open_asyncio
 
-    peer = QemuPeer(child)
     try:
-        async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
+        async with open_asyncio() as library, trio.open_nursery() as nursery:
+            peer = QemuPeer(child, library)
             nursery.start_soon(peer._listen, on_output)
             try:
                 await peer._greet(end, patience)
