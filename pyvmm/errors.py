@@ -38,7 +38,7 @@ class ExitCode(enum.IntEnum):
     MEMORY_REFUSED = 82
     """A guest access that the memory policy refuses."""
     UNHANDLED_EXIT = 83
-    """KVM handed the monitor an exit that it has no answer to."""
+    """KVM handed over an exit that we have no answer to, or the guest a status above 63."""
     GUEST_RESET = 84
     """The guest reset its machine, and nobody asked for it to boot anew (``--reboot again``)."""
     TIME_LIMIT = 124

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ from pyvmm.errors import ExitCode, HostLacksError, UsageError
 from pyvmm.visible import visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyvmm.lab.session import Ending
     from pyvmm.lab.settings import LabWishes
 
@@ -181,7 +183,7 @@ def _status_of(ending: Ending, program: str) -> int:
     raise LabRefusalError(f"run {program!r} in the lab", reason)
 
 
-def run_same_command(arguments: Sequence[str], written: Sequence[str]) -> int:
+def run_same_command(arguments: Sequence[str], written: Iterable[str | Path]) -> int:
     """``pyvmm run --host lab``: the command `arguments`, with ``--host kvm``, in the lab.
 
     `written` are files that it writes: their folders are made writable there.

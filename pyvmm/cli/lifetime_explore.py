@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.progress import Progress
 from pyvmm.cli.standard_output import print_answer
-from pyvmm.cli.story_files import save, write_text
+from pyvmm.cli.story_files import check_outputs, save, write_text
 from pyvmm.errors import ExitCode, UsageError
 from pyvmm.lifetime.adapting import DESIGNS, design_named, universe_named
 from pyvmm.lifetime.designs import Design
@@ -21,11 +22,14 @@ from pyvmm.lifetime.locks import Protection
 from pyvmm.lifetime.properties import BY_NAME, Role
 from pyvmm.lifetime.races import PROTECTIONS, Races, run_races, scenarios
 from pyvmm.lifetime.story import Story
+from pyvmm.visible import visible
 
 
 def command(options: argparse.Namespace) -> int:
     """Explore and print."""
     designs = _designs(options)
+    outputs = _outputs(options)
+    check_outputs(outputs)
     if options.interleave is not None:
         return _interleave(options, designs)
     if options.drop:
@@ -48,8 +52,8 @@ def command(options: argparse.Namespace) -> int:
         stories += exploration.stories.values()
     progress.done()
     if options.save is not None:
-        paths = save(stories, Path(options.save))
-        told += ["", f"{len(paths)} stories saved in {options.save}"]
+        count = save(stories, Path(options.save), outputs)
+        told += ["", f"{count} stories saved in {visible(options.save)}"]
     _answer(options, told, {"universe": str(universe), "designs": found})
     return ExitCode.OK
 
@@ -60,12 +64,18 @@ def _designs(options: argparse.Namespace) -> list[Design]:
     return [design_named(name, options.remedy) for name in options.design or DESIGNS]
 
 
+def _outputs(options: argparse.Namespace) -> list[NamedFile]:
+    if options.json in (None, "-"):
+        return []
+    return [NamedFile("what was found", Path(options.json))]
+
+
 def _answer(options: argparse.Namespace, told: Sequence[str], found: dict[str, object]) -> None:
     if options.json == "-":
         print_answer(json.dumps(found, indent=1))
         return
-    if options.json is not None:
-        write_text(Path(options.json), json.dumps(found, indent=1) + "\n")
+    for output in _outputs(options):
+        write_text(output, json.dumps(found, indent=1) + "\n")
     print_answer("\n".join(told))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
+from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.progress import Progress
 from pyvmm.cli.standard_output import print_answer
-from pyvmm.cli.story_files import read_stories
+from pyvmm.cli.story_files import check_outputs, read_stories
 from pyvmm.errors import ExitCode, UsageError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.lifetime.adapting import universe_named
@@ -24,6 +26,7 @@ def command(options: argparse.Namespace) -> int:
         raise UsageError(f"replay {options.count} sequences", "that is none", "give 1 or more")
     if options.files and options.universe:
         raise UsageError("replay stories over a universe", "each story names its own")
+    check_outputs([], [NamedFile("a story", Path(name)) for name in options.files])
     stories = [story for name in options.files for story in read_stories(name)]
     universes = [universe_named(name) for name in options.universe or ()] or plan.UNIVERSES
     progress = Progress()

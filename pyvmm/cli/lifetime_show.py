@@ -7,8 +7,9 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.standard_output import print_answer
-from pyvmm.cli.story_files import read_stories, write_text
+from pyvmm.cli.story_files import check_outputs, read_stories, write_text
 from pyvmm.errors import ExitCode, UsageError
 from pyvmm.lifetime import drawing
 from pyvmm.lifetime.adapting import DESIGNS, adapted, design_named
@@ -25,6 +26,9 @@ def command(options: argparse.Namespace) -> int:
         width = max(map(len, BY_NAME))
         print_answer("\n".join(f"{each.name:<{width}}  {each.about}" for each in SCENARIOS))
         return ExitCode.OK
+    drawing_file = [] if options.svg is None else [NamedFile("the drawing", Path(options.svg))]
+    stories = [] if options.scenario in BY_NAME else [Path(options.scenario)]
+    check_outputs(drawing_file, [NamedFile("the story", path) for path in stories])
     operations, universe, own = _operations(options.scenario)
     names = DESIGNS if options.design == "both" else (options.design,)
     drawn = []
@@ -32,10 +36,10 @@ def command(options: argparse.Namespace) -> int:
         # A story that was found with a remedy is drawn with it.
         design = design_named(own if own.startswith(name) else name)
         drawn.append(drawing.scenes_of(adapted(operations, design, universe), design))
-    if options.svg is not None:
+    for output in drawing_file:
         from pyvmm.lifetime.svg import svg
 
-        write_text(Path(options.svg), svg(drawn))
+        write_text(output, svg(drawn))
     print_answer("\n".join(drawing.text(drawn)))
     return ExitCode.OK
 

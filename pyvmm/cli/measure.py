@@ -8,7 +8,8 @@ import json
 
 from pyvmm.boot.launch import LaunchImage, launch_image, measure
 from pyvmm.boot.loader import plan_boot
-from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
+from pyvmm.cli.output_paths import STANDARD_ERROR, STANDARD_OUTPUT, refuse_to_overwrite
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
 from pyvmm.memory.layout import PAGE_SIZE, MemoryLayout
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Print the digest."""
+    refuse_to_overwrite([STANDARD_OUTPUT, STANDARD_ERROR], guest_inputs(options))
     layout = MemoryLayout.of(options.memory)
     guest = read_guest(options)
     plan = plan_boot(guest.image, layout, guest.command_line, guest.initrd, guest.name)

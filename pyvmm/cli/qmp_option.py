@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_COMMA = re.compile(r"(?<!,),(?!,)")
-_SWITCH = {"on": True, "off": False}
+from pyvmm.cli.place_options import Switches, parse_place
+
+_KINDS: dict[str, Switches] = {"unix": {"server": (True,), "wait": (True, False)}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +21,9 @@ class QmpOption:
 
 
 def parse_qmp(text: str) -> QmpOption:
-    """Read the option, in QEMU's spelling (a comma in the path is doubled).
-
-    Raises `argparse.ArgumentTypeError`.
-    """
-    kind, _, rest = text.partition(":")
-    path, *others = _COMMA.split(rest)
-    if kind != "unix" or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} is not unix:PATH or unix:PATH,wait=on")
-    wait = False
-    for other in others:
-        name, _, value = other.partition("=")
-        if name not in ("wait", "server") or value not in _SWITCH or other == "server=off":
-            raise argparse.ArgumentTypeError(f"{other!r} is none of wait=on, wait=off, server=on")
-        if name == "wait":
-            wait = _SWITCH[value]
-    return QmpOption(Path(path.replace(",,", ",")), wait)
+    """Read the option. Raises `argparse.ArgumentTypeError`."""
+    _, path, switches = parse_place(text, _KINDS, "unix:PATH, unix:PATH,wait=on")
+    return QmpOption(path, switches.get("wait", False))
 
 
 def add_qmp_argument(parser: argparse.ArgumentParser) -> None:

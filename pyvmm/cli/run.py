@@ -13,19 +13,14 @@ import trio
 
 from pyvmm import bundled_guests
 from pyvmm.boot.launch_format import DIGEST_BYTES
+from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, add_console_argument
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
-from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
-from pyvmm.cli.output_paths import (
-    STANDARD_ERROR,
-    STANDARD_INPUT,
-    STANDARD_OUTPUT,
-    NamedFile,
-    refuse_to_overwrite,
-    write_output,
-)
+from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
+from pyvmm.cli.run_files import run_inputs, run_outputs
 from pyvmm.cli.run_terminal import RunTerminal
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, UsageError
@@ -50,18 +45,12 @@ _EPILOG = f"""\
 exit codes: 0..{GUEST_STATUS_MAX} the guest's own status; 64 usage; 65 bad image; 66 no such input;
 69 the host lacks something; 70 internal error; 71 a system call failed; 77 no permission;
 80 the guest crashed; 81 it panicked; 82 an access to memory that is refused; 83 an exit that pyvmm
-cannot answer; 84 the guest reset its machine; 124 time limit; 130 interrupted (quit over QMP: 0).
+cannot answer, or a status of the guest above {GUEST_STATUS_MAX}; 84 the guest reset its machine;
+124 time limit; 130 interrupted (quit over QMP: 0).
 The firmware of a private run ends it with 60 where the launch digest is not the expected one, with
 61 or 62 where it cannot start the guest.
 On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps.
 """
-
-
-def _console(text: str) -> str:
-    kind, _, path = text.partition(":")
-    if text in ("stdio", "none") or (kind in ("file", "unix") and path):
-        return text
-    raise argparse.ArgumentTypeError(f"{text!r} is none of stdio, none, file:PATH, unix:PATH")
 
 
 def _digest(text: str) -> bytes:
@@ -88,10 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="end the run after this long, with 124"
     )
-    parser.add_argument(
-        "--console", type=_console, default="stdio", metavar="WHERE",
-        help="stdio, none, file:PATH or unix:PATH",
-    )  # fmt: skip
+    add_console_argument(parser)
     parser.add_argument(
         "--irqchip", choices=[policy.value for policy in IrqchipPolicy], default="auto",
         help="interrupt controllers and timer; auto: when the image needs them",
@@ -124,10 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Boot, wait, report; the exit code."""
     ending: EndingSignals = options.ending_signals
+    refuse_to_overwrite(run_outputs(options), run_inputs(options))
     if options.host == "lab":
         ending.release()
         return _in_lab(options)
-    refuse_to_overwrite(_outputs(options), _inputs(options))
     config = _config(options)
     if config.dump_guest_core:
         let_guest_memory_into_cores()
@@ -151,41 +137,23 @@ def command(options: argparse.Namespace) -> int:
     return result.ending.exit_code
 
 
-def _inputs(options: argparse.Namespace) -> list[NamedFile]:
-    inputs = guest_inputs(options)
-    if options.private:
-        inputs.append(NamedFile("the firmware", bundled_guests.firmware_path()))
-    if options.console == "stdio":
-        inputs.append(STANDARD_INPUT)
-    return inputs
-
-
-def _outputs(options: argparse.Namespace) -> list[NamedFile]:
-    outputs = [STANDARD_ERROR]
-    kind, _, path = options.console.partition(":")
-    if kind == "stdio":
-        outputs.append(STANDARD_OUTPUT)
-    elif path:
-        outputs.append(NamedFile("the guest's console", Path(path)))
-    if options.qmp is not None:
-        outputs.append(NamedFile("the socket for QMP clients", options.qmp.path))
-    if options.json is not None:
-        outputs.append(NamedFile("the run's result", options.json))
-    return outputs
-
-
 def _in_lab(options: argparse.Namespace) -> int:
     from pyvmm.cli.lab import run_same_command
 
+    console: ConsoleOption = options.console
     if options.qmp is not None:
-        raise UsageError(
-            f"listen for QMP clients on {options.qmp.path} in the lab",
-            "a socket in there cannot be reached from out here",
-            "run the client in there as well, beside pyvmm run --qmp",
-        )
-    kind, _, path = options.console.partition(":")
-    written = [path] if kind == "file" else []
-    return run_same_command(options.arguments, [*written, *filter(None, [options.json])])
+        raise _unreachable(f"listen for QMP clients on {options.qmp.path}", "--qmp")
+    if console.kind is ConsoleKind.UNIX:
+        raise _unreachable(f"listen for the guest's console on {console.path}", "--console unix:")
+    return run_same_command(options.arguments, filter(None, (console.path, options.json)))
+
+
+def _unreachable(attempt: str, option: str) -> UsageError:
+    return UsageError(
+        f"{attempt} in the lab",
+        "a socket in there cannot be reached from out here",
+        f"run the client in there as well, beside pyvmm run {option}",
+    )
 
 
 def _config(options: argparse.Namespace) -> MachineConfig:
@@ -228,12 +196,12 @@ async def _run(
     options: argparse.Namespace,
     ending: EndingSignals,
 ) -> RunResult:
-    console: str = options.console
+    console: ConsoleOption = options.console
     qmp: QmpOption | None = options.qmp
     failure: Exception | None = None
     result: RunResult | None = None
     with ExitStack() as outer:
-        terminal = RunTerminal() if console == "stdio" else None
+        terminal = RunTerminal() if console.kind is ConsoleKind.STDIO else None
         attach = _attachment(console, outer, terminal)
         listener = _qmp_listener(qmp, outer)
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
@@ -261,21 +229,22 @@ async def _run(
     return result
 
 
-def _attachment(console: str, stack: ExitStack, terminal: RunTerminal | None) -> Attachment:
+def _attachment(
+    console: ConsoleOption, stack: ExitStack, terminal: RunTerminal | None
+) -> Attachment:
     from pyvmm.machine.console import attach
 
     if terminal is not None:
         if not terminal.is_ours:
             return attach.Stdio()
         return attach.Stdio(keys=terminal.keys, may_read=terminal.wait_for_foreground)
-    kind, _, path = console.partition(":")
-    if kind == "none":
+    if console.path is None:
         return attach.discard
-    if kind == "unix":
-        listening = attach.ToUnixSocket(Path(path))
+    if console.kind is ConsoleKind.UNIX:
+        listening = attach.ToUnixSocket(console.path)
         stack.callback(listening.close)
         return listening
-    target = attach.ToFile(Path(path))
+    target = attach.ToFile(console.path, append=console.append)
     stack.callback(target.close)
     return target
 

@@ -4,11 +4,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.cli.output_paths import (
+    STANDARD_ERROR,
+    STANDARD_OUTPUT,
+    NamedFile,
+    refuse_to_overwrite,
+    write_output,
+)
+from pyvmm.errors import UsageError
 from pyvmm.lifetime.adapting import check_story
 from pyvmm.lifetime.story import Story
+from pyvmm.machine.console.output_file import OutputFile, open_error
 from pyvmm.machine.image_file import read_input
 
 LIMIT = 4 << 20
@@ -34,31 +43,42 @@ def read_stories(name: str) -> list[Story]:
     return stories
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file. Raises `SystemCallError`."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SystemCallError(
-            f"write {str(path)!r}", error.errno or 0, error.strerror or str(error)
-        ) from error
+def check_outputs(outputs: Sequence[NamedFile], inputs: Sequence[NamedFile] = ()) -> None:
+    """See, before the work begins, that files can be written and spoil none that are read.
+
+    Nothing is changed or left behind. Raises what `refuse_to_overwrite` and `OutputFile` raise.
+    """
+    refuse_to_overwrite([STANDARD_OUTPUT, STANDARD_ERROR, *outputs], inputs)
+    for output in outputs:
+        if isinstance(output.place, Path):
+            with OutputFile(output.place, f"write {output.role} to {output.place}"):
+                pass
 
 
-def save(stories: list[Story], folder: Path) -> list[Path]:
-    """A file for each story, named after design and property; the folder is made if need be.
+def write_text(output: NamedFile, text: str) -> None:
+    """Write a file, whose place is a path. Raises `SystemCallError`."""
+    assert isinstance(output.place, Path)
+    attempt = f"write {output.role} to {output.place}"
+    with OutputFile(output.place, attempt) as file:
+        write_output(file, text, attempt)
 
-    Raises `SystemCallError`.
+
+def save(stories: list[Story], folder: Path, others: Sequence[NamedFile] = ()) -> int:
+    """Write a file for each story, named after design and property; how many there are.
+
+    The folder is made if need be. None of the files is one of `others`. Raises `SystemCallError`
+    or `UsageError`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SystemCallError(
-            f"make the folder {str(folder)!r}", error.errno or 0, error.strerror or str(error)
-        ) from error
-    paths = []
+        raise open_error(f"make the folder {folder}", error) from error
+    texts = {}
     for story in stories:
         name = f"{story.design}-{story.universe.name}-{story.about}.json"
         path = folder / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)
-        write_text(path, json.dumps(story.to_json(), indent=1) + "\n")
-        paths.append(path)
-    return paths
+        texts[NamedFile("a story", path)] = json.dumps(story.to_json(), indent=1) + "\n"
+    refuse_to_overwrite([*others, *texts], [])
+    for file, text in texts.items():
+        write_text(file, text)
+    return len(texts)

@@ -112,7 +112,8 @@ def ending_of_status(value: int) -> Ending:
     if value > GUEST_STATUS_MAX:
         return Ending(
             EndingKind.BAD_STATUS,
-            f"the guest wrote {value} to its exit port, which takes 0..{GUEST_STATUS_MAX}",
+            f"the guest wrote {value} to its exit port, which takes 0..{GUEST_STATUS_MAX}: "
+            "larger statuses mean something else",
         )
     return Ending(EndingKind.EXITED, f"the guest ended with status {value}", value)
 

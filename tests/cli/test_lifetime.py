@@ -152,9 +152,9 @@ def test_show_lists_draws_and_writes_a_picture(tmp_path: Path, saved: Path) -> N
         assert "1. parent: create" in text(lifetime("show", file))
 
 
-def test_a_picture_that_cannot_be_written_is_71(tmp_path: Path) -> None:
+def test_a_picture_in_no_folder_is_64(tmp_path: Path) -> None:
     done = lifetime("show", "exit", "--svg", tmp_path / "no" / "a.svg")
-    assert done.code == 71
+    assert done.code == 64
     assert len(done.lines) == 1
 
 

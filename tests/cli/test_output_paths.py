@@ -159,3 +159,45 @@ def test_text_that_is_none_is_escaped(folder: Path) -> None:
     with OutputFile(Path("other"), "write") as file:
         write_output(file, "a\udcffb\n", "write")
     assert Path("other").read_bytes() == b"a\\udcffb\n"
+
+
+def saved_story(folder: Path) -> Path:
+    """The only story of a small universe, saved by ``explore``."""
+    options = ["--universe", "small", "--design", "memslot-pins-file", "--save", str(folder)]
+    assert main(["lifetime", "explore", *options]) == 0
+    return min(folder.iterdir())
+
+
+def test_what_lifetime_reads_and_writes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    story = saved_story(folder / "stories")
+    before = story.read_bytes()
+    Path("link").symlink_to(story)
+    assert main(["lifetime", "show", str(story), "--svg", "link"]) == 64
+    assert "cannot write the drawing to link: it is the story" in capfd.readouterr().err
+    explore = ["lifetime", "explore", "--universe", "small", "--design", "memslot-pins-file"]
+    assert main([*explore, "--save", "stories", "--json", "link"]) == 64
+    assert "what was found goes there, too" in capfd.readouterr().err
+    assert main([*explore, "--json", "no/where"]) == 64
+    assert main(["lifetime", "show", "no-such.json", "--svg", "drawing"]) == 66
+    assert not Path("drawing").exists()
+    assert story.read_bytes() == before
+    assert main(["lifetime", "show", str(story), "--svg", "drawing"]) == 0
+    assert "<svg" in Path("drawing").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "image"], ["measure", "image"], ["run", "image", "--host", "lab"]]
+)
+def test_standard_output_is_an_output(
+    arguments: list[str], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = os.dup(1)
+    try:
+        with open("image", "ab") as file:
+            os.dup2(file.fileno(), 1)
+            code = main(arguments)
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    assert (code, Path("image").read_bytes()) == (64, flat.exiting(3))
+    assert capfd.readouterr().err.endswith("it is the image, image; send it elsewhere\n")

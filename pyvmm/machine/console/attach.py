@@ -103,11 +103,14 @@ class Stdio:
 
 
 class ToFile:
-    """``--console file:PATH``: output to a file, made anew; the input is at its end."""
+    """``--console file:PATH``: output to a file, made anew; the input is at its end.
 
-    def __init__(self, path: Path) -> None:
+    With `append` what the file has already stays.
+    """
+
+    def __init__(self, path: Path, *, append: bool = False) -> None:
         self._name = str(path)
-        self.file = OutputFile(path, f"write the guest's console to {path}")
+        self.file = OutputFile(path, f"write the guest's console to {path}", append=append)
 
     async def __call__(self, port: ConsolePort) -> None:
         """Serve the console."""

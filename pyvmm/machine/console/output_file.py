@@ -15,18 +15,24 @@ from pyvmm.hosts.owner import Owner
 class OutputFile(Owner):
     """Owns a file opened for writing: a regular file, or a FIFO or device that is there.
 
-    A file that it made itself and that was never used is removed again. Raises `UsageError`,
-    `NoPermissionError` or `SystemCallError`.
+    A file that it made itself and that was never used is removed again. With `append` a file is not
+    emptied. Raises `UsageError`, `NoPermissionError` or `SystemCallError`.
     """
 
-    def __init__(self, path: Path, attempt: str) -> None:
+    def __init__(self, path: Path, attempt: str, *, append: bool = False) -> None:
+        self._append = append
         self._path = path
         self._new = not os.path.lexists(path)
         try:
             # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever.
             self._fd = os.open(
                 path,
-                os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY,
+                os.O_WRONLY
+                | os.O_CREAT
+                | os.O_CLOEXEC
+                | os.O_NONBLOCK
+                | os.O_NOCTTY
+                | (os.O_APPEND if append else 0),
                 0o666,
             )
         except OSError as error:
@@ -35,7 +41,7 @@ class OutputFile(Owner):
     def use(self) -> int:
         """The file descriptor, which stays this object's; a regular file is empty now."""
         self._new = False
-        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+        if not self._append and stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.ftruncate(self._fd, 0)
         return self._fd
 

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""The files that ``pyvmm run`` reads and writes, for `pyvmm.cli.output_paths`."""
+
+from __future__ import annotations
+
+import argparse
+
+from pyvmm import bundled_guests
+from pyvmm.cli.console_option import ConsoleKind, ConsoleOption
+from pyvmm.cli.guest_options import guest_inputs
+from pyvmm.cli.output_paths import STANDARD_ERROR, STANDARD_INPUT, STANDARD_OUTPUT, NamedFile
+
+
+def run_inputs(options: argparse.Namespace) -> list[NamedFile]:
+    """What the run reads."""
+    inputs = guest_inputs(options)
+    if options.private:
+        inputs.append(NamedFile("the firmware", bundled_guests.firmware_path()))
+    if options.console.kind is ConsoleKind.STDIO:
+        inputs.append(STANDARD_INPUT)
+    return inputs
+
+
+def run_outputs(options: argparse.Namespace) -> list[NamedFile]:
+    """What the run writes; sockets that it makes are some of it."""
+    outputs = [STANDARD_ERROR]
+    console: ConsoleOption = options.console
+    if console.kind is ConsoleKind.STDIO:
+        outputs.append(STANDARD_OUTPUT)
+    elif console.path is not None:
+        outputs.append(NamedFile("the guest's console", console.path))
+    if options.qmp is not None:
+        outputs.append(NamedFile("the socket for QMP clients", options.qmp.path))
+    if options.json is not None:
+        outputs.append(NamedFile("the run's result", options.json))
+    return outputs
