@@ -11,7 +11,7 @@ from pyvmm.cli.progress import Progress
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.cli.story_files import LIMIT, check_outputs, write_text
 from pyvmm.errors import ExitCode, UsageError
-from pyvmm.lifetime.claims import Evidence
+from pyvmm.lifetime.evidence import Evidence
 from pyvmm.lifetime.writeup import generated, put
 from pyvmm.machine.image_file import read_input
 from pyvmm.visible import visible

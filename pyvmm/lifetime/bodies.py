@@ -19,6 +19,8 @@ from pyvmm.lifetime.layout import (
     SLOT_MAPPING,
     SLOT_PAGE,
     SLOT_VM,
+    VM_HANDLES,
+    VM_MACHINE,
     Cells,
     Layout,
 )
@@ -149,11 +151,19 @@ class Bodies:
         self.run(Event.FREE_VM, cells, v=v)
         if any(cells[slot + SLOT_VM] == v + 1 for slot in layout.slot):
             self.faults.append(SLOTS_LEFT)
-        cells[at : at + 2] = [0, 0]
+        machine = cells[at + VM_MACHINE]
+        cells[at : at + VM_HANDLES] = [0] * VM_HANDLES
+        if any(cells[other + VM_MACHINE] == machine for other in layout.vm):
+            return  # the virtual machine goes on in another VM
         for inode in layout.inode:
             for cell in (INODE_OWNER, *range(INODE_TAGS, INODE_TAGS + self.universe.pages)):
-                if cells[inode + cell] == v + 1:
+                if cells[inode + cell] == machine:
                     cells[inode + cell] = layout.ghost
+
+    def free_machine(self, cells: Cells) -> int:
+        """The first virtual machine that no VM is of, one higher; the VMs are not all there."""
+        used = {cells[at + VM_MACHINE] for at in self.layout.vm}
+        return min(set(range(1, self.universe.vms + 1)) - used)
 
     def unbind(self, cells: Cells, s: int) -> None:
         """Delete a slot."""
@@ -207,12 +217,13 @@ class Bodies:
 
     def _first_binding_owns_inode(self, cells: Cells, t: Target) -> None:
         at = self._inode_of(cells, t.f) + INODE_OWNER
-        cells[at] = cells[at] or t.v + 1
+        cells[at] = cells[at] or cells[self.layout.vm[t.v] + VM_MACHINE]
 
     def _foreign_binding_zeroes(self, cells: Cells, t: Target) -> None:
         at = self._inode_of(cells, t.f) + INODE_TAGS
         pages = range(at, at + self.universe.pages)
-        if any(cells[page] not in (0, t.v + 1) for page in pages):
+        own = cells[self.layout.vm[t.v] + VM_MACHINE]
+        if any(cells[page] not in (0, own) for page in pages):
             for page in pages:
                 cells[page] = 0
 

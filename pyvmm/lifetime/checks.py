@@ -10,7 +10,6 @@ from pyvmm.lifetime.layout import (
     FILE_INODE,
     FILE_VM,
     INODE_FILES,
-    INODE_LINKED,
     INODE_TAGS,
     REFS,
     SLOT_FILE,
@@ -18,6 +17,7 @@ from pyvmm.lifetime.layout import (
     SLOT_PAGE,
     SLOT_VM,
     VM_HANDLES,
+    VM_MACHINE,
     Layout,
     State,
 )
@@ -89,7 +89,7 @@ def mappings_have_backing(w: World, state: State) -> str | None:
 
 
 def contents_stay(w: World, state: State) -> str | None:
-    """No running VM has a slot over what another wrote."""
+    """No running VM has a slot over what another virtual machine wrote."""
     layout = w.layout
     for s, at in enumerate(layout.slot):
         v, f = state[at + SLOT_VM], state[at + SLOT_FILE]
@@ -97,9 +97,25 @@ def contents_stay(w: World, state: State) -> str | None:
             continue
         inode = layout.inode[state[layout.file[f - 1] + FILE_INODE] - 1]
         tag = state[inode + INODE_TAGS + state[at + SLOT_PAGE]]
-        if tag not in (0, v) and not state[inode + INODE_LINKED] and _handles(w, state, v - 1):
-            whose = "a VM that is freed" if tag == layout.ghost else f"vm{tag - 1}"
+        own = state[layout.vm[v - 1] + VM_MACHINE]
+        if tag not in (0, own) and _handles(w, state, v - 1):
+            whose = "a VM that is freed" if tag == layout.ghost else _vm_of(w, state, tag)
             return f"vm{v - 1} can read through slot{s} what {whose} wrote"
+    return None
+
+
+def _vm_of(w: World, state: State, machine: int) -> str:
+    """A VM of a virtual machine, by its name."""
+    return next(f"vm{v}" for v, at in enumerate(w.layout.vm) if state[at + VM_MACHINE] == machine)
+
+
+def memory_dies(w: World, state: State) -> str | None:
+    """What is in pages was written under a virtual machine that is still there."""
+    layout = w.layout
+    for i, at in enumerate(layout.inode):
+        for page in range(layout.universe.pages):
+            if state[at + INODE_FILES] and state[at + INODE_TAGS + page] == layout.ghost:
+                return f"page{page} of inode{i} still holds what a VM that is freed wrote"
     return None
 
 
@@ -231,11 +247,13 @@ def slots_keep_contents(
         for page in range(layout.universe.pages):
             tag = before[at + INODE_TAGS + page]
             if 0 < tag < layout.ghost and not after[at + INODE_TAGS + page]:
-                if operation.kind is Kind.BIND and tag != operation.vm + 1:
+                own = before[layout.vm[operation.vm] + VM_MACHINE]
+                if operation.kind is Kind.BIND and tag != own:
                     continue
                 if not after[at + INODE_FILES]:
                     continue  # the slot was the last that held the file
-                return f"what vm{tag - 1} wrote is gone, though it lives and nobody punched it out"
+                whose = _vm_of(w, before, tag)
+                return f"what {whose} wrote is gone, though it lives and nobody punched it out"
     return None
 
 
@@ -267,12 +285,32 @@ def holes_read_zeroes(
 def hand_over(
     w: World, _before: State, operation: Operation, outcome: str, after: State
 ) -> str | None:
-    """The page bound holds what another VM wrote."""
+    """The page bound holds what another virtual machine wrote."""
     if outcome != "ok":
         return None
     layout = w.layout
     inode = layout.inode[after[layout.file[operation.file] + FILE_INODE] - 1]
     tag = after[inode + INODE_TAGS + operation.page]
-    if tag not in (0, operation.vm + 1):
+    if tag not in (0, after[layout.vm[operation.vm] + VM_MACHINE]):
         return f"vm{operation.vm} takes over what another VM wrote"
+    return None
+
+
+def shared_within(
+    w: World, before: State, operation: Operation, outcome: str, after: State
+) -> str | None:
+    """The page bound holds what the VM's own virtual machine wrote, by another VM of it."""
+    if outcome != "ok":
+        return None
+    layout = w.layout
+    own = after[layout.vm[operation.vm] + VM_MACHINE]
+    inode = layout.inode[after[layout.file[operation.file] + FILE_INODE] - 1]
+    others = [
+        v for v, at in enumerate(layout.vm) if v != operation.vm and before[at + VM_MACHINE] == own
+    ]
+    has_slots = any(
+        state_of == operation.vm + 1 for state_of in map(before.__getitem__, layout.slot)
+    )
+    if others and not has_slots and after[inode + INODE_TAGS + operation.page] == own:
+        return f"vm{operation.vm} uses what vm{others[0]}, of the same virtual machine, can use"
     return None

@@ -7,120 +7,31 @@ off their results, so a change of a rule changes the verdict.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-
-from pyvmm.lifetime.designs import Design, Remedy, file_pins_vm, memslot_pins_file
+from pyvmm.lifetime.answer import simpler, sufficient
+from pyvmm.lifetime.designs import Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.endings import Locking
-from pyvmm.lifetime.explorer import Exploration, explore
-from pyvmm.lifetime.locks import Floor, Harm, Protection
-from pyvmm.lifetime.programs import Act, Task, Writer
-from pyvmm.lifetime.properties import INVARIANTS, WISHES
-from pyvmm.lifetime.races import PROTECTIONS, Races, Scenario, Schedule, run_races, scenarios
-from pyvmm.lifetime.story import Story
-from pyvmm.lifetime.universe import STANDARD, Universe
+from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
+from pyvmm.lifetime.explorer import Exploration
+from pyvmm.lifetime.locks import Harm, Protection
+from pyvmm.lifetime.programs import Act
+from pyvmm.lifetime.properties import INVARIANTS, OWNERSHIP, WISHES
+from pyvmm.lifetime.races import PROTECTIONS, Races, Scenario
+from pyvmm.rules.abi import (
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    GUEST_MEMFD_FLAG_MMAP,
+    KVM_MEM_GUEST_MEMFD,
+    PAGE_SIZE,
+)
+from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
 from pyvmm.rules.lifecycle import Event
+from pyvmm.rules.memslots import GuestMemfdFile, SetRegion, set_region
+from pyvmm.rules.profile import MAINLINE
+from pyvmm.rules.rule import Refusal
 
 MAIL = memslot_pins_file()
 LINUX = file_pins_vm()
 OWNED = memslot_pins_file(Remedy.OWNER_IN_INODE)
 BARE = memslot_pins_file(Remedy.NEVER_REBIND)
-
-
-class Verdict(enum.Enum):
-    """What the runs say of a claim."""
-
-    HOLDS = "holds"
-    HOLDS_IF = "holds only if"
-    FAILS = "does not hold"
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A claim in the mail's words, its verdict, the condition where there is one, and why."""
-
-    name: str
-    quote: str
-    verdict: Verdict
-    condition: str
-    because: tuple[str, ...]
-    stories: tuple[Story, ...] = ()
-    schedules: tuple[Schedule, ...] = ()
-
-    def lines(self) -> list[str]:
-        """The judgement as text; stories and schedules are told by their own `lines`."""
-        told = [f'{self.name}: "{self.quote}"', f"  {self.verdict.value} {self.condition}".rstrip()]
-        return [*told, *(f"  - {each}" for each in self.because)]
-
-
-@dataclass
-class Evidence:
-    """Runs explorations when they are first asked for, and keeps them.
-
-    `sizes`: how many operations run at the same time in races.
-    """
-
-    universe: Universe = STANDARD
-    sizes: tuple[int, ...] = (2, 3)
-    progress: Callable[[str], None] | None = None
-    _explored: dict[str, Exploration] = field(default_factory=dict)
-    _raced: dict[tuple[Locking, frozenset[Protection]], Races] = field(default_factory=dict)
-
-    def explored(self, design: Design) -> Exploration:
-        """The sequential exploration of a design."""
-        found = self._explored.get(design.name)
-        if found is None:
-            self._tell(f"exploring {design.name}")
-            found = self._explored[design.name] = explore(design, self.universe)
-        return found
-
-    def raced(self, locking: Locking, *dropped: Protection) -> Races:
-        """The interleavings of one locking; with something dropped, of two operations."""
-        key = (locking, frozenset(dropped))
-        found = self._raced.get(key)
-        if found is None:
-            names = " and ".join(each.name for each in dropped)
-            self._tell(f"racing {locking.name}" + (f" without {names}" if names else ""))
-            sizes: Iterable[int] = (2,) if dropped else self.sizes
-            found = run_races(locking, scenarios(sizes), dropped=frozenset(dropped))
-            self._raced[key] = found
-        return found
-
-    def _tell(self, what: str) -> None:
-        if self.progress is not None:
-            self.progress(what)
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large a design is, by what can be counted.
-
-    `effects` are the rules of its life cycle; `steps` and `locks` those of one program of each act,
-    to the end that releases and frees; `protections` what must not be dropped.
-    """
-
-    states: int
-    transitions: int
-    effects: int
-    steps: int
-    locks: int
-    protections: int
-
-
-def size_of(evidence: Evidence, design: Design, locking: Locking) -> Size:
-    """Count a design's parts."""
-    floor = Floor(frozenset(PROTECTIONS[locking]), locking is Locking.PROPOSAL)
-    programs = [Writer(locking, floor).program(Task(act)) for act in Act]
-    found = evidence.explored(design)
-    return Size(
-        found.states,
-        found.transitions,
-        len(design.lifecycle.rules()),
-        sum(len(each.names) for each in programs),
-        sum(name.startswith("lock ") for each in programs for name in each.names),
-        len(PROTECTIONS[locking]),
-    )
 
 
 def judge_all(evidence: Evidence) -> tuple[Judgement, ...]:
@@ -138,7 +49,8 @@ def judge_all(evidence: Evidence) -> tuple[Judgement, ...]:
             _bare_pointer,
             _permission,
             _system_ioctl,
-            _simpler,
+            simpler,
+            sufficient,
         )
     )
 
@@ -329,6 +241,9 @@ def _permission(evidence: Evidence) -> Judgement:
         verdict, condition = Verdict.HOLDS, ""
     else:
         verdict, condition = Verdict.HOLDS_IF, "the inode keeps its first VM's identity"
+        outlived = [each.name for each in OWNERSHIP if not owned.holds(each.name)]
+        if outlived:
+            condition += ", and memory may outlive the VM that wrote it"
     return Judgement(
         "permission-at-first-binding",
         "The enforcement rules will just be delayed till the first binding",
@@ -343,41 +258,48 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
     owned = evidence.explored(OWNED)
     wanted = [each.name for each in (*INVARIANTS, *WISHES)]
     broken = [name for name in wanted if not owned.holds(name)]
-    works = OWNED.system_creation and not broken
+    flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
+    refused = {
+        private: create_guest_memfd(CreateGuestMemfd(PAGE_SIZE, flags, private), MAINLINE)
+        for private in (False, True)
+    }
+    differ = len({refusal is None for refusal in refused.values()}) > 1
+    unjudged = differ and _binds_unjudged(flags)
+    condition = ""
+    if not OWNED.system_creation or broken:
+        verdict = Verdict.FAILS
+    elif unjudged:
+        verdict = Verdict.HOLDS_IF
+        condition = (
+            "the first binding judges the file's flags again: which ones there are depends on the "
+            "VM's type"
+        )
+    else:
+        verdict = Verdict.HOLDS
+    kinds = {False: "a default VM", True: "a VM with private memory"}
     return Judgement(
         "system-ioctl",
         "the file won't be associated with any kvm, and we can use a system ioctl",
-        Verdict.HOLDS if works else Verdict.FAILS,
-        "",
-        (_counted(owned), f"created for no VM; violated: {broken or 'nothing'}"),
+        verdict,
+        condition,
+        (
+            _counted(owned),
+            f"created for no VM; violated: {broken or 'nothing'}",
+            *(
+                f"flags {flags:#x} for {kinds[private]}: "
+                + ("created" if refusal is None else str(refusal))
+                for private, refusal in refused.items()
+            ),
+            "today's binding looks at the flags: " + ("no" if unjudged else "yes"),
+        ),
         tuple(owned.stories[name] for name in broken),
     )
 
 
-def _simpler(evidence: Evidence) -> Judgement:
-    ours = size_of(evidence, MAIL, Locking.PROPOSAL)
-    theirs = size_of(evidence, LINUX, Locking.MAINLINE)
-    safe = size_of(evidence, OWNED, Locking.PROPOSAL)
-    names = Size.__dataclass_fields__
-    smaller = [name for name in names if getattr(ours, name) < getattr(theirs, name)]
-    if len(smaller) == len(names):
-        verdict, condition = Verdict.HOLDS, ""
-    elif smaller:
-        verdict, condition = Verdict.HOLDS_IF, f"simple means: {', '.join(smaller)}"
-    else:
-        verdict, condition = Verdict.FAILS, ""
-    return Judgement(
-        "simpler",
-        "the KVM's memslots using the file approach is also simpler",
-        verdict,
-        condition,
-        (
-            f"file-pins-vm, mainline: {_numbers(theirs)}",
-            f"memslot-pins-file: {_numbers(ours)}",
-            f"with the owner that contents need: {_numbers(safe)}",
-        ),
-    )
-
-
-def _numbers(size: Size) -> str:
-    return ", ".join(f"{getattr(size, name)} {name}" for name in Size.__dataclass_fields__)
+def _binds_unjudged(flags: int) -> bool:
+    """Whether the rules of binding, as they are, let a VM with private memory bind such a file."""
+    request = SetRegion(
+        slot=0, gpa=0, size=PAGE_SIZE, hva=1 << 32, flags=KVM_MEM_GUEST_MEMFD, offset=0,
+        descriptor=GuestMemfdFile(1, PAGE_SIZE, flags, ()), vm=1, private_vm=True, slots=(),
+    )  # fmt: skip
+    return not isinstance(set_region(request, MAINLINE), Refusal)

@@ -25,7 +25,8 @@ class Design:
     """What an exploration follows.
 
     `system_creation`: files are created by an ioctl of /dev/kvm, for no VM. `identity`: whether a
-    binding is judged by the inode's owner and not by a bare pointer.
+    binding is judged by the inode's owner, a virtual machine, and not by a bare pointer.
+    `links_strangers`: a second file may be linked for a VM of another virtual machine.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Design:
     system_creation: bool = False
     identity: bool = False
     remedies: frozenset[Remedy] = frozenset()
+    links_strangers: bool = False
 
     def without(self, event: Event, effect: Effect) -> Design:
         """The same with one effect forgotten: a seeded fault."""
@@ -45,6 +47,7 @@ class Design:
             self.system_creation,
             self.identity,
             self.remedies,
+            self.links_strangers,
         )
 
 
@@ -89,6 +92,11 @@ def _with_remedies(remedies: frozenset[Remedy]) -> Mapping[Event, tuple[Effect, 
 def file_pins_vm(profile: Profile = MAINLINE) -> Design:
     """Linux's design; the sequential rules of v11 and mainline differ in errnos only."""
     return Design("file-pins-vm", FILE_PINS_VM, profile)
+
+
+def file_pins_vm_with_any_link() -> Design:
+    """Linux's design with a link that does not ask whose virtual machine it is for."""
+    return Design("file-pins-vm + any-link", FILE_PINS_VM, MAINLINE, links_strangers=True)
 
 
 def memslot_pins_file(*remedies: Remedy) -> Design:

@@ -14,7 +14,7 @@ from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import Canonical, State
 from pyvmm.lifetime.machine import Machine, Step
 from pyvmm.lifetime.operations import Kind, Operation
-from pyvmm.lifetime.properties import ALL, Property
+from pyvmm.lifetime.properties import Property, properties_of
 from pyvmm.lifetime.story import Story, Told
 from pyvmm.lifetime.universe import Universe
 
@@ -69,17 +69,19 @@ def explore(
     design: Design,
     universe: Universe,
     *,
-    properties: Sequence[Property] = ALL,
+    properties: Sequence[Property] | None = None,
     progress: Progress | None = None,
     intended: Design | None = None,
     stop_early: bool = False,
 ) -> Exploration:
-    """Visit every state to closure and check `properties`.
+    """Visit every state to closure and check `properties`: all that the universe has, if None.
 
     `intended` is the design that `design` is a broken variant of, if it is one: then states are not
     renamed. `stop_early` ends
     as soon as one property fails: for seeded faults.
     """
+    if properties is None:
+        properties = properties_of(universe)
     machine = Machine(design, universe)
     canonical = Canonical(machine.layout, renames=intended is None)
     world = World.of(design.lifecycle, machine.layout, (intended or design).lifecycle)

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """A state of a universe as a string of bytes, and where what is in it.
 
-Indices are stored one higher, so that 0 is "none". A page's tag is 0 for zeroes, ``1 + v`` for what
-was written under the VM at address `v`, and `Layout.ghost` for what was written under a VM that is
-freed: an address that is used again is not the VM that had it before.
+Indices are stored one higher, so that 0 is "none". Memory belongs to a *virtual machine* (an ASID,
+an HKID), which one or several VMs (``struct kvm``) share: a migration's helper or target is made as
+a further VM of the same one. A virtual machine ends with its last VM. A page's tag is 0 for zeroes,
+``1 + m`` for what was written under virtual machine `m`, and `Layout.ghost` for what was written
+under one that has ended: a number that is used again is not the one that had it before.
 
 ::
 
-    VM      alive, references, descriptors of each process
+    VM      alive, references, virtual machine, descriptors of each process
     file    alive, references, VM pointer, inode, descriptors.., mappings.., binding of each page
-    inode   files, owner, linked, tag of each page
+    inode   files, owner (a virtual machine), tag of each page
     slot    VM, file, page, guest mapping: 0, or 1 + inode * pages + page
 """
 
@@ -26,11 +28,12 @@ Cells = list[int]
 """A state while it is being changed."""
 
 ALIVE, REFS = 0, 1
-VM_HANDLES = 2
+VM_MACHINE = 2
+VM_HANDLES = 3
 FILE_VM, FILE_INODE = 2, 3
 FILE_HANDLES = 4
-INODE_FILES, INODE_OWNER, INODE_LINKED = 0, 1, 2
-INODE_TAGS = 3
+INODE_FILES, INODE_OWNER = 0, 1
+INODE_TAGS = 2
 SLOT_VM, SLOT_FILE, SLOT_PAGE, SLOT_MAPPING = 0, 1, 2, 3
 SLOT_CELLS = 4
 
@@ -155,7 +158,7 @@ class Canonical:
         vm = [0] * (u.vms + 2)
         for new, old in enumerate(vm_order):
             vm[old + 1] = new + 1
-        vm[layout.ghost] = layout.ghost
+        machine = self._machine_names(state, vm_order)
         file = [0] * (u.files + 1)
         inode_order: list[int] = []
         for new, old in enumerate(file_order):
@@ -167,14 +170,14 @@ class Canonical:
         inode = [0] * (u.files + 1)
         for new, old in enumerate(inode_order):
             inode[old + 1] = new + 1
-        page = self._page_names(state, vm, file)
+        page = self._page_names(state, vm, machine, file)
         names = _Names(vm, file, inode, page)
         slots = sorted(self._slot_cells(state, at, names) for at in layout.slot)
         new_slot = {old: new + 1 for new, (_, old) in enumerate(slots)}
         out: Cells = []
         for old in vm_order:
             at = layout.vm[old]
-            out += state[at : at + VM_HANDLES]
+            out += [state[at], state[at + REFS], machine[state[at + VM_MACHINE]]]
             out += [state[at + VM_HANDLES + p] for p in processes]
         for old in file_order:
             at = layout.file[old]
@@ -189,16 +192,31 @@ class Canonical:
             out += bound
         for old in inode_order:
             at = layout.inode[old]
-            out += [state[at], vm[state[at + INODE_OWNER]], state[at + INODE_LINKED]]
+            out += [state[at], machine[state[at + INODE_OWNER]]]
             tags = [0] * u.pages
             for i in range(u.pages):
-                tags[page[old][i]] = vm[state[at + INODE_TAGS + i]]
+                tags[page[old][i]] = machine[state[at + INODE_TAGS + i]]
             out += tags
         for cells, _ in slots:
             out += cells
         return bytes(out)
 
-    def _page_names(self, state: State, vm: list[int], file: list[int]) -> list[list[int]]:
+    def _machine_names(self, state: State, vm_order: tuple[int, ...]) -> list[int]:
+        """New numbers of virtual machines: in the order of their first VMs."""
+        layout = self.layout
+        names = [0] * (layout.universe.vms + 2)
+        names[layout.ghost] = layout.ghost
+        used = 0
+        for old in vm_order:
+            machine = state[layout.vm[old] + VM_MACHINE]
+            if machine and not names[machine]:
+                used += 1
+                names[machine] = used
+        return names
+
+    def _page_names(
+        self, state: State, vm: list[int], machine: list[int], file: list[int]
+    ) -> list[list[int]]:
         """For each inode: the new number of each page, by what is in it and bound to it."""
         layout = self.layout
         pages = layout.universe.pages
@@ -224,7 +242,7 @@ class Canonical:
                             (vm[state[slot]], file[own], state[slot + SLOT_MAPPING] == mapped)
                         )
                 bound.sort()
-                keys.append((-vm[state[at + INODE_TAGS + page]], bound, page))
+                keys.append((-machine[state[at + INODE_TAGS + page]], bound, page))
             order = [key[2] for key in sorted(keys)]
             names.append([order.index(page) for page in range(pages)])
         return names

@@ -17,13 +17,14 @@ from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import (
     FILE_HANDLES,
     FILE_INODE,
-    INODE_LINKED,
+    FILE_VM,
     INODE_OWNER,
     INODE_TAGS,
     SLOT_FILE,
     SLOT_MAPPING,
     SLOT_PAGE,
     VM_HANDLES,
+    VM_MACHINE,
     Cells,
     State,
 )
@@ -61,6 +62,7 @@ class Machine:
         self.operations = tuple(operations(universe, design.system_creation))
         self._do: dict[Kind, Callable[[Cells, Operation], str | None]] = {
             Kind.CREATE_VM: self._create_vm,
+            Kind.JOIN_VM: self._join_vm,
             Kind.CREATE_FILE: self._create_file,
             Kind.CREATE_UNOWNED: self._create_file,
             Kind.LINK: self._link,
@@ -122,11 +124,22 @@ class Machine:
     # Creating
 
     def _create_vm(self, cells: Cells, op: Operation) -> str | None:
+        return self._new_vm(cells, op, None)
+
+    def _join_vm(self, cells: Cells, op: Operation) -> str | None:
+        of = self.layout.vm[op.of]
+        if not cells[of + VM_HANDLES + op.process]:
+            return None
+        return self._new_vm(cells, op, cells[of + VM_MACHINE])
+
+    def _new_vm(self, cells: Cells, op: Operation, machine: int | None) -> str | None:
+        """A VM of this virtual machine; None: of a new one."""
         at = self.layout.vm[op.vm]
         if cells[at] or any(not cells[lower] for lower in self.layout.vm[: op.vm]):
             return None  # the lowest free number is taken
         cells[at] = 1
         cells[at + 1] = 1
+        cells[at + VM_MACHINE] = machine or self.bodies.free_machine(cells)
         cells[at + VM_HANDLES + op.process] = 1
         return OK
 
@@ -154,7 +167,10 @@ class Machine:
         if f is None:
             return None
         inode = cells[at + FILE_INODE] - 1
-        cells[self.layout.inode[inode] + INODE_LINKED] = 1
+        if v is not None and not self.design.links_strangers:
+            of = self.layout.vm[cells[at + FILE_VM] - 1]
+            if cells[of + VM_MACHINE] != cells[self.layout.vm[v] + VM_MACHINE]:
+                return "EINVAL"
         return self._new_file(cells, op, v, f=f, inode=inode)
 
     def _free_file(self, cells: Cells) -> int | None:
@@ -200,9 +216,9 @@ class Machine:
         if self.design.identity:
             inode = self.layout.inode[cells[at + FILE_INODE] - 1]
             owner = cells[inode + INODE_OWNER]
-            if owner and not cells[inode + INODE_LINKED] and owner != op.vm + 1:
-                return owner
-        named = cells[at + 2]
+            if owner and owner != cells[self.layout.vm[op.vm] + VM_MACHINE]:
+                return self.layout.ghost  # no VM that could ask
+        named = cells[at + FILE_VM]
         return named or op.vm + 1
 
     def _unbind(self, cells: Cells, op: Operation) -> str | None:
@@ -320,7 +336,7 @@ class Machine:
         if write:
             if not cells[tag_at] and self.bodies.secrets(cells) >= self.universe.secrets:
                 return None
-            cells[tag_at] = cells[at]
+            cells[tag_at] = cells[layout.vm[cells[at] - 1] + VM_MACHINE]
         cells[at + SLOT_MAPPING] = mapping
         return OK if write else self._sees(cells[tag_at])
 

@@ -15,6 +15,7 @@ class Kind(enum.Enum):
     """The operations. ``_UNOWNED``: by an ioctl of /dev/kvm, for no VM."""
 
     CREATE_VM = "create a VM"
+    JOIN_VM = "create a further VM of a virtual machine"
     CREATE_FILE = "create a guest_memfd"
     CREATE_UNOWNED = "create a guest_memfd for no VM"
     LINK = "link a second file"
@@ -40,7 +41,7 @@ class Operation(NamedTuple):
     """One operation; fields that its kind does not use are 0.
 
     `process` acts; `vm`, `file` and `slot` are numbers of the universe; `page` counts from the
-    file's start.
+    file's start. `of` is the VM whose virtual machine a new one joins.
     """
 
     kind: Kind
@@ -49,6 +50,7 @@ class Operation(NamedTuple):
     file: int = 0
     slot: int = 0
     page: int = 0
+    of: int = 0
 
     def __str__(self) -> str:
         return _TEXT[self.kind].format(
@@ -57,6 +59,7 @@ class Operation(NamedTuple):
             file=f"file{self.file}",
             slot=f"slot{self.slot}",
             page=f"page{self.page}",
+            of=f"vm{self.of}",
         )
 
     def to_json(self) -> dict[str, object]:
@@ -68,17 +71,18 @@ class Operation(NamedTuple):
         """The reverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for others."""
         numbers = {}
         for name in _NUMBERS:
-            number = value[name]
+            number = value.get(name, 0) if name == "of" else value[name]
             if not isinstance(number, int) or not 0 <= number < 256:
                 raise ValueError(f"{name}: {number!r} is no number of a universe")
             numbers[name] = number
         return cls(Kind[str(value["kind"]).upper()], **numbers)
 
 
-_NUMBERS = ("process", "vm", "file", "slot", "page")
+_NUMBERS = ("process", "vm", "file", "slot", "page", "of")
 
 _TEXT = {
     Kind.CREATE_VM: "{p}: create {vm}",
+    Kind.JOIN_VM: "{p}: create {vm}, of the same virtual machine as {of}",
     Kind.CREATE_FILE: "{p}: create {file} for {vm}",
     Kind.CREATE_UNOWNED: "{p}: create {file}, for no VM yet",
     Kind.LINK: "{p}: link another file to the inode of {file}, for {vm}",
@@ -125,6 +129,7 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
         if universe.processes > 1:
             yield Operation(Kind.FORK, p)
         if universe.links:
+            yield from _of_one_machine(universe, p)
             for f, v in product(files, creators):
                 yield Operation(linking, p, vm=v, file=f)
     for v, s, f, page in product(vms, slots, files, pages):
@@ -135,3 +140,9 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
     for f, page in product(files, pages):
         yield Operation(Kind.HOST_READ, file=f, page=page)
         yield Operation(Kind.PUNCH, file=f, page=page)
+
+
+def _of_one_machine(universe: Universe, p: int) -> Iterator[Operation]:
+    for v, of in product(range(universe.vms), repeat=2):
+        if v != of:
+            yield Operation(Kind.JOIN_VM, p, vm=v, of=of)

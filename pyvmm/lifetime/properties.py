@@ -2,7 +2,8 @@
 """What should hold in every state and of every step: one sentence each.
 
 A check gives one line that says what is wrong, None where nothing is. `invariants` are what any
-design must have; `wishes` the mail's two; `prices` what a remedy can cost.
+design must have; `OWNERSHIP` what memory needs that belongs to a virtual machine; `wishes` the
+mail's two; `prices` what a remedy can cost.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pyvmm.lifetime import bodies, checks
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Kind, Operation
+from pyvmm.lifetime.universe import Universe
 
 StateCheck: TypeAlias = Callable[[World, State], str | None]
 StepCheck: TypeAlias = Callable[[World, State, Operation, str, State], str | None]
@@ -26,6 +28,7 @@ class Role(enum.Enum):
 
     INVARIANT = "any design must have it"
     WISH = "the mail asks for it"
+    OWNERSHIP = "memory that belongs to a virtual machine, as SNP's and TDX's does, must have it"
     PRICE = "what a remedy can cost"
     POSSIBILITY = "something that ought to be possible: a story is good news"
 
@@ -65,7 +68,7 @@ INVARIANTS = (
     ),
     Property(
         "contents-stay",
-        "What was written under one VM is never readable by another, unless zeroed or linked.",
+        "What was written under one virtual machine is never readable by another, unless zeroed.",
         Role.INVARIANT,
         state=checks.contents_stay,
     ),
@@ -101,6 +104,15 @@ INVARIANTS = (
         Role.INVARIANT,
         step=checks.holes_read_zeroes,
         kinds=frozenset({Kind.PUNCH}),
+    ),
+)
+
+OWNERSHIP = (
+    Property(
+        "memory-dies-with-its-vm",
+        "No page holds what a freed virtual machine wrote.",
+        Role.OWNERSHIP,
+        state=checks.memory_dies,
     ),
 )
 
@@ -140,12 +152,28 @@ PRICES = (
 POSSIBILITIES = (
     Property(
         "hand-over",
-        "A file's contents can be handed over to another VM.",
+        "A file's contents can be handed over to another virtual machine.",
         Role.POSSIBILITY,
         step=checks.hand_over,
         kinds=frozenset({Kind.BIND}),
     ),
 )
 
-ALL = INVARIANTS + WISHES + PRICES + POSSIBILITIES
-BY_NAME = {each.name: each for each in ALL}
+LINKED_POSSIBILITIES = (
+    Property(
+        "shared-within",
+        "A second VM of one virtual machine can use what the first wrote.",
+        Role.POSSIBILITY,
+        step=checks.shared_within,
+        kinds=frozenset({Kind.BIND}),
+    ),
+)
+"""What only a universe with several VMs of one virtual machine can show."""
+
+ALL = INVARIANTS + OWNERSHIP + WISHES + PRICES + POSSIBILITIES
+BY_NAME = {each.name: each for each in ALL + LINKED_POSSIBILITIES}
+
+
+def properties_of(universe: Universe) -> tuple[Property, ...]:
+    """What there is to check in a universe."""
+    return ALL + LINKED_POSSIBILITIES if universe.links else ALL

@@ -10,8 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import UsageError
-from pyvmm.lifetime.claims import Evidence, Judgement, Verdict, judge_all
+from pyvmm.lifetime.answer import Sufficiency, sufficiency
+from pyvmm.lifetime.claims import judge_all
 from pyvmm.lifetime.designs import STANDARD_DESIGNS
+from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
 from pyvmm.lifetime.explorer import Exploration
 from pyvmm.lifetime.properties import ALL, Property, Role
 from pyvmm.lifetime.races import Schedule
@@ -24,6 +26,7 @@ def generated(evidence: Evidence) -> dict[str, str]:
     judgements = judge_all(evidence)
     return {
         "properties": _properties(found),
+        "answer": _answer(sufficiency(evidence)),
         "sizes": _sizes(found),
         "stories": _stories(found),
         "claims": _claims(judgements),
@@ -88,6 +91,26 @@ def _properties(found: Sequence[Exploration]) -> str:
         for prop in ALL
     ]
     return _table(["property", *(_label(each.design.name) for each in found)], rows)
+
+
+def _answer(rows: Sequence[Sufficiency]) -> str:
+    head = ["design", "software-protected memory", "memory that belongs to a virtual machine"]
+    return _table(
+        [*head, "where files are linked"],
+        [
+            [
+                each.design.name,
+                _lacks(each.software_protected),
+                _lacks(each.owned),
+                f"lacks {', '.join(each.linked)}" if each.linked else "nothing more is lacking",
+            ]
+            for each in rows
+        ],
+    )
+
+
+def _lacks(names: Sequence[str]) -> str:
+    return f"lacks {', '.join(names)}" if names else "**sufficient**"
 
 
 def _cell(prop: Property, found: Exploration, stories: list[tuple[str, Story]]) -> str:

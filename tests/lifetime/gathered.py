@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pyvmm.lifetime.claims import Evidence
+from pyvmm.lifetime.evidence import Evidence
 from pyvmm.lifetime.universe import SMALL
 
 WHOLE = Evidence()

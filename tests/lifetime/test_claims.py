@@ -6,9 +6,11 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.lifetime import claims
-from pyvmm.lifetime.claims import Evidence, Judgement, Verdict, judge_all
+from pyvmm.lifetime.answer import sufficiency
+from pyvmm.lifetime.claims import judge_all
 from pyvmm.lifetime.designs import memslot_pins_file
 from pyvmm.lifetime.endings import Locking
+from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
 from pyvmm.lifetime.locks import Protection
 from pyvmm.lifetime.universe import SMALL
 from pyvmm.rules.lifecycle import Effect, Event
@@ -27,8 +29,9 @@ EXPECTED = {
     "one-vm-for-its-contents": Verdict.FAILS,
     "pointers-tell-vms-apart": Verdict.HOLDS_IF,
     "permission-at-first-binding": Verdict.HOLDS_IF,
-    "system-ioctl": Verdict.HOLDS,
+    "system-ioctl": Verdict.HOLDS_IF,
     "simpler": Verdict.HOLDS_IF,
+    "sufficient": Verdict.HOLDS_IF,
 }
 
 
@@ -43,6 +46,28 @@ def test_the_verdicts(judged: dict[str, Judgement]) -> None:
         assert each.because
         assert bool(each.condition) == (each.verdict is Verdict.HOLDS_IF)
         assert each.quote in each.lines()[0]
+
+
+def test_what_is_sufficient_for_which_memory(judged: dict[str, Judgement]) -> None:
+    found = judged["sufficient"]
+    assert found.condition == (
+        "memory is software-protected, with zero-at-rebinding or owner-in-inode; "
+        "for memory that belongs to a virtual machine no remedy does"
+    )
+    (story,) = found.stories
+    assert len(story.steps) == 5
+    table = {each.design.name: each for each in sufficiency(LITTLE)}
+    assert table["file-pins-vm"].owned == table["file-pins-vm"].linked == ()
+    assert table["file-pins-vm + any-link"].linked == ("contents-stay", "memory-dies-with-its-vm")
+    assert table["memslot-pins-file + zero-at-unbinding"].owned == ("slots-keep-contents",)
+    assert table["memslot-pins-file + owner-in-inode"].owned == ("memory-dies-with-its-vm",)
+
+
+def test_edge_cases_are_counted(judged: dict[str, Judgement]) -> None:
+    reasons = judged["simpler"].because
+    assert "0 edge cases" in reasons[0]
+    assert "2 edge cases" in reasons[1]
+    assert "edge cases" not in judged["simpler"].condition
 
 
 def test_a_leak_and_a_returning_address_are_told(judged: dict[str, Judgement]) -> None:

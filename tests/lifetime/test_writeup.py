@@ -44,4 +44,5 @@ def test_a_property_that_fails_has_its_story_and_every_claim_a_verdict() -> None
     ]  # fmt: skip
     number = cells[1].split("story ")[1].split(",")[0]
     assert f"Story {number}, contents-stay, memslot-pins-file:" in parts["stories"]
-    assert parts["claims"].count('| "') == 11
+    assert parts["claims"].count('| "') == 12
+    assert "| memslot-pins-file + owner-in-inode | **sufficient** | lacks" in parts["answer"]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""Explorations that judgements rest on, and the judgements as values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pyvmm.lifetime.designs import Design
+from pyvmm.lifetime.endings import Locking
+from pyvmm.lifetime.explorer import Exploration, explore
+from pyvmm.lifetime.locks import Protection
+from pyvmm.lifetime.races import Races, Schedule, run_races, scenarios
+from pyvmm.lifetime.story import Story
+from pyvmm.lifetime.universe import LINKED, STANDARD, Universe
+
+
+class Verdict(enum.Enum):
+    """What the runs say of a claim."""
+
+    HOLDS = "holds"
+    HOLDS_IF = "holds only if"
+    FAILS = "does not hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A claim in the mail's words, its verdict, the condition where there is one, and why."""
+
+    name: str
+    quote: str
+    verdict: Verdict
+    condition: str
+    because: tuple[str, ...]
+    stories: tuple[Story, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The judgement as text; stories and schedules are told by their own `lines`."""
+        told = [f'{self.name}: "{self.quote}"', f"  {self.verdict.value} {self.condition}".rstrip()]
+        return [*told, *(f"  - {each}" for each in self.because)]
+
+
+@dataclass
+class Evidence:
+    """Runs explorations when they are first asked for, and keeps them.
+
+    `sizes`: how many operations run at the same time in races.
+    """
+
+    universe: Universe = STANDARD
+    sizes: tuple[int, ...] = (2, 3)
+    progress: Callable[[str], None] | None = None
+    _explored: dict[str, Exploration] = field(default_factory=dict)
+    _raced: dict[tuple[Locking, frozenset[Protection]], Races] = field(default_factory=dict)
+
+    def explored(self, design: Design) -> Exploration:
+        """The sequential exploration of a design."""
+        found = self._explored.get(design.name)
+        if found is None:
+            self._tell(f"exploring {design.name}")
+            found = self._explored[design.name] = explore(design, self.universe)
+        return found
+
+    def linked(self, design: Design) -> Exploration:
+        """A design where files are linked, and several VMs are of one virtual machine."""
+        name = f"{design.name}, linked"
+        found = self._explored.get(name)
+        if found is None:
+            self._tell(f"exploring {name}")
+            found = self._explored[name] = explore(design, LINKED)
+        return found
+
+    def raced(self, locking: Locking, *dropped: Protection) -> Races:
+        """The interleavings of one locking; with something dropped, of two operations."""
+        key = (locking, frozenset(dropped))
+        found = self._raced.get(key)
+        if found is None:
+            names = " and ".join(each.name for each in dropped)
+            self._tell(f"racing {locking.name}" + (f" without {names}" if names else ""))
+            sizes: Iterable[int] = (2,) if dropped else self.sizes
+            found = run_races(locking, scenarios(sizes), dropped=frozenset(dropped))
+            self._raced[key] = found
+        return found
+
+    def _tell(self, what: str) -> None:
+        if self.progress is not None:
+            self.progress(what)
