@@ -16,9 +16,11 @@ import trio
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol
 from pyvmm.compare import pyvmm_runs, qemu_runs
-from pyvmm.compare.guest_files import GuestFiles, GuestRequest, guest_files, memory_file
+from pyvmm.compare.guest_files import GuestFiles, GuestRequest, guest_files, memory_file, path_of
+from pyvmm.compare.loader_values import loader_values
 from pyvmm.compare.observations import EndKind, Inspection, TimedRun
 from pyvmm.compare.plan import inspections, timed_rounds
+from pyvmm.compare.qemu_boot import qemu_protocol
 from pyvmm.compare.ram import (
     RamRegion,
     RegionComparison,
@@ -26,6 +28,7 @@ from pyvmm.compare.ram import (
     digests,
     regions_of,
 )
+from pyvmm.compare.reasons import GuestKnown
 from pyvmm.compare.report import Absent, GuestFacts, Report, pair_ratios, subject_report
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 from pyvmm.compare.timed_runs import timed_run
@@ -50,8 +53,11 @@ class _Looked:
     sha256: tuple[str, ...] | None
 
 
-def check(request: GuestRequest) -> BootPlan:
-    """What pyvmm would load. Raises `ImageError`, or `UsageError` for what QEMU cannot run."""
+def check(request: GuestRequest) -> tuple[BootPlan, BootProtocol]:
+    """What pyvmm loads, and how QEMU boots it.
+
+    Raises `ImageError`, or `UsageError` for what QEMU cannot run.
+    """
     if request.memory % QEMU_MEMORY_STEP:
         raise UsageError(
             f"compare with {request.memory} bytes of memory",
@@ -65,13 +71,7 @@ def check(request: GuestRequest) -> BootPlan:
         request.initrd,
         name=request.name,
     )
-    if plan.protocol is BootProtocol.FLAT:
-        raise UsageError(
-            f"compare {request.name}",
-            "it is a flat image, which QEMU's -kernel does not boot",
-            "make it an ELF with a PVH note or a Multiboot header",
-        )
-    return plan
+    return plan, qemu_protocol(request.image, plan.protocol, f"compare {request.name}")
 
 
 async def compare(
@@ -82,7 +82,7 @@ async def compare(
     tell: Tell,
 ) -> Report:
     """Compare; the first subject is the reference. Raises a `PyvmmError` where a monitor fails."""
-    plan = check(request)
+    plan, theirs = check(request)
     image_end = max(one.gpa + len(one.data) for one in plan.placements if one.what != "the initrd")
     layout = MemoryLayout.of(request.memory)
     regions = regions_of(layout, image_end)
@@ -91,6 +91,9 @@ async def compare(
     verdicts: list[PairVerdict] = []
     seen: list[Inspection] = []
     with guest_files(request) as files, ExitStack() as stack:
+        initrd = None if files.initrd is None else path_of(files.initrd)
+        values = loader_values(plan, layout, path_of(files.image), initrd)
+        known = GuestKnown(request.bundled, plan.protocol, theirs, values)
         reference: _Looked | None = None
         for planned in inspections(subjects):
             tell(f"looking at {planned.subject.name}", done, total)
@@ -102,7 +105,7 @@ async def compare(
                 if reference is None:
                     reference = looked
                 else:
-                    verdicts.append(await _judge(reference, looked, request.bundled, regions))
+                    verdicts.append(await _judge(reference, looked, known, regions))
             done += 1
         stack.close()  # The reference's RAM.
         runs: list[TimedRun] = []
@@ -145,7 +148,7 @@ def _reader(fd: int) -> Callable[[int, int], bytes]:
 
 
 async def _judge(
-    reference: _Looked, other: _Looked, guest: str | None, regions: Sequence[RamRegion]
+    reference: _Looked, other: _Looked, guest: GuestKnown, regions: Sequence[RamRegion]
 ) -> PairVerdict:
     ram: list[RegionComparison] | None = None
     if reference.sha256 is not None and other.sha256 is not None:

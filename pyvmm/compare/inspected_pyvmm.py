@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import trio
 from pyvmm.compare.observations import KERNEL_COUNTERS, EndKind
 from pyvmm.errors import ExitCode, PyvmmError
 from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.console.attach import Stdio
 from pyvmm.machine.ending import Ending, EndingKind
@@ -29,6 +31,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.ram import GuestRam
 
 if TYPE_CHECKING:
+    from pyvmm.devices.bus import Bus, Route
     from pyvmm.hosts.kvm.stats import Stats
 
 _KINDS: Mapping[EndingKind, EndKind] = {
@@ -41,6 +44,7 @@ _KINDS: Mapping[EndingKind, EndKind] = {
     EndingKind.TIME_LIMIT: EndKind.TIME_LIMIT,
 }
 _CHUNK = 4 << 20
+_ACCESSES_MAX = 4096
 
 
 def _config(asked: Mapping[str, Any]) -> MachineConfig:
@@ -59,13 +63,15 @@ def _config(asked: Mapping[str, Any]) -> MachineConfig:
 
 async def _run(asked: Mapping[str, Any], config: MachineConfig) -> dict[str, object]:
     with ExitStack() as stack:
-        async with Machine(config, Stdio()) as machine:
+        async with Machine(config, Stdio(), paused=True) as machine:
+            accesses = _Accesses(machine.assembly.board)
             statistics = []
             if config.host is HostChoice.KVM:
                 for index in range(config.cpus):
                     opened = await machine.on_vcpu(index, _statistics)
                     if opened is not None:
                         statistics.append(stack.enter_context(opened))
+            machine.resume()
             result = await machine.wait()
             kernel = _kernel_counts(statistics) if statistics else None
             ending = result.ending
@@ -79,7 +85,44 @@ async def _run(asked: Mapping[str, Any], config: MachineConfig) -> dict[str, obj
         "exit_code": int(ending.exit_code),
         "exits": dict(result.exits),
         "kernel": kernel,
+        "accesses": accesses.first,
     }
+
+
+class _Accesses:
+    """Addresses that are not RAM, in the order in which the guest used them first.
+
+    Each as `FirstAccess` has it: address, whether it is a port and was read, whether a device
+    answers there, and how many bytes the guest had said.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._seen: set[tuple[int, bool, bool]] = set()
+        self.first: list[tuple[int, bool, bool, bool, int]] = []
+        board.ports.on_route = partial(self._watched, board.ports, True)
+        board.mmio.on_route = partial(self._watched, board.mmio, False)
+
+    def _watched(self, bus: Bus, is_port: bool, address: int, route: Route) -> Route:
+        read, write, offset, widest = route
+        claimed = bus.find(address) is not None
+
+        def watched_read(at: int, size: int) -> int:
+            self._take(address, is_port, True, claimed)
+            return read(at, size)
+
+        def watched_write(at: int, size: int, value: int) -> None:
+            self._take(address, is_port, False, claimed)
+            write(at, size, value)
+
+        return watched_read, watched_write, offset, widest
+
+    def _take(self, address: int, is_port: bool, is_read: bool, claimed: bool) -> None:
+        # Under the device lock, on the thread of the vCPU that accesses it.
+        key = (address, is_port, is_read)
+        if key not in self._seen and len(self._seen) < _ACCESSES_MAX:
+            self._seen.add(key)
+            self.first.append((*key, claimed, self._board.said))
 
 
 def _statistics(vcpu: Vcpu) -> Stats | None:

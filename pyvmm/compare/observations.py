@@ -104,6 +104,7 @@ class Inspection:
     kind that it sees; `kernel` what KVM itself counted
     (KVM_GET_STATS_FD). Each is None where nobody knows, and `exits_unknown`, `kernel_unknown` then
     say why. `ram_sha256` is that of all guest RAM after the end, None where it was not looked at.
+    `accesses` are pyvmm's, in their order, those that it saw: none to a controller in the kernel.
     """
 
     subject: Subject
@@ -115,6 +116,22 @@ class Inspection:
     exits_unknown: str = ""
     kernel_unknown: str = ""
     ram_sha256: str | None = None
+    accesses: tuple[FirstAccess, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAccess:
+    """The first read or write of a guest at an address that is not RAM, as pyvmm saw it.
+
+    `address` is a port, or a GPA where `is_port` is not set; `claimed`: a device of pyvmm answered.
+    `said` counts the bytes of the console until then.
+    """
+
+    address: int
+    is_port: bool
+    is_read: bool
+    claimed: bool
+    said: int
 
 
 class Metric(enum.Enum):

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from pyvmm.compare.guest_files import GuestFiles, memory_file, path_of
-from pyvmm.compare.observations import Counts, End, EndKind, Inspection
+from pyvmm.compare.observations import Counts, End, EndKind, FirstAccess, Inspection
 from pyvmm.compare.processes import Errors, RunFailedError, Transcript, failure_of, listened_to
 from pyvmm.compare.subjects import PyvmmHost, PyvmmSubject
 from pyvmm.qmp.child import Child
@@ -71,4 +71,5 @@ def _inspection(subject: PyvmmSubject, console: bytes, told: Mapping[str, Any]) 
         else "this kernel has no KVM_GET_STATS_FD"
         if on_kvm
         else "there is no KVM",
+        accesses=tuple(FirstAccess(*one) for one in told["accesses"]),
     )

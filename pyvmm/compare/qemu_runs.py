@@ -21,7 +21,9 @@ from pyvmm.compare.observations import (
     end_of_qemu,
 )
 from pyvmm.compare.processes import Transcript
+from pyvmm.compare.qemu_boot import refusal
 from pyvmm.compare.subjects import QemuAccelerator, QemuSubject
+from pyvmm.errors import UsageError
 from pyvmm.qmp.peer import QemuError, QemuPeer, QmpRefusalError, open_qemu
 
 _LOOK_EVERY = 0.01
@@ -33,18 +35,25 @@ _NOT_KVM = "there is no KVM"
 async def inspect(subject: QemuSubject, files: GuestFiles, ram: int) -> Inspection:
     """Run the guest once and look at all of it; its RAM is left in the file `ram`, which is empty.
 
-    Raises `QemuError` where QEMU fails.
+    Raises `QemuError` where QEMU fails, `UsageError` where it refuses the image.
     """
     said = Transcript()
     command = qemu_command.inspected(
         subject, files.request, path_of(files.image), _initrd(files), path_of(ram)
     )
     with files.standard_input() as stdin:
-        async with open_qemu(
-            command, pass_fds=(*files.inherited, ram), stdin=stdin, on_output=said.take
-        ) as peer:
-            end = await _end(peer, files.request.timeout)
-            code = peer.child.returncode or 0
+        try:
+            async with open_qemu(
+                command, pass_fds=(*files.inherited, ram), stdin=stdin, on_output=said.take
+            ) as peer:
+                end = await _end(peer, files.request.timeout)
+                code = peer.child.returncode or 0
+        except QemuError as error:
+            why = refusal(error.last_lines) if error.returncode == 1 else None
+            if why is None:
+                raise
+            attempt = f"compare {files.request.name} with {subject.name}"
+            raise UsageError(attempt, f"QEMU refuses it: {why}") from error
     kernel, unknown = await _kernel_counts(subject, files, end)
     return Inspection(subject, end, code, said.text, None, kernel, _EXITS_UNKNOWN, unknown)
 

@@ -97,10 +97,10 @@ def _behaviour(report: Report) -> Iterator[Table | str]:
     told = [one for one in findings if one[1].agreement in _TOLD]
     for name, finding in told:
         yield from _lines(name, finding)
-    reasons = dict(pair for _, finding in told for pair in finding.reasons)
+    reasons = dict.fromkeys(pair for _, finding in told for pair in finding.reasons)
     if reasons:
         yield "\nWhy:"
-        yield from (escape(f"  {key}: {reason}") for key, reason in reasons.items())
+        yield from (escape(f"  {key}: {reason}") for key, reason in reasons)
 
 
 def _lines(name: str, finding: Finding) -> Iterator[str]:

@@ -31,6 +31,7 @@ _GUEST_ENDINGS = frozenset(range(GUEST_STATUS_MAX + 1)) | {
     ExitCode.GUEST_PANICKED,
     ExitCode.MEMORY_REFUSED,
     ExitCode.UNHANDLED_EXIT,
+    ExitCode.GUEST_RESET,
 }
 """What ``pyvmm run`` ends with where the guest did it."""
 

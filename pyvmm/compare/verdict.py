@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 
 from pyvmm.compare.differences import (
@@ -16,10 +16,12 @@ from pyvmm.compare.differences import (
     has_pc_bios,
 )
 from pyvmm.compare.inventory import Inventory, changed_lines, taken_apart
+from pyvmm.compare.loader_values import REASON
 from pyvmm.compare.observations import EndKind, Inspection, TimedRun
 from pyvmm.compare.ram import PREDICTABLE_REGIONS, REASONS, RegionComparison
+from pyvmm.compare.reasons import Evidence, GuestKnown, evidence
 from pyvmm.compare.statistics import counted
-from pyvmm.compare.subjects import Subject
+from pyvmm.compare.subjects import PyvmmSubject, Subject
 
 _DIFF_WINDOW = 400
 _DIFF_LINES = 60
@@ -77,25 +79,27 @@ class PairVerdict:
 def judge(
     reference: Inspection,
     other: Inspection,
-    guest: str | None,
+    guest: GuestKnown,
     ram: Sequence[RegionComparison] | None,
 ) -> PairVerdict:
-    """Compare what two inspections saw; `guest` is the bundled guest's name, None for others.
-
-    `ram` is None where RAM was not compared.
-    """
+    """Compare what two inspections saw of `guest`; `ram` is None where RAM was not compared."""
     seen = Seen(reference.subject, reference.end), Seen(other.subject, other.end)
-    known = [one for one in KNOWN if one.concerns(guest, *seen)]
+    known = [one for one in KNOWN if one.concerns(guest.bundled, *seen)]
     console, its_console = _as_far_as_both_went(reference, other)
     inventory, lines = taken_apart(console)
     its_inventory, its_lines = taken_apart(its_console)
-    findings = [
-        _console(lines, its_lines, known),
-        _end(reference, other, known),
-        *_inventories(inventory, its_inventory),
-    ]
+    explain = _loaders(guest, reference, other)
+    behaviour = (_console(lines, its_lines, known, explain), _end(reference, other, known))
+    if any(one.agreement is Agreement.DIFFERS for one in behaviour):
+        because = [
+            one
+            for one in evidence(guest, reference, other)
+            if _agree_until(one, reference, other, known, guest.loader.explain)
+        ]
+        behaviour = (_because(behaviour[0], because), _because(behaviour[1], because))
+    findings = [*behaviour, *_inventories(inventory, its_inventory)]
     # RAM of a bundled guest is as it leaves it, where nothing else is known to make it differ.
-    is_predictable = guest is not None and not any(map(has_pc_bios, seen))
+    is_predictable = guest.bundled is not None and not any(map(has_pc_bios, seen))
     is_predictable = is_predictable and not findings[0].reasons and not findings[1].reasons
     findings.append(_ram(reference, other, ram, is_predictable=is_predictable))
     regions = None if ram is None else tuple(ram)
@@ -114,8 +118,24 @@ def _as_far_as_both_went(reference: Inspection, other: Inspection) -> tuple[byte
     return consoles
 
 
+Explain = Callable[[Sequence[str], Sequence[str]], bool]
+"""Whether the reference's lines and the other's differ in nothing but what loaders choose."""
+
+
+def _loaders(guest: GuestKnown, reference: Inspection, other: Inspection) -> Explain:
+    is_ours = [isinstance(one.subject, PyvmmSubject) for one in (reference, other)]
+    if is_ours == [True, False]:
+        return guest.loader.explain
+    if is_ours == [False, True]:
+        return lambda theirs, ours: guest.loader.explain(ours, theirs)
+    return lambda _, __: False
+
+
 def _console(
-    lines: Sequence[str], its_lines: Sequence[str], known: Sequence[KnownDifference]
+    lines: Sequence[str],
+    its_lines: Sequence[str],
+    known: Sequence[KnownDifference],
+    explain: Explain,
 ) -> Finding:
     if lines == its_lines:
         return Finding(Aspect.CONSOLE, Agreement.EQUAL, f"{counted(len(lines) - 1, 'line')}, equal")
@@ -130,7 +150,41 @@ def _console(
     ]
     if used and _without(lines, used) == _without(its_lines, used):
         return _explained(Aspect.CONSOLE, "differs where it may", diff, used)
+    if explain(_without(lines, used), _without(its_lines, used)):
+        reasons = (*((one.key, one.reason) for one in used), REASON)
+        return Finding(Aspect.CONSOLE, Agreement.EXPLAINED, "differs where it may", diff, reasons)
     return Finding(Aspect.CONSOLE, Agreement.DIFFERS, "differs", diff)
+
+
+def _agree_until(
+    one: Evidence,
+    reference: Inspection,
+    other: Inspection,
+    known: Sequence[KnownDifference],
+    explain: Explain,
+) -> bool:
+    """Whether both said the same until pyvmm's guest came to what `one` is about.
+
+    `explain` takes pyvmm's lines first.
+    """
+    ours, theirs = reference, other
+    if not isinstance(reference.subject, PyvmmSubject):
+        ours, theirs = other, reference
+    _, before = taken_apart(ours.console[: one.said])
+    _, all_theirs = taken_apart(theirs.console)
+    *whole, last = before
+    its_whole = list(all_theirs[: len(whole)])
+    its_last = "".join(all_theirs[len(whole) : len(whole) + 1])
+    agrees = _console(whole, its_whole, known, explain).agreement is not Agreement.DIFFERS
+    return agrees and its_last.startswith(last)
+
+
+def _because(finding: Finding, because: Sequence[Evidence]) -> Finding:
+    """The finding with the reasons that there are, where it needs one."""
+    if finding.agreement is not Agreement.DIFFERS or not because:
+        return finding
+    reasons = tuple((one.key.value, one.sentence) for one in because)
+    return replace(finding, agreement=Agreement.EXPLAINED, reasons=reasons)
 
 
 def _matching(lines: Iterable[str], known: KnownDifference) -> list[str]:

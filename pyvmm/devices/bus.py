@@ -90,7 +90,7 @@ _Write = Callable[[int, int, int], None]
 
 # How accesses at one address go: the device's methods, the offset to hand them, and the size of
 # the widest access that goes whole. A tuple, because unpacking one is what the per-exit path costs.
-_Route = tuple[_Read, _Write, int, int]
+Route = tuple[_Read, _Write, int, int]
 
 
 class Bus:
@@ -100,9 +100,12 @@ class Bus:
         self.name = name
         self.size = size
         self._ranges: tuple[BusRange, ...] = ()
-        self._found: dict[int, _Route] = {}
+        self._found: dict[int, Route] = {}
         self._unclaimed: dict[int, int] = {}
         self._unclaimed_elsewhere = 0
+        self.on_route: Callable[[int, Route], Route] | None = None
+        """Who watches accesses may put something into an address's way: called before its first
+        access, and again where a device is added or removed, or many addresses are in use."""
 
     @property
     def ranges(self) -> tuple[BusRange, ...]:
@@ -211,14 +214,14 @@ class Bus:
         self._ranges = tuple(sorted(ranges, key=_start))
         self._found = {}
 
-    def _route(self, address: int) -> _Route:
+    def _route(self, address: int) -> Route:
         return self._found.get(address) or self._find_route(address)
 
-    def _find_route(self, address: int) -> _Route:
+    def _find_route(self, address: int) -> Route:
         found = self._found
         ranges = self._ranges
         index = bisect_right(ranges, address, key=_start) - 1
-        route: _Route
+        route: Route
         if index >= 0 and address < ranges[index].end:
             hit = ranges[index]
             widest = min(hit.width, hit.end - address)
@@ -226,6 +229,8 @@ class Bus:
         else:
             gap_end = ranges[index + 1].start if index + 1 < len(ranges) else address + 8
             route = (self._read_unclaimed, self._write_unclaimed, address, gap_end - address)
+        if self.on_route is not None:
+            route = self.on_route(address, route)
         if len(found) >= _FOUND_LIMIT:
             found.clear()
         found[address] = route

@@ -116,6 +116,12 @@ class Board:
                 )
             self._posting[index] = (start, device, posting)
 
+    @property
+    def said(self) -> int:
+        """Bytes of the console so far, with what was posted. Under the lock."""
+        self._drain_posted()
+        return self._console.total
+
     # -- access from vCPU threads --
 
     def port_out(self, port: int, size: int, count: int, data: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pyvmm.compare.observations import Counts, End, EndKind, Inspection, TimedRun
 from pyvmm.compare.ram import PageCounts, RamRegion, RegionComparison
+from pyvmm.compare.reasons import GuestKnown
 from pyvmm.compare.report import (
     Absent,
     GuestFacts,
@@ -85,6 +86,6 @@ def report(
         rounds,
         parts,
         (Absent("QEMU kvm", "it <aborts>"),),
-        (judge(looked[0], looked[1], None, ram),),
+        (judge(looked[0], looked[1], GuestKnown(None), ram),),
         pair_ratios(parts),
     )

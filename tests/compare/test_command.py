@@ -16,6 +16,7 @@ import pytest
 
 from pyvmm import bundled_guests
 from pyvmm.cli.main import main
+from tests.boot.images import ENTRY, Segment, elf, multiboot_header
 from tests.cli.command import ENVIRONMENT, PYVMM, pyvmm
 from tests.compare.fake_qemu import changed, fake
 from tests.compare.test_writers import Page
@@ -88,6 +89,25 @@ def test_a_qemu_that_behaves_otherwise_is_a_disagreement(tmp_path: Path) -> None
     assert done.code == 1, done.err
     assert done.out.decode().splitlines()[-1] == "The behaviour does not agree."
     assert "end: exited 7 and exited 8" in done.out.decode()
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_a_reset_by_a_port_that_microvm_has_not(tmp_path: Path) -> None:
+    # By the keyboard controller, which takes QEMU a moment; where it does nothing the guest ends
+    # with 4.
+    code = bytes.fromhex("b0fe e664 b980000000 e461 e2fc b004 e6f4 f4")
+    image, page, told = (tmp_path / name for name in ("image", "page", "told"))
+    image.write_bytes(elf((Segment(ENTRY, code),), bits=32, multiboot=multiboot_header()))
+    options = (*LITTLE, "--machine", "microvm,pc", "--runs", "1", "--html", page, "--json", told)
+    done = pyvmm("compare", image, *options)
+    assert done.code == 0, done.err
+    sentence = "the guest uses the keyboard controller (port 0x64), which pyvmm has and QEMU"
+    assert sentence in done.out.decode()
+    assert sentence in page.read_text()
+    ends = [one["end"]["kind"] for one in json.loads(told.read_text())["subjects"]]
+    assert ends == ["restarted", "exited", "restarted"]
+    assert "restarted and exited 4 (device)" in done.out.decode()
 
 
 @pytest.mark.qemu

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyvmm.compare.differences import INVENTORY_REASONS, KNOWN
 from pyvmm.compare.observations import End, EndKind, end_of_qemu, end_of_status
 from pyvmm.compare.ram import ABOVE, IMAGE, LOW, REASONS, REST, PageCounts
+from pyvmm.compare.reasons import GuestKnown, ReasonKey
 from pyvmm.compare.subjects import Subject, told_apart
 from pyvmm.compare.verdict import Agreement, Aspect, Finding, PairVerdict, judge, steadiness
 from tests.compare.samples import EXITED, MODEL, OURS, STOPPED, inspection, qemu, region, timed
@@ -37,7 +38,7 @@ def verdict(
     return judge(
         inspection(reference, ours, ends[0]),
         inspection(other or qemu(), theirs, ends[1]),
-        guest,
+        GuestKnown(guest),
         None,
     )
 
@@ -187,13 +188,13 @@ def test_what_is_known_of_one_guest_is_not_of_others(guest: str | None) -> None:
 
 def test_ram_is_shown_and_does_not_count() -> None:
     ram = [region(PageCounts(500, 1, 2, 9, (0x20_0000,)))]
-    found = judge(inspection(OURS), inspection(qemu()), None, ram)
+    found = judge(inspection(OURS), inspection(qemu()), GuestKnown(None), ram)
     shown = finding(found, Aspect.RAM)
     assert found.agrees
     assert found.ram == tuple(ram)
     assert shown.agreement is Agreement.EXPLAINED
     assert shown.summary == "12 of 512 pages differ"
-    same = judge(inspection(OURS), inspection(qemu()), None, [region(PageCounts(512))])
+    same = judge(inspection(OURS), inspection(qemu()), GuestKnown(None), [region(PageCounts(512))])
     assert finding(same, Aspect.RAM).agreement is Agreement.EQUAL
 
 
@@ -213,7 +214,7 @@ def test_ram_of_bundled_guests_counts_where_nobody_else_was(
 ) -> None:
     def judged(name: str) -> PairVerdict:
         ram = [region(PageCounts(511, 0, 0, 1, (0x20_0000,)), name)]
-        return judge(inspection(OURS), inspection(other), guest, ram)
+        return judge(inspection(OURS), inspection(other), GuestKnown(guest), ram)
 
     assert judged("rest").agrees is not counts
     assert judged("above 4 GiB").agrees is not counts
@@ -228,7 +229,7 @@ def test_ram_may_differ_where_the_guest_did_something_else_for_a_known_reason(
 ) -> None:
     ram = [region(PageCounts(511, 0, 0, 1, (0x20_0000,)))]
     ours, theirs = inspection(OURS, TESTED % 5), inspection(qemu(), TESTED % size)
-    assert judge(ours, theirs, "memtest", ram).agrees is agrees
+    assert judge(ours, theirs, GuestKnown("memtest"), ram).agrees is agrees
 
 
 def test_runs_that_differ_are_a_disagreement() -> None:
@@ -285,6 +286,7 @@ def test_the_document_lists_the_known_differences_and_no_others() -> None:
     section = DOCUMENT.read_text().split("\n## Differences that are known\n")[1].split("\n## ")[0]
     table = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
     keys = [one.key for one in KNOWN] + list(INVENTORY_REASONS)
+    keys += [one.value for one in ReasonKey]
     assert sorted(table) == sorted(keys)
     assert len(set(keys)) == len(keys)
 

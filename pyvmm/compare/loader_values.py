@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""Values that a boot protocol leaves to the loader, found again in what a guest prints.
+
+Where tables and modules lie, what a loader calls itself and the modules, how it puts the command
+line together (QEMU's Multiboot loader writes the file's name first, ``hw/i386/multiboot.c``), how
+the memory map is cut into pieces. Two lines that differ in nothing else are explained; a number
+that pyvmm's loader did not choose is none of these, and stays a difference.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from pyvmm.boot.plan import BootPlan
+from pyvmm.memory.layout import GpaRange, MemoryLayout
+
+REASON = (
+    "loader",
+    "the boot protocol leaves that to the loader: names and places of tables and modules, the "
+    "pieces of the memory map, what comes before the command line",
+)
+_SMALL = 0xFF
+"""Numbers up to here are everybody's: kinds, counts, results."""
+_NUMBER = re.compile(r"\b(?:0x[0-9a-fA-F]+|[0-9a-fA-F]{4,16}|[0-9]+)\b")
+_NAME = re.compile(r"\b(?:qemu|pyvmm)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderValues:
+    """What the loaders chose for one guest: pyvmm's `numbers`, and `names` that QEMU gives things.
+
+    Each of `names` is a pair: QEMU's text, and what pyvmm has there.
+    """
+
+    numbers: frozenset[int] = frozenset()
+    names: tuple[tuple[str, str], ...] = ()
+
+    def explain(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
+        """Whether pyvmm's lines and QEMU's differ in nothing but what a loader chooses."""
+        one = [_NAME.sub("loader", line) for line in ours]
+        other = [_NAME.sub("loader", self._renamed(line)) for line in theirs]
+        # A table has rows: a line that stands alone has to be there on both sides.
+        rows = Counter(_shape(line) for line in one if self._is_row(line))
+        tables = {shape for shape, count in rows.items() if count > 1}
+        matcher = SequenceMatcher(None, one, other, autojunk=False)
+        for kind, start, end, its_start, its_end in matcher.get_opcodes():
+            mine, its = one[start:end], other[its_start:its_end]
+            if kind == "equal" or self._are_pairs(mine, its):
+                continue
+            if not all(self._is_row(line) for line in mine):
+                return False
+            if not tables.issuperset(map(_shape, (*mine, *its))):
+                return False
+        return True
+
+    def _renamed(self, line: str) -> str:
+        for text, name in self.names:
+            line = line.replace(text, name)
+        return line
+
+    def _are_pairs(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
+        return len(ours) == len(theirs) and all(map(self._is_pair, ours, theirs))
+
+    def _is_pair(self, ours: str, theirs: str) -> bool:
+        if _shape(ours) != _shape(theirs):
+            return False
+        numbers = zip(_NUMBER.findall(ours), _NUMBER.findall(theirs), strict=True)
+        return all(one == other or self._is_chosen(one) for one, other in numbers)
+
+    def _is_chosen(self, token: str) -> bool:
+        return not self.numbers.isdisjoint(_readings(token))
+
+    def _is_row(self, line: str) -> bool:
+        """Whether all numbers in it that are not small are the loader's, and there are some."""
+        large = [one for one in _NUMBER.findall(line) if max(_readings(one)) > _SMALL]
+        return bool(large) and all(map(self._is_chosen, large))
+
+
+NO_VALUES = LoaderValues()
+
+
+def loader_values(
+    plan: BootPlan, layout: MemoryLayout, image_path: str, initrd_path: str | None
+) -> LoaderValues:
+    """The values for a guest that pyvmm loads by `plan`.
+
+    The paths are those that QEMU is given, None without an initrd.
+    """
+    names = [(f"{image_path} ", ""), (image_path, "")]
+    if initrd_path is not None:
+        names.append((initrd_path, "initrd"))
+    numbers = {one for one in _numbers(plan, layout) if one > _SMALL}
+    return LoaderValues(frozenset(numbers), tuple(names))
+
+
+def _numbers(plan: BootPlan, layout: MemoryLayout) -> Iterator[int]:
+    for entry in layout.memory_map:
+        yield from _of_range(entry.range)
+    if plan.initrd is not None:
+        yield from _of_range(plan.initrd)
+    for placement in plan.placements:
+        where = GpaRange(placement.gpa, placement.gpa + len(placement.data))
+        if placement.gpa in {one.start for one in (plan.kernel, plan.initrd) if one is not None}:
+            continue
+        if plan.kernel is not None and plan.kernel.overlaps(where):
+            continue
+        yield from _of_range(where)
+        data = bytes(placement.data)
+        yield from struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4])
+
+
+def _of_range(where: GpaRange) -> Iterator[int]:
+    """The ways in which people print a range: its start, its end, its last byte, its size."""
+    for value in (where.start, where.end, where.end - 1, where.size):
+        yield from (value, value >> 10, value >> 12, value >> 20)
+
+
+def _shape(line: str) -> str:
+    return _NUMBER.sub("#", line)
+
+
+def _readings(token: str) -> set[int]:
+    """What a token may mean: hexadecimal, and decimal where it can be."""
+    readings = {int(token, 16)}
+    if token.isdecimal():
+        readings.add(int(token))
+    return readings
