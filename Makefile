@@ -48,6 +48,7 @@ check: $(TOOLS) guests ## a look into everything, QEMU and the lab where they ar
 
 .PHONY: quick
 quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
+	@./setup-system quick
 	$(PYTEST) -q --hypothesis-profile=quick --selection=quick $(ARGS)
 
 .PHONY: lint
