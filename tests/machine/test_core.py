@@ -20,7 +20,8 @@ from .private_machines import config as private_config
 MEMORY = 4 * MIB
 _LOOPS = bytes.fromhex("ebfe")
 _MAPPING = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+ [1-9]\d*) +(?:/memfd:pyvmm|anon_inode:\[.*g.*mem).*\n"
+    r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+ [1-9]\d*) +"
+    r"(?:/memfd:pyvmm|\S*\[(?:kvm-gmem|guest_memfd)\]).*\n"
     r"(?:\w+: .*\n)*?VmFlags: (.*)$",
     re.MULTILINE,
 )
