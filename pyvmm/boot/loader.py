@@ -20,6 +20,7 @@ from pyvmm.boot.multiboot import (
 from pyvmm.boot.plan import BootPlan, BootProtocol, Placement
 from pyvmm.boot.pvh import entry_of, needs_of, pvh_boot_data, pvh_kernel
 from pyvmm.boot.recognise import ImageKind, recognise
+from pyvmm.boot.unpacking import unpacked
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.memory.layout import (
     COMMAND_LINE_MAX,
@@ -34,7 +35,6 @@ from pyvmm.memory.layout import (
 )
 
 _RESERVED = GpaRange(LOW_USABLE_END, HIGH_MEMORY_START)
-_MODULE_NAME = b"initrd"
 _HOLE = GpaRange(HOLE_START, HOLE_END)
 _PHYSICAL_LIMIT = 1 << 52
 """No x86 processor has wider physical addresses (SDM vol. 3A, 4.1.4)."""
@@ -46,21 +46,24 @@ def plan_boot(
     command_line: bytes = b"",
     initrd: bytes | memoryview | None = None,
     name: str = "image",
+    *,
+    initrd_name: str = "initrd",
 ) -> BootPlan:
     """Decide what of `image` (the whole file) goes where in guest memory and how it is entered.
 
+    A compressed image is unpacked first (`pyvmm.boot.unpacking.unpacked`).
     `command_line` is without a zero byte, shorter than `COMMAND_LINE_MAX`. `initrd` is placed where
     other loaders do: as high as it goes below the MMIO hole for PVH, right behind the kernel for
-    Multiboot, page-aligned. `name` is for error texts only. Placements are slices of `image` and
-    `initrd`, which therefore must stay open and unchanged until they are copied; they are sorted by
-    address.
+    Multiboot, page-aligned. `name` and `initrd_name` are for error texts, and a Multiboot kernel is
+    told them. Placements are slices of `image` and `initrd`, which therefore must stay open and
+    unchanged until they are copied; they are sorted by address.
 
     Raises `ImageError` for an image (or initrd) that is broken, contradicts itself, does not fit
     the layout, or is of a kind that cannot be booted; `UsageError` for a command line that cannot
-    be passed on.
+    be passed on; and what `unpacked` raises.
     """
     attempt = f"boot {name}"
-    view = memoryview(image).toreadonly().cast("B")
+    view, remarks = unpacked(memoryview(image).toreadonly().cast("B"), attempt)
     _check_command_line(command_line, attempt)
     kernel = _kernel(view, layout, attempt)
     _check_fit(kernel.claims, layout, attempt)
@@ -73,9 +76,12 @@ def plan_boot(
         free.take(claim)
         claims.append(claim)
         where = claim.range
-    data = _boot_data(kernel, layout, command_line, where, free)
+    names = (name, initrd_name)
+    data = _boot_data(kernel, layout, command_line, where, names=names, free=free)
     plan = _checked_plan(kernel, data, (*claims, *data.claims), layout, attempt)
-    return dataclasses.replace(plan, kernel=_span(kernel.claims), initrd=where)
+    return dataclasses.replace(
+        plan, kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks
+    )
 
 
 def _span(claims: Sequence[Claim]) -> GpaRange:
@@ -177,14 +183,19 @@ def _boot_data(
     layout: MemoryLayout,
     command_line: bytes,
     initrd: GpaRange | None,
+    *,
+    names: tuple[str, str],
     free: FreeMemory,
 ) -> BootData:
     match kernel.protocol:
         case BootProtocol.PVH:
             return pvh_boot_data(kernel.entry, layout, command_line, initrd, free=free)
         case BootProtocol.MULTIBOOT:
+            # As from QEMU (hw/i386/multiboot.c) and GRUB Legacy: programs count on it.
+            image_name, module_name = (name.encode("utf-8", "surrogateescape") for name in names)
+            line = image_name + b" " + command_line
             return multiboot_boot_data(
-                kernel.entry, layout, command_line, initrd, module_name=_MODULE_NAME, free=free
+                kernel.entry, layout, line, initrd, module_name=module_name, free=free
             )
         case BootProtocol.FLAT:
             return flat_boot_data()

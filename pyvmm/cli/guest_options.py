@@ -23,6 +23,7 @@ class GuestInput:
     image: bytes
     command_line: bytes
     initrd: bytes | None
+    initrd_name: str
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +52,7 @@ def read_guest(options: argparse.Namespace) -> GuestInput:
         image=read_image(_image_path(options.image)),
         command_line=os.fsencode(options.append),
         initrd=_read_initrd(options) if options.initrd else None,
+        initrd_name=str(options.initrd or ""),
     )
 
 

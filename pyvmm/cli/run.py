@@ -167,6 +167,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         cpus=bare.cpus,
         command_line=guest.command_line,
         initrd=guest.initrd,
+        initrd_name=guest.initrd_name,
         timeout=bare.timeout,
         irqchip=IrqchipPolicy(options.irqchip),
         host=HostChoice(options.host),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from pyvmm.boot.unpacking import unpacked
 from pyvmm.errors import SystemCallError
 
 
@@ -61,11 +62,15 @@ def path_of(fd: int) -> str:
 
 @contextmanager
 def guest_files(request: GuestRequest) -> Iterator[GuestFiles]:
-    """Files for `request`. Raises `SystemCallError` where there is no memory for them."""
+    """Files for `request`. Raises `SystemCallError` where there is no memory for them.
+
+    QEMU unpacks no image but Linux's own: all of them get it unpacked.
+    """
+    image = unpacked(memoryview(request.image), f"boot {request.name}").image
     with ExitStack() as stack:
         yield GuestFiles(
             request,
-            stack.enter_context(memory_file("image", request.image)),
+            stack.enter_context(memory_file("image", image)),
             None
             if request.initrd is None
             else stack.enter_context(memory_file("initrd", request.initrd)),
@@ -74,7 +79,9 @@ def guest_files(request: GuestRequest) -> Iterator[GuestFiles]:
 
 
 @contextmanager
-def memory_file(name: str, content: bytes = b"", size: int | None = None) -> Iterator[int]:
+def memory_file(
+    name: str, content: bytes | memoryview = b"", size: int | None = None
+) -> Iterator[int]:
     """A descriptor of a file in memory, of `size` bytes (default: as long as `content`)."""
     fd = -1
     try:

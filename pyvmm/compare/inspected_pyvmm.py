@@ -51,7 +51,9 @@ def _config(asked: Mapping[str, Any]) -> MachineConfig:
     initrd = asked["initrd"]
     return MachineConfig(
         image=Path(asked["image"]).read_bytes(),
-        name=asked["name"],
+        # As QEMU is told them, and so a Multiboot kernel.
+        name=asked["image"],
+        initrd_name=asked["initrd"] or "",
         memory=asked["memory"],
         cpus=asked["cpus"],
         command_line=os.fsencode(asked["command_line"]),

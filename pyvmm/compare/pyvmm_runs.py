@@ -32,7 +32,6 @@ async def inspect(subject: PyvmmSubject, files: GuestFiles, ram: int) -> Inspect
     with memory_file("report") as report, files.standard_input() as stdin:
         asked = {
             "image": path_of(files.image),
-            "name": request.name,
             "initrd": None if files.initrd is None else path_of(files.initrd),
             "command_line": os.fsdecode(request.command_line),
             "host": subject.host.value,

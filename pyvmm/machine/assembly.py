@@ -78,7 +78,12 @@ class Assembly(StackOwner):
         layout = MemoryLayout.of(config.memory)
         self._config = config
         self._plan = plan_boot(
-            config.image, layout, config.command_line, config.initrd, name=config.name
+            config.image,
+            layout,
+            config.command_line,
+            config.initrd,
+            name=config.name,
+            initrd_name=config.initrd_name,
         )
         prepared = None if config.private is None else _prepare_launch(self._plan)
         self._interrupts = needs_interrupts(config, self._plan)

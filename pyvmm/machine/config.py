@@ -92,10 +92,11 @@ class PrivateConfig:
 class MachineConfig:
     """A machine to be: the image's bytes, `memory` in bytes, number of vCPUs, and so on.
 
-    Raises `UsageError` when a value cannot be. `name` stands for the image in messages. `timeout`
-    is in seconds from the guest's first instruction. With `dump_guest_core` a core of this process
-    has the guest's memory, as far as it is mapped and the process's coredump_filter (core(5)) lets
-    it in: a guest_memfd only with bit 3, file-backed shared mappings.
+    Raises `UsageError` when a value cannot be. `name` and `initrd_name` stand for the files in
+    messages, and in what a Multiboot kernel is told. `timeout` is in seconds from the guest's first
+    instruction. With `dump_guest_core` a core of this process has the guest's memory, as far as it
+    is mapped and the process's coredump_filter (core(5)) lets it in: a guest_memfd only with bit 3,
+    file-backed shared mappings.
     """
 
     image: bytes
@@ -104,6 +105,7 @@ class MachineConfig:
     cpus: int = 1
     command_line: bytes = b""
     initrd: bytes | None = None
+    initrd_name: str = "initrd"
     timeout: float | None = None
     irqchip: IrqchipPolicy = IrqchipPolicy.AUTO
     host: HostChoice = HostChoice.AUTO

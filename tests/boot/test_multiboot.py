@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
@@ -58,7 +59,7 @@ def test_information() -> None:
     assert info[0] == 1 << 0 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9
     assert info[1] == 639, "KiB below 1 MiB"
     assert info[2] == (3 * GIB - MIB) // 1024, "KiB above 1 MiB, up to the first hole"
-    assert bytes_at(plan, info[4], 8) == b"hello=1\0"
+    assert bytes_at(plan, info[4], 14) == b"image hello=1\0"
     count, modules, mmap_length, mmap, loader = info[5], info[6], info[11], info[12], info[16]
     assert count == 1
     assert modules % 4 == 0
@@ -77,6 +78,22 @@ def test_information() -> None:
         (entry.range.start, entry.range.size, entry.kind) for entry in layout.memory_map
     ]
     assert_sound(plan, layout)
+
+
+def test_the_kernel_is_told_names_as_by_qemu() -> None:
+    name, initrd_name = os.fsdecode(b"dir/caf\xe9.elf"), os.fsdecode(b"\xff" * 5000)
+    image = elf(multiboot=multiboot_header())
+    plan = plan_boot(image, LAYOUT, b"a b", b"module", name, initrd_name=initrd_name)
+    base = plan.entry.regs.rbx
+    _, whole = memory_of(plan)["the Multiboot information"]
+    info = struct.unpack_from("<18I", whole)
+    assert bytes_at(plan, info[4], 16) == b"dir/caf\xe9.elf a b"[:16]
+    (text,) = struct.unpack_from("<8xI", whole, info[6] - base)
+    assert c_string(whole, text - base) == b"\xff" * 5000
+    assert_sound(plan, LAYOUT)
+    assert memory_of(plan_boot(image, LAYOUT, name="x"))["the command line"][1] == b"x \0"
+    longest = plan_boot(image, LAYOUT, b"c" * 0xFFFF, name="n" * 4096)
+    assert len(memory_of(longest)["the command line"][1]) == 0x10000 + 4097
 
 
 def test_no_initrd_no_modules() -> None:

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""Compressed images: what is unpacked, how much of it, and what becomes of broken ones."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.boot import recognise, unpacking
+from pyvmm.boot.loader import plan_boot
+from pyvmm.boot.plan import BootProtocol
+from pyvmm.boot.unpacking import unpacked
+from pyvmm.errors import ExitCode, HostLacksError, ImageError, PyvmmError, SystemCallError
+from pyvmm.memory.layout import MIB, MemoryLayout
+
+from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
+from .soundness import assert_sound
+
+LAYOUT = MemoryLayout.of(64 * MIB)
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def zstd_in_a_stream(data: bytes) -> bytes:
+    """A frame that does not say how long its content is, with a checksum."""
+    packer = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    return packer.compress(data) + packer.flush()
+
+
+def gzip_alike(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip_alike,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+    "zstd": zstd,
+}
+each_format = pytest.mark.parametrize("title", PACKERS)
+
+
+def unpack(data: bytes) -> bytes:
+    return bytes(unpacked(memoryview(data), "boot x").image)
+
+
+@each_format
+@pytest.mark.parametrize(
+    ("image", "protocol"),
+    [
+        (pvh(segments=[Segment(ENTRY, HLT * 100_000)]), BootProtocol.PVH),
+        (elf(bits=32, multiboot=multiboot_header()), BootProtocol.MULTIBOOT),
+        (raw_multiboot(), BootProtocol.MULTIBOOT),
+        (HLT * 1000, BootProtocol.FLAT),
+    ],
+)
+def test_an_image_boots_as_if_it_were_not_compressed(
+    title: str, image: bytes, protocol: BootProtocol
+) -> None:
+    packed = plan_boot(PACKERS[title](image), LAYOUT)
+    plan = plan_boot(image, LAYOUT)
+    assert packed.protocol is protocol
+    assert packed.entry == plan.entry
+    assert packed.placements == plan.placements
+    assert packed.remarks == (f"the image is unpacked with {title}: {len(image)} bytes",)
+    assert_sound(packed, LAYOUT)
+
+
+@each_format
+def test_a_compressed_bzimage_is_a_bzimage(title: str) -> None:
+    with pytest.raises(ImageError, match="bzImage, which is not supported yet"):
+        plan_boot(PACKERS[title](bzimage()), LAYOUT)
+
+
+@pytest.mark.parametrize("pack", [*PACKERS.values(), zstd_in_a_stream])
+@given(parts=st.lists(st.binary(max_size=300), min_size=1, max_size=4), zeroes=st.integers(0, 20))
+def test_streams_that_follow_one_another(
+    pack: Callable[[bytes], bytes], parts: list[bytes], zeroes: int
+) -> None:
+    data = b"".join(pack(part) for part in parts) + bytes(zeroes)
+    whole = b"\0" + b"".join(parts)  # whatever the parts begin with, this is not compressed
+    assert unpack(pack(b"\0") + data) == whole
+
+
+@each_format
+def test_what_follows_the_stream_is_ignored_and_told(title: str) -> None:
+    image, remarks = unpacked(memoryview(PACKERS[title](pvh()) + b"signature"), "boot x")
+    assert bytes(image) == pvh()
+    told = "the last 9 bytes of the file are ignored: they are not compressed"
+    assert remarks[1:] == (told,)
+
+
+@pytest.mark.parametrize("pack", [*PACKERS.values(), zstd_in_a_stream])
+def test_cut_off_anywhere(pack: Callable[[bytes], bytes]) -> None:
+    packed = pack(pvh())
+    for size in range(6, len(packed)):
+        with pytest.raises(ImageError, match=r"stream is (cut off|damaged)") as caught:
+            plan_boot(packed[:size], LAYOUT)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pack", [*PACKERS.values(), zstd_in_a_stream])
+@given(data=st.data())
+def test_damage_is_told_or_does_no_harm(
+    pack: Callable[[bytes], bytes], data: st.DataObject
+) -> None:
+    packed = bytearray(pack(pvh()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        packed[data.draw(st.integers(0, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        assert_sound(plan_boot(bytes(packed), LAYOUT), LAYOUT)
+    except PyvmmError as error:
+        assert error.exit_code is ExitCode.BAD_IMAGE
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh9"])
+@given(data=st.binary(max_size=100))
+def test_junk_behind_a_magic_number(magic: bytes, data: bytes) -> None:
+    try:
+        plan_boot(magic + data, LAYOUT)
+    except PyvmmError as error:
+        assert error.exit_code is ExitCode.BAD_IMAGE
+        assert "\n" not in str(error)
+
+
+# Bombs -------------------------------------------------------------------------------------------
+
+
+@each_format
+def test_a_bomb_is_unpacked_no_further_than_raw_code_can_be(
+    title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def counting(stream: unpacking._Stream, library: unpacking._Format) -> object:
+        for piece in one(stream, library):
+            seen.append(len(piece))
+            yield piece
+
+    one = unpacking._Stream._one
+    monkeypatch.setattr(unpacking._Stream, "_one", counting)
+    # A KiB of zstd is 32 MiB at the most, and that cannot be stopped in the middle.
+    step, size = (32 * MIB, 96 * MIB) if title == "zstd" else (MIB, 8 * MIB)
+    bomb = PACKERS[title](bytes(size))
+    with pytest.raises(ImageError, match=r"unpacked: it is no ELF file, .* longer than raw code"):
+        plan_boot(bomb, LAYOUT)
+    assert sum(seen) <= recognise._TOO_LONG.most + step
+
+
+@each_format
+def test_a_bomb_in_an_elf_file(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = recognise.SizeLimit(2 * MIB, "it is larger than 2 MiB", "strip it")
+    monkeypatch.setattr(recognise, "_MUCH_TOO_LONG", limit)
+    image = pvh()
+    fits = image.ljust(2 * MIB, b"\0")
+    assert plan_boot(PACKERS[title](fits), LAYOUT).protocol is BootProtocol.PVH
+    with pytest.raises(ImageError, match="boot image, unpacked: it is larger than 2 MiB; strip"):
+        plan_boot(PACKERS[title](fits + b"\0"), LAYOUT)
+
+
+@each_format
+def test_compressed_twice(title: str) -> None:
+    for second in PACKERS.values():
+        with pytest.raises(ImageError, match="compressed twice; unpack it with"):
+            plan_boot(PACKERS[title](second(pvh())), LAYOUT)
+
+
+def test_a_window_larger_than_memory_is_refused() -> None:
+    """32 bytes of zstd can ask for a terabyte before there is any output."""
+    header = b"\x28\xb5\x2f\xfd" + bytes((0x00, (40 - 10) << 3))
+    with pytest.raises(ImageError, match="zstd stream is damaged"):
+        plan_boot(header + b"\x01\x00\x00" + bytes(32), LAYOUT)
+
+
+def test_a_dictionary_larger_than_memory_is_refused() -> None:
+    packed = bytearray(lzma.compress(pvh()))
+    header = slice(12, 12 + (packed[12] + 1) * 4 - 4)  # the block's, up to its CRC
+    assert packed[14:16] == b"\x21\1", "LZMA2, one byte of properties"
+    packed[16] = 40  # 4 GiB
+    packed[header.stop : header.stop + 4] = zlib.crc32(packed[header]).to_bytes(4, "little")
+    with pytest.raises(ImageError, match=r"xz stream is damaged: Memory usage limit"):
+        plan_boot(bytes(packed), LAYOUT)
+
+
+def test_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        eof = False
+
+        def decompress(self, data: bytes) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setattr(zlib, "decompressobj", lambda _: Full())
+    with pytest.raises(SystemCallError, match="no memory to unpack it"):
+        plan_boot(gzip_alike(pvh()), LAYOUT)
+
+
+# Libraries ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("magic", "title"),
+    [(b"\x04\x22\x4d\x18", "lz4"), (b"\x02\x21\x4c\x18", "lz4"), (b"\x89LZO\0\r\n\x1a\n", "lzop")],
+)
+def test_what_nobody_here_unpacks(magic: bytes, title: str) -> None:
+    with pytest.raises(ImageError, match=f"compressed with {title}; unpack it with {title}"):
+        plan_boot(magic + bytes(100), LAYOUT)
+
+
+def test_without_a_library_for_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_module(name: str) -> object:
+        raise ImportError(name)
+
+    monkeypatch.setattr(unpacking, "import_module", no_module)
+    words = r"no library for that; install pyvmm\[zstd\], or unpack it with zstd -d"
+    with pytest.raises(HostLacksError, match=words):
+        plan_boot(zstd(pvh()), LAYOUT)
+    assert plan_boot(gzip_alike(pvh()), LAYOUT).protocol is BootProtocol.PVH
+
+
+def test_the_library_of_python_3_14(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interface is bz2's; here bz2 stands in for it."""
+
+    class Library:
+        ZstdError = OSError
+
+        class DecompressionParameter:
+            window_log_max = "window"
+
+        @staticmethod
+        def ZstdDecompressor(options: object) -> bz2.BZ2Decompressor:  # noqa: N802
+            assert options == {"window": 27}
+            return bz2.BZ2Decompressor()
+
+    monkeypatch.setattr(unpacking, "import_module", {"compression.zstd": Library}.__getitem__)
+    library = unpacking._zstd_library("boot x")
+    assert library.is_limited
+    assert library.make().decompress(bz2.compress(b"x"), 1) == b"x"
+
+
+def test_nothing_is_imported_that_is_not_needed() -> None:
+    """Every start of a guest would pay for it."""
+    program = (
+        "import sys; from pyvmm.boot.loader import plan_boot\n"
+        "from pyvmm.memory.layout import MemoryLayout\n"
+        "plan_boot(b'\\xf4', MemoryLayout.of(2 << 20))\n"
+        "print(*({'lzma', '_lzma', 'bz2', '_bz2', 'zstandard', 'zlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path}\n{program}"],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "\n"
