@@ -44,7 +44,7 @@ class FreeMemory:
         kernel uses what lies behind it. Raises `ImageError` where there is no room at all.
         """
         wanted = GpaRange(preferred, preferred + size)
-        if not any(wanted.overlaps(other) for other in self._taken):
+        if self.has(wanted):
             return self._take(wanted)
         low = (_first(gap, size, _TABLE_ALIGN) for gap in self._gaps(_LOW))
         gpa = next((gpa for gpa in low if gpa is not None), None)
@@ -57,6 +57,10 @@ class FreeMemory:
                 "give the guest more with --memory",
             )
         return self._take(GpaRange(gpa, gpa + size))
+
+    def has(self, wanted: GpaRange) -> bool:
+        """Whether all of `wanted`, which is usable RAM, is free."""
+        return not any(wanted.overlaps(other) for other in self._taken)
 
     def highest_pages(self, size: int) -> int | None:
         """The highest page between 1 MiB and the MMIO hole from which on `size` bytes are free."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pyvmm.boot.claims import BootData, Claim, Kernel, claim_of
@@ -16,6 +17,7 @@ from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
 from pyvmm.memory.layout import (
+    BIOS_DATA,
     BOOT_GDT,
     COMMAND_LINE,
     HIGH_MEMORY_START,
@@ -43,6 +45,8 @@ _INFO = struct.Struct("<18I")
 _MODULE = struct.Struct("<IIII")
 _MEMMAP_ENTRY = struct.Struct("<IQQI")
 _LOADER_NAME = b"pyvmm\0"
+_BIOS_DATA = struct.Struct("<H12xH3xH")
+_FIRST_SERIAL_PORT = 0x3F8
 
 
 class HeaderFlag(enum.IntFlag):
@@ -202,9 +206,27 @@ def multiboot_boot_data(
     )
     regs = Regs(rax=LOADER_MAGIC, rbx=where, rip=entry)
     return BootData(
-        (gdt, claim_of(where, info + strings + module, what), memory_map, line),
+        (
+            *_bios_data(free),
+            gdt,
+            claim_of(where, info + strings + module, what),
+            memory_map,
+            line,
+        ),
         EntryState(regs, protected_mode(gdt.range.start)),
     )
+
+
+def _bios_data(free: FreeMemory) -> Iterator[Claim]:
+    """The start of a PC's BIOS data area, where the image leaves it alone.
+
+    Kernels look there for the end of low memory (Xen's ``arch/x86/boot/head.S``), whatever else
+    they are told.
+    """
+    data = _BIOS_DATA.pack(_FIRST_SERIAL_PORT, LOW_USABLE_END >> 4, LOW_USABLE_END >> 10)
+    claim = claim_of(BIOS_DATA, data, "the BIOS data area")
+    if free.has(claim.range):
+        yield claim
 
 
 def _from_addresses(view: memoryview, header: Header, attempt: str) -> tuple[Claim, int]:

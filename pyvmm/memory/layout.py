@@ -40,6 +40,9 @@ HOLE_END = 1 << 32
 """4 GiB: end of the MMIO hole; the rest of RAM follows."""
 
 # Boot data, all below LOW_USABLE_END and none of it overlapping (a test checks).
+BIOS_DATA = 0x400
+"""A PC's BIOS data area: at 0 the first serial port, at 0xE the segment where usable memory ends,
+at 0x13 its size in KiB (IBM PC/AT Technical Reference, ROM BIOS listing)."""
 BOOT_GDT = 0x500
 """The GDT that the entry state's selectors are taken from: just above the BIOS data area."""
 PVH_START_INFO = 0x6000

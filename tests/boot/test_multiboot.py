@@ -21,6 +21,7 @@ from .images import (
     multiboot_header,
     needs_note,
     patch_header,
+    pvh,
     raw_multiboot,
 )
 from .soundness import assert_sound
@@ -94,6 +95,17 @@ def test_the_kernel_is_told_names_as_by_qemu() -> None:
     assert memory_of(plan_boot(image, LAYOUT, name="x"))["the command line"][1] == b"x \0"
     longest = plan_boot(image, LAYOUT, b"c" * 0xFFFF, name="n" * 4096)
     assert len(memory_of(longest)["the command line"][1]) == 0x10000 + 4097
+
+
+def test_the_start_of_a_bios_data_area() -> None:
+    """Xen puts its trampoline below what it says; zeroes there would be below 0."""
+    plan = plan_boot(elf(multiboot=multiboot_header()), LAYOUT)
+    assert bytes_at(plan, 0x400, 2) == (0x3F8).to_bytes(2, "little")
+    assert bytes_at(plan, 0x40E, 2) == (0x9FC0).to_bytes(2, "little")
+    assert bytes_at(plan, 0x413, 2) == (639).to_bytes(2, "little")
+    image = elf((Segment(0x410, b"x"), Segment(ENTRY)), multiboot=multiboot_header())
+    assert "the BIOS data area" not in memory_of(plan_boot(image, LAYOUT))
+    assert "the BIOS data area" not in memory_of(plan_boot(pvh(), LAYOUT))
 
 
 def test_no_initrd_no_modules() -> None:
