@@ -64,14 +64,19 @@ def check(request: GuestRequest) -> tuple[BootPlan, BootProtocol]:
             f"QEMU takes multiples of {QEMU_MEMORY_STEP} bytes",
             "round it up",
         )
-    plan = plan_boot(
+    plan = _plan(request, request.name, "initrd")
+    return plan, qemu_protocol(request.image, plan.protocol, f"compare {request.name}")
+
+
+def _plan(request: GuestRequest, name: str, initrd_name: str) -> BootPlan:
+    return plan_boot(
         request.image,
         MemoryLayout.of(request.memory),
         request.command_line,
         request.initrd,
-        name=request.name,
+        name,
+        initrd_name=initrd_name,
     )
-    return plan, qemu_protocol(request.image, plan.protocol, f"compare {request.name}")
 
 
 async def compare(
@@ -91,8 +96,9 @@ async def compare(
     verdicts: list[PairVerdict] = []
     seen: list[Inspection] = []
     with guest_files(request) as files, ExitStack() as stack:
-        initrd = None if files.initrd is None else path_of(files.initrd)
-        values = loader_values(plan, layout, path_of(files.image), initrd)
+        # Under these names everybody is given the files.
+        initrd = "" if files.initrd is None else path_of(files.initrd)
+        values = loader_values(_plan(request, path_of(files.image), initrd), layout)
         known = GuestKnown(request.bundled, plan.protocol, theirs, values)
         reference: _Looked | None = None
         for planned in inspections(subjects):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Values that a boot protocol leaves to the loader, found again in what a guest prints.
 
-Where tables and modules lie, what a loader calls itself and the modules, how it puts the command
-line together (QEMU's Multiboot loader writes the file's name first, ``hw/i386/multiboot.c``), how
-the memory map is cut into pieces. Two lines that differ in nothing else are explained; a number
-that pyvmm's loader did not choose is none of these, and stays a difference.
+Where tables and modules lie, what a loader calls itself, how the memory map is cut into pieces. Two
+lines that differ in nothing else are explained; a number that pyvmm's loader did not choose is none
+of these, and stays a difference.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from pyvmm.memory.layout import GpaRange, MemoryLayout
 
 REASON = (
     "loader",
-    "the boot protocol leaves that to the loader: names and places of tables and modules, the "
-    "pieces of the memory map, what comes before the command line",
+    "the boot protocol leaves that to the loader: its name, the places of tables and modules, the "
+    "pieces of the memory map",
 )
 _SMALL = 0xFF
 """Numbers up to here are everybody's: kinds, counts, results."""
@@ -32,18 +31,14 @@ _NAME = re.compile(r"\b(?:qemu|pyvmm)\b")
 
 @dataclass(frozen=True, slots=True)
 class LoaderValues:
-    """What the loaders chose for one guest: pyvmm's `numbers`, and `names` that QEMU gives things.
-
-    Each of `names` is a pair: QEMU's text, and what pyvmm has there.
-    """
+    """The `numbers` that pyvmm's loader chose for one guest."""
 
     numbers: frozenset[int] = frozenset()
-    names: tuple[tuple[str, str], ...] = ()
 
     def explain(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
         """Whether pyvmm's lines and QEMU's differ in nothing but what a loader chooses."""
         one = [_NAME.sub("loader", line) for line in ours]
-        other = [_NAME.sub("loader", self._renamed(line)) for line in theirs]
+        other = [_NAME.sub("loader", line) for line in theirs]
         # A table has rows: a line that stands alone has to be there on both sides.
         rows = Counter(_shape(line) for line in one if self._is_row(line))
         tables = {shape for shape, count in rows.items() if count > 1}
@@ -57,11 +52,6 @@ class LoaderValues:
             if not tables.issuperset(map(_shape, (*mine, *its))):
                 return False
         return True
-
-    def _renamed(self, line: str) -> str:
-        for text, name in self.names:
-            line = line.replace(text, name)
-        return line
 
     def _are_pairs(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
         return len(ours) == len(theirs) and all(map(self._is_pair, ours, theirs))
@@ -84,18 +74,9 @@ class LoaderValues:
 NO_VALUES = LoaderValues()
 
 
-def loader_values(
-    plan: BootPlan, layout: MemoryLayout, image_path: str, initrd_path: str | None
-) -> LoaderValues:
-    """The values for a guest that pyvmm loads by `plan`.
-
-    The paths are those that QEMU is given, None without an initrd.
-    """
-    names = [(f"{image_path} ", ""), (image_path, "")]
-    if initrd_path is not None:
-        names.append((initrd_path, "initrd"))
-    numbers = {one for one in _numbers(plan, layout) if one > _SMALL}
-    return LoaderValues(frozenset(numbers), tuple(names))
+def loader_values(plan: BootPlan, layout: MemoryLayout) -> LoaderValues:
+    """The values for a guest that pyvmm loads by `plan`, made with the names that it is told."""
+    return LoaderValues(frozenset(one for one in _numbers(plan, layout) if one > _SMALL))
 
 
 def _numbers(plan: BootPlan, layout: MemoryLayout) -> Iterator[int]:
