@@ -22,6 +22,7 @@ from pyvmm.cli.output_paths import (
     refuse_to_overwrite,
     write_output,
 )
+from pyvmm.cli.sizes import parse_count, parse_seconds
 from pyvmm.compare.subjects import PyvmmHost, QemuAccelerator, QemuMachine
 from pyvmm.errors import ExitCode, UsageError
 
@@ -66,9 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.epilog = _EPILOG
     add_guest_arguments(parser)
-    parser.add_argument("--cpus", type=int, default=1, metavar="N", help="number of vCPUs")
+    parser.add_argument("--cpus", type=parse_count, default=1, metavar="N", help="number of vCPUs")
     parser.add_argument(
-        "--runs", type=int, default=_RUNS, metavar="N",
+        "--runs", type=parse_count, default=_RUNS, metavar="N",
         help=f"timed runs of each, beside the one that is looked at (default: {_RUNS}; 0: none)",
     )  # fmt: skip
     parser.add_argument(
@@ -87,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pyvmm's hosts: kvm,model (default: those that work here)",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=float, default=_TIMEOUT, metavar="SECONDS",
+        "--timeout", type=parse_seconds, default=_TIMEOUT, metavar="SECONDS",
         help=f"end each run after this long (default: {_TIMEOUT:g})",
     )  # fmt: skip
     parser.add_argument(

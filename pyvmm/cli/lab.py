@@ -43,6 +43,12 @@ def _size(text: str) -> int:
     return parse_size(text)
 
 
+def _count(text: str) -> int:
+    from pyvmm.cli.sizes import parse_count
+
+    return parse_count(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's commands."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
@@ -83,7 +89,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _add_wishes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cpus", type=int, metavar="N", help="number of CPUs (default: 2)")
+    parser.add_argument("--cpus", type=_count, metavar="N", help="number of CPUs (default: 2)")
     parser.add_argument("--memory", type=_size, metavar="SIZE", help="memory (default: 2G)")
     parser.add_argument(
         "--kernel", metavar="NAME", help="a kernel that pyvmm lab build made, or a file"
@@ -114,8 +120,10 @@ def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
     from pyvmm.lab import starting
     from pyvmm.lab.protocol import Request, StartFlag
     from pyvmm.lab.session import Session
+    from pyvmm.lab.settings import working_directory
     from pyvmm.lab.terminal import OurTerminal, descriptor_flags
 
+    directory = os.fsencode(working_directory())
     flags = descriptor_flags()
     connection = starting.connect_if_met(wishes)
     token = b""
@@ -129,7 +137,7 @@ def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
     request = Request(
         arguments=[os.fsencode(word) for word in words],
         environment=[key + b"=" + value for key, value in os.environb.items()],
-        directory=os.getcwdb(),  # noqa: PTH109 - bytes
+        directory=directory,
         flags=flags,
         mask=_umask(),
         window=terminal.size(),
@@ -189,8 +197,9 @@ def run_same_command(arguments: Sequence[str], written: Iterable[str | Path]) ->
     `written` are files that it writes: their folders are made writable there.
     """
     from pyvmm.lab.loaded_code import entry_point
-    from pyvmm.lab.settings import LabWishes, writable_folders
+    from pyvmm.lab.settings import LabWishes, working_directory, writable_folders
 
+    working_directory()  # Names are relative to it.
     words = [entry_point(), *arguments]
     for place, word in enumerate(words):
         if word == "--host=lab":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pyvmm.cli.sizes import parse_count
 from pyvmm.cli.standard_error import user_stream
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode, UsageError
@@ -54,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Build, or find that it is built, and say where the kernel is."""
     from pyvmm.lab.kernel import progress
+    from pyvmm.lab.settings import working_directory
 
+    working_directory()  # It is where compilers are started.
     with _ended_by_signals(), progress.to_stream(user_stream()) as reporting:
         kernel = _kernel(options, reporting)
     path = visible(str(kernel.path))
@@ -71,7 +75,7 @@ def _kernel(options: argparse.Namespace, progress: Progress) -> Kernel:
 
     cache = Cache(default_root())
     named = options.kernel
-    if named is not None and ("/" in named or Path(named).is_file()):
+    if named is not None and ("/" in named or os.path.lexists(named)):
         if options.source is not None:
             raise UsageError(
                 "build a lab kernel", "--kernel names a file, so there is nothing to compile",
@@ -97,9 +101,9 @@ def _proof() -> Prove | None:
 
 
 def _jobs(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _JOBS_MAX:
+    if not 1 <= parse_count(text) <= _JOBS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_JOBS_MAX}")
-    return int(text)
+    return parse_count(text)
 
 
 @contextmanager

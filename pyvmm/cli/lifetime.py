@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from pyvmm.cli.sizes import parse_count
 from pyvmm.errors import UsageError
 
 
@@ -53,7 +54,7 @@ def _add_explore(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     explore.add_argument(
         "--interleave",
-        type=int,
+        type=parse_count,
         metavar="N",
         help="instead: every order of the steps of up to N operations at a time, 2 or 3",
     )
@@ -91,7 +92,9 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="NAME",
         help="cover this one; may be repeated (default: standard and family)",
     )
-    replay.add_argument("--count", type=int, metavar="N", help="at most N sequences of each")
+    replay.add_argument(
+        "--count", type=parse_count, metavar="N", help="at most N sequences of each"
+    )
     replay.add_argument("--json", action="store_true", help="print JSON")
     replay.set_defaults(call=_replay)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def _operations(name: str) -> tuple[Iterable[Operation], Universe, str]:
     scenario = BY_NAME.get(name)
     if scenario is not None:
         return scenario.operations, scenario.universe, ""
-    if "/" not in name and "." not in name and not Path(name).exists():
+    if "/" not in name and "." not in name and not os.path.lexists(name):
         raise UsageError(
             f"draw {name!r}",
             "there is no such scenario, nor a file of this name",

@@ -31,6 +31,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _UsageFailure(f"{message}; see {self.prog} --help")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
+        # argparse takes the value away in ``--option=--`` and hands over an empty list.
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "'--' is no value")
+        return super()._get_values(action, arg_strings)
+
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """For ``--help``; argparse would keep it to itself when nothing can be written."""
         if file is None:

@@ -22,6 +22,7 @@ from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_files import run_inputs, run_outputs
 from pyvmm.cli.run_terminal import RunTerminal
+from pyvmm.cli.sizes import parse_count, parse_seconds
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.errors import GUEST_STATUS_MAX, UsageError
 from pyvmm.machine.config import (
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.epilog = _EPILOG
     add_guest_arguments(parser)
-    parser.add_argument("--cpus", type=int, default=1, metavar="N", help="number of vCPUs")
+    parser.add_argument("--cpus", type=parse_count, default=1, metavar="N", help="number of vCPUs")
     parser.add_argument(
         "--host",
         choices=[*(choice.value for choice in HostChoice), "lab"],
@@ -75,8 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who runs it; lab: this same command, run in there",
     )
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="end the run after this long, with 124"
-    )
+        "--timeout", type=parse_seconds, metavar="SECONDS",
+        help="end the run after this long, with 124",
+    )  # fmt: skip
     add_console_argument(parser)
     parser.add_argument(
         "--irqchip", choices=[policy.value for policy in IrqchipPolicy], default="auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,15 +92,33 @@ class LabWishes:
         )
 
 
+def working_directory() -> Path:
+    """The folder that we are in. Raises `NoInputError` where it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise NoInputError(
+            "find the working directory", "it has been removed", "change to one that exists"
+        ) from error
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    """Whether there is something at `path` of which `test` is true; no name is too long to ask."""
+    try:
+        return test(path)
+    except OSError:
+        return False
+
+
 def find_kernel(name: str | None) -> Path:
     """The kernel called `name`, or the file `name`; by default `PYVMM_LAB_KERNEL`, or the newest.
 
     Raises `NoInputError` for a file that is not there, and what `pyvmm.lab.kernel.find` raises.
     """
     named = name if name is not None else os.environ.get(KERNEL_VARIABLE)
-    if named and ("/" in named or Path(named).is_file()):
-        path = Path(named).absolute()
-        if not path.is_file():
+    if named and ("/" in named or _is(Path.is_file, Path(named))):
+        path = working_directory() / named
+        if not _is(Path.is_file, path):
             raise NoInputError(f"use the lab kernel {named}", "there is no such file")
         if not os.access(path, os.R_OK):
             raise NoInputError(f"use the lab kernel {named}", "it may not be read")
@@ -114,8 +132,8 @@ def writable_folders(names: Sequence[str]) -> tuple[str, ...]:
     """Absolute paths of folders to be writable in the lab. Raises `NoInputError`, `UsageError`."""
     found = []
     for name in names:
-        path = Path(name).absolute()
-        if not path.is_dir():
+        path = working_directory() / name
+        if not _is(Path.is_dir, path):
             raise NoInputError(f"make {name} writable in the lab", "there is no such folder")
         if "\n" in name or "\0" in name:
             raise UsageError(f"make {name!r} writable in the lab", "the name has a line break")

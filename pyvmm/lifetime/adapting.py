@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 
@@ -43,6 +44,9 @@ def design_named(name: str, remedies: Iterable[str] = ()) -> Design:
     raise UsageError(f"use the design {name!r}", "there is none", f"it is one of {DESIGNS}")
 
 
+_NUMBER = re.compile("[0-9]{1,9}")
+
+
 def universe_named(text: str) -> Universe:
     """A universe by its name, or as ``vms=2,files=1``: the rest as in the standard one.
 
@@ -55,7 +59,7 @@ def universe_named(text: str) -> Universe:
     names = [each.name for each in fields(Universe) if each.name not in ("name", "links")]
     for part in text.split(","):
         name, equals, number = part.partition("=")
-        if name not in names or not equals or not number.isascii() or not number.isdigit():
+        if name not in names or not equals or not _NUMBER.fullmatch(number):
             raise UsageError(
                 attempt,
                 f"{part!r} is neither a name ({', '.join(UNIVERSES)}) nor NAME=NUMBER",
