@@ -211,13 +211,14 @@ async def _run(
 ) -> Report:
     import trio
 
+    from pyvmm.cli.taken_signals import taken_signals
     from pyvmm.compare.choosing import choose
     from pyvmm.compare.conduct import compare
 
     failure: Exception | None = None
     report: Report | None = None
     interrupted: list[int] = []
-    with trio.open_signal_receiver(*ending_signals()) as signals:
+    with taken_signals(*ending_signals()) as signals:
         ending.raise_held()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, interrupted, nursery.cancel_scope)

@@ -108,12 +108,19 @@ def _jobs(text: str) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the build as Ctrl-C does: with no child left."""
+    """Have SIGTERM and SIGHUP end the build as Ctrl-C does: with no child left.
+
+    But not where we were started to ignore them, by nohup say.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield

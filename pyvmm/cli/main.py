@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -222,6 +223,8 @@ def process() -> int:
     Imports make tens of thousands of objects and hardly any garbage; looking through them again and
     again, and once more at the end, would take a fifth of the CPU time of a short run.
     """
+    # Who is started with this one ignored could not wait for its children.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ending = EndingSignals()
     ending.exit_at_once()
     gc.disable()

@@ -24,6 +24,7 @@ from pyvmm.cli.run_files import run_inputs, run_outputs
 from pyvmm.cli.run_terminal import RunTerminal
 from pyvmm.cli.sizes import parse_count, parse_seconds
 from pyvmm.cli.standard_error import write_to_user
+from pyvmm.cli.taken_signals import taken_signals
 from pyvmm.errors import GUEST_STATUS_MAX, UsageError
 from pyvmm.machine.config import (
     HostChoice,
@@ -210,7 +211,7 @@ async def _run(
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
         # can leave it so; and they are taken to the end: the second one is no different.
-        with trio.open_signal_receiver(*caught) as signals, ExitStack() as inner:
+        with taken_signals(*caught) as signals, ExitStack() as inner:
             ending.raise_held()
             async with trio.open_nursery() as nursery:
                 try:

@@ -35,7 +35,12 @@ class RunTerminal:
 
             self.is_ours = is_controlling_terminal(0)
         if self.is_ours:
-            self.job_signals = (signal.SIGTSTP, signal.SIGCONT)
+            # What was to be ignored when we began is none of ours.
+            self.job_signals = tuple(
+                number
+                for number in (signal.SIGTSTP, signal.SIGCONT)
+                if signal.getsignal(number) is not signal.SIG_IGN
+            )
 
     def enter(self, machine: Machine, stack: ExitStack) -> None:
         """Go raw until `stack` closes; keystrokes are `machine`'s from now on, or its monitor's."""
