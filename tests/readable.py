@@ -7,7 +7,7 @@ import select
 from pathlib import Path
 from typing import Protocol
 
-HANG = 60.0
+HANG = 240.0
 """Seconds after which what should have come is not coming."""
 
 

@@ -19,7 +19,9 @@ def test_nothing_is_ignored_or_blocked_in_a_child() -> None:
         ["cat", "/proc/self/status"], stdout=subprocess.PIPE, check=True, text=True
     ).stdout
     masks = dict(line.split(":\t") for line in said.splitlines() if line.startswith("Sig"))
-    assert (masks["SigIgn"], masks["SigBlk"]) == ("0" * 16, "0" * 16)
+    # glibc keeps 32 and 33 to itself: nobody can set what a shell has left of them.
+    found = {name: int(masks[name], 16) & ~(3 << 31) for name in ("SigIgn", "SigBlk")}
+    assert found == {"SigIgn": 0, "SigBlk": 0}
 
 
 @pytest.mark.slow

@@ -237,7 +237,8 @@ static bool refused_by_kvm(const struct span *page)
 static bool refused_by_monitor(const struct span *page)
 {
 	return refused("beyond the last address", 0 - PAGE_SIZE, 2, 0) &&
-	       refused("nobody's memory", WINDOW_GPA + WINDOW_MAX, 1, 0) &&
+	       refused("nobody's memory, to be private", WINDOW_GPA + WINDOW_MAX, 1,
+		       MAP_GPA_RANGE_PRIVATE) &&
 	       refused("unknown attributes", page->start, 1, 0x20);
 }
 
@@ -263,7 +264,7 @@ static bool refuse(void)
 		return true;
 	range = last;
 	pattern_fill(&last, SECRET);
-	return refused("one page behind the last", last.start, 2, 0) &&
+	return refused("one page behind the last", last.start, 2, MAP_GPA_RANGE_PRIVATE) &&
 	       is("a refused request changes something", pattern_wrong(&last, SECRET));
 }
 

@@ -197,7 +197,8 @@ class Machine:
         with private memory, `InternalError` where the guest has ended.
         """
         await reset(self, self._control, self._assembly)
-        self.tell(WasReset())
+        if not self._control.is_over:
+            self.tell(WasReset())
 
     def powerdown(self) -> None:
         """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""

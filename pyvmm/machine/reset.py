@@ -52,4 +52,5 @@ async def serve_resets(machine: Machine, control: RunControl, assembly: Assembly
         while True:
             await control.reset_asked()
             await reset(machine, control, assembly)
-            machine.tell(WasReset(by_guest=True))
+            if not control.is_over:  # Whose end has been told: nothing comes after that.
+                machine.tell(WasReset(by_guest=True))

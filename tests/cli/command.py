@@ -15,7 +15,7 @@ from pathlib import Path
 
 PYVMM = (sys.executable, "-m", "pyvmm")
 
-HANG = 60.0
+HANG = 240.0
 """Seconds after which something counts as hung; nothing here depends on being quick."""
 
 

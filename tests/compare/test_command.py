@@ -318,7 +318,7 @@ def test_an_interruption_leaves_nothing_behind(
     try:
         _wait_for_child(process.pid, child)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
         process.wait()

@@ -25,7 +25,7 @@ from tests.guest.building import PRIVATE_PROGRAMS, PROGRAMS
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 
-HANG = 60.0
+HANG = 240.0
 WAIT = 6.0
 """Seconds that a guest gets which never ends, or does so on some hosts only."""
 

@@ -19,7 +19,7 @@ from pyvmm.machine.console.port import INPUT_LIMIT, OUTPUT_LIMIT, ConsolePort
 from pyvmm.machine.console.streams import InputDescriptor, OutputDescriptor
 from pyvmm.machine.ending import Requester
 
-HANG = 30.0
+HANG = 240.0
 
 
 def in_trio(test: Callable[[], Awaitable[None]]) -> None:

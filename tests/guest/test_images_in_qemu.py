@@ -50,7 +50,7 @@ class Qemu:
         append: str | None = "",
         *options: str,
         console: bytes = b"",
-        timeout: float = 60,
+        timeout: float = 240,
     ) -> tuple[int | None, str]:
         """The guest's exit status (None: it wrote none) and its console."""
         done = subprocess.run(
@@ -252,7 +252,7 @@ def test_memtest_above_4_gib(images: Path) -> None:
 
 @pytest.mark.slow
 def test_memtest_with_pages_of_1_gib(tcg: Qemu) -> None:
-    status, console = tcg.boot("memtest", "", "-cpu", "max", "-m", "2050M", timeout=120)
+    status, console = tcg.boot("memtest", "", "-cpu", "max", "-m", "2050M")
     assert status == 0
     assert "-0080200000\n" in console
 

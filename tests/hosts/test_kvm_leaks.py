@@ -31,14 +31,15 @@ def live_once(system: System) -> None:
                 vm.create_vcpu(0)
 
 
-def held() -> tuple[int, int, int]:
+def held() -> tuple[int, int, set[str]]:
+    """Numbers of descriptors and of mappings of KVM's, and all threads."""
     gc.collect()
     here = Path("/proc/self")
     maps = (here / "maps").read_text(encoding="ascii").splitlines()
     return (
         len(list((here / "fd").iterdir())),
         sum("kvm" in line or "memfd" in line for line in maps),
-        len(list((here / "task").iterdir())),
+        {task.name for task in (here / "task").iterdir()},
     )
 
 
@@ -49,7 +50,10 @@ def test_nothing_is_left_of_200_lives() -> None:
         before = held()
         for _ in range(200):
             live_once(system)
-        assert held() == before
+        after = held()
+        assert after[:2] == before[:2]
+        # Idle threads of tests before this one may end at any time.
+        assert after[2] <= before[2]
 
 
 def test_a_vm_that_was_never_closed_is_collected() -> None:

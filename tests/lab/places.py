@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HANG = 120.0
+HANG = 240.0
 """Seconds after which something counts as hung: a lab is emulated, and the machine may be busy."""
 PYVMM = str(Path(sys.executable).parent / "pyvmm")
 

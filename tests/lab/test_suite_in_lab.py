@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.places import LabAtHand
+from tests.lab.conftest import environment
+from tests.lab.places import PYVMM, run
 
 SUITES = {
     "tests/machine": 80,
@@ -27,6 +28,8 @@ SEQUENCES = 100
 """Of memory operations, for each kind of VM: Python is slow in there."""
 AT_ONCE = 2
 """The lab has two processors."""
+MEMORY = "4G"
+"""For guests on both sides of the hole below 4 GiB."""
 PATIENCE = 2700.0
 
 
@@ -40,18 +43,22 @@ class SuiteRun:
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, lab: LabAtHand) -> dict[str, SuiteRun]:
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, SuiteRun]:
     """The suites that are asked for, in one lab and forked from one process."""
     asked = {item.callspec.params.get("suite") for item in _parametrized(request.session)}
     suites = [suite for suite in SUITES if suite in asked]
-    done = lab.inside(
-        [sys.executable, "-m", "tests.lab.suites_inside", str(AT_ONCE), *suites],
-        env={"PYVMM_REQUIRE": "kvm,private", "PYVMM_DIFFERENTIAL": str(SEQUENCES)},
-        patience=PATIENCE,
-    )
+    inside = [sys.executable, "-m", "tests.lab.suites_inside", str(AT_ONCE), *suites]
+    env = {
+        **environment(tmp_path_factory.mktemp("lab")),
+        "PYVMM_REQUIRE": "kvm,private",
+        "PYVMM_DIFFERENTIAL": str(SEQUENCES),
+    }
+    done = run([PYVMM, "lab", "run", "--memory", MEMORY, "--", *inside], env, patience=PATIENCE)
     assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
     found = [SuiteRun(**json.loads(line)) for line in done.out.splitlines()]
-    return {run.suite: run for run in found}
+    return {each.suite: each for each in found}
 
 
 def _parametrized(session: pytest.Session) -> list[pytest.Function]:
@@ -67,9 +74,9 @@ def _parametrized(session: pytest.Session) -> list[pytest.Function]:
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_kvm_tests_pass_in_the_lab(runs: dict[str, SuiteRun], suite: str) -> None:
     # Its own KVM, its own processor: what these tests claim of KVM must not be this host's habits.
-    run = runs[suite]
-    last = run.out.splitlines()[-1] if run.out else ""
-    print(run.out[-20000:])  # Shown where this fails.
-    assert run.code == 0
+    ended = runs[suite]
+    last = ended.out.splitlines()[-1] if ended.out else ""
+    print(ended.out[-20000:])  # Shown where this fails.
+    assert ended.code == 0
     assert "failed" not in last
     assert int(last.split(" passed")[0].split()[-1]) >= SUITES[suite]

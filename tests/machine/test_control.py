@@ -16,7 +16,7 @@ from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
 
-HANG = 10.0
+HANG = 240.0
 CPUS = 2
 OVER = Ending(EndingKind.EXITED, "by the test", 0)
 

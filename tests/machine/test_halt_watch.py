@@ -26,7 +26,7 @@ from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.layout import MIB
 
-HANG = 20.0
+HANG = 240.0
 KVM, MODEL = HostChoice.KVM, HostChoice.MODEL
 on_both = pytest.mark.parametrize(
     "host", [pytest.param(KVM, marks=pytest.mark.kvm, id="kvm"), pytest.param(MODEL, id="model")]

@@ -51,7 +51,7 @@ def outcome(name: str, append: bytes, host: HostChoice, *, private: bool) -> tup
         bundled(name),
         memory=(3 if name == "memtest" else 8) * MIB,
         command_line=append,
-        timeout=120,
+        timeout=240,
         host=host,
         private=PrivateConfig(bundled_guests.firmware()) if private else None,
     )

@@ -112,7 +112,7 @@ def test_requests_that_are_refused_change_nothing() -> None:
         f"no page: {INVALID}",
         f"more pages than there are numbers: {INVALID}",
         f"beyond the last address: {INVALID}",
-        f"nobody's memory: {INVALID}",
+        f"nobody's memory, to be private: {INVALID}",
         f"unknown attributes: {INVALID}",
         f"the window, to be private: {-errno.EOPNOTSUPP}",
         f"one page behind the last: {INVALID}",

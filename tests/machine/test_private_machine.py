@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from functools import cache
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def whole_run(machine_config: MachineConfig, program: str) -> Completed:
     if program != "hang":
         return run(machine_config, given=b"to and fro\n")
     with BlockingMachine(machine_config) as machine:
+        deadline = time.monotonic() + HANG
+        while not machine.output.endswith(b"\n"):
+            assert time.monotonic() < deadline, machine.output
+            time.sleep(0.01)
         machine.interrupt()
         return Completed(machine.wait(HANG), machine.output)
 

@@ -27,7 +27,7 @@ from pyvmm.machine.events import Ended, MachineEvent, WasReset
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.layout import MIB
 
-HANG = 30.0
+HANG = 240.0
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
 RESETS = {"0x64": "b0fe e664", "0x92": "b003 e692", "0xcf9": "baf90c b006 ee"}
 GO_ON = bytes.fromhex("b058 e6e9 b004 e6f4 f4")

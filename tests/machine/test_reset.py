@@ -25,7 +25,7 @@ from pyvmm.memory.layout import MIB
 
 from .guests import COUNT, SPIN, bundled
 
-HANG = 30.0
+HANG = 240.0
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
 CONTROLLERS = [IrqchipPolicy.OFF, IrqchipPolicy.ON]
 

@@ -17,7 +17,7 @@ from pyvmm.machine.config import HostChoice, MachineConfig
 from tests.machine.guests import EXIT_42, PRINT_AND_SPIN, bundled
 from tests.process_state import unchanged
 
-HANG = 60.0
+HANG = 240.0
 
 
 def small(image: bytes) -> MachineConfig:

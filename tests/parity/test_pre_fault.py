@@ -150,7 +150,7 @@ def test_a_range_whose_memslot_is_being_deleted(
         # Not this capability, but what came before it: in 6.12 KVM waits in the ioctl for what only
         # KVM_RUN does, once a slot has been deleted.
         pytest.skip("this host's KVM is too old (KVM_CAP_GUEST_MEMFD_FLAGS): it would never end")
-    ready = threading.Barrier(2, timeout=30)
+    ready = threading.Barrier(2, timeout=240)
 
     def delete() -> None:
         ready.wait()

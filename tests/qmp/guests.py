@@ -17,7 +17,7 @@ from pyvmm.memory.layout import MIB
 from pyvmm.qmp.command import Command, check
 from tests.machine.guests import SPIN, bundled
 
-HANG = 60.0
+HANG = 240.0
 """Seconds after which something counts as hung."""
 
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]

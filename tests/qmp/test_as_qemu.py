@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.qmp.streams import CHARACTERS, STREAMS
 from tests.qmp.test_session import ask, negotiated
 
-HANG = 60.0
+HANG = 240.0
 RESET = b"\xff\n"
 """Ends whatever was begun, with an error at least."""
 

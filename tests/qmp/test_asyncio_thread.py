@@ -16,7 +16,7 @@ from tests.process_state import unchanged
 
 def within(act: Callable[[AsyncioThread], Awaitable[None]]) -> None:
     async def main() -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(240):
             async with open_asyncio() as library:
                 await act(library)
 

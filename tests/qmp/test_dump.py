@@ -399,7 +399,7 @@ async def hanging_qemu(tmp_path: Path) -> AsyncIterator[QemuPeer]:
         "qemu-system-x86_64", "-M", "microvm", "-nodefaults", "-no-user-config", "-display",
         "none", "-m", "16", "-accel", "tcg", "-serial", "stdio", "-kernel", str(image),
     ]  # fmt: skip
-    with trio.fail_after(60):
+    with trio.fail_after(240):
         async with open_qemu(command, on_output=output.extend) as qemu:
             while b"hanging" not in output:
                 await trio.sleep(0.01)

@@ -21,7 +21,7 @@ from tests.qmp.streams import CHARACTERS
 from tests.qmp.test_wire import BYTES
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": "a test"}
-HANG = 30.0
+HANG = 240.0
 
 
 async def never(_machine: Machine, _arguments: Arguments) -> object:
