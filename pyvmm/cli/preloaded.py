@@ -13,11 +13,14 @@ import pyvmm.cli.doctor
 import pyvmm.cli.guests
 import pyvmm.cli.main
 import pyvmm.cli.run
+import pyvmm.hosts.kvm.sleeping
 import pyvmm.hosts.kvm.system
+import pyvmm.hosts.kvm.vcpu_codec
 import pyvmm.machine.blocking
 import pyvmm.machine.console.attach
 import pyvmm.machine.examination
 import pyvmm.machine.machine
+import pyvmm.machine.report
 from pyvmm.lab import preload
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ from pyvmm.machine.ending import Ending, EndingKind
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
 
-TICK = 0.3
+TICK = 0.25
 """Seconds between two comparisons."""
 RARELY = 32
 """At the most so many comparisons between two looks at a guest that does nothing, but may go on."""
 SETTLING = 0.02
 """Seconds in which vCPUs that were let go are back where they were."""
-PATIENCE = 0.25
+PATIENCE = 1.0
 """Seconds that a look may take: who does not stop at once is not halted."""
 
 
