@@ -34,6 +34,8 @@ def _missing(mark: str) -> str | None:
             return f"/dev/kvm: {error.strerror}"
     if mark == "qemu" and shutil.which("qemu-system-x86_64") is None:
         return "qemu-system-x86_64 is not installed"
+    if mark == "browser" and shutil.which("chromium") is None:
+        return "chromium is not installed"
     if mark == "lab":
         return _missing("qemu") or _missing_lab_kernel()
     return None
@@ -90,7 +92,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("kvm", "qemu", "lab"):
+    for mark in ("kvm", "qemu", "lab", "browser"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing(mark)

@@ -62,6 +62,9 @@ def _plain(examination: Examination) -> dict[str, object]:
     }
 
 
+_WIDTH_FOR_TWO_TEXTS = 110
+
+
 def _tables(examination: Examination) -> str:
     from rich.console import Console
     from rich.markup import escape
@@ -75,13 +78,15 @@ def _tables(examination: Examination) -> str:
         force_terminal=is_terminal,
         highlight=False,
     )
-    asked = _table("what", "", "answer", "meaning")
+    # Two columns of text in so little room would be a dozen letters wide each.
+    is_narrow = console.width < _WIDTH_FOR_TWO_TEXTS
+    asked = _table("what", "", *(("answer: meaning",) if is_narrow else ("answer", "meaning")))
     for finding in examination.findings:
+        texts = (finding.answer, finding.meaning)
         asked.add_row(
             finding.what,
             _mark(finding.verdict),
-            escape(finding.answer),
-            escape(finding.meaning),
+            *map(escape, (": ".join(texts),) if is_narrow else texts),
         )
     follows = _table("what follows for", "", "because")
     for consequence in examination.consequences:

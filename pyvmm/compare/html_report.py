@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
@@ -20,9 +21,11 @@ from pyvmm.compare.verdict import Agreement, Finding, PairVerdict
 from pyvmm.visible import visible
 
 _CONSOLE_SHOWN = 64 << 10
+_WORD = 16
+"""Letters of a word that stay together."""
 _STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #888; --line: #ccc;
-  --ours: #2a6fb0; --theirs: #b0622a; --good: #2a8a3a; --known: #a07800; --bad: #c02020; }
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --faint: #6a6a6a; --line: #ccc;
+  --ours: #2a6fb0; --theirs: #b0622a; --good: #237a31; --known: #8a6700; --bad: #c02020; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --paper: #181818; --faint: #999;
   --line: #444; --ours: #6aaeea; --theirs: #e69a5e; --good: #60c070; --known: #d8b040;
   --bad: #ff7070; } }
@@ -32,7 +35,8 @@ table { border-collapse: collapse; margin: 0.5rem 0 1rem; }
 th, td { text-align: left; padding: 0.2rem 0.9rem 0.2rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
-pre { overflow-x: auto; border-left: 3px solid var(--line); padding-left: 0.8rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid var(--line);
+  padding-left: 0.8rem; }
 .equal { color: var(--good); } .explained { color: var(--known); } .differs { color: var(--bad);
   font-weight: bold; } .unknown, .faint { color: var(--faint); }
 svg { display: block; max-width: 100%; height: auto; margin: 0.3rem 0 1rem; }
@@ -40,18 +44,27 @@ svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .faint { fi
 svg .ours { fill: var(--ours); } svg .theirs { fill: var(--theirs); }
 svg .axis { stroke: var(--line); } svg .box { opacity: 0.35; } svg .good { fill: var(--good); }
 svg .known { fill: var(--known); } svg .median { stroke: var(--ink); stroke-width: 2; }
+@media (max-width: 60rem) {
+  thead { display: none; } table, tbody, tr, th, td { display: block; }
+  tr { border-bottom: 1px solid var(--line); padding: 0.3rem 0; }
+  th, td, td.n { border: 0; padding: 0.1rem 0; text-align: left; }
+  td { display: grid; grid-template-columns: 9rem minmax(0, 1fr); gap: 0 0.8rem; }
+  td::before { content: attr(data-label); color: var(--faint); }
+  svg text { font-size: 15px; } svg { width: 100%; }
+}
+@media (max-width: 34rem) { svg text { font-size: 18px; } }
 """
 
 
 def to_html(report: Report) -> str:
     """The whole page. Everything that came from a guest or a host is escaped."""
     guest = report.guest
-    title = f"{escape(guest.name)}: pyvmm and QEMU"
+    title = f"{_words(guest.name)}: pyvmm and QEMU"
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+        f"<title>{escape(guest.name)}: pyvmm and QEMU</title><style>{_STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
         *_facts(report),
         *_behaviour(report),
@@ -71,12 +84,12 @@ def _facts(report: Report) -> Iterator[str]:
     yield f'<p class="{verdict[0]}">{verdict[1]}</p>'
     yield (
         f"<p>{guest.memory >> 20} MiB, {counted(guest.cpus, 'CPU')}, command line "
-        f"<code>{escape(guest.command_line) or '(empty)'}</code>, image SHA-256 "
-        f"<code>{guest.sha256}</code>; {counted(report.rounds, 'timed run')} of each, alternating; "
-        f"on {escape(report.host)}.</p>"
+        f"<code>{_words(guest.command_line) or '(empty)'}</code>, image SHA-256 "
+        f"<code>{_words(guest.sha256)}</code>; {counted(report.rounds, 'timed run')} of "
+        f"each, alternating; on {_words(report.host)}.</p>"
     )
     for one in report.absent:
-        yield f"<p>Left out: {escape(one.name)}: {escape(one.why)}</p>"
+        yield f"<p>Left out: {_words(one.name)}: {_words(one.why)}</p>"
 
 
 # -- behaviour --
@@ -85,22 +98,24 @@ def _facts(report: Report) -> Iterator[str]:
 def _behaviour(report: Report) -> Iterator[str]:
     reference = report.subjects[0]
     yield "<h2>Behaviour</h2>"
-    yield f"<p>Each against {escape(reference.subject.name)}.</p>"
+    yield f"<p>Each against {_words(reference.subject.name)}.</p>"
     rows = []
     for verdict, one in zip(report.verdicts, report.subjects[1:], strict=True):
         findings = (*verdict.findings, one.steadiness)
-        rows.append((escape(one.subject.name), *map(_mark, findings)))
+        rows.append((_words(one.subject.name), *map(_mark, findings)))
     if not report.verdicts:
         return
     aspects = [one.aspect.value for one in report.verdicts[0].findings]
     yield _table(("", *aspects, "steadiness"), rows)
-    yield f"<p>{escape(reference.subject.name)} itself, from run to run: "
-    yield f"{_mark(reference.steadiness)}.</p>"
+    yield f"<p>{_words(reference.subject.name)} itself, from run to run: "
+    steadiness = reference.steadiness
+    kind = steadiness.agreement.value
+    yield f'<span class="{kind}">{kind}</span> ({_words(steadiness.summary)}).</p>'
 
 
 def _mark(finding: Finding) -> str:
     kind = finding.agreement.value
-    return f'<span class="{kind}">{kind}</span><br>{escape(finding.summary)}'
+    return f'<div><span class="{kind}">{kind}</span><br>{_words(finding.summary)}</div>'
 
 
 def _details(report: Report) -> Iterator[str]:
@@ -119,7 +134,20 @@ def _details(report: Report) -> Iterator[str]:
     said = report.subjects[0].inspection.console
     cut = f", the first {_CONSOLE_SHOWN >> 10} KiB of it" if len(said) > _CONSOLE_SHOWN else ""
     text = said[:_CONSOLE_SHOWN].decode("utf-8", "backslashreplace")
-    yield f"<p>Of {escape(report.subjects[0].subject.name)}{cut}:</p><pre>{_shown(text)}</pre>"
+    yield f"<p>Of {_words(report.subjects[0].subject.name)}{cut}:</p><pre>{_shown(text)}</pre>"
+
+
+def _words(text: str) -> str:
+    """Text as HTML; a word that is too long for a line (a digest, a path) may be broken."""
+    return "".join(
+        piece if piece.isspace() else "<wbr>".join(map(escape, _pieces(piece)))
+        for piece in re.split(r"(\s+)", text)
+    )
+
+
+def _pieces(word: str) -> Iterator[str]:
+    for start in range(0, len(word), _WORD):
+        yield word[start : start + _WORD]
 
 
 def _shown(text: str) -> str:
@@ -129,10 +157,10 @@ def _shown(text: str) -> str:
 
 def _detail(name: str, finding: Finding) -> Iterator[str]:
     kind = finding.agreement.value
-    yield f"<h3>{escape(name)}: {finding.aspect.value}</h3>"
-    yield f'<p><span class="{kind}">{kind}</span>: {escape(finding.summary)}</p>'
+    yield f"<h3>{_words(name)}: {finding.aspect.value}</h3>"
+    yield f'<p><span class="{kind}">{kind}</span>: {_words(finding.summary)}</p>'
     for key, reason in finding.reasons:
-        yield f"<p><b>{escape(key)}</b>: {escape(reason)}.</p>"
+        yield f"<p><b>{_words(key)}</b>: {_words(reason)}.</p>"
     if finding.detail:
         yield f"<details open><summary>In detail</summary><pre>{_shown(_joined(finding.detail))}"
         yield "</pre></details>"
@@ -183,7 +211,7 @@ def _figures(metric: Metric, having: Sequence[SubjectReport]) -> str:
     for one in having:
         spread = one.figures[metric]
         numbers = (spread.median, spread.low, spread.high, spread.least, spread.most)
-        rows.append((escape(one.subject.name), *(f"{value:.2f}" for value in numbers)))
+        rows.append((_words(one.subject.name), *(f"{value:.2f}" for value in numbers)))
     columns = ("", "median", "lower quartile", "upper quartile", "least", "most")
     return _table(columns, rows, numeric=True)
 
@@ -208,7 +236,7 @@ def _exits(report: Report) -> Iterator[str]:
         seen = one.inspection
         for counts, why in ((seen.kernel, seen.kernel_unknown), (seen.exits, seen.exits_unknown)):
             if counts is None:
-                yield f'<p class="faint">{escape(one.subject.name)}: unknown: {escape(why)}</p>'
+                yield f'<p class="faint">{_words(one.subject.name)}: unknown: {_words(why)}</p>'
 
 
 def _count_table(kinds: Sequence[str], columns: Sequence[tuple[str, Counts]]) -> str:
@@ -216,16 +244,22 @@ def _count_table(kinds: Sequence[str], columns: Sequence[tuple[str, Counts]]) ->
     for kind in kinds:
         values = [counts.counts.get(kind, 0) for _, counts in columns]
         if any(values):
-            rows.append((escape(kind), *map(str, values)))
-    return _table(("", *(escape(name) for name, _ in columns)), rows, numeric=True)
+            rows.append((_words(kind), *map(str, values)))
+    return _table(("", *(name for name, _ in columns)), rows, numeric=True)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: bool = False) -> str:
-    """A table of cells that are HTML already."""
-    head = "".join(f"<th>{one}</th>" for one in columns)
+    """A table of cells that are HTML already; `columns` are text.
+
+    Where there is no room for it, each cell is a line of its own with its column's name.
+    """
+    head = "".join(f"<th>{_words(one)}</th>" for one in columns)
     kind = ' class="n"' if numeric else ""
-    lines = [
-        f"<tr><th>{first}</th>" + "".join(f"<td{kind}>{one}</td>" for one in rest) + "</tr>"
-        for first, *rest in rows
-    ]
+    lines = []
+    for first, *rest in rows:
+        cells = "".join(
+            f'<td{kind} data-label="{escape(column)}">{cell}</td>'
+            for column, cell in zip(columns[1:], rest, strict=True)
+        )
+        lines.append(f"<tr><th>{first}</th>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -13,12 +13,14 @@ from pyvmm.compare.report import PairRatio, SubjectReport
 from pyvmm.compare.statistics import number
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 
-_WIDTH = 900
+_WIDTH = 640
 _LEFT = 12
-_LABELS = 190
-_RIGHT = 80
+_LABELS = 210
+_RIGHT = 100
+_WORDS = 300
 _NAME = 20
 _ROW = 24
+_NAME_MAX = 56
 _TOP = 24
 
 
@@ -45,6 +47,11 @@ def _rectangle(x: float, y: float, width: float, height: float, kind: str) -> st
     )
 
 
+def _short(name: str) -> str:
+    """A name with its middle left out where it is too long; tables have the whole of it."""
+    return name if len(name) <= _NAME_MAX else f"{name[:20]}…{name[20 - _NAME_MAX + 1 :]}"
+
+
 def _side(subject: Subject) -> str:
     return "ours" if isinstance(subject, PyvmmSubject) else "theirs"
 
@@ -65,7 +72,7 @@ def runs(metric: Metric, having: Sequence[SubjectReport]) -> str:
         spread, side = one.figures[metric], _side(one.subject)
         top = _TOP + (_NAME + _ROW) * row
         middle = top + _NAME + _ROW / 2
-        parts.append(_text(_LEFT + 4, top + 16, one.subject.name))
+        parts.append(_text(_LEFT + 4, top + 16, _short(one.subject.name)))
         low = _LEFT + spread.low * scale
         parts.append(
             _rectangle(low, middle - 8, (spread.high - spread.low) * scale, 16, f"{side} box")
@@ -106,7 +113,7 @@ def ratios(pairs: Sequence[PairRatio]) -> str:
         pair = f"{one.ours.name} / {one.theirs.name}"
         if pair != name:
             name = pair
-            rows.append(_text(0, y + 16, name))
+            rows.append(_text(0, y + 16, _short(name)))
             y += _NAME
         rows += _ratio_row(one, y + _ROW / 2, place)
         y += _ROW
@@ -139,7 +146,7 @@ def _powers(least: float, most: float) -> list[float]:
 
 def ram(regions: Sequence[RegionComparison]) -> str:
     """A bar for each region of RAM: the share of its pages that differ."""
-    width = _WIDTH - _LABELS - 240
+    width = _WIDTH - _LABELS - _WORDS
     parts = []
     for row, one in enumerate(regions):
         middle = _ROW * (row + 0.5)

@@ -28,7 +28,7 @@ HOSTILE = "<script>alert('[red]&amp;')</script>"
 class Page(HTMLParser):
     """What a page is made of: its tags, balanced; where anything could be loaded from."""
 
-    EMPTY = frozenset({"meta", "br"})
+    EMPTY = frozenset({"meta", "br", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
