@@ -24,7 +24,7 @@ import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.lab import failures
-from pyvmm.lab.failures import LabBusyError
+from pyvmm.lab.failures import LabBusyError, LabError
 from pyvmm.lab.nested import KernelLog, open_lab
 from pyvmm.lab.protocol import Frame, FrameType
 from pyvmm.lab.settings import LOCK_NAME, LOG_NAME, SOCKET_NAME, LabSettings
@@ -32,6 +32,7 @@ from pyvmm.lab.switchboard import Switchboard
 
 _BACKLOG = 64
 _LOOK_INTERVAL = 0.1
+_FAREWELL = 2.0
 
 
 class _Keeper:
@@ -173,8 +174,23 @@ def main() -> int:
     starter = socket.socket(fileno=int(fd))
     starter.set_inheritable(False)
     starter.setblocking(False)
-    trio.run(_keep, mode, _Keeper(LabSettings.from_json(settings), Path(directory), starter))
+    try:
+        trio.run(_keep, mode, _Keeper(LabSettings.from_json(settings), Path(directory), starter))
+    except Exception as error:
+        # Its traceback goes to the log.
+        _tell_at_the_end(starter, error)
+        raise
     return 0
+
+
+def _tell_at_the_end(starter: socket.socket, error: Exception) -> None:
+    """Tell who waits for the lab why there is none any more."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    failure = LabError("keep the lab", str(error) or type(error).__name__)
+    with suppress(OSError):
+        starter.settimeout(_FAREWELL)
+        starter.sendall(Frame(FrameType.FAILED, payload=failures.to_bytes(failure)).encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pyvmm.errors import HostLacksError, NoInputError, SystemCallError, UsageError
+from pyvmm.errors import NoInputError, UsageError
 
 MIB = 1 << 20
 DEFAULT_MEMORY = 2048 * MIB
@@ -139,29 +139,6 @@ def writable_folders(names: Sequence[str]) -> tuple[str, ...]:
             raise UsageError(f"make {name!r} writable in the lab", "the name has a line break")
         found.append(os.path.realpath(path))
     return tuple(dict.fromkeys(found))
-
-
-def run_directory() -> Path:
-    """Where a lab that is up has its socket, lock and logs; made if missing, for its user only.
-
-    $XDG_RUNTIME_DIR/pyvmm, or ~/.cache/pyvmm/run where there is no such variable.
-    Raises `SystemCallError`, and `HostLacksError` where somebody else could have made it.
-    """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    path = Path(runtime) / "pyvmm" if runtime else Path(cache) / "pyvmm" / "run"
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = path.stat()
-        if state.st_uid != os.geteuid():
-            raise HostLacksError(f"use {path}", "it belongs to somebody else", "remove it")
-        if state.st_mode & 0o077:
-            path.chmod(0o700)
-    except OSError as error:
-        raise SystemCallError(
-            f"make the folder {path}", error.errno or 0, error.strerror or str(error)
-        ) from error
-    return path
 
 
 SOCKET_NAME = "lab.sock"

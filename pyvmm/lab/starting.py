@@ -19,8 +19,9 @@ from pathlib import Path
 from pyvmm.errors import PyvmmError, SystemCallError, UsageError
 from pyvmm.lab import failures
 from pyvmm.lab.failures import LabBusyError, LabError
+from pyvmm.lab.folders import run_folder
 from pyvmm.lab.protocol import Decoder, Frame, FrameType
-from pyvmm.lab.settings import SOCKET_NAME, STARTED_IN, LabSettings, LabWishes, run_directory
+from pyvmm.lab.settings import SOCKET_NAME, STARTED_IN, LabSettings, LabWishes
 
 _SHORT_PATIENCE = 10.0
 _START_PATIENCE = 150.0
@@ -30,7 +31,7 @@ _ADDRESS_MAX = 100
 
 def connect() -> socket.socket | None:
     """A connection to the keeper of the lab that is up; None where none is."""
-    directory = run_directory()
+    directory = run_folder()
     path = directory / SOCKET_NAME
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -160,14 +161,14 @@ def keeper_ended(attempt: str) -> PyvmmError:
     return LabError(
         attempt,
         "the process that keeps the lab has ended",
-        f"what it said is in {run_directory() / _KEEPER_LOG}",
+        f"what it said is in {run_folder() / _KEEPER_LOG}",
     )
 
 
 def _start_keeper(mode: str, settings: LabSettings) -> socket.socket:
     import subprocess
 
-    directory = run_directory()
+    directory = run_folder()
     ours, theirs = socket.socketpair()
     log = os.open(
         directory / _KEEPER_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600

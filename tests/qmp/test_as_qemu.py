@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.qmp.streams import CHARACTERS, STREAMS
@@ -131,7 +131,10 @@ def damaged(draw: st.DrawFn) -> bytes:
 @given(st.lists(BROKEN | REQUESTS | damaged(), max_size=4).map(b"".join))
 @example(b'{"execute":"query-name","id":[' + b"[" * 250 + b"]" * 250 + b"]}")
 def test_any_stream(qemu: Qemu, stream: bytes) -> None:
-    assert alike(ours(stream)) == alike(qemu.ask(stream))
+    answers = ours(stream)
+    # What QEMU takes for infinite.
+    assume(not any("out of range" in str(answer.get("error")) for answer in answers))
+    assert alike(answers) == alike(qemu.ask(stream))
 
 
 @pytest.mark.qemu

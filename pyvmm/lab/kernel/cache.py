@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyvmm.errors import HostLacksError
+from pyvmm.lab.folders import cache_folder
 from pyvmm.lab.kernel.configuration import lab_fragment
 from pyvmm.lab.kernel.failures import CorruptEntryError, system_call_error
 from pyvmm.lab.kernel.manifest import Kernel, Manifest, version_order
@@ -33,10 +34,8 @@ _REMEDY = "run pyvmm lab build"
 
 
 def default_root() -> Path:
-    """$XDG_CACHE_HOME/pyvmm/lab, or the same below ~/.cache. Relative values count as unset."""
-    value = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(value) if os.path.isabs(value) else Path.home() / ".cache"  # noqa: PTH117
-    return base / "pyvmm" / "lab"
+    """The folder ``lab`` in the user's `cache_folder`, whose errors it raises."""
+    return cache_folder() / "lab"
 
 
 def entry_key(name: str, version: str, source: str, config_hash: str, compiler: str) -> str:
