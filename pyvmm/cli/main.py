@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
 import signal
@@ -173,17 +174,39 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
         if debug:
             _show_traceback()
         else:
-            say_to_user(str(error))
+            say_to_user(_with_limit(error) or str(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - told in one line, or with its traceback
         if debug:
             _show_traceback()
-        else:
+        limit = _with_limit(error)
+        if not debug:
             say_to_user(
-                f"internal error: {type(error).__name__}: {error}; this is a defect of pyvmm, "
+                limit
+                or f"internal error: {type(error).__name__}: {error}; this is a defect of pyvmm, "
                 "run again with --debug and report what it shows"
             )
-        return ExitCode.INTERNAL
+        return ExitCode.SYSTEM_CALL if limit else ExitCode.INTERNAL
+
+
+def _with_limit(error: Exception) -> str:
+    """A line for an error that a limit of this process or system is behind; "" for any other."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.EMFILE:
+        # Gives up what was held where it failed: what tells of it has modules to read.
+        error.__traceback__ = None
+    try:
+        from pyvmm.cli.resource_limits import limit_behind
+
+        limit = limit_behind(error)
+    except MemoryError:
+        return "cannot go on: out of memory; raise the limits of it (ulimit -v, ulimit -d)"
+    if limit is None:
+        return ""
+    if isinstance(error, PyvmmError):
+        said = f"cannot {error.attempt}: {error.cause}"
+    else:
+        said = f"cannot go on: {str(error) or 'out of memory'}"
+    return f"{said}: {limit.text}; {limit.remedy}"
 
 
 def _show_traceback() -> None:

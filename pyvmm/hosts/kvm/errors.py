@@ -28,6 +28,9 @@ _REMEDIES = {
         "use a size that is a positive multiple of the page size, and flags that `pyvmm doctor` "
         "lists"
     ),
+    ("KVM_RUN", errno.EAGAIN): (
+        "KVM cannot start a thread of its own: raise the limit of processes and threads (ulimit -u)"
+    ),
     ("KVM_GET_SUPPORTED_CPUID", errno.E2BIG): "offer more entries",
     ("KVM_IRQFD", errno.EBUSY): "an eventfd can be assigned to one interrupt once",
     ("KVM_IOEVENTFD", errno.EEXIST): "another ioeventfd already answers this address",

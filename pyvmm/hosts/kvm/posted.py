@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
 from pyvmm.hosts.owner import Owner
@@ -22,7 +24,8 @@ class PostedRing(Owner):
             int(lib.PYVMM_POSTED_CAPACITY) if capacity is None else capacity
         )
         if posted == ffi.NULL:
-            raise SystemCallError("make a ring of posted writes", ffi.errno, "out of resources")
+            number = int(ffi.errno)
+            raise SystemCallError("make a ring of posted writes", number, os.strerror(number))
         self.raw: CData = ffi.gc(posted, lib.pyvmm_posted_free)
         self._room = new("struct pyvmm_posted_write[]", _DRAIN_ROOM)
 

@@ -17,6 +17,12 @@
 #define EMULATION_HAS_BYTES 1
 /* arch/x86/include/uapi/asm/svm.h. VMX, which always knows the next instruction, has none so high. */
 #define SVM_EXIT_VMMCALL 0x81
+/*
+ * EAGAIN is KVM's answer for a vCPU that waits for its INIT and was woken, and such comes one by one.
+ * It is also that of a KVM which cannot start its worker thread (the limit of processes), on every
+ * call: that many in a row are a failure.
+ */
+#define REFUSALS 1000
 
 /* vCPUs. */
 
@@ -32,6 +38,7 @@ struct pyvmm_vcpu {
     bool undelivered;
     bool delivered; /* kvm_run holds an exit that was returned and not answered yet */
     bool finishes_hypercalls; /* see pyvmm_vcpu_finish_hypercalls */
+    unsigned int refused; /* how often in a row KVM_RUN has answered EAGAIN */
     pthread_mutex_t lock;
     bool running; /* under `lock`: `thread` is inside pyvmm_vcpu_run */
     bool unblocked; /* the kick signal is not blocked in `thread` */
@@ -261,6 +268,9 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
         if (__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST) != 0)
             return interrupted(vcpu);
         int error = vcpu->undelivered ? 0 : enter(vcpu);
+        vcpu->refused = error == EAGAIN ? vcpu->refused + 1 : 0;
+        if (vcpu->refused >= REFUSALS)
+            return -EAGAIN;
         int64_t code = pyvmm_exit_code(vcpu->run, vcpu->run_size, error);
         if (code == PYVMM_INTERRUPTED) {
             /* The kick, if it was one, has been answered with this. */

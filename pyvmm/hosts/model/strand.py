@@ -29,10 +29,12 @@ class Strand(Generic[T]):
         self._failure: BaseException | None = None
 
     def resume(self) -> T:
-        """Let it run until it hands over or ends. Raises what `body` raised."""
+        """Let it run until it hands over or ends. Raises what `body` raised, and `RuntimeError`
+        where the system has no thread to give."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
         self._go.release()
         self._come.acquire()
         failure, self._failure = self._failure, None

@@ -26,10 +26,11 @@ class Watch:
         self._ending = False
 
     def on(self) -> None:
-        """From now on."""
+        """From now on. Raises `RuntimeError` where the system has no thread to give."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
         self._on.set()
 
     def off(self) -> None:
