@@ -151,7 +151,7 @@ def _interleave(options: argparse.Namespace, designs: list[Design]) -> int:
 
 
 def _lockings(designs: list[Design]) -> list[Locking]:
-    """How the designs lock: Linux's has three variants; remedies change nothing about locks."""
+    """The lockings of designs: Linux's has four variants; remedies change nothing about locks."""
     chosen: list[Locking] = []
     for design in designs:
         if design.system_creation:

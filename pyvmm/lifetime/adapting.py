@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from dataclasses import fields
 
 from pyvmm.errors import UsageError
-from pyvmm.lifetime.designs import Design, Remedy, file_pins_vm, memslot_pins_file
+from pyvmm.lifetime.designs import (
+    Design,
+    Remedy,
+    file_pins_vm,
+    file_pins_vm_with_any_link,
+    memslot_pins_file,
+)
 from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.story import Story, Told
@@ -35,10 +41,10 @@ def design_named(name: str, remedies: Iterable[str] = ()) -> Design:
                 f"use the remedy {each!r}", "there is none", f"it is one of {', '.join(REMEDIES)}"
             )
     base, *marks = name.split(" + ")
-    if base == "file-pins-vm" and not marks:
+    if base == "file-pins-vm" and marks in ([], ["any-link"]):
         if chosen:
             raise UsageError("add a remedy to file-pins-vm", "it needs none")
-        return file_pins_vm()
+        return file_pins_vm_with_any_link() if marks else file_pins_vm()
     if base == "memslot-pins-file":
         return memslot_pins_file(*(REMEDIES[each] for each in (*marks, *chosen)))
     raise UsageError(f"use the design {name!r}", "there is none", f"it is one of {DESIGNS}")

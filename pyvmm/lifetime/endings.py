@@ -18,6 +18,7 @@ from pyvmm.lifetime.locks import (
     F_VM,
     FILE,
     I_LOCK,
+    I_SHARERS,
     INODE,
     NONE_IN_PROGRESS,
     RCU,
@@ -54,9 +55,16 @@ class Locking(enum.Enum):
     """Whose steps."""
 
     MAINLINE = "file-pins-vm, mainline: slots_lock, then the invalidate lock"
+    MAINLINE_BEFORE = (
+        "file-pins-vm, 6.8 to 7.0: a dying file is unbound without the invalidate lock"
+    )
     V11 = "file-pins-vm, v11: the invalidate lock, then slots_lock; unbinding skips a dying file"
     V11_ORDER = "file-pins-vm, v11's lock order with mainline's unbinding"
     PROPOSAL = "memslot-pins-file"
+
+
+_TAKE_THE_FILE = frozenset({Locking.V11, Locking.MAINLINE_BEFORE})
+"""Whose unbinding takes a reference on the file, unless it is dying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,10 @@ class Endings:
 
     def _label(self, name: str) -> None:
         self._labels[name] = len(self._steps)
+
+    @property
+    def _slots_lock_first(self) -> bool:
+        return self.locking in (Locking.MAINLINE, Locking.MAINLINE_BEFORE)
 
     @property
     def _pins(self) -> bool:
@@ -118,8 +130,11 @@ class Endings:
             f = w[THREAD[t] + T_FILE] - 1
             if w[FILE[f] + F_STATE] == F_FREED:
                 self.floor.harm(Harm.FREED_FILE)
-            lock = INODE[w[FILE[f] + F_INODE]] + I_LOCK
-            return None if self.floor.take(w, lock, t, Protection.INVALIDATE_LOCK) else BLOCKED
+            inode = INODE[w[FILE[f] + F_INODE]]
+            if w[inode + I_SHARERS] & ~(1 << t):
+                return BLOCKED
+            taken = self.floor.take(w, inode + I_LOCK, t, Protection.INVALIDATE_LOCK)
+            return None if taken else BLOCKED
 
         self._step("lock the invalidate lock", body)
 
@@ -162,7 +177,7 @@ class Endings:
         """``kvm_gmem_unbind``."""
         at = SLOT[s]
         floor = self.floor
-        done = f"unbound{suffix}"
+        done, dying = f"unbound{suffix}", f"dying{suffix}"
 
         def load(w: Cells, t: int) -> str | None:
             floor.use_slot(w, s)
@@ -170,9 +185,9 @@ class Endings:
             if not f:
                 return done
             w[THREAD[t] + T_FILE] = f
-            if self.locking is Locking.V11:  # kvm_gmem_get_file
+            if self.locking in _TAKE_THE_FILE:  # kvm_gmem_get_file
                 if not w[FILE[f - 1] + F_REFS]:
-                    return done
+                    return done if self.locking is Locking.V11 else dying
                 w[FILE[f - 1] + F_REFS] += 1
             return None
 
@@ -195,8 +210,12 @@ class Endings:
         if self.locking is Locking.V11:
             self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
         self._unlock_inode()
-        if self._pins or self.locking is Locking.V11:
+        if self._pins or self.locking in _TAKE_THE_FILE:
             self._step("drop the file", fput)
+        if self.locking is Locking.MAINLINE_BEFORE:
+            self._step("unbound", lambda _w, _t: done)
+            self._label(dying)
+            self._step("erase the binding, without a lock", erase)
         self._label(done)
 
     # What the last references do
@@ -225,7 +244,7 @@ class Endings:
 
     def _release(self) -> None:
         """``kvm_gmem_release``, and what ``__fput`` does after it."""
-        if self.locking is Locking.MAINLINE:
+        if self._slots_lock_first:
             self._lock_slots(None)
             self._lock_inode()
         elif not self._pins:
@@ -234,12 +253,12 @@ class Endings:
         if not self._pins:
             self._step("look at the bindings", self._first_binding)
             self._step("clear the slot's file pointer", self._clear_pointer)
-            if self.locking is not Locking.MAINLINE:
+            if not self._slots_lock_first:
                 self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
             self._step("zap the bound slot", self._zap_bound)
             self._label("released")
             self._step("leave the inode's list", self._leave_list)
-        if self.locking is Locking.MAINLINE:
+        if self._slots_lock_first:
             self._unlock_inode()
             self._unlock_slots(None)
         elif not self._pins:

@@ -32,9 +32,10 @@ F_STATE, F_REFS, F_FD, F_VM, F_BINDING, F_INODE = range(FILE_CELLS)
 F_LIVE, F_EMPTIED, F_FREED = 1, 2, 3
 """An emptied file has lost its ``struct gmem_file`` with bindings and VM pointer."""
 
-# An inode: files, generation of its page (a page given back is another one), lock's holder.
-INODE_CELLS = 3
-I_FILES, I_PAGE, I_LOCK = range(INODE_CELLS)
+# An inode: files, generation of its page (a page given back is another one), the invalidate lock's
+# holder, and those who share it, as a mask.
+INODE_CELLS = 4
+I_FILES, I_PAGE, I_LOCK, I_SHARERS = range(INODE_CELLS)
 
 GENERATIONS = 16
 """More than a race can give pages back."""
@@ -112,6 +113,19 @@ class Floor:
             return False
         w[lock] = t + 1
         return True
+
+    def take_shared(self, w: Cells, inode: int, t: int) -> bool:
+        """Take an inode's invalidate lock beside others who share it; False where one has it."""
+        if not self.has(Protection.INVALIDATE_LOCK):
+            return True
+        if w[inode + I_LOCK]:
+            return False
+        w[inode + I_SHARERS] |= 1 << t
+        return True
+
+    def give_shared(self, w: Cells, inode: int, t: int) -> None:
+        """Give it back, if this thread shares it."""
+        w[inode + I_SHARERS] &= ~(1 << t)
 
     def give(self, w: Cells, lock: int, t: int) -> None:
         """Give the lock back, if this thread has it."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pyvmm.lifetime.endings import Endings, Program
 from pyvmm.lifetime.locks import (
+    BLOCKED,
     F_BINDING,
     F_FD,
     F_FREED,
@@ -22,6 +23,8 @@ from pyvmm.lifetime.locks import (
     F_STATE,
     F_VM,
     FILE,
+    I_FILES,
+    INODE,
     NONE_IN_PROGRESS,
     RCU,
     S_FILE,
@@ -42,6 +45,7 @@ from pyvmm.lifetime.locks import (
     V_INVALIDATING,
     V_SEQUENCE,
     VM,
+    Body,
     Cells,
     Harm,
     Protection,
@@ -57,6 +61,7 @@ class Act(enum.Enum):
     CLOSE_VM = "close-vm"
     GUEST = "guest-access"
     PUNCH = "punch-hole"
+    MEMORY_ERROR = "memory-error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class Writer(Endings):
             Act.CLOSE_VM: self._close_vm,
             Act.GUEST: self._guest,
             Act.PUNCH: self._punch,
+            Act.MEMORY_ERROR: self._memory_error,
         }[task.act](task)
         self._tail()
         names, bodies = zip(*self._steps, strict=True)
@@ -305,33 +311,8 @@ class Writer(Endings):
             w[THREAD[t] + T_FILE] = f + 1
             return None
 
-        def bound(w: Cells) -> list[int]:
-            """The files of this inode that have a binding."""
-            inode = w[FILE[f] + F_INODE]
-            return [
-                each
-                for each, at in enumerate(FILE)
-                if w[at + F_STATE] == F_LIVE and w[at + F_INODE] == inode and w[at + F_BINDING]
-            ]
-
-        def start(w: Cells, _t: int) -> str | None:
-            for each in bound(w):
-                v = w[FILE[each] + F_VM] - 1
-                if floor.use_vm(w, v):
-                    w[VM[v] + V_INVALIDATING] += 1
-                    floor.zap(w, w[FILE[each] + F_BINDING] - 1)
-            return None
-
         def truncate(w: Cells, _t: int) -> str | None:
             floor.give_page_back(w, w[FILE[f] + F_INODE])
-            return None
-
-        def finish(w: Cells, _t: int) -> str | None:
-            for each in bound(w):
-                v = w[FILE[each] + F_VM] - 1
-                if floor.use_vm(w, v):
-                    w[VM[v] + V_INVALIDATING] -= 1
-                    w[VM[v] + V_SEQUENCE] += 1
             return None
 
         def fput(w: Cells, t: int) -> str | None:
@@ -340,8 +321,61 @@ class Writer(Endings):
 
         self._step("fget the file", fget)
         self._lock_inode()
-        self._step("invalidate: begin, zap", start)
+        self._step("invalidate: begin, zap", self._invalidate_begin(f))
         self._step("give the pages back", truncate)
-        self._step("invalidate: end", finish)
+        self._step("invalidate: end", self._invalidate_end(f))
         self._unlock_inode()
         self._step("drop the file", fput)
+
+    def _memory_error(self, task: Task) -> None:
+        """``kvm_gmem_error_folio``: no reference on a file or a VM, and the lock is shared."""
+        f = task.file
+        floor = self.floor
+
+        def find(w: Cells, _t: int) -> str | None:
+            return None if w[INODE[w[FILE[f] + F_INODE]] + I_FILES] else "end"
+
+        def lock(w: Cells, t: int) -> str | None:
+            inode = INODE[w[FILE[f] + F_INODE]]
+            return None if floor.take_shared(w, inode, t) else BLOCKED
+
+        def unlock(w: Cells, t: int) -> str | None:
+            floor.give_shared(w, INODE[w[FILE[f] + F_INODE]], t)
+            return None
+
+        self._step("find the page's inode", find)
+        self._step("lock the invalidate lock, shared", lock)
+        self._step("invalidate: begin, zap", self._invalidate_begin(f))
+        self._step("invalidate: end", self._invalidate_end(f))
+        self._step("unlock the invalidate lock, shared", unlock)
+
+    def _bound_files(self, w: Cells, f: int) -> list[int]:
+        """The files of this one's inode that have a binding."""
+        inode = w[FILE[f] + F_INODE]
+        return [
+            each
+            for each, at in enumerate(FILE)
+            if w[at + F_STATE] == F_LIVE and w[at + F_INODE] == inode and w[at + F_BINDING]
+        ]
+
+    def _invalidate_begin(self, f: int) -> Body:
+        def body(w: Cells, _t: int) -> str | None:
+            for each in self._bound_files(w, f):
+                v = w[FILE[each] + F_VM] - 1
+                if self.floor.use_vm(w, v):
+                    w[VM[v] + V_INVALIDATING] += 1
+                    self.floor.zap(w, w[FILE[each] + F_BINDING] - 1)
+            return None
+
+        return body
+
+    def _invalidate_end(self, f: int) -> Body:
+        def body(w: Cells, _t: int) -> str | None:
+            for each in self._bound_files(w, f):
+                v = w[FILE[each] + F_VM] - 1
+                if self.floor.use_vm(w, v):
+                    w[VM[v] + V_INVALIDATING] -= 1
+                    w[VM[v] + V_SEQUENCE] += 1
+            return None
+
+        return body

@@ -49,6 +49,14 @@ PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
         Protection.UNLESS_ZERO,
         Protection.RETRY,
     ),
+    Locking.MAINLINE_BEFORE: (
+        Protection.SLOTS_LOCK,
+        Protection.INVALIDATE_LOCK,
+        Protection.SRCU_GRACE,
+        Protection.FILE_MEMORY,
+        Protection.UNLESS_ZERO,
+        Protection.RETRY,
+    ),
     Locking.V11: (
         Protection.SLOTS_LOCK,
         Protection.INVALIDATE_LOCK,
@@ -186,13 +194,15 @@ def start_cells(name: str, locking: Locking) -> Cells:
 
 
 def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> Iterator[Scenario]:
-    """Every multiset of so many tasks, from every start."""
+    """Every multiset of so many tasks, from every start; at most one of them an error on a page."""
     starts = tuple(starts)
     for size in sizes:
         for start in starts:
             tasks = _TWO_FILES if start == "linked" else _ONE_FILE
             for chosen in combinations_with_replacement(tasks, size):
                 yield Scenario(start, chosen)
+            for chosen in combinations_with_replacement(tasks, size - 1):
+                yield Scenario(start, (*chosen, Task(Act.MEMORY_ERROR)))
 
 
 def final_harm(w: Cells) -> Harm | None:

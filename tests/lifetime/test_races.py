@@ -55,7 +55,7 @@ def pairs(locking: Locking, *dropped: Protection) -> Races:
 def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     found = pairs(locking)
     assert not found.harms
-    assert found.scenarios == 4 * 36 + 45
+    assert found.scenarios == 4 * (36 + 8) + 45 + 9
     assert found.schedules > 10_000_000
 
 
@@ -64,7 +64,7 @@ def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
 def test_three_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     found = WHOLE.raced(locking)
     assert not found.harms
-    assert found.scenarios == 4 * (36 + 120) + 45 + 165
+    assert found.scenarios == 4 * (36 + 8 + 120 + 36) + 45 + 9 + 165 + 45
 
 
 @pytest.mark.slow
@@ -97,6 +97,30 @@ def test_v11s_lock_order_deadlocks_once_unbinding_is_repaired() -> None:
     assert set(found.harms) == {Harm.DEADLOCK}
     for scenario in found.harmful:
         assert {task.act for task in scenario.tasks} == {Act.UNBIND, Act.CLOSE_FILE}
+
+
+UNBIND, CLOSE = Task(Act.UNBIND), Task(Act.CLOSE_FILE)
+ERROR, PUNCH_LINKED = Task(Act.MEMORY_ERROR), Task(Act.PUNCH, file=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "third"), [("bound", ERROR), ("mapped", ERROR), ("linked", PUNCH_LINKED)]
+)
+def test_a_dying_file_unbound_without_the_lock_leaves_an_invalidation_begun(
+    start: str, third: Task
+) -> None:
+    """6.8 to 7.0: who invalidates holds no reference on the file, and finds its binding gone."""
+    scenario = Scenario(start, (UNBIND, CLOSE, third))
+    before = race(Locking.MAINLINE_BEFORE, scenario, frozenset())
+    assert set(before.harms) == {Harm.UNBALANCED}
+    steps = before.harms[Harm.UNBALANCED].steps
+    assert (0, "erase the binding, without a lock") in steps
+    assert not race(Locking.MAINLINE, scenario, frozenset()).harms
+    assert not race(Locking.PROPOSAL, scenario, frozenset()).harms
+
+
+def test_two_at_a_time_do_not_show_it() -> None:
+    assert not pairs(Locking.MAINLINE_BEFORE).harms
 
 
 @pytest.mark.slow
@@ -156,7 +180,7 @@ def test_schedules_are_counted_right() -> None:
 
 def test_scenarios_are_all_multisets() -> None:
     chosen = list(scenarios((2,), ("bound",)))
-    assert len(chosen) == len(set(chosen)) == 36
+    assert len(chosen) == len(set(chosen)) == 36 + 8
     assert {each.start for each in scenarios((2, 3))} == set(STARTS)
     for one, other in combinations(chosen, 2):
         assert sorted(map(str, one.tasks)) != sorted(map(str, other.tasks))
@@ -167,4 +191,4 @@ def test_progress_is_told() -> None:
     run_races(
         Locking.MAINLINE, scenarios((2,), ("bound",)), progress=lambda *each: told.append(each)
     )
-    assert told[0] == (0, 36)
+    assert told[0] == (0, 36 + 8)
