@@ -31,7 +31,10 @@ def _image() -> bytes:
 
 def core_of_a_run(folder: Path, *options: str) -> Path:
     """The core of a monitor that is aborted while its guest has the secret."""
-    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    where = Path("/proc/sys/kernel/core_pattern")
+    if not where.exists():
+        pytest.skip("the kernel writes no cores (CONFIG_COREDUMP)")
+    pattern = where.read_text().strip()
     if pattern.startswith("|") or "/" in pattern:
         pytest.skip(f"cores go to {pattern}, not into the working folder")
     if resource.getrlimit(resource.RLIMIT_CORE)[1] != resource.RLIM_INFINITY:

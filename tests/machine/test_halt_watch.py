@@ -86,6 +86,7 @@ async def look(machine: Machine) -> None:
                 await halt_watch.look(machine, machine._control)
 
 
+@pytest.mark.slow
 @on_both
 @pytest.mark.parametrize("cpus", [1, 3])
 def test_it_is_found(host: HostChoice, cpus: int) -> None:
@@ -212,6 +213,7 @@ def halt_here(vcpu: Vcpu) -> None:
     vcpu.set_mp_state(MpState.HALTED)
 
 
+@pytest.mark.slow
 @on_both
 @pytest.mark.usefixtures("by_hand")
 def test_who_revives_a_halted_guest_is_not_overlooked(host: HostChoice) -> None:
@@ -231,7 +233,7 @@ def test_who_revives_a_halted_guest_is_not_overlooked(host: HostChoice) -> None:
                 await machine.on_vcpu(0, revive_unless_over)
 
     revived: list[int] = []
-    for number in range(12):
+    for number in range(8):
         ending = end_of(config(REVIVED, host), act).ending
         assert (ending.status == 7) is (number in revived), ending
     assert revived
