@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,8 +44,17 @@ def command(options: argparse.Namespace) -> int:
         from pyvmm.lifetime.svg import svg
 
         write_text(output, svg(drawn))
-    print_answer("\n".join(drawing.text(drawn)))
+    if _columns() < drawing.width(len(drawn)):
+        lines = [line for each in drawn for line in (*drawing.text([each]), "")][:-1]
+    else:
+        lines = drawing.text(drawn)
+    print_answer("\n".join(lines))
     return ExitCode.OK
+
+
+def _columns() -> float:
+    """The terminal's width; without one there is room for everything."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
 def _operations(name: str) -> tuple[Iterable[Operation], Universe, str]:

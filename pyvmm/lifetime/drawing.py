@@ -83,8 +83,13 @@ def shown_reason(holding: Holding) -> str:
     return _SHORT[holding.why.name]
 
 
+def width(stories: int) -> int:
+    """How many columns so many stories take side by side."""
+    return stories * (_WIDTH + 3) - 3
+
+
 def text(drawn: Sequence[Drawn]) -> list[str]:
-    """Lines: the stories side by side, scene by scene."""
+    """Lines: the stories side by side, scene by scene; `width` of them wide."""
     rows = max(len(each.scenes) for each in drawn)
     lines = [KEY, "", _beside([each.design for each in drawn])]
     lines.append(_beside(["=" * len(each.design) for each in drawn]))

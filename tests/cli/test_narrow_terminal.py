@@ -10,7 +10,8 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from pyvmm.cli import doctor
+from pyvmm.cli import doctor, lifetime_show
+from pyvmm.cli.main import main
 from pyvmm.machine.examination import Examination, examine
 from tests.console.on_terminal import terminal
 
@@ -32,6 +33,18 @@ def test_doctor_on_a_terminal_of_80_columns() -> None:
         text = COLOURS.sub(b"", tty.seen).decode().replace("\r", "")
     assert max(map(len, text.splitlines())) == 80
     assert "answer: meaning" in text
+
+
+@pytest.mark.parametrize(("columns", "times"), [(80, 2), (126, 2), (127, 1), (200, 1)])
+def test_two_designs_are_drawn_one_after_the_other_where_there_is_no_room(
+    columns: int, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lifetime_show, "_columns", lambda: columns)
+    assert main(["lifetime", "show", "rebind-after-free"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("at first") == 2
+    assert len([line for line in text.splitlines() if "at first" in line]) == times
+    assert max(map(len, text.splitlines())) <= columns
 
 
 @pytest.mark.parametrize("width", range(80, 201, 30))
