@@ -53,8 +53,8 @@ def qemu_protocol(image: bytes, ours: BootProtocol, attempt: str) -> BootProtoco
     if is_64_bit and not header.flags & HeaderFlag.ADDRESSES:
         raise UsageError(
             attempt,
-            "it is an ELF file for x86-64 with a Multiboot header, which QEMU's -kernel does not "
-            "boot, with a PVH note neither",
+            "it is an ELF file for x86-64 with a Multiboot header, which QEMU's -kernel refuses, "
+            "with or without a PVH note",
             "make it 32-bit (objcopy -O elf32-i386), or leave the Multiboot header out",
         )
     return BootProtocol.MULTIBOOT
