@@ -95,6 +95,7 @@ def _all(guest: GuestKnown, reference: Inspection, other: Inspection) -> Iterato
 
 def _of_access(access: FirstAccess, theirs: Inspection) -> Evidence | None:
     subject = theirs.subject
+    assert isinstance(subject, QemuSubject)
     where = f"{'port' if access.is_port else 'address'} {access.address:#x}"
     device = device_at(access.address, is_port=access.is_port)
     if device is not None and device.is_in(subject) != access.claimed:

@@ -61,6 +61,8 @@ def keys(verdict: PairVerdict) -> set[str]:
         (read(0x71, claimed=True), qemu("kvm", "microvm"), ReasonKey.DEVICE),
         (read(0x21), qemu("tcg", "microvm"), ReasonKey.DEVICE),
         (read(0xFEE0_0020, is_port=False), qemu("tcg", "pc"), ReasonKey.DEVICE),
+        (read(0xE0, claimed=True), qemu("tcg", "pc"), ReasonKey.DEVICE),
+        (read(0x608, claimed=True), qemu("tcg", "microvm"), ReasonKey.DEVICE),
         (read(0xD000_0000, is_port=False), qemu("tcg", "pc"), ReasonKey.OPEN_READ),
         # Both have it, or neither has.
         (read(0x64, claimed=True), qemu("tcg", "pc"), None),
@@ -68,6 +70,7 @@ def keys(verdict: PairVerdict) -> set[str]:
         (read(0x3F8, claimed=True), qemu("tcg", "pc"), None),
         (read(0x1234), qemu("tcg", "pc"), None),
         (read(0xCFC), qemu("tcg", "microvm"), None),
+        (read(0x608, claimed=True), qemu("tcg", "pc"), None),
         (None, qemu("tcg", "microvm"), None),
         # They have the same devices.
         (read(0xCFC), MODEL, None),
