@@ -76,7 +76,7 @@ def unpacked(view: memoryview, attempt: str) -> Unpacked:
     if compression_of(content) or unknown_compression_of(content):
         raise ImageError(attempt, "it is compressed twice", f"unpack it with {compression.title}")
     remarks = [f"the image is unpacked with {compression.title}: {len(image)} bytes"]
-    if any(stream.rest()):
+    if bytes(stream.rest()).strip(b"\0"):
         ignored = len(stream.rest())
         remarks.append(f"the last {ignored} bytes of the file are ignored: they are not compressed")
     return Unpacked(content, tuple(remarks))

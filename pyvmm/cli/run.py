@@ -17,7 +17,7 @@ from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, add_console_arg
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
-from pyvmm.cli.guest_options import add_guest_arguments, read_guest
+from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
 from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_files import run_inputs, run_outputs
@@ -148,6 +148,13 @@ def _in_lab(options: argparse.Namespace) -> int:
         raise _unreachable(f"listen for QMP clients on {options.qmp.path}", "--qmp")
     if console.kind is ConsoleKind.UNIX:
         raise _unreachable(f"listen for the guest's console on {console.path}", "--console unix:")
+    for file in guest_inputs(options):
+        if isinstance(file.place, Path) and file.place.is_fifo() and not file.place.is_symlink():
+            raise UsageError(
+                f"read {file} in the lab",
+                "nobody can write to a FIFO in there from out here",
+                "copy it to a file",
+            )
     return run_same_command(options.arguments, filter(None, (console.path, options.json)))
 
 

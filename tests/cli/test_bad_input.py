@@ -496,3 +496,12 @@ def test_something_else_called_kvm(tmp_path: Path) -> None:
     assert_refused(outcome, Case("", outcome.code, (), ""))
     assert_runs_on_the_model(mounts)
     assert stand_in.read_bytes() == b"not a device"
+
+
+@pytest.mark.parametrize("arguments", [("image",), ("hello", "--initrd", "image")])
+def test_a_fifo_cannot_be_read_in_the_lab(
+    arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("image")
+    assert main(["run", "--host", "lab", *arguments]) == 64
+    assert "nobody can write to a FIFO in there" in capfd.readouterr().err
