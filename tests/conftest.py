@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import shutil
 import signal
@@ -122,6 +123,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if selection.has(item)]
     if hasattr(config, "workerinput"):
         items.sort(key=starts_early)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are there to stay: no collection need look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

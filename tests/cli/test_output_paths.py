@@ -168,6 +168,7 @@ def saved_story(folder: Path) -> Path:
     return min(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_what_lifetime_reads_and_writes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     story = saved_story(folder / "stories")
     before = story.read_bytes()

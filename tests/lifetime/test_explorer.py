@@ -120,6 +120,7 @@ def test_memory_outlives_its_vm_in_five_steps() -> None:
 TWO_OF_ONE = Universe("two of one", 2, 2, 1, 1, 1, 1, links=True)
 
 
+@pytest.mark.slow
 def test_a_link_within_one_virtual_machine_keeps_what_one_for_a_stranger_breaks() -> None:
     within, any_link = (explore(design, TWO_OF_ONE) for design in (LINUX, LINUX_ANY_LINK))
     assert (Kind.LINK, "EINVAL") in within.operations

@@ -96,7 +96,11 @@ def test_what_is_no_json_and_where_reading_goes_on(
         (b'{"a": ' + b"[" * NESTING_LIMIT + b"]" * NESTING_LIMIT + b"}", "nesting depth"),
         (b'{"a": ' * 10_000, "nesting depth"),
         (b"[" * 2000 + b'"}]\\""', "nesting depth"),
-        (b"[" + b"1," * TOKEN_LIMIT + b'{"execute": "quit"}]', "token count"),
+        pytest.param(
+            b"[" + b"1," * TOKEN_LIMIT + b'{"execute": "quit"}]',
+            "token count",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_value_beyond_a_limit_is_one_error(
