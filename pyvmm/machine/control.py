@@ -42,7 +42,7 @@ class RunControl:
         `reboots`: somebody makes the resets that the guest asks for (`reset_asked`); without, the
         first one ends the run.
         """
-        self.attention = paused
+        self.attention = paused or cpus > 1
         """Whether a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
@@ -57,6 +57,7 @@ class RunControl:
         self._calls: dict[int, deque[VcpuCall]] = {index: deque() for index in range(cpus)}
         self._paused = paused
         self._frozen = 0
+        self._missing = cpus
         self._thawed = trio.Event()
         self._parked: set[int] = set()
         self._halted: set[int] = set()
@@ -72,9 +73,15 @@ class RunControl:
     # -- vCPU threads come and go --
 
     def enter(self, index: int, vcpu: Vcpu) -> None:
-        """A vCPU is about to run and can be kicked from now on."""
+        """A vCPU is there and can be kicked from now on. None runs before all of them are there.
+
+        Otherwise a guest could send a start-up IPI to one that is not, and wait for it for ever.
+        """
         with self._condition:
             self._vcpus[index] = vcpu
+            self._missing -= 1
+            if not self._missing:
+                self._let_go()
 
     def leave(self, index: int) -> None:
         """A vCPU is about to be closed: after this nobody kicks it."""
@@ -218,7 +225,7 @@ class RunControl:
 
     @property
     def _may_not_run(self) -> bool:
-        return self._paused or self._frozen > 0 or self._reset_asked
+        return self._paused or self._frozen > 0 or self._reset_asked or self._missing > 0
 
     # -- the clock --
 

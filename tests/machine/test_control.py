@@ -40,9 +40,16 @@ async def attending(control: RunControl, index: int) -> AsyncIterator[None]:
                 await trio.sleep(0.001)
 
 
+def all_there(control: RunControl) -> None:
+    """Every vCPU has been made."""
+    for index in range(CPUS):
+        control.enter(index, cast(Vcpu, FakeVcpu()))
+
+
 def in_trio(act: Callable[[RunControl, trio.Nursery], Awaitable[None]]) -> None:
     async def main() -> None:
         control = RunControl(CPUS, lambda: None, lambda: None)
+        all_there(control)
         with trio.fail_after(HANG):
             async with trio.open_nursery() as nursery:
                 await act(control, nursery)
@@ -147,9 +154,28 @@ def test_nobody_waits_for_vcpus_that_have_ended(over_before: bool) -> None:
 def test_a_paused_start_has_to_be_looked_at() -> None:
     async def main() -> None:
         control = RunControl(CPUS, lambda: None, lambda: None, paused=True)
+        all_there(control)
         assert control.attention
         control.resume()
         assert not control.attention
         await trio.lowlevel.checkpoint()
+
+    trio.run(main)
+
+
+def test_no_vcpu_runs_before_all_are_there() -> None:
+    async def main() -> None:
+        control = RunControl(CPUS, lambda: None, lambda: None)
+        with trio.fail_after(HANG):
+            assert control.attention
+            control.enter(0, cast(Vcpu, FakeVcpu()))
+            async with attending(control, 0):
+                await parked(control, 1)
+                control.resume()
+                await parked(control, 1)
+                assert control.attention
+                control.enter(1, cast(Vcpu, FakeVcpu()))
+            assert not control.attention
+        assert not RunControl(1, lambda: None, lambda: None).attention
 
     trio.run(main)
