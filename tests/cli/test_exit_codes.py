@@ -252,7 +252,7 @@ def test_emulation_failure(tmp_path: Path) -> None:
         ),
         ((flat.exiting(200),), {"ending": "bad-status", "status": None, "exit_code": 83}, 1),
         ((flat.HALT,), {"ending": "halted", "status": None, "exit_code": 80}, 1),
-        ((flat.RESET_BY_CF9,), {"ending": "reset", "status": None, "exit_code": 0}, 0),
+        ((flat.RESET_BY_CF9,), {"ending": "reset", "status": None, "exit_code": 84}, 0),
     ],
 )
 def test_json(
