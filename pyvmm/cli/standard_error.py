@@ -21,14 +21,7 @@ _PATIENCE = 2.0
 
 def write_to_user(text: str) -> None:
     """Show `text`. Where nobody can read it any more the exit code has to say it all."""
-    with suppress(OSError):
-        sys.stderr.flush()
-        try:
-            fd = sys.stderr.fileno()
-        except OSError:  # No file: who called us in the same process wants to have it.
-            sys.stderr.write(text)
-            return
-        _write_while_there_is_hope(fd, encoded(text, sys.stderr.encoding))
+    _write(sys.stderr, text)
 
 
 def say_to_user(text: str) -> None:
@@ -44,23 +37,38 @@ def user_stream() -> TextIO:
 
 
 class _UserStream:
-    """As much of a text stream as rich and `pyvmm.lab.kernel.progress` use."""
+    """As much of a text stream as rich and `pyvmm.lab.kernel.progress` use.
+
+    It keeps to what ``sys.stderr`` was when it was made: rich puts something of its own there.
+    """
 
     def __init__(self) -> None:
-        self.encoding = sys.stderr.encoding
+        self._stream = sys.stderr
+        self.encoding = self._stream.encoding
 
     def write(self, text: str) -> int:
-        write_to_user(text)
+        _write(self._stream, text)
         return len(text)
 
     def flush(self) -> None:
         pass
 
     def isatty(self) -> bool:
-        return sys.stderr.isatty()
+        return self._stream.isatty()
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()
+        return self._stream.fileno()
+
+
+def _write(stream: TextIO, text: str) -> None:
+    with suppress(OSError):
+        stream.flush()
+        try:
+            fd = stream.fileno()
+        except OSError:  # No file: who called us in the same process wants to have it.
+            stream.write(text)
+            return
+        _write_while_there_is_hope(fd, encoded(text, stream.encoding))
 
 
 def _write_while_there_is_hope(fd: int, data: bytes) -> None:

@@ -38,12 +38,13 @@ def output_error(error: OSError) -> SystemCallError:
     )
 
 
-def encoded(text: str, encoding: str) -> bytes:
-    """`text` in a stream's `encoding`, letter for letter.
+def encoded(text: str, encoding: str | None) -> bytes:
+    """`text` in a stream's `encoding` (UTF-8 where it has none), letter for letter.
 
     Where it lacks a letter, the lines and bars of tables become ASCII ones, a byte of a name that
     is no text is written out (``\\xff``), and all else becomes a question mark.
     """
+    encoding = encoding or "utf-8"
     try:
         return text.encode(encoding)
     except UnicodeEncodeError:

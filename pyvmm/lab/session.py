@@ -98,7 +98,8 @@ class Session:
         if terminal.output_fd is not None:
             self._outputs[Stream.TERMINAL] = _Output(terminal.output_fd)
         self.complaint: OSError | None = None
-        """Why something of the command's output could not be written, broken pipes apart."""
+        """Why something of the command's output could not be written, broken pipes and standard
+        error apart."""
 
     def run(self) -> Ending:
         """Until the command has ended and all of its output is written.
@@ -222,7 +223,7 @@ class Session:
         if error is not None:
             # The command's own writes fail from now on, as they would here.
             self._send(Frame(FrameType.CLOSE, stream))
-            if error.errno != errno.EPIPE:
+            if error.errno != errno.EPIPE and stream is not Stream.ERROR:
                 self.complaint = error
         elif out.passed_on >= WINDOW // 4:
             self._send(credit(stream, out.passed_on))

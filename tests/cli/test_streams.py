@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from pyvmm import bundled_guests
 from pyvmm.cli import standard_error
 from pyvmm.cli.main import main
 from pyvmm.cli.standard_output import encoded, print_answer
+from pyvmm.lab.kernel import progress
 
 from .command import ENVIRONMENT, HANG, PYVMM, Outcome, ending, finish, pyvmm, start
 
@@ -263,6 +264,38 @@ def test_standard_error_in_another_encoding() -> None:
         with standard_stream("stderr", write_end, "ascii"):
             assert main(["run", "gr\u00fc\u00df\udcff\n\x1b[2J"]) == 66
         assert b"read gr??\\xff\\x0a\\x1b[2J: no such file" in reader.read()
+
+
+def pieces_of(master: int) -> Iterator[bytes]:
+    """What a terminal that has been closed has shown."""
+    with suppress(OSError):
+        while piece := os.read(master, 1 << 16):
+            yield piece
+
+
+def test_bars_on_a_terminal_without_utf8() -> None:
+    master, terminal = os.openpty()
+    try:
+        with standard_stream("stderr", terminal, "ascii"):
+            with progress.to_stream(standard_error.user_stream()) as reporting:
+                reporting.say("gr\u00fc\u00df [/]\udcff")
+                with reporting.stage("[/] compiling", 10, "files") as stage:
+                    stage.reach(5)
+                    # rich has put something of its own into sys.stderr meanwhile.
+                    standard_error.say_to_user("in between")
+        told = b"".join(pieces_of(master)).decode("ascii")
+    finally:
+        os.close(master)
+    assert "gr?? [/]\\xff" in told
+    assert "[/] compiling" in told
+    assert "pyvmm: in between" in told
+
+
+def test_progress_does_not_count() -> None:
+    with standard_stream("stderr", full()):
+        with progress.to_stream(standard_error.user_stream()) as reporting:
+            with reporting.stage("compiling", 10, "files") as stage:
+                stage.reach(5)
 
 
 # -- standard input of a run --

@@ -70,6 +70,24 @@ def test_closed_standard_input_is_closed_inside(lab: LabAtHand) -> None:
     assert inside.code != 0
 
 
+@pytest.mark.parametrize(
+    ("script", "redirection", "code"),
+    [
+        ("echo out", ">/dev/full", 71),
+        ("echo out; exit 3", ">/dev/full", 3),
+        ("echo err >&2", "2>/dev/full", 0),
+    ],
+)
+def test_output_that_has_no_room_here(
+    lab: LabAtHand, script: str, redirection: str, code: int
+) -> None:
+    line = ["sh", "-c", f'"$@" {redirection}', "sh", PYVMM, "lab", "run", "--", *sh(script)]
+    outcome = lab.outside(line)
+    assert outcome.code == code
+    complaint = b"pyvmm: cannot write the command's output: No space left on device\n"
+    assert outcome.err == (complaint if redirection[0] == ">" else b"")
+
+
 def test_the_environment_arrives_whole(lab: LabAtHand) -> None:
     odd = {"ODD": "a b\nc='\"$(x)", "EMPTY": "", "UNICODE": "ü€", "LONG": "x" * 100_000}
     inside = lab.inside(["env", "-0"], env=odd)

@@ -128,9 +128,9 @@ def to_stream(stream: TextIO) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     with RichProgress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[amount]}"),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeElapsedColumn(),
         console=Console(file=stream),
     ) as bars:
