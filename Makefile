@@ -21,7 +21,9 @@ unexport PYTHONDONTWRITEBYTECODE
 SHARED_OUT := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # LAB=no: without the lab, whether there is a kernel for it or not.
 export PYVMM_TEST_LAB := $(LAB)
-PYTEST := $(BIN)/pytest $(SHARED_OUT)
+# By the interpreter: pip's scripts begin with its path, which may have anything in it.
+PYVMM := $(BIN)/python -m pyvmm
+PYTEST := $(BIN)/python -m pytest $(SHARED_OUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,13 +34,13 @@ help: ## this list
 
 .PHONY: run
 run: $(INSTALLED) guests ## set up what is needed and boot the bundled guest on /dev/kvm (ARGS=...)
-	@$(BIN)/pyvmm run guest.img $(ARGS)
+	@$(PYVMM) run guest.img $(ARGS)
 
 .PHONY: test
 test: $(TOOLS) guests ## set up what is needed, the lab's kernel included, and run every test (ARGS=... for pytest; LAB=no)
 	@./setup-system test
 ifneq ($(LAB),no)
-	@$(BIN)/pyvmm lab build || true
+	@$(PYVMM) lab build || true
 endif
 	$(PYTEST) $(ARGS)
 
@@ -56,7 +58,7 @@ lint: $(TOOLS) warnings ## ruff, mypy, and the C compiler's warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff check -q --preview --select CPY001 .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 # Into folders of their own: what is installed and run is left alone.
 .PHONY: warnings
@@ -82,17 +84,17 @@ bench: $(TOOLS) guests ## the benchmarks, as ratios against C and QEMU measured 
 
 .PHONY: differential
 differential: $(TOOLS) ## N random sequences of memory operations on /dev/kvm and on the model (N=20000)
-	PYVMM_DIFFERENTIAL_SEED=$(or $(SEED),0) PYVMM_DIFFERENTIAL=$(or $(N),20000) $(BIN)/pytest -q -s tests/differential $(ARGS)
+	PYVMM_DIFFERENTIAL_SEED=$(or $(SEED),0) PYVMM_DIFFERENTIAL=$(or $(N),20000) $(BIN)/python -m pytest -q -s tests/differential $(ARGS)
 
 .PHONY: test-oldest
 test-oldest: guests ## the tests with the oldest versions of every dependency that we claim to work with
 	@./setup-system test
 	@$(MAKE) -s VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt .venv-oldest/.tools
-	.venv-oldest/bin/pytest $(SHARED_OUT) $(ARGS)
+	.venv-oldest/bin/python -m pytest $(SHARED_OUT) $(ARGS)
 
 .PHONY: lab-kernel
 lab-kernel: $(INSTALLED) ## build the lab's kernel into the user's cache, unless it is there
-	$(BIN)/pyvmm lab build
+	$(PYVMM) lab build
 
 .PHONY: guests
 guests: ## build the guest images, the firmware and the lab's first process

@@ -44,20 +44,27 @@ class BuildWithGuests(build_py):
         if self.editable_mode:
             return
         _see_that_it_can_be_built()
-        images = Path(self.build_lib).resolve() / "pyvmm" / "images"
-        images.mkdir(parents=True, exist_ok=True)
-        for part in ("guest", "firmware"):
-            subprocess.run(
-                ["make", "-s", "-C", ROOT / part, f"OUT={images}"],
-                check=True,
-                env={**os.environ, "MAKEFLAGS": ""},
-            )
-        init = Path(self.build_lib).resolve() / "pyvmm" / "lab" / "guest" / "build" / "init"
-        subprocess.run(
-            ["make", "-s", "-C", ROOT / "pyvmm" / "lab" / "guest", f"OUT={init}"],
-            check=True,
-            env={**os.environ, "MAKEFLAGS": ""},
-        )
+        package = Path(self.build_lib).resolve() / "pyvmm"
+        images = package / "images"
+        init = package / "lab" / "guest" / "build" / "init"
+        # Built where they are in a checkout, and copied: make takes no path with a space in it.
+        for part in ("guest", "firmware", "pyvmm/lab/guest"):
+            self._make(part)
+        for folder in (images, init.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        for image in self._make("guest", "list").splitlines():
+            shutil.copy(image, images)
+        shutil.copy(ROOT / "firmware" / "build" / "firmware.bin", images)
+        shutil.copy(ROOT / "pyvmm" / "lab" / "guest" / "build" / "init", init)
+
+    @staticmethod
+    def _make(folder: str, *targets: str) -> str:
+        """Make in `folder` of the checkout; what it says."""
+        environment = {**os.environ, "MAKEFLAGS": ""}
+        command = ["make", "-s", "-C", folder, *targets]
+        return subprocess.run(
+            command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        ).stdout
 
 
 setup(

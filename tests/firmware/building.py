@@ -25,8 +25,7 @@ def make(*arguments: str) -> str:
 
 def elf() -> Path:
     """The firmware with its symbols."""
-    build = FIRMWARE / "build"
-    return build / "objects" / str(build).replace("/", "_") / "firmware.elf"
+    return FIRMWARE / "build" / "objects" / "build" / "firmware.elf"
 
 
 def symbols() -> dict[str, int]:

@@ -50,8 +50,7 @@ def make(*arguments: str, folder: Path = GUEST) -> str:
 
 def linked(program: str) -> Path:
     """The file that the image of `program` is made of: with symbols."""
-    build = GUEST / "build"
-    return build / "objects" / str(build).replace("/", "_") / f"{program}.elf"
+    return GUEST / "build" / "objects" / "build" / f"{program}.elf"
 
 
 def defines(header: str = "protocol.h") -> dict[str, int]:

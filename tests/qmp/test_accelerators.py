@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,12 @@ from pyvmm.qmp.peer import QemuError
 PATIENCE = 2.0
 """For fakes that never answer; those that do get 30 s, on a machine that may be busy."""
 
+# Python's path may have anything in it, which a first line may not.
 FAKE = """\
-#!{python} -IS
+#!/bin/sh
+''':'
+exec {python} -IS "$0" "$@"
+'''
 import json, os, socket, sys
 
 arguments = sys.argv[1:]
@@ -73,7 +78,7 @@ class FakeQemu:
     def __init__(self, folder: Path, body: str = "") -> None:
         self.program = str(folder / "fake-qemu")
         self._log = folder / "log"
-        text = FAKE.format(python=sys.executable, log=str(self._log), body=body)
+        text = FAKE.format(python=shlex.quote(sys.executable), log=str(self._log), body=body)
         Path(self.program).write_text(text)
         Path(self.program).chmod(0o755)
 

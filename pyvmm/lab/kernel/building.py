@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pyvmm.errors import HostLacksError
+from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.lab.kernel import making, packages
 from pyvmm.lab.kernel import source as sources
 from pyvmm.lab.kernel.cache import Cache, entry_key, sha256
@@ -32,6 +33,8 @@ SPACE_FOR_TREE = GIB // 2
 """Bytes that must be free: for package, source and objects together, and for objects alone."""
 
 _NO_SPACE_LEFT = 16 << 20
+
+_NOT_PLAIN = re.compile(r"[^\w./@+=~-]")
 
 Prove = Callable[[Path], Mapping[str, int]]
 """Starts a kernel in a lab; what its KVM offers. Raises `HostLacksError` if that is too little."""
@@ -66,13 +69,16 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
     """The kernel, built if the cache does not have it.
 
     An interrupted build leaves what it has in the cache, and the next call goes on from there.
-    Raises errors of the tree; on `KeyboardInterrupt` no child is left.
+    Raises errors of the tree, before anything is fetched where the kernel cannot be built in the
+    cache's folder; on `KeyboardInterrupt` no child is left.
     """
     fragment = lab_fragment()
     if platform.machine() != "x86_64":
         raise HostLacksError(
             "build a lab kernel", f"this is a {platform.machine()} host, and the lab's is x86-64"
         )
+    if not cache.entries():
+        _require_plain_paths(request, cache)
     with cache.locked(progress.say) as lock:
         packages.ensure(progress.say)
         compiler = packages.compiler_version()
@@ -80,6 +86,7 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
             kernel = _cached(cache, request.name or DEFAULT_NAME, fragment, compiler, progress)
             if kernel is not None:
                 return kernel
+        _require_plain_paths(request, cache)
         children = Children(lock, cache.work / "apt.log")
         if request.source is not None:
             unpacked = request.source.is_dir()
@@ -90,6 +97,27 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
             source = _from_debian(request.name or DEFAULT_NAME, cache, children, progress)
         setting = _Setting(cache, progress, fragment, compiler)
         return _build(request, source, setting, children)
+
+
+def _require_plain_paths(request: BuildRequest, cache: Cache) -> None:
+    _require_plain(cache.work, "set XDG_CACHE_HOME to another folder")
+    if request.source is not None and request.source.is_dir():
+        _require_plain(request.source, "move it")
+
+
+def _require_plain(path: Path, remedy: str) -> None:
+    """Raise `UsageError` where `path` has what the kernel's Makefiles, or make itself, trip over.
+
+    The top-level Makefile refuses spaces and colons, once the source has been fetched and unpacked.
+    """
+    resolved = str(path.resolve())
+    odd = sorted(set(_NOT_PLAIN.findall(resolved)))
+    if odd:
+        raise UsageError(
+            "build a lab kernel",
+            f"the kernel's build does not work in {resolved}, for {' '.join(map(repr, odd))} in it",
+            remedy,
+        )
 
 
 def take_over(path: Path, cache: Cache, progress: Progress, prove: Prove | None) -> Kernel:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.lab.kernel import building
 from pyvmm.lab.kernel.cache import Cache
 from pyvmm.lab.kernel.progress import Stage
 
@@ -166,6 +168,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     (fakes / "vmlinux").write_bytes(fake_vmlinux())
     (fakes / "targets").write_text("")
     monkeypatch.setenv("PATH", f"{fakes / 'bin'}:/usr/bin:/bin")
+    # This make works anywhere, and the tests may run anywhere.
+    monkeypatch.setattr(building, "_NOT_PLAIN", re.compile("(?!)"))
     monkeypatch.setenv("FAKES", str(fakes))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("FAKE_DROPPED", "FAKE_FAILS_AT", "FAKE_HANGS_AT", "FAKE_GCC", "FAKE_NO_HEADER"):

@@ -56,6 +56,29 @@ def test_a_kernel_is_built_once(
     assert find(root=cache.root) == kernel
 
 
+@pytest.mark.parametrize(
+    "name", ["a b", "a:b", "a\tb", "a\nb", "a'b", 'a"b', "a%b", "a#b", "a$b", "a,b"]
+)
+@pytest.mark.parametrize("what", ["cache", "source"])
+def test_where_the_kernel_cannot_be_built_nothing_is_begun(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Makefiles refuse spaces and colons themselves, but late."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # There is no make, no compiler, and no apt.
+    odd = tmp_path / name
+    odd.mkdir()
+    cache = Cache(odd if what == "cache" else tmp_path / "cache")
+    request = BuildRequest(jobs=1, source=odd if what == "source" else None)
+    with pytest.raises(UsageError, match="the kernel's build does not work in ") as refused:
+        build(request, cache, Said())
+    # The tests' own folder may be such a one, too.
+    cannot_be_the_cache = what == "cache" or building._NOT_PLAIN.search(str(tmp_path))
+    assert refused.value.remedy == (
+        "set XDG_CACHE_HOME to another folder" if cannot_be_the_cache else "move it"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_another_compiler_makes_another_kernel(
     cache: Cache,
     said: Said,
