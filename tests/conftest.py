@@ -10,11 +10,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.selection import Selection, starts_early
+from tests.selection import Selection, has_nothing_quick, starts_early
 
 # A busy machine is no finding: tests never depend on wall time.
 settings.register_profile("calm", deadline=None)
@@ -111,6 +112,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Selection.ALL.value,
         help="which of the tests (tests/selection.py)",
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare `make quick` the import of what it has no test of."""
+    is_quick = config.getoption("--selection") == Selection.QUICK.value
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_quick and is_test and has_nothing_quick(collection_path) else None
 
 
 @pytest.hookimpl(tryfirst=True)

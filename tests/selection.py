@@ -7,7 +7,9 @@ but what stands here: tests that take long, beside which others in their room lo
 
 from __future__ import annotations
 
+import re
 from enum import Enum
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,14 @@ class Selection(Enum):
                 return not item.nodeid.startswith(LONG)
             case Selection.ALL:
                 return True
+
+
+_WHOLE_FILE = re.compile(r"^pytestmark = .*\b(slow|qemu|lab)\b", re.MULTILINE)
+
+
+def has_nothing_quick(path: Path) -> bool:
+    """Whether all tests of a file are left out of `make quick`: then it need not be imported."""
+    return _WHOLE_FILE.search(path.read_text(encoding="utf-8")) is not None
 
 
 def starts_early(item: pytest.Item) -> int:
