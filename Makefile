@@ -45,11 +45,11 @@ endif
 	$(PYTEST) $(ARGS)
 
 .PHONY: check
-check: $(TOOLS) guests ## a look into everything, QEMU and the lab where they are: under 3 minutes
+check: $(TOOLS) guests ## a look into everything, QEMU and the lab where they are: minutes
 	$(PYTEST) -q --hypothesis-profile=check --selection=check $(ARGS)
 
 .PHONY: quick
-quick: $(TOOLS) guests ## the fast part of the tests: under 20 s
+quick: $(TOOLS) guests ## the fast part of the tests: about 20 s
 	@./setup-system quick
 	$(PYTEST) -q --hypothesis-profile=quick --selection=quick $(ARGS)
 

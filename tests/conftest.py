@@ -21,7 +21,7 @@ from tests.selection import Selection, has_nothing_quick, starts_early
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
 # `make quick` and `make check` choose these with --hypothesis-profile.
-settings.register_profile("quick", deadline=None, max_examples=15)
+settings.register_profile("quick", deadline=None, max_examples=10)
 settings.register_profile("check", deadline=None, max_examples=40)
 
 REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))

@@ -240,6 +240,7 @@ def test_the_shortest_story_is_the_shortest() -> None:
     assert any(world_check(world, state) for state in reached)
 
 
+@pytest.mark.slow
 def test_renaming_is_sound() -> None:
     """States that are called one behave as one: random walks meet only canonical states."""
     design = file_pins_vm()

@@ -82,6 +82,7 @@ def test_every_protection_of_the_two_designs_was_dropped() -> None:
         assert {p for each, p in FOUND if each is locking} == set(PROTECTIONS[locking])
 
 
+@pytest.mark.slow
 def test_v11_forgets_a_binding_when_the_file_is_being_closed() -> None:
     """Mainline's comment in kvm_gmem_unbind: "if the file is _being_ closed, then the bindings
     need to be removed as kvm_gmem_release() might not run until after the memslot is freed"."""
