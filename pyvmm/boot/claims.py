@@ -47,7 +47,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class BootData:
-    """What a protocol puts into memory beside the kernel, and the state that refers to it.
+    """Data that a protocol puts into memory beside the kernel, and the state that refers to it.
 
     `start_info` is as in `pyvmm.boot.plan.BootPlan`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How an image is compressed: told from its first bytes, as kernels and hypervisors are shipped."""
+"""Compression of an image, told from its first bytes, as kernels and hypervisors are shipped."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class LoadSegment:
 
 @dataclass(frozen=True, slots=True)
 class ElfImage:
-    """What booting takes from an ELF file.
+    """The parts of an ELF file that booting needs.
 
     `entry` is e_entry as it stands: usually virtual. `note_damage` says where the notes make no
     sense, "" where they do: whoever misses a note may tell. `is_relocatable`: ET_DYN, made to run
@@ -82,7 +82,7 @@ class ElfImage:
     align: int
 
     def contains(self, gpa: int) -> bool:
-        """Whether a segment is linked to where `gpa` is."""
+        """Tell whether a segment is linked to a range that contains `gpa`."""
         return any(segment.claim.range.contains(gpa, 1) for segment in self.segments)
 
 

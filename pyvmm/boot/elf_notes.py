@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 MAX_NOTE_BYTES = 1 << 18
-"""What is read of one segment; Linux has about 500 bytes of notes."""
+"""Limit of the bytes read of one note segment; Linux has about 500 bytes of notes."""
 
 _HEADER = struct.Struct("<III")
 _STEP = 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an image leaves of guest memory: where its initrd and its boot tables can go."""
+"""Guest memory that an image leaves free for its initrd and its boot tables."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FreeMemory:
         return self._take(GpaRange(gpa, gpa + size))
 
     def has(self, wanted: GpaRange) -> bool:
-        """Whether all of `wanted`, which is usable RAM, is free."""
+        """Tell whether all of `wanted`, which is usable RAM, is free."""
         return not any(wanted.overlaps(other) for other in self._taken)
 
     def highest_pages(self, size: int) -> int | None:

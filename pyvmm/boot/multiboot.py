@@ -93,7 +93,7 @@ def find_header(view: memoryview) -> Header | None:
 
 
 def has_multiboot_2_header(view: memoryview) -> bool:
-    """Whether there is a header of the other protocol in `view` (the whole file).
+    """Tell whether there is a header of the other protocol in `view` (the whole file).
 
     It says no more than that, because that protocol is not spoken here.
     """

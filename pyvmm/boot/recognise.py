@@ -71,7 +71,8 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
 
 
 def size_limit(beginning: bytes) -> SizeLimit:
-    """How long a file may be that begins so: `BEGINNING` bytes of it, or all where it is shorter.
+    """Largest size of a file with this `beginning`: `BEGINNING` bytes of it, or all if it is
+    shorter.
 
     An ELF file may well be larger than the guest's memory: most of it can be debugging information.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where an ELF file goes that can run elsewhere than where it was linked to.
+"""Load address of an ELF file that can run at another address than the one it is linked to.
 
 Two kinds say so: ET_DYN files, and kernels with a XEN_ELFNOTE_PHYS32_RELOC note (Xen
 ``public/elfnote.h``; Linux has it since 6.14, in an ET_EXEC file). Both stay where they are linked
@@ -28,7 +28,9 @@ DEFAULT_ALIGN = 2 * MIB
 
 @dataclass(frozen=True, slots=True)
 class LoadRule:
-    """What a kernel asks of its place: the start aligned to `align`, all of it in `within`."""
+    """Constraints of a kernel on its load address: the start aligned to `align`, all of it in
+    `within`.
+    """
 
     align: int
     within: GpaRange
@@ -39,7 +41,7 @@ ANYWHERE = GpaRange(0, HOLE_END)
 
 
 def load_offset(elf: ElfImage, rule: LoadRule | None, layout: MemoryLayout) -> int:
-    """How many bytes up (or down) all of `elf` goes.
+    """Compute the bytes by which all of `elf` moves up (down if negative).
 
     A file that is linked to 0 names no place: real-mode memory begins there. Where nothing fits
     this is how far the lowest place would be, so that an error says what the memory lacks.
@@ -90,7 +92,7 @@ def moved(elf: ElfImage, offset: int) -> ElfImage:
 
 
 def offset_remarks(elf: ElfImage, offset: int) -> tuple[str, ...]:
-    """What to tell of it, if anything."""
+    """Tell the user of a load address other than the linked one; empty for offset 0."""
     if not offset:
         return ()
     start = min(segment.claim.range.start for segment in elf.segments)

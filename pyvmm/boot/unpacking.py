@@ -22,7 +22,7 @@ _SMALL_INPUT = 1 << 10
 """For one that cannot stop: zlib makes 1 MiB of that at the most, zstd 32 MiB (RFC 8878, 3.1.1.2: 4
 bytes are a block of 128 KiB at the most)."""
 _MEMORY = 1 << 28
-"""What xz may take for its dictionary (xz -9: 64 MiB), in bytes."""
+"""Memory limit of xz's decoder in bytes, mostly for its dictionary (xz -9: 64 MiB)."""
 _WINDOW_LOG = 27
 """zstd's window: as far as its own program goes when nobody asks it for more, 128 MiB."""
 
@@ -103,7 +103,7 @@ class _Stream:
             ) from error
 
     def rest(self) -> memoryview:
-        """What has not been unpacked."""
+        """Return the input that has not been unpacked."""
         return self._view[self._offset :]
 
     def _one(self, library: _Format) -> Iterator[bytes]:

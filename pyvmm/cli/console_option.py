@@ -17,7 +17,7 @@ _KINDS: dict[str, Switches] = {
 
 
 class ConsoleKind(enum.Enum):
-    """What a console is attached to."""
+    """Kind of endpoint that a console is attached to."""
 
     STDIO = "stdio"
     NONE = "none"

@@ -50,7 +50,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def device_choice(asked: Sequence[str]) -> DeviceChoice:
-    """What the options ask for. Raises `UsageError`."""
+    """Parse the values of the ``--device`` options. Raises `UsageError`."""
     exit_ports = []
     whole_test_device = False
     for text in asked:

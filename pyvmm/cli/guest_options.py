@@ -37,7 +37,8 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_guest(options: argparse.Namespace) -> GuestInput:
-    """What the options name, read; no initrd may be longer than the guest's memory.
+    """Read the image and the initrd that the options name; no initrd may be longer than the guest's
+    memory.
 
     Raises `UsageError`, and whatever `pyvmm.machine.image_file.read_input` raises.
     """

@@ -32,7 +32,7 @@ class NamedFile:
 
     @property
     def is_descriptor(self) -> bool:
-        """Whether who started us has chosen it, not the command line."""
+        """True for a descriptor that was inherited, not a path from the command line."""
         return isinstance(self.place, int)
 
     def __str__(self) -> str:

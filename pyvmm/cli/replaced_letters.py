@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What stands for letters that a stream's encoding does not have (ASCII, Latin-1)."""
+"""Replacements for letters that a stream's encoding does not have (ASCII, Latin-1)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _CHAIN_LIMIT: Final = 64
 
 
 class Scarce(enum.Enum):
-    """What there was no more of."""
+    """Resource that was exhausted."""
 
     OPEN_FILES = enum.auto()
     SYSTEM_FILES = enum.auto()
@@ -36,7 +36,7 @@ class Scarce(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What the limit is, as a clause with its value, and what to do about it."""
+    """Description of a limit, as a clause with its value, and the remedy."""
 
     text: str
     remedy: str
@@ -55,7 +55,7 @@ _TEXTS: Final = {
     "qemu_thread_create": Scarce.TASKS,
     "KVM cannot start a thread": Scarce.TASKS,
 }
-"""What children, which have our limits, and libraries say."""
+"""Messages of libraries, and of children (they inherit our limits), by which a shortage is told."""
 _STARTS: Final = frozenset({"_execute_child", "_fork_exec", "fork", "start"})
 """Functions that make processes and threads; elsewhere EAGAIN is not about those."""
 
@@ -131,7 +131,7 @@ def _limit(
 
 
 def _stack_does_not_fit() -> bool:
-    """Whether address space, not the number of threads, is what a thread's stack lacks."""
+    """Tell whether address space, not the number of threads, is what a thread's stack lacks."""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     if resource.RLIM_INFINITY in (most, stack):

@@ -12,7 +12,7 @@ from pyvmm.cli.output_paths import STANDARD_ERROR, STANDARD_INPUT, STANDARD_OUTP
 
 
 def run_inputs(options: argparse.Namespace) -> list[NamedFile]:
-    """What the run reads."""
+    """List the files that the run reads."""
     inputs = guest_inputs(options)
     if options.private:
         inputs.append(NamedFile("the firmware", bundled_guests.firmware_path()))
@@ -22,7 +22,7 @@ def run_inputs(options: argparse.Namespace) -> list[NamedFile]:
 
 
 def run_outputs(options: argparse.Namespace) -> list[NamedFile]:
-    """What the run writes; sockets that it makes are some of it."""
+    """List the files that the run writes, including the sockets that it makes."""
     outputs = [STANDARD_ERROR]
     console: ConsoleOption = options.console
     if console.kind is ConsoleKind.STDIO:

@@ -54,7 +54,7 @@ class _Looked:
 
 
 def check(request: GuestRequest) -> tuple[BootPlan, BootProtocol]:
-    """What pyvmm loads, and how QEMU boots it.
+    """Plan the boot in pyvmm, and tell the protocol by which QEMU boots the same image.
 
     Raises `ImageError`, or `UsageError` for what QEMU cannot run.
     """

@@ -36,7 +36,7 @@ class LoaderValues:
     numbers: frozenset[int] = frozenset()
 
     def explain(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
-        """Whether pyvmm's lines and QEMU's differ in nothing but what a loader chooses."""
+        """Tell whether pyvmm's lines and QEMU's differ in nothing but what a loader chooses."""
         one = [_NAME.sub("loader", line) for line in ours]
         other = [_NAME.sub("loader", line) for line in theirs]
         # A table has rows: a line that stands alone has to be there on both sides.
@@ -66,7 +66,8 @@ class LoaderValues:
         return not self.numbers.isdisjoint(_readings(token))
 
     def _is_row(self, line: str) -> bool:
-        """Whether all numbers in it that are not small are the loader's, and there are some."""
+        """Tell whether all numbers in it that are not small are the loader's, and there are some.
+        """
         large = [one for one in _NUMBER.findall(line) if max(_readings(one)) > _SMALL]
         return bool(large) and all(map(self._is_chosen, large))
 
@@ -106,7 +107,7 @@ def _shape(line: str) -> str:
 
 
 def _readings(token: str) -> set[int]:
-    """What a token may mean: hexadecimal, and decimal where it can be."""
+    """Return the values a token may stand for: hexadecimal, and decimal where it can be."""
     readings = {int(token, 16)}
     if token.isdecimal():
         readings.add(int(token))

@@ -14,7 +14,8 @@ from pyvmm.compare.subjects import QemuAccelerator, QemuMachine, QemuSubject
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What answers at `ports` or `gpas`, inclusive ranges, and which of QEMU's machines have it.
+    """A device that answers at `ports` or `gpas`, inclusive ranges, and which of QEMU's machines
+    have it.
 
     Whether pyvmm has it an access says itself: what answers may depend on the guest and the host.
     """
@@ -27,12 +28,12 @@ class Device:
     microvm_only_tcg: bool = False
 
     def covers(self, address: int, *, is_port: bool) -> bool:
-        """Whether an access to `address` is one to it."""
+        """Tell whether an access to `address` reaches this device."""
         ranges = self.ports if is_port else self.gpas
         return any(first <= address <= last for first, last in ranges)
 
     def is_in(self, subject: QemuSubject) -> bool:
-        """Whether the machine of `subject` has it."""
+        """Tell whether the machine of `subject` has this device."""
         if subject.machine is QemuMachine.PC:
             return self.in_pc
         is_tcg = subject.accelerator is QemuAccelerator.TCG

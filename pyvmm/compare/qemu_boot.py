@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How QEMU's ``-kernel`` boots an image, which is not always as pyvmm does.
+"""Boot protocol that QEMU's ``-kernel`` uses for an image, not always the one of pyvmm.
 
 It looks for a Multiboot header before it looks for a PVH note, while pyvmm prefers the note; and of
 Multiboot ELF files it takes 32-bit ones only (QEMU ``hw/i386/x86.c`` x86_load_linux,
@@ -30,11 +30,11 @@ REFUSALS = {
     "Some ROM regions are overlapping": "QEMU needs the place of one of its segments itself",
     "initrd is too large": "the initrd is larger than QEMU takes",
 }
-"""What QEMU says, on standard error, where it refuses an image; and what that comes to."""
+"""QEMU's messages on standard error when it refuses an image, each with its meaning."""
 
 
 def qemu_protocol(image: bytes, ours: BootProtocol, attempt: str) -> BootProtocol:
-    """How QEMU enters `image` (the whole file), which pyvmm enters by `ours`.
+    """Return the protocol by which QEMU enters `image` (the whole file); pyvmm enters it by `ours`.
 
     Raises `UsageError` where it boots no such image; `attempt` is for its text.
     """
@@ -61,5 +61,5 @@ def qemu_protocol(image: bytes, ours: BootProtocol, attempt: str) -> BootProtoco
 
 
 def refusal(last_lines: str) -> str | None:
-    """Why QEMU refused the image, by the end of what it said; None where it failed otherwise."""
+    """Explain, by QEMU's last lines, why it refused the image; None if it failed otherwise."""
     return next((why for said, why in REFUSALS.items() if said in last_lines), None)

@@ -19,7 +19,7 @@ from pyvmm.compare.subjects import PyvmmSubject, QemuSubject
 
 
 class ReasonKey(enum.Enum):
-    """Which reason; the values are the names in ``docs/compare.md`` and in JSON."""
+    """Key of a reason; the values are the names in ``docs/compare.md`` and in JSON."""
 
     PROTOCOL = "boot-protocol"
     DEVICE = "device"
@@ -38,7 +38,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class GuestKnown:
-    """What is known of a guest before it runs.
+    """Facts known of a guest before it runs.
 
     `bundled` is the bundled guest's name, None for others; `ours` and `theirs` are how pyvmm and
     QEMU enter it, `loader` what the loaders choose.
@@ -51,8 +51,8 @@ class GuestKnown:
 
 
 _WITHOUT_AN_ANSWER = {EndKind.RESTARTED, EndKind.HALTED, EndKind.TIME_LIMIT}
-"""How a guest ends that wrote to a device which is there, or not: a reset, no interrupt. Otherwise
-a write to what is not there leads to nothing."""
+"""Endings that can follow from a write to a device which is there, or is not: a reset, no
+interrupt. Otherwise a write to a device that is not there has no effect."""
 _PROTOCOLS = {
     BootProtocol.PVH: "its PVH note",
     BootProtocol.MULTIBOOT: "its Multiboot header",
@@ -61,7 +61,7 @@ _PROTOCOLS = {
 
 
 def evidence(guest: GuestKnown, reference: Inspection, other: Inspection) -> tuple[Evidence, ...]:
-    """What there is for this pair, one of each key, the earliest of its kind."""
+    """Collect the evidence for this pair: one item of each key, the earliest."""
     found: dict[ReasonKey, Evidence] = {}
     for one in _all(guest, reference, other):
         known = found.get(one.key)

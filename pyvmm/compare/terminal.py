@@ -69,7 +69,7 @@ def to_text(report: Report, *, is_terminal: bool, width: int | None = None) -> s
 
 
 def _needs(table: Table, console: Console) -> int:
-    """How many columns it takes without breaking a line anywhere."""
+    """Measure the columns that the table takes if no line is broken."""
     unbounded = console.options.update_width(_UNBOUNDED)
     return Measurement.get(console, unbounded, table).maximum
 

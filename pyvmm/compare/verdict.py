@@ -119,7 +119,7 @@ def _as_far_as_both_went(reference: Inspection, other: Inspection) -> tuple[byte
 
 
 Explain = Callable[[Sequence[str], Sequence[str]], bool]
-"""Whether the reference's lines and the other's differ in nothing but what loaders choose."""
+"""Test whether the reference's lines and the other's differ in nothing but what loaders choose."""
 
 
 def _loaders(guest: GuestKnown, reference: Inspection, other: Inspection) -> Explain:
@@ -163,7 +163,7 @@ def _agree_until(
     known: Sequence[KnownDifference],
     explain: Explain,
 ) -> bool:
-    """Whether both said the same until pyvmm's guest came to what `one` is about.
+    """Tell whether both said the same until pyvmm's guest came to what `one` is about.
 
     `explain` takes pyvmm's lines first.
     """

@@ -104,8 +104,9 @@ class Bus:
         self._unclaimed: dict[int, int] = {}
         self._unclaimed_elsewhere = 0
         self.on_route: Callable[[int, Route], Route] | None = None
-        """Who watches accesses may put something into an address's way: called before its first
-        access, and again where a device is added or removed, or many addresses are in use."""
+        """Hook by which an observer of accesses replaces the route of an address: called before the
+        first access to it, and again when a device is added or removed, or many addresses are in
+        use."""
 
     @property
     def ranges(self) -> tuple[BusRange, ...]:

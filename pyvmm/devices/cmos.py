@@ -175,7 +175,9 @@ class Cmos:
     def _matching(
         self, at: CmosByte, numbers: range, shown: Callable[[int], int]
     ) -> Collection[int]:
-        """Which `numbers` are `shown` as the alarm's byte `at` has it."""
+        """Select the `numbers` whose `shown` form equals the alarm's byte `at`; all if it matches
+        any.
+        """
         wanted = self._bytes[at]
         if wanted >= _ANY:
             return numbers

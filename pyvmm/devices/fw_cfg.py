@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 SIGNATURE: Final = b"QEMU"
 DMA_SIGNATURE: Final = b"QEMU CFG"
-"""What the DMA address register reads as."""
+"""Value that the DMA address register reads as."""
 FILE_SLOTS: Final = 0x20
 """Files that the directory has room for."""
 FILE_NAME_MAX: Final = 55

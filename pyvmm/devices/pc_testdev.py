@@ -23,7 +23,7 @@ class PortBank:
         self._value = value
 
     def read(self, offset: int, size: int) -> int:
-        """What is there."""
+        """Read the bytes of the bank at `offset`, modulo 4."""
         start = offset & 3
         return int.from_bytes(self._value[start : start + size], "little")
 
@@ -42,7 +42,7 @@ class BankByte:
         self._index = index
 
     def read(self, offset: int, size: int) -> int:
-        """What is there."""
+        """Read this byte of the bank."""
         del offset, size
         return self._value[self._index]
 
@@ -94,7 +94,7 @@ class Window:
         self._bytes: bytearray | None = None  # Few guests use it.
 
     def read(self, offset: int, size: int) -> int:
-        """What was written."""
+        """Read back the bytes that were written; 0 before any write."""
         if self._bytes is None:
             return 0
         return int.from_bytes(self._bytes[offset : offset + size], "little")

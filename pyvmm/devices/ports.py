@@ -52,7 +52,7 @@ TEST_BANK: Final = 0xE0
 """pc-testdev's four bytes, in accesses of up to 4 bytes."""
 
 TEST_FLUSH: Final = 0xE4
-"""Where pc-testdev is told a page to flush."""
+"""I/O port by which pc-testdev is told a page to flush."""
 
 TEST_BYTE_BANK: Final = 0xE8
 """pc-testdev's four bytes again, byte by byte. Its second port is `DEBUG_CONSOLE`, which stays that
@@ -77,7 +77,7 @@ EXIT_WIDTH: Final = 4
 """Widest access of the exit port, in bytes."""
 
 DEBUG_EXIT: Final = 0x501
-"""Where QEMU puts ``isa-debug-exit`` unless it is told otherwise."""
+"""QEMU's default I/O port of ``isa-debug-exit``."""
 
 DEBUG_EXIT_LENGTH: Final = 2
 

@@ -35,7 +35,8 @@ _KINDS: Final = Flag.UPDATE | Flag.ALARM | Flag.PERIODIC
 
 
 class AlarmTime:
-    """When the alarm rings: any of the `hours`, `minutes` and `seconds` that are given."""
+    """Times at which the alarm rings: any of the `hours`, `minutes` and `seconds` that are given.
+    """
 
     def __init__(
         self, hours: Collection[int], minutes: Collection[int], seconds: Collection[int]
@@ -122,7 +123,7 @@ class RtcFlags:
                 self._set_line(True)
 
     def _next(self, kind: Flag, after: datetime.datetime) -> datetime.datetime | None:
-        """When `kind` happens next."""
+        """Compute the time of the next event of `kind` after `after`."""
         if kind is Flag.PERIODIC:
             if self._period is None:
                 return None

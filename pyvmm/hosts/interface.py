@@ -92,7 +92,7 @@ class GuestMemfd(Owned, Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether its descriptor is open."""
+        """True while its descriptor is open."""
         ...
 
     @property
@@ -204,7 +204,8 @@ class Vcpu(Owned, Protocol):
         ...
 
     def sleeps_for_good(self) -> bool:
-        """Whether it executes nothing before an NMI, an SMI or an INIT, and none is on its way.
+        """Tell whether the vCPU executes nothing before an NMI, an SMI or an INIT, and none is on
+        its way.
 
         It has halted with interrupts off, or was never started. From other vCPUs something may
         come, as well as from the VM's controllers (`Vm.can_send_unmaskable`).
@@ -367,7 +368,8 @@ class Vm(Owned, Protocol):
         ...
 
     def can_send_unmaskable(self) -> bool:
-        """Whether a line of the in-kernel controllers is set up to send an NMI, SMI or INIT."""
+        """Tell whether a line of the in-kernel controllers is set up to send an NMI, SMI or INIT.
+        """
         ...
 
     def reset_controllers(self) -> None:

@@ -13,7 +13,7 @@ SPEAKER = 2
 """The counter behind port 0x61."""
 _LOW, _HIGH, _BOTH = 1, 2, 3
 _REFRESH_SECONDS = 15e-6
-"""How long the bit of port 0x61 stays that toggles with each refresh of a PC's memory."""
+"""Seconds between two toggles of the refresh bit of port 0x61 (DRAM refresh of a PC)."""
 
 
 class _Counter:

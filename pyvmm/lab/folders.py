@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where files are kept between commands: the rules of the XDG Base Directory Specification.
+"""Folders for files kept between commands, by the rules of the XDG Base Directory Specification.
 
 https://specifications.freedesktop.org/basedir-spec/latest/: a value that is no absolute path is
 ignored, as one that is empty. The same goes for HOME here.

@@ -98,8 +98,8 @@ class Session:
         if terminal.output_fd is not None:
             self._outputs[Stream.TERMINAL] = _Output(terminal.output_fd)
         self.complaint: OSError | None = None
-        """Why something of the command's output could not be written, broken pipes and standard
-        error apart."""
+        """Error that kept some of the command's output from being written; broken pipes and
+        standard error do not count."""
 
     def run(self) -> Ending:
         """Until the command has ended and all of its output is written.

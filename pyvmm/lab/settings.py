@@ -103,7 +103,9 @@ def working_directory() -> Path:
 
 
 def _is(test: Callable[[Path], bool], path: Path) -> bool:
-    """Whether there is something at `path` of which `test` is true; no name is too long to ask."""
+    """Tell whether there is something at `path` of which `test` is true; no name is too long to
+    ask.
+    """
     try:
         return test(path)
     except OSError:

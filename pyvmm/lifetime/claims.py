@@ -297,7 +297,9 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
 
 
 def _binds_unjudged(flags: int) -> bool:
-    """Whether the rules of binding, as they are, let a VM with private memory bind such a file."""
+    """Tell whether the rules of binding, as they are, let a VM with private memory bind such a
+    file.
+    """
     request = SetRegion(
         slot=0, gpa=0, size=PAGE_SIZE, hva=1 << 32, flags=KVM_MEM_GUEST_MEMFD, offset=0,
         descriptor=GuestMemfdFile(1, PAGE_SIZE, flags, ()), vm=1, private_vm=True, slots=(),

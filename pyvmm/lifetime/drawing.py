@@ -84,7 +84,7 @@ def shown_reason(holding: Holding) -> str:
 
 
 def width(stories: int) -> int:
-    """How many columns so many stories take side by side."""
+    """Compute the columns that `stories` stories take side by side."""
     return stories * (_WIDTH + 3) - 3
 
 

@@ -64,7 +64,7 @@ class Locking(enum.Enum):
 
 
 _TAKE_THE_FILE = frozenset({Locking.V11, Locking.MAINLINE_BEFORE})
-"""Whose unbinding takes a reference on the file, unless it is dying."""
+"""Designs whose unbinding takes a reference on the file, unless it is dying."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pyvmm.lifetime.universe import LINKED, STANDARD, Universe
 
 
 class Verdict(enum.Enum):
-    """What the runs say of a claim."""
+    """Verdict of the runs on a claim."""
 
     HOLDS = "holds"
     HOLDS_IF = "holds only if"

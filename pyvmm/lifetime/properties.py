@@ -168,12 +168,12 @@ LINKED_POSSIBILITIES = (
         kinds=frozenset({Kind.BIND}),
     ),
 )
-"""What only a universe with several VMs of one virtual machine can show."""
+"""Possibilities that only a universe with several VMs of one virtual machine can show."""
 
 ALL = INVARIANTS + OWNERSHIP + WISHES + PRICES + POSSIBILITIES
 BY_NAME = {each.name: each for each in ALL + LINKED_POSSIBILITIES}
 
 
 def properties_of(universe: Universe) -> tuple[Property, ...]:
-    """What there is to check in a universe."""
+    """Select the properties to check in a universe."""
     return ALL + LINKED_POSSIBILITIES if universe.links else ALL

@@ -130,11 +130,11 @@ class Assembly(StackOwner):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is not as the image would have it (`BootPlan`)."""
+        """Remarks on what is not as the image asks for (`BootPlan`)."""
         return self._plan.remarks
 
     def _wiring(self, control: RunControl) -> Wiring:
-        """How the devices reach this machine."""
+        """Make the callbacks by which the devices reach this machine."""
         return Wiring(
             memory=self._config.memory,
             end=control.end,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What goes on beside a machine's vCPUs in its trio thread, with no exit that asks for it."""
+"""Background tasks of a machine in its trio thread, beside its vCPUs and not driven by exits."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class HostChoice(enum.Enum):
 
 
 class RebootPolicy(enum.Enum):
-    """What happens when the guest resets its machine."""
+    """Policy for a guest that resets its machine."""
 
     END = "end"
     """The run ends (exit code 84)."""

@@ -47,7 +47,7 @@ class RunControl:
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
         self.interventions = 0
-        """How often somebody has asked for a stop or a call; it only grows."""
+        """Count of the requests for a stop or a call; it only grows."""
         self._cpus = cpus
         self._release = release
         self._hold = hold
@@ -68,7 +68,7 @@ class RunControl:
         self._tick = trio.Event()
         self._resetting = False
         self.resets = 0
-        """How often the machine has been put back to its start."""
+        """Count of the times the machine has been put back to its start."""
 
     # -- vCPU threads come and go --
 
@@ -136,7 +136,7 @@ class RunControl:
         self._condition.notify_all()
 
     def idle_marks(self) -> list[int] | None:
-        """What `Vcpu.idle_mark` says of each; None where one executes, or is not there."""
+        """Collect `Vcpu.idle_mark` of each vCPU; None if one executes, or is not there."""
         with self._condition:
             marks = [vcpu.idle_mark() for vcpu in self._vcpus.values()]
         known = [mark for mark in marks if mark is not None]
@@ -151,7 +151,7 @@ class RunControl:
 
     @property
     def is_held(self) -> bool:
-        """Whether vCPUs stand still because somebody wants it."""
+        """True while vCPUs stand still on request."""
         return self._may_not_run
 
     async def pause(self) -> None:

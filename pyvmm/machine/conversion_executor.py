@@ -44,7 +44,7 @@ class ConversionExecutor:
         self._is_over = is_over
         self.listeners: list[MemoryListener] = []
         self.has_set_attributes = False
-        """Whether PRIVATE has been set anywhere: KVM may have it where there is no memory now."""
+        """True once PRIVATE has been set anywhere: KVM may have it where there is no memory now."""
 
     def execute(self, planned: ConversionPlan) -> bool:
         """Do all steps, in order; False where the run was over before the last.

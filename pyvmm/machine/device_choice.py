@@ -14,7 +14,7 @@ MOST_EXIT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class ExitPortPlace:
-    """Where another exit port is: `length` ports from `start` on. Raises `UsageError`."""
+    """Place of another exit port: `length` I/O ports from `start` on. Raises `UsageError`."""
 
     start: int
     length: int
@@ -35,7 +35,7 @@ class ExitPortPlace:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """What was asked for.
+    """The devices that the user asked for.
 
     `exit_ports` beside the two that there are; `whole_test_device`: pc-testdev's second bank has
     all of its ports, and there is no debug console in it.

@@ -49,7 +49,7 @@ class GuestDma:
         return cleared == size
 
     def _shared(self, gpa: int, size: int) -> Iterator[GpaRange]:
-        """What of [gpa, gpa + size) is shared, by regions, ascending."""
+        """Yield the shared parts of [gpa, gpa + size), by regions, ascending."""
         for sides in self._memory.sides():
             whole = sides.region.range
             start, end = max(gpa, whole.start), min(gpa + size, whole.end)

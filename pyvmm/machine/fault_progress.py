@@ -29,7 +29,9 @@ class FaultProgress:
         self._changes += 1
 
     def is_stuck(self, vcpu: int, fault: MemoryFault) -> bool:
-        """Whether `fault`, about to be tried again, was tried by `vcpu` before any later change."""
+        """Tell whether `fault`, about to be tried again, was tried by `vcpu` before any later
+        change.
+        """
         now = (fault, self._changes)
         if self._tried.get(vcpu) == now:
             return True

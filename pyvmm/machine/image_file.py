@@ -92,7 +92,7 @@ _KINDS = {
     stat.S_IFCHR: "a character device, no regular file",
     stat.S_IFBLK: "a block device, no regular file",
 }
-"""What can be opened and is not read."""
+"""File types that can be opened but are not read as images."""
 
 
 def _wait_for_writer(fd: int) -> None:

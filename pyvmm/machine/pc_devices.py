@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which devices a machine has beside its consoles, and where they sit (docs/machine.md)."""
+"""Devices of a machine beside its consoles, and their addresses (docs/machine.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_DEVICES = DeviceChoice()
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """How devices reach the machine.
+    """Callbacks and values by which devices reach the machine.
 
     `memory` is the size of RAM in bytes; `end` ends the run, `reset` resets the machine.
     `set_irq_line(gsi, level)` is None on a machine without interrupt controllers. `fw_cfg` makes
@@ -48,7 +48,7 @@ class Wiring:
     choice: DeviceChoice = NO_DEVICES
 
     def line(self, gsi: int) -> Callable[[bool], None] | None:
-        """What sets one interrupt line; None without controllers."""
+        """Return the function that sets interrupt line `gsi`; None without controllers."""
         return None if self.set_irq_line is None else partial(self.set_irq_line, gsi)
 
 

@@ -137,7 +137,7 @@ class ConversionPlan:
 
 
 def plan(request: ConversionRequest, regions: RegionTable) -> ConversionPlan | Refusal:
-    """How to do `request` on a VM with `regions`, or why it cannot be done.
+    """Plan `request` on a VM with `regions`, or return the reason why it cannot be done.
 
     A guest may ask for more than memory to be shared: what is no memory is a device's place, shared
     by nature, and there is nothing to do. OVMF maps the whole 32-bit MMIO window shared and ends if

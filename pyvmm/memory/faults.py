@@ -49,7 +49,7 @@ def meaning_of(
     *,
     private_side_closed: bool = False,
 ) -> FaultMeaning:
-    """What to do about KVM_EXIT_MEMORY_FAULT.
+    """Decide what to do about a KVM_EXIT_MEMORY_FAULT.
 
     `attributes_rule`: KVM itself takes an access's side from the attributes, as it does for
     KVM_X86_SW_PROTECTED_VM (``kvm_mmu_page_fault``); otherwise the guest chooses it.

@@ -87,7 +87,7 @@ class RegionTable:
         return tuple(found)
 
     def covered(self, range_: GpaRange) -> tuple[RegionPart, ...]:
-        """What of `range_` is memory, cut where regions meet, ascending."""
+        """Return the parts of `range_` that are memory, cut where regions meet, ascending."""
         index = max(bisect_right(self._starts, range_.start) - 1, 0)
         found: list[RegionPart] = []
         for region in self.regions[index:]:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 
 class Kind(enum.Enum):
-    """What a token is."""
+    """Kind of a token."""
 
     LEFT_BRACE = enum.auto()
     RIGHT_BRACE = enum.auto()
@@ -109,7 +109,7 @@ _ENDS: Final = {
     _State.EXPONENT_DIGITS: Kind.FLOAT,
     _State.KEYWORD: Kind.KEYWORD,
 }
-"""What is complete before a byte that does not belong to it."""
+"""Tokens that are complete when a byte follows that does not belong to them, by state."""
 
 for _structure in b"{}[]:,":
     del _STEPS[_State.RECOVERY][_structure]
@@ -139,10 +139,10 @@ class Lexer:
         self._limit = limit
         self._buffer = b""
         self._at = 0
-        """How far `_buffer` has been read."""
+        """Offset in `_buffer` of the next byte to read."""
         self._state = _State.START
         self._token = bytearray()
-        """What has been read of the token under way."""
+        """Bytes read so far of the token under way."""
         self._is_too_long = False
 
     @property
@@ -152,7 +152,7 @@ class Lexer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything has been read, and no token is under way."""
+        """True when everything has been read, and no token is under way."""
         return self._state is _State.START and self._at == len(self._buffer)
 
     def feed(self, data: bytes) -> None:

@@ -33,7 +33,7 @@ _NULL: Final = b"\xc0\x80"
 
 
 class RefusedError(Exception):
-    """Why tokens are no value; its text is the description for the peer."""
+    """Raised when tokens form no value; its text is the description for the peer."""
 
 
 def value_of(tokens: Sequence[Token]) -> Any:
@@ -190,7 +190,8 @@ def _decoded(raw: bytes) -> str | None:
 
 
 def _is_character(code: int) -> bool:
-    """Whether a code point may be in a text: no surrogate, and no noncharacter of Unicode's."""
+    """Tell whether a code point may be in a text: no surrogate, and no noncharacter of Unicode's.
+    """
     return (
         0 <= code <= 0x10FFFF
         and not 0xD800 <= code < 0xE000

@@ -18,7 +18,7 @@ from pyvmm.qmp.values import RefusedError, number_of, shown, value_of
 MESSAGE_LIMIT: Final = 1 << 20
 """The longest value taken, in bytes without white space (QEMU: 64 MiB)."""
 TOKEN_LIMIT: Final = 1 << 15
-"""How many tokens a value may have (QEMU: 2 Mi, as many for each byte)."""
+"""Largest number of tokens in a value (QEMU: 2 Mi, as many for each byte)."""
 NESTING_LIMIT: Final = 256
 """How deep objects and arrays may be nested (QEMU: 1024)."""
 
@@ -50,9 +50,9 @@ class Decoder:
         """Their bytes."""
         self._braces = 0
         self._brackets = 0
-        """How many are open. May be -1 for a moment: closed without having been open."""
+        """Number of open brackets. May be -1 for a moment: closed without having been open."""
         self._whole: Value | None = None
-        """What arrived as a line of its own, and is not taken yet."""
+        """Value that arrived as a line of its own, and is not taken yet."""
 
     @property
     def kept(self) -> int:
@@ -89,7 +89,8 @@ class Decoder:
 
     @property
     def _is_dropping(self) -> bool:
-        """Whether the rest of a value beyond a limit is on its way, up to its end or its line's."""
+        """True while the rest of a value beyond a limit is on its way, up to its end or its line's.
+        """
         return self._lexer.tells_line_ends
 
     def _take(self, token: Token) -> Value | Broken | None:
@@ -144,7 +145,7 @@ _BRACKETS: Final = {Kind.LEFT_BRACKET: 1, Kind.RIGHT_BRACKET: -1}
 
 
 def _whole_line(data: bytes) -> Value | None:
-    """What nearly always comes: a line that is one small object. None: look more closely."""
+    """Decode the usual case, a line that is one small object; None if a closer look is needed."""
     if (
         len(data) > _WHOLE_LINE_LIMIT
         or not data.startswith(b"{")

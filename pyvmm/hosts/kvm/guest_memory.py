@@ -182,7 +182,7 @@ class GuestMemfd(FdOwner):
 
     @property
     def is_open(self) -> bool:
-        """Whether `close` has not been called."""
+        """True until `close` is called."""
         return self.fd >= 0
 
     @property

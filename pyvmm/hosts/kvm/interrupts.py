@@ -111,7 +111,8 @@ class VmInterrupts(FdOwner):
         call(ioctls.SET_IRQCHIP, self.fd, raw, chip.name)
 
     def can_send_unmaskable(self) -> bool:
-        """Whether an unmasked pin of the I/O APIC sends an NMI, an SMI, an INIT or a start-up."""
+        """Tell whether an unmasked pin of the I/O APIC sends an NMI, an SMI, an INIT or a start-up.
+        """
         from pyvmm.hosts.kvm.sleeping import has_unmaskable_pin
 
         return has_unmaskable_pin(self.get_irqchip(Irqchip.IOAPIC))

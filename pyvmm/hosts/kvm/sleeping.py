@@ -19,11 +19,11 @@ _SPURIOUS_VECTOR = 0xF0
 _APIC_ENABLED = 1 << 8
 _IOAPIC_PINS = 24
 _IOAPIC_REDIRECTION = 24
-"""Where the entries are in ``struct kvm_ioapic_state``, in bytes."""
+"""Offset of the redirection table in ``struct kvm_ioapic_state``, in bytes."""
 
 
 def sleeps_for_good(vcpu: VcpuState) -> bool:
-    """What `interface.Vcpu.sleeps_for_good` says, of a vCPU that is not running.
+    """Answer `interface.Vcpu.sleeps_for_good` for a vCPU that is not running.
 
     KVM keeps a halted vCPU's state when KVM_RUN is interrupted, and takes an INIT or start-up IPI
     that has arrived before it tells the state (kvm_arch_vcpu_ioctl_get_mpstate). Raises `KvmError`.
@@ -39,7 +39,7 @@ def sleeps_for_good(vcpu: VcpuState) -> bool:
 
 
 def _has_event(vcpu: VcpuState) -> bool:
-    """Whether anything is on its way to the guest."""
+    """Tell whether any event is on its way to the guest."""
     events = vcpu.get_events()
     return any(
         (
@@ -56,7 +56,8 @@ def _has_event(vcpu: VcpuState) -> bool:
 
 
 def _has_unmaskable_input(lapic: bytes) -> bool:
-    """Whether the timer (KVM's 8254 drives LINT0) or a counter may send more than an interrupt.
+    """Tell whether the timer (KVM's 8254 drives LINT0) or a counter may send more than an
+    interrupt.
 
     LINT1 leads nowhere: neither KVM nor any device here drives it.
     """
@@ -68,7 +69,9 @@ def _has_unmaskable_input(lapic: bytes) -> bool:
 
 
 def has_unmaskable_pin(ioapic: bytes) -> bool:
-    """Whether one of the I/O APIC's pins is set up so; `ioapic` is what KVM_GET_IRQCHIP gives."""
+    """Tell whether an I/O APIC pin is set up to send more than an interrupt; `ioapic` is what
+    KVM_GET_IRQCHIP gives.
+    """
     entries = struct.unpack_from(f"<{_IOAPIC_PINS}Q", ioapic, _IOAPIC_REDIRECTION)
     return any(_is_unmaskable(entry) for entry in entries)
 

@@ -275,7 +275,9 @@ class VcpuState(FdOwner):
         call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
 
     def sleeps_for_good(self) -> bool:
-        """Whether it executes nothing before an NMI, an SMI or an INIT; see `interface.Vcpu`."""
+        """Tell whether the vCPU executes nothing before an NMI, an SMI or an INIT; see
+        `interface.Vcpu`.
+        """
         from pyvmm.hosts.kvm.sleeping import sleeps_for_good
 
         return sleeps_for_good(self)

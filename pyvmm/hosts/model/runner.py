@@ -55,7 +55,7 @@ class Runner:
         controllers = services.controllers
         self.waits_for_startup = controllers is not None and index > 0
         self.slices = 0
-        """How often it has begun to execute."""
+        """Count of the times it has begun to execute."""
         self._index = index
         self._services = services
         self._controllers = controllers

@@ -125,12 +125,12 @@ class ModelVcpu(Owner):
             self._kept = self._runner.complete()
 
     def idle_mark(self) -> int | None:
-        """How often it has begun to execute; None while it is neither halted nor waiting."""
+        """Count the times it has begun to execute; None while it is neither halted nor waiting."""
         runner = self._runner
         return runner.slices if runner.is_halted or runner.waits_for_startup else None
 
     def sleeps_for_good(self) -> bool:
-        """Whether it waits for ever: of NMIs, SMIs and INITs there are none here.
+        """Tell whether it waits for ever: the model has no NMIs, SMIs and INITs.
 
         Interrupts go to the first vCPU alone.
         """

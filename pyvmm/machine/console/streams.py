@@ -44,7 +44,7 @@ def is_pseudo_terminal_master(fd: int) -> bool:
 
 
 def _allows(fd: int, direction: int) -> bool:
-    """Whether `fd` was opened for `direction`, O_RDONLY or O_WRONLY."""
+    """Tell whether `fd` was opened for `direction`, O_RDONLY or O_WRONLY."""
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE in (direction, os.O_RDWR)
 
 
