@@ -32,7 +32,7 @@ class BundledGuest:
 
 
 def directory() -> Path:
-    """Where the images are. Raises `HostLacksError` when they were never built."""
+    """Find the directory of the images. Raises `HostLacksError` when they were never built."""
     for place in _PLACES:
         if any(place.glob(f"*{_SUFFIX}")):
             return place

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 
 class ExitCode(enum.IntEnum):
-    """What the ``pyvmm`` command ends with. 0..63 are the guest's own (`GUEST_STATUS_MAX`)."""
+    """Exit codes of the ``pyvmm`` command. 0..63 are the guest's own (`GUEST_STATUS_MAX`)."""
 
     OK = 0
     USAGE = 64

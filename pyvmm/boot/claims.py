@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a boot occupies of guest memory, the zero-filled rest of it included."""
+"""Guest memory that a boot occupies, including the zero-filled rest of each piece."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class LaunchRun:
 
 @dataclass(frozen=True, slots=True)
 class LaunchImage:
-    """What is launched: `runs`, ascending and apart from each other, all below 4 GiB.
+    """Image of a private launch: `runs`, ascending and apart from each other, all below 4 GiB.
 
     `entry` and `start_info` lie in runs. The pieces are those of the plan, not copies of them.
     """
@@ -107,7 +107,8 @@ class Staging:
 
 @dataclass(frozen=True, slots=True)
 class LaunchReport:
-    """What the firmware says: how it ended, and the digest of what it had measured by then.
+    """Report of the firmware: the status of the launch, and the digest of all that was measured by
+    then.
 
     `pages` counts measured pages. `detail` is, for BROKEN, where in the boot block the fault is (an
     offset in bytes); for REFUSED, the GPA that was to become private; otherwise 0.
@@ -120,7 +121,8 @@ class LaunchReport:
 
 
 def launch_image(plan: BootPlan, name: str = "image") -> LaunchImage:
-    """What the firmware has to copy for `plan`: its placements, rounded out to pages and joined.
+    """List the memory that the firmware has to copy for `plan`: its placements, rounded out to
+    pages and joined.
 
     `name` is for error texts only. Raises `ImageError` for an image without an entry for a private
     launch, or one that wants memory above 4 GiB or where the launch itself takes place; or that has
@@ -289,7 +291,7 @@ def _block_room(runs: int, regions: int) -> int:
 
 
 def _sources(image: LaunchImage, first: int) -> list[int]:
-    """Where each run's payload begins in the staging area, the first one at `first`."""
+    """Compute the GPA of each run's payload in the staging area, the first one at `first`."""
     return list(accumulate((run.range.size for run in image.runs[:-1]), initial=first))
 
 

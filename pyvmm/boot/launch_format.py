@@ -27,7 +27,7 @@ BOOT_CPUS_MAX = 255
 DIGEST_BYTES = 48
 """A SHA-384."""
 ENTRY_RECORD = struct.Struct("<16sQQ")
-"""What is measured last: a name, entry, start info."""
+"""Record that is measured last: a name, entry, start info."""
 ENTRY_RECORD_NAME = b"pyvmm entry"
 
 LAUNCH_REPORT_MAGIC = 0x3152_524D_5659_4C50
@@ -41,11 +41,11 @@ LAUNCH_INFO_FIELDS = struct.Struct("<QIIIIQQ48sI")
 """Magic, cpus, hypercall, page level, flags, window GPA and size, digest, parked."""
 
 MAILBOX = struct.Struct("<QQ")
-"""Where a parked processor goes (0: it waits on), and what it finds in RDI there."""
+"""Mailbox of a parked processor: the entry it jumps to (0: it waits on), and its RDI there."""
 
 
 class BootFlag(enum.IntFlag):
-    """What the boot block asks for."""
+    """Options that the boot block asks for."""
 
     CONVERT = 1 << 0
     """Make memory private by hypercalls."""
@@ -54,7 +54,7 @@ class BootFlag(enum.IntFlag):
 
 
 class LaunchStatus(enum.IntEnum):
-    """How a launch ended; all but the first are the run's status."""
+    """Outcome of a launch; all but the first are the run's status."""
 
     LAUNCHED = 0
     MISMATCH = 60
@@ -66,14 +66,14 @@ class LaunchStatus(enum.IntEnum):
 
 
 class LaunchHypercall(enum.IntEnum):
-    """Which instruction makes a hypercall on this processor."""
+    """Instruction that makes a hypercall on this processor."""
 
     VMCALL = 1
     VMMCALL = 2
 
 
 class LaunchInfoFlag(enum.IntFlag):
-    """What the launch info says of the machine."""
+    """Facts of the machine that the launch info tells."""
 
     PRIVATE = 1 << 0
     """All RAM was made private."""

@@ -30,7 +30,7 @@ from pyvmm.memory.layout import (
 
 HEADER_MAGIC = 0x1BAD_B002
 LOADER_MAGIC = 0x2BAD_B002
-"""What EAX holds at the entry (3.2 Machine state)."""
+"""Value of EAX at the entry (3.2 Machine state)."""
 SEARCH_SIZE = 8192
 """The header lies within the first 8192 bytes, 4-byte aligned (3.1.1 The layout of header)."""
 MULTIBOOT_2_MAGIC = 0xE852_50D6
@@ -63,7 +63,7 @@ _SUPPORTED = HeaderFlag.ALIGN_MODULES | HeaderFlag.MEMORY_INFO | HeaderFlag.VIDE
 
 
 class InfoFlag(enum.IntFlag):
-    """Which fields of the information are valid (3.3 Boot information format)."""
+    """Flags that tell which fields of the information are valid (3.3 Boot information format)."""
 
     MEMORY = 1 << 0
     COMMAND_LINE = 1 << 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What booting an image comes to: placements, entry state, needs."""
+"""Plan of booting an image: placements, entry state, needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyvmm.memory.layout import GpaRange
 
 
 class BootProtocol(enum.Enum):
-    """How an image is entered; told from its content, never from its name."""
+    """Protocol by which an image is entered; told from its content, never from its name."""
 
     PVH = "pvh"
     MULTIBOOT = "multiboot"
@@ -19,7 +19,7 @@ class BootProtocol(enum.Enum):
 
 
 class GuestNeed(enum.IntFlag):
-    """What a guest cannot run without; its ``pyvmm`` ELF note says so (``guest/include``)."""
+    """Features a guest must have to run; its ``pyvmm`` ELF note names them (``guest/include``)."""
 
     INTERRUPTS = 1 << 0
     """An interrupt controller and a timer."""

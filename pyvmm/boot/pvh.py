@@ -71,7 +71,7 @@ def entry_of(elf: ElfImage, attempt: str) -> int | None:
 
 
 def needs_of(elf: ElfImage, attempt: str) -> GuestNeed | None:
-    """What the guest says that it needs (its ``pyvmm`` note), None where it does not say.
+    """Read the guest's needs from its ``pyvmm`` note; None if it has none.
 
     Raises `ImageError` when the note is broken or names something unknown. A note that is cut off
     is none: whatever damaged it did not mean us.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What kind of image some bytes are: told from the content, never from a name."""
+"""Kind of an image: told from the content, never from a name."""
 
 from __future__ import annotations
 

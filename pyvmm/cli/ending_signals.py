@@ -37,7 +37,7 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 
 class EndingSignals:
-    """What an ending signal does just now. Nothing is changed before `exit_at_once`."""
+    """Current action of the ending signals. Nothing is changed before `exit_at_once`."""
 
     def __init__(self) -> None:
         self._before: dict[signal.Signals, signal._HANDLER] = {}

@@ -17,7 +17,9 @@ from pyvmm.machine.image_file import read_image, read_input
 
 @dataclass(frozen=True, slots=True)
 class GuestInput:
-    """What boots: the files' bytes, the command line without its zero byte, a name for messages."""
+    """Input of a boot: the files' bytes, the command line without its zero byte, a name for
+    messages.
+    """
 
     name: str
     image: bytes

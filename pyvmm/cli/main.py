@@ -24,7 +24,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 class _UsageFailure(Exception):  # noqa: N818 - not an error of the tree: argparse's own message
-    """What argparse would print before it exits with its own code."""
+    """Message that argparse would print before it exits with its own code."""
 
 
 class _Parser(argparse.ArgumentParser):

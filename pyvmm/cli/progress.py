@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far something long has come, on standard error: a bar on a terminal, else a line at times."""
+"""Progress of a long operation, on standard error: a bar on a terminal, else a line at times."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class RunTerminal:
         self._raw = stack.enter_context(raw_terminal(0))
 
     async def keys(self, data: bytes) -> bytes:
-        """What of the typed bytes is for the guest."""
+        """Return the typed bytes that are for the guest."""
         return data if self._monitor is None else await self._monitor.keys(data)
 
     async def wait_for_foreground(self) -> None:

@@ -32,7 +32,7 @@ def print_answer(text: str) -> None:
 
 
 def output_error(error: OSError) -> SystemCallError:
-    """What to say of an answer that could not be written."""
+    """Make the error for an answer that could not be written."""
     return SystemCallError(
         "write to standard output", error.errno or 0, error.strerror or str(error)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who is compared: what was asked for, or else what works on this host, found out by trying."""
+"""Subjects of a comparison: those asked for, else all that work on this host, found by trying."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_QEMU = "qemu-system-x86_64"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked for; None: whatever works here."""
+    """Subjects that the user asked for; None: whatever works here."""
 
     hosts: tuple[PyvmmHost, ...] | None
     programs: tuple[str, ...]
@@ -89,7 +89,9 @@ async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Abse
 async def _qemu(
     program: str, accelerator: QemuAccelerator, machine: QemuMachine
 ) -> tuple[QemuSubject | None, str]:
-    """What works, with the firmware that leaves RAM alone if QEMU has it; or why nothing does."""
+    """Find the subject that works, with the firmware that leaves RAM alone if QEMU has it; or None
+    and the reason why nothing works.
+    """
     why = ""
     for firmware in (QBOOT, "") if machine is QemuMachine.MICROVM else ("",):
         subject = QemuSubject(program, "", accelerator, machine, "", firmware=firmware)

@@ -38,7 +38,7 @@ from pyvmm.memory.layout import MemoryLayout
 from pyvmm.visible import visible
 
 QEMU_MEMORY_STEP = 8192
-"""What QEMU rounds a machine's memory up to, in bytes."""
+"""Granularity to which QEMU rounds a machine's memory up, in bytes."""
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how many runs are over, and how many there are."""

@@ -21,7 +21,7 @@ from pyvmm.compare.subjects import (
 )
 
 _STATUS_MASK = 0x7F
-"""What is left of a status in QEMU's exit code."""
+"""Bits of a status that remain in QEMU's exit code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class KnownDifference:
     explains_ends: bool = False
 
     def concerns(self, guest: str | None, reference: Seen, other: Seen) -> bool:
-        """Whether it may explain a difference between these runs of this guest."""
+        """Tell whether it may explain a difference between these runs of this guest."""
         if self.guest is not None and self.guest != guest:
             return False
         return self.applies(reference, other) or self.applies(other, reference)
@@ -66,7 +66,7 @@ def _is_tcg(seen: Seen) -> bool:
 
 
 def has_pc_bios(seen: Seen) -> bool:
-    """Whether a BIOS has run in it that leaves things in RAM, and keeps some of it.
+    """Tell whether a BIOS has run in it that leaves things in RAM, and keeps some of it.
 
     A pc's does; a microvm's may, where it is not `QBOOT`.
     """
@@ -182,4 +182,4 @@ INVENTORY_REASONS = {
     "cpuid": "the processor model is another one: pyvmm shows what KVM offers of the host's, the "
     "model and QEMU their own",
 }
-"""Why what a guest prints of its machine may differ; keys as in ``docs/compare.md``."""
+"""Reasons why a guest may print something else of its machine; keys as in ``docs/compare.md``."""

@@ -14,7 +14,7 @@ from pyvmm.errors import SystemCallError
 
 @dataclass(frozen=True, slots=True)
 class GuestRequest:
-    """Which guest, on what machine: `memory` in bytes, `timeout` in seconds for each run.
+    """The guest to run, and its machine: `memory` in bytes, `timeout` in seconds for each run.
 
     `bundled` is the bundled guest's name, None for any other image; `typed` is what comes in on its
     console, which then is at its end.
@@ -42,7 +42,7 @@ class GuestFiles:
 
     @property
     def inherited(self) -> tuple[int, ...]:
-        """What every child needs, its standard input apart."""
+        """Descriptors that every child needs, apart from its standard input."""
         return (self.image,) if self.initrd is None else (self.image, self.initrd)
 
     @contextmanager

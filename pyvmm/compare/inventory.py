@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a guest prints of the machine it sees: its memory map, and what CPUID answers.
+"""Inventory that a guest prints of its machine: the memory map, and the answers of CPUID.
 
 The lines, as ``guest/programs/inventory.c`` prints them, addresses and registers in hexadecimal::
 
@@ -36,7 +36,7 @@ class MemoryLine:
 
 @dataclass(frozen=True, slots=True, order=True)
 class CpuidLine:
-    """What CPUID answered for a leaf and subleaf: EAX, EBX, ECX, EDX."""
+    """Answer of CPUID for a leaf and subleaf: EAX, EBX, ECX, EDX."""
 
     leaf: int
     subleaf: int
@@ -49,7 +49,7 @@ class CpuidLine:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What one run printed of its machine, in that order."""
+    """Inventory lines that one run printed, in that order."""
 
     memory: tuple[MemoryLine, ...]
     cpuid: tuple[CpuidLine, ...]
@@ -83,7 +83,9 @@ def _four(numbers: Sequence[int]) -> tuple[int, int, int, int]:
 def changed_lines(
     reference: Sequence[MemoryLine | CpuidLine], other: Sequence[MemoryLine | CpuidLine]
 ) -> tuple[str, ...]:
-    """What one has and the other has not, ascending: ``- `` the reference's, ``+ `` the other's."""
+    """List the lines that only one of the two has, ascending: ``- `` the reference's, ``+ `` the
+    other's.
+    """
     ours, theirs = set(reference), set(other)
     marked = [(str(line), "-") for line in ours - theirs]
     marked += [(str(line), "+") for line in theirs - ours]

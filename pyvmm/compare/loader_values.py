@@ -66,8 +66,7 @@ class LoaderValues:
         return not self.numbers.isdisjoint(_readings(token))
 
     def _is_row(self, line: str) -> bool:
-        """Tell whether all numbers in it that are not small are the loader's, and there are some.
-        """
+        """Tell whether it has numbers that are not small, and all of these are the loader's."""
         large = [one for one in _NUMBER.findall(line) if max(_readings(one)) > _SMALL]
         return bool(large) and all(map(self._is_chosen, large))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was seen of a run: how the guest ended, what it said, what it left in RAM, what it cost."""
+"""Observations of a run: its end, its console, the RAM it left, its cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATUS_MAX = 63
 
 
 class EndKind(enum.Enum):
-    """How a guest ended, as far as both pyvmm and QEMU tell it; the values are those of JSON."""
+    """Kind of guest end, as far as both pyvmm and QEMU tell it; the values are those of JSON."""
 
     EXITED = "exited"
     """It wrote a status to its exit port."""
@@ -37,14 +37,14 @@ class EndKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a guest ended; `status` where it gave one; `detail` is the monitor's own word for it."""
+    """End of a guest; `status` where it gave one; `detail` is the monitor's own word for it."""
 
     kind: EndKind
     status: int | None = None
     detail: str = ""
 
     def is_like(self, other: End) -> bool:
-        """Whether a guest that ended so behaved alike."""
+        """Tell whether this end and `other` show the same behaviour: same kind, same status."""
         return (self.kind, self.status) == (other.kind, other.status)
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ def end_of_status(status: int) -> End:
 
 
 def end_of_qemu(returncode: int, reason: str, *, panicked: bool) -> End:
-    """How the guest of a QEMU ended.
+    """Derive the guest's end from the way its QEMU ended.
 
     `returncode` as `subprocess` has it: isa-debug-exit makes (status << 1) | 1 of what the guest
     wrote, everything else that a guest can do ends QEMU with 0. `reason` is that of the SHUTDOWN
@@ -90,7 +90,7 @@ KERNEL_COUNTERS = (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How often what happened; `source` says who counted."""
+    """Counts of events by name; `source` names the counter."""
 
     source: str
     counts: Mapping[str, int]
@@ -135,7 +135,7 @@ class FirstAccess:
 
 
 class Metric(enum.Enum):
-    """What is measured of a timed run; the values are those of JSON, with the unit."""
+    """Quantity measured of a timed run; the values are those of JSON, with the unit."""
 
     FIRST_BYTE = "first_console_byte_ms"
     TOTAL = "total_ms"
@@ -151,14 +151,14 @@ METRIC_TITLES: Mapping[Metric, tuple[str, str]] = {
     Metric.SYSTEM: ("system CPU", "ms"),
     Metric.PEAK_RSS: ("peak RSS", "MiB"),
 }
-"""What people read: the name, and the unit."""
+"""Titles for readers: the name, and the unit."""
 
 
 METRIC_NOTES: Mapping[Metric, str] = {
     Metric.PEAK_RSS: "what only the guest touches of a guest_memfd is in nobody's RSS: pyvmm's on "
     "KVM is without it where RAM is made of one",
 }
-"""What has to be known to read a metric's figures."""
+"""Notes needed to read a metric's figures."""
 
 
 @dataclass(frozen=True, slots=True)

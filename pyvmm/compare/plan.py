@@ -11,7 +11,7 @@ from pyvmm.compare.subjects import Subject
 
 
 class RunKind(enum.Enum):
-    """What a run is for."""
+    """Purpose of a run."""
 
     INSPECT = "inspect"
     """To look at all that the guest did; not timed."""

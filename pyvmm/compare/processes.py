@@ -26,12 +26,12 @@ _LAST_WORDS = 5.0
 
 
 class Transcript:
-    """What a guest says: the first `CONSOLE_LIMIT` bytes, and when it began."""
+    """Console output of a guest: the first `CONSOLE_LIMIT` bytes, and the time of the first one."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
         self.first: float | None = None
-        """When the first byte arrived, in seconds of CLOCK_MONOTONIC."""
+        """Time at which the first byte arrived, in seconds of CLOCK_MONOTONIC."""
 
     def take(self, data: bytes) -> None:
         """More of it."""

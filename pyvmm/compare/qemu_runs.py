@@ -90,7 +90,7 @@ async def _end(peer: QemuPeer, timeout: float) -> End:
 async def _kernel_counts(
     subject: QemuSubject, files: GuestFiles, end: End
 ) -> tuple[Counts | None, str]:
-    """What KVM counted of a run like the last one; None and why where nobody knows."""
+    """Run the guest once more and return KVM's counts; None and the reason where there are none."""
     if subject.accelerator is not QemuAccelerator.KVM:
         return None, _NOT_KVM
     if end.kind is EndKind.TIME_LIMIT:

@@ -37,7 +37,7 @@ REASONS = {
     "differs where its memory map does",
     ABOVE: "what the guest wrote differs where its memory map does",
 }
-"""Why the pages of a region may differ though the guest behaves alike."""
+"""Reasons why the pages of a region may differ though the guest behaves alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RamRegion:
 
 @dataclass(frozen=True, slots=True)
 class PageCounts:
-    """How the pages of a region compare; `only_...`: those that are zero in the other one.
+    """Comparison of a region's pages, as counts; `only_...`: those that are zero in the other one.
 
     `samples` are the GPAs of the first pages that differ in any way.
     """

@@ -18,7 +18,7 @@ NAME_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class GuestFacts:
-    """Which guest was run, and on what machine: `memory` in bytes, `timeout` in seconds."""
+    """The guest that was run, and its machine: `memory` in bytes, `timeout` in seconds."""
 
     name: str
     bundled: str | None
@@ -31,7 +31,7 @@ class GuestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Who would have been compared, and why not."""
+    """Subject that could not be compared, and the reason."""
 
     name: str
     why: str
@@ -39,7 +39,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class SubjectReport:
-    """What was found out of one subject; `figures` are empty where it was not timed."""
+    """Results of one subject; `figures` are empty where it was not timed."""
 
     subject: Subject
     inspection: Inspection
@@ -73,7 +73,7 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether all behave alike, each from run to run, too."""
+        """True if all subjects behave alike, and each does so from run to run."""
         steady = all(one.steadiness.agreement is not Agreement.DIFFERS for one in self.subjects)
         return steady and all(verdict.agrees for verdict in self.verdicts)
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Who runs the guest: pyvmm on one of its hosts, or a QEMU with an accelerator and a machine."""
+"""Subjects that run the guest: pyvmm on one of its hosts, or a QEMU with an accelerator and a
+machine.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from pyvmm.visible import visible
 
 
 class PyvmmHost(enum.Enum):
-    """What pyvmm runs it on; the values are those of ``pyvmm run --host``."""
+    """Host on which pyvmm runs the guest; the values are those of ``pyvmm run --host``."""
 
     KVM = "kvm"
     MODEL = "model"
 
 
 class QemuAccelerator(enum.Enum):
-    """What QEMU runs it with; the values are those of ``-accel``."""
+    """Accelerator with which QEMU runs the guest; the values are those of ``-accel``."""
 
     KVM = "kvm"
     TCG = "tcg"
@@ -45,7 +47,7 @@ class PyvmmSubject:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         return f"pyvmm {self.host.value}"
 
 
@@ -67,13 +69,13 @@ class QemuSubject:
 
     @property
     def machine_option(self) -> str:
-        """What ``-machine`` takes: the machine, and its firmware where that is chosen."""
+        """Argument of ``-machine``: the machine, and its firmware where that is chosen."""
         chosen = self.machine is QemuMachine.MICROVM and self.firmware
         return self.machine.value + (f",firmware={self.firmware}" if chosen else "")
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         name = f"QEMU {self.version} {self.accelerator.value} {self.machine.value}"
         return f"{name} ({visible(self.apart)})" if self.apart else name
 

@@ -39,7 +39,7 @@ _MARKS = {
     Agreement.UNKNOWN: "[dim]unknown[/]",
 }
 _TOLD = (Agreement.EXPLAINED, Agreement.DIFFERS)
-"""What needs words; the rest is in the table."""
+"""Agreements that are explained in words; the rest is in the table."""
 _WITHOUT_TERMINAL = 140
 
 
@@ -158,7 +158,7 @@ def _behaviour_rows(report: Report) -> list[tuple[str, dict[Aspect, str]]]:
 
 
 def _lines(name: str, finding: Finding) -> Iterator[RenderableType]:
-    """What there is to tell of a finding; its reasons are told elsewhere."""
+    """Yield the lines on a finding; its reasons are told elsewhere."""
     keys = ", ".join(key for key, _ in finding.reasons)
     why = f" ({keys})" if keys else ""
     yield escape(f"{name}: {finding.aspect.value}: {finding.summary}{why}")

@@ -33,7 +33,7 @@ _GUEST_ENDINGS = frozenset(range(GUEST_STATUS_MAX + 1)) | {
     ExitCode.UNHANDLED_EXIT,
     ExitCode.GUEST_RESET,
 }
-"""What ``pyvmm run`` ends with where the guest did it."""
+"""Exit codes of ``pyvmm run`` that the guest caused."""
 
 
 def pyvmm_command(subject: PyvmmSubject, files: GuestFiles) -> list[str]:
@@ -103,7 +103,7 @@ class _Cost:
 
 
 def _cost(told: bytes) -> _Cost | None:
-    """What the launcher told; None where it told nothing."""
+    """Parse the cost that the launcher told; None where it told nothing."""
     if not told.endswith(b"\n"):
         return None
     values = json.loads(told)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether two runs behaved alike: what agrees, what differs with a reason, what disagrees."""
+"""Verdict on two runs: the aspects that agree, differ for a known reason, or disagree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DIFF_LINES = 60
 
 
 class Aspect(enum.Enum):
-    """What is compared; the values are those of JSON."""
+    """Aspect that is compared; the values are those of JSON."""
 
     CONSOLE = "console"
     END = "end"
@@ -36,11 +36,11 @@ class Aspect(enum.Enum):
     CPUID = "cpuid"
     RAM = "ram"
     STEADINESS = "steadiness"
-    """Whether the timed runs did as the inspected one."""
+    """The timed runs against the inspected one."""
 
 
 class Agreement(enum.Enum):
-    """How it compares; the values are those of JSON."""
+    """Result of comparing an aspect; the values are those of JSON."""
 
     EQUAL = "equal"
     EXPLAINED = "explained"
@@ -72,7 +72,7 @@ class PairVerdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing differs without a known reason."""
+        """True if nothing differs without a known reason."""
         return all(one.agreement is not Agreement.DIFFERS for one in self.findings)
 
 
@@ -303,7 +303,7 @@ def region_line(one: RegionComparison) -> str:
 
 
 def steadiness(inspection: Inspection, runs: Sequence[TimedRun]) -> Finding:
-    """Whether each timed run ended and spoke as the inspected one."""
+    """Check that each timed run ended and spoke as the inspected one."""
     if not runs:
         return Finding(Aspect.STEADINESS, Agreement.UNKNOWN, "there are no timed runs")
     detail = []

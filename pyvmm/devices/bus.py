@@ -25,10 +25,10 @@ from typing import Final, Protocol
 from pyvmm.errors import InternalError
 
 UNCLAIMED_LIMIT: Final = 256
-"""How many different addresses `Bus.unclaimed` lists."""
+"""Largest number of different addresses that `Bus.unclaimed` lists."""
 
 _FOUND_LIMIT: Final = 4096
-"""How many lookups are remembered before all are forgotten: a guest may touch any address."""
+"""Number of lookups remembered before all are forgotten: a guest may touch any address."""
 
 _BYTES: Final = tuple(bytes((value,)) for value in range(256))
 
@@ -160,7 +160,7 @@ class Bus:
         return None
 
     def read(self, address: int, size: int) -> int:
-        """What a guest reads: `size` bytes (1..8) at `address` as a little endian number."""
+        """Read for the guest: `size` bytes (1..8) at `address` as a little endian number."""
         read, _, offset, widest = self._found.get(address) or self._find_route(address)
         if size <= widest and not size & (size - 1):
             return read(offset, size)

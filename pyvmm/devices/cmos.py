@@ -24,7 +24,7 @@ SIZE: Final = 128
 
 
 class CmosByte(enum.IntEnum):
-    """What is where in it. Numbers of more than a byte are little endian."""
+    """Offsets in the CMOS memory. Numbers of more than a byte are little endian."""
 
     SECONDS = 0x00
     ALARM_SECONDS = 0x01

@@ -15,7 +15,7 @@ ESCAPE: Final = 0x01
 
 
 class KeyAction(enum.Enum):
-    """What the user wants of the monitor."""
+    """Action that the user asks for by keys."""
 
     QUIT = "quit"
     TOGGLE_MONITOR = "toggle monitor"
@@ -36,7 +36,7 @@ HELP_TEXT: Final = (
     "Ctrl-A c       switch between the console and the monitor\n"
     "Ctrl-A Ctrl-A  send Ctrl-A to the guest (Ctrl-A a does too)\n"
 )
-"""What `KeyAction.HELP` asks for, with plain newlines."""
+"""Text shown for `KeyAction.HELP`, with plain newlines."""
 
 ConsoleInput: TypeAlias = bytes | KeyAction
 

@@ -13,7 +13,7 @@ from typing import Final
 from pyvmm.devices.posting import PortPosting
 
 READ_VALUE: Final = 0xE9
-"""What every read gives."""
+"""Value of every read."""
 
 _POSTING: Final = (PortPosting(0, write=True, read_value=READ_VALUE),)
 _BYTES: Final = tuple(bytes((value,)) for value in range(256))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the firmware says that a private launch is complete (``firmware/README.md``)."""
+"""Port by which the firmware says that a private launch is complete (``firmware/README.md``)."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ TEST_WINDOW_GPA: Final = 0xFF00_0000
 """pc-testdev's window, in the MMIO hole: a GPA, not a port."""
 
 EXIT: Final = 0xF4
-"""Where a guest ends its run with a status; QEMU's ``isa-debug-exit`` is put here by custom."""
+"""I/O port by which a guest ends its run with a status; the usual one of ``isa-debug-exit``."""
 
 EXIT_LENGTH: Final = 4
 """So that one 32-bit write is one write (``isa-debug-exit,iosize=4``)."""
@@ -91,7 +91,7 @@ COM1_IRQ: Final = 4
 """Interrupt line of the first serial port."""
 
 PVPANIC: Final = 0x505
-"""Where QEMU's pvpanic ISA device lives (docs/specs/pvpanic)."""
+"""I/O port of QEMU's pvpanic ISA device (docs/specs/pvpanic)."""
 
 FW_CFG: Final = 0x510
 """QEMU's firmware configuration: selector and data (docs/specs/fw_cfg)."""
@@ -113,7 +113,7 @@ PM_TIMER: Final = 0x608
 PM_TIMER_LENGTH: Final = 4
 
 LAUNCH: Final = 0x5F0
-"""Where the firmware says that a private launch is complete; a number that nobody else uses."""
+"""I/O port by which the firmware says that a launch is complete; nobody else uses the number."""
 
 PCI_CONFIG_ADDRESS: Final = 0xCF8
 """PCI configuration address, a 32-bit port. We have no PCI: claimed because of what lies in it."""

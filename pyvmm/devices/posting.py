@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a device lets a fast path outside Python do by itself.
+"""Accesses that a device lets a fast path outside Python do by itself.
 
 Most of a console's port accesses change nothing that the guest could see: a byte for the
 transmitter, a look at a status that has been the same for a while. A host can take those without
@@ -38,7 +38,7 @@ class PostingDevice(Protocol):
 
     @property
     def posting(self) -> tuple[PortPosting, ...]:
-        """What is postable at present, at most one entry for an offset."""
+        """Accesses that are postable at present, at most one entry for an offset."""
         ...
 
     def posted_write(self, data: bytes) -> None:

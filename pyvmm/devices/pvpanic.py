@@ -12,7 +12,7 @@ from typing import Final
 
 
 class PanicEvent(enum.IntFlag):
-    """What a guest reports. The values are the bits of the port."""
+    """Events that a guest reports. The values are the bits of the port."""
 
     PANICKED = 1 << 0
     """It has panicked, and the host is to deal with it."""

@@ -77,7 +77,7 @@ class FastReset:
         self._value = _FAST_A20
 
     def read(self, offset: int, size: int) -> int:
-        """What was written last."""
+        """Read back the value written last."""
         del offset, size
         return self._value
 

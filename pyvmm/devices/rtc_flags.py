@@ -35,8 +35,7 @@ _KINDS: Final = Flag.UPDATE | Flag.ALARM | Flag.PERIODIC
 
 
 class AlarmTime:
-    """Times at which the alarm rings: any of the `hours`, `minutes` and `seconds` that are given.
-    """
+    """Times when the alarm rings: any of the `hours`, `minutes` and `seconds` that are given."""
 
     def __init__(
         self, hours: Collection[int], minutes: Collection[int], seconds: Collection[int]

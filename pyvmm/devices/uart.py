@@ -118,7 +118,7 @@ class Uart16550:
 
     @property
     def room(self) -> int:
-        """How many bytes `receive` would take now; 0 in loopback, which disconnects the wire."""
+        """Number of bytes `receive` would take now; 0 in loopback, which disconnects the wire."""
         if self._mcr & _LOOP:
             return 0
         return self._capacity - len(self._received)
@@ -132,7 +132,8 @@ class Uart16550:
         return taken
 
     def set_carrier(self, present: bool) -> None:
-        """Whether somebody is at the other end: DCD, DSR and CTS together; present at the start.
+        """Set whether somebody is at the other end: DCD, DSR and CTS together; present at the
+        start.
 
         Our guests take a lost carrier with nothing left to read as the end of their input.
         """

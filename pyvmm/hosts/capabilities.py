@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a host offers, as one frozen value that pure code can decide on.
+"""Capabilities of a host, as one frozen value that pure code can decide on.
 
 Each field is the answer to one KVM_CHECK_EXTENSION (api.rst 4.4; the number is in the comment), so
 a decision is always made on a feature and never on a version.

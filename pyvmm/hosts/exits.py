@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Why a vCPU stopped running guest code: a closed set of frozen values.
+"""Reasons why a vCPU stopped running guest code: a closed set of frozen values.
 
 One class per KVM exit reason that this project answers or reports (KVM api.rst, "The kvm_run
 structure"), `Interrupted` for a KVM_RUN that a signal ended, and `UnknownExit` for every other

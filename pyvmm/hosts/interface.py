@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every host implements: system, VM, vCPU, guest memory, as protocols.
+"""Protocols that every host implements: system, VM, vCPU, guest memory.
 
 `pyvmm.machine` is written against these and nothing else. Every object is a context manager that
 owns what it stands for; `close` is idempotent. Methods raise `pyvmm.errors.SystemCallError` (on
@@ -74,11 +74,12 @@ class GuestMapping(Owned, Protocol):
         ...
 
     def resident(self, offset: int, size: int) -> int:
-        """How many bytes of [offset, offset + size), page-aligned, take memory of the host."""
+        """Count the bytes of [offset, offset + size), page-aligned, take memory of the host."""
         ...
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Where [offset, offset + size), page-aligned, may hold anything but zeroes: (start, end).
+        """Yield the runs where [offset, offset + size), page-aligned, may hold anything but zeroes:
+        (start, end).
 
         Bytes from the mapping's start, ascending, whole pages; found out as it goes, so a page that
         is first written to meanwhile may be missed. What is swapped out is data. To look at the
@@ -116,7 +117,7 @@ class GuestMemfd(Owned, Protocol):
         ...
 
     def resident(self, offset: int, size: int) -> int:
-        """How many bytes of [offset, offset + size), page-aligned, take memory of the host.
+        """Count the bytes of [offset, offset + size), page-aligned, that take memory of the host.
 
         Raises `HostLacksError` where the host cannot tell.
         """
@@ -142,7 +143,7 @@ class Memslot:
 
 @dataclass(frozen=True, slots=True)
 class ServedSpan:
-    """Where vCPU threads may convert pages by themselves: [gpa, gpa + size), bytes, page-aligned.
+    """Span where vCPU threads convert pages by themselves: [gpa, gpa + size), bytes, page-aligned.
 
     Its shared side is mapped at `hva`; its private side begins at the file offset
     `guest_memfd_offset` of `guest_memfd`. Without a private side, pages that the guest touches
@@ -289,7 +290,7 @@ class PostedRing(Owned, Protocol):
 
 
 MOST_SERVED_SPANS = 8
-"""How many spans a host serves at a time."""
+"""Largest number of spans that a host serves at a time."""
 
 
 class FastConversions(Owned, Protocol):
@@ -368,8 +369,7 @@ class Vm(Owned, Protocol):
         ...
 
     def can_send_unmaskable(self) -> bool:
-        """Tell whether a line of the in-kernel controllers is set up to send an NMI, SMI or INIT.
-        """
+        """Tell whether a line of the in-kernel controllers can send an NMI, SMI or INIT."""
         ...
 
     def reset_controllers(self) -> None:
@@ -393,7 +393,7 @@ class System(Owned, Protocol):
     """A host: where VMs are made."""
 
     def capabilities(self) -> Capabilities:
-        """What it offers, asked once."""
+        """Return the capabilities of this host, asked for once."""
         ...
 
     def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> Vm:

@@ -110,8 +110,7 @@ def _vm_of(w: World, state: State, machine: int) -> str:
 
 
 def memory_dies(w: World, state: State) -> str | None:
-    """Check that the contents of all pages were written under a virtual machine that still exists.
-    """
+    """Check that all contents of pages were written under a virtual machine that still exists."""
     layout = w.layout
     for i, at in enumerate(layout.inode):
         for page in range(layout.universe.pages):

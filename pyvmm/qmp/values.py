@@ -190,8 +190,7 @@ def _decoded(raw: bytes) -> str | None:
 
 
 def _is_character(code: int) -> bool:
-    """Tell whether a code point may be in a text: no surrogate, and no noncharacter of Unicode's.
-    """
+    """Tell whether a code point may be in a text: no surrogate, no noncharacter of Unicode's."""
     return (
         0 <= code <= 0x10FFFF
         and not 0xD800 <= code < 0xE000

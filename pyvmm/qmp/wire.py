@@ -89,8 +89,7 @@ class Decoder:
 
     @property
     def _is_dropping(self) -> bool:
-        """True while the rest of a value beyond a limit is on its way, up to its end or its line's.
-        """
+        """True while the rest of a value beyond a limit is dropped, up to its end or its line's."""
         return self._lexer.tells_line_ends
 
     def _take(self, token: Token) -> Value | Broken | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 
 API_VERSION = 12
-"""What KVM_GET_API_VERSION has answered since 2007; any other value is another interface."""
+"""Answer of KVM_GET_API_VERSION since 2007; any other value is another interface."""
 
 
 class ExitReason(enum.IntEnum):

@@ -15,10 +15,10 @@ from pyvmm.hosts.kvm.guest_memory import GuestMemfd
 from pyvmm.hosts.owner import Owner
 
 MOST_SPANS = int(lib.PYVMM_SERVED_SPANS)
-"""How many spans can be served at a time."""
+"""Largest number of spans served at a time."""
 
 JOURNAL_ENTRIES = int(lib.PYVMM_JOURNAL_ENTRIES)
-"""How many conversions, joined ones being one, are made before one must wait for `drain`."""
+"""Number of conversions (joined ones count once) that are made before one must wait for `drain`."""
 
 
 class FastConversions(Owner):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a refused KVM ioctl is reported as, with a remedy where one is known."""
+"""Error for a refused KVM ioctl, with a remedy where one is known."""
 
 from __future__ import annotations
 

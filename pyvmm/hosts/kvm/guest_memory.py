@@ -89,7 +89,7 @@ class Mapping(Owner):
                 raise refused(-result, attempt)
 
     def resident(self, offset: int, size: int) -> int:
-        """How many bytes of [offset, offset + size) are in the host's memory (mincore(2)).
+        """Count the bytes of [offset, offset + size) that are in the host's memory (mincore(2)).
 
         Bytes from the mapping's start, page-aligned. A page that was allocated in the file and
         never touched is not among them. Raises as `discard`.
@@ -99,7 +99,8 @@ class Mapping(Owner):
         return check(lib.pyvmm_resident_pages(self._hva + offset, size), attempt) * mmap.PAGESIZE
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Where [offset, offset + size) may hold anything but zeroes; see `interface`.
+        """Yield the runs where [offset, offset + size) may hold anything but zeroes; see
+        `interface`.
 
         An anonymous memfd says it by itself. A guest_memfd cannot, but its pages are never swapped
         out, so that those which are resident are all.
@@ -214,7 +215,7 @@ class GuestMemfd(FdOwner):
         self._fallocate(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, size, "free")
 
     def resident(self, offset: int, size: int) -> int:
-        """How many bytes of [offset, offset + size) are in the host's memory (cachestat(2)).
+        """Count the bytes of [offset, offset + size) that are in the host's memory (cachestat(2)).
 
         File offsets in bytes, page-aligned. Raises `HostLacksError` where the kernel has no
         cachestat, `SystemCallError`.

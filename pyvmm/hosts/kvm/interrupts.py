@@ -63,7 +63,8 @@ GsiRoute: TypeAlias = IrqchipPin | MsiRoute
 
 @dataclass(frozen=True, slots=True)
 class Ioeventfd:
-    """What signals an eventfd instead of exiting: a write of `size` bytes (0: any) to `address`.
+    """Access that signals an eventfd instead of exiting: a write of `size` bytes (0: any) to
+    `address`.
 
     `address` is a port where `is_port`, else a GPA; `match`: only when this value is written.
     """
@@ -111,8 +112,7 @@ class VmInterrupts(FdOwner):
         call(ioctls.SET_IRQCHIP, self.fd, raw, chip.name)
 
     def can_send_unmaskable(self) -> bool:
-        """Tell whether an unmasked pin of the I/O APIC sends an NMI, an SMI, an INIT or a start-up.
-        """
+        """Tell whether an unmasked pin of the I/O APIC sends an NMI, SMI, INIT or start-up."""
         from pyvmm.hosts.kvm.sleeping import has_unmaskable_pin
 
         return has_unmaskable_pin(self.get_irqchip(Irqchip.IOAPIC))

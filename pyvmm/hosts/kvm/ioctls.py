@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 
 class Direction(enum.IntEnum):
-    """Who reads the argument; the values are those of the request number's two top bits."""
+    """Direction in which the argument is passed; the values are those of the request number's two
+    top bits.
+    """
 
     NONE = 0
     """No argument, or one passed by value."""
@@ -25,7 +27,7 @@ class Direction(enum.IntEnum):
 
 
 class FdKind(enum.Enum):
-    """What kind of fd an ioctl is issued on."""
+    """Kind of fd that an ioctl is issued on."""
 
     SYSTEM = "KVM"
     VM = "VM"

@@ -24,7 +24,7 @@ _LEGACY_XSAVE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Newborns:
-    """How another VM like this one is made, and which MSRs its vCPUs have."""
+    """Means of making another VM like this one, and the MSRs of its vCPUs."""
 
     create_vm: Callable[[], Vm]
     msr_indices: Callable[[], tuple[int, ...]]

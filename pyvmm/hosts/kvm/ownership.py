@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What owns a file descriptor: a context manager whose fd is -1 once it is closed."""
+"""Owner of a file descriptor: a context manager whose fd is -1 once it is closed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which pages of a mapping are resident, one by one (mincore(2))."""
+"""Resident pages of a mapping, one by one (mincore(2))."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _DESCRIPTOR = struct.Struct("<IhHII")
 
 
 class StatKind(enum.IntEnum):
-    """How a statistic behaves (bits 0..3 of the descriptor's flags)."""
+    """Kind of a statistic (bits 0..3 of the descriptor's flags)."""
 
     CUMULATIVE = 0
     INSTANT = 1
@@ -27,7 +27,7 @@ class StatKind(enum.IntEnum):
 
 
 class StatUnit(enum.IntEnum):
-    """What it counts (bits 4..7)."""
+    """Unit of a statistic (bits 4..7)."""
 
     NONE = 0
     BYTES = 1
@@ -37,7 +37,7 @@ class StatUnit(enum.IntEnum):
 
 
 class StatBase(enum.IntEnum):
-    """What the exponent is to (bits 8..11)."""
+    """Base of the exponent (bits 8..11)."""
 
     POW10 = 10
     POW2 = 2

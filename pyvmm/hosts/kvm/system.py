@@ -43,7 +43,7 @@ def _open(path: str) -> int:
 
 
 class _Answers:
-    """What one KVM has said of itself: asked at the first need, then kept by this process."""
+    """Answers of one KVM about itself: asked for at the first need, then kept by this process."""
 
     def __init__(self) -> None:
         self.capabilities: Capabilities | None = None
@@ -143,7 +143,7 @@ class System(FdOwner):
         return table
 
     def capabilities(self) -> Capabilities:
-        """What this host offers."""
+        """Return the capabilities of this host."""
         if self._answers.capabilities is None:
             self._answers.capabilities = self._ask()
         return self._answers.capabilities

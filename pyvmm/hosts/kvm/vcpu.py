@@ -164,7 +164,7 @@ class Vcpu(VcpuState):
         self._shared().kvm_valid_regs = self._synced | self._own_sync
 
     def synced(self) -> SyncedRegs:
-        """What the last exit left, without a system call."""
+        """Read the registers that the last exit left, without a system call."""
         from pyvmm.hosts.kvm.vcpu_codec import decode_events
         from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
 
