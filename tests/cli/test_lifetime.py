@@ -74,7 +74,7 @@ def test_interleaving_says_what_it_covered_and_finds_what_a_lock_is_for() -> Non
         (("explore", "--design", "file-pins-vm + hope"), "'file-pins-vm + hope'"),
         (("explore", "--remedy", "hope"), "'hope'"),
         (("explore", "--universe", "vms=0"), "vms is 0"),
-        (("explore", "--universe", "vms=9999999999"), "not 1 to 3"),
+        (("explore", "--universe", "vms=9999999999"), "NAME=NUMBER"),
         (("explore", "--interleave", "4"), "2 or 3"),
         (("explore", "--drop", "slots-lock"), "--interleave"),
         (("explore", "--interleave", "2", "--drop", "hope"), "'hope'"),
