@@ -66,7 +66,7 @@ class LoadSegment:
 
 @dataclass(frozen=True, slots=True)
 class ElfImage:
-    """The parts of an ELF file that booting needs.
+    """Parts of an ELF file that booting needs.
 
     `entry` is e_entry as it stands: usually virtual. `note_damage` says where the notes make no
     sense, "" where they do: whoever misses a note may tell. `is_relocatable`: ET_DYN, made to run

@@ -107,8 +107,7 @@ class Staging:
 
 @dataclass(frozen=True, slots=True)
 class LaunchReport:
-    """Report of the firmware: the status of the launch, and the digest of all that was measured by
-    then.
+    """Report of the firmware: the launch's status, and the digest of all it had measured by then.
 
     `pages` counts measured pages. `detail` is, for BROKEN, where in the boot block the fault is (an
     offset in bytes); for REFUSED, the GPA that was to become private; otherwise 0.
@@ -121,8 +120,7 @@ class LaunchReport:
 
 
 def launch_image(plan: BootPlan, name: str = "image") -> LaunchImage:
-    """List the memory that the firmware has to copy for `plan`: its placements, rounded out to
-    pages and joined.
+    """List the memory that the firmware copies for `plan`: placements, joined and rounded to pages.
 
     `name` is for error texts only. Raises `ImageError` for an image without an entry for a private
     launch, or one that wants memory above 4 GiB or where the launch itself takes place; or that has

@@ -93,7 +93,7 @@ def find_header(view: memoryview) -> Header | None:
 
 
 def has_multiboot_2_header(view: memoryview) -> bool:
-    """Tell whether there is a header of the other protocol in `view` (the whole file).
+    """Tell whether `view` (the whole file) has a header of the other protocol.
 
     It says no more than that, because that protocol is not spoken here.
     """

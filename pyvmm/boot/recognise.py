@@ -71,8 +71,7 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
 
 
 def size_limit(beginning: bytes) -> SizeLimit:
-    """Largest size of a file with this `beginning`: `BEGINNING` bytes of it, or all if it is
-    shorter.
+    """Return the size limit of a file by its `beginning`: `BEGINNING` bytes, or all if shorter.
 
     An ELF file may well be larger than the guest's memory: most of it can be debugging information.
     """

@@ -28,9 +28,7 @@ DEFAULT_ALIGN = 2 * MIB
 
 @dataclass(frozen=True, slots=True)
 class LoadRule:
-    """Constraints of a kernel on its load address: the start aligned to `align`, all of it in
-    `within`.
-    """
+    """Constraints on a kernel's load address: start aligned to `align`, all of it in `within`."""
 
     align: int
     within: GpaRange

@@ -17,9 +17,7 @@ from pyvmm.machine.image_file import read_image, read_input
 
 @dataclass(frozen=True, slots=True)
 class GuestInput:
-    """Input of a boot: the files' bytes, the command line without its zero byte, a name for
-    messages.
-    """
+    """Input of a boot: file contents, the command line without its zero byte, message names."""
 
     name: str
     image: bytes
@@ -39,8 +37,7 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_guest(options: argparse.Namespace) -> GuestInput:
-    """Read the image and the initrd that the options name; no initrd may be longer than the guest's
-    memory.
+    """Read the files that the options name; no initrd may be longer than the guest's memory.
 
     Raises `UsageError`, and whatever `pyvmm.machine.image_file.read_input` raises.
     """

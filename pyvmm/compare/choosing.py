@@ -89,9 +89,7 @@ async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Abse
 async def _qemu(
     program: str, accelerator: QemuAccelerator, machine: QemuMachine
 ) -> tuple[QemuSubject | None, str]:
-    """Find the subject that works, with the firmware that leaves RAM alone if QEMU has it; or None
-    and the reason why nothing works.
-    """
+    """Find what works, with firmware that leaves RAM alone if QEMU has it; or why nothing does."""
     why = ""
     for firmware in (QBOOT, "") if machine is QemuMachine.MICROVM else ("",):
         subject = QemuSubject(program, "", accelerator, machine, "", firmware=firmware)

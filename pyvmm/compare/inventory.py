@@ -83,9 +83,7 @@ def _four(numbers: Sequence[int]) -> tuple[int, int, int, int]:
 def changed_lines(
     reference: Sequence[MemoryLine | CpuidLine], other: Sequence[MemoryLine | CpuidLine]
 ) -> tuple[str, ...]:
-    """List the lines that only one of the two has, ascending: ``- `` the reference's, ``+ `` the
-    other's.
-    """
+    """List the lines that only one has, ascending: ``- `` the reference's, ``+ `` the other's."""
     ours, theirs = set(reference), set(other)
     marked = [(str(line), "-") for line in ours - theirs]
     marked += [(str(line), "+") for line in theirs - ours]

@@ -14,8 +14,7 @@ from pyvmm.compare.subjects import QemuAccelerator, QemuMachine, QemuSubject
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that answers at `ports` or `gpas`, inclusive ranges, and which of QEMU's machines
-    have it.
+    """Device at `ports` or `gpas` (inclusive ranges), and which of QEMU's machines have it.
 
     Whether pyvmm has it an access says itself: what answers may depend on the guest and the host.
     """

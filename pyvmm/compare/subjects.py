@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Subjects that run the guest: pyvmm on one of its hosts, or a QEMU with an accelerator and a
-machine.
-"""
+"""Subjects of a run: pyvmm on one of its hosts, or a QEMU with an accelerator and a machine."""
 
 from __future__ import annotations
 

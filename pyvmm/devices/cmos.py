@@ -175,9 +175,7 @@ class Cmos:
     def _matching(
         self, at: CmosByte, numbers: range, shown: Callable[[int], int]
     ) -> Collection[int]:
-        """Select the `numbers` whose `shown` form equals the alarm's byte `at`; all if it matches
-        any.
-        """
+        """Select the `numbers` whose `shown` form is the alarm's byte `at`; all if any matches."""
         wanted = self._bytes[at]
         if wanted >= _ANY:
             return numbers

@@ -132,8 +132,7 @@ class Uart16550:
         return taken
 
     def set_carrier(self, present: bool) -> None:
-        """Set whether somebody is at the other end: DCD, DSR and CTS together; present at the
-        start.
+        """Set whether the other end is there: DCD, DSR and CTS together; present at the start.
 
         Our guests take a lost carrier with nothing left to read as the end of their input.
         """

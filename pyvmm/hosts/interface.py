@@ -78,8 +78,7 @@ class GuestMapping(Owned, Protocol):
         ...
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs where [offset, offset + size), page-aligned, may hold anything but zeroes:
-        (start, end).
+        """Yield the parts of [offset, offset + size), page-aligned, not surely zero: (start, end).
 
         Bytes from the mapping's start, ascending, whole pages; found out as it goes, so a page that
         is first written to meanwhile may be missed. What is swapped out is data. To look at the
@@ -205,8 +204,7 @@ class Vcpu(Owned, Protocol):
         ...
 
     def sleeps_for_good(self) -> bool:
-        """Tell whether the vCPU executes nothing before an NMI, an SMI or an INIT, and none is on
-        its way.
+        """Tell whether the vCPU runs nothing before an NMI, SMI or INIT, and none is on its way.
 
         It has halted with interrupts off, or was never started. From other vCPUs something may
         come, as well as from the VM's controllers (`Vm.can_send_unmaskable`).

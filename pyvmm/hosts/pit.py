@@ -123,7 +123,7 @@ class Pit:
 
     @property
     def due(self) -> float | None:
-        """When counter 0 raises its line next; None: it does not."""
+        """Time at which counter 0 raises its line next; None: it does not."""
         return self._due
 
     def _period(self) -> float:
@@ -171,7 +171,7 @@ class Pit:
         return speaker.gate | self._speaker_on << 1 | refresh << 4 | speaker.out(now) << 5
 
     def expire(self, now: float) -> bool:
-        """Whether the line has been raised; a tick that nobody asked for in time comes later."""
+        """Take a due tick, and tell whether it raised the line; ticks not taken come later."""
         if self._due is None or now < self._due:
             return False
         if self._counters[0].periodic:

@@ -147,7 +147,7 @@ class FpuRegs:
 
 @dataclass(frozen=True, slots=True)
 class FurtherRegs:
-    """What there is to see of a vCPU beside `Regs` and `Sregs`; None where a host does not tell.
+    """Registers of a vCPU beside `Regs` and `Sregs`; None where a host does not tell.
 
     `dr` are DR0 to DR3, DR6, DR7. `halted`: it waits in HLT for an interrupt; `interrupt_shadow`:
     it takes none before its next instruction (SDM vol. 3A, 6.8.3).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can go wrong with a lab itself, as opposed to the command in it.
+"""Failures of a lab itself, as opposed to the command in it.
 
 A failing command ends `pyvmm lab run` with the command's own status and nothing is printed. A
 failing lab prints one line and ends with 69 where this host, its QEMU or the kernel lacks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which code a process has loaded: a token that changes when the code on disk does.
+"""Token of the code that a process has loaded: one that changes when the code on disk does.
 
 The preloaded process (`pyvmm.lab.preload`) serves a command only if the command would have loaded
 the very code that it has loaded itself. The token is taken outside the lab, where looking at files

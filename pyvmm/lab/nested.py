@@ -29,7 +29,7 @@ _SETTLE = 0.3
 
 
 class KernelLog:
-    """What the lab's kernel says: all of it in a file, the end of it at hand."""
+    """Console log of the lab's kernel: all of it in a file, the end of it at hand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -144,7 +144,7 @@ def _take_on(request: Request) -> None:
 
 
 def _set_title(request: Request) -> None:
-    """What ps shows: the name, and the command line where this process's own was."""
+    """Set what ps shows: the name, and the command line where this process's own was."""
     name = request.arguments[0].rpartition(b"/")[2][:15]
     with open("/proc/self/comm", "wb") as file:  # noqa: PTH123
         file.write(name)

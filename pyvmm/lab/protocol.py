@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the lab's two sides say to each other: frames, their meaning, and a codec without any I/O.
+"""Protocol between the lab's two sides: frames, their meaning, and a codec without any I/O.
 
 `guest/wire.h` is the other side's; a test compares both. A frame is a 12-byte header and a
 payload; a *channel* is one command. The same frames go between a client (`pyvmm lab run`) and the
@@ -87,7 +87,7 @@ class Stream(enum.IntEnum):
 
 
 class StartFlag(enum.IntFlag):
-    """How the command's descriptors 0, 1 and 2 are to be. Neither bit: a pipe."""
+    """Kinds of the command's descriptors 0, 1 and 2. Neither bit: a pipe."""
 
     TERMINAL_INPUT = 0x01
     TERMINAL_OUTPUT = 0x02
@@ -104,7 +104,7 @@ TERMINALS = StartFlag.TERMINAL_INPUT | StartFlag.TERMINAL_OUTPUT | StartFlag.TER
 
 
 class Fact(enum.IntFlag):
-    """What the lab's kernel has."""
+    """Features of the lab's kernel."""
 
     KVM = 0x1
     PRIVATE_VM = 0x2
@@ -116,7 +116,7 @@ class Fact(enum.IntFlag):
 
 
 class Step(enum.IntEnum):
-    """Where starting a command failed."""
+    """Step at which starting a command failed."""
 
     REQUEST = 1
     DIRECTORY = 2
@@ -195,7 +195,7 @@ class Decoder:
 
     @property
     def is_between_frames(self) -> bool:
-        """Whether the bytes so far are whole frames: an end here is no cut."""
+        """True while the bytes so far are whole frames: an end here is no cut."""
         return not self._buffer
 
 
@@ -248,7 +248,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the lab says of itself when it is up."""
+    """Greeting of the lab when it is up: its version, kernel features and release."""
 
     version: int
     facts: Fact

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a kernel proves to offer: it is booted in a lab of its own, and its KVM is asked."""
+"""Features that a kernel proves to have: it is booted in a lab of its own, and its KVM is asked."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ PROGRAM = "qemu-system-x86_64"
 _KERNEL_COMMAND_LINE = "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable"
 _ASK_PATIENCE = 10
 _SCRATCH = ("/tmp", "/var/tmp")
-"""What is empty in the lab, so that it can be written to."""
+"""Folders that are empty in the lab, so that they can be written to."""
 
 
 def exported_folders(settings: LabSettings) -> list[Folder]:
-    """What is exported beside the root: the writable folders, and those to be cached.
+    """List the folders exported beside the root: the writable folders, and those to be cached.
 
     Cached are those that programs load themselves from and that change only when something is
     installed: looking at each file anew makes an `import trio` take three times as long.
@@ -112,7 +112,7 @@ def _export(tag: str, path: str, *, writable: bool) -> list[str]:
 
 
 def explain(error: QemuError) -> PyvmmError:
-    """What a QEMU that did not start lacks, by asking it; `error` as `HostLacksError` otherwise."""
+    """Ask a QEMU that did not start what it lacks; `error` as `HostLacksError` otherwise."""
     if shutil.which(PROGRAM) is None:
         return HostLacksError("start a lab", f"{PROGRAM} is not installed", "install it")
     for question, needed, what in (

@@ -34,7 +34,7 @@ from pyvmm.lab.starting import keeper_ended
 from pyvmm.lab.terminal import OurTerminal
 
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-"""What a terminal sends to everybody in the foreground; in the lab, to the process group."""
+"""Signals that a terminal sends to all in the foreground; in the lab, to the process group."""
 _PROCESS_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 _PIPE_CHUNK = 4096
 """A pipe that polls as writable takes so much without blocking (PIPE_BUF)."""
@@ -43,7 +43,7 @@ _ENOUGH_QUEUED = 4 * DATA_MAX
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the command ended: with an exit status, or by a signal, or it could not be started."""
+    """Ending of the command: with an exit status, or by a signal, or it could not be started."""
 
     status: int = 0
     signal: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a lab is made of, and where the files of a lab that is up are."""
+"""Settings of a lab, and the paths of the files of a lab that is up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_MEMORY = 2048 * MIB
 DEFAULT_CPUS = 2
 MEMORY_MIN = 256 * MIB
 CPUS_MAX = 254
-"""What QEMU's ``pc`` has, without the boot CPU."""
+"""Largest number of CPUs of QEMU's ``pc``, without the boot CPU."""
 KERNEL_VARIABLE = "PYVMM_LAB_KERNEL"
 """Environment: the lab kernel's file, instead of one that `pyvmm lab build` made."""
 STARTED_IN = "PYVMM_LAB_STARTED_IN"
@@ -61,7 +61,7 @@ class LabSettings:
 
 @dataclass(frozen=True, slots=True)
 class LabWishes:
-    """What the user asked for; None and () where nothing was said."""
+    """Settings that the user asked for; None and () where nothing was said."""
 
     kernel: str | None = None
     cpus: int | None = None
@@ -70,7 +70,7 @@ class LabWishes:
 
     @property
     def any_lab_will_do(self) -> bool:
-        """Whether nothing was asked for."""
+        """True if the user asked for no setting."""
         return self == LabWishes()
 
     def settings(self) -> LabSettings:
@@ -83,7 +83,7 @@ class LabWishes:
         )
 
     def are_met_by(self, settings: LabSettings) -> bool:
-        """Whether a lab made of `settings` is what was asked for."""
+        """Tell whether a lab made of `settings` is what was asked for."""
         return (
             (self.cpus is None or self.cpus == settings.cpus)
             and (self.memory is None or self.memory == settings.memory)
@@ -103,9 +103,7 @@ def working_directory() -> Path:
 
 
 def _is(test: Callable[[Path], bool], path: Path) -> bool:
-    """Tell whether there is something at `path` of which `test` is true; no name is too long to
-    ask.
-    """
+    """Tell whether `path` exists and `test` is true of it; no name is too long to ask."""
     try:
         return test(path)
     except OSError:

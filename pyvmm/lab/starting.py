@@ -65,7 +65,7 @@ def connect_if_met(wishes: LabWishes) -> socket.socket | None:
 
 
 def status() -> dict[str, object] | None:
-    """What the lab that is up says of itself; None where none is. Raises `LabError`."""
+    """Ask the lab that is up for its status; None where none is. Raises `LabError`."""
     connection = connect()
     if connection is None:
         return None

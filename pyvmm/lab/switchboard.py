@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which command is whose: passes frames between clients' connections and the one lab."""
+"""Switchboard of the lab's commands: passes frames between clients' connections and the one lab."""
 
 from __future__ import annotations
 

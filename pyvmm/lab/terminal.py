@@ -19,7 +19,7 @@ _OFLAG = 1
 
 
 def descriptor_flags() -> StartFlag:
-    """Which of our descriptors 0, 1 and 2 are terminals, and which were closed when we began."""
+    """Find which of our descriptors 0, 1 and 2 are terminals, and which were closed at start."""
     flags = StartFlag(0)
     for fd in range(3):
         # One that we were given is inheritable: main opened those that were missing.
@@ -47,7 +47,7 @@ class OurTerminal:
 
     @property
     def may_read(self) -> bool:
-        """Whether reading standard input does not stop us as a background job."""
+        """True if reading standard input does not stop us as a background job."""
         if not self._reads:
             return True
         from pyvmm.machine.console.terminal import is_foreground_terminal

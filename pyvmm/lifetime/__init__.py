@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who pins whom: two designs of guest_memfd's lifetime, explored until nothing new is found.
+"""Lifetime and pinning: two designs of guest_memfd's lifetime, explored until nothing new is found.
 
 One operation after the other: `designs` are tables of effects (`pyvmm.rules.lifecycle`), `machine`
 follows such a table over compact states (`layout`), `explorer` visits every state of a `universe`

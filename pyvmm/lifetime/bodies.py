@@ -36,7 +36,7 @@ COUNT_BROKEN = "a reference was dropped that nobody held"
 
 
 class Target(NamedTuple):
-    """What an effect works on; -1 where an event has no such object."""
+    """Objects that an effect works on; -1 where an event has no such object."""
 
     v: int
     f: int
@@ -90,7 +90,7 @@ class Bodies:
         page: int = -1,
         inode: int = -1,
     ) -> None:
-        """What `event` does, to these objects."""
+        """Apply the effects of `event` to these objects."""
         target = Target(-1 if v is None else v, f, s, page, inode)
         for body in self._bodies[event]:
             body(cells, target)
@@ -174,7 +174,7 @@ class Bodies:
         )
 
     def secrets(self, cells: Cells) -> int:
-        """How many pages hold something written."""
+        """Count the pages that hold something written."""
         pages = self.universe.pages
         return sum(
             1

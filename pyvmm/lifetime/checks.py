@@ -27,7 +27,7 @@ from pyvmm.rules.lifecycle import Effect, Event, Lifecycle
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What checks need to know of a design and its universe."""
+    """Facts of a design and its universe that checks need."""
 
     layout: Layout
     lifecycle: Lifecycle
@@ -151,7 +151,7 @@ def two_ways(w: World, state: State) -> str | None:
 
 
 def _held(w: World, state: State) -> tuple[list[int], list[int]]:
-    """How many hold each VM and each file, by counting the holders."""
+    """Count the holders of each VM and of each file."""
     layout = w.layout
     u = layout.universe
     vms = [_handles(w, state, v) for v in range(u.vms)]
@@ -206,7 +206,7 @@ def everything_is_freed(w: World, state: State) -> str | None:
 
 
 def _access(w: World, state: State, v: int) -> list[tuple[int, int]]:
-    """What a VM can reach through its slots: (slot, 1 + inode), 0 where it faults."""
+    """List what a VM can reach through its slots: (slot, 1 + inode), 0 where it faults."""
     layout = w.layout
     found = []
     for s, at in enumerate(layout.slot):

@@ -92,7 +92,7 @@ def _false_handle(evidence: Evidence) -> Judgement:
 
 
 def _changes_slots_twice(scenario: Scenario) -> bool:
-    """Whether two of its tasks change slots of one VM: what slots_lock is there for anyway."""
+    """Tell whether two of its tasks change slots of one VM: what slots_lock is there for anyway."""
     vms = [task.vm for task in scenario.tasks if task.act in (Act.BIND, Act.UNBIND)]
     return len(vms) != len(set(vms))
 
@@ -297,9 +297,7 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
 
 
 def _binds_unjudged(flags: int) -> bool:
-    """Tell whether the rules of binding, as they are, let a VM with private memory bind such a
-    file.
-    """
+    """Tell whether the rules of binding let a VM with private memory bind such a file."""
     request = SetRegion(
         slot=0, gpa=0, size=PAGE_SIZE, hva=1 << 32, flags=KVM_MEM_GUEST_MEMFD, offset=0,
         descriptor=GuestMemfdFile(1, PAGE_SIZE, flags, ()), vm=1, private_vm=True, slots=(),

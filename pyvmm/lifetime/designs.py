@@ -12,7 +12,7 @@ from pyvmm.rules.profile import MAINLINE, UNDER_REVIEW, Profile
 
 
 class Remedy(enum.Enum):
-    """What was proposed so that contents do not reach another VM in the second design."""
+    """Remedies proposed so that contents do not reach another VM in the second design."""
 
     NEVER_REBIND = "the VM pointer stays after the last unbinding and is compared"
     ZERO_AT_UNBINDING = "the last unbinding zeroes the file"
@@ -22,7 +22,7 @@ class Remedy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What an exploration follows.
+    """Design that an exploration follows.
 
     `system_creation`: files are created by an ioctl of /dev/kvm, for no VM. `identity`: whether a
     binding is judged by the inode's owner, a virtual machine, and not by a bare pointer.
@@ -121,7 +121,7 @@ STANDARD_DESIGNS: tuple[Design, ...] = (
     memslot_pins_file(),
     *(memslot_pins_file(remedy) for remedy in Remedy),
 )
-"""What the write-up's table has a column for."""
+"""Designs that the write-up's table has a column for."""
 
 V11 = file_pins_vm(UNDER_REVIEW)
 """The patch that the mail answers."""

@@ -79,7 +79,7 @@ def shown_name(name: str) -> str:
 
 
 def shown_reason(holding: Holding) -> str:
-    """What an edge is, in a word or two."""
+    """Name an edge's kind in a word or two."""
     return _SHORT[holding.why.name]
 
 

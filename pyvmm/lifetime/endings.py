@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every program is made of, and what the last reference to a file or a VM does."""
+"""Parts of every program, and the steps after the last reference to a file or a VM is dropped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from pyvmm.lifetime.locks import (
 
 
 class Locking(enum.Enum):
-    """Whose steps."""
+    """Kernel code or design whose steps are followed."""
 
     MAINLINE = "file-pins-vm, mainline: slots_lock, then the invalidate lock"
     MAINLINE_BEFORE = (

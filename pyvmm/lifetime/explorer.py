@@ -26,7 +26,7 @@ PROGRESS_EVERY = 1024
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What an exploration found.
+    """Result of an exploration.
 
     `stories` has the shortest counterexample of each property that does not hold; for a
     possibility: the shortest way to it. `operations` counts transitions by kind and outcome.
@@ -42,7 +42,7 @@ class Exploration:
     checked: tuple[str, ...]
 
     def holds(self, name: str) -> bool:
-        """Whether a property that was checked holds in every state and step."""
+        """Tell whether a property that was checked holds in every state and step."""
         if name not in self.checked:
             raise InternalError(f"say whether {name} holds", "this exploration did not check it")
         return name not in self.stories

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who holds whom in a state: every reference and every bare pointer, as edges with their reason."""
+"""Holders in a state: every reference and every bare pointer, as edges with their reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pyvmm.rules.lifecycle import Effect, Event, Lifecycle
 
 
 class Why(enum.Enum):
-    """What an edge is. Only the first five keep what they point to alive."""
+    """Kind of an edge. Only the first five keep what they point to alive."""
 
     DESCRIPTOR = "descriptor"
     MAPPING = "mapping"
@@ -39,7 +39,7 @@ class Why(enum.Enum):
 
     @property
     def pins(self) -> bool:
-        """Whether it keeps what it points to alive."""
+        """True if it keeps what it points to alive."""
         return self in _PINS
 
 

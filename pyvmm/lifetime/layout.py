@@ -40,7 +40,7 @@ SLOT_CELLS = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the objects of `universe` begin in a state."""
+    """Offsets in a state at which the objects of `universe` begin."""
 
     universe: Universe
     vm: tuple[int, ...] = field(init=False)

@@ -61,7 +61,7 @@ SIZE = THREAD[-1] + THREAD_CELLS
 
 
 class Protection(enum.Enum):
-    """What keeps concurrent operations apart. Each can be dropped to see what it is for."""
+    """Means that keep concurrent operations apart. Each can be dropped to see what it is for."""
 
     SLOTS_LOCK = "kvm->slots_lock"
     INVALIDATE_LOCK = "the mapping's invalidate lock"
@@ -74,7 +74,7 @@ class Protection(enum.Enum):
 
 
 class Harm(enum.Enum):
-    """What must never happen."""
+    """Harms that must never happen."""
 
     FREED_SLOT = "a freed slot was used"
     FREED_FILE = "a freed file was used"
@@ -91,7 +91,7 @@ class Harm(enum.Enum):
 
 @dataclass
 class Floor:
-    """Where threads meet: effects on cells that more than one program has.
+    """Meeting place of the threads: effects on cells that more than one program has.
 
     `harms` collects what went wrong in a step; who runs the step empties it.
     """
@@ -102,7 +102,7 @@ class Floor:
     acquisitions: int = 0
 
     def has(self, protection: Protection) -> bool:
-        """Whether it was not dropped."""
+        """Tell whether `protection` was not dropped."""
         return protection in self.held
 
     def take(self, w: Cells, lock: int, t: int, protection: Protection) -> bool:
@@ -137,21 +137,21 @@ class Floor:
         self.harms.append(harm)
 
     def use_slot(self, w: Cells, s: int) -> bool:
-        """Whether a slot's memory may be touched."""
+        """Tell whether a slot's memory may be touched; a harm is noted if not."""
         if w[SLOT[s] + S_STATE] in (0, S_FREED):
             self.harm(Harm.FREED_SLOT)
             return False
         return True
 
     def use_bindings(self, w: Cells, f: int) -> bool:
-        """Whether a file's bindings may be touched."""
+        """Tell whether a file's bindings may be touched; a harm is noted if not."""
         if w[FILE[f] + F_STATE] != F_LIVE:
             self.harm(Harm.FREED_BINDINGS)
             return False
         return True
 
     def use_vm(self, w: Cells, v: int) -> bool:
-        """Whether a VM and its MMU may be touched."""
+        """Tell whether a VM and its MMU may be touched; a harm is noted if not."""
         if v < 0 or w[VM[v] + V_STATE] != V_LIVE:
             self.harm(Harm.FREED_VM)
             return False
@@ -196,7 +196,7 @@ class Floor:
                 self.harm(Harm.STALE_MAPPING)
 
     def page(self, w: Cells, i: int) -> int:
-        """What a guest maps that maps the page of an inode now."""
+        """Return the value of a guest's mapping that maps the present page of an inode."""
         return 1 + i * GENERATIONS + w[INODE[i] + I_PAGE]
 
     def free_file(self, w: Cells, f: int) -> None:
@@ -229,4 +229,4 @@ Body = Callable[[Cells, int], str | None]
 """A step of a program: changes cells for a thread; gives where to go on, None for the next step."""
 
 BLOCKED = "blocked"
-"""What a body gives when the thread must wait; it has changed nothing."""
+"""Outcome of a body when the thread must wait; it has changed nothing."""

@@ -44,7 +44,7 @@ OK = "ok"
 
 
 class Step(NamedTuple):
-    """What an operation did: its outcome, the state after it, and what broke."""
+    """Result of an operation: its outcome, the state after it, and what broke."""
 
     outcome: str
     state: State
@@ -112,7 +112,7 @@ class Machine:
                 yield index, outcome, bytes(cells), ()
 
     def step(self, state: State, operation: Operation) -> Step:
-        """What one operation does. Raises `UsageError` where it cannot even be attempted."""
+        """Do one operation. Raises `UsageError` where it cannot even be attempted."""
         cells = list(state)
         outcome = self._do[operation.kind](cells, operation)
         faults = tuple(self.bodies.faults)
@@ -372,5 +372,5 @@ class Machine:
         return v if any(cells[at : at + self.universe.processes]) else None
 
     def _some_process(self, cells: Cells, one: int, other: int) -> bool:
-        """Whether one process holds both."""
+        """Tell whether one process holds both."""
         return any(cells[one + p] and cells[other + p] for p in range(self.universe.processes))

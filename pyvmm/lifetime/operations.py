@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What user space and a guest can do to VMs, files and slots: operations, as values and as text."""
+"""Operations of user space and of a guest on VMs, files and slots, as values and as text."""
 
 from __future__ import annotations
 

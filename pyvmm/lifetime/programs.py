@@ -53,7 +53,7 @@ from pyvmm.lifetime.locks import (
 
 
 class Act(enum.Enum):
-    """What a thread does."""
+    """Operation that a thread does."""
 
     BIND = "bind"
     UNBIND = "unbind"

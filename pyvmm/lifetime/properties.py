@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What should hold in every state and of every step: one sentence each.
+"""Properties that should hold in every state and of every step: one sentence each.
 
 A check gives one line that says what is wrong, None where nothing is. `invariants` are what any
 design must have; `OWNERSHIP` what memory needs that belongs to a virtual machine; `wishes` the
@@ -24,7 +24,7 @@ StepCheck: TypeAlias = Callable[[World, State, Operation, str, State], str | Non
 
 
 class Role(enum.Enum):
-    """What a property is for."""
+    """Purpose of a property."""
 
     INVARIANT = "any design must have it"
     WISH = "the mail asks for it"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the machine asks the rules, in real numbers: addresses, offsets, flags.
+"""Questions of the machine to the rules, in real numbers: addresses, offsets, flags.
 
 The same few questions come again and again, so the answers are kept.
 """
@@ -34,7 +34,7 @@ FILE_FLAGS = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
 HOST_ADDRESS = 1 << 32
 """The user address that slots name; their files serve every access, so nothing need be there."""
 MOVED_BY = 1 << 30
-"""How far, in bytes of guest-physical address, a slot is asked to move."""
+"""Distance, in bytes of guest-physical address, by which a slot is asked to move."""
 
 
 class Binding(NamedTuple):
@@ -115,6 +115,6 @@ def served_offset(is_open: bool, page: int, write: bool) -> int | None:
 
 @cache
 def host_sees(page: int, pages: int) -> bool:
-    """Whether the host's access to a page of its mapping is served; SIGBUS otherwise."""
+    """Tell whether the host's access to a page of its mapping is served; SIGBUS otherwise."""
     access = HostAccess(page * PAGE_SIZE, pages * PAGE_SIZE, FILE_FLAGS)
     return isinstance(host_access(access), ServedByGuestMemfd)

@@ -83,7 +83,7 @@ PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
         Protection.SLOTS_FIRST,
     ),
 }
-"""What each has to keep operations apart."""
+"""Protections that each has to keep operations apart."""
 
 _ONE_FILE = (
     Task(Act.BIND, vm=0, slot=0),
@@ -121,7 +121,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a scenario comes to harm: (thread, step) in order."""
+    """Schedule by which a scenario comes to harm: (thread, step) in order."""
 
     scenario: Scenario
     harm: Harm
@@ -138,7 +138,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Raced:
-    """What the interleavings of one scenario came to.
+    """Result of all interleavings of one scenario.
 
     `schedules` counts complete ones: to the end, to a harm, or to where nobody can go on.
     """
@@ -152,7 +152,7 @@ class Raced:
 
 @dataclass(frozen=True, slots=True)
 class Races:
-    """What a set of scenarios came to: the coverage, and a shortest schedule for each harm."""
+    """Result of a set of scenarios: the coverage, and a shortest schedule for each harm."""
 
     locking: Locking
     dropped: frozenset[Protection]
@@ -206,7 +206,7 @@ def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> 
 
 
 def final_harm(w: Cells) -> Harm | None:
-    """What is wrong when everybody is done."""
+    """Return the harm that is left when all threads are done; None: there is none."""
     return _harm_of_vms(w) or _harm_of_files(w) or _harm_of_slots(w)
 
 
@@ -310,7 +310,7 @@ def _move(floor: Floor, program: Program, where: Where, t: int) -> tuple[str, Wh
 
 
 def _paths(following: Mapping[Where, list[Where | None]], start: Where) -> int:
-    """How many complete schedules there are: every step goes forward, so this ends."""
+    """Count the complete schedules: every step goes forward, so this ends."""
     counted: dict[Where, int] = {}
     order = sorted(following, key=lambda where: -sum(where[at + T_AT] for at in THREAD))
     for where in order:

@@ -27,7 +27,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """How a design, over a universe, comes to `ending`: the shortest way there.
+    """Shortest way of a design, over a universe, to `ending`.
 
     `about` is the property's name, "" for a story that shows none.
     """

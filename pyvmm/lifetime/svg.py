@@ -11,7 +11,7 @@ from pyvmm.lifetime.holdings import Holding
 _ROOMS = ("process", "vm", "slot", "file", "inode")
 _ROOM_WIDTH = 150
 _LOWER = {"process": 75, "vm": 0, "slot": 0, "file": 150, "inode": 150}
-"""How far down each room begins, so that no arrow runs behind a box of a room between."""
+"""Vertical start of each room, so that no arrow runs behind a box of a room between."""
 _BOX = (84, 44)
 _LINE_HEIGHT = 204
 _COLUMN = _ROOM_WIDTH * len(_ROOMS) + 30
@@ -71,7 +71,7 @@ def svg(drawn: Sequence[Drawn]) -> str:
 
 
 def _boxes(scene: Scene) -> dict[str, tuple[int, int]]:
-    """Where each object stands: (room, line)."""
+    """Compute the place of each object: (room, line)."""
     names = [name for name, _ in scene.objects]
     for holding, _ in scene.edges:
         names += [_object(holding.holder), _object(holding.held)]
@@ -107,7 +107,7 @@ def _scene(scene: Scene, left: int, top: int) -> list[str]:
     ends: dict[tuple[str, bool], int] = {}
 
     def next_end(name: str, right: bool) -> tuple[int, int]:
-        """Where the next arrow touches this side of a box: each a little lower."""
+        """Return the point where the next arrow touches this side of a box: each a little lower."""
         count = ends[name, right] = ends.get((name, right), -1) + 1
         x, y = corner(name)
         return x + (_BOX[0] if right else 0), y + 8 + 10 * (count % 4)

@@ -46,7 +46,7 @@ class Node:
 
     @property
     def is_taken(self) -> bool:
-        """Whether nothing is left."""
+        """True when nothing is left."""
         return not (self.here or self.away or self.aside)
 
 

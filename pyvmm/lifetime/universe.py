@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How many of everything there are: what an exploration covers."""
+"""Size of the world that an exploration covers: the number of objects of each kind."""
 
 from __future__ import annotations
 

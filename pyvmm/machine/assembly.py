@@ -39,7 +39,7 @@ _DISABLE_HLT = 2
 
 
 def needs_interrupts(config: MachineConfig, plan: BootPlan) -> bool:
-    """Whether the machine gets interrupt controllers and a timer (`IrqchipPolicy`).
+    """Tell whether the machine gets interrupt controllers and a timer (`IrqchipPolicy`).
 
     Raises `UsageError` for several vCPUs without: nothing could start the second one, unless the
     firmware does, which starts all of them.
@@ -64,7 +64,7 @@ PreparedLaunch = Callable[[System, Vm, GuestMemory, MachineConfig], "PrivateLaun
 
 
 def _prepare_launch(plan: BootPlan) -> PreparedLaunch:
-    """What makes the launch once there is a VM; a wrong image is found out before."""
+    """Return the function that makes the launch once there is a VM; refuse a wrong image now."""
     from pyvmm.boot.launch import launch_image  # Most machines have no private memory.
     from pyvmm.machine.launch import PrivateLaunch
 
@@ -125,7 +125,7 @@ class Assembly(StackOwner):
 
     @property
     def has_interrupts(self) -> bool:
-        """Whether there are interrupt controllers and a timer."""
+        """True if there are interrupt controllers and a timer."""
         return self._interrupts
 
     @property

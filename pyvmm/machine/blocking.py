@@ -174,7 +174,7 @@ class BlockingMachine:
 
     @property
     def ram(self) -> GuestRam:
-        """What the guest's RAM is made of, until the machine is closed."""
+        """Memory that the guest's RAM is made of, until the machine is closed."""
         return self._machine.ram
 
     def wait_for_output(self, text: bytes, timeout: float | None = None) -> bool:

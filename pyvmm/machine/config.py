@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a machine is made of: one frozen value, checked when it is made."""
+"""Configuration of a machine: one frozen value, checked when it is made."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MAX_CPUS = 255
 
 
 class IrqchipPolicy(enum.Enum):
-    """Whether the machine has interrupt controllers and a timer: slow to make on some hosts."""
+    """Policy for interrupt controllers and a timer, which are slow to make on some hosts."""
 
     AUTO = "auto"
-    """When the image says that it needs them, does not say (and is no bare boot sector), or there
-    is more than one vCPU to start."""
+    """Add them when the image says that it needs them, does not say (and is no bare boot sector),
+    or there is more than one vCPU to start."""
     ON = "on"
     OFF = "off"
 
 
 class HostChoice(enum.Enum):
-    """Which implementation of `pyvmm.hosts.interface` runs the guest."""
+    """Implementation of `pyvmm.hosts.interface` that runs the guest."""
 
     AUTO = "auto"
     """/dev/kvm where it works and has what the machine needs, the model otherwise."""
@@ -45,7 +45,7 @@ class RebootPolicy(enum.Enum):
 
 
 class ImplicitPolicy(enum.Enum):
-    """What happens when the guest touches memory that is not there on the side it touched.
+    """Policy for a guest that touches memory which is not there on the side it touched.
 
     That is a conversion which the guest did not announce (KVM_EXIT_MEMORY_FAULT).
     """

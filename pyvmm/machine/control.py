@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a machine's threads share: whether it runs, is paused, or has ended, and why.
+"""State that a machine's threads share: whether it runs, is paused, or has ended, and why.
 
 One `RunControl` per machine. vCPU threads read `attention` before every entry; everything else is
 under its condition. Whoever changes the state sets it first and kicks the vCPUs after, and a kick
@@ -43,7 +43,7 @@ class RunControl:
         first one ends the run.
         """
         self.attention = paused or cpus > 1
-        """Whether a vCPU thread has to look at the state before it enters the guest."""
+        """True while a vCPU thread has to look at the state before it enters the guest."""
         self.ending: Ending | None = None
         self.failure: BaseException | None = None
         self.interventions = 0
@@ -103,7 +103,7 @@ class RunControl:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has an ending or has failed."""
+        """True once the run has an ending or has failed."""
         return self.ending is not None or self.failure is not None
 
     def end(self, ending: Ending) -> None:
@@ -146,7 +146,7 @@ class RunControl:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the machine has been told to pause."""
+        """True while the machine is told to pause."""
         return self._paused
 
     @property

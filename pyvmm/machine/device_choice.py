@@ -35,7 +35,7 @@ class ExitPortPlace:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """The devices that the user asked for.
+    """Devices that the user asked for.
 
     `exit_ports` beside the two that there are; `whole_test_device`: pc-testdev's second bank has
     all of its ports, and there is no debug console in it.

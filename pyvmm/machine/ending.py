@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a run ends: a closed set of kinds, and the result that a finished machine leaves."""
+"""Endings of a run: a closed set of kinds, and the result that a finished machine leaves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EndingKind(enum.Enum):
-    """Why a run ended; the values are what ``--json`` shows."""
+    """Reason why a run ended; the values are what ``--json`` shows."""
 
     EXITED = "exited"
     """The guest wrote a status to its exit port."""
@@ -40,7 +40,7 @@ class EndingKind(enum.Enum):
 
 
 class Requester(enum.Enum):
-    """Who ended a run from outside."""
+    """Requester that ended a run from outside."""
 
     SIGNAL = "signal"
     TERMINAL = "terminal"
@@ -82,7 +82,7 @@ _REPORTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a run ended, in one line (`detail`), and the guest's `status` where it gave one.
+    """Reason why a run ended, in one line (`detail`), and the guest's `status` where it gave one.
 
     `requester` is who interrupted it, where somebody did.
     """
@@ -94,7 +94,7 @@ class Ending:
 
     @property
     def exit_code(self) -> int:
-        """What ``pyvmm run`` ends with."""
+        """Exit code of ``pyvmm run``."""
         if self.kind is EndingKind.EXITED and self.status is not None:
             return self.status
         if self.kind is EndingKind.INTERRUPTED and self.requester is Requester.QMP:
@@ -103,7 +103,7 @@ class Ending:
 
     @property
     def wants_report(self) -> bool:
-        """Whether the vCPUs should be asked for their state before they go."""
+        """True if the vCPUs should be asked for their state before they go."""
         return self.kind in _REPORTED
 
 
@@ -120,7 +120,7 @@ def ending_of_status(value: int) -> Ending:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run leaves: its ending, the vCPUs' reports, and what it took.
+    """Result of a finished run: its ending, the vCPUs' reports, and what it took.
 
     `exits` counts by reason over all vCPUs; `seconds` is wall time from the first instruction to
     the ending; `memory_backing` says what RAM was made from, and why; `memory` is what became of

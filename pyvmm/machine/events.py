@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a machine tells those who listen to it (`Machine.listening`): a closed set."""
+"""Events that a machine sends to its listeners (`Machine.listening`): a closed set."""
 
 from __future__ import annotations
 

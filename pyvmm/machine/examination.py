@@ -37,7 +37,7 @@ _SLOW = 50_000_000
 
 
 class Verdict(enum.Enum):
-    """How a finding bears on pyvmm."""
+    """Bearing of a finding on pyvmm."""
 
     HAS = "has"
     PARTLY = "partly"
@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Consequence:
-    """What follows for one use of pyvmm."""
+    """Consequence for one use of pyvmm."""
 
     use: str
     verdict: Verdict
@@ -73,7 +73,7 @@ class Examination:
 
     @property
     def can_run(self) -> bool:
-        """Whether ``pyvmm run`` works here."""
+        """True if ``pyvmm run`` works here."""
         return self.consequences[0].verdict is not Verdict.LACKS
 
 

@@ -29,9 +29,7 @@ class FaultProgress:
         self._changes += 1
 
     def is_stuck(self, vcpu: int, fault: MemoryFault) -> bool:
-        """Tell whether `fault`, about to be tried again, was tried by `vcpu` before any later
-        change.
-        """
+        """Tell whether `vcpu` tried `fault` before with no change since; note that it tries now."""
         now = (fault, self._changes)
         if self._tried.get(vcpu) == now:
             return True

@@ -170,7 +170,7 @@ class GuestMemory:
             return self._states.state_at(gpa)
 
     def bytes_in(self, state: PageState) -> int:
-        """How many bytes are in `state` now."""
+        """Count the bytes that are in `state` now."""
         with self._exclusive():
             return self._states.bytes_in(state)
 
@@ -184,7 +184,7 @@ class GuestMemory:
             return tuple(sorted(self._sides.values(), key=lambda one: one.region.range.start))
 
     def residency(self) -> tuple[Residency, ...]:
-        """What is really there on each side of each region, asked of the kernel.
+        """Return each region's bytes in either state, and those that the kernel holds of each side.
 
         Raises `HostLacksError` where the kernel cannot tell.
         """
@@ -234,7 +234,7 @@ class GuestMemory:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended: a conversion asked for now is not done."""
+        """True once the run has ended: a conversion asked for now is not done."""
         return self._is_over()
 
     def convert(self, gpa: int, size: int, to: Side) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much memory the host will give: asked before a guest is promised more."""
+"""Memory that the host can give: asked before a guest is promised more."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _mem_available() -> int:
 
 
 def _cgroup_headrooms() -> list[int]:
-    """What each limiting group on the way to the root has left, in bytes."""
+    """List what each limiting group on the way to the root has left, in bytes."""
     return [limit.headroom() for limit in _limits_of(_read("/proc/self/cgroup"))]
 
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """How one version of control groups tells a group's memory limit."""
+    """Files by which one version of control groups tells a group's memory limit."""
 
     controller: bytes
     root: str
@@ -62,7 +62,7 @@ class _Limit:
     version: _Version
 
     def headroom(self) -> int:
-        """What is left, not counting file cache that nobody looked at lately: it can go."""
+        """Compute the bytes left below the limit; file cache not used lately counts as free."""
         limit = _read(f"{self.folder}/{self.version.limit}").strip()
         if not limit.isdigit() or int(limit) >= _UNLIMITED:
             return _UNLIMITED

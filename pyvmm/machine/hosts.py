@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which host runs a guest."""
+"""Choice of the host that runs a guest."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class PrivateLaunch(StackOwner):
 
     @property
     def report(self) -> LaunchReport | None:
-        """What the firmware has told so far."""
+        """Report that the firmware has given so far."""
         if self._firmware is not None:
             return parse_report(self._firmware.sides.read(FIRMWARE_GPA, LAUNCH_REPORT.size))
         return self._report

@@ -51,7 +51,7 @@ FLUSH_GRACE = 0.05
 """Seconds that a reader gets to take the last output of a guest that was stopped."""
 
 Attachment = Callable[[ConsolePort], Awaitable[None]]
-"""What serves a machine's console: runs until the output has ended and is all passed on.
+"""Function that serves a machine's console until the output has ended and is all passed on.
 
 When cancelled it puts back what it could not pass on (`ConsolePort.put_back`)."""
 
@@ -94,17 +94,17 @@ class Machine:
 
     @property
     def console(self) -> ConsolePort:
-        """Where the guest's output comes out and its input goes in."""
+        """Console port: the guest's output comes out of it and its input goes in."""
         return self._console
 
     @property
     def ram(self) -> GuestRam:
-        """What the guest's RAM is made of, as the host has it mapped."""
+        """Memory that the guest's RAM is made of, as the host has it mapped."""
         return self._assembly.ram
 
     @property
     def host(self) -> OpenedHost:
-        """What the guest runs on."""
+        """Host that the guest runs on."""
         return self._assembly.host
 
     @property
@@ -114,7 +114,7 @@ class Machine:
 
     @property
     def assembly(self) -> Assembly:
-        """What it is put together from: VM, memory, devices. Nothing in it is the caller's."""
+        """Parts that it consists of: VM, memory, devices. Nothing in it is the caller's."""
         return self._assembly
 
     @property
@@ -124,7 +124,7 @@ class Machine:
 
     @property
     def is_paused(self) -> bool:
-        """Whether `pause` is in force."""
+        """True while `pause` is in force."""
         return self._control.is_paused
 
     async def wait(self) -> RunResult:
@@ -140,12 +140,12 @@ class Machine:
 
     @property
     def ending(self) -> Ending | None:
-        """Why the guest has ended; None while it has not."""
+        """Ending of the guest; None while it has not ended."""
         return self._control.ending
 
     @property
     def has_run(self) -> bool:
-        """Whether the guest has been let run at all (see `paused`)."""
+        """True once the guest has been let run at all (see `paused`)."""
         return self._first_run is not None
 
     @contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who reaches guest memory by itself, and has to know where it may."""
+"""Listener for devices that reach guest memory by themselves and must know what is shared."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def unreadable(memory: GuestMemory, asked: GpaRange) -> tuple[PageRun, ...]:
 def contents(
     memory: GuestMemory, asked: GpaRange, left_out: list[PageRun] | None = None
 ) -> Iterator[Content]:
-    """What `asked`, in bytes, may hold beside zeroes and memory that is not there; ascending.
+    """Yield what `asked`, in bytes, may hold beside zeroes and memory that is not there; ascending.
 
     The guest may run meanwhile: then the contents are of different moments. Pages that the host
     cannot read when it is their turn go into `left_out`; without it they raise `NotReadableError`,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What became of a private machine's memory: its launch, conversions, pages at the end."""
+"""Report on a private machine's memory: its launch, conversions, pages at the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MemoryReport:
     refused: FaultRefused | None
 
     def lines(self) -> Iterator[str]:
-        """What somebody who sees the run fail wants to know."""
+        """Yield the lines that explain a failed run."""
         if self.launch is not None and self.launch.status:
             why = _REFUSALS[self.launch.status]
             yield f"the firmware refused to start the guest: {why}"

@@ -40,7 +40,7 @@ class MemorySides:
         return self._memslot
 
     def no_memslot(self) -> Memslot:
-        """What deletes the slot (api.rst 4.35: a size of 0)."""
+        """Return the memslot value that deletes the slot (api.rst 4.35: a size of 0)."""
         return replace(self._memslot, size=0)
 
     def served_span(self, *, touches: bool, missing: bool = False) -> ServedSpan | None:
@@ -87,7 +87,7 @@ class MemorySides:
         )
 
     def residency(self, shared_bytes: int, private_bytes: int) -> Residency:
-        """What is resident, beside how many bytes are in either state. Raises `HostLacksError`."""
+        """Ask what is resident, beside the given bytes in either state. Raises `HostLacksError`."""
         shared_resident, private_resident = self.resident(self.region.range)
         return Residency(
             self.region.what, shared_bytes, shared_resident, private_bytes, private_resident
@@ -95,7 +95,7 @@ class MemorySides:
 
     @property
     def mapping(self) -> GuestMapping:
-        """What the shared side lies in; not this object's own."""
+        """Mapping in which the shared side lies; this object does not own it."""
         return self._mapping
 
     def resident(self, range_: GpaRange) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class MemorySides:
         return self._view[offset : offset + range_.size]
 
     def data(self, range_: GpaRange) -> Iterator[GpaRange]:
-        """Where the shared side of `range_`, all within the region, may hold more than zeroes.
+        """Yield the parts of `range_`, all within the region, whose shared side may not be zero.
 
         Ascending; of any alignment, cut to `range_`. Raises as `GuestMapping.data`.
         """

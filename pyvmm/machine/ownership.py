@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What owns several resources at once: a context manager around an `ExitStack`."""
+"""Owner of several resources at once: a context manager around an `ExitStack`."""
 
 from __future__ import annotations
 

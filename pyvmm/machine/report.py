@@ -48,7 +48,7 @@ class VcpuReport:
 
     @property
     def was_reset(self) -> bool:
-        """Whether these are the registers after an INIT: AMD's KVM does one on a triple fault."""
+        """True if these are the registers after an INIT: AMD's KVM does one on a triple fault."""
         return (
             self.regs is not None
             and self.sregs is not None

@@ -21,7 +21,7 @@ _ATTEMPT = "reset the machine"
 
 
 async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> None:
-    """What `Machine.reset` says. Where the host fails in the middle of it, the run fails too."""
+    """Do what `Machine.reset` documents. If the host fails in the middle, the run fails too."""
     if machine.config.private is not None:
         raise UsageError(
             _ATTEMPT,

@@ -30,7 +30,7 @@ _KVM_ENOSYS = 1000
 _SYSTEM_EVENT_RESET = 2
 
 Allow = Callable[[ImplicitConversion], bool]
-"""Whether a conversion that the guest did not announce is done; called on a vCPU's thread."""
+"""Callback that allows or refuses a conversion the guest did not announce; on a vCPU's thread."""
 
 
 class VcpuThread:

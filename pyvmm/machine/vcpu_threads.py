@@ -93,7 +93,7 @@ class VcpuThreads:
 
 
 def allow_by_policy(private: PrivateConfig | None, asked: Allow | None) -> Allow:
-    """What decides on conversions that the guest did not announce; `asked` where that is asked.
+    """Return what decides on conversions that the guest did not announce; `asked` for ASK.
 
     Raises `UsageError` where nobody is there to be asked.
     """

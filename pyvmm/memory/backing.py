@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What backs the guest's RAM, and whether the host can give that much: decisions, not calls."""
+"""Backing of the guest's RAM, and whether the host can give that much: decisions, not calls."""
 
 from __future__ import annotations
 

@@ -38,14 +38,14 @@ _KVM_EOPNOTSUPP = 95
 
 
 class Side(enum.Enum):
-    """What a page is converted to."""
+    """Side that a page is converted to."""
 
     SHARED = "shared"
     PRIVATE = "private"
 
 
 class Origin(enum.Enum):
-    """Who wants a conversion."""
+    """Origin of a conversion."""
 
     GUEST = "the guest asked"
     FAULT = "the guest touched"
@@ -63,7 +63,7 @@ class ConversionRequest:
 
 
 class Refusal(enum.Enum):
-    """Why a request cannot be met.
+    """Reason why a request cannot be met.
 
     `cause` is for people; `hypercall_result` is what the guest finds in RAX: a negative errno of
     ``include/uapi/linux/kvm_para.h``.
@@ -160,7 +160,7 @@ def _may_hold_holes(request: ConversionRequest) -> bool:
 
 
 def plan_withhold(gpa: int, size: int, regions: RegionTable) -> ConversionPlan | Refusal:
-    """How to make every guest access to [gpa, gpa + size) a memory fault; drops the contents.
+    """Plan to make every guest access to [gpa, gpa + size) a memory fault; drops the contents.
 
     Only memory without a private side can be withheld: with one, the same attribute would give the
     guest private pages.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a guest access that KVM cannot resolve means: try again, convert, or give up."""
+"""Meaning of a guest access that KVM cannot resolve: try again, convert, or give up."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ MULTIBOOT_INFO = 0x6000
 MULTIBOOT_MEMMAP = 0x7000
 """Multiboot 1 memory map."""
 FLAT_ENTRY = 0x7C00
-"""Where a PC's BIOS puts a boot sector, and where it jumps to."""
+"""GPA at which a PC's BIOS puts a boot sector, and to which it jumps."""
 COMMAND_LINE = 0x20000
 """The kernel's command line, terminated by a zero byte."""
 COMMAND_LINE_MAX = 0x10000
@@ -76,11 +76,11 @@ FIRMWARE_SIZE = 0x2_0000
 LAUNCH_TABLES = 0xE_0000
 """Page tables that the guest is entered with: the first 4 GiB, identity-mapped."""
 LAUNCH_INFO = 0xE_8000
-"""What the firmware tells the guest: one page."""
+"""GPA of the launch info, which the firmware gives to the guest: one page."""
 LAUNCH_CODE = 0xE_9000
 """The last code of the firmware, where other processors wait: one page."""
 LAUNCH_MAILBOX = 0xE_A000
-"""Where the guest wakes other processors: one page, 16 bytes each."""
+"""GPA of the mailboxes by which the guest wakes other processors: one page, 16 bytes each."""
 LAUNCH_END = 0xE_B000
 """The end of what the firmware leaves in RAM, from `LAUNCH_TABLES` on."""
 
@@ -105,11 +105,11 @@ class GpaRange:
         return self.end - self.start
 
     def contains(self, start: int, size: int) -> bool:
-        """Whether [start, start + size) lies within."""
+        """Tell whether [start, start + size) lies within."""
         return self.start <= start and start + size <= self.end
 
     def overlaps(self, other: GpaRange) -> bool:
-        """Whether the two share a byte."""
+        """Tell whether the two share a byte."""
         return self.start < other.end and other.start < self.end
 
 
@@ -173,14 +173,14 @@ class MemoryLayout:
         return self.regions[-1].range.end
 
     def file_offset(self, gpa: int, size: int) -> int | None:
-        """Where [gpa, gpa + size) starts in the backing file; None unless one region has it all."""
+        """Find the file offset of [gpa, gpa + size); None unless one region has all of it."""
         for region in self.regions:
             if region.range.contains(gpa, size):
                 return region.file_offset + gpa - region.range.start
         return None
 
     def is_usable(self, gpa: int, size: int) -> bool:
-        """Whether [gpa, gpa + size) lies within one usable range of the memory map."""
+        """Tell whether [gpa, gpa + size) lies within one usable range of the memory map."""
         return any(
             entry.kind is RangeKind.RAM and entry.range.contains(gpa, size)
             for entry in self.memory_map

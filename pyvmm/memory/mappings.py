@@ -38,7 +38,7 @@ class LinearRun:
 
 
 def mapped_runs(read: ReadGuest, sregs: Sregs) -> Iterator[LinearRun]:
-    """What the tables that `sregs` names map, ascending by linear address; none without paging.
+    """Yield the mappings of the page tables of `sregs`, by linear address; none without paging.
 
     Adjacent pages that lead to adjacent ones are one run. Tables that are not in RAM map nothing.
     Raises `TooManyMappingsError` beyond `MOST_TABLES` and `MOST_RUNS`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which pages are private and which are shared, as runs of equal state."""
+"""States of pages (private, shared), as runs of equal state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyvmm.memory.layout import PAGE_SIZE, GpaRange
 
 
 class PageState(enum.Enum):
-    """Where the guest's accesses to a page go."""
+    """State of a page: the place where the guest's accesses to it go."""
 
     SHARED = "shared"
     """To the host's mapping."""
@@ -92,11 +92,11 @@ class PageStates:
         return iter(found)
 
     def bytes_in(self, state: PageState, within: GpaRange | None = None) -> int:
-        """How many bytes are in `state`, or are in `state` and in `within`."""
+        """Count the bytes that are in `state`, or are in `state` and in `within`."""
         return sum(run.range.size for run in self.runs(within) if run.state is state)
 
     def covers(self, range_: GpaRange) -> bool:
-        """Whether `range_` is not empty and all of it is memory."""
+        """Tell whether `range_` is not empty and all of it is memory."""
         return range_.start < range_.end and None not in self._found(range_)
 
     def snapshot(self) -> tuple[PageRun, ...]:

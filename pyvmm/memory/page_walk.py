@@ -18,7 +18,7 @@ ReadGuest = Callable[[int, int], bytes | None]
 _PRESENT = 1 << 0
 _LARGE = 1 << 7
 _UNPAGED = 1 << 21
-"""How far a walk without page tables reaches, for callers: any page size would do."""
+"""Page size in bytes that callers see of a walk without page tables: any page size would do."""
 _ADDRESS_64 = 0x000F_FFFF_FFFF_F000
 
 
@@ -32,7 +32,7 @@ class WalkStep:
 
     @property
     def present(self) -> bool:
-        """Whether the entry maps something."""
+        """True if the entry maps something."""
         return self.value is not None and bool(self.value & _PRESENT)
 
     def __str__(self) -> str:
@@ -138,14 +138,14 @@ class LinearPart:
 
     @property
     def range(self) -> GpaRange:
-        """Where it lies; empty for what is not mapped."""
+        """GPAs of the part; empty if it is not mapped."""
         return GpaRange(self.gpa or 0, (self.gpa or 0) + (self.size if self.gpa is not None else 0))
 
 
 def linear_parts(
     read: ReadGuest, sregs: Sregs, linear: int, size: int, most: int
 ) -> Iterator[LinearPart]:
-    """Where [linear, linear + size), in bytes, lies; ascending, parts of at most `most` bytes.
+    """Yield where [linear, linear + size), in bytes, lies; ascending, at most `most` bytes each.
 
     The tables are read as it goes, a part ahead.
     """
@@ -166,7 +166,7 @@ def linear_parts(
 
 
 def _continues(part: LinearPart, gpa: int | None) -> bool:
-    """Whether what comes next in linear addresses is what comes next at `gpa`."""
+    """Tell whether `gpa` directly follows `part`, as the linear addresses do."""
     if part.gpa is None or gpa is None:
         return part.gpa is gpa
     return part.gpa + part.size == gpa

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which parts of the guest-physical address space are memory, and which have a private side."""
+"""Parts of the guest-physical address space that are memory, and those with a private side."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much of a region's memory is really there, beside how much is in use."""
+"""Resident bytes of a region's memory, beside the bytes in use."""
 
 from __future__ import annotations
 

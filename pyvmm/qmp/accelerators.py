@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which of QEMU's accelerators works on this host: found out by asking, never assumed.
+"""QEMU accelerators that work on this host: found out by asking, never assumed.
 
 That QEMU was built with KVM and that /dev/kvm is there says little: on some hosts a QEMU with
 ``-cpu host`` aborts, because its KVM refuses an MSR that the processor model has. So a machine of
@@ -19,7 +19,7 @@ PROBE_PATIENCE = 10.0
 
 
 class Accelerator(enum.Enum):
-    """What executes the guest's instructions; the values are QEMU's names."""
+    """Accelerator that executes the guest's instructions; the values are QEMU's names."""
 
     KVM = "kvm"
     TCG = "tcg"
@@ -31,7 +31,7 @@ CPU_MODELS = {Accelerator.KVM: ("host", "max", "qemu64"), Accelerator.TCG: ("max
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one QEMU can do with one accelerator: `cpu` is a processor model that works.
+    """Result of probing one QEMU with one accelerator: `cpu` is a processor model that works.
 
     Where it is None nothing does, and `why` says so; otherwise `why` says what did not work, or
     nothing. `version` is QEMU's, "" where it never said.
@@ -46,7 +46,7 @@ class Probe:
 
     @property
     def works(self) -> bool:
-        """Whether a guest can be run so."""
+        """True if a guest can be run so."""
         return self.cpu is not None
 
 
@@ -118,7 +118,7 @@ def _senseless(peer: QemuPeer, command: str, answer: object) -> QemuError:
 
 
 def _short(error: PyvmmError) -> str:
-    """What is worth telling of a failed probe: QEMU's own words where it had some."""
+    """Return the text to tell of a failed probe: QEMU's own words where it had some."""
     if isinstance(error, QemuError) and error.last_lines:
         return error.last_lines
     return error.cause

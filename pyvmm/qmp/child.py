@@ -37,7 +37,7 @@ class Child:
         self._pidfd = os.pidfd_open(process.pid)
         self.command = shlex.join(command)
         self.usage: resource.struct_rusage | None = None
-        """What it took (getrusage(2)), once it has ended."""
+        """Resources that it used (getrusage(2)), once it has ended."""
 
     @classmethod
     def start(
@@ -95,7 +95,7 @@ class Child:
         return process.returncode
 
     def ending(self) -> str:
-        """How it ended, in words."""
+        """Describe in words how it ended."""
         code = self.returncode
         if code is None:
             return "it still runs"

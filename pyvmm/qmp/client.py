@@ -27,7 +27,7 @@ _LEFT_READS: Final = 32
 
 
 class Server(Protocol):
-    """What clients of one machine share."""
+    """State that clients of one machine share."""
 
     machine: Machine
     commands: Mapping[str, Command]
@@ -149,5 +149,5 @@ class Client:
 
 
 def _may_come_between(name: str) -> bool:
-    """Whether a command need not wait for those of other clients that take long."""
+    """Tell whether a command need not wait for those of other clients that take long."""
     return "query-" in name or name == "quit"

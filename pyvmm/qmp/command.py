@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a QMP command is: its name, its arguments, and the function that carries it out.
+"""Definition of a QMP command: its name, its arguments, and the function that carries it out.
 
 Names and shapes are those of QEMU's QAPI (qapi/*.json in QEMU's source).
 """
@@ -29,7 +29,7 @@ class ErrorClass(enum.Enum):
 
 
 class CommandError(Exception):
-    """What a command answers instead of a result: QMP's error object."""
+    """Answer of a command instead of a result: QMP's error object."""
 
     def __init__(
         self, description: str, error_class: ErrorClass = ErrorClass.GENERIC_ERROR
@@ -40,7 +40,7 @@ class CommandError(Exception):
 
 
 class Kind(enum.Enum):
-    """What an argument is; the values are what QEMU's messages call it."""
+    """Type of an argument; the values are its names in QEMU's messages."""
 
     STRING = "string"
     INTEGER = "integer"

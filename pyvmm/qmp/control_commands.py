@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @cache
 def version() -> Mapping[str, object]:
-    """What a client is greeted with: that it is pyvmm, and the QEMU whose QMP this is."""
+    """Return the version in the greeting: that it is pyvmm, and the QEMU whose QMP this is."""
     return {
         "qemu": {"major": 7, "minor": 2, "micro": 0},
         "package": f"pyvmm {metadata.version('pyvmm')}",

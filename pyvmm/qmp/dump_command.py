@@ -36,7 +36,7 @@ _ALL = GpaRange(0, 1 << 64)
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What a dump is to be."""
+    """Parameters of the dump that a client asked for."""
 
     path: str
     asked: GpaRange
@@ -78,7 +78,7 @@ def refuse_while_dumping(machine: Machine) -> None:
 
 
 def is_held_for_dump(machine: Machine) -> bool:
-    """Whether the guest stands still for a dump, and runs on after it: RunState ``save-vm``."""
+    """Tell whether the guest stands still for a dump and runs on after it: RunState ``save-vm``."""
     dump = _DUMPS.get(machine)
     return dump is not None and dump.is_active and dump.holds_guest
 
@@ -219,7 +219,7 @@ def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: _Dum
 
 
 def _mapped(memory: GuestMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] | None:
-    """What the vCPUs' page tables map, each mapping once; None where no vCPU has paging on."""
+    """Collect the mappings of the vCPUs' page tables, each once; None where none has paging on."""
     with_paging = [vcpu.sregs for vcpu in vcpus if vcpu.sregs.cr0 & Cr0.PG]
     if not with_paging:
         return None
@@ -236,14 +236,14 @@ def _mapped(memory: GuestMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] |
 
 
 async def query_dump(machine: Machine, _arguments: Arguments) -> object:
-    """How the last dump goes, or went."""
+    """Tell the progress or the result of the last dump."""
     await trio.lowlevel.checkpoint()
     dump = _DUMPS.get(machine)
     return {"status": "none", "completed": 0, "total": 0} if dump is None else dump.told()
 
 
 async def query_capability(_machine: Machine, _arguments: Arguments) -> object:
-    """Which formats there are."""
+    """List the formats of a dump."""
     await trio.lowlevel.checkpoint()
     return {"formats": list(_FORMATS)}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a machine tells, in the events of QMP (qapi/run-state.json)."""
+"""Events of a machine as events of QMP (qapi/run-state.json)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def human_monitor_command(machine: Machine, arguments: Arguments) -> object:
-    """What the monitor prints; what a line cannot do is said in the text, as in QEMU."""
+    """Return what the monitor prints; what a line cannot do is said in the text, as in QEMU."""
     from pyvmm.machine.monitor.commands import execute
 
     cpu = arguments.get("cpu-index", 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is on its way to a client."""
+"""Output on its way to a client."""
 
 from __future__ import annotations
 

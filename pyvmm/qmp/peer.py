@@ -28,7 +28,7 @@ _TAIL_BYTES = 8192
 _QUIT_PATIENCE = 2.0
 _LAST_WORDS_PATIENCE = 0.5
 PATIENCE = 30.0
-"""How long QEMU may take to greet us, or to answer, in seconds."""
+"""Seconds that QEMU may take to greet us, or to answer."""
 
 
 class QemuError(PyvmmError):
@@ -58,7 +58,7 @@ class QmpRefusalError(PyvmmError):
 
 @dataclass(frozen=True, slots=True)
 class QemuEvent:
-    """What QEMU told unasked: QMP's name of the event, and its data."""
+    """Event that QEMU sent: QMP's name of it, and its data."""
 
     name: str
     data: Mapping[str, Any]
@@ -76,7 +76,7 @@ class QemuPeer:
 
     @property
     def last_lines(self) -> str:
-        """What it wrote last on standard error, in one line."""
+        """Last lines that it wrote on standard error, in one line."""
         lines = self._tail.decode("utf-8", "replace").splitlines()
         return " | ".join(line.strip() for line in lines[-_TAIL_LINES:] if line.strip())
 

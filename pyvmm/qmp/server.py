@@ -71,7 +71,7 @@ async def serving(
 
 
 class _Server:
-    """What the clients of one machine share."""
+    """State that the clients of one machine share."""
 
     def __init__(self, machine: Machine, *, holds_guest: bool) -> None:
         self.machine = machine

@@ -49,11 +49,11 @@ class Session:
 
     @property
     def is_negotiated(self) -> bool:
-        """Whether the client may give commands and hears events."""
+        """True once the client may give commands and hears events."""
         return self._negotiated
 
     def greeting(self) -> bytes:
-        """What a client is sent first."""
+        """Return the greeting, which a client is sent first."""
         return encode({"QMP": {"version": self._version, "capabilities": []}})
 
     def feed(self, data: bytes) -> None:
@@ -61,7 +61,7 @@ class Session:
         self._decoder.feed(data)
 
     def next(self) -> Call | Answer | None:
-        """What to do next, in the order of what arrived; None: wait for more."""
+        """Return the next call or answer, in the order of what arrived; None: wait for more."""
         found = self._decoder.next()
         if found is None:
             return None

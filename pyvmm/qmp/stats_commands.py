@@ -31,13 +31,13 @@ _UNITS = (None, "bytes", "seconds", "cycles", "boolean")
 
 
 def vcpu_path(index: int) -> str:
-    """What stands for a vCPU where QEMU has a path in its object tree."""
+    """Return the name of a vCPU where QEMU has a path in its object tree."""
     return f"/machine/unattached/device[{index}]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which statistics are wanted: None where all are."""
+    """Names of the statistics that are wanted: None where all are."""
 
     names: frozenset[str] | None = None
 
@@ -111,7 +111,7 @@ def _of_vcpu(vcpu: Vcpu) -> Sequence[Statistic]:
 
 
 def _is_known(descriptor: StatDescriptor) -> bool:
-    """Whether QAPI has words for it: a newer KVM may have kinds and units that it has not."""
+    """Tell whether QAPI has words for it: a newer KVM may have kinds and units that it has not."""
     return descriptor.kind < len(_TYPES) and descriptor.unit < len(_UNITS)
 
 
@@ -147,7 +147,7 @@ def _schema(descriptor: StatDescriptor) -> Mapping[str, object]:
 
 
 def _wanted(arguments: Arguments) -> _Filter | None:
-    """What of KVM's is wanted; None when nothing is. Raises `CommandError`."""
+    """Return the filter for KVM's statistics; None when none are wanted. Raises `CommandError`."""
     if "providers" not in arguments:
         return _Filter()
     found: _Filter | None = None

@@ -113,7 +113,7 @@ async def query_exits(machine: Machine, _arguments: Arguments) -> object:
 
 
 async def query_handles(machine: Machine, _arguments: Arguments) -> object:
-    """What the machine holds of the host: descriptors, mappings, memslots and their bindings."""
+    """List what the machine holds of the host: fds, mappings, memslots and their bindings."""
     assembly, file = machine.assembly, machine.ram.guest_memfd
     handles = [
         _handle("system", "system", assembly.system),

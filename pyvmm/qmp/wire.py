@@ -20,7 +20,7 @@ MESSAGE_LIMIT: Final = 1 << 20
 TOKEN_LIMIT: Final = 1 << 15
 """Largest number of tokens in a value (QEMU: 2 Mi, as many for each byte)."""
 NESTING_LIMIT: Final = 256
-"""How deep objects and arrays may be nested (QEMU: 1024)."""
+"""Largest depth to which objects and arrays may be nested (QEMU: 1024)."""
 
 _WHOLE_LINE_LIMIT: Final = 4096
 
@@ -34,7 +34,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """What has arrived is no JSON, or too much of it; `description` is what the peer is told."""
+    """Input that is no JSON, or too much of it; `description` is what the peer is told."""
 
     description: str
 

@@ -20,7 +20,7 @@ from pyvmm.replay.liveness import Liveness
 from pyvmm.replay.workers import Worker
 
 NOT_ITS_VM = "EIO"
-"""What KVM answers to a process that did not make the VM: its ``kvm->mm`` is another."""
+"""Error of KVM for a process that did not make the VM: its ``kvm->mm`` is another."""
 
 _BY_THE_MAKER = frozenset(
     {Kind.CREATE_FILE, Kind.BIND, Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE}
@@ -31,7 +31,7 @@ _WRITTEN_BYTES = 255
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where the kernel did otherwise: `step` counts from 1; `what` was compared."""
+    """Difference of the kernel from the model: `step` counts from 1; `what` was compared."""
 
     operations: tuple[Operation, ...]
     step: int
@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass
 class Tally:
-    """What has been compared so far."""
+    """Counts of what has been compared so far."""
 
     sequences: int = 0
     steps: int = 0
@@ -185,7 +185,7 @@ class Replayer(Owner):
         return True
 
     def _is_foreign(self, operation: Operation, process: int, v: int) -> bool:
-        """Whether a process is to use a VM that another one made."""
+        """Tell whether a process is to use a VM that another one made."""
         return (
             not self._alone
             and operation.kind in _BY_THE_MAKER
@@ -289,7 +289,7 @@ class Replayer(Owner):
     # What is compared
 
     def _sees(self, answer: Answer) -> str:
-        """What was read, in the model's words."""
+        """Put what was read into the model's words."""
         if not answer or isinstance(answer, str):
             return answer or "zeroes"
         if answer not in self._written:

@@ -50,7 +50,7 @@ def _attempt(do: Callable[[], object]) -> str:
 
 
 class Hands(Owner):
-    """What one process of a story holds.
+    """Objects that one process of a story holds.
 
     A number that a VM's descriptor had is kept busy until `reset`: the kernel names a VM after the
     number, and has no second folder of the same name.
@@ -192,7 +192,7 @@ class Hands(Owner):
         return _attempt(lambda: self._vms[v].vm.set_memslot(slot))
 
     def guest_read(self, v: int, s: int) -> Answer:
-        """What the guest reads through a slot."""
+        """Read through a slot as the guest."""
         guest = self._guest(v)
         return guest if isinstance(guest, str) else guest.read(s * PAGE_SIZE)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which behaviours to expect of this host: its features, and what one question tells."""
+"""Behaviours to expect of this host: its features, and what one question tells."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def _binding_twice(system: System) -> str:
 
 
 def can_name(system: System, liveness: Liveness) -> bool:
-    """Whether debugfs calls VMs as this process does: not in a PID namespace of one's own."""
+    """Tell whether debugfs names VMs as this process does: not in a PID namespace of one's own."""
     with Hands(system, pages=1) as hands:
         return liveness.has(hands.create_vm(0))

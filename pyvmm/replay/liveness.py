@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether the kernel still has a VM: its folder in debugfs is there exactly as long as it lives.
+"""Liveness of a VM in the kernel: its folder in debugfs is there exactly as long as it lives.
 
 ``kvm_create_vm_debugfs`` makes ``kvm/<pid>-<fd>``, ``kvm_destroy_vm_debugfs`` removes it. A debugfs
 that is mounted nowhere is mounted for this process alone (fsopen(2), fsmount(2)): nobody else sees
@@ -29,7 +29,7 @@ class Liveness(FdOwner):
     """debugfs's folder of VMs."""
 
     def has(self, name: str) -> bool:
-        """Whether the kernel has the VM now."""
+        """Tell whether the kernel has the VM now."""
         try:
             os.stat(name, dir_fd=self.fd)
         except FileNotFoundError:
@@ -37,7 +37,7 @@ class Liveness(FdOwner):
         return True
 
     def agrees(self, name: str, alive: bool) -> bool:
-        """Whether the VM lives as expected; for one that has to go, there is a little time."""
+        """Tell whether the VM lives as expected; for one that has to go, there is a little time."""
         if self.has(name) is alive:
             return True
         if alive:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is replayed when nothing else is asked for: every transition, every shortest story."""
+"""Default plan of a replay: every transition, every shortest story."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pyvmm.replay.host import can_name, profile_of
 from pyvmm.replay.liveness import Liveness, observe
 
 UNIVERSES = (STANDARD, FAMILY)
-"""What is covered by default: two of everything in one process, one of everything in two."""
+"""Universes covered by default: two of everything in one process, one of everything in two."""
 MOST_DIFFERENCES = 10
 THREADS = 32
 """Replays at a time in one process: they wait for the kernel, more than they work."""
@@ -37,7 +37,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass
 class Result:
-    """What one set of sequences came to.
+    """Result of one set of sequences.
 
     `taken` of `transitions` were taken (0 of 0 for stories); `cut` is whether it ended before all
     sequences were done.

@@ -45,7 +45,7 @@ class Worker(Owner):
         return cls(pid, near, is_child=True)
 
     def call(self, name: str, *arguments: int) -> Answer:
-        """What the method `name` of its `Hands` returns."""
+        """Call the method `name` of its `Hands` and return the answer."""
         self.channel.send(json.dumps([name, *arguments]).encode())
         return self._answer()
 

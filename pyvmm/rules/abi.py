@@ -34,5 +34,5 @@ ADDRESS_END = 1 << 64
 
 
 def is_page_aligned(value: int) -> bool:
-    """Whether `value`, in bytes, is a multiple of a page."""
+    """Tell whether `value`, in bytes, is a multiple of a page."""
     return value % PAGE_SIZE == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What serves an access: the guest's, by KVM's page fault handling, and the host's by a mapping.
+"""Outcome of an access: the guest's, by KVM's page fault handling, and the host's, by a mapping.
 
 Sources: ``kvm_mmu_page_fault``, ``kvm_mmu_faultin_pfn`` and what they call, in
 arch/x86/kvm/mmu/mmu.c; ``kvm_gmem_get_pfn``, ``kvm_gmem_fault_user_mapping``. One access lies
@@ -20,7 +20,7 @@ from pyvmm.rules.profile import PrivateBy
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a slot with KVM_MEM_GUEST_MEMFD is bound to.
+    """Binding of a slot with KVM_MEM_GUEST_MEMFD.
 
     `offset` is the file offset, in bytes, of the slot's first byte; `flags` those that the file was
     created with. `open` is whether the file is still there: a slot outlives its file in mainline.
@@ -51,7 +51,7 @@ class GuestAccess:
 
     @property
     def is_private(self) -> bool:
-        """Whether KVM takes it for a private access."""
+        """True if KVM takes it for a private access."""
         if self.private_by is PrivateBy.ATTRIBUTES:
             return self.attribute_private
         return self.private_by is PrivateBy.GUEST and self.claims_private
@@ -100,7 +100,7 @@ AccessOutcome: TypeAlias = ServedShared | ServedByGuestMemfd | MemoryFault | Pla
 
 
 def guest_access(access: GuestAccess) -> AccessOutcome:
-    """What a guest's access meets, as ``kvm_mmu_faultin_pfn`` decides."""
+    """Decide the outcome of a guest's access, as ``kvm_mmu_faultin_pfn`` does."""
     private = access.is_private
     if private != access.attribute_private:
         # kvm_mmu_faultin_pfn: the attributes disagree with the access.
@@ -141,7 +141,7 @@ class BusError(enum.Enum):
 
 
 def host_access(access: HostAccess) -> ServedByGuestMemfd | BusError:
-    """What a host's access meets (``kvm_gmem_fault_user_mapping``)."""
+    """Decide the outcome of a host's access (``kvm_gmem_fault_user_mapping``)."""
     if access.offset >= access.file_size:
         return BusError.BEYOND_END
     if not access.flags & GUEST_MEMFD_FLAG_INIT_SHARED:

@@ -26,7 +26,7 @@ class SetAttributes:
 
 
 def supported_attributes(private_vm: bool, profile: Profile) -> int:
-    """What a VM may set (``kvm_supported_mem_attributes``); 0 for a VM without private memory."""
+    """Return what a VM may set (``kvm_supported_mem_attributes``): 0 without private memory."""
     return (profile.attributes or 0) & KVM_MEMORY_ATTRIBUTE_PRIVATE if private_vm else 0
 
 
@@ -77,5 +77,5 @@ SET_ATTRIBUTES: tuple[Rule[SetAttributes], ...] = (
 
 
 def set_attributes(request: SetAttributes, profile: Profile) -> Refusal | None:
-    """Whether the kernel refuses; None where the whole range has the attributes afterwards."""
+    """Return the kernel's refusal; None where the whole range has the attributes afterwards."""
     return judge(SET_ATTRIBUTES, request, profile)

@@ -56,5 +56,5 @@ CREATE_GUEST_MEMFD: tuple[Rule[CreateGuestMemfd], ...] = (
 
 
 def create_guest_memfd(request: CreateGuestMemfd, profile: Profile) -> Refusal | None:
-    """Whether the kernel refuses to create the file; None where it creates it."""
+    """Return the kernel's refusal to create the file; None where it creates it."""
     return judge(CREATE_GUEST_MEMFD, request, profile)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a guest_memfd can do as a file: fallocate, mmap, and what it refuses always.
+"""File operations of a guest_memfd: fallocate, mmap, and those that it always refuses.
 
 File offsets and lengths in bytes, as the system calls take them: signed where those are.
 Holding ``O_RDWR``, as every guest_memfd does; a signal can end an allocation with EINTR half way,
@@ -101,7 +101,7 @@ FALLOCATE: tuple[Rule[Fallocate], ...] = (
 
 
 def fallocate(request: Fallocate, profile: Profile) -> Refusal | Allocated | Punched:
-    """What fallocate(2) does. A hole beyond the end of the file is an empty one, and no error."""
+    """Decide the outcome of fallocate(2). A hole beyond the file's end is empty, and no error."""
     refusal = judge(FALLOCATE, request, profile)
     if refusal is not None:
         return refusal
@@ -166,7 +166,7 @@ MMAP: tuple[Rule[Mmap], ...] = (
 
 
 def mmap(request: Mmap, profile: Profile) -> Refusal | None:
-    """Whether the kernel refuses to map; None where it maps."""
+    """Return the kernel's refusal to map; None where it maps."""
     return judge(MMAP, request, profile)
 
 
@@ -203,5 +203,5 @@ FILE_CALLS: tuple[Rule[FileCall], ...] = (
 
 
 def file_call(request: FileCall, profile: Profile) -> Refusal | None:
-    """Whether the kernel refuses the call: all that `FileCall` names are refused."""
+    """Return the kernel's refusal of the call: all calls that `FileCall` names are refused."""
     return judge(FILE_CALLS, request, profile)

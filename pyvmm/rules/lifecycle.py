@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who holds whom: what creating, binding, closing and freeing do, as data.
+"""References among VMs, files, slots: what creating, binding, closing and freeing do, as data.
 
 A design is a table: for each `Event` the `Effect`s that it has, in order. `FILE_PINS_VM` is what
 Linux does. The interpreter of such a table decides nothing by itself, so that leaving one effect
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 
 class Event(enum.Enum):
-    """What happens to an object."""
+    """Event in the life of an object."""
 
     CREATE_FILE = "a guest_memfd is created"
     LINK_FILE = "a second file is made for the inode of a first"
@@ -66,7 +66,7 @@ class Lifecycle:
     effects: Mapping[Event, tuple[Effect, ...]]
 
     def of(self, event: Event) -> tuple[Effect, ...]:
-        """What `event` does, in order."""
+        """Return the effects of `event`, in order."""
         return self.effects.get(event, ())
 
     def without(self, event: Event, effect: Effect) -> Lifecycle:
@@ -86,7 +86,7 @@ SHARED_EFFECTS: Mapping[Event, tuple[Effect, ...]] = {
     Event.PUNCH_HOLE: (Effect.ZAP_PAGES, Effect.FREE_PUNCHED_PAGES),
     Event.FREE_VM: (Effect.DELETE_SLOTS,),
 }
-"""What does not depend on who pins whom."""
+"""Effects that do not depend on who pins whom."""
 
 FILE_PINS_VM = Lifecycle(
     "file-pins-vm",

@@ -31,7 +31,7 @@ from pyvmm.rules.rule import Refusal, Rule, judge
 
 
 class Change(enum.Enum):
-    """What an accepted request does (``enum kvm_mr_change``)."""
+    """Change that an accepted request makes (``enum kvm_mr_change``)."""
 
     CREATE = "create"
     DELETE = "delete"
@@ -102,12 +102,12 @@ class SetRegion:
 
     @property
     def is_new(self) -> bool:
-        """Whether this would create a slot."""
+        """True if this would create a slot."""
         return self.size > 0 and self.old is None
 
     @property
     def binds(self) -> bool:
-        """Whether this would bind a guest_memfd."""
+        """True if this would bind a guest_memfd."""
         return self.is_new and bool(self.flags & KVM_MEM_GUEST_MEMFD)
 
     @property
@@ -138,7 +138,7 @@ def _overlaps_a_slot(r: SetRegion) -> bool:
 
 
 def _is_placed(r: SetRegion) -> bool:
-    """Whether the request puts a slot where none of this number was."""
+    """Tell whether the request puts a slot where none of this number was."""
     return r.is_new or (r.changed is not None and r.changed.gpa != r.gpa)
 
 
@@ -328,13 +328,13 @@ SET_REGION = REQUEST_RULES + SLOT_RULES + BIND_RULES
 
 
 def set_region(request: SetRegion, profile: Profile) -> Refusal | Change:
-    """What the ioctl does, or how it is refused."""
+    """Return the change that the ioctl makes, or its refusal."""
     refusal = judge(SET_REGION, request, profile)
     return refusal if refusal is not None else change_of(request)
 
 
 def change_of(request: SetRegion) -> Change:
-    """What a request that nothing refuses does."""
+    """Return the change that a request makes which nothing refuses."""
     old = request.old
     if request.size == 0:
         return Change.DELETE
@@ -346,7 +346,7 @@ def change_of(request: SetRegion) -> Change:
 
 
 def is_guest_memfd_only(file_flags: int) -> bool:
-    """Whether a slot bound to a file of these flags is served from it for shared accesses too.
+    """Tell whether a slot bound to a file of these flags is served from it for shared accesses too.
 
     ``kvm_memslot_is_gmem_only``: every file that can be mapped (api.rst 4.142).
     """

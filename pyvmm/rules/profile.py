@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where kernels differ: behaviours by name, never versions.
+"""Differences between kernels: behaviours by name, never versions.
 
 A `Profile` says how one kernel behaves. What a host's KVM_CHECK_EXTENSION tells decides most of
 it; the rest was measured or read in the source.
@@ -19,7 +19,7 @@ from pyvmm.rules.abi import (
 
 
 class PrivateBy(enum.Enum):
-    """Who says whether a guest access is a private one."""
+    """Authority that decides whether a guest access is a private one."""
 
     NOBODY = "the VM has no private memory"
     ATTRIBUTES = "the page's attributes, as on KVM_X86_SW_PROTECTED_VM"
@@ -28,7 +28,7 @@ class PrivateBy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How one kernel behaves.
+    """Behaviour of one kernel.
 
     `guest_memfd_flags`: those of KVM_CREATE_GUEST_MEMFD that exist at all (api.rst 4.142).
     `default_vm_binds`: whether a VM without private memory takes KVM_MEM_GUEST_MEMFD.

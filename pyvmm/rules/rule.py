@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a rule is, and how a request is judged by an ordered list of them."""
+"""Rules: what each one is, and how a request is judged by an ordered list of them."""
 
 from __future__ import annotations
 

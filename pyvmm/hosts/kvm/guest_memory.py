@@ -99,8 +99,7 @@ class Mapping(Owner):
         return check(lib.pyvmm_resident_pages(self._hva + offset, size), attempt) * mmap.PAGESIZE
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs where [offset, offset + size) may hold anything but zeroes; see
-        `interface`.
+        """Yield the parts of [offset, offset + size) that may not be zero; see `interface`.
 
         An anonymous memfd says it by itself. A guest_memfd cannot, but its pages are never swapped
         out, so that those which are resident are all.

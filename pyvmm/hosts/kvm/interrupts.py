@@ -63,8 +63,7 @@ GsiRoute: TypeAlias = IrqchipPin | MsiRoute
 
 @dataclass(frozen=True, slots=True)
 class Ioeventfd:
-    """Access that signals an eventfd instead of exiting: a write of `size` bytes (0: any) to
-    `address`.
+    """Write that signals an eventfd instead of exiting: `size` bytes (0: any) to `address`.
 
     `address` is a port where `is_port`, else a GPA; `match`: only when this value is written.
     """

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 
 class Direction(enum.IntEnum):
-    """Direction in which the argument is passed; the values are those of the request number's two
-    top bits.
-    """
+    """Direction of the argument; the values are those of the request number's two top bits."""
 
     NONE = 0
     """No argument, or one passed by value."""

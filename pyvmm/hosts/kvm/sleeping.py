@@ -56,8 +56,7 @@ def _has_event(vcpu: VcpuState) -> bool:
 
 
 def _has_unmaskable_input(lapic: bytes) -> bool:
-    """Tell whether the timer (KVM's 8254 drives LINT0) or a counter may send more than an
-    interrupt.
+    """Tell whether the timer (KVM's 8254 drives LINT0) or a counter may send more than interrupts.
 
     LINT1 leads nowhere: neither KVM nor any device here drives it.
     """
@@ -69,9 +68,7 @@ def _has_unmaskable_input(lapic: bytes) -> bool:
 
 
 def has_unmaskable_pin(ioapic: bytes) -> bool:
-    """Tell whether an I/O APIC pin is set up to send more than an interrupt; `ioapic` is what
-    KVM_GET_IRQCHIP gives.
-    """
+    """Tell whether a pin may send more than interrupts; `ioapic` is what KVM_GET_IRQCHIP gives."""
     entries = struct.unpack_from(f"<{_IOAPIC_PINS}Q", ioapic, _IOAPIC_REDIRECTION)
     return any(_is_unmaskable(entry) for entry in entries)
 

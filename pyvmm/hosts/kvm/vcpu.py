@@ -199,7 +199,7 @@ class Vcpu(VcpuState):
         self._shared().request_interrupt_window = int(wanted)
 
     def can_take_interrupt(self) -> bool:
-        """Whether `interrupt` would be accepted now, as of the last exit (api.rst 5)."""
+        """Tell whether `interrupt` would be accepted now, as of the last exit (api.rst 5)."""
         return bool(self._shared().ready_for_interrupt_injection)
 
     def _shared(self) -> CData:

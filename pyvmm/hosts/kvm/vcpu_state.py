@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 _LEGACY_XSAVE_SIZE = 4096
 _MXCSR = 24
-"""Where it is in the XSAVE area, in bytes (SDM vol. 1, 10.5.1)."""
+"""Offset of MXCSR in the XSAVE area, in bytes (SDM vol. 1, 10.5.1)."""
 _KERNEL_GS_BASE = 0xC000_0102
 _PDPTRS_VALID = 1
 
 
 class VcpuState(FdOwner):
-    """What can be read from and written to a vCPU that is not running. All raise `KvmError`."""
+    """State of a vCPU, to be read and written while it is not running. All raise `KvmError`."""
 
     def get_regs(self) -> Regs:
         """The general registers (KVM_GET_REGS, api.rst 4.11)."""
@@ -134,11 +134,11 @@ class VcpuState(FdOwner):
         return Translation(raw.physical_address, bool(raw.writeable), bool(raw.usermode))
 
     def get_cpuid(self) -> tuple[CpuidEntry, ...]:
-        """What CPUID answers in the guest (KVM_GET_CPUID2)."""
+        """Read the CPUID table of the guest (KVM_GET_CPUID2)."""
         return cpuid.fetch(ioctls.GET_CPUID2, self.fd)
 
     def set_cpuid(self, entries: tuple[CpuidEntry, ...]) -> None:
-        """What CPUID shall answer in the guest, before its first run (KVM_SET_CPUID2, 4.20)."""
+        """Set the CPUID table of the guest, before its first run (KVM_SET_CPUID2, 4.20)."""
         table = cpuid.encode(entries)
         call(ioctls.SET_CPUID2, self.fd, table, f"nent={len(entries)}")
 
@@ -262,7 +262,7 @@ class VcpuState(FdOwner):
         call(ioctls.SET_DEBUGREGS, self.fd, raw, str(registers))
 
     def get_mp_state(self) -> MpState:
-        """What the vCPU is waiting for (KVM_GET_MP_STATE, api.rst 4.38)."""
+        """Read what the vCPU is waiting for, if anything (KVM_GET_MP_STATE, api.rst 4.38)."""
         from pyvmm.hosts.kvm.vcpu_values import MpState
 
         raw = new("struct kvm_mp_state *")
@@ -275,9 +275,7 @@ class VcpuState(FdOwner):
         call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
 
     def sleeps_for_good(self) -> bool:
-        """Tell whether the vCPU executes nothing before an NMI, an SMI or an INIT; see
-        `interface.Vcpu`.
-        """
+        """Tell whether it runs nothing before an NMI, SMI or INIT; see `interface.Vcpu`."""
         from pyvmm.hosts.kvm.sleeping import sleeps_for_good
 
         return sleeps_for_good(self)

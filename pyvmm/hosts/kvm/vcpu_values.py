@@ -13,7 +13,7 @@ from pyvmm.hosts.registers import Regs, Sregs
 
 
 class MpState(enum.IntEnum):
-    """What a vCPU is waiting for (KVM_GET_MP_STATE, api.rst 4.38), the states of x86."""
+    """Multiprocessing states of x86: what a vCPU waits for (KVM_GET_MP_STATE, api.rst 4.38)."""
 
     RUNNABLE = 0
     UNINITIALIZED = 1
@@ -36,7 +36,7 @@ class GuestDebug(enum.IntFlag):
 
 
 class SyncRegs(enum.IntFlag):
-    """What ``kvm_run.s.regs`` carries along (KVM_CAP_SYNC_REGS, api.rst 5)."""
+    """Register sets that ``kvm_run.s.regs`` carries (KVM_CAP_SYNC_REGS, api.rst 5)."""
 
     REGS = 1 << 0
     SREGS = 1 << 1
@@ -44,7 +44,7 @@ class SyncRegs(enum.IntFlag):
 
 
 class VcpuEventsFlag(enum.IntFlag):
-    """Which fields of `VcpuEvents` KVM_SET_VCPU_EVENTS shall take (api.rst 4.32)."""
+    """Flags for the fields of `VcpuEvents` that KVM_SET_VCPU_EVENTS shall take (api.rst 4.32)."""
 
     NMI_PENDING = 1 << 0
     SIPI_VECTOR = 1 << 1
@@ -107,7 +107,7 @@ class DebugRegs:
 
 @dataclass(frozen=True, slots=True)
 class PageDirectoryPointers:
-    """What ``struct kvm_sregs2`` adds: `valid` says whether `pdptrs` are (api.rst 4.131)."""
+    """The addition of ``struct kvm_sregs2``: `valid` says whether `pdptrs` are (api.rst 4.131)."""
 
     valid: bool
     pdptrs: tuple[int, int, int, int]
@@ -115,7 +115,7 @@ class PageDirectoryPointers:
 
 @dataclass(frozen=True, slots=True)
 class SyncedRegs:
-    """What a KVM_RUN left in ``kvm_run.s.regs``; None where it was not asked for."""
+    """Registers that a KVM_RUN left in ``kvm_run.s.regs``; None where not asked for."""
 
     regs: Regs | None
     sregs: Sregs | None

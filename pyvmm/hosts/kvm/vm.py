@@ -142,7 +142,7 @@ class Vm(VmInterrupts):
         self.enable_cap(Cap.X86_USER_SPACE_MSR, reasons)
 
     def set_msr_filter(self, ranges: Sequence[MsrFilterRange], *, deny_by_default: bool) -> None:
-        """Which MSRs the guest may access, at most 16 ranges (api.rst 4.126).
+        """Set the MSRs that the guest may access, at most 16 ranges (api.rst 4.126).
 
         KVM refuses a denying default without any range.
         """
@@ -213,7 +213,7 @@ class Vm(VmInterrupts):
         call(ioctls.SET_MEMORY_ATTRIBUTES, self.fd, raw, described)
 
     def get_dirty_log(self, slot: int, size: int) -> bytes:
-        """Which pages of a memslot of `size` bytes were written to (api.rst 4.8).
+        """Read the bitmap of written pages of a memslot of `size` bytes (api.rst 4.8).
 
         One bit per page, the first page in the first byte's lowest bit, in multiples of 8 bytes.
         Unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is enabled, reading clears the log. Raises
@@ -273,16 +273,16 @@ class Vm(VmInterrupts):
         call(ioctls.UNREGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
 
     def set_tss_addr(self, gpa: int) -> None:
-        """Where Intel's real mode may use three pages below 4 GiB (api.rst 4.36)."""
+        """Set the GPA of three pages, below 4 GiB, for real mode on Intel (api.rst 4.36)."""
         call(ioctls.SET_TSS_ADDR, self.fd, gpa)
 
     def set_identity_map_addr(self, gpa: int) -> None:
-        """Where Intel's real mode may use one page, before the first vCPU (api.rst 4.41)."""
+        """Set the GPA of one page for real mode on Intel; before the first vCPU (api.rst 4.41)."""
         raw = new("uint64_t *", gpa)
         call(ioctls.SET_IDENTITY_MAP_ADDR, self.fd, raw, f"{gpa:#x}")
 
     def set_boot_cpu_id(self, index: int) -> None:
-        """Which vCPU starts, the others waiting for it; before the first vCPU (api.rst 4.40)."""
+        """Set the vCPU that starts, the others waiting; before the first vCPU (api.rst 4.40)."""
         call(ioctls.SET_BOOT_CPU_ID, self.fd, index)
 
     def get_clock(self) -> Clock:
@@ -297,7 +297,7 @@ class Vm(VmInterrupts):
         call(ioctls.SET_CLOCK, self.fd, new("struct kvm_clock_data *", fields), str(clock))
 
     def has_device(self, kind: int) -> bool:
-        """Whether KVM_CREATE_DEVICE would make a device of this type (api.rst 4.79)."""
+        """Tell whether KVM_CREATE_DEVICE would make a device of this type (api.rst 4.79)."""
         raw = new("struct kvm_create_device *", {"type": kind, "flags": _CREATE_DEVICE_TEST})
         try:
             call(ioctls.CREATE_DEVICE, self.fd, raw, f"type={kind} flags=test")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a vCPU of the model sees of its VM: guest memory as spans, and the VM's services.
+"""View of its VM that a vCPU of the model has: guest memory as spans, and the VM's services.
 
 The CPU side executes guest code against exactly the spans that the memory side hands out and
 never touches other host memory. Nothing here reaches the operating system.
@@ -38,14 +38,14 @@ class AddressSpace(Protocol):
         ...
 
     def spans(self) -> Sequence[Span]:
-        """What the guest reaches directly, ascending, not overlapping.
+        """Return the memory that the guest reaches directly, ascending, not overlapping.
 
         Memory that is allowed but not allocated yet is inside.
         """
         ...
 
     def blocked(self, gpa: int, size: int, write: bool) -> Exit | None:
-        """Why an access outside the spans, or a write to one that is not writable, cannot be.
+        """Explain why an access outside the spans, or a write to a read-only one, is blocked.
 
         The exit that it is (`MemoryFault`); None: it is MMIO. May also make the memory reachable
         (a new `generation`) and answer None: the access is then tried again.
@@ -61,7 +61,7 @@ class PortPosts(Protocol):
         ...
 
     def takes_writes(self, port: int) -> bool:
-        """Whether a single-byte write to `port` is posted instead of ending `run`."""
+        """Tell whether a single-byte write to `port` is posted instead of ending `run`."""
         ...
 
     def push(self, vcpu: int, port: int, value: int) -> bool:
@@ -76,7 +76,7 @@ class InterruptControllers(Protocol):
     """
 
     def port_read(self, port: int, size: int) -> int | None:
-        """What a read of a port of theirs gives; None: not theirs."""
+        """Read one of the controllers' ports; None: the port is not theirs."""
         ...
 
     def port_write(self, port: int, size: int, value: int) -> bool:
@@ -84,7 +84,7 @@ class InterruptControllers(Protocol):
         ...
 
     def pending(self, vcpu: int) -> bool:
-        """Whether an interrupt waits for this vCPU (it may still have them disabled)."""
+        """Tell whether an interrupt waits for this vCPU (it may still have them disabled)."""
         ...
 
     def acknowledge(self, vcpu: int) -> int | None:
@@ -105,7 +105,7 @@ class InterruptControllers(Protocol):
 
 
 class VcpuServices(Protocol):
-    """What a vCPU needs of its VM."""
+    """Services of the VM that a vCPU needs."""
 
     @property
     def memory(self) -> AddressSpace:
@@ -145,5 +145,5 @@ class VcpuServices(Protocol):
 
     @property
     def turn_wanted(self) -> bool:
-        """Whether somebody waits for the turn: whoever executes gives it up soon."""
+        """True while somebody waits for the turn: whoever executes gives it up soon."""
         ...

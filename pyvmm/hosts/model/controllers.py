@@ -67,7 +67,7 @@ class ModelControllers:
     # -- ports --
 
     def port_read(self, port: int, size: int) -> int | None:
-        """What a read gives; None: not theirs."""
+        """Read a port; None: the port is not theirs."""
         with self._changed:
             if size != 1:
                 return None
@@ -104,7 +104,7 @@ class ModelControllers:
     # -- vCPUs --
 
     def pending(self, vcpu: int) -> bool:
-        """Whether an interrupt waits for this vCPU."""
+        """Tell whether an interrupt waits for this vCPU."""
         if vcpu:
             return False
         with self._changed:

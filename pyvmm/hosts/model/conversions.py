@@ -39,7 +39,7 @@ class ModelConversions(Owner):
                 self._holder = 0
 
     def drain(self) -> list[Converted]:
-        """What vCPUs converted by themselves: nothing."""
+        """Return the conversions that vCPUs made by themselves: none."""
         return []
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ MSRS = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where fields are that differ between builds: byte offsets in the state."""
+    """Byte offsets, in the state, of the fields that differ between builds."""
 
     dr: int
     efer: int
@@ -130,7 +130,7 @@ class CpuState:
 
     @property
     def hflags(self) -> int:
-        """What QEMU derives from the rest, and the shadow of STI."""
+        """QEMU's hidden flags: derived from the other state, and the shadow of STI."""
         value: int = _I.unpack_from(self.raw, _HFLAGS)[0]
         return value
 
@@ -183,7 +183,7 @@ class CpuState:
 
     @property
     def error_code(self) -> int:
-        """What the last exception or intercept came with."""
+        """Error code of the last exception or intercept."""
         offset = self._layout.dr - _ERROR_CODE_BEFORE_DR
         value: int = _I.unpack_from(self.raw, offset)[0]
         return value
@@ -194,7 +194,7 @@ class CpuState:
         _I.pack_into(self.raw, offset, 0xFFFF_FFFF)
 
     def intercept(self, mask: int, exceptions: int, vmcb: int) -> None:
-        """Which instructions and exceptions end the run (APM vol. 2, 15.9)."""
+        """Set the instructions and exceptions that end the run (APM vol. 2, 15.9)."""
         dr = self._layout.dr
         self._set(dr + _VMCB_AFTER_DR, vmcb)
         self._set(dr + _INTERCEPT_AFTER_DR, mask)
@@ -291,7 +291,7 @@ class CpuState:
 
     @property
     def linear_rip(self) -> int:
-        """Where the next instruction is, with CS's base."""
+        """Linear address of the next instruction: RIP plus CS's base."""
         if self.is_long:
             return self.rip
         return (self.rip + self.base_of("cs")) & 0xFFFF_FFFF
@@ -338,7 +338,7 @@ class CpuState:
         self._refresh()
 
     def _refresh(self) -> None:
-        """What QEMU keeps twice (``x86_update_hflags``)."""
+        """Update the hidden flags, which QEMU derives from other state (``x86_update_hflags``)."""
         kept = self.hflags & HF_INHIBIT_IRQ
         cr0, efer, rflags = self.cr(0), self.efer, self._get(_RFLAGS)
         hflags = kept | _HF_GUEST | self.cpl

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What CPUID answers on the model (APM vol. 3, appendix E; KVM cpuid.rst for 0x40000000)."""
+"""Answers of CPUID on the model (APM vol. 3, appendix E; KVM cpuid.rst for 0x40000000)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _text(text: bytes) -> tuple[int, ...]:
 
 
 def answer(leaf: int, subleaf: int, index: int) -> Answer:
-    """What vCPU `index` gets for a leaf; a leaf that there is not is all zeroes."""
+    """Answer CPUID for a leaf on vCPU `index`; all zeroes for an unknown leaf."""
     del subleaf
     if leaf == 0:
         b, d, c = _text(_VENDOR)

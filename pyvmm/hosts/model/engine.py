@@ -28,7 +28,7 @@ _CHUNK = 2 << 20
 """Bytes: Unicorn's time to unmap memory grows with its size."""
 
 _CONTROL_GPA = 1 << 52
-"""Where the intercepts' tables are: no page table entry reaches so far (PG_ADDRESS_MASK)."""
+"""GPA of the intercepts' tables: no page table entry reaches so far (PG_ADDRESS_MASK)."""
 _CONTROL_SIZE = 0x8000
 _MSR_PERMISSIONS = 0x2000
 _MSRPM_FIELD = 0x48  # struct vmcb_control_area
@@ -93,7 +93,7 @@ Outcome = Trap | Stopped | Unreachable | Broken
 
 
 class Devices(Protocol):
-    """Who answers accesses while an instruction executes. Must not raise."""
+    """Receiver of the accesses that an instruction makes while it executes. Must not raise."""
 
     def port_in(self, port: int, size: int) -> int:
         """A read of a port."""
@@ -135,7 +135,7 @@ class Engine:
         self._missed: Unreachable | None = None
         self._is_executing = False
         self.is_stopping = False
-        """Whether `stop` has been called since `execute` began."""
+        """True once `stop` has been called since `execute` began."""
         self._code_is_stale = False
         self._tables = bytearray(_CONTROL_SIZE)
         handle = c_void_p()
@@ -175,7 +175,7 @@ class Engine:
         self._map_tables()
 
     def _find_state(self) -> None:
-        """Where the state is in a context, and where its fields are."""
+        """Find the state in a context, and the offsets of its fields."""
         library, handle = self._library, self._handle
         size = library.uc_context_size(handle)
         marks = {index: _MARK + 2 + number for number, index in enumerate(MSRS)}
@@ -217,7 +217,7 @@ class Engine:
         unicorn.check(code, f"set up the processor (register {register})")
 
     def _map_tables(self) -> None:
-        """What the intercepts look up in memory: all model-specific registers."""
+        """Map the tables that the intercepts read from memory: all model-specific registers."""
         tables = self._tables
         address = ctypes.addressof((ctypes.c_char * len(tables)).from_buffer(tables))
         aligned = (address + PAGE - 1) // PAGE * PAGE
@@ -231,7 +231,7 @@ class Engine:
         unicorn.check(code, "set up the processor (tables)")
 
     def intercept_pause(self, wanted: bool) -> None:
-        """Whether PAUSE ends `execute` as well. Part of the state."""
+        """Set whether PAUSE ends `execute` as well. Part of the state."""
         mask = _INTERCEPTS | (PAUSE_INTERCEPT if wanted else 0)
         # A page fault comes as such: for an intercept QEMU would not set CR2.
         self.state.intercept(mask, 0xFFFF_FFFF & ~(1 << _PAGE_FAULT), _CONTROL_GPA)

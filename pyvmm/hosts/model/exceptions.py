@@ -38,7 +38,7 @@ _EXTERNAL = 1
 
 
 class Source(enum.Enum):
-    """What raises a vector."""
+    """Source of a vector."""
 
     EXCEPTION = enum.auto()
     SOFTWARE = enum.auto()
@@ -80,7 +80,7 @@ def deliver(state: CpuState, memory: GuestMemoryAccess, event: Event) -> bool:
 
 
 def _after(event: Event, fault: GuestFaultError) -> Event | None:
-    """What a fault while delivering `event` becomes (SDM vol. 3A, table 6-5)."""
+    """Combine `event` and a fault while delivering it (SDM vol. 3A, table 6-5); None: shutdown."""
     first, second = event.vector, fault.vector
     if event.source is Source.EXCEPTION:
         severe = second in _CONTRIBUTORY or second == PAGE_FAULT
@@ -271,7 +271,7 @@ class _Delivery:
 
 
 def is_canonical(linear: int) -> bool:
-    """Whether bits 63 to 47 are all the same."""
+    """Tell whether bits 63 to 47 are all the same."""
     return (linear & (1 << 64) - 1) >> 47 in (0, 0x1FFFF)
 
 

@@ -45,7 +45,7 @@ class ModelMapping(Owner):
         return self.memory.resident(offset, size)
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Where there may be anything but zeroes; see `interface`."""
+        """Yield the parts that may not be zero; see `interface`."""
         return self.memory.data(offset, size)
 
     def close(self) -> None:
@@ -81,12 +81,12 @@ class ModelGuestMemfd(Owner):
 
     @property
     def is_open(self) -> bool:
-        """Whether `close` has not been called: only then can it be bound."""
+        """True until `close` is called: only then can it be bound."""
         return self._open
 
     @property
     def is_released(self) -> bool:
-        """Whether nothing refers to it any more, so that slots have lost it."""
+        """True once nothing refers to it any more, so that slots have lost it."""
         return not self.memory.is_open
 
     def map(self, *, in_core: bool = False) -> ModelMapping:

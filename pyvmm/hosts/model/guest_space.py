@@ -81,7 +81,7 @@ class GuestSpace:
             self.changed()
 
     def changed(self) -> None:
-        """What `spans` would answer may be different now."""
+        """Note that the answer of `spans` may have changed."""
         self._generation += 1
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class GuestSpace:
         return self._generation
 
     def spans(self) -> Sequence[Span]:
-        """What the guest reaches directly (`AddressSpace.spans`)."""
+        """Return the memory that the guest reaches directly (`AddressSpace.spans`)."""
         generation, spans = self._spans
         if generation != self._generation:
             generation = self._generation
@@ -142,7 +142,7 @@ class GuestSpace:
         return None
 
     def blocked(self, gpa: int, size: int, write: bool) -> Exit | None:
-        """Why an access cannot be (`AddressSpace.blocked`); the first page in the way decides."""
+        """Judge an access (`AddressSpace.blocked`); the first page in the way decides."""
         page = gpa // PAGE_SIZE * PAGE_SIZE
         while page < min(gpa + max(size, 1), ADDRESS_END):
             slot = self._slot_at(page)

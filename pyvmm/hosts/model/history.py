@@ -27,7 +27,7 @@ _REASONS: dict[type, tuple[int, str]] = {
 
 
 class History:
-    """What one vCPU has done."""
+    """History of one vCPU: its exits, posted accesses and conversions."""
 
     def __init__(self) -> None:
         self._records: deque[ExitRecord] = deque(maxlen=_RECORDS)
@@ -74,7 +74,7 @@ class History:
         return list(self._records)
 
     def counts(self) -> Mapping[str, int]:
-        """How many of each name."""
+        """Return the count for each name; names that never occurred are left out."""
         return {name: count for name, count in self._counts.items() if count}
 
 

@@ -73,7 +73,7 @@ class HostMemory(Owner):
 
     @property
     def is_open(self) -> bool:
-        """Whether `close` has not been called."""
+        """True until `close` is called."""
         return self._open
 
     def view(self) -> memoryview:
@@ -100,7 +100,7 @@ class HostMemory(Owner):
         view.release()
 
     def resident(self, offset: int, size: int) -> int:
-        """How many bytes of [offset, offset + size) take memory of the host (mincore(2))."""
+        """Count the bytes of [offset, offset + size) that take memory of the host (mincore(2))."""
         self._require(offset, size, "count")
         pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
         address = ctypes.c_void_p(self.address + offset)
@@ -111,7 +111,7 @@ class HostMemory(Owner):
         return sum(page & 1 for page in pages) * mmap.PAGESIZE
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Where [offset, offset + size) may hold anything but zeroes: (start, end), ascending."""
+        """Yield the parts of [offset, offset + size) that may not be zero: (start, end), sorted."""
         self._require(offset, size, "look for data in")
         end = offset + size
         fd = self._fd if self._file is None else self._file._fd

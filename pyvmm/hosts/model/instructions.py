@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an intercepted instruction does: CPUID, RDMSR, WRMSR, hypercalls, software interrupts."""
+"""Effects of intercepted instructions: CPUID, RDMSR, WRMSR, hypercalls, software interrupts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RAX, RCX, RDX, RBX, RSI = 0, 1, 2, 3, 6
 
 
 def opcode_offset(code: bytes, *, long: bool) -> int:
-    """How many bytes of prefixes `code` begins with."""
+    """Count the bytes of prefixes that `code` begins with."""
     at = 0
     while at < len(code) and code[at] in _PREFIXES:
         at += 1
@@ -47,7 +47,7 @@ def skip(state: CpuState, code: bytes, opcode_size: int) -> None:
 
 
 def software_interrupt(state: CpuState, code: bytes) -> Event:
-    """What INT n, INT3, INTO or INT1 raises."""
+    """Return the event that INT n, INT3, INTO or INT1 raises."""
     at = opcode_offset(code, long=state.is_long)
     opcode = code[at : at + 2]
     match opcode[:1]:

@@ -20,7 +20,7 @@ _MOST = 32
 """More than one instruction makes: unaligned, a move of 8 bytes makes 2 reads and 8 writes."""
 
 _TRIES = 4
-"""How often a left instruction is begun again; a stop that comes from elsewhere may prevent it."""
+"""Number of tries to begin a left instruction again: a stop from elsewhere may prevent one."""
 
 
 class MmioAccesses:
@@ -36,7 +36,7 @@ class MmioAccesses:
         self._tries = 0
 
     def do(self, access: exits.MmioRead | exits.MmioWrite) -> int:
-        """What an access gives; for a write it does not matter."""
+        """Do an access and return what it reads; for a write the value does not matter."""
         if self._is_begun_again:
             self._is_begun_again = False
             self._again = self._since(access)
@@ -63,7 +63,7 @@ class MmioAccesses:
 
     @property
     def is_pending(self) -> bool:
-        """Whether an instruction has to be finished before anything else is done."""
+        """True while an instruction has to be finished before anything else is done."""
         return self._is_begun_again or bool(self._again)
 
     def take_left(self) -> bool:

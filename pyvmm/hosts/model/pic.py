@@ -42,7 +42,7 @@ class Pic:
                 self._requests &= ~bit
 
     def is_busy(self, line: int) -> bool:
-        """Whether a request of this line waits or is being served."""
+        """Tell whether a request of this line waits or is being served."""
         return bool((self._requests | self._in_service) >> line & 1)
 
     def _priority(self, bits: int) -> int | None:

@@ -64,7 +64,7 @@ class ModelPosts(Owner):
         return self._read_values.get(port)
 
     def takes_writes(self, port: int) -> bool:
-        """Whether a single-byte write is posted."""
+        """Tell whether a single-byte write is posted."""
         return port in self._writes
 
     def push(self, vcpu: int, port: int, value: int) -> bool:

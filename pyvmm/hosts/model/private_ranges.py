@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which guest-physical addresses have KVM_MEMORY_ATTRIBUTE_PRIVATE: ranges, not pages."""
+"""Guest-physical addresses with KVM_MEMORY_ATTRIBUTE_PRIVATE, kept as ranges, not pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PrivateRanges:
         return True
 
     def is_private(self, gpa: int) -> bool:
-        """Whether the byte at `gpa` is."""
+        """Tell whether the byte at `gpa` is private."""
         return bisect_right(self._bounds, gpa) % 2 == 1
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:

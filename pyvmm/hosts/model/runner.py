@@ -51,7 +51,7 @@ class Runner:
         self.msrs = Msrs(apic_base)
         self.has_cpuid = False
         self.answer = 0
-        """What the device access under way reads."""
+        """Value that the device access under way reads."""
         controllers = services.controllers
         self.waits_for_startup = controllers is not None and index > 0
         self.slices = 0
@@ -75,7 +75,7 @@ class Runner:
 
     @property
     def is_halted(self) -> bool:
-        """Whether it waits for an interrupt."""
+        """True while it waits for an interrupt."""
         return self._halted
 
     def run(self) -> Exit:
@@ -109,7 +109,7 @@ class Runner:
             self._controllers.wake()
 
     def take_kick(self) -> bool:
-        """Whether there was one since the last time."""
+        """Take the kick, and tell whether there was one since the last call."""
         kicked, self._kicked = self._kicked, False
         return kicked
 
@@ -169,7 +169,7 @@ class Runner:
         return bool(state.rflags & _IF) and not state.hflags & HF_INHIBIT_IRQ
 
     def _wakes(self) -> bool:
-        """Whether an interrupt ends HLT."""
+        """Tell whether an interrupt ends HLT."""
         controllers = self._controllers
         if controllers is None or not self._can_interrupt():
             return False
@@ -235,7 +235,7 @@ class Runner:
                 return None
 
     def _internal_error(self) -> exits.KvmInternalError:
-        """What cannot be executed; with the instruction's bytes, as KVM tells them."""
+        """Make the exit for an instruction that cannot be executed, with its bytes, as KVM does."""
         code = self._code()
         size = len(code).to_bytes(1, "little")
         padded = (size + code).ljust(16, b"\x90")

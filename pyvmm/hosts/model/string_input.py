@@ -33,7 +33,7 @@ _RCX, _RDI = instructions.RCX, 7
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one INS or REP INS reads at once: `count` elements of `size` bytes.
+    """Batch that one INS or REP INS reads at once: `count` elements of `size` bytes.
 
     `bits` is its size of addresses, `code` the bytes at RIP.
     """
@@ -64,7 +64,7 @@ def _address_bits(prefixes: bytes, state: CpuState) -> int:
 
 
 def elements(size: int, rcx: int, rdi: int, *, bits: int, backward: bool) -> int:
-    """How many elements of `size` bytes REP INS asks for at once."""
+    """Compute the number of elements of `size` bytes that REP INS asks for at once."""
     asked = rcx & (1 << bits) - 1 & 0xFFFF_FFFF
     in_page = rdi % PAGE if backward else PAGE - rdi % PAGE
     return max(1, min(asked, in_page, _READ_AHEAD // size))
@@ -79,7 +79,7 @@ class StringInput:
         self._end: _End | None = None
 
     def batch(self, size: int) -> Batch | None:
-        """What the instruction under way, which reads a port, asks for; None: it is no INS."""
+        """Decode the batch that the instruction under way reads from a port; None: it is no INS."""
         # The instruction's own address and count are in the state: QEMU stores them before it
         # looks whether the port's access is intercepted.
         state = self._engine.load()
@@ -117,7 +117,7 @@ class StringInput:
 
     @staticmethod
     def _behind(batch: Batch, state: CpuState) -> _End:
-        """Where the guest is when all of `batch` has been read."""
+        """Compute the guest's registers once all of `batch` has been read."""
         by = -batch.size if batch.backward else batch.size
         rdi = _moved(state.register(_RDI), by * batch.count, batch.bits)
         rcx = state.register(_RCX)

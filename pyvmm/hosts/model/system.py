@@ -18,7 +18,7 @@ from pyvmm.rules.profile import MAINLINE, Profile
 _MAX_VCPUS = 64
 _MAP_GPA_RANGE = 12
 _PHYSICAL_ADDRESS_BITS = 40
-"""What the processor that Unicorn emulates has."""
+"""Physical address bits of the processor that Unicorn emulates."""
 
 
 class ModelSystem(Owner):
@@ -33,7 +33,7 @@ class ModelSystem(Owner):
         self._mapped = Mapped()
 
     def capabilities(self) -> Capabilities:
-        """What the model offers: all that the rules speak of."""
+        """Return the capabilities of the model: all that the rules speak of."""
         private = self._profile.attributes is not None
         types = {VmType.DEFAULT, *([VmType.SW_PROTECTED] if private else [])}
         return Capabilities(

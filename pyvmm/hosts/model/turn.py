@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whose turn it is: the vCPUs of a VM and whoever changes its memory, one at a time, in order."""
+"""Turns of the vCPUs of a VM and of those who change its memory: one at a time, in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Turn:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for it."""
+        """True while somebody waits for it."""
         return bool(self._waiting)
 
     def _take(self) -> None:

@@ -99,7 +99,7 @@ def is_installed() -> bool:
 
 
 def _path() -> Path:
-    """Where the package keeps the library. Raises `HostLacksError` without it."""
+    """Find the library in the package. Raises `HostLacksError` without it."""
     found = importlib.util.find_spec("unicorn")
     places = [] if found is None else list(found.submodule_search_locations or ())
     for place in places:

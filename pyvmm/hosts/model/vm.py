@@ -222,7 +222,7 @@ class ModelVm(Owner):
 
     @property
     def turn_wanted(self) -> bool:
-        """Whether somebody waits for the turn."""
+        """True while somebody waits for the turn."""
         return self.turn_lock.is_wanted
 
     # -- life --

@@ -42,8 +42,9 @@ Prove = Callable[[Path], Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build: a series of kernels by `name` (None: `DEFAULT_NAME`), or the one whose source
-    is in the folder or tarball `source`. `again` looks for a newer source though there is a kernel.
+    """Request for a build: a series of kernels by `name` (None: `DEFAULT_NAME`), or the one whose
+    source is in the folder or tarball `source`. `again` looks for a newer source though there is a
+    kernel.
     """
 
     jobs: int

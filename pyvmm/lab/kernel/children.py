@@ -110,7 +110,7 @@ class Children:
         return list(tail)
 
     def reason(self, program: str, status: int, tail: list[str]) -> str:
-        """Why a command failed, in one line: the most telling of its last."""
+        """Explain in one line why a command failed, by the most telling of its last lines."""
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         lines = [line.strip() for line in tail if line.strip()]
         telling = [

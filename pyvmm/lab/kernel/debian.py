@@ -20,7 +20,7 @@ from pyvmm.lab.kernel.failures import KernelBuildError, system_call_error
 from pyvmm.lab.kernel.progress import Progress
 
 SUITES = ("trixie-backports", "trixie", "bookworm-backports", "sid")
-"""Where kernels are looked for, in this order: their lists are fetched one by one, as needed."""
+"""Debian suites searched for kernels, in this order: lists are fetched one by one, as needed."""
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRINGS = (
@@ -62,7 +62,7 @@ class PrivateApt:
         self._progress = progress
 
     def configuration(self) -> str:
-        """What is read after the system's own configuration, and overrides it."""
+        """Return the apt configuration that is read after the system's own and overrides it."""
         folders = {
             "Dir::Etc::sourceparts": self.root / "sources.list.d",
             "Dir::Etc::preferences": "/dev/null",
@@ -196,7 +196,7 @@ class PrivateApt:
         return path
 
     def _ask(self, program: str, *arguments: str, private: bool = True) -> str:
-        """What an apt tool answers on standard output; "" where it fails or is not there."""
+        """Return what an apt tool prints on standard output; "" where it fails or is not there."""
         own = ("-c", str(self.root / "apt.conf")) if private else ()
         try:
             done = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can go wrong with making a kernel, beyond what `pyvmm.errors` has."""
+"""Failures of making a kernel, beyond those in `pyvmm.errors`."""
 
 from __future__ import annotations
 

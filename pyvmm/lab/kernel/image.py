@@ -30,15 +30,15 @@ class ImageKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a kernel's file says: its form, and its release ("7.3.4")."""
+    """Description of a kernel's file: its form, and its release ("7.3.4")."""
 
     kind: ImageKind
     release: str
 
 
 def recognise(path: Path) -> Image:
-    """What kernel the file `path` is, from Documentation/arch/x86/boot.rst (setup header), ELF and
-    the note XEN_ELFNOTE_PHYS32_ENTRY.
+    """Recognise the kernel in the file `path`, from Documentation/arch/x86/boot.rst (setup header),
+    ELF and the note XEN_ELFNOTE_PHYS32_ENTRY.
 
     Raises `NoInputError`, `NoPermissionError`, or `ImageError` for what is not an x86 kernel or
     what QEMU could not start.

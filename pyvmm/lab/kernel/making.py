@@ -15,7 +15,7 @@ from pyvmm.lab.kernel.failures import KernelBuildError, system_call_error
 from pyvmm.lab.kernel.progress import Progress
 
 EXPECTED_OBJECTS = {"7.3": 1152, "6.12": 1115}
-"""How many files a build of our fragment compiles, measured: what the progress bar counts up to."""
+"""Number of files that a build of our fragment compiles, measured: the progress bar's total."""
 
 REPRODUCIBLE = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
@@ -106,7 +106,7 @@ def strip(tree: Tree, image: Path, children: Children) -> None:
 
 
 def _objects(folder: Path) -> int:
-    """How many compiled files of the kernel there are already."""
+    """Count the files of the kernel that are compiled already."""
     found = 0
     for where, folders, files in os.walk(folder):
         if where == str(folder):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is known about a kernel in the cache: the values, and their JSON."""
+"""Facts about a kernel in the cache: the values, and their JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Manifest:
 
     @property
     def was_built_here(self) -> bool:
-        """Whether ``pyvmm lab build`` compiled it, as opposed to taking a file over."""
+        """True if ``pyvmm lab build`` compiled it, as opposed to taking a file over."""
         return bool(self.config_hash)
 
     def to_json(self) -> str:

@@ -65,7 +65,7 @@ def ensure(say: Callable[[str], None]) -> None:
 
 
 def compiler_version() -> str:
-    """What the compiler calls itself, in one line: part of what identifies a kernel.
+    """Ask the compiler for its version, in one line: part of what identifies a kernel.
 
     Raises `HostLacksError`.
     """

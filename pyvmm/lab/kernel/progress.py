@@ -23,7 +23,7 @@ class Stage(Protocol):
 
 
 class Progress(Protocol):
-    """Where a build reports to."""
+    """Receiver of a build's reports."""
 
     def say(self, text: str) -> None:
         """A line for the reader."""

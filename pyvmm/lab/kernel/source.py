@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a kernel's source comes from, and unpacking it."""
+"""Sources of a kernel, and unpacking it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can be attached to a console: standard input and output, a file, a socket, nothing.
+"""Endpoints for a console: standard input and output, a file, a socket, nothing.
 
 Each is an `Attachment` (`pyvmm.machine.machine`): called with the machine's `ConsolePort`, it runs
 until the output has ended and all of it has been passed on.
@@ -21,7 +21,7 @@ from pyvmm.machine.console.streams import READ_SIZE, InputDescriptor, OutputDesc
 from pyvmm.machine.unix_listener import UnixListener
 
 InputFilter = Callable[[bytes], Awaitable[bytes]]
-"""What typed bytes go through on their way: returns what is left for the guest."""
+"""Filter that typed bytes go through on their way: returns what is left for the guest."""
 
 _GONE_PAUSE = 0.1
 """Seconds between two looks whether a client that has ended its input is still there."""
@@ -233,7 +233,7 @@ def _has_caller(listener: trio.socket.SocketType) -> bool:
 
 
 def _is_gone(client: trio.socket.SocketType) -> bool:
-    """Whether the other end is closed altogether, rather than only for writing."""
+    """Tell whether the other end is closed altogether, rather than only for writing."""
     poll = select.poll()
     poll.register(client, 0)
     return bool(poll.poll(0))

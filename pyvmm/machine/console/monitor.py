@@ -29,7 +29,7 @@ class Monitor:
         self._line = bytearray()
 
     async def keys(self, data: bytes) -> bytes:
-        """What of the typed `data` is for the guest; the rest is done here."""
+        """Return the part of the typed `data` that is for the guest; the rest is handled here."""
         for_guest = b""
         for item in self._keys.feed(data):
             match item:

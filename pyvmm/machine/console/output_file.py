@@ -57,7 +57,7 @@ class OutputFile(Owner):
 
 
 def open_error(attempt: str, error: OSError) -> SystemCallError | NoPermissionError | UsageError:
-    """What to raise for a path that was given to us and cannot be written to."""
+    """Make the error to raise for a path that was given to us and cannot be written to."""
     cause = error.strerror or str(error)
     if isinstance(error, PermissionError):
         return NoPermissionError(attempt, cause, "choose a path that you may write to")

@@ -55,7 +55,7 @@ class ConsolePort:
 
     @property
     def is_full(self) -> bool:
-        """Whether the guest should wait before it says more."""
+        """True while the guest should wait before it writes more."""
         return self._size >= OUTPUT_LIMIT
 
     def wait_for_room(self) -> None:
@@ -131,7 +131,7 @@ class ConsolePort:
 
     @property
     def output_ended(self) -> bool:
-        """Whether `end_output` was called: what is unread now is all there is."""
+        """True once `end_output` was called: what is unread then is all that remains."""
         return self._ended
 
     async def wait_output_ended(self) -> None:
@@ -178,7 +178,7 @@ class ConsolePort:
 
     @property
     def input_ended(self) -> bool:
-        """Whether the input has ended and the guest has been given all of it."""
+        """True once the input has ended and the guest has been given all of it."""
         return self._input_ended and not self._input_size
 
     def feed(self, receive: Callable[[bytes], int]) -> None:

@@ -35,7 +35,7 @@ _NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
 
 
 def is_pseudo_terminal_master(fd: int) -> bool:
-    """Whether `fd` is the side of a pseudo-terminal that a terminal emulator has."""
+    """Tell whether `fd` is the side of a pseudo-terminal that a terminal emulator has."""
     try:
         fcntl.ioctl(fd, _TIOCGPTN, bytes(4))
     except OSError:

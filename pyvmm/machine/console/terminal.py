@@ -81,7 +81,7 @@ class RawTerminal:
 
 
 def is_controlling_terminal(fd: int) -> bool:
-    """Whether `fd` is the terminal that controls this process's session."""
+    """Tell whether `fd` is the terminal that controls this process's session."""
     try:
         # A master answers for its slave, which is somebody else's terminal.
         return os.isatty(fd) and os.tcgetpgrp(fd) >= 0 and not is_pseudo_terminal_master(fd)
@@ -90,7 +90,7 @@ def is_controlling_terminal(fd: int) -> bool:
 
 
 def is_foreground_terminal(fd: int) -> bool:
-    """Whether `fd` is a terminal and this process is in its foreground."""
+    """Tell whether `fd` is a terminal and this process is in its foreground."""
     try:
         return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:

@@ -45,7 +45,7 @@ _CONTROLLER_MEMORY = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a word is called with: the machine, what follows the word, the vCPU meant, who asks."""
+    """Arguments of a monitor word: the machine, what follows the word, the vCPU meant, who asks."""
 
     machine: Machine
     rest: str
@@ -74,7 +74,7 @@ class Word:
 
 
 async def execute(machine: Machine, text: str, cpu: int, requester: Requester) -> str:
-    """What the monitor prints for a line; `cpu` is the vCPU that registers and x mean.
+    """Execute a line and return its output; `cpu` is the vCPU that registers and x mean.
 
     What cannot be done is said in the text, as QEMU's monitor does. Raises `PyvmmError` when the
     machine fails or has ended.
@@ -318,7 +318,7 @@ WORDS = (
     Word("x", "/fmt addr", "virtual memory dump starting at 'addr'", _examine),
     Word("xp", "/fmt addr", "physical memory dump starting at 'addr'", _examine_physical),
 )  # fmt: skip
-"""What a line may begin with."""
+"""Words that a line may begin with."""
 
 INFO = (
     Word("status", "", "show the current VM status (running|paused)", _info_status),
@@ -329,4 +329,4 @@ INFO = (
     Word("memory", "", "how much memory there is, and what it is made from", _info_memory),
     Word("vcpus", "", "registers, code, page tables and last exits of every vCPU", _info_vcpus),
 )  # fmt: skip
-"""What may follow ``info``."""
+"""Words that may follow ``info``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a human monitor's arguments mean: formats like /4xw, and sums with registers. Pure.
+"""Arguments of a human monitor's commands: formats like /4xw, and sums with registers. Pure.
 
 The grammar is that of QEMU's monitor (monitor/hmp.c): unsigned 64-bit arithmetic, ``+ -`` below
 ``& | ^`` below ``* / %``, numbers as C has them, ``$rip``.
@@ -29,7 +29,7 @@ class TrailingError(LineError):
 
 
 class Base(enum.Enum):
-    """How an item is shown; the values are the letters."""
+    """Format in which an item is shown; the values are the letters."""
 
     HEXADECIMAL = "x"
     SIGNED = "d"
@@ -87,7 +87,7 @@ class _Parser:
         self._registers = registers
 
     def rest(self) -> str:
-        """What is left, without spaces in front."""
+        """Return the text that is left, without spaces in front."""
         while self._at < len(self._text) and self._text[self._at].isspace():
             self._at += 1
         return self._text[self._at :]

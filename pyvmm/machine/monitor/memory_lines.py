@@ -11,7 +11,7 @@ Read = Callable[[int, int], bytes | None]
 """(address, size in bytes) -> that many bytes, or None where they cannot be read."""
 
 MOST_BYTES = 1 << 16
-"""What one command prints at the most."""
+"""Largest number of bytes that one command prints."""
 _MASK = (1 << 64) - 1
 _ESCAPES = {0x27: "\\'", 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r"}
 

@@ -13,7 +13,7 @@ _INDENT = "  "
 
 
 class TreeKind(enum.Enum):
-    """What answers in a range; the values are QEMU's words."""
+    """Kind of target that answers in a range; the values are QEMU's words."""
 
     RAM = "ram"
     DEVICE = "i/o"
@@ -57,7 +57,7 @@ def tree_lines(spaces: Sequence[AddressSpace]) -> Iterator[str]:
 
 
 def flat_lines(spaces: Sequence[AddressSpace]) -> Iterator[str]:
-    """What an access meets, without aliases: ``info mtree -f``."""
+    """Yield the ranges that accesses meet, without aliases: ``info mtree -f``."""
     for number, space in enumerate(spaces):
         yield f"FlatView #{number}"
         yield f' AS "{space.name}", root: {space.root}'

@@ -43,11 +43,11 @@ class VcpuRegisters:
 
     @property
     def is_64_bit(self) -> bool:
-        """Whether it executes 64-bit code."""
+        """True while it executes 64-bit code."""
         return bool(self.sregs.efer & Efer.LMA and self.sregs.cs.l)
 
     def names(self) -> Mapping[str, int]:
-        """What expressions call them: ``rax`` and ``eax`` alike, as in QEMU; ``pc`` is linear."""
+        """Map names to values: ``rax`` and ``eax`` alike, as in QEMU; ``pc`` is linear."""
         regs, sregs = self.regs, self.sregs
         found = {name: getattr(regs, name) for row in _ROWS for name in row}
         found |= {f"e{name[1:]}": value for name, value in found.items() if not name[1:].isdigit()}
