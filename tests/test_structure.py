@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,9 @@ EFFECTS = {
 FORBIDDEN_NAMES = {"util", "utils", "common", "helpers", "misc"}
 FILE_LIMIT = 420
 FUNCTION_LIMIT = 65
+QUESTIONS = {
+    "What", "Whether", "How", "Who", "Whose", "Whom", "Where", "Which", "When", "Why"
+}  # fmt: skip
 
 
 ROOMS: dict[str, list[Path]] = {}
@@ -158,9 +162,30 @@ def test_files_and_functions_stay_small_and_names_say_something(room: list[Path]
             assert not bare, f"{path}: bare except"
 
 
+def docstrings(nodes: tuple[ast.AST, ...]) -> list[ast.Constant]:
+    """Every text that stands alone: of modules, classes, functions, and under names."""
+    alone = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    return [
+        text for text in alone if isinstance(text, ast.Constant) and isinstance(text.value, str)
+    ]
+
+
+def first_word(docstring: ast.Constant) -> str:
+    match = re.match(r"\w*", str(docstring.value).strip())
+    return match[0] if match else ""
+
+
+@each_room
+def test_docstrings_begin_with_a_verb_or_a_noun_not_with_a_question(room: list[Path]) -> None:
+    for path in room:
+        for docstring in docstrings(source(path)[1]):
+            assert first_word(docstring) not in QUESTIONS, f"{path}:{docstring.lineno}"
+
+
 def test_the_walk_sees_what_it_is_meant_to_see() -> None:
     # Were the lists above to miss the house, every test in this file would pass for nothing.
     assert len(MODULES) > 40
+    assert sum(len(docstrings(source(path)[1])) for path in MODULES) > 2000
     assert sum(map(is_pure, MODULES)) > 20
     assert "trio" in {name.split(".")[0] for name in imports(Path("pyvmm/machine/machine.py"))}
     assert set(sys.stdlib_module_names) | {"cffi", "trio", "rich"} >= EFFECTS
