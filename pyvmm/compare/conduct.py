@@ -15,6 +15,7 @@ import trio
 
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol
+from pyvmm.boot.unpacking import unpacked
 from pyvmm.compare import pyvmm_runs, qemu_runs
 from pyvmm.compare.guest_files import GuestFiles, GuestRequest, guest_files, memory_file, path_of
 from pyvmm.compare.loader_values import loader_values
@@ -65,7 +66,9 @@ def check(request: GuestRequest) -> tuple[BootPlan, BootProtocol]:
             "round it up",
         )
     plan = _plan(request, request.name, "initrd")
-    return plan, qemu_protocol(request.image, plan.protocol, f"compare {request.name}")
+    # QEMU is given it unpacked (`guest_files`).
+    image = unpacked(memoryview(request.image), f"boot {request.name}").image
+    return plan, qemu_protocol(image, plan.protocol, f"compare {request.name}")
 
 
 def _plan(request: GuestRequest, name: str, initrd_name: str) -> BootPlan:

@@ -33,8 +33,8 @@ REFUSALS = {
 """QEMU's messages on standard error when it refuses an image, each with its meaning."""
 
 
-def qemu_protocol(image: bytes, ours: BootProtocol, attempt: str) -> BootProtocol:
-    """Return the protocol by which QEMU enters `image` (the whole file); pyvmm enters it by `ours`.
+def qemu_protocol(image: bytes | memoryview, ours: BootProtocol, attempt: str) -> BootProtocol:
+    """Return the protocol by which QEMU enters `image` (unpacked); pyvmm enters it by `ours`.
 
     Raises `UsageError` where it boots no such image; `attempt` is for its text.
     """

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +36,28 @@ def test_the_protocol(image: bytes, ours: BootProtocol, theirs: BootProtocol) ->
     assert qemu_protocol(image, ours, "compare it") is theirs
 
 
+@pytest.mark.parametrize("is_pipe", [False, True], ids=["file", "FIFO"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress], ids=["", "gzip", "xz"])
 @pytest.mark.parametrize("notes", [b"", NOTE], ids=["alone", "with a PVH note"])
 def test_an_elf64_with_a_multiboot_header_is_refused_before_anything_runs(
-    notes: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    notes: bytes,
+    pack: Callable[[bytes], bytes],
+    is_pipe: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "mb64.img"
-    path.write_bytes(elf(bits=64, notes=notes, multiboot=HEADER))
+    image = pack(elf(bits=64, notes=notes, multiboot=HEADER))
+    if is_pipe:
+        os.mkfifo(path)
+        writer = threading.Thread(target=path.write_bytes, args=(image,), daemon=True)
+        writer.start()
+    else:
+        path.write_bytes(image)
+    # The missing program would be noticed, with another code, before anything ran.
     assert main(["compare", str(path), "--qemu", "/nowhere"]) == 64
+    if is_pipe:
+        writer.join()
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
