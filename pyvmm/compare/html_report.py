@@ -105,6 +105,11 @@ def _behaviour(report: Report) -> Iterator[str]:
         rows.append((_words(one.subject.name), *map(_mark, findings)))
     if not report.verdicts:
         return
+    if reference.inventory.memory or reference.inventory.cpuid:
+        yield (
+            "<p>Lines in which the guest prints its memory map and CPUID are counted there, not "
+            "as the console's.</p>"
+        )
     aspects = [one.aspect.value for one in report.verdicts[0].findings]
     yield _table(("", *aspects, "steadiness"), rows)
     yield f"<p>{_words(reference.subject.name)} itself, from run to run: "
@@ -184,7 +189,8 @@ def _costs(report: Report) -> Iterator[str]:
         return
     yield "<h2>Cost</h2>"
     yield (
-        "<p>A dot is one run, the box the middle half of them, the line the median. "
+        "<p>A dot is one run, the box the middle half of them, the line the median, "
+        "whose figure stands to the right of all dots. "
         "Whole processes, from their start to their end.</p>"
     )
     for metric in Metric:

@@ -58,13 +58,15 @@ class Inventory:
 def taken_apart(console: bytes) -> tuple[Inventory, tuple[str, ...]]:
     """The inventory in a console's text, and the lines that are none of it.
 
-    Bytes that are no UTF-8 are shown as ``\\xNN``; lines end with a line feed and nothing else.
+    Bytes that are no UTF-8 are shown as ``\\xNN``; lines end with a line feed and nothing else, so
+    the last of the others is what follows the last line feed, mostly nothing.
     """
     text = console.decode("utf-8", "backslashreplace")
     memory: list[MemoryLine] = []
     cpuid: list[CpuidLine] = []
     rest: list[str] = []
-    for line in text.split("\n"):
+    *whole, unfinished = text.split("\n")
+    for line in whole:
         if match := _MEMORY.fullmatch(line):
             memory.append(MemoryLine(int(match[1], 16), int(match[2], 16), match[3]))
         elif match := _CPUID.fullmatch(line):
@@ -72,7 +74,13 @@ def taken_apart(console: bytes) -> tuple[Inventory, tuple[str, ...]]:
             cpuid.append(CpuidLine(numbers[0], numbers[1], _four(numbers[2:])))
         else:
             rest.append(line)
-    return Inventory(tuple(memory), tuple(cpuid)), tuple(rest)
+    return Inventory(tuple(memory), tuple(cpuid)), (*rest, unfinished)
+
+
+def console_lines(console: bytes) -> int:
+    """Count the lines of a console's text that are no inventory."""
+    _, rest = taken_apart(console)
+    return len(rest) - 1
 
 
 def _four(numbers: Sequence[int]) -> tuple[int, int, int, int]:

@@ -4,24 +4,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from pyvmm.compare.observations import METRIC_TITLES, Metric
 from pyvmm.compare.ram import RegionComparison
 from pyvmm.compare.report import PairRatio, SubjectReport
-from pyvmm.compare.statistics import number
+from pyvmm.compare.statistics import Spread, number
 from pyvmm.compare.subjects import PyvmmSubject, Subject
 
 _WIDTH = 640
 _LEFT = 12
 _LABELS = 210
-_RIGHT = 100
 _WORDS = 300
 _NAME = 20
 _ROW = 24
 _NAME_MAX = 56
 _TOP = 24
+_GAP = 8
+_LETTER = 11.7
+"""Width that a letter may have: 0.65 of the page's largest, 18."""
 
 
 def _svg(height: float, parts: Sequence[str], title: str) -> str:
@@ -52,6 +54,16 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME_MAX else f"{name[:20]}…{name[20 - _NAME_MAX + 1 :]}"
 
 
+def _median(spread: Spread, unit: str = "") -> str:
+    """Words for the median: beside a dot the bare figure would be taken for the dot's."""
+    return f"median {number(spread.median)} {unit}".rstrip()
+
+
+def _room(words: Iterable[str]) -> float:
+    """Width to the right of a scale in which each of these has room."""
+    return _GAP + _LETTER * max(map(len, words))
+
+
 def _side(subject: Subject) -> str:
     return "ours" if isinstance(subject, PyvmmSubject) else "theirs"
 
@@ -59,10 +71,12 @@ def _side(subject: Subject) -> str:
 def runs(metric: Metric, having: Sequence[SubjectReport]) -> str:
     """Two lines for each subject: its name, and on a scale from 0 its runs as dots.
 
-    A box goes from quartile to quartile, and a line is the median.
+    A box goes from quartile to quartile, a line is the median, and its figure stands behind all.
     """
+    title, unit = METRIC_TITLES[metric]
+    words = [_median(one.figures[metric], unit) for one in having]
     most = max(one.figures[metric].most for one in having) or 1.0
-    scale = (_WIDTH - _LEFT - _RIGHT) / most
+    scale = (_WIDTH - _LEFT - _room(words)) / most
     bottom = _TOP + (_NAME + _ROW) * len(having)
     parts = []
     for step in _steps(most):
@@ -85,8 +99,8 @@ def runs(metric: Metric, having: Sequence[SubjectReport]) -> str:
         x = _LEFT + spread.median * scale
         parts.append(_line(x, middle - 10, middle + 10, "median"))
         end = _LEFT + spread.most * scale
-        parts.append(_text(end + 8, middle + 4, number(spread.median)))
-    return _svg(bottom + 6, parts, METRIC_TITLES[metric][0])
+        parts.append(_text(end + _GAP, middle + 4, words[row]))
+    return _svg(bottom + 6, parts, title)
 
 
 def _steps(most: float) -> list[float]:
@@ -102,7 +116,8 @@ def ratios(pairs: Sequence[PairRatio]) -> str:
     most = max(2.0, *(one.ratio.high for one in pairs)) * 1.1
     # A measured 0 has no place on such a scale.
     least = max(min(0.5, *(one.ratio.low for one in pairs)) * 0.9, most / 1e6)
-    scale = (_WIDTH - _LABELS - _RIGHT) / (math.log(most) - math.log(least))
+    room = _room(_median(one.ratio) for one in pairs)
+    scale = (_WIDTH - _LABELS - room) / (math.log(most) - math.log(least))
 
     def place(value: float) -> float:
         return _LABELS + (math.log(max(value, least)) - math.log(least)) * scale
@@ -133,7 +148,7 @@ def _ratio_row(one: PairRatio, middle: float, place: Callable[[float], float]) -
         _text(_LABELS - 8, middle + 4, label, "end"),
         _rectangle(low, middle - 6, high - low, 12, "ours box"),
         f'<circle class="ours" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>',
-        _text(high + 8, middle + 4, number(one.ratio.median)),
+        _text(high + _GAP, middle + 4, _median(one.ratio)),
     ]
 
 

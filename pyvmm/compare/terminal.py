@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pyvmm.compare.inventory import console_lines
 from pyvmm.compare.observations import (
     KERNEL_COUNTERS,
     METRIC_NOTES,
@@ -145,7 +146,7 @@ def _behaviour_rows(report: Report) -> list[tuple[str, dict[Aspect, str]]]:
     """Each subject's name, and what there is in a word of each aspect."""
     reference = report.subjects[0]
     own = {
-        Aspect.CONSOLE: counted(reference.inspection.console.count(b"\n"), "line"),
+        **_lines_said(reference),
         Aspect.END: escape(str(reference.inspection.end)),
         Aspect.STEADINESS: _MARKS[reference.steadiness.agreement],
     }
@@ -155,6 +156,20 @@ def _behaviour_rows(report: Report) -> list[tuple[str, dict[Aspect, str]]]:
         marks[Aspect.STEADINESS] = _MARKS[one.steadiness.agreement]
         rows.append((one.subject.name, marks))
     return rows
+
+
+def _lines_said(one: SubjectReport) -> dict[Aspect, str]:
+    """Numbers of the lines compared under each aspect, as `Finding.summary` counts them."""
+    counts = {
+        Aspect.CONSOLE: console_lines(one.inspection.console),
+        Aspect.MEMORY_MAP: len(one.inventory.memory),
+        Aspect.CPUID: len(one.inventory.cpuid),
+    }
+    return {
+        aspect: counted(count, "line")
+        for aspect, count in counts.items()
+        if count or aspect is Aspect.CONSOLE
+    }
 
 
 def _lines(name: str, finding: Finding) -> Iterator[RenderableType]:

@@ -64,11 +64,16 @@ def region(pages: PageCounts, name: str = "rest") -> RegionComparison:
 
 
 def report(
-    *, other_console: bytes = b"hello\n", rounds: int = 3, name: str = "hello", append: str = ""
+    *,
+    console: bytes = b"hello\n",
+    other_console: bytes = b"hello\n",
+    rounds: int = 3,
+    name: str = "hello",
+    append: str = "",
 ) -> Report:
     """pyvmm on KVM against QEMU with TCG."""
     theirs = qemu()
-    looked = [inspection(OURS), inspection(theirs, other_console)]
+    looked = [inspection(OURS, console), inspection(theirs, other_console)]
     ram = [region(PageCounts(510, 0, 1, 1, (0x20_0000, 0x20_5000)))]
     parts = tuple(
         subject_report(

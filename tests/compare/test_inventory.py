@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.compare.inventory import CpuidLine, MemoryLine, changed_lines, taken_apart
+from pyvmm.compare.inventory import CpuidLine, MemoryLine, changed_lines, console_lines, taken_apart
 
 
 def test_lines_are_taken_out_of_the_text() -> None:
@@ -41,6 +42,25 @@ def test_what_is_nearly_such_a_line_stays() -> None:
 def test_any_bytes_can_be_taken_apart(text: bytes) -> None:
     found, rest = taken_apart(text)
     assert len(found.memory) + len(found.cpuid) + len(rest) == text.count(b"\n") + 1
+
+
+MEMORY = b"memory 0000000000-000009fc00 usable"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (b"", 0),
+        (b"one\n", 1),
+        (b"one\n" + MEMORY + b"\ntwo\n", 2),
+        (MEMORY, 0),
+        (b"one\n" + MEMORY, 1),
+    ],
+)
+def test_lines_of_the_console_are_those_that_end_and_are_no_inventory(
+    text: bytes, lines: int
+) -> None:
+    assert console_lines(text) == lines
 
 
 LINES = st.builds(

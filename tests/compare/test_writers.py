@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from pyvmm.compare.html_report import to_html
 from pyvmm.compare.json_report import SCHEMA, to_json
-from pyvmm.compare.observations import Metric
+from pyvmm.compare.observations import METRIC_TITLES, Metric
 from pyvmm.compare.report import Report, subject_report
 from pyvmm.compare.statistics import counted, number
 from pyvmm.compare.terminal import bar, to_text
 from tests.compare.samples import report, timed
+from tests.compare.wide_report import wide_report
 
 HOSTILE = "<script>alert('[red]&amp;')</script>"
 
@@ -196,3 +197,43 @@ def test_pictures_are_well_formed_and_keep_inside() -> None:
                 assert float(part.attrib["x"]) + float(part.attrib["width"]) <= width
     dots = [part for part in drawn[1] if part.tag == "circle"]
     assert len(dots) == 6
+
+
+@pytest.mark.parametrize(
+    "made", [report(), report(rounds=1), wide_report()], ids=["plain", "one run", "wide"]
+)
+def test_a_figure_beside_dots_is_called_the_median(made: Report) -> None:
+    metrics = [one for one in Metric if any(one in part.figures for part in made.subjects)]
+    for metric, picture in zip(metrics, pictures_of(made), strict=False):
+        unit = METRIC_TITLES[metric][1]
+        width = float(picture.attrib["viewBox"].split()[2])
+        texts = [part for part in picture if part.tag == "text"]
+        told = [part for part in texts if (part.text or "").endswith(f" {unit}")]
+        medians = [one.figures[metric].median for one in made.subjects if metric in one.figures]
+        assert [part.text for part in told] == [f"median {number(one)} {unit}" for one in medians]
+        dots = [part for part in picture if part.tag == "circle"]
+        assert len(dots) == made.rounds * len(medians)
+        for part in told:
+            # A letter of the largest size, 18, is hardly as wide as 0.65 of that.
+            assert float(part.attrib["x"]) + 0.65 * 18 * len(part.text or "") <= width + 0.1
+    ratios = [part.text or "" for part in pictures_of(made)[len(metrics)] if part.tag == "text"]
+    assert sum(text.startswith("median ") for text in ratios) == len(made.ratios)
+
+
+INVENTORY = (
+    b"memory 0000000000-000009fc00 usable\ncpuid 00000001.0 00000001 00000002 00000003 00000004\n"
+)
+
+
+def test_text_and_page_count_the_same_lines_of_a_console() -> None:
+    said = b"one\n" + INVENTORY + b"two\n"
+    made = report(console=said, other_console=said)
+    text = to_text(made, is_terminal=False)
+    own, *_ = (line for line in text.splitlines() if line.startswith(" pyvmm kvm   "))
+    assert re.split(" {2,}", own.strip())[1:5] == ["2 lines", "exited 0", "1 line", "1 line"]
+    words = "".join(Page(to_html(made)).words)
+    assert "equal2 lines, equal" in words
+    assert "memory map and CPUID are counted there, not as the console's" in words
+    plain = "".join(Page(to_html(report())).words)
+    assert "equal1 line, equal" in plain
+    assert "counted there" not in plain
