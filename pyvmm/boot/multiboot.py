@@ -12,7 +12,7 @@ from pyvmm.boot.claims import BootData, Claim, Kernel, claim_of
 from pyvmm.boot.elf import ElfImage, LoadSegment
 from pyvmm.boot.free_memory import FreeMemory
 from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
-from pyvmm.boot.relocation import load_offset, moved, offset_remarks
+from pyvmm.boot.relocation import entry_gpa, load_offset, moved, offset_remarks
 from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
@@ -138,7 +138,7 @@ def multiboot_kernel(
         remarks += offset_remarks(elf, offset)
         segments = moved(elf, offset).segments
         claims = tuple(segment.claim for segment in segments)
-        entry = _physical_entry(elf.entry, segments, offset)
+        entry = _physical_entry(elf, segments, offset, attempt)
     else:
         raise ImageError(
             attempt,
@@ -258,7 +258,15 @@ def _from_addresses(view: memoryview, header: Header, attempt: str) -> tuple[Cla
     return Claim(GpaRange(load, end), view[first : first + size], "the Multiboot image"), entry
 
 
-def _physical_entry(entry: int, segments: tuple[LoadSegment, ...], offset: int) -> int:
-    """The entry's GPA: e_entry is virtual, but some linker scripts give the physical one."""
-    physical = (segment.physical(entry) for segment in segments)
-    return next((gpa for gpa in physical if gpa is not None), entry + offset)
+def _physical_entry(
+    elf: ElfImage, segments: tuple[LoadSegment, ...], offset: int, attempt: str
+) -> int:
+    """The entry's GPA: e_entry is virtual, but some linker scripts give the physical one.
+
+    `segments` are those of `elf`, moved by `offset` bytes. Raises what `entry_gpa` does.
+    """
+    for segment in segments:
+        gpa = segment.physical(elf.entry)
+        if gpa is not None:
+            return gpa
+    return entry_gpa(elf, elf.entry, offset, attempt)

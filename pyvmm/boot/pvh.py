@@ -14,7 +14,7 @@ from pyvmm.boot.elf import ElfImage
 from pyvmm.boot.elf_notes import Note
 from pyvmm.boot.free_memory import FreeMemory
 from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
-from pyvmm.boot.relocation import load_offset, moved, offset_remarks, rule_of
+from pyvmm.boot.relocation import entry_gpa, load_offset, moved, offset_remarks, rule_of
 from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
@@ -98,7 +98,7 @@ def needs_of(elf: ElfImage, attempt: str) -> GuestNeed | None:
 def pvh_kernel(elf: ElfImage, entry: int, layout: MemoryLayout, attempt: str) -> Kernel:
     """The kernel to be entered by the PVH ABI at GPA `entry`, or as far from it as it is moved.
 
-    Raises `ImageError` for its note of needs.
+    Raises `ImageError` for an entry that `entry_gpa` refuses, and for its note of needs.
     """
     rule = None
     for note in _notes(elf, XEN_NOTE, PHYS32_RELOC):
@@ -109,7 +109,7 @@ def pvh_kernel(elf: ElfImage, entry: int, layout: MemoryLayout, attempt: str) ->
     return Kernel(
         BootProtocol.PVH,
         tuple(segment.claim for segment in moved(elf, offset).segments),
-        entry + offset,
+        entry_gpa(elf, entry, offset, attempt),
         needs_of(elf, attempt),
         None if private_entry is None else private_entry + offset,
         flaw,
@@ -132,7 +132,10 @@ def _private_entry(elf: ElfImage) -> tuple[int | None, str]:
         entries.add(int.from_bytes(note.descriptor, "little"))
     if len(entries) > 1:
         return None, "it has notes of private entries that contradict each other"
-    return (entries.pop() if entries else None), ""
+    entry = entries.pop() if entries else None
+    if entry is not None and not elf.contains(entry):
+        return None, f"its private entry {entry:#x} lies in no loaded segment"
+    return entry, ""
 
 
 def pvh_boot_data(

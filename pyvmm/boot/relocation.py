@@ -12,6 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from pyvmm.boot.elf import ElfImage, LoadSegment
+from pyvmm.errors import ImageError
 from pyvmm.memory.layout import (
     HIGH_MEMORY_START,
     HOLE_END,
@@ -87,6 +88,17 @@ def moved(elf: ElfImage, offset: int) -> ElfImage:
         return elf
     segments = tuple(_moved(segment, offset) for segment in elf.segments)
     return dataclasses.replace(elf, segments=segments)
+
+
+def entry_gpa(elf: ElfImage, entry: int, offset: int, attempt: str) -> int:
+    """The GPA of the linked address `entry` when all of `elf` is moved by `offset` bytes.
+
+    Raises `ImageError`, with the address that the image names, for one that was in no segment
+    before. Where nothing is moved that is for who looks at all addresses.
+    """
+    if offset and not elf.contains(entry):
+        raise ImageError(attempt, f"its entry point {entry:#x} lies in no loaded segment")
+    return entry + offset
 
 
 def offset_remarks(elf: ElfImage, offset: int) -> tuple[str, ...]:

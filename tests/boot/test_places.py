@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pyvmm.boot.claims import Claim
 from pyvmm.boot.free_memory import FreeMemory
+from pyvmm.boot.launch import launch_image
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol
 from pyvmm.errors import ImageError
@@ -94,6 +95,32 @@ def test_one_that_does_not_fit_where_it_is_linked_to_goes_elsewhere() -> None:
         segments=(Segment(0x90000, HLT, zeros=MIB),), notes=pvh_note(0x90000), kind=ET_DYN
     )
     assert plan_boot(crossing, LAYOUT).entry.regs.rip == ENTRY
+
+
+@pytest.mark.parametrize("multiboot", [False, True])
+@pytest.mark.parametrize("entry", [0, 0x6000, 16 * GIB - 1])
+@pytest.mark.parametrize("linked", [112 * MIB, 16 * GIB])
+def test_an_entry_outside_an_image_that_is_moved_is_told_as_the_image_has_it(
+    linked: int, entry: int, multiboot: bool
+) -> None:
+    image = elf(
+        (Segment(linked),),
+        notes=b"" if multiboot else pvh_note(entry, size=8),
+        multiboot=multiboot_header() if multiboot else b"",
+        entry=entry,
+        kind=ET_DYN,
+    )
+    words = f"entry point {entry:#x} lies in no loaded segment|entry {entry:#x} is above 4 GiB"
+    with pytest.raises(ImageError, match=words):
+        plan_boot(image, LAYOUT)
+
+
+def test_so_is_a_private_entry() -> None:
+    notes = pvh_note(112 * MIB) + private_note(0x6000)
+    plan = plan_boot(pvh(segments=(Segment(112 * MIB),), notes=notes, kind=ET_DYN), LAYOUT)
+    assert plan.entry.regs.rip == ENTRY
+    with pytest.raises(ImageError, match="its private entry 0x6000 lies in no loaded segment"):
+        launch_image(plan)
 
 
 @pytest.mark.parametrize(

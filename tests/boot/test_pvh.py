@@ -152,8 +152,10 @@ def test_needs_note(notes: bytes, needs: GuestNeed | None) -> None:
 def test_private_entry_note() -> None:
     plan = plan_boot(pvh(), LAYOUT)
     assert (plan.private_entry, plan.start_info) == (None, 0x6000)
-    private = plan_boot(pvh(notes=pvh_note() + private_note(0x1_2345_6789)), LAYOUT)
-    assert (private.private_entry, private.start_info) == (0x1_2345_6789, 0x6000)
+    private = plan_boot(pvh(notes=pvh_note() + private_note(ENTRY)), LAYOUT)
+    assert (private.private_entry, private.start_info) == (ENTRY, 0x6000)
+    far = plan_boot(pvh(notes=pvh_note() + private_note(0x1_2345_6789)), LAYOUT)
+    assert "0x123456789 lies in no loaded segment" in far.private_flaw
     assert (private.entry, private.placements[0]) == (plan.entry, plan.placements[0])
 
 
