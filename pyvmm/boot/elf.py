@@ -68,8 +68,8 @@ class LoadSegment:
 class ElfImage:
     """Parts of an ELF file that booting needs.
 
-    `entry` is e_entry as it stands: usually virtual. `note_damage` says where the notes make no
-    sense, "" where they do: whoever misses a note may tell. `is_relocatable`: ET_DYN, made to run
+    `entry` is e_entry as it stands: usually virtual. `note_damage` says of
+    each segment of notes where it makes no sense: whoever misses a note may tell. `is_relocatable`: ET_DYN, made to run
     anywhere; `align` is the largest p_align of its segments, in bytes.
     """
 
@@ -77,7 +77,7 @@ class ElfImage:
     entry: int
     segments: tuple[LoadSegment, ...]
     notes: tuple[Note, ...]
-    note_damage: str
+    note_damage: tuple[str, ...]
     is_relocatable: bool
     align: int
 
@@ -241,22 +241,24 @@ def _load_segment(header: _ProgramHeader, reader: _Reader) -> LoadSegment:
     return LoadSegment(Claim(GpaRange(header.physical, end), data, what), header.virtual)
 
 
-def _notes(headers: tuple[_ProgramHeader, ...], view: memoryview) -> tuple[tuple[Note, ...], str]:
-    """The notes that can be read, and where the first damage is."""
+def _notes(
+    headers: tuple[_ProgramHeader, ...], view: memoryview
+) -> tuple[tuple[Note, ...], tuple[str, ...]]:
+    """The notes that can be read, and where the first damage of each segment of them is."""
     notes: list[Note] = []
-    damage = ""
+    damage: list[str] = []
     for header in headers:
         if header.type != "PT_NOTE":
             continue
         what = f"note segment {header.number}"
         end = header.offset + header.file_size
         if header.file_size and end > len(view):
-            damage = damage or (
+            damage.append(
                 f"{what} at {header.offset:#x}..{end:#x} lies beyond the end of the file, "
                 f"{len(view):#x}"
             )
         segment = read_notes(view[header.offset : end])
-        if segment.damage is not None:
-            damage = damage or f"{what} makes no sense from {segment.damage:#x} on"
+        if segment.damage is not None and end <= len(view):
+            damage.append(f"{what} makes no sense from {segment.damage:#x} on")
         notes += segment.notes
-    return tuple(notes), damage
+    return tuple(notes), tuple(damage)

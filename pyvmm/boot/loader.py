@@ -115,7 +115,7 @@ def _elf_kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
     """PVH where the image has the note, Multiboot otherwise, and where the note is broken."""
     elf = parse_elf(view, attempt)
     header = find_header(view)
-    remarks: tuple[str, ...] = ()
+    remarks = elf.note_damage
     try:
         entry = entry_of(elf, attempt)
         if entry is not None and header is not None and not elf.contains(entry):
@@ -123,20 +123,20 @@ def _elf_kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
     except ImageError as error:
         if header is None:
             raise
-        remarks = (f"{error.cause}; so it is booted by its Multiboot header",)
+        remarks += (f"{error.cause}; so it is booted by its Multiboot header",)
     else:
         if entry is not None:
-            return pvh_kernel(elf, entry, layout, attempt)
+            return _with_remarks(remarks, pvh_kernel(elf, entry, layout, attempt))
     if header is not None:
         needs = needs_of(elf, attempt)
         kernel = multiboot_kernel(view, header, elf, layout, attempt, needs=needs)
-        return dataclasses.replace(kernel, remarks=remarks + kernel.remarks)
+        return _with_remarks(remarks, kernel)
     if has_multiboot_2_header(view):
         raise _only_multiboot_2(attempt)
     if elf.note_damage:
         raise ImageError(
             attempt,
-            f"it has no PVH note that could be read, and no Multiboot header: {elf.note_damage}",
+            f"it has no PVH note that could be read, and no Multiboot header: {elf.note_damage[0]}",
             "the image is cut off or damaged",
         )
     raise ImageError(
@@ -145,6 +145,10 @@ def _elf_kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
         "add a XEN_ELFNOTE_PHYS32_ENTRY note (Linux: CONFIG_PVH), or a Multiboot 1 header within "
         "the first 8 KiB",
     )
+
+
+def _with_remarks(remarks: tuple[str, ...], kernel: Kernel) -> Kernel:
+    return dataclasses.replace(kernel, remarks=remarks + kernel.remarks)
 
 
 def _no_such_entry(entry: int, attempt: str) -> ImageError:

@@ -141,7 +141,8 @@ def test_several_segments_one_of_them_damaged(segments: list[bytes]) -> None:
     plan = plan_boot(elf(more_notes=segments), LAYOUT)
     assert plan.protocol is BootProtocol.PVH
     assert plan.needs is GuestNeed.INTERRUPTS
-    assert plan.remarks == ()
+    number = segments.index(b"\xff" * 40)
+    assert plan.remarks == (f"note segment {number} makes no sense from 0x0 on",)
 
 
 @given(
@@ -177,11 +178,39 @@ def test_no_damage_to_notes_keeps_multiboot_from_booting(
 def test_a_broken_pvh_note_leaves_multiboot(broken: bytes, remark: str) -> None:
     plan = plan_boot(elf(notes=broken, multiboot=multiboot_header()), LAYOUT)
     assert plan.protocol is BootProtocol.MULTIBOOT
-    (said,) = plan.remarks
+    said = plan.remarks[-1]
     assert said.startswith(remark)
     assert said.endswith("; so it is booted by its Multiboot header")
     with pytest.raises(ImageError, match=remark.split(" is longer", maxsplit=1)[0]):
         plan_boot(elf(notes=broken), LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (0, 0xFFFFFF, "note segment 0 makes no sense from 0x0 on"),
+        (4, 0xFFFFFF, "note segment 0 makes no sense from 0x0 on"),
+    ],
+)
+def test_all_that_is_damaged_is_told_of_an_image_that_boots(
+    field: int, value: int, words: str
+) -> None:
+    broken = patch(note(b"GNU", 1, bytes(4)), field, "I", value)
+    image = elf(notes=broken, more_notes=(pvh_note(),), multiboot=multiboot_header())
+    assert plan_boot(image, LAYOUT).remarks == (words,)
+    image = elf(notes=broken, more_notes=(pvh_note(),) * 2, multiboot=multiboot_header())
+    image = patch_segment(image, 2, "p_offset", 0x123456)
+    beyond = (
+        f"note segment 2 at 0x123456..0x12346a lies beyond the end of the file, {len(image):#x}"
+    )
+    assert plan_boot(image, LAYOUT).remarks == (words, beyond)
+    alone = patch_segment(
+        elf(notes=pvh_note(), multiboot=multiboot_header()), 0, "p_offset", 1 << 20
+    )
+    plan = plan_boot(alone, LAYOUT)
+    assert plan.protocol is BootProtocol.MULTIBOOT
+    (said,) = plan.remarks
+    assert "lies beyond the end of the file" in said
 
 
 def test_what_was_damaged_is_told_where_a_note_is_missed() -> None:
