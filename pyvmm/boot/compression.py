@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import struct
 
 
 class Compression(enum.Enum):
@@ -29,7 +30,15 @@ _OTHERS = {
     b"\x02\x21\x4c\x18": "lz4",
     b"\x89LZO\0\r\n\x1a\n": "lzop",
 }
-"""Formats that Linux and Xen can be packed with, too, and that no library of ours unpacks."""
+"""Formats that Linux and Xen can be packed with, too, and that are not unpacked here."""
+
+_LZMA = struct.Struct("<BIQB")
+_LZMA_PROPERTIES = 0x5D
+"""lc=3, lp=0, pb=2: the packers' default, with which kernels are packed."""
+_LZMA_UNKNOWN_SIZE = (1 << 64) - 1
+_LZMA_MAX_SIZE = 1 << 38
+"""Plausible sizes of the unpacked data end here for xz, too."""
+_LZMA_MIN_DICTIONARY = 1 << 12
 
 
 def compression_of(view: memoryview) -> Compression | None:
@@ -41,4 +50,27 @@ def compression_of(view: memoryview) -> Compression | None:
 def unknown_compression_of(view: memoryview) -> str:
     """The name of a compression that is not unpacked, "" for none."""
     beginning = bytes(view[:16])
+    if _begins_as_lzma(beginning):
+        return "lzma"
     return next((name for magic, name in _OTHERS.items() if beginning.startswith(magic)), "")
+
+
+def _begins_as_lzma(beginning: bytes) -> bool:
+    """Tell whether these bytes are the header of the ``.lzma`` format, all of it.
+
+    It has no magic, and its first byte is an instruction (POP BP) that raw code may begin with. So
+    the dictionary's size must be 2^n or 2^n + 2^(n-1) bytes, that of the data unknown or plausible,
+    and the range coder's first byte 0 (LZMA SDK, ``lzma-specification.txt``; XZ Utils ask for the
+    same).
+    """
+    if len(beginning) < _LZMA.size:
+        return False
+    properties, dictionary, size, first = _LZMA.unpack_from(beginning)
+    lowest = dictionary & -dictionary
+    return (
+        properties == _LZMA_PROPERTIES
+        and dictionary >= _LZMA_MIN_DICTIONARY
+        and dictionary in (lowest, 3 * lowest)
+        and (size == _LZMA_UNKNOWN_SIZE or 0 < size < _LZMA_MAX_SIZE)
+        and first == 0
+    )

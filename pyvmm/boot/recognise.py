@@ -7,7 +7,7 @@ import enum
 from typing import NamedTuple
 
 from pyvmm.boot import elf, flat, multiboot
-from pyvmm.boot.compression import compression_of
+from pyvmm.boot.compression import compression_of, unknown_compression_of
 from pyvmm.errors import ImageError
 
 
@@ -76,7 +76,7 @@ def size_limit(beginning: bytes) -> SizeLimit:
     An ELF file may well be larger than the guest's memory: most of it can be debugging information.
     """
     view = memoryview(beginning)
-    if compression_of(view):
+    if compression_of(view) or unknown_compression_of(view):
         return _MUCH_TOO_LONG
     kind = recognise(view, "") if view else ImageKind.FLAT
     return _TOO_LONG if kind is ImageKind.FLAT else _MUCH_TOO_LONG

@@ -6,6 +6,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import struct
 import subprocess
 import sys
 import zlib
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.boot import recognise, unpacking
+from pyvmm.boot.compression import unknown_compression_of
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootProtocol
 from pyvmm.boot.unpacking import unpacked
@@ -217,6 +219,51 @@ def test_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_nobody_here_unpacks(magic: bytes, title: str) -> None:
     with pytest.raises(ImageError, match=f"compressed with {title}; unpack it with {title}"):
         plan_boot(magic + bytes(100), LAYOUT)
+    large = recognise.size_limit(magic + bytes(recognise.BEGINNING))
+    assert large.most == recognise.MAX_SIZE, "else it would be called too long for raw code"
+
+
+def lzma_header(
+    properties: int = 0x5D, dictionary: int = 1 << 23, size: int = (1 << 64) - 1, first: int = 0
+) -> bytes:
+    return struct.pack("<BIQB", properties, dictionary, size, first)
+
+
+@pytest.mark.parametrize("preset", [0, 3, 6, 9])
+def test_legacy_lzma_is_recognised_by_its_header(preset: int) -> None:
+    packed = lzma.compress(pvh(), lzma.FORMAT_ALONE, preset=preset)
+    with pytest.raises(ImageError, match="compressed with lzma; unpack it with lzma"):
+        plan_boot(packed, LAYOUT)
+    with_size = packed[:5] + len(pvh()).to_bytes(8, "little") + packed[13:]
+    with pytest.raises(ImageError, match="compressed with lzma"):
+        plan_boot(with_size, LAYOUT)
+
+
+@pytest.mark.parametrize("dictionary", [1 << 12, 3 << 15, 1 << 31, 3 << 30])
+def test_so_is_any_size_of_its_dictionary(dictionary: int) -> None:
+    assert unknown_compression_of(memoryview(lzma_header(dictionary=dictionary))) == "lzma"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"\x5d",
+        b"\x5d" + bytes(511),
+        b"\x5d\x00\x00" + b"\xf4" * 509,
+        b"\x5d\x00\x00\x80\x00" + b"\x90" * 507,
+        lzma_header()[:-1],
+        lzma_header(properties=0x5E),
+        lzma_header(dictionary=0),
+        lzma_header(dictionary=1 << 11),
+        lzma_header(dictionary=5 << 20),
+        lzma_header(size=0),
+        lzma_header(size=1 << 38),
+        lzma_header(size=(1 << 64) - 2),
+        lzma_header(first=1),
+    ],
+)
+def test_raw_code_that_begins_with_pop_bp_is_raw_code(code: bytes) -> None:
+    assert plan_boot(code, LAYOUT).protocol is BootProtocol.FLAT
 
 
 def test_without_a_library_for_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
