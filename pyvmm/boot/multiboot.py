@@ -59,7 +59,8 @@ class HeaderFlag(enum.IntFlag):
 
 
 _DEMANDS = 0xFFFF
-_SUPPORTED = HeaderFlag.ALIGN_MODULES | HeaderFlag.MEMORY_INFO | HeaderFlag.VIDEO
+_SUPPORTED = (HeaderFlag.ALIGN_MODULES | HeaderFlag.MEMORY_INFO | HeaderFlag.VIDEO).value
+"""An int: ``~`` of an IntFlag has no more bits than the widest flag that it knows."""
 
 
 class InfoFlag(enum.IntFlag):
