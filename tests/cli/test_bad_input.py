@@ -235,6 +235,17 @@ PLACES = [
          lambda: Path("link").symlink_to("nowhere")),
     Case("console: very long socket name", 64,
          ("run", "hello", "--console", "unix:" + "x" * 108), "too long"),
+    *(
+        Case(f"{option[0]} {option[1]}: {kind}", 71, ("run", "hello", *option), says, prepare)
+        for option in (("--json", "out"), ("--console", "file:out"))
+        for kind, says, prepare in (
+            ("a FIFO without a reader",
+             "to out: it is a FIFO that nobody reads; start its reader first",
+             lambda: os.mkfifo("out")),
+            ("a socket", "to out: it is a socket, or a device that is not there; name another file",
+             lambda: socket_with_a_listener("out").close()),
+        )
+    ),
     Case("json: missing directory", 64, ("run", "hello", "--json", "no/out.json"), "no/out.json"),
     Case("json: directory", 64, ("run", "hello", "--json", "/"), "directory"),
     Case("json: file as a directory", 64, ("run", "hello", "--json", "image/x"), "image/x",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -36,7 +37,7 @@ class OutputFile(Owner):
                 0o666,
             )
         except OSError as error:
-            raise open_error(attempt, error) from error
+            raise _no_peer(path, attempt, error) or open_error(attempt, error) from error
 
     def use(self) -> int:
         """The file descriptor, which stays this object's; a regular file is empty now."""
@@ -54,6 +55,19 @@ class OutputFile(Owner):
         if self._new:
             with suppress(OSError):
                 self._path.unlink()
+
+
+def _no_peer(path: Path, attempt: str, error: OSError) -> SystemCallError | None:
+    """Make the error for an ENXIO of open(2): what is at `path` leads nowhere; None for others."""
+    if error.errno != errno.ENXIO:
+        return None
+    if path.is_fifo():
+        return SystemCallError(
+            attempt, errno.ENXIO, "it is a FIFO that nobody reads", "start its reader first"
+        )
+    return SystemCallError(
+        attempt, errno.ENXIO, "it is a socket, or a device that is not there", "name another file"
+    )
 
 
 def open_error(attempt: str, error: OSError) -> SystemCallError | NoPermissionError | UsageError:
