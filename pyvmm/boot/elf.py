@@ -70,7 +70,8 @@ class ElfImage:
 
     `entry` is e_entry as it stands: usually virtual. `note_damage` says of
     each segment of notes where it makes no sense: whoever misses a note may tell.
-    `is_relocatable`: ET_DYN, made to run anywhere; `align` is the largest p_align of its segments, in bytes.
+    `is_relocatable`: ET_DYN, made to run anywhere; `align` is the largest p_align of its segments,
+    in bytes.
     """
 
     elf_class: ElfClass
