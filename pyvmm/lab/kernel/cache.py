@@ -165,7 +165,8 @@ class Cache:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise system_call_error(f"open {path}", error) from error
+            remedy = "set XDG_CACHE_HOME to a folder of yours that can be written to"
+            raise system_call_error(f"open {path}", error, remedy) from error
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

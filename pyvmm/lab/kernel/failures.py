@@ -14,6 +14,6 @@ class CorruptEntryError(HostLacksError):
     """A file in the cache is not what its manifest says."""
 
 
-def system_call_error(attempt: str, error: OSError) -> SystemCallError:
+def system_call_error(attempt: str, error: OSError, remedy: str = "") -> SystemCallError:
     """`error` in the tree."""
-    return SystemCallError(attempt, error.errno or 0, error.strerror or str(error))
+    return SystemCallError(attempt, error.errno or 0, error.strerror or str(error), remedy)

@@ -121,7 +121,9 @@ def test_the_lock_removes_what_was_left_half_done(cache: Cache) -> None:
 def test_a_cache_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(SystemCallError, match="Not a directory"),
+        pytest.raises(
+            SystemCallError, match="Not a directory; set XDG_CACHE_HOME to a folder of yours"
+        ),
         Cache(tmp_path / "file" / "cache").locked(lambda _: None),
     ):
         pass
