@@ -17,6 +17,15 @@ Every machine has these; docs/machine.md lists all of its devices. Asked for by 
   pc-testdev      has port {ports.DEBUG_CONSOLE:#x} for itself, where the debug console is otherwise
   isa-debug-exit  beside {ports.EXIT:#x} and {ports.DEBUG_EXIT:#x}: at iobase=PORT, iosize=N long
   pvpanic         is where it is anyway, at {ports.PVPANIC:#x}"""
+_OPTIONS_HELP: Mapping[str, str] = {
+    "pc-testdev": "There are no options for pc-testdev.",
+    "isa-debug-exit": f"""\
+isa-debug-exit options:
+  iobase=PORT  its first I/O port (default: {ports.DEBUG_EXIT:#x})
+  iosize=N     how many it has, 1 to 4 (default: {ports.DEBUG_EXIT_LENGTH})""",
+    "pvpanic": f"There are no options for pvpanic: it is at {ports.PVPANIC:#x}.",
+}
+_HELP_WORDS = frozenset({"help", "?"})
 _KNOWN: Mapping[str, frozenset[str]] = {
     "pc-testdev": frozenset(),
     "isa-debug-exit": frozenset({"iobase", "iosize"}),
@@ -25,7 +34,10 @@ _KNOWN: Mapping[str, frozenset[str]] = {
 
 
 class DeviceHelp(argparse.Action):
-    """Collects the devices; ``help`` lists them and ends the command, as ``--help`` does."""
+    """Collects the devices; ``help`` lists them and ends the command, as ``--help`` does.
+
+    ``NAME,help`` does the same with the options of one.
+    """
 
     def __call__(
         self,
@@ -35,8 +47,12 @@ class DeviceHelp(argparse.Action):
         _option: str | None = None,
     ) -> None:
         """Take one device."""
-        if values in ("help", "?"):
-            print_answer(_HELP)
+        name, *options = values.split(",")
+        told = _HELP if name in _HELP_WORDS else ""
+        if not _HELP_WORDS.isdisjoint(options):
+            told = told or _OPTIONS_HELP.get(name, "")
+        if told:
+            print_answer(told)
             parser.exit()
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
 

@@ -89,6 +89,30 @@ def test_help_lists_them_and_boots_nothing(capsys: pytest.CaptureFixture[str]) -
     assert max(map(len, told.splitlines())) <= 90
 
 
+@pytest.mark.parametrize("word", ["help", "?"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("isa-debug-exit", ("iobase=", "0x501", "iosize=", "default: 2")),
+        ("isa-debug-exit,iobase=0xf4", ("iobase=", "0x501", "iosize=", "default: 2")),
+        ("pc-testdev", ("There are no options for pc-testdev.",)),
+        ("pvpanic", ("There are no options for pvpanic",)),
+    ],
+)
+def test_help_lists_the_options_of_one(
+    name: str, says: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--device", f"{name},{word}"]) == 0
+    told = capsys.readouterr().out
+    assert all(each in told for each in says), told
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_no_help_is_there_for_an_unknown_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "hello", "--device", "e1000,help"]) == 64
+    assert "there is none called 'e1000'" in capsys.readouterr().err
+
+
 def test_an_unknown_device_is_a_line_and_64(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "hello", "--device", "e1000"]) == 64
     assert capsys.readouterr().err.splitlines() == [
