@@ -29,6 +29,8 @@ class NamedFile:
     role: str
     place: Path | int
     """A path, or the number of a file descriptor that we were given open."""
+    is_socket: bool = False
+    """True for a socket that is made there, and listens."""
 
     @property
     def is_descriptor(self) -> bool:
@@ -119,4 +121,5 @@ def _written_by_many(_: NamedFile, mode: int) -> bool:
 def _refusal(output: NamedFile, cause: str) -> UsageError:
     if output.is_descriptor:
         return UsageError(f"write to {output}", cause, "send it elsewhere")
-    return UsageError(f"write {output.role} to {output.place}", cause, "name another file")
+    verb, where = ("make", "at") if output.is_socket else ("write", "to")
+    return UsageError(f"{verb} {output.role} {where} {output.place}", cause, "name another file")

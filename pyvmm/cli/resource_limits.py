@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import re
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ KIB: Final = 1024
 _UNICORN_NO_MEMORY: Final = 1
 """UC_ERR_NOMEM."""
 _CHAIN_LIMIT: Final = 64
+_ONE_TASK: Final = re.compile(r"\b1 processes and threads\b")
 
 
 class Scarce(enum.Enum):
@@ -96,12 +98,13 @@ def describe(scarce: Scarce) -> Limit | None:
 
 
 def _of_tasks() -> Limit:
+    limit = _limit(resource.RLIMIT_NPROC, "u", "this user may have {} processes and threads")
     group = _group_limit("pids.max")
-    return (
-        _limit(resource.RLIMIT_NPROC, "u", "this user may have {} processes and threads")
-        or (group and Limit(f"{group} processes and threads", "raise it, or end some of them"))
-        or Limit("this system gives no more processes and threads", "end other programs")
-    )
+    if limit is None and group:
+        limit = Limit(f"{group} processes and threads", "raise it, or end some of them")
+    if limit is None:
+        return Limit("this system gives no more processes and threads", "end other programs")
+    return Limit(_ONE_TASK.sub("1 process or thread", limit.text), limit.remedy)
 
 
 def _of_memory() -> Limit | None:

@@ -30,7 +30,7 @@ def run_outputs(options: argparse.Namespace) -> list[NamedFile]:
     elif console.path is not None:
         outputs.append(NamedFile("the guest's console", console.path))
     if options.qmp is not None:
-        outputs.append(NamedFile("the socket for QMP clients", options.qmp.path))
+        outputs.append(NamedFile("the socket for QMP clients", options.qmp.path, is_socket=True))
     if options.json is not None:
         outputs.append(NamedFile("the run's result", options.json))
     return outputs

@@ -114,6 +114,14 @@ def test_two_outputs_of_a_run(
     assert contents(folder) == before
 
 
+def test_a_socket_is_made_and_not_written(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "image", "--qmp", "unix:image"]) == 64
+    assert capfd.readouterr().err == (
+        "pyvmm: cannot make the socket for QMP clients at image: it is the image, image; "
+        "name another file\n"
+    )
+
+
 def test_a_bundled_guest_is_an_input(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     guest = bundled_guests.find("hello")
     assert guest is not None

@@ -12,7 +12,7 @@ import pytest
 
 from pyvmm.cli import resource_limits
 from pyvmm.cli.main import main
-from pyvmm.cli.resource_limits import limit_behind
+from pyvmm.cli.resource_limits import Scarce, describe, limit_behind
 from pyvmm.errors import PyvmmError, SystemCallError
 from tests.cli.command import pyvmm
 
@@ -133,6 +133,23 @@ def test_a_control_group_may_be_what_is_full(monkeypatch: pytest.MonkeyPatch) ->
     limit = limit_behind(MemoryError())
     assert limit is not None
     assert limit.text == f"{said} bytes of memory"
+
+
+@pytest.mark.parametrize(
+    ("most", "said"), [(1, "1 process or thread"), (21, "21 processes and threads")]
+)
+def test_one_process_is_one(most: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (most, most))
+    monkeypatch.setattr(resource_limits, "_stack_does_not_fit", lambda: False)
+    limit = describe(Scarce.TASKS)
+    assert limit is not None
+    assert limit.text == f"this user may have {said} (ulimit -u)"
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (resource.RLIM_INFINITY,) * 2)
+    group = f"the control group /a may have (pids.max) {most}"
+    monkeypatch.setattr(resource_limits, "_group_limit", lambda _name: group)
+    limit = describe(Scarce.TASKS)
+    assert limit is not None
+    assert limit.text == f"the control group /a may have (pids.max) {said}"
 
 
 def test_no_limit_is_known_of(monkeypatch: pytest.MonkeyPatch) -> None:
