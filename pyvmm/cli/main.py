@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Nobody reads any more: also not what Python would say when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        _send_to_nobody(1)
         return ExitCode.SYSTEM_CALL
     except PyvmmError as error:
         if debug:
@@ -267,9 +267,15 @@ def _flushed(code: int) -> int:
         try:
             stream.flush()
         except (OSError, ValueError) as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
+            _send_to_nobody(stream.fileno())
             if stream is sys.stdout and code == ExitCode.OK:
                 code = ExitCode.SYSTEM_CALL
                 if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                     say_to_user(str(output_error(error)))
     return code
+
+
+def _send_to_nobody(fd: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, fd)
+    os.close(null)

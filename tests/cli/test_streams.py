@@ -335,3 +335,16 @@ def test_streams_that_were_opened_the_wrong_way_round() -> None:
         71,
         ["pyvmm: cannot write the guest's console to standard output: Bad file descriptor"],
     )
+
+
+@each_answer
+def test_an_answer_that_nobody_reads_is_no_complaint(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_before = len(os.listdir("/proc/self/fd"))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with standard_stream("stdout", write_end):
+        assert main(arguments) == 71
+    assert capfd.readouterr().err == ""
+    assert len(os.listdir("/proc/self/fd")) == open_before
