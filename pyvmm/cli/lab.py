@@ -177,6 +177,7 @@ def _status_of(ending: Ending, program: str) -> int:
     from pyvmm.lab.failures import LabRefusalError
     from pyvmm.lab.protocol import Step
     from pyvmm.lab.session import die_by
+    from pyvmm.lab.settings import working_directory
 
     if ending.signal:
         return die_by(ending.signal)
@@ -187,7 +188,7 @@ def _status_of(ending: Ending, program: str) -> int:
         say_to_user(f"cannot run {program!r} in the lab: {reason}")
         return NOT_FOUND if ending.errno == errno.ENOENT else NOT_EXECUTABLE
     if ending.step == Step.DIRECTORY:
-        reason = f"the folder {os.getcwd()} cannot be entered there ({reason})"  # noqa: PTH109
+        reason = f"the folder {working_directory()} cannot be entered there ({reason})"
     raise LabRefusalError(f"run {program!r} in the lab", reason)
 
 
@@ -212,7 +213,9 @@ def run_same_command(arguments: Sequence[str], written: Iterable[str | Path]) ->
 
 def _up(options: argparse.Namespace) -> int:
     from pyvmm.lab import starting
+    from pyvmm.lab.settings import working_directory
 
+    working_directory()  # The lab is told where it was started.
     status, was_up = starting.up(_wishes(options))
     word = "is up already" if was_up else "is up"
     print_answer(f"the lab {word}: {_describe(status)}")

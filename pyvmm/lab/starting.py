@@ -21,7 +21,7 @@ from pyvmm.lab import failures
 from pyvmm.lab.failures import LabBusyError, LabError
 from pyvmm.lab.folders import run_folder
 from pyvmm.lab.protocol import Decoder, Frame, FrameType
-from pyvmm.lab.settings import SOCKET_NAME, STARTED_IN, LabSettings, LabWishes
+from pyvmm.lab.settings import SOCKET_NAME, STARTED_IN, LabSettings, LabWishes, working_directory
 
 _SHORT_PATIENCE = 10.0
 _START_PATIENCE = 150.0
@@ -169,6 +169,7 @@ def _start_keeper(mode: str, settings: LabSettings) -> socket.socket:
     import subprocess
 
     directory = run_folder()
+    started_in = str(working_directory())
     ours, theirs = socket.socketpair()
     log = os.open(
         directory / _KEEPER_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -186,7 +187,7 @@ def _start_keeper(mode: str, settings: LabSettings) -> socket.socket:
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
             cwd=Path(__file__).parents[2],
-            env={**os.environ, STARTED_IN: str(Path.cwd())},
+            env={**os.environ, STARTED_IN: started_in},
         )  # fmt: skip
         # Nobody waits for it: a lab that is up outlives us, one for a command ends after us.
         process.returncode = 0

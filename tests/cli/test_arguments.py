@@ -166,6 +166,7 @@ GONE = [
     (("lifetime", "show", "no-such", "--svg", "x"), 64),
     (("lab", "run", "--", "true"), 66),
     (("lab", "run", "--writable", ".", "--", "true"), 66),
+    (("lab", "up"), 66),
     (("lab", "up", "--kernel", "./x"), 66),
     (("lab", "build", "--source", "x"), 66),
     (("run", "exit", "--host", "lab"), 66),
