@@ -24,7 +24,7 @@ from pyvmm.cli.output_paths import (
 )
 from pyvmm.cli.sizes import parse_count, parse_seconds
 from pyvmm.compare.subjects import PyvmmHost, QemuAccelerator, QemuMachine
-from pyvmm.errors import ExitCode, UsageError
+from pyvmm.errors import ExitCode, SystemCallError, UsageError
 
 if TYPE_CHECKING:
     import trio
@@ -116,8 +116,11 @@ def command(options: argparse.Namespace) -> int:
         from pyvmm.compare.terminal import to_text
 
         text = to_text(report, is_terminal=sys.stdout.isatty())
-        outputs.write(report)
-        print_answer(text)
+        try:
+            outputs.write(report)
+        finally:
+            # What took so long to find out is not lost with a file.
+            print_answer(text)
     return ExitCode.OK if report.agrees else DIFFERS
 
 
@@ -260,10 +263,19 @@ class _Outputs:
             self._files.append((path, file, writer))
 
     def write(self, report: Report) -> None:
-        """Write all of them, once all that goes into them is known. Raises `SystemCallError`."""
+        """Write all of them, once all that goes into them is known.
+
+        Raises `SystemCallError` for the first that fails, when the others are written.
+        """
         texts = [writer(report) for _, _, writer in self._files]
+        failures = []
         for (path, file, _), text in zip(self._files, texts, strict=True):
-            write_output(file, text, _attempt(path))
+            try:
+                write_output(file, text, _attempt(path))
+            except SystemCallError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
 
 def _json(report: Report) -> str:

@@ -13,7 +13,7 @@ from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.progress import Progress
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.cli.story_files import check_outputs, save, write_text
-from pyvmm.errors import ExitCode, UsageError
+from pyvmm.errors import ExitCode, SystemCallError, UsageError
 from pyvmm.lifetime.adapting import DESIGNS, design_named, universe_named
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.endings import Locking
@@ -51,10 +51,16 @@ def command(options: argparse.Namespace) -> int:
         found.append(_as_json(exploration, seconds))
         stories += exploration.stories.values()
     progress.done()
+    answer: dict[str, object] = {"universe": str(universe), "designs": found}
     if options.save is not None:
-        count = save(stories, Path(options.save), outputs)
+        try:
+            count = save(stories, Path(options.save), outputs)
+        except SystemCallError:
+            # What took so long to find out is not lost with a file.
+            _answer(options, told, answer)
+            raise
         told += ["", f"{count} stories saved in {visible(options.save)}"]
-    _answer(options, told, {"universe": str(universe), "designs": found})
+    _answer(options, told, answer)
     return ExitCode.OK
 
 
@@ -74,9 +80,11 @@ def _answer(options: argparse.Namespace, told: Sequence[str], found: dict[str, o
     if options.json == "-":
         print_answer(json.dumps(found, indent=1))
         return
-    for output in _outputs(options):
-        write_text(output, json.dumps(found, indent=1) + "\n")
-    print_answer("\n".join(told))
+    try:
+        for output in _outputs(options):
+            write_text(output, json.dumps(found, indent=1) + "\n")
+    finally:
+        print_answer("\n".join(told))
 
 
 def _lines(found: Exploration, seconds: float) -> list[str]:

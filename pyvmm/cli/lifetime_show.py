@@ -40,15 +40,17 @@ def command(options: argparse.Namespace) -> int:
         # A story that was found with a remedy is drawn with it.
         design = design_named(own if own.startswith(name) else name)
         drawn.append(drawing.scenes_of(adapted(operations, design, universe), design))
-    for output in drawing_file:
-        from pyvmm.lifetime.svg import svg
-
-        write_text(output, svg(drawn))
     if _columns() < drawing.width(len(drawn)):
         lines = [line for each in drawn for line in (*drawing.text([each]), "")][:-1]
     else:
         lines = drawing.text(drawn)
-    print_answer("\n".join(lines))
+    try:
+        for output in drawing_file:
+            from pyvmm.lifetime.svg import svg
+
+            write_text(output, svg(drawn))
+    finally:
+        print_answer("\n".join(lines))
     return ExitCode.OK
 
 

@@ -195,6 +195,25 @@ def test_what_lifetime_reads_and_writes(folder: Path, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["show", "rebind-after-free", "--svg", "/dev/full"], "No space left on device"),
+        (["explore", "--universe", "small", "--json", "/dev/full"], "No space left on device"),
+        (["explore", "--universe", "small", "--save", "image"], "File exists"),
+    ],
+    ids=lambda value: value[2] if isinstance(value, list) else "",
+)
+def test_a_file_that_cannot_be_written_does_not_take_the_answer_with_it(
+    arguments: list[str], cause: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lifetime", *arguments]) == 71
+    out, err = capfd.readouterr()
+    assert "vm0" in out
+    assert err.splitlines()[-1].startswith("pyvmm: cannot ")
+    assert err.endswith(f": {cause}\n")
+
+
+@pytest.mark.parametrize(
     "arguments", [["run", "image"], ["measure", "image"], ["run", "image", "--host", "lab"]]
 )
 def test_standard_output_is_an_output(

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from pyvmm import bundled_guests
+from pyvmm.cli import compare
 from pyvmm.cli.main import main
 from tests.boot.images import ENTRY, Segment, elf, multiboot_header
 from tests.cli.command import ENVIRONMENT, PYVMM, pyvmm
 from tests.compare.fake_qemu import changed, fake
+from tests.compare.samples import report
 from tests.compare.test_writers import Page
 
 ODD_NAMES = (b"image\xff\x1b", b"qemu\xfe", b"told\xfd", b"page\xfc")
@@ -286,6 +288,23 @@ def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert plain["guest"]["name"].endswith("/image\\xff\\x1b")
     assert plain["subjects"][1]["program"].endswith("/qemu\\xfe")
     assert "/image\\xff\\x1b: pyvmm and QEMU" in page.read_bytes().decode()
+
+
+@pytest.mark.parametrize("full", ["--json", "--html"])
+def test_a_file_without_room_takes_nothing_else_with_it(
+    full: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(compare, "_compared", lambda *_: report())
+    (other,) = {"--json", "--html"} - {full}
+    file = tmp_path / "file"
+    assert main(["compare", "exit", full, "/dev/full", other, str(file)]) == 71
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "The behaviour agrees."
+    assert err == "pyvmm: cannot write the comparison to /dev/full: No space left on device\n"
+    assert "pyvmm kvm" in file.read_text()
 
 
 def test_both_files_cannot_be_one(tmp_path: Path) -> None:
