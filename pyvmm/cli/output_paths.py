@@ -66,7 +66,7 @@ def refuse_to_overwrite(outputs: Iterable[NamedFile], inputs: Iterable[NamedFile
             # Which of the standard streams share a file is decided by who started us.
             if own == identity and not (output.is_descriptor and other.is_descriptor):
                 first, second = (other, output) if output.is_descriptor else (output, other)
-                raise _refusal(first, f"{second.role} goes there, too")
+                raise _refusal(first, f"{second.role} would go there, too")
         written.append((output, own))
 
 

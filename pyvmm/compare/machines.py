@@ -56,11 +56,11 @@ DEVICES = (
         in_microvm=True,
         microvm_only_tcg=True,
     ),
-    Device("port 0x92 (fast A20 and reset)", ports=((0x92, 0x92),)),
+    Device("system control port A", ports=((0x92, 0x92),)),
     Device("the IDE controllers", ports=((0x170, 0x177), (0x1F0, 0x1F7), (0x376, 0x376),
                                          (0x3F6, 0x3F6))),
     Device("the floppy controller", ports=((0x3F0, 0x3F5), (0x3F7, 0x3F7))),
-    Device("the reset register 0xcf9", ports=((0xCF9, 0xCF9),)),
+    Device("the reset control register", ports=((0xCF9, 0xCF9),)),
     Device("PCI configuration", ports=((0xCF8, 0xCF8), (0xCFC, 0xCFF))),
     Device("ACPI power management", ports=((0x600, 0x63F), (0xB2, 0xB3))),
     Device("the SMBus", ports=((0x700, 0x73F),)),
@@ -71,7 +71,7 @@ DEVICES = (
         gpas=((0xFF00_0000, 0xFF00_FFFF),),
         in_pc=False,
     ),
-    Device("the exit port 0x501", ports=((0x501, 0x502),), in_pc=False),
+    Device("the debug exit device", ports=((0x501, 0x502),), in_pc=False),
     Device(
         "virtio's transports", gpas=((0xFEB0_0000, 0xFEB0_2FFF),), in_microvm=True, in_pc=False
     ),

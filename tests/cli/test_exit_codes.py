@@ -310,7 +310,7 @@ def test_json_to_the_file_that_has_the_console(tmp_path: Path) -> None:
         with ending(start(*arguments, stdout=file.fileno())) as process:
             outcome = finish(process)
         assert (outcome.code, len(outcome.lines)) == (64, 1)
-        assert "standard output goes there, too" in outcome.err
+        assert "standard output would go there, too" in outcome.err
         assert out.read_bytes() == b"precious\n"
         # Nothing speaks against it where the console goes elsewhere.
         with ending(start(*arguments, "--console", "none", stdout=file.fileno())) as process:

@@ -95,11 +95,11 @@ def test_run_leaves_its_inputs_alone(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--json", "other", "--console", "file:./other"], "the guest's console goes there, too"),
-        (["--json", "new", "--console", "file:./new"], "the guest's console goes there, too"),
-        (["--qmp", "unix:new", "--console", "unix:./new"], "the guest's console goes there, too"),
-        (["--json", "new", "--qmp", "unix:new"], "the socket for QMP clients goes there, too"),
-        (["--json", "dangling", "--console", "file:new"], "the guest's console goes there, too"),
+        (["--json", "other", "--console", "file:./other"], "the guest's console would go there"),
+        (["--json", "new", "--console", "file:./new"], "the guest's console would go there"),
+        (["--qmp", "unix:new", "--console", "unix:./new"], "the guest's console would go there"),
+        (["--json", "new", "--qmp", "unix:new"], "the socket for QMP clients would go there"),
+        (["--json", "dangling", "--console", "file:new"], "the guest's console would go there"),
     ],
 )
 def test_two_outputs_of_a_run(
@@ -148,7 +148,7 @@ def test_what_several_may_use(folder: Path) -> None:
             refuse_to_overwrite(both, [])
             with pytest.raises(UsageError, match="cannot write to one: it is the image, other"):
                 refuse_to_overwrite(both, [NamedFile("the image", Path("other"))])
-            with pytest.raises(UsageError, match="cannot write x to other: one goes there, too"):
+            with pytest.raises(UsageError, match="cannot write x to other: one would go there"):
                 refuse_to_overwrite([NamedFile("x", Path("other")), both[0]], [])
     finally:
         os.close(read_end)
@@ -185,7 +185,7 @@ def test_what_lifetime_reads_and_writes(folder: Path, capfd: pytest.CaptureFixtu
     assert "cannot write the drawing to link: it is the story" in capfd.readouterr().err
     explore = ["lifetime", "explore", "--universe", "small", "--design", "memslot-pins-file"]
     assert main([*explore, "--save", "stories", "--json", "link"]) == 64
-    assert "what was found goes there, too" in capfd.readouterr().err
+    assert "what was found would go there, too" in capfd.readouterr().err
     assert main([*explore, "--json", "no/where"]) == 64
     assert main(["lifetime", "show", "no-such.json", "--svg", "drawing"]) == 66
     assert not Path("drawing").exists()

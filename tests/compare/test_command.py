@@ -307,9 +307,11 @@ def test_a_file_without_room_takes_nothing_else_with_it(
     assert "pyvmm kvm" in file.read_text()
 
 
-def test_both_files_cannot_be_one(tmp_path: Path) -> None:
+def test_both_files_cannot_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     assert main(["compare", "exit", "--json", str(file), "--html", str(file)]) == 64
+    said = capsys.readouterr().err
+    assert f"cannot write the page to {file}: the figures would go there, too; " in said
     assert not file.exists()
 
 

@@ -120,6 +120,7 @@ def test_the_sentence_names_device_place_and_machine() -> None:
     assert key == "device"
     for part in ("0xcf9", "pyvmm has", "QEMU 7.2.22 tcg microvm has not"):
         assert part in sentence
+    assert sentence.count("0xcf9") == 1
 
 
 def test_the_boot_protocol() -> None:
@@ -131,6 +132,11 @@ def test_the_boot_protocol() -> None:
     assert not judged(None, consoles=(b"P\n", b"M\n"), guest=both, other=MODEL).agrees
     one = GuestKnown(None, BootProtocol.MULTIBOOT, BootProtocol.MULTIBOOT)
     assert not judged(None, consoles=(b"P\n", b"M\n"), guest=one).agrees
+
+
+def test_a_device_is_not_named_by_its_number() -> None:
+    # The sentence has that, too.
+    assert [one.name for one in DEVICES if "0x" in one.name] == []
 
 
 def test_no_address_belongs_to_two_devices() -> None:
