@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Compare, report; 0 where the behaviour agrees."""
-    from pyvmm.cli.standard_output import print_answer
+    from pyvmm.cli.standard_output import columns, print_answer, unpadded
 
     ending: EndingSignals = options.ending_signals
     wanted = _wanted(options)
@@ -115,12 +115,13 @@ def command(options: argparse.Namespace) -> int:
         report = _compared(request, wanted, options.runs, ending)
         from pyvmm.compare.terminal import to_text
 
-        text = to_text(report, is_terminal=sys.stdout.isatty())
+        is_terminal = sys.stdout.isatty()
+        text = to_text(report, is_terminal=is_terminal, width=columns())
         try:
             outputs.write(report)
         finally:
             # What took so long to find out is not lost with a file.
-            print_answer(text)
+            print_answer(text if is_terminal else unpadded(text))
     return ExitCode.OK if report.agrees else DIFFERS
 
 

@@ -9,7 +9,7 @@ import sys
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from pyvmm.cli.standard_output import print_answer
+from pyvmm.cli.standard_output import columns, print_answer, unpadded
 from pyvmm.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _tables(examination: Examination) -> str:
     text = StringIO()
     console = Console(
         file=text,
-        width=None if is_terminal else _WIDTH_WITHOUT_TERMINAL,
+        width=columns() or _WIDTH_WITHOUT_TERMINAL,
         force_terminal=is_terminal,
         highlight=False,
     )
@@ -94,7 +94,8 @@ def _tables(examination: Examination) -> str:
     console.print(f"Host: {examination.host}", markup=False)
     console.print(asked)
     console.print(follows)
-    return text.getvalue().removesuffix("\n")
+    told = text.getvalue().removesuffix("\n")
+    return told if is_terminal else unpadded(told)
 
 
 def _table(*columns: str) -> Table:

@@ -6,13 +6,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from pyvmm.cli.output_paths import NamedFile
-from pyvmm.cli.standard_output import print_answer
+from pyvmm.cli.standard_output import columns, print_answer
 from pyvmm.cli.story_files import check_outputs, read_stories, write_text
 from pyvmm.errors import ExitCode, UsageError
 from pyvmm.lifetime import drawing
@@ -40,7 +38,8 @@ def command(options: argparse.Namespace) -> int:
         # A story that was found with a remedy is drawn with it.
         design = design_named(own if own.startswith(name) else name)
         drawn.append(drawing.scenes_of(adapted(operations, design, universe), design))
-    if _columns() < drawing.width(len(drawn)):
+    # Without a width there is room for everything.
+    if (columns() or math.inf) < drawing.width(len(drawn)):
         lines = [line for each in drawn for line in (*drawing.text([each]), "")][:-1]
     else:
         lines = drawing.text(drawn)
@@ -52,11 +51,6 @@ def command(options: argparse.Namespace) -> int:
     finally:
         print_answer("\n".join(lines))
     return ExitCode.OK
-
-
-def _columns() -> float:
-    """The terminal's width; without one there is room for everything."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
 def _operations(name: str) -> tuple[Iterable[Operation], Universe, str]:

@@ -9,6 +9,9 @@ import sys
 
 from pyvmm.errors import SystemCallError
 
+_DIGITS = 4
+"""Of COLUMNS: what has more is no width."""
+
 
 def print_answer(text: str) -> None:
     """Write `text`, a line or more without the last newline, and see that it arrives.
@@ -29,6 +32,22 @@ def print_answer(text: str) -> None:
         raise
     except OSError as error:
         raise output_error(error) from error
+
+
+def columns() -> int | None:
+    """Width for tables: the terminal's, otherwise that of COLUMNS; None without both."""
+    if sys.stdout.isatty():
+        import shutil
+
+        return shutil.get_terminal_size().columns
+    told = os.environ.get("COLUMNS", "")
+    is_number = told.isascii() and told.isdigit() and len(told) <= _DIGITS
+    return (int(told) if is_number else 0) or None
+
+
+def unpadded(text: str) -> str:
+    """Tables without the blanks that fill up their lines; they are harmless on a terminal only."""
+    return "\n".join(line.rstrip(" ") for line in text.split("\n"))
 
 
 def output_error(error: OSError) -> SystemCallError:

@@ -181,9 +181,16 @@ def _lines(name: str, finding: Finding) -> Iterator[RenderableType]:
     if finding.aspect is Aspect.CPUID:
         detail = ()  # Long, and hardly ever of interest: the files have it.
     for line in detail[:_DETAIL_LINES]:
-        yield _indented(visible(line, keep=_TAB), 4)
+        yield _indented(_end_shown(visible(line, keep=_TAB)), 4)
     if len(detail) > _DETAIL_LINES:
         yield f"    ... {len(detail) - _DETAIL_LINES} more lines (--json has all)"
+
+
+def _end_shown(line: str) -> str:
+    """A line with the blank at its end, if any, written out: it may be all that differs."""
+    if line[1:] and line[-1] in " \t":
+        return line[:-1] + f"\\x{ord(line[-1]):02x}"
+    return line
 
 
 # -- costs --

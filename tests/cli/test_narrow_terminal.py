@@ -10,9 +10,11 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from pyvmm.cli import doctor, lifetime_show
+from pyvmm.cli import compare, doctor
 from pyvmm.cli.main import main
+from pyvmm.cli.standard_output import columns
 from pyvmm.machine.examination import Examination, examine
+from tests.compare.wide_report import wide_report
 from tests.console.on_terminal import terminal
 
 
@@ -35,27 +37,66 @@ def test_doctor_on_a_terminal_of_80_columns() -> None:
     assert "answer: meaning" in text
 
 
-@pytest.mark.parametrize(("columns", "times"), [(80, 2), (126, 2), (127, 1), (200, 1)])
+@pytest.mark.parametrize(("room", "times"), [(80, 2), (126, 2), (127, 1), (200, 1)])
 def test_two_designs_are_drawn_one_after_the_other_where_there_is_no_room(
-    columns: int, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    room: int, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lifetime_show, "_columns", lambda: columns)
+    monkeypatch.setenv("COLUMNS", str(room))
     assert main(["lifetime", "show", "rebind-after-free"]) == 0
     text = capsys.readouterr().out
     assert text.count("at first") == 2
     assert len([line for line in text.splitlines() if "at first" in line]) == times
-    assert max(map(len, text.splitlines())) <= columns
+    assert max(map(len, text.splitlines())) <= room
 
 
 @pytest.mark.parametrize("width", range(80, 201, 30))
 def test_doctor_breaks_no_word(
     width: int, examination: Examination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(columns: int) -> str:
-        monkeypatch.setattr(doctor, "_WIDTH_WITHOUT_TERMINAL", columns)
+    def told(room: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(room))
         return doctor._tables(examination)
 
     text = told(width)
     assert max(map(len, text.splitlines())) <= width
+    assert [line for line in text.splitlines() if line.endswith(" ")] == []
     whole = {one.rstrip(":") for one in told(1000).split()}
     assert {one.rstrip(":") for one in text.split()} - whole <= {"answer", "\u2500" * (width - 2)}
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("80", 80),
+        ("9999", 9999),
+        (None, None),
+        *((one, None) for one in ("", "0", "-1", "1_0", "x", "10000")),
+    ],
+)
+def test_columns_without_a_terminal(
+    told: str | None,
+    found: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # With capsys there is no terminal.
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if told is not None:
+        monkeypatch.setenv("COLUMNS", told)
+    assert columns() == found
+
+
+@pytest.mark.parametrize(("told", "least", "most"), [("80", 70, 80), ("", 130, 140)])
+def test_a_comparison_without_a_terminal(
+    told: str,
+    least: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", told)
+    monkeypatch.setattr(compare, "_compared", lambda *_: wide_report())
+    assert main(["compare", "exit"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert least <= max(map(len, lines)) <= most
+    assert [line for line in lines if line.endswith(" ")] == []

@@ -75,6 +75,13 @@ def test_the_text_shows_a_disagreement() -> None:
     assert "+bye" in text
 
 
+def test_a_blank_at_the_end_of_a_line_is_shown() -> None:
+    text = to_text(report(other_console=b"hello \n\nbye\t\n"), is_terminal=False)
+    for line in ("-hello\n", "+hello\\x20\n", "+bye\\x09\n"):
+        assert f"    {line}" in text
+    assert text.count("\\x20") == 1
+
+
 def test_a_guest_that_changes_from_run_to_run_does_not_agree() -> None:
     made = report()
     assert made.agrees
