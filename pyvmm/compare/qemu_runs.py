@@ -53,7 +53,8 @@ async def inspect(subject: QemuSubject, files: GuestFiles, ram: int) -> Inspecti
             if why is None:
                 raise
             attempt = f"compare {files.request.name} with {subject.name}"
-            raise UsageError(attempt, f"QEMU refuses it: {why}") from error
+            remedy = "change the image, or run it without QEMU (pyvmm run)"
+            raise UsageError(attempt, f"QEMU refuses it: {why}", remedy) from error
     kernel, unknown = await _kernel_counts(subject, files, end)
     return Inspection(subject, end, code, said.text, None, kernel, _EXITS_UNKNOWN, unknown)
 

@@ -145,9 +145,11 @@ def _behaviour(report: Report, console: Console) -> Iterator[RenderableType]:
 def _behaviour_rows(report: Report) -> list[tuple[str, dict[Aspect, str]]]:
     """Each subject's name, and what there is in a word of each aspect."""
     reference = report.subjects[0]
+    lines = _lines_said(reference)
     own = {
-        **_lines_said(reference),
+        Aspect.CONSOLE: lines.pop(Aspect.CONSOLE),
         Aspect.END: escape(str(reference.inspection.end)),
+        **lines,
         Aspect.STEADINESS: _MARKS[reference.steadiness.agreement],
     }
     rows = [(reference.subject.name, own)]

@@ -91,3 +91,4 @@ def test_a_refusal_while_it_starts_is_one_line_too(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "QEMU refuses it" in line
     assert "-kernel" not in line
+    assert line.endswith("; change the image, or run it without QEMU (pyvmm run)")

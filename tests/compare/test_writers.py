@@ -238,6 +238,8 @@ def test_text_and_page_count_the_same_lines_of_a_console() -> None:
     text = to_text(made, is_terminal=False)
     own, *_ = (line for line in text.splitlines() if line.startswith(" pyvmm kvm   "))
     assert re.split(" {2,}", own.strip())[1:5] == ["2 lines", "exited 0", "1 line", "1 line"]
+    narrow = to_text(made, is_terminal=False, width=90)
+    assert "console 2 lines, end exited 0, memory-map 1 line, cpuid 1 line, steadiness" in narrow
     words = "".join(Page(to_html(made)).words)
     assert "equal2 lines, equal" in words
     assert "memory map and CPUID are counted there, not as the console's" in words
