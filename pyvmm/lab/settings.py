@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pyvmm.errors import NoInputError, UsageError
@@ -75,12 +75,14 @@ class LabWishes:
 
     def settings(self) -> LabSettings:
         """These wishes, defaults for the rest."""
-        return LabSettings(
-            kernel=str(find_kernel(self.kernel)),
+        # Numbers that cannot be are refused first, whether there is a kernel or not.
+        asked = LabSettings(
+            kernel="",
             cpus=DEFAULT_CPUS if self.cpus is None else self.cpus,
             memory=DEFAULT_MEMORY if self.memory is None else self.memory,
             writable=self.writable,
         )
+        return replace(asked, kernel=str(find_kernel(self.kernel)))
 
     def are_met_by(self, settings: LabSettings) -> bool:
         """Tell whether a lab made of `settings` is what was asked for."""

@@ -88,7 +88,7 @@ class GuestMemory:
         """
         with self._exclusive():
             whole = sides.region.range
-            if sides.region.two_sided or self._executor.has_set_attributes:
+            if self._executor.has_set_attributes:
                 self._executor.clear_attributes(whole)
             self._sides[sides.region.slot] = sides
             self._regions = self._regions.with_region(sides.region)
@@ -394,6 +394,7 @@ class GuestMemory:
             if sides is not None:
                 self._note_plugged(sides)
                 continue
+            self._executor.has_set_attributes |= done.private
             state = PageState.PRIVATE if done.private else PageState.SHARED
             self._states.set(GpaRange(done.gpa, done.gpa + done.size), state)
 

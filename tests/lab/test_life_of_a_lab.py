@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.command import until
 from tests.lab.places import HANG, PYVMM, ROOT, LabAtHand, qemus_of
 
 pytestmark = [pytest.mark.qemu, pytest.mark.lab, pytest.mark.slow]
@@ -95,7 +96,8 @@ def test_two_at_once_bring_up_one(no_lab: LabAtHand) -> None:
     ]
     said = [process.communicate(timeout=HANG)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert len(qemus_of(directory(no_lab))) == 2  # a keeper and its QEMU
+    # A keeper and its QEMU; the other's attempt may take a moment to go.
+    until(lambda: len(qemus_of(directory(no_lab))) == 2, "one lab")
 
 
 def test_a_panic_is_told_apart_from_a_failing_command(no_lab: LabAtHand) -> None:
