@@ -34,7 +34,12 @@ class Outcome:
 
 
 # Without what would make Python behave otherwise than at most of our users'.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    # xdist tells its workers the width of a terminal that they do not have.
+    if not name.startswith("PYTHON") and name != "COLUMNS"
+}
 
 
 def pyvmm(

@@ -270,7 +270,10 @@ def test_what_is_read_is_not_overwritten(
 
 @pytest.mark.qemu
 @pytest.mark.slow
-def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_no_utf8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # Room for the longest of paths.
     guest = bundled_guests.find("exit")
     assert guest is not None
     program = Path(changed(tmp_path, ""))
