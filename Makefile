@@ -49,7 +49,7 @@ check: $(TOOLS) guests ## a look into everything, QEMU and the lab where they ar
 	$(PYTEST) -q --hypothesis-profile=check --selection=check $(ARGS)
 
 .PHONY: quick
-quick: $(TOOLS) guests ## the fast part of the tests: about 20 s
+quick: $(TOOLS) guests ## the fast part of the tests: about 23 s
 	@./setup-system quick
 	$(PYTEST) -q --hypothesis-profile=quick --selection=quick $(ARGS)
 
