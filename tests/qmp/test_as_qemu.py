@@ -77,7 +77,10 @@ def alike(answers: list[Any]) -> list[Any]:
     """Without what depends on the order of an object's members, in QEMU that of their hashes."""
     for answer in answers:
         error = answer.get("error", {})
-        error["desc"] = re.sub(r"^QMP input (member|lacks).*", "a member", error.get("desc", ""))
+        # A member's name may have line breaks.
+        error["desc"] = re.sub(
+            r"(?s)^QMP input (member|lacks).*", "a member", error.get("desc", "")
+        )
     return answers
 
 
