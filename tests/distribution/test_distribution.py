@@ -94,8 +94,8 @@ def sdist(tree: Path) -> tuple[Path, set[str]]:
 def wheel(sdist: tuple[Path, set[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from the unpacked sdist."""
     place = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(sdist[0]) as archive:
-        archive.extractall(place, filter="data")
+    # Debian 12's Python cannot yet be told to take no more than data from an archive.
+    subprocess.run(["tar", "-xf", sdist[0], "-C", place], check=True)
     return build("wheel", place / FOLDER)
 
 
