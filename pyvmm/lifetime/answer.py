@@ -21,7 +21,7 @@ from pyvmm.lifetime.designs import (
     memslot_pins_file,
 )
 from pyvmm.lifetime.endings import Locking
-from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
+from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict, counted
 from pyvmm.lifetime.explorer import Exploration
 from pyvmm.lifetime.locks import Floor
 from pyvmm.lifetime.programs import Act, Task, Writer
@@ -89,7 +89,7 @@ def sufficient(evidence: Evidence) -> Judgement:
         verdict,
         condition,
         tuple(
-            f"{each.design.name}: {_counted(evidence.explored(each.design))}; owned memory lacks "
+            f"{counted(evidence.explored(each.design))}; owned memory lacks "
             f"{', '.join(each.owned) or 'nothing'}"
             for each in rows
         ),
@@ -99,10 +99,6 @@ def sufficient(evidence: Evidence) -> Judgement:
 
 def _remedy(design: Design) -> str:
     return design.name.partition(" + ")[2] or "no remedy"
-
-
-def _counted(found: Exploration) -> str:
-    return f"{found.states} states, {found.transitions} transitions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from pyvmm.lifetime.answer import simpler, sufficient
 from pyvmm.lifetime.designs import Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.endings import Locking
-from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
-from pyvmm.lifetime.explorer import Exploration
+from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict, counted
 from pyvmm.lifetime.locks import Harm, Protection
 from pyvmm.lifetime.programs import Act
 from pyvmm.lifetime.properties import INVARIANTS, OWNERSHIP, WISHES
@@ -66,16 +65,12 @@ def _harm_names(races: Races) -> str:
     return ", ".join(sorted(harm.value for harm in races.harms)) or "no harm"
 
 
-def _counted(found: Exploration) -> str:
-    return f"{found.design.name}: {found.states} states, {found.transitions} transitions"
-
-
 def _wish(evidence: Evidence, name: str, quote: str, wish: str) -> Judgement:
     theirs, ours = evidence.explored(LINUX), evidence.explored(MAIL)
     verdict = Verdict.HOLDS if ours.holds(wish) and not theirs.holds(wish) else Verdict.FAILS
     stories = tuple(found.stories[wish] for found in (theirs, ours) if wish in found.stories)
     because = tuple(
-        f"{_counted(found)}; {wish} {'holds' if found.holds(wish) else 'does not hold'}"
+        f"{counted(found)}; {wish} {'holds' if found.holds(wish) else 'does not hold'}"
         for found in (theirs, ours)
     )
     return Judgement(name, quote, verdict, "", because, stories)
@@ -179,7 +174,7 @@ def _no_clean_up(evidence: Evidence) -> Judgement:
         verdict,
         condition,
         (
-            f"{_counted(found)}; release has no effect, nothing dangles and nothing is left",
+            f"{counted(found)}; release has no effect, nothing dangles and nothing is left",
             f"slots first: {_coverage(whole)}",
             f"MMU first, as kvm_destroy_vm today: {_coverage(torn)}",
         ),
@@ -195,7 +190,7 @@ def _one_vm(evidence: Evidence) -> Judgement:
         "we can enforce that a gmem file is used only with one VM",
         Verdict.HOLDS if good else Verdict.FAILS,
         "",
-        (_counted(found), f"concurrently: {_coverage(whole)}"),
+        (counted(found), f"concurrently: {_coverage(whole)}"),
     )
 
 
@@ -208,7 +203,7 @@ def _contents(evidence: Evidence) -> Judgement:
         "When the binding to the last memslot is removed from a file, NULL the kvm pointer",
         Verdict.HOLDS if found.holds(name) else Verdict.FAILS,
         "",
-        (_counted(found), f"{name} {'holds' if not stories else 'does not hold'}"),
+        (counted(found), f"{name} {'holds' if not stories else 'does not hold'}"),
         stories,
     )
 
@@ -227,7 +222,7 @@ def _bare_pointer(evidence: Evidence) -> Judgement:
         "if a kvm pointer exists, it must be the same kvm as the one in this binding",
         verdict,
         condition,
-        (_counted(bare), _counted(owned)),
+        (counted(bare), counted(owned)),
         tuple(each.stories[name] for each in (bare, owned) if name in each.stories),
     )
 
@@ -249,7 +244,7 @@ def _permission(evidence: Evidence) -> Judgement:
         "The enforcement rules will just be delayed till the first binding",
         verdict,
         condition,
-        (_counted(plain), _counted(owned), f"with an owner, violated: {broken or 'nothing'}"),
+        (counted(plain), counted(owned), f"with an owner, violated: {broken or 'nothing'}"),
         tuple(found.stories["contents-stay"] for found in (plain,) if found.stories),
     )
 
@@ -283,7 +278,7 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
         verdict,
         condition,
         (
-            _counted(owned),
+            counted(owned),
             f"created for no VM; violated: {broken or 'nothing'}",
             *(
                 f"flags {flags:#x} for {kinds[private]}: "

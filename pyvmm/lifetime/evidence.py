@@ -87,3 +87,8 @@ class Evidence:
     def _tell(self, what: str) -> None:
         if self.progress is not None:
             self.progress(what)
+
+
+def counted(found: Exploration) -> str:
+    """Tell the size of an exploration in words."""
+    return f"{found.design.name}: {found.states} states, {found.transitions} transitions"

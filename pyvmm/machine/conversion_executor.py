@@ -20,15 +20,17 @@ from pyvmm.memory.conversion import (
 )
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState, PageStates
+from pyvmm.memory.regions import RegionTable
 
 
 class ConversionExecutor:
     """Sets attributes, gives pages back, tells listeners, and keeps `states` what the kernel has.
 
     Whoever calls holds the lock of all conversions. `sides` are those of the regions that plans are
-    made for, by slot; a live view. `is_over` is asked between the parts of a long conversion: a run
-    that has ended stops there. Listeners that were told that a range leaves, and find out that it
-    did not since a later step failed, are told that it has joined.
+    made for, by slot, a live view; `regions` gives the table that plans are made with. `is_over` is
+    asked between the parts of a long conversion: a run that has ended stops there. Listeners that
+    were told that a range leaves, and find out that it did not since a later step failed, are told
+    that it has joined.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class ConversionExecutor:
         vm: Vm,
         states: PageStates,
         sides: Mapping[int, MemorySides],
+        regions: Callable[[], RegionTable],
         is_over: Callable[[], bool],
     ) -> None:
         self._vm = vm
         self._states = states
         self._sides = sides
+        self._regions = regions
         self._is_over = is_over
         self.listeners: list[MemoryListener] = []
         self.has_set_attributes = False
@@ -125,12 +129,8 @@ class ConversionExecutor:
     def _set_attributes(self, range_: GpaRange, *, private: bool) -> None:
         self.has_set_attributes = self.has_set_attributes or private
         set_attributes(self._vm, range_, private=private)
-        for sides in self._sides.values():
-            region = sides.region
-            start, end = max(range_.start, region.range.start), min(range_.end, region.range.end)
-            if start >= end:
-                continue
+        for region, part in self._regions().parts(range_) or ():
             state = PageState.SHARED
             if private:
                 state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD
-            self._states.set(GpaRange(start, end), state)
+            self._states.set(part, state)

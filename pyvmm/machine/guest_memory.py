@@ -65,7 +65,9 @@ class GuestMemory:
         self._regions = RegionTable()
         self._states = PageStates()
         self._unplugged: dict[int, MemorySides] = {}
-        self._executor = ConversionExecutor(vm, self._states, self._sides, is_over)
+        self._executor = ConversionExecutor(
+            vm, self._states, self._sides, lambda: self._regions, is_over
+        )
         self._progress = FaultProgress()
         self.counts: Counter[str] = Counter()
         """Conversions done here, as "guest to shared" and so on; the fast path's are not in it."""
