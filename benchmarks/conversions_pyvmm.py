@@ -51,7 +51,7 @@ class Guest:
                     return time.perf_counter() - started
                 case Hypercall():
                     self.to_python += 1
-                    self.vcpu.answer_hypercall(self.memory.answer_hypercall(reason.args))
+                    self.vcpu.answer_hypercall(self.memory.exits.answer_hypercall(reason.args))
                 case MemoryFault():
                     self.to_python += 1
                     self._resolve(reason)
@@ -63,9 +63,9 @@ class Guest:
     def _resolve(self, fault: MemoryFault) -> None:
         size = self.cell.size
         if self.cell.kind is Kind.TO_SHARED and size > PAGE_SIZE:
-            self.memory.convert(fault.gpa & -size, size, Side.SHARED)
+            self.memory.conversion.convert(fault.gpa & -size, size, Side.SHARED)
         else:
-            refused = self.memory.resolve_fault(fault, 0, lambda _conversion: True)
+            refused = self.memory.exits.resolve_fault(fault, 0, lambda _conversion: True)
             if refused is not None:
                 raise CannotRunError("\n".join(refused.lines()))
 
@@ -73,9 +73,9 @@ class Guest:
         """Take the data out of the guest's reach, and give their memory back."""
         if self.cell.kind is Kind.TO_PRIVATE:
             for slot in range(1, self.cell.count + 1):
-                self.memory.unplug(slot)
+                self.memory.regions.unplug(slot)
         else:
-            self.memory.withhold(DATA_GPA, self.cell.data_size)
+            self.memory.conversion.withhold(DATA_GPA, self.cell.data_size)
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def guest(
         memory = GuestMemory(vm, honours_touches=fast)
         program = MemoryRegion(0, GpaRange(0, CODE_SIZE), two_sided=False, what="code")
         shared = stack.enter_context(SharedMemory(system, vm, program))
-        memory.add(shared.sides)
+        memory.regions.add(shared.sides)
         memory.write(0, code)
         _add_data(stack, system, vm, memory, cell)
         if not fast:
@@ -117,7 +117,7 @@ def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cel
     size = cell.data_size
     if cell.kind is Kind.TO_SHARED:
         region = MemoryRegion(1, GpaRange(DATA_GPA, DATA_GPA + size), two_sided=False, what="data")
-        memory.add(stack.enter_context(SharedMemory(system, vm, region)).sides)
+        memory.regions.add(stack.enter_context(SharedMemory(system, vm, region)).sides)
         return
     mapping = stack.enter_context(system.map_anonymous(size))
     view = mapping.view()
@@ -131,7 +131,7 @@ def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cel
             slot, gpa, part, mapping.hva + offset, guest_memfd=private, guest_memfd_offset=offset
         )
         vm.set_memslot(memslot)
-        memory.add(MemorySides(region, memslot, mapping, view, offset))
+        memory.regions.add(MemorySides(region, memslot, mapping, view, offset))
 
 
 def measured(

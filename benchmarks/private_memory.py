@@ -81,7 +81,7 @@ def _measured(code: bytes, ranges: int) -> dict[str, Sample]:
             found[figure] = _moment(guest, side, before)
         # The host takes the first half: what was there is gone, and nobody has touched it since.
         half = cell.data_size // 2 & -PAGE_SIZE
-        guest.memory.convert(DATA_GPA, half, Side.SHARED)
+        guest.memory.conversion.convert(DATA_GPA, half, Side.SHARED)
         found[_FIGURES[3]] = _moment(guest, PageState.PRIVATE, before)
     return found
 
@@ -90,10 +90,12 @@ def _moment(guest: Guest, side: PageState, before: int) -> Sample:
     """In MiB. The data are in use on `side`; of what holds the code, shared, one page is."""
     in_use = PAGE_SIZE + sum(
         run.range.size
-        for run in guest.memory.page_states()
+        for run in guest.memory.states.runs()
         if run.state is side and run.range.start >= DATA_GPA
     )
-    resident = sum(one.shared_resident + one.private_resident for one in guest.memory.residency())
+    resident = sum(
+        one.shared_resident + one.private_resident for one in guest.memory.states.residency()
+    )
     return {
         "pages in use": in_use / MIB,
         "resident": resident / MIB,

@@ -112,7 +112,7 @@ class Assembly(StackOwner):
             )
             stack.callback(self.memory.close)
             for sides in self.ram.sides():
-                self.memory.add(sides)
+                self.memory.regions.add(sides)
             if prepared is not None:
                 self.launch = stack.enter_context(
                     prepared(self.system, self.vm, self.memory, config)

@@ -50,10 +50,10 @@ class GuestDma:
 
     def _shared(self, gpa: int, size: int) -> Iterator[GpaRange]:
         """Yield the shared parts of [gpa, gpa + size), by regions, ascending."""
-        for sides in self._memory.sides():
+        for sides in self._memory.regions.sides():
             whole = sides.region.range
             start, end = max(gpa, whole.start), min(gpa + size, whole.end)
             if start < end:
-                for run in self._memory.page_states(GpaRange(start, end)):
+                for run in self._memory.states.runs(GpaRange(start, end)):
                     if run.state is PageState.SHARED:
                         yield run.range

@@ -69,12 +69,12 @@ class PrivateLaunch(StackOwner):
                 made = stack.enter_context(
                     SharedMemory(system, vm, region, in_core=config.dump_guest_core)
                 )
-                memory.add(made.sides)
+                memory.regions.add(made.sides)
                 return made
 
             if window is not None:
                 shared(WINDOW_SLOT, window.start, window.size, "shared window")
-                memory.withhold(window.start, window.size)
+                memory.conversion.withhold(window.start, window.size)
             self._staging: SharedMemory | None = shared(
                 STAGING_SLOT, STAGING_GPA, staged.size, "staging area"
             )
@@ -106,7 +106,7 @@ class PrivateLaunch(StackOwner):
         self._report = self.report
         firmware, self._firmware = self._firmware, None
         staging_area, self._staging = self._staging, None
-        self._memory.remove(FIRMWARE_SLOT)
-        self._memory.remove(STAGING_SLOT)
+        self._memory.regions.remove(FIRMWARE_SLOT)
+        self._memory.regions.remove(STAGING_SLOT)
         firmware.close()
         staging_area.close()

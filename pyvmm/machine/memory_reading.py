@@ -50,7 +50,7 @@ class NotReadableError(PyvmmError):
 
 def unreadable(memory: GuestMemory, asked: GpaRange) -> tuple[PageRun, ...]:
     """The runs of `asked`, in bytes, that the host cannot read, as of now; ascending."""
-    return tuple(run for run in memory.page_states(asked) if run.state is not PageState.SHARED)
+    return tuple(run for run in memory.states.runs(asked) if run.state is not PageState.SHARED)
 
 
 def contents(
@@ -62,7 +62,7 @@ def contents(
     cannot read when it is their turn go into `left_out`; without it they raise `NotReadableError`,
     before the first content if they are known by then. Any thread. Raises `SystemCallError`.
     """
-    regions = memory.sides()
+    regions = memory.regions.sides()
     gone = list(unreadable(memory, asked))
     if left_out is None:
         _refuse(asked, gone)
@@ -90,7 +90,7 @@ def _copies(
 ) -> Iterator[Content]:
     position = block.start
     while position < block.end:
-        run = next(iter(memory.page_states(GpaRange(position, block.end))), None)
+        run = next(iter(memory.states.runs(GpaRange(position, block.end))), None)
         if run is None:
             return  # The region went away meanwhile.
         position = run.range.end

@@ -104,17 +104,17 @@ def collect(
     `in_run_loop`: how many conversions the vCPUs made in the host's fast path.
     """
     try:
-        residency = memory.residency()
+        residency = memory.states.residency()
     except HostLacksError:
         residency = ()
     return MemoryReport(
         launch,
         expected_digest,
-        dict(memory.counts),
-        dict(memory.converted_bytes),
+        dict(memory.conversion.counts),
+        dict(memory.conversion.converted_bytes),
         in_run_loop,
-        tuple(memory.failures),
-        memory.page_states(),
+        tuple(memory.conversion.failures),
+        memory.states.runs(),
         residency,
         refused,
     )

@@ -225,11 +225,11 @@ class VcpuThread:
     def _hypercall(self, reason: exits.Hypercall) -> None:
         result = -_KVM_ENOSYS
         if reason.number == MAP_GPA_RANGE:
-            result = self._memory.answer_hypercall(reason.args)
+            result = self._memory.exits.answer_hypercall(reason.args)
         self._vcpu.answer_hypercall(result & (1 << 64) - 1)
 
     def _memory_fault(self, reason: exits.MemoryFault) -> None:
-        refused = self._memory.resolve_fault(reason, self.index, self._allow)
+        refused = self._memory.exits.resolve_fault(reason, self.index, self._allow)
         if refused is not None:
             self.refused = refused
             self._crashed = True

@@ -196,7 +196,7 @@ def _lay_out(memory: GuestMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreF
     """In a worker thread of trio's."""
     pieces = [
         CoreMemory(run.range.start, run.range.size, run.state is PageState.SHARED)
-        for run in memory.page_states(order.asked)
+        for run in memory.states.runs(order.asked)
     ]
     if not pieces:
         raise CommandError("dump: no guest memory to dump")

@@ -67,7 +67,7 @@ async def _save_physical(
     machine: Machine, arguments: Arguments, left_out: list[PageRun] | None
 ) -> None:
     asked = asked_range("addr", arguments["val"], arguments["size"])
-    if asked.size and not machine.memory.page_states(asked):
+    if asked.size and not machine.memory.states.runs(asked):
         raise CommandError(f"no guest memory in gpa {asked.start:#x}-{asked.end - 1:#x}")
     path = arguments["filename"]
     await in_thread(partial(_write_physical, machine, asked, path, left_out))
@@ -121,7 +121,7 @@ def _save_linear(machine: Machine, sregs: Sregs, asked: GpaRange, path: str) -> 
     memory = machine.memory
     with MemoryFile(path, _SAVED_MODE) as file:
         for part in linear_parts(memory.read, sregs, asked.start, asked.size, VIEWED):
-            here = sum(run.range.size for run in memory.page_states(part.range))
+            here = sum(run.range.size for run in memory.states.runs(part.range))
             if part.gpa is None or here < part.size:
                 raise CommandError(
                     f"Invalid addr 0x{part.linear:016x}/size {asked.end - part.linear} specified: "

@@ -39,10 +39,10 @@ async def query_page_states(machine: Machine, arguments: Arguments) -> object:
 
 def _page_states(machine: Machine, asked: GpaRange) -> dict[str, object]:
     runs: list[dict[str, object]] = []
-    for sides in machine.memory.sides():
+    for sides in machine.memory.regions.sides():
         region = sides.region.range
         within = GpaRange(max(region.start, asked.start), min(region.end, asked.end))
-        for run in machine.memory.page_states(within):
+        for run in machine.memory.states.runs(within):
             if len(runs) == MOST_RUNS:
                 return {"runs": runs, "next": run.range.start}
             start, end = run.range.start, run.range.end
@@ -75,16 +75,16 @@ async def convert(machine: Machine, arguments: Arguments) -> object:
     refuse_while_dumping(machine)
     memory = machine.memory
     if arguments["to"] == _WITHHELD:
-        change = partial(memory.withhold, start, size)
+        change = partial(memory.conversion.withhold, start, size)
     else:
-        change = partial(memory.convert, start, size, Side(arguments["to"]))
+        change = partial(memory.conversion.convert, start, size, Side(arguments["to"]))
     try:
         # Under the lock of all conversions, for as long as the range is large.
         await trio.to_thread.run_sync(change)
     except ConversionRefusedError as refused:
         names = [one.name for one in Refusal if one.cause == refused.cause]
         raise CommandError(f"{''.join(names)}: {refused}") from refused
-    if memory.is_over:
+    if memory.conversion.is_over:
         raise CommandError("OVER: the guest has ended, pages may be as they were")
     return {}
 
@@ -104,8 +104,8 @@ async def query_exits(machine: Machine, _arguments: Arguments) -> object:
     ]
     return {
         "vcpus": vcpus,
-        "conversions": dict(machine.memory.counts),
-        "failures": list(machine.memory.failures),
+        "conversions": dict(machine.memory.conversion.counts),
+        "failures": list(machine.memory.conversion.failures),
     }
 
 
@@ -127,7 +127,7 @@ async def query_handles(machine: Machine, _arguments: Arguments) -> object:
         handles.append(_handle(_FILE, "guest-memfd", file, "vm", size=file.size))
     slots = []
     names: dict[int, str] = {}
-    for sides in machine.memory.sides():
+    for sides in machine.memory.regions.sides():
         mapping, region = sides.mapping, sides.region
         if mapping.hva not in names:
             names[mapping.hva] = f"mapping of {region.what}"

@@ -95,19 +95,19 @@ def sides(each_private_system: System) -> Iterator[Sides]:
         )
         vm.set_memslot(memslot)
         region = MemoryRegion(1, RAM, True, "RAM")
-        memory.add(MemorySides(region, memslot, mapping, view, OFFSET))
+        memory.regions.add(MemorySides(region, memslot, mapping, view, OFFSET))
         guest = RunningGuest(each_private_system, vm)
         owned.callback(guest.close)
         yield Sides(observed, memory, guest, mapping, file, view)
 
 
 def by_host(sides: Sides, to: Side) -> None:
-    sides.memory.convert(RAM.start, 2 * PAGE_SIZE, to)
+    sides.memory.conversion.convert(RAM.start, 2 * PAGE_SIZE, to)
 
 
 def by_guest(sides: Sides, to: Side) -> None:
     attributes = KVM_HC_PRIVATE if to is Side.PRIVATE else KVM_HC_SHARED
-    result = sides.memory.answer_hypercall((RAM.start, 2, attributes))
+    result = sides.memory.exits.answer_hypercall((RAM.start, 2, attributes))
     if result:
         raise SystemCallError("convert", -result, "as the guest is told")
 
@@ -119,7 +119,7 @@ BOTH = pytest.mark.parametrize("to", list(Side), ids=lambda side: side.value)
 def fill(sides: Sides, to: Side) -> tuple[int, int]:
     """Two pages on the side that a conversion to `to` leaves; what is resident then."""
     if to is Side.SHARED:
-        sides.memory.convert(RAM.start, 2 * PAGE_SIZE, Side.PRIVATE)
+        sides.memory.conversion.convert(RAM.start, 2 * PAGE_SIZE, Side.PRIVATE)
     for page in range(2):
         assert sides.guest.touch(RAM.start + page * PAGE_SIZE, 0x11 + page) == "done"
     resident = sides.resident(RAM.start, 2 * PAGE_SIZE)
@@ -147,7 +147,7 @@ def test_nothing_is_given_back_where_the_attributes_cannot_be_set(
     sides: Sides, to: Side, way: Callable[[Sides, Side], None]
 ) -> None:
     filled = fill(sides, to)
-    before = sides.memory.page_states()
+    before = sides.memory.states.runs()
 
     def fail(_gpa: int, _size: int) -> None:
         raise SystemCallError("set attributes", errno.ENOMEM, "ENOMEM")
@@ -155,7 +155,7 @@ def test_nothing_is_given_back_where_the_attributes_cannot_be_set(
     sides.vm.before = fail
     with pytest.raises(SystemCallError):
         way(sides, to)
-    assert sides.memory.page_states() == before
+    assert sides.memory.states.runs() == before
     assert sides.resident(RAM.start, 2 * PAGE_SIZE) == filled
     for page in range(2):
         assert sides.guest.touch(RAM.start + page * PAGE_SIZE, None) == f"reads {0x11 + page:#04x}"
@@ -167,13 +167,13 @@ def test_every_page_is_noted_to_be_where_the_guest_finds_it(sides: Sides) -> Non
         first = chance.randrange(PAGES)
         pages = chance.randint(1, PAGES - first)
         to = chance.choice(list(Side))
-        sides.memory.convert(RAM.start + first * PAGE_SIZE, pages * PAGE_SIZE, to)
+        sides.memory.conversion.convert(RAM.start + first * PAGE_SIZE, pages * PAGE_SIZE, to)
         for page in range(PAGES):
             sides.view[OFFSET + page * PAGE_SIZE] = 0x77
         for page in range(PAGES):
             gpa = RAM.start + page * PAGE_SIZE
             found = sides.guest.touch(gpa, None)
-            noted = sides.memory.state_at(gpa)
+            noted = sides.memory.states.at(gpa)
             assert (found, noted) in {
                 ("reads 0x77", PageState.SHARED),
                 ("reads 0x00", PageState.PRIVATE),

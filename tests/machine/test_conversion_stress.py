@@ -67,7 +67,9 @@ class Disturber(threading.Thread):
             while not self._stopping.is_set():
                 gpa = chance.randrange(start, end, PAGE_SIZE)
                 size = min(chance.randint(1, LONGEST) * PAGE_SIZE, end - gpa)
-                self._memory.convert(gpa, size, chance.choice((Side.SHARED, Side.PRIVATE)))
+                self._memory.conversion.convert(
+                    gpa, size, chance.choice((Side.SHARED, Side.PRIVATE))
+                )
                 self.conversions += 1
                 if self.conversions == self._wanted:
                     self.enough.set()
@@ -86,7 +88,7 @@ class Disturber(threading.Thread):
 
 def check_residency(guest: Talk, start: int, end: int) -> None:
     """Of no page there is memory on the side that it is not on."""
-    for run in guest.memory.page_states():
+    for run in guest.memory.states.runs():
         for gpa in range(max(run.range.start, start), min(run.range.end, end), PAGE_SIZE):
             sides = guest.shared_is_there(gpa), guest.private_is_there(gpa)
             assert not sides[run.state is PageState.SHARED], f"{gpa:#x} is {run.state}: {sides}"
@@ -103,7 +105,7 @@ async def check_attributes(guest: Talk, start: int, end: int) -> dict[PageState,
         words = (pattern_at(gpa + at, MARKER) for at in range(0, PAGE_SIZE, 8))
         guest.machine.ram.write(gpa, struct.pack(f"<{PAGE_SIZE // 8}Q", *words))
     pages: Counter[PageState] = Counter()
-    for run in guest.memory.page_states():
+    for run in guest.memory.states.runs():
         first, last = max(run.range.start, start), min(run.range.end, end)
         if first < last:
             wrong = await guest.ask("CHECK", first, last - first, MARKER)
@@ -112,7 +114,7 @@ async def check_attributes(guest: Talk, start: int, end: int) -> dict[PageState,
             pages[run.state] += (last - first) // PAGE_SIZE
     # What has just been read is there; what is shared was never on the other side.
     for gpa in range(start, end, PAGE_SIZE):
-        is_private = guest.memory.state_at(gpa) is PageState.PRIVATE
+        is_private = guest.memory.states.at(gpa) is PageState.PRIVATE
         assert guest.private_is_there(gpa) == is_private
     return pages
 
@@ -157,7 +159,7 @@ def test_states_attributes_and_residency_agree_after_many_conversions() -> None:
         finally:
             await trio.to_thread.run_sync(disturber.stop)
         by_host = disturber.conversions
-        assert not guest.memory.failures
+        assert not guest.memory.conversion.failures
         check_residency(guest, start, end)
         pages.update(await check_attributes(guest, start, end))
         assert await guest.ask("END", 0) == 0

@@ -106,7 +106,7 @@ class World:
         self.kernel = Kernel()
         self.device = Device()
         self.memory = GuestMemory(cast(Vm, self.kernel))
-        self.memory.listen(self.device)
+        self.memory.regions.listen(self.device)
 
     def add(self, slot: int) -> None:
         region = REGIONS[slot]
@@ -118,41 +118,41 @@ class World:
         view = memoryview(bytearray(region.range.size))
         self.kernel.slots.add(slot)
         try:
-            self.memory.add(MemorySides(region, memslot, mapping, view, 0))
+            self.memory.regions.add(MemorySides(region, memslot, mapping, view, 0))
         except SystemCallError:
             self.kernel.slots.remove(slot)
             raise
 
     def act(self, name: str, slot: int, first: int, count: int) -> None:
-        has = any(sides.region.slot == slot for sides in self.memory.sides())
+        has = any(sides.region.slot == slot for sides in self.memory.regions.sides())
         gpa, size = first * PAGE_SIZE, count * PAGE_SIZE
         match name:
             case "add" if not has:
                 self.add(slot)
             case "remove" if has:
-                self.memory.remove(slot)
+                self.memory.regions.remove(slot)
             case "unplug" if has and REGIONS[slot].two_sided:
-                self.memory.unplug(slot)
+                self.memory.regions.unplug(slot)
             case "private":
-                self.memory.convert(gpa, size, Side.PRIVATE)
+                self.memory.conversion.convert(gpa, size, Side.PRIVATE)
             case "shared":
-                self.memory.convert(gpa, size, Side.SHARED)
+                self.memory.conversion.convert(gpa, size, Side.SHARED)
             case "withhold":
-                self.memory.withhold(gpa, size)
+                self.memory.conversion.withhold(gpa, size)
             case "ask":
-                self.memory.answer_hypercall((gpa, count, 0))
+                self.memory.exits.answer_hypercall((gpa, count, 0))
             case "touch":
                 fault = MemoryFault(gpa, PAGE_SIZE, MemoryFaultFlag.PRIVATE, errno.EFAULT)
-                self.memory.resolve_fault(fault, 0, lambda _: True)
+                self.memory.exits.resolve_fault(fault, 0, lambda _: True)
 
     def check(self) -> None:
         shared: set[int] = set()
         memory: set[int] = set()
-        for sides in self.memory.sides():
+        for sides in self.memory.regions.sides():
             region = sides.region
             for page in pages_of(region.range):
                 memory.add(page)
-                state = self.memory.state_at(page * PAGE_SIZE)
+                state = self.memory.states.at(page * PAGE_SIZE)
                 private = page in self.kernel.private
                 if not private:
                     expected = PageState.SHARED
@@ -163,7 +163,7 @@ class World:
                     expected = PageState.WITHHELD
                 assert state is expected, f"page {page}"
         for page in set(range(PAGES)) - memory:
-            assert self.memory.state_at(page * PAGE_SIZE) is None
+            assert self.memory.states.at(page * PAGE_SIZE) is None
             assert page not in self.kernel.private, f"page {page} is no memory and still private"
         assert self.device.reaches == shared
 
@@ -204,7 +204,7 @@ def test_states_attributes_and_listeners_agree_after_every_failure(
 def test_each_step_has_its_way_back(name: str, fails_at: int) -> None:
     world = World()
     world.add(0)
-    world.memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    world.memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
     world.kernel.fails_at = fails_at
     with pytest.raises(SystemCallError):
         world.act(name, 0, 0, 2)
@@ -214,8 +214,8 @@ def test_each_step_has_its_way_back(name: str, fails_at: int) -> None:
 def test_a_region_in_the_place_of_a_private_one_is_shared() -> None:
     world = World()
     world.add(0)
-    world.memory.convert(0, 4 * PAGE_SIZE, Side.PRIVATE)
-    world.memory.remove(0)
+    world.memory.conversion.convert(0, 4 * PAGE_SIZE, Side.PRIVATE)
+    world.memory.regions.remove(0)
     world.check()
     world.add(0)
     world.check()
@@ -225,7 +225,7 @@ def test_a_region_in_the_place_of_a_private_one_is_shared() -> None:
 def test_what_was_left_private_by_a_slot_that_did_not_come_back_is_cleared_for_the_next() -> None:
     world = World()
     world.add(0)
-    world.memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    world.memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
 
     def no_more_slots(_memslot: Memslot) -> None:
         world.kernel.slots.clear()
@@ -238,9 +238,9 @@ def test_what_was_left_private_by_a_slot_that_did_not_come_back_is_cleared_for_t
 
     world.kernel.set_memslot = no_more_slots  # type: ignore[assignment,method-assign]
     with pytest.raises(SystemCallError):
-        world.memory.remove(0)
-    assert world.memory.sides() == ()
-    assert world.memory.state_at(0) is None
+        world.memory.regions.remove(0)
+    assert world.memory.regions.sides() == ()
+    assert world.memory.states.at(0) is None
     del world.kernel.set_memslot, world.kernel.set_memory_attributes
     world.add(0)
     world.check()
@@ -249,7 +249,7 @@ def test_what_was_left_private_by_a_slot_that_did_not_come_back_is_cleared_for_t
 def touch(world: World, gpa: int, *, more: int = 0, vcpu: int = 0) -> FaultRefused | None:
     flags = MemoryFaultFlag.PRIVATE | MemoryFaultFlag(more)
     fault = MemoryFault(gpa, PAGE_SIZE, flags, errno.EFAULT)
-    return world.memory.resolve_fault(fault, vcpu, lambda _: True)
+    return world.memory.exits.resolve_fault(fault, vcpu, lambda _: True)
 
 
 def test_a_page_may_be_withheld_and_touched_any_number_of_times() -> None:
@@ -257,7 +257,7 @@ def test_a_page_may_be_withheld_and_touched_any_number_of_times() -> None:
     world.add(2)
     gpa = REGIONS[2].range.start
     for _ in range(1100):
-        world.memory.withhold(gpa, PAGE_SIZE)
+        world.memory.conversion.withhold(gpa, PAGE_SIZE)
         assert touch(world, gpa) is None
         # One that was under way at that time.
         assert touch(world, gpa, vcpu=1) is None
@@ -273,14 +273,14 @@ def test_a_fault_that_comes_back_although_nothing_has_changed_is_told_at_once() 
     refused = touch(world, 0)
     assert refused is not None
     assert "nothing has changed" in refused.cause
-    world.memory.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+    world.memory.conversion.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
     assert touch(world, 0) is None, "something has changed"
 
 
 def test_a_closed_file_and_unknown_flags_are_told_at_once() -> None:
     world = World()
     world.add(0)
-    world.memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    world.memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
     unknown = touch(world, 0, more=1 << 5)
     assert unknown is not None
     assert "0x28, of which 0x20" in unknown.cause

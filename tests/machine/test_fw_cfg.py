@@ -121,7 +121,7 @@ def test_dma_reaches_ram_on_both_sides_of_the_hole_and_nothing_else(host: HostCh
 def test_dma_leaves_private_pages_alone() -> None:
     def act(machine: Machine, dma: GuestDma) -> None:
         machine.ram.write(4 * MIB, b"\x11" * 3 * PAGE_SIZE)
-        machine.memory.convert(4 * MIB + PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+        machine.memory.conversion.convert(4 * MIB + PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
         before = machine.ram.read(4 * MIB + PAGE_SIZE, PAGE_SIZE)
         assert dma.read(4 * MIB, 3 * PAGE_SIZE) is None
         assert not dma.write(4 * MIB, b"\x22" * 3 * PAGE_SIZE)

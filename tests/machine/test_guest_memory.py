@@ -104,9 +104,9 @@ def kernel() -> Kernel:
 @pytest.fixture
 def memory(kernel: Kernel) -> GuestMemory:
     made = GuestMemory(cast(Vm, kernel))
-    made.add(sides(kernel, MemoryRegion(0, RAM, True, "RAM"), 0))
-    made.add(sides(kernel, MemoryRegion(1, MORE_RAM, True, "RAM"), RAM.size))
-    made.add(sides(kernel, MemoryRegion(2, WINDOW, False, "window"), 0))
+    made.regions.add(sides(kernel, MemoryRegion(0, RAM, True, "RAM"), 0))
+    made.regions.add(sides(kernel, MemoryRegion(1, MORE_RAM, True, "RAM"), RAM.size))
+    made.regions.add(sides(kernel, MemoryRegion(2, WINDOW, False, "window"), 0))
     kernel.calls.clear()
     return made
 
@@ -121,7 +121,7 @@ def always(_conversion: ImplicitConversion) -> bool:
 
 
 def states(memory: GuestMemory) -> list[tuple[int, int, str]]:
-    return [(run.range.start, run.range.end, run.state.value) for run in memory.page_states()]
+    return [(run.range.start, run.range.end, run.state.value) for run in memory.states.runs()]
 
 
 # -- the order of things --
@@ -130,26 +130,26 @@ def states(memory: GuestMemory) -> list[tuple[int, int, str]]:
 def test_to_private_sets_attributes_and_then_gives_the_shared_side_back_slot_by_slot(
     memory: GuestMemory, kernel: Kernel
 ) -> None:
-    memory.convert(62 * PAGE_SIZE, 4 * PAGE_SIZE, Side.PRIVATE)
+    memory.conversion.convert(62 * PAGE_SIZE, 4 * PAGE_SIZE, Side.PRIVATE)
     assert kernel.calls == [
         ("attributes", 62 * PAGE_SIZE, 4 * PAGE_SIZE, True),
         ("discard shared", 62 * PAGE_SIZE, 2 * PAGE_SIZE),
         ("discard shared", 64 * PAGE_SIZE, 2 * PAGE_SIZE),
     ]
-    assert memory.bytes_in(PageState.PRIVATE) == 4 * PAGE_SIZE
-    assert memory.counts == {"host to private": 1}
+    assert memory.states.bytes_in(PageState.PRIVATE) == 4 * PAGE_SIZE
+    assert memory.conversion.counts == {"host to private": 1}
 
 
 def test_to_shared_gives_the_private_side_back(memory: GuestMemory, kernel: Kernel) -> None:
-    memory.convert(0, RAM.size, Side.PRIVATE)
+    memory.conversion.convert(0, RAM.size, Side.PRIVATE)
     kernel.calls.clear()
-    memory.convert(PAGE_SIZE, PAGE_SIZE, Side.SHARED)
+    memory.conversion.convert(PAGE_SIZE, PAGE_SIZE, Side.SHARED)
     assert kernel.calls == [
         ("attributes", PAGE_SIZE, PAGE_SIZE, False),
         ("discard private", PAGE_SIZE, PAGE_SIZE),
     ]
-    assert memory.state_at(PAGE_SIZE) is PageState.SHARED
-    assert memory.state_at(2 * PAGE_SIZE) is PageState.PRIVATE
+    assert memory.states.at(PAGE_SIZE) is PageState.SHARED
+    assert memory.states.at(2 * PAGE_SIZE) is PageState.PRIVATE
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_cannot_be_changes_nothing(
 ) -> None:
     before = states(memory)
     with pytest.raises(ConversionRefusedError, match="convert"):
-        memory.convert(gpa, size, to)
+        memory.conversion.convert(gpa, size, to)
     assert kernel.calls == []
     assert states(memory) == before
 
@@ -188,17 +188,17 @@ class Device:
 
 
 def test_a_device_lets_go_before_and_joins_after(memory: GuestMemory, kernel: Kernel) -> None:
-    memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
     kernel.calls.clear()
-    memory.listen(Device(kernel))
+    memory.regions.listen(Device(kernel))
     assert kernel.calls == [
         ("joined", PAGE_SIZE, MORE_RAM.end),
         ("joined", WINDOW.start, WINDOW.end),
     ]
     assert kernel.served == [], "a vCPU that converts by itself would tell nobody"
     kernel.calls.clear()
-    memory.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
-    memory.convert(0, PAGE_SIZE, Side.SHARED)
+    memory.conversion.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+    memory.conversion.convert(0, PAGE_SIZE, Side.SHARED)
     assert [call[0] for call in kernel.calls] == [
         "leaving", "attributes", "discard shared", "attributes", "discard private", "joined",
     ]  # fmt: skip
@@ -218,9 +218,9 @@ def test_eagain_is_tried_again(memory: GuestMemory, kernel: Kernel) -> None:
         return 0
 
     kernel.failing = fails
-    memory.convert(0, PAGE_SIZE, Side.PRIVATE)
+    memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
     assert left == 0
-    assert memory.state_at(0) is PageState.PRIVATE
+    assert memory.states.at(0) is PageState.PRIVATE
 
 
 def test_a_failure_of_the_attributes_leaves_all_as_it_was(
@@ -228,22 +228,22 @@ def test_a_failure_of_the_attributes_leaves_all_as_it_was(
 ) -> None:
     kernel.failing = lambda name: errno.ENOMEM if name == "attributes" else 0
     with pytest.raises(SystemCallError):
-        memory.convert(0, PAGE_SIZE, Side.PRIVATE)
-    assert memory.state_at(0) is PageState.SHARED
-    assert memory.answer_hypercall((0, 1, KVM_HC_PRIVATE)) == -errno.EFAULT
-    assert memory.failures == ["cannot attributes: ENOMEM"]
+        memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
+    assert memory.states.at(0) is PageState.SHARED
+    assert memory.exits.answer_hypercall((0, 1, KVM_HC_PRIVATE)) == -errno.EFAULT
+    assert memory.conversion.failures == ["cannot attributes: ENOMEM"]
 
 
 def test_a_failure_in_the_middle_leaves_a_state_that_is_true(
     memory: GuestMemory, kernel: Kernel
 ) -> None:
     kernel.failing = lambda name: errno.ENOMEM if name == "discard shared" else 0
-    assert memory.answer_hypercall((0, 2, KVM_HC_PRIVATE)) == -errno.EFAULT
-    assert memory.state_at(0) is PageState.PRIVATE, "the attributes are set, whatever came after"
-    assert memory.state_at(2 * PAGE_SIZE) is PageState.SHARED
-    assert len(memory.failures) == 1
+    assert memory.exits.answer_hypercall((0, 2, KVM_HC_PRIVATE)) == -errno.EFAULT
+    assert memory.states.at(0) is PageState.PRIVATE, "the attributes are set, whatever came after"
+    assert memory.states.at(2 * PAGE_SIZE) is PageState.SHARED
+    assert len(memory.conversion.failures) == 1
     kernel.failing = lambda _name: 0
-    assert memory.answer_hypercall((0, 2, KVM_HC_PRIVATE)) == 0, "it can be tried again"
+    assert memory.exits.answer_hypercall((0, 2, KVM_HC_PRIVATE)) == 0, "it can be tried again"
     assert ("discard shared", 0, 2 * PAGE_SIZE) in kernel.calls
 
 
@@ -254,7 +254,9 @@ def test_a_run_that_is_over_stops_a_long_conversion_between_two_parts(kernel: Ke
     view = memoryview(b"")
     private = cast(GuestMemfd, Side0(kernel, "private"))
     memslot = Memslot(0, 0, 4 * GIB, 0x7000_0000, guest_memfd=private)
-    memory.add(MemorySides(big, memslot, cast(GuestMapping, Side0(kernel, "shared")), view, 0))
+    memory.regions.add(
+        MemorySides(big, memslot, cast(GuestMapping, Side0(kernel, "shared")), view, 0)
+    )
 
     def ends_soon(name: str) -> int:
         nonlocal over
@@ -262,24 +264,26 @@ def test_a_run_that_is_over_stops_a_long_conversion_between_two_parts(kernel: Ke
         return 0
 
     kernel.failing = ends_soon
-    memory.convert(0, 4 * GIB, Side.PRIVATE)
-    assert memory.bytes_in(PageState.PRIVATE) == GIB
-    assert memory.counts == {}, "it was not finished"
+    memory.conversion.convert(0, 4 * GIB, Side.PRIVATE)
+    assert memory.states.bytes_in(PageState.PRIVATE) == GIB
+    assert memory.conversion.counts == {}, "it was not finished"
 
 
 # -- the guest asks --
 
 
 def test_a_hypercall_is_answered_whatever_it_asks(memory: GuestMemory) -> None:
-    assert memory.answer_hypercall((0, 2, KVM_HC_PRIVATE)) == 0
-    assert memory.answer_hypercall((0, 1, KVM_HC_SHARED)) == 0
-    assert memory.answer_hypercall((0, 0, KVM_HC_PRIVATE)) == -errno.EINVAL
-    assert memory.answer_hypercall((5, 1, KVM_HC_PRIVATE)) == -errno.EINVAL
-    assert memory.answer_hypercall((1 << 40, 1, KVM_HC_PRIVATE)) == -errno.EINVAL
-    assert memory.answer_hypercall((1 << 40, 1, KVM_HC_SHARED)) == 0, "a device's place is shared"
-    assert memory.answer_hypercall((0, 1 << 63, KVM_HC_PRIVATE)) == -errno.EINVAL
-    assert memory.answer_hypercall((0, 1, 1 << 5)) == -errno.EINVAL
-    assert memory.answer_hypercall((WINDOW.start, 1, KVM_HC_PRIVATE)) == -errno.EOPNOTSUPP
+    assert memory.exits.answer_hypercall((0, 2, KVM_HC_PRIVATE)) == 0
+    assert memory.exits.answer_hypercall((0, 1, KVM_HC_SHARED)) == 0
+    assert memory.exits.answer_hypercall((0, 0, KVM_HC_PRIVATE)) == -errno.EINVAL
+    assert memory.exits.answer_hypercall((5, 1, KVM_HC_PRIVATE)) == -errno.EINVAL
+    assert memory.exits.answer_hypercall((1 << 40, 1, KVM_HC_PRIVATE)) == -errno.EINVAL
+    assert memory.exits.answer_hypercall((1 << 40, 1, KVM_HC_SHARED)) == 0, (
+        "a device's place is shared"
+    )
+    assert memory.exits.answer_hypercall((0, 1 << 63, KVM_HC_PRIVATE)) == -errno.EINVAL
+    assert memory.exits.answer_hypercall((0, 1, 1 << 5)) == -errno.EINVAL
+    assert memory.exits.answer_hypercall((WINDOW.start, 1, KVM_HC_PRIVATE)) == -errno.EOPNOTSUPP
     assert states(memory)[:3] == [
         (0, PAGE_SIZE, "shared"),
         (PAGE_SIZE, 2 * PAGE_SIZE, "private"),
@@ -290,8 +294,8 @@ def test_a_hypercall_is_answered_whatever_it_asks(memory: GuestMemory) -> None:
 def test_what_vcpus_converted_by_themselves_is_known(memory: GuestMemory, kernel: Kernel) -> None:
     assert [span.gpa for span in kernel.served] == [0, MORE_RAM.start]
     kernel.fast = [Converted(0, 2 * PAGE_SIZE, True), Converted(0, PAGE_SIZE, False)]
-    assert memory.state_at(0) is PageState.SHARED
-    assert memory.state_at(PAGE_SIZE) is PageState.PRIVATE
+    assert memory.states.at(0) is PageState.SHARED
+    assert memory.states.at(PAGE_SIZE) is PageState.PRIVATE
 
 
 # -- the guest touches --
@@ -300,8 +304,8 @@ def test_what_vcpus_converted_by_themselves_is_known(memory: GuestMemory, kernel
 def test_touching_what_is_withheld_converts_it_if_that_is_allowed(
     memory: GuestMemory, kernel: Kernel
 ) -> None:
-    memory.withhold(WINDOW.start, WINDOW.size)
-    assert memory.state_at(WINDOW.start) is PageState.WITHHELD
+    memory.conversion.withhold(WINDOW.start, WINDOW.size)
+    assert memory.states.at(WINDOW.start) is PageState.WITHHELD
     kernel.calls.clear()
     asked: list[ImplicitConversion] = []
 
@@ -310,19 +314,19 @@ def test_touching_what_is_withheld_converts_it_if_that_is_allowed(
         asked.append(conversion)
         return True
 
-    assert memory.resolve_fault(fault(WINDOW.start), 3, allow) is None
+    assert memory.exits.resolve_fault(fault(WINDOW.start), 3, allow) is None
     assert asked == [
         ImplicitConversion(WINDOW.start, PAGE_SIZE, PageState.WITHHELD, Side.SHARED, 3)
     ]
     assert kernel.calls == [("attributes", WINDOW.start, PAGE_SIZE, False)]
-    assert memory.state_at(WINDOW.start) is PageState.SHARED
-    assert memory.state_at(WINDOW.start + PAGE_SIZE) is PageState.WITHHELD
+    assert memory.states.at(WINDOW.start) is PageState.SHARED
+    assert memory.states.at(WINDOW.start + PAGE_SIZE) is PageState.WITHHELD
 
 
 def test_a_refusal_shows_page_access_and_map(memory: GuestMemory, kernel: Kernel) -> None:
-    memory.withhold(WINDOW.start, PAGE_SIZE)
+    memory.conversion.withhold(WINDOW.start, PAGE_SIZE)
     kernel.calls.clear()
-    refused = memory.resolve_fault(fault(WINDOW.start), 0, lambda _conversion: False)
+    refused = memory.exits.resolve_fault(fault(WINDOW.start), 0, lambda _conversion: False)
     assert isinstance(refused, FaultRefused)
     text = "\n".join(refused.lines())
     assert f"{WINDOW.start:#x}" in text
@@ -334,21 +338,21 @@ def test_a_refusal_shows_page_access_and_map(memory: GuestMemory, kernel: Kernel
 
 def test_a_fault_that_another_vcpu_has_overtaken_is_tried_again(memory: GuestMemory) -> None:
     never = cast(Any, None)
-    assert memory.resolve_fault(fault(0, private=True), 0, never) is None
-    memory.convert(0, PAGE_SIZE, Side.PRIVATE)
-    assert memory.resolve_fault(fault(0, private=False), 0, never) is None
-    assert memory.state_at(0) is PageState.PRIVATE, "a race is no wish to convert"
+    assert memory.exits.resolve_fault(fault(0, private=True), 0, never) is None
+    memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
+    assert memory.exits.resolve_fault(fault(0, private=False), 0, never) is None
+    assert memory.states.at(0) is PageState.PRIVATE, "a race is no wish to convert"
 
 
 def test_a_fault_where_there_is_no_memory_is_refused(memory: GuestMemory) -> None:
-    assert isinstance(memory.resolve_fault(fault(1 << 40), 0, always), FaultRefused)
+    assert isinstance(memory.exits.resolve_fault(fault(1 << 40), 0, always), FaultRefused)
     poisoned = fault(0, number=133)
-    assert isinstance(memory.resolve_fault(poisoned, 0, always), FaultRefused)
+    assert isinstance(memory.exits.resolve_fault(poisoned, 0, always), FaultRefused)
 
 
 def test_touching_an_unplugged_region_plugs_it_private(memory: GuestMemory, kernel: Kernel) -> None:
-    memory.unplug(1)
-    assert memory.state_at(MORE_RAM.start) is PageState.WITHHELD
+    memory.regions.unplug(1)
+    assert memory.states.at(MORE_RAM.start) is PageState.WITHHELD
     assert kernel.calls == [
         ("attributes", MORE_RAM.start, MORE_RAM.size, True),
         ("memslot", 1, 0),
@@ -357,50 +361,50 @@ def test_touching_an_unplugged_region_plugs_it_private(memory: GuestMemory, kern
     ]
     assert [span.gpa for span in kernel.served] == [0]
     kernel.calls.clear()
-    memory.unplug(1)
+    memory.regions.unplug(1)
     assert kernel.calls == [], "it is gone already"
-    assert memory.resolve_fault(fault(MORE_RAM.start + PAGE_SIZE), 0, always) is None
+    assert memory.exits.resolve_fault(fault(MORE_RAM.start + PAGE_SIZE), 0, always) is None
     assert kernel.calls == [("memslot", 1, MORE_RAM.size)]
-    assert memory.state_at(MORE_RAM.start) is PageState.PRIVATE
+    assert memory.states.at(MORE_RAM.start) is PageState.PRIVATE
     assert [span.gpa for span in kernel.served] == [0, MORE_RAM.start]
 
 
 def test_a_region_that_a_vcpu_has_plugged_in_is_known(kernel: Kernel) -> None:
     memory = GuestMemory(cast(Vm, kernel), honours_touches=True)
-    memory.add(sides(kernel, MemoryRegion(0, RAM, True, "RAM"), 0))
-    memory.add(sides(kernel, MemoryRegion(1, MORE_RAM, True, "RAM"), RAM.size))
+    memory.regions.add(sides(kernel, MemoryRegion(0, RAM, True, "RAM"), 0))
+    memory.regions.add(sides(kernel, MemoryRegion(1, MORE_RAM, True, "RAM"), RAM.size))
     assert [span.missing for span in kernel.served] == [None, None]
-    memory.unplug(1)
-    memslot = memory.sides()[1].memslot()
+    memory.regions.unplug(1)
+    memslot = memory.regions.sides()[1].memslot()
     assert [span.missing for span in kernel.served] == [None, memslot]
     kernel.fast = [
         Converted(MORE_RAM.start, MORE_RAM.size, True, plugged=True),
         Converted(MORE_RAM.start, PAGE_SIZE, False),
     ]
     kernel.calls.clear()
-    assert memory.state_at(MORE_RAM.start) is PageState.SHARED
-    assert memory.state_at(MORE_RAM.start + PAGE_SIZE) is PageState.PRIVATE
+    assert memory.states.at(MORE_RAM.start) is PageState.SHARED
+    assert memory.states.at(MORE_RAM.start + PAGE_SIZE) is PageState.PRIVATE
     assert kernel.calls == []
-    memory.convert(MORE_RAM.start, MORE_RAM.size, Side.SHARED)
-    memory.unplug(1)
+    memory.conversion.convert(MORE_RAM.start, MORE_RAM.size, Side.SHARED)
+    memory.regions.unplug(1)
     assert [span.missing for span in kernel.served] == [None, memslot]
-    memory.listen(Device(kernel))
+    memory.regions.listen(Device(kernel))
     assert kernel.served == [], "who has to be told is told first"
 
 
 def test_what_is_unplugged_is_no_memory_to_convert(memory: GuestMemory, kernel: Kernel) -> None:
-    memory.unplug(1)
+    memory.regions.unplug(1)
     before = states(memory)
     kernel.calls.clear()
     for side in Side:
         with pytest.raises(ConversionRefusedError):
-            memory.convert(MORE_RAM.start, PAGE_SIZE, side)
-    assert memory.answer_hypercall((MORE_RAM.start, 1, KVM_HC_SHARED)) == -errno.EINVAL
-    assert memory.answer_hypercall((0, 1 << 20, KVM_HC_SHARED)) == -errno.EINVAL
+            memory.conversion.convert(MORE_RAM.start, PAGE_SIZE, side)
+    assert memory.exits.answer_hypercall((MORE_RAM.start, 1, KVM_HC_SHARED)) == -errno.EINVAL
+    assert memory.exits.answer_hypercall((0, 1 << 20, KVM_HC_SHARED)) == -errno.EINVAL
     assert memory.read(MORE_RAM.start, 1) is None
     assert (kernel.calls, states(memory)) == ([], before)
-    memory.remove(1)
-    assert memory.state_at(MORE_RAM.start) is None
+    memory.regions.remove(1)
+    assert memory.states.at(MORE_RAM.start) is None
 
 
 # -- what the host sees --
@@ -409,7 +413,7 @@ def test_what_is_unplugged_is_no_memory_to_convert(memory: GuestMemory, kernel: 
 def test_the_host_reads_and_writes_shared_pages_only(memory: GuestMemory) -> None:
     assert memory.write(PAGE_SIZE - 2, b"abcd")
     assert memory.read(PAGE_SIZE - 2, 4) == b"abcd"
-    memory.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+    memory.conversion.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
     assert memory.read(PAGE_SIZE - 2, 4) is None
     assert memory.read(PAGE_SIZE - 2, 2) == b"ab"
     assert not memory.write(PAGE_SIZE, b"x")
@@ -417,16 +421,16 @@ def test_the_host_reads_and_writes_shared_pages_only(memory: GuestMemory) -> Non
 
 
 def test_a_region_that_is_removed_is_gone(memory: GuestMemory, kernel: Kernel) -> None:
-    memory.remove(2)
+    memory.regions.remove(2)
     assert ("memslot", 2, 0) in kernel.calls
-    assert memory.state_at(WINDOW.start) is None
+    assert memory.states.at(WINDOW.start) is None
     with pytest.raises(ConversionRefusedError):
-        memory.convert(WINDOW.start, PAGE_SIZE, Side.SHARED)
+        memory.conversion.convert(WINDOW.start, PAGE_SIZE, Side.SHARED)
 
 
 def test_residency_names_each_region(memory: GuestMemory) -> None:
-    memory.convert(0, 4 * PAGE_SIZE, Side.PRIVATE)
-    first, second, window = memory.residency()
+    memory.conversion.convert(0, 4 * PAGE_SIZE, Side.PRIVATE)
+    first, second, window = memory.states.residency()
     assert (first.what, first.private_bytes, first.shared_bytes) == (
         "RAM", 4 * PAGE_SIZE, RAM.size - 4 * PAGE_SIZE,
     )  # fmt: skip

@@ -123,7 +123,7 @@ def test_requests_that_are_refused_change_nothing() -> None:
 
 
 def window_states(machine: Machine, pages: int) -> list[PageState | None]:
-    return [machine.memory.state_at(WINDOW_GPA + i * PAGE_SIZE) for i in range(pages)]
+    return [machine.memory.states.at(WINDOW_GPA + i * PAGE_SIZE) for i in range(pages)]
 
 
 @pytest.mark.parametrize("step", [1, 3])
@@ -172,7 +172,7 @@ def test_a_hole_in_private_memory_is_zero_and_stays_private() -> None:
         assert machine.ram.guest_memfd is not None
         assert offset is not None
         machine.ram.guest_memfd.punch_hole(offset, size)
-        assert machine.memory.state_at(gpa) is PageState.PRIVATE
+        assert machine.memory.states.at(gpa) is PageState.PRIVATE
         mailbox.answer(0)
 
     result, lines = talk(private("punch", f"size={6 * PAGE_SIZE}"), punch)
@@ -227,7 +227,7 @@ def test_a_conversation() -> None:
         assert memory.read(gpa + 16, PAGE_SIZE) is None
 
         # And private again by the host: nothing is left, the second page is as it was.
-        memory.convert(gpa, PAGE_SIZE, Side.PRIVATE)
+        memory.conversion.convert(gpa, PAGE_SIZE, Side.PRIVATE)
         assert await mailbox.ask("CHECK_ZERO", gpa, PAGE_SIZE) == 0
         assert await mailbox.ask("CHECK", gpa, 2 * PAGE_SIZE, 9) == PAGE_SIZE // 8
         assert await mailbox.ask("CHECK_ZERO", gpa, 2 * PAGE_SIZE) == PAGE_SIZE // 8
@@ -301,7 +301,7 @@ def test_the_guest_notices_that_its_secret_is_gone() -> None:
     async def drop(machine: Machine, console: Collector) -> None:
         mailbox = await Mailbox.of(machine.memory, console)
         gpa, size = await mailbox.asked("LOOK")
-        machine.memory.convert(gpa, size, Side.SHARED)
+        machine.memory.conversion.convert(gpa, size, Side.SHARED)
         mailbox.answer(0)
 
     result, lines = talk(private("secret"), drop)
@@ -329,7 +329,7 @@ def test_every_vcpu_converts_at_once(cpus: int) -> None:
         await machine.wait()
         common, own = ranges_of(console.output.decode().splitlines()[0])
         states.extend(
-            machine.memory.state_at(gpa) for gpa in range(common.start, own.end, PAGE_SIZE)
+            machine.memory.states.at(gpa) for gpa in range(common.start, own.end, PAGE_SIZE)
         )
 
     result, lines = talk(private("smp", "rounds=60 seed=7", cpus=cpus), look)
@@ -354,14 +354,16 @@ def test_vcpus_and_host_convert_the_same_pages() -> None:
         for _ in range(300):
             first = chance.choice(pages)
             size = min(chance.randint(1, 8) * PAGE_SIZE, own.end - first)
-            machine.memory.convert(first, size, chance.choice((Side.SHARED, Side.PRIVATE)))
+            machine.memory.conversion.convert(
+                first, size, chance.choice((Side.SHARED, Side.PRIVATE))
+            )
             await trio.lowlevel.checkpoint()
         # The first request tells the guest to stop converting.
         assert await mailbox.ask("ADD", 1, 1) == 2
         for number, gpa in enumerate(pages, start=1):
             assert await mailbox.ask("WRITE", gpa, number) == 0
             assert await mailbox.ask("READ", gpa) == ~number
-            is_shared = machine.memory.state_at(gpa) is PageState.SHARED
+            is_shared = machine.memory.states.at(gpa) is PageState.SHARED
             seen = number if is_shared else 0
             assert machine.ram.read(gpa, 8) == seen.to_bytes(8, "little")
         assert await mailbox.ask("END", 0) == 0

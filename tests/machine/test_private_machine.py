@@ -137,17 +137,17 @@ def test_after_the_launch_all_ram_is_private_and_the_firmware_is_gone(cpus: int)
 
     async def look(with_guest: Talk) -> None:
         box = with_guest.mailbox.gpa
-        assert with_guest.memory.page_states() == (
+        assert with_guest.memory.states.runs() == (
             PageRun(GpaRange(0, box), PageState.PRIVATE),
             PageRun(GpaRange(box, box + PAGE_SIZE), PageState.SHARED),
             PageRun(GpaRange(box + PAGE_SIZE, MEMORY), PageState.PRIVATE),
             PageRun(WINDOW, PageState.WITHHELD),
         )
         for gone in (STAGING_GPA, FIRMWARE_GPA):
-            assert with_guest.memory.state_at(gone) is None
+            assert with_guest.memory.states.at(gone) is None
             with pytest.raises(ConversionRefusedError):
-                with_guest.memory.convert(gone, PAGE_SIZE, Side.SHARED)
-        ram, window = with_guest.memory.residency()
+                with_guest.memory.conversion.convert(gone, PAGE_SIZE, Side.SHARED)
+        ram, window = with_guest.memory.states.residency()
         # Where KVM had to decode a hypercall of private code, it has looked for page tables there.
         sregs = await with_guest.machine.on_vcpu(0, lambda vcpu: vcpu.get_sregs())
         known = {box, sregs.cr3}
@@ -315,19 +315,19 @@ def test_the_host_converts_and_nothing_shows_on_the_other_side() -> None:
         memory, size = with_guest.memory, 2 * MIB
         gpa = await with_guest.take(size)
         assert await with_guest.ask("FILL", gpa, size, 1) == 0
-        memory.convert(gpa, size, Side.SHARED)
+        memory.conversion.convert(gpa, size, Side.SHARED)
         assert memory.read(gpa, size) == bytes(size)
         assert await with_guest.ask("CHECK_ZERO", gpa, size) == 0
         assert await with_guest.ask("FILL", gpa, size, 3) == 0
         last = gpa + size - 8
         assert memory.read(last, 8) == pattern_at(last, 3).to_bytes(8, "little")
-        memory.convert(gpa, size, Side.PRIVATE)
+        memory.conversion.convert(gpa, size, Side.PRIVATE)
         assert memory.read(last, 8) is None
         assert with_guest.machine.ram.read(gpa, size) == bytes(size)
         assert await with_guest.ask("CHECK_ZERO", gpa, size) == 0
         # What is as asked for already stays as it is.
         assert await with_guest.ask("FILL", gpa, PAGE_SIZE, 5) == 0
-        memory.convert(gpa, size, Side.PRIVATE)
+        memory.conversion.convert(gpa, size, Side.PRIVATE)
         assert await with_guest.ask("CHECK", gpa, PAGE_SIZE, 5) == 0
         await with_guest.ask("END", 0)
 
@@ -344,17 +344,17 @@ def test_the_host_withholds_and_the_next_touch_brings_it_back_empty() -> None:
         assert await with_guest.ask("FILL", WINDOW.start, 2 * PAGE_SIZE, 1) == 0
         assert await with_guest.ask("CHECK", WINDOW.start, 2 * PAGE_SIZE, 1) == 0
         assert memory.read(WINDOW.start, 8) == pattern_at(WINDOW.start, 1).to_bytes(8, "little")
-        memory.withhold(WINDOW.start, PAGE_SIZE)
-        assert memory.state_at(WINDOW.start) is PageState.WITHHELD
+        memory.conversion.withhold(WINDOW.start, PAGE_SIZE)
+        assert memory.states.at(WINDOW.start) is PageState.WITHHELD
         assert memory.read(WINDOW.start, 8) is None
-        assert memory.residency()[-1].shared_resident == PAGE_SIZE
+        assert memory.states.residency()[-1].shared_resident == PAGE_SIZE
         assert await with_guest.ask("CHECK_ZERO", WINDOW.start, PAGE_SIZE) == 0
-        assert memory.state_at(WINDOW.start) is PageState.SHARED
+        assert memory.states.at(WINDOW.start) is PageState.SHARED
         second = WINDOW.start + PAGE_SIZE
         assert await with_guest.ask("CHECK", second, PAGE_SIZE, 1) == 0
         for refused in (0, with_guest.mailbox.gpa):
             with pytest.raises(ConversionRefusedError):
-                memory.withhold(refused, PAGE_SIZE)
+                memory.conversion.withhold(refused, PAGE_SIZE)
         await with_guest.ask("END", 0)
 
     assert talk(config("mailbox"), withhold).result.ending.exit_code == 0
@@ -363,7 +363,7 @@ def test_the_host_withholds_and_the_next_touch_brings_it_back_empty() -> None:
 @private
 def test_all_memory_is_taken_from_a_running_guest() -> None:
     async def unplug(with_guest: Talk) -> None:
-        with_guest.memory.unplug(0)
+        with_guest.memory.regions.unplug(0)
 
     ended = talk(config("mailbox", implicit=ImplicitPolicy.REFUSE), unplug)
     assert ended.result.ending.kind is EndingKind.MEMORY_REFUSED
@@ -377,7 +377,7 @@ def test_all_memory_is_taken_from_a_running_guest() -> None:
 @pytest.mark.parametrize("policy", [ImplicitPolicy.HONOUR, ImplicitPolicy.ASK])
 def test_what_was_taken_comes_back_private_and_empty(policy: ImplicitPolicy) -> None:
     async def unplug(with_guest: Talk) -> None:
-        with_guest.memory.unplug(0)
+        with_guest.memory.regions.unplug(0)
 
     # Page tables and code are gone as well, and the guest with them.
     asks = policy is ImplicitPolicy.ASK
@@ -438,19 +438,19 @@ def test_broken_requests_are_refused_and_change_nothing() -> None:
         memory = with_guest.memory
         gpa = await with_guest.take(2 * MIB)
         assert await with_guest.ask("FILL", gpa, 4 * PAGE_SIZE, 1) == 0
-        states = memory.page_states()
+        states = memory.states.runs()
         for what, (offset, pages, attributes) in BROKEN.items():
             start = gpa if offset < PAGE_SIZE and what != "all memory and one page" else 0
             answer = await with_guest.ask("CONVERT", start + offset, pages, attributes)
             wanted = -errno.EOPNOTSUPP if what == "the window, to private" else -errno.EINVAL
             assert (what, answer) == (what, wanted)
-            assert memory.page_states() == states, what
+            assert memory.states.runs() == states, what
         for what, (start, pages) in NO_MEMORY.items():
             assert (what, await with_guest.ask("CONVERT", start, pages, 0)) == (what, 0)
-            held = tuple(run for run in memory.page_states() if run.state is PageState.PRIVATE)
+            held = tuple(run for run in memory.states.runs() if run.state is PageState.PRIVATE)
             assert held == tuple(run for run in states if run.state is PageState.PRIVATE), what
         assert await with_guest.ask("CHECK", gpa, 4 * PAGE_SIZE, 1) == 0
-        assert not memory.failures
+        assert not memory.conversion.failures
         await with_guest.ask("END", 0)
 
     ended = talk(config("mailbox"), mean_ill)

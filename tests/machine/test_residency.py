@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ram(guest: Talk) -> Residency:
-    return guest.memory.residency()[0]
+    return guest.memory.states.residency()[0]
 
 
 def in_core(guest: Talk, gpa: int, size: int) -> int:
@@ -82,7 +82,7 @@ def test_either_side_is_given_back_to_the_page(offset: int, size: int) -> None:
         assert in_core(guest, gpa, size) == size
         assert in_core(guest, base, 8 * MIB) == size
 
-        guest.memory.convert(gpa, size, Side.PRIVATE)
+        guest.memory.conversion.convert(gpa, size, Side.PRIVATE)
         assert ram(guest).shared_resident == before.shared_resident
         assert ram(guest).private_resident == before.private_resident - size
         assert in_core(guest, base, 8 * MIB) == 0

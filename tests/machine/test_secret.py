@@ -91,7 +91,7 @@ def try_other_machines(guest: Talk, gpa: int) -> None:
             other.set_memslot(slot)
         assert no.value.errno == errno.EINVAL
         with pytest.raises(SystemCallError) as no:
-            guest.memory._vm.set_memslot(slot)
+            guest.memory._tracked.vm.set_memslot(slot)
         assert no.value.errno in {errno.EEXIST, errno.EINVAL}
 
 
@@ -108,7 +108,7 @@ def roads(guest: Talk, gpa: int) -> dict[str, Callable[[], bytes | None]]:
 
 def try_everything(guest: Talk, gpa: int, seed: int) -> None:
     search = Searcher(gpa, seed, WORDS)
-    assert guest.memory.state_at(gpa) is PageState.PRIVATE
+    assert guest.memory.states.at(gpa) is PageState.PRIVATE
     for name, road in roads(guest, gpa).items():
         expected = None if name == "machine.memory" else ZEROES
         assert road() == expected, name

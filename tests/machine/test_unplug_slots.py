@@ -59,7 +59,7 @@ class Slots:
         """The other slot's contents, states and pages are as `prepare` left them."""
         assert self.guest.touch(LOW_PRIVATE, None) == "reads 0x11"
         assert self.guest.touch(LOW_SHARED, None) == "reads 0x22"
-        assert self.memory.page_states(LOW) == (
+        assert self.memory.states.runs(LOW) == (
             PageRun(GpaRange(LOW.start, LOW_SHARED), PageState.PRIVATE),
             PageRun(GpaRange(LOW_SHARED, LOW.end), PageState.SHARED),
         )
@@ -84,11 +84,11 @@ def slots(each_private_system: System) -> Iterator[Slots]:
             )  # fmt: skip
             vm.set_memslot(memslot)
             region = MemoryRegion(slot, where, True, f"slot {slot}")
-            memory.add(MemorySides(region, memslot, mapping, view, offset))
+            memory.regions.add(MemorySides(region, memslot, mapping, view, offset))
         guest = RunningGuest(each_private_system, vm)
         owned.callback(guest.close)
-        memory.convert(LOW.start, 3 * PAGE_SIZE, Side.PRIVATE)
-        memory.convert(HIGH.start, 4 * PAGE_SIZE, Side.PRIVATE)
+        memory.conversion.convert(LOW.start, 3 * PAGE_SIZE, Side.PRIVATE)
+        memory.conversion.convert(HIGH.start, 4 * PAGE_SIZE, Side.PRIVATE)
         written = {LOW_PRIVATE: 0x11, LOW_SHARED: 0x22, HIGH_PRIVATE: 0x33, HIGH_SHARED: 0x44}
         for gpa, value in written.items():
             assert guest.touch(gpa, value) == "done"
@@ -103,36 +103,36 @@ def private_fault(gpa: int) -> MemoryFault:
 
 
 def test_what_is_taken_is_withheld_and_given_back_to_the_host(slots: Slots) -> None:
-    slots.memory.unplug(HIGH_SLOT)
-    assert slots.memory.page_states(HIGH) == (PageRun(HIGH, PageState.WITHHELD),)
+    slots.memory.regions.unplug(HIGH_SLOT)
+    assert slots.memory.states.runs(HIGH) == (PageRun(HIGH, PageState.WITHHELD),)
     assert slots.high_resident() == (0, 0)
     assert slots.memory.read(HIGH_SHARED, 1) is None
     for gpa in HIGH_PRIVATE, HIGH_SHARED, HIGH.start, HIGH.end - PAGE_SIZE:
         assert slots.guest.touch(gpa, None) == told(private_fault(gpa))
     for gpa in HIGH_PRIVATE, HIGH_SHARED:
         with pytest.raises(ConversionRefusedError):
-            slots.memory.convert(gpa, PAGE_SIZE, Side.SHARED)
+            slots.memory.conversion.convert(gpa, PAGE_SIZE, Side.SHARED)
     slots.check_low()
 
 
 def test_touching_it_brings_the_whole_slot_back_private_and_empty(slots: Slots) -> None:
-    slots.memory.unplug(HIGH_SLOT)
+    slots.memory.regions.unplug(HIGH_SLOT)
     assert slots.guest.touch(HIGH_SHARED, None) == told(private_fault(HIGH_SHARED))
-    assert slots.memory.resolve_fault(private_fault(HIGH_SHARED), 0, lambda _: True) is None
-    assert slots.memory.page_states(HIGH) == (PageRun(HIGH, PageState.PRIVATE),)
+    assert slots.memory.exits.resolve_fault(private_fault(HIGH_SHARED), 0, lambda _: True) is None
+    assert slots.memory.states.runs(HIGH) == (PageRun(HIGH, PageState.PRIVATE),)
     assert slots.guest.touch(HIGH_SHARED, None) == "reads 0x00"
     assert slots.guest.touch(HIGH_PRIVATE, None) == "reads 0x00"
     assert slots.guest.touch(HIGH_PRIVATE, 0x55) == "done"
     slots.check_low()
-    slots.memory.convert(HIGH_PRIVATE, PAGE_SIZE, Side.SHARED)
+    slots.memory.conversion.convert(HIGH_PRIVATE, PAGE_SIZE, Side.SHARED)
     assert slots.guest.touch(HIGH_PRIVATE, None) == "reads 0x00"
     assert slots.memory.read(HIGH_PRIVATE, 1) == b"\0"
     slots.check_low()
 
 
 def test_a_refused_touch_leaves_it_away(slots: Slots) -> None:
-    slots.memory.unplug(HIGH_SLOT)
-    refused = slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: False)
+    slots.memory.regions.unplug(HIGH_SLOT)
+    refused = slots.memory.exits.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: False)
     assert refused is not None
     assert PageRun(HIGH, PageState.WITHHELD) in refused.runs
     assert slots.guest.touch(HIGH_PRIVATE, None) == told(private_fault(HIGH_PRIVATE))
@@ -140,35 +140,37 @@ def test_a_refused_touch_leaves_it_away(slots: Slots) -> None:
 
 
 def test_a_deleted_slot_has_no_pages_and_the_guest_finds_none(slots: Slots) -> None:
-    slots.memory.remove(HIGH_SLOT)
-    assert slots.memory.page_states(HIGH) == ()
-    assert slots.memory.state_at(HIGH_PRIVATE) is None
+    slots.memory.regions.remove(HIGH_SLOT)
+    assert slots.memory.states.runs(HIGH) == ()
+    assert slots.memory.states.at(HIGH_PRIVATE) is None
     assert slots.memory.read(HIGH_SHARED, 1) is None
     # The attributes go with it: a device's place, as anywhere else without memory.
     assert slots.guest.touch(HIGH_SHARED, None) == MMIO
     assert slots.guest.touch(HIGH_PRIVATE, None) == MMIO
     with pytest.raises(ConversionRefusedError):
-        slots.memory.convert(HIGH.start, PAGE_SIZE, Side.SHARED)
-    refused = slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True)
+        slots.memory.conversion.convert(HIGH.start, PAGE_SIZE, Side.SHARED)
+    refused = slots.memory.exits.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True)
     assert refused is not None
     slots.check_low()
 
 
 def test_deleting_what_has_been_taken_is_for_good(slots: Slots) -> None:
-    slots.memory.unplug(HIGH_SLOT)
-    slots.memory.remove(HIGH_SLOT)
-    assert slots.memory.page_states(HIGH) == ()
-    assert slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True) is not None
+    slots.memory.regions.unplug(HIGH_SLOT)
+    slots.memory.regions.remove(HIGH_SLOT)
+    assert slots.memory.states.runs(HIGH) == ()
+    assert (
+        slots.memory.exits.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True) is not None
+    )
     assert slots.guest.touch(HIGH_PRIVATE, None) == MMIO
     slots.check_low()
 
 
 def test_a_slot_in_the_place_of_a_private_one_is_shared_for_the_guest_too(slots: Slots) -> None:
-    sides = slots.memory.sides()[1]
-    slots.memory.remove(HIGH_SLOT)
+    sides = slots.memory.regions.sides()[1]
+    slots.memory.regions.remove(HIGH_SLOT)
     slots.vm.set_memslot(sides.memslot())
-    slots.memory.add(sides)
-    assert slots.memory.page_states(HIGH) == (PageRun(HIGH, PageState.SHARED),)
+    slots.memory.regions.add(sides)
+    assert slots.memory.states.runs(HIGH) == (PageRun(HIGH, PageState.SHARED),)
     assert slots.memory.write(HIGH_PRIVATE, b"\x5a")
     assert slots.guest.touch(HIGH_PRIVATE, None) == "reads 0x5a"
     slots.check_low()
@@ -178,6 +180,6 @@ def test_a_file_that_is_closed_under_its_slot_ends_in_a_report_that_says_so(slot
     slots.file.close()
     found = slots.guest.touch(HIGH_PRIVATE, None)
     assert found == told(private_fault(HIGH_PRIVATE))
-    refused = slots.memory.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True)
+    refused = slots.memory.exits.resolve_fault(private_fault(HIGH_PRIVATE), 0, lambda _: True)
     assert refused is not None
     assert "guest_memfd of its private side has been closed" in refused.cause

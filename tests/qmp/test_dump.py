@@ -370,7 +370,7 @@ def test_private_memory_is_there_without_contents(tmp_path: Path) -> None:
     async def conversation(with_guest: Talk) -> None:
         machine = with_guest.machine
         gpa = await with_guest.take(4 * PAGE_SIZE)
-        machine.memory.convert(gpa + PAGE_SIZE, PAGE_SIZE, Side.SHARED)
+        machine.memory.conversion.convert(gpa + PAGE_SIZE, PAGE_SIZE, Side.SHARED)
         machine.memory.write(gpa + PAGE_SIZE, b"seen" * 1024)
         await dump(machine, tmp_path / "core", begin=gpa, length=3 * PAGE_SIZE)
         assert loads(tmp_path / "core") == [

@@ -292,9 +292,9 @@ def test_private_pages_are_refused_or_left_out_and_named(
     async def conversation(guest: Talk) -> None:
         machine = guest.machine
         gpa = await guest.take(2 * MIB)
-        machine.memory.convert(gpa, 2 * MIB, Side.SHARED)
+        machine.memory.conversion.convert(gpa, 2 * MIB, Side.SHARED)
         machine.memory.write(gpa, PATTERN)
-        machine.memory.convert(gpa + 2 * PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+        machine.memory.conversion.convert(gpa + 2 * PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
         given = {"val": gpa, "size": 2 * MIB, "filename": str(saved)}
         with pytest.raises(PyvmmError) as caught:
             await run(COMMANDS, machine, "pmemsave", **given)
@@ -308,7 +308,7 @@ def test_private_pages_are_refused_or_left_out_and_named(
         expected = bytearray(PATTERN.ljust(2 * MIB, b"\0"))
         expected[2 * PAGE_SIZE : 3 * PAGE_SIZE] = bytes(PAGE_SIZE)
         assert saved.read_bytes() == bytes(expected)
-        machine.memory.convert(hidden, PAGE_SIZE, Side.SHARED)
+        machine.memory.conversion.convert(hidden, PAGE_SIZE, Side.SHARED)
         assert await run(COMMANDS, machine, "pmemsave", **given) == {}
         assert saved.read_bytes() == bytes(expected)
         # Shared as the page itself is: the page tables are not.
@@ -346,7 +346,7 @@ def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(
 
             nursery.start_soon(save_it)
             await trio.lowlevel.wait_readable(end)
-            guest.machine.memory.convert(*convert, Side.PRIVATE)
+            guest.machine.memory.conversion.convert(*convert, Side.PRIVATE)
             while not answer:
                 with trio.move_on_after(0.01):
                     await trio.lowlevel.wait_readable(end)
@@ -357,22 +357,22 @@ def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(
     async def conversation(guest: Talk) -> None:
         machine = guest.machine
         gpa = await guest.take(size)
-        machine.memory.convert(gpa, size, Side.SHARED)
+        machine.memory.conversion.convert(gpa, size, Side.SHARED)
         late = gpa + size - PAGE_SIZE
         # One that has data when it goes, one that has none.
         for data in (b"x", b""):
             machine.memory.write(late, data or b"\0")
             if not data:
-                machine.memory.convert(late, PAGE_SIZE, Side.PRIVATE)
-                machine.memory.convert(late, PAGE_SIZE, Side.SHARED)
+                machine.memory.conversion.convert(late, PAGE_SIZE, Side.PRIVATE)
+                machine.memory.conversion.convert(late, PAGE_SIZE, Side.SHARED)
             refused = await save_and_convert(guest, "pmemsave", (late, PAGE_SIZE))
             assert f"{late:#x}-{late + PAGE_SIZE - 1:#x} private" in str(refused)
-            machine.memory.convert(late, PAGE_SIZE, Side.SHARED)
+            machine.memory.conversion.convert(late, PAGE_SIZE, Side.SHARED)
             answer = await save_and_convert(guest, "x-pyvmm-pmemsave", (late, PAGE_SIZE))
             assert answer == {
                 "left-out": [{"start": late, "end": late + PAGE_SIZE, "state": "private"}]
             }
-            machine.memory.convert(late, PAGE_SIZE, Side.SHARED)
+            machine.memory.conversion.convert(late, PAGE_SIZE, Side.SHARED)
         machine.interrupt("enough")
 
     try:
@@ -387,16 +387,16 @@ def test_a_page_that_came_back_after_its_turn_is_told(private_choice: HostChoice
     async def conversation(guest: Talk) -> None:
         memory = guest.memory
         gpa = await guest.take(size)
-        memory.convert(gpa, size, Side.SHARED)
+        memory.conversion.convert(gpa, size, Side.SHARED)
         last = gpa + size - PAGE_SIZE
         for at in (gpa, last - PAGE_SIZE, last):
             memory.write(at, b"x")
         left_out: list[PageRun] = []
         saving = contents(memory, GpaRange(gpa, gpa + size), left_out)
         assert next(saving).gpa == gpa
-        memory.convert(last - PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+        memory.conversion.convert(last - PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
         assert next(saving).gpa == last
-        memory.convert(last - PAGE_SIZE, PAGE_SIZE, Side.SHARED)
+        memory.conversion.convert(last - PAGE_SIZE, PAGE_SIZE, Side.SHARED)
         assert list(saving) == []
         assert left_out == [PageRun(GpaRange(last - PAGE_SIZE, last), PageState.PRIVATE)]
         guest.machine.interrupt("enough")

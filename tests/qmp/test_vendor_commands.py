@@ -137,7 +137,7 @@ def test_a_refused_conversion_is_told_by_name_and_changes_nothing(
     ]
 
     async def conversation(guest: Talk) -> None:
-        before = guest.memory.page_states()
+        before = guest.memory.states.runs()
         for refusal, given in refused:
             with pytest.raises(CommandError) as caught:
                 await ask(guest.machine, "convert", **given)
@@ -145,7 +145,7 @@ def test_a_refused_conversion_is_told_by_name_and_changes_nothing(
             assert refusal.cause in caught.value.description
         with pytest.raises(CommandError, match="'to' does not accept value 'nowhere'"):
             await ask(guest.machine, "convert", start=0, size=PAGE_SIZE, to="nowhere")
-        assert guest.memory.page_states() == before
+        assert guest.memory.states.runs() == before
 
     privately(private_choice, conversation)
 

@@ -263,7 +263,7 @@ def _address_spaces(machine: Machine) -> tuple[AddressSpace, AddressSpace]:
     assembly = machine.assembly
     memory: list[TreeEntry] = []
     by_slot = {region.slot: region for region in machine.ram.layout.regions}
-    for sides in machine.memory.sides():
+    for sides in machine.memory.regions.sides():
         region = sides.region
         part = by_slot.get(region.slot)
         target = None if part is None else (_RAM, part.file_offset)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Exits that are about guest memory: a guest that asks for a conversion, or that just touches."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+
+from pyvmm.errors import PyvmmError
+from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
+from pyvmm.machine.fault_progress import STUCK
+from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
+from pyvmm.machine.memory_conversion import MemoryConversion, refused
+from pyvmm.machine.tracked_memory import TrackedMemory
+from pyvmm.memory.conversion import (
+    ConversionRequest,
+    Origin,
+    Refusal,
+    Side,
+    decode_map_gpa_range,
+    plan,
+)
+from pyvmm.memory.faults import Convert, Impossible, Retry, meaning_of
+from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.page_states import PageState
+
+
+class MemoryExits:
+    """Answers to KVM_HC_MAP_GPA_RANGE and KVM_EXIT_MEMORY_FAULT, on the vCPU's thread.
+
+    `attributes_rule` as for `GuestMemory`.
+    """
+
+    def __init__(
+        self, tracked: TrackedMemory, conversion: MemoryConversion, *, attributes_rule: bool
+    ) -> None:
+        self._tracked = tracked
+        self._conversion = conversion
+        self._attributes_rule = attributes_rule
+
+    def answer_hypercall(self, args: Sequence[int]) -> int:
+        """Do what KVM_HC_MAP_GPA_RANGE asks; what the guest finds in RAX: 0, or -errno."""
+        request = decode_map_gpa_range(args)
+        if isinstance(request, Refusal):
+            return request.hypercall_result
+        with self._tracked.exclusive():
+            planned = plan(request, self._tracked.regions)
+            if self._tracked.is_unplugged_within(GpaRange(request.gpa, request.gpa + request.size)):
+                planned = Refusal.UNCOVERED
+            if isinstance(planned, Refusal):
+                return planned.hypercall_result
+            try:
+                self._conversion.execute(planned)
+            except PyvmmError as failure:
+                self._conversion.failures.append(str(failure))
+                return -errno.EFAULT
+        return 0
+
+    def resolve_fault(
+        self, fault: MemoryFault, vcpu: int, allow: Callable[[ImplicitConversion], bool]
+    ) -> FaultRefused | None:
+        """Deal with an access that KVM cannot resolve; None when the vCPU can try again.
+
+        `allow` decides on conversions that the guest did not announce; it is called without the
+        lock, on the calling thread. Raises `SystemCallError`.
+        """
+        asked = False
+        while True:
+            with self._tracked.exclusive():
+                meaning = self._meaning(fault)
+                if isinstance(meaning, Retry):
+                    if not self._tracked.progress.is_stuck(vcpu, fault):
+                        return None
+                    meaning = STUCK
+                if isinstance(meaning, Impossible):
+                    return self._fault_refused(fault, meaning.cause)
+                if asked:
+                    self._resolve(meaning.request)
+                    return None
+                state = self._tracked.states.state_at(fault.gpa) or PageState.WITHHELD
+            request = meaning.request
+            if not allow(ImplicitConversion(request.gpa, request.size, state, request.to, vcpu)):
+                cause = f"the policy refuses its conversion to {request.to.value}"
+                with self._tracked.exclusive():
+                    return self._fault_refused(fault, cause)
+            asked = True
+
+    def _meaning(self, fault: MemoryFault) -> Retry | Convert | Impossible:
+        sides = self._tracked.unplugged_at(fault.gpa)
+        if sides is not None:
+            if not fault.flags & MemoryFaultFlag.PRIVATE:
+                return Retry()  # From before it was unplugged.
+            whole = sides.region.range
+            return Convert(ConversionRequest(whole.start, whole.size, Side.PRIVATE, Origin.FAULT))
+        region = self._tracked.regions.at(fault.gpa)
+        closed = region is not None and self._tracked.sides[region.slot].is_private_side_closed
+        return meaning_of(
+            fault,
+            self._tracked.states,
+            self._tracked.regions,
+            self._attributes_rule,
+            private_side_closed=closed,
+        )
+
+    def _resolve(self, request: ConversionRequest) -> None:
+        sides = self._tracked.unplugged_at(request.gpa)
+        if sides is not None:
+            self._tracked.vm.set_memslot(sides.memslot())
+            self._tracked.note_plugged(sides)
+            self._tracked.note_change()
+            self._conversion.count(request)
+            return
+        planned = plan(request, self._tracked.regions)
+        if isinstance(planned, Refusal):
+            raise refused(request, planned)
+        self._conversion.execute(planned)
+
+    def _fault_refused(self, fault: MemoryFault, cause: str) -> FaultRefused:
+        private = bool(fault.flags & MemoryFaultFlag.PRIVATE)
+        return FaultRefused(fault.gpa, fault.size, private, cause, self._tracked.states.snapshot())

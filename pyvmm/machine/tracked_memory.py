@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""A guest's memory as the monitor keeps track of it: regions, page states, and the lock over both.
+
+Whoever reads or changes any of it is inside of `TrackedMemory.exclusive`: the lock of all
+conversions of the VM, which vCPUs that convert by themselves in the host's fast path
+(`FastConversions`) take as well. So the page states are always the kernel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
+from pyvmm.machine.conversion_executor import ConversionExecutor
+from pyvmm.machine.fault_progress import FaultProgress
+from pyvmm.machine.memory_sides import MemorySides
+from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.page_states import PageState, PageStates
+from pyvmm.memory.regions import RegionTable
+
+
+class TrackedMemory:
+    """The memory of one VM: what there is, and the state of each page. No policy, no counting.
+
+    `regions` are those that the guest has; one that is `unplugged` has no memslot and is in
+    `sides` only. See `GuestMemory` for the arguments.
+    """
+
+    def __init__(self, vm: Vm, *, honours_touches: bool, is_over: Callable[[], bool]) -> None:
+        self.vm = vm
+        self.sides: dict[int, MemorySides] = {}
+        self.regions = RegionTable()
+        self.states = PageStates()
+        self.unplugged: dict[int, MemorySides] = {}
+        self.executor = ConversionExecutor(
+            vm, self.states, self.sides, lambda: self.regions, is_over
+        )
+        self.progress = FaultProgress()
+        self._honours_touches = honours_touches
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """The lock on all conversions of the VM; what the fast path did is known inside."""
+        with self.vm.conversions.exclusive():
+            self._catch_up()
+            yield
+
+    def close(self) -> None:
+        """Before the sides go: nothing is converted any more."""
+        self.vm.conversions.serve([])
+
+    # -- under the lock --
+
+    def note_change(self) -> None:
+        """Regions have come or gone: an access that could not be resolved may be now."""
+        self.progress.note_change()
+        self.serve()
+
+    def serve(self) -> None:
+        """Tell the host's fast path what it may convert."""
+        spans: list[ServedSpan] = []
+        if not self.executor.listeners:
+            for slot, sides in self.sides.items():
+                span = sides.served_span(
+                    touches=self._honours_touches, missing=slot in self.unplugged
+                )
+                if span is not None:
+                    spans.append(span)
+        # What a host's fast path cannot take goes the long way.
+        self.vm.conversions.serve(spans[:MOST_SERVED_SPANS])
+
+    def note_plugged(self, sides: MemorySides) -> None:
+        """An unplugged region has its memslot again, all private."""
+        del self.unplugged[sides.region.slot]
+        self.regions = self.regions.with_region(sides.region)
+        self.states.set(sides.region.range, PageState.PRIVATE)
+
+    def unplugged_at(self, gpa: int) -> MemorySides | None:
+        """The region that would hold the byte at `gpa` and is unplugged."""
+        unplugged = self.unplugged.values()
+        return next((sides for sides in unplugged if sides.region.range.contains(gpa, 1)), None)
+
+    def is_unplugged_within(self, asked: GpaRange) -> bool:
+        """Tell whether any of `asked` is of a region that is unplugged."""
+        return any(sides.region.range.overlaps(asked) for sides in self.unplugged.values())
+
+    def shared_at(self, gpa: int, size: int) -> MemorySides | None:
+        """The region that holds all of [gpa, gpa + size); None unless there is and it is shared."""
+        region = self.regions.at(gpa)
+        if region is None or size <= 0 or not region.range.contains(gpa, size):
+            return None
+        asked = GpaRange(gpa, gpa + size)
+        if any(run.state is not PageState.SHARED for run in self.states.runs(asked)):
+            return None
+        return self.sides[region.slot]
+
+    def _catch_up(self) -> None:
+        """Note down what vCPUs have converted by themselves."""
+        for done in self.vm.conversions.drain():
+            self.progress.note_change()
+            sides = self.unplugged_at(done.gpa) if done.plugged else None
+            if sides is not None:
+                self.note_plugged(sides)
+                continue
+            self.executor.has_set_attributes |= done.private
+            state = PageState.PRIVATE if done.private else PageState.SHARED
+            self.states.set(GpaRange(done.gpa, done.gpa + done.size), state)
