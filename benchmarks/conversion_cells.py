@@ -6,7 +6,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE
+from pyvmm.memory.layout import GIB, MIB
+from pyvmm.rules.abi import PAGE_SIZE
 
 DATA_GPA = 1 << 30
 """Where the memory that is converted begins; conversions.c has the same."""

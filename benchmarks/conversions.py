@@ -7,7 +7,7 @@ from benchmarks import baselines, in_lab
 from benchmarks.conversion_cells import cells, cells_of_python, sizes
 from benchmarks.figures import at_least
 from benchmarks.measure import Comparison, Effort, Result, Step
-from pyvmm.memory.layout import PAGE_SIZE
+from pyvmm.rules.abi import PAGE_SIZE
 
 NAME = "conversions"
 TITLE = "pages converted between private and shared, per second, in the lab"

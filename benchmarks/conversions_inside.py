@@ -13,7 +13,7 @@ from benchmarks import baselines, conversion_cells, conversions_pyvmm, in_lab, s
 from benchmarks.conversion_cells import Cell, Kind, sizes
 from benchmarks.figures import Sample
 from benchmarks.measure import Effort, Subject, Table, take_turns
-from pyvmm.memory.layout import PAGE_SIZE
+from pyvmm.rules.abi import PAGE_SIZE
 
 Measure = Callable[[Cell], dict[str, float]]
 

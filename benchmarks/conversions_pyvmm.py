@@ -25,8 +25,9 @@ from pyvmm.hosts.registers import Regs
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides, SharedMemory
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
+from pyvmm.rules.abi import PAGE_SIZE
 
 _MAP_GPA_RANGE = 12
 

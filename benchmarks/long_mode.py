@@ -22,7 +22,8 @@ from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.vcpu import ModelVcpu
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Regs, Segment, Sregs
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
+from pyvmm.rules.abi import PAGE_SIZE
 
 _MEMORY = 64 * MIB
 _TABLES = 0x1000

@@ -30,7 +30,8 @@ from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.hosts.model.system import ModelSystem
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
+from pyvmm.rules.abi import PAGE_SIZE
 
 NAME = "model"
 TITLE = "the model: guest instructions, time to hello's first byte, conversions"

@@ -16,8 +16,9 @@ from benchmarks.conversions_pyvmm import Guest
 from benchmarks.figures import Sample, at_most
 from benchmarks.measure import CannotRunError, Comparison, Effort, Result, Step
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
 from pyvmm.memory.page_states import PageState
+from pyvmm.rules.abi import PAGE_SIZE
 
 NAME = "private_memory"
 TITLE = "resident memory next to the pages in use, in the lab"

@@ -8,8 +8,6 @@
 
 #include "protocol.h"
 
-#define PAGE_SIZE 4096
-
 struct boot_block {
 	uint64_t magic;
 	uint32_t size; /* of all of it, tables included, in bytes */

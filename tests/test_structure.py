@@ -6,10 +6,13 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from pyvmm.rules import abi
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyvmm"
@@ -182,10 +185,57 @@ def test_docstrings_begin_with_a_verb_or_a_noun_not_with_a_question(room: list[P
             assert first_word(docstring) not in QUESTIONS, f"{path}:{docstring.lineno}"
 
 
+ABI = Path("pyvmm/rules/abi.py")
+OF_A_PAGE = re.compile(r"_*PAGE(_SIZE|_BYTES|_SHIFT|_MASK)?|.*MAP_GPA_RANGE")
+BY_PAGES = (ast.Mult, ast.FloorDiv, ast.Mod, ast.BitAnd)
+"""Operations that are about pages where a side of them is 4096, or 4095."""
+
+
+def own_definitions(path: Path) -> Iterator[str]:
+    """Where a file itself says how large a page is, or which hypercall converts memory."""
+    for node in source(path)[1]:
+        if (
+            isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Store)
+            and OF_A_PAGE.fullmatch(node.id)
+        ):
+            yield f"{path}:{node.lineno}: {node.id}"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, BY_PAGES):
+            sides = {
+                each.value for each in (node.left, node.right) if isinstance(each, ast.Constant)
+            }
+            if sides & {abi.PAGE_SIZE, abi.PAGE_SIZE - 1}:
+                yield f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+@each_room
+def test_the_page_size_and_the_converting_hypercall_are_defined_once(room: list[Path]) -> None:
+    assert [line for path in room if path != ABI for line in own_definitions(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("home", "places"),
+    [("pyvmm/hosts/kvm/kvm_abi.h", ["pyvmm"]), ("guest/include/protocol.h", ["guest", "firmware"])],
+)
+def test_c_defines_them_in_one_header_and_means_the_same(home: str, places: list[str]) -> None:
+    define = re.compile(r"^\s*#\s*define\s+(PAGE_SIZE|\w*MAP_GPA_RANGE)\s+(\d+)", re.MULTILINE)
+    found = [
+        (str(path.relative_to(ROOT)), "PAGE_" in name, int(value))
+        for place in places
+        for path in sorted((ROOT / place).rglob("*.[chS]"))
+        for name, value in define.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(found) == [
+        (home, False, abi.KVM_HC_MAP_GPA_RANGE),
+        (home, True, abi.PAGE_SIZE),
+    ]
+
+
 def test_the_walk_sees_what_it_is_meant_to_see() -> None:
     # Were the lists above to miss the house, every test in this file would pass for nothing.
     assert len(MODULES) > 40
     assert sum(len(docstrings(source(path)[1])) for path in MODULES) > 2000
     assert sum(map(is_pure, MODULES)) > 20
     assert "trio" in {name.split(".")[0] for name in imports(Path("pyvmm/machine/machine.py"))}
+    assert len(list(own_definitions(ABI))) == 2
     assert set(sys.stdlib_module_names) | {"cffi", "trio", "rich"} >= EFFECTS

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGE_SIZE 4096UL
+#include "protocol.h"
 
 /* Physical addresses in bytes, end exclusive, page-aligned. */
 struct span {

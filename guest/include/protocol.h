@@ -6,6 +6,9 @@
 #ifndef PYVMM_PROTOCOL_H
 #define PYVMM_PROTOCOL_H
 
+/* Bytes of a page, of both page tables and conversions. */
+#define PAGE_SIZE 4096
+
 /* ELF notes. The PVH entry point, as Xen defines it (xen/include/public/elfnote.h). */
 #define NOTE_XEN_PHYS32_ENTRY 18
 /* Our own, name "pyvmm": one little-endian u32 of NEED bits. */

@@ -12,7 +12,7 @@ static struct span reserved_pages;
 
 static uint64_t page_down(uint64_t address)
 {
-	return address & ~(PAGE_SIZE - 1);
+	return address - address % PAGE_SIZE;
 }
 
 static uint64_t page_up(uint64_t address)

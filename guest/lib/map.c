@@ -16,7 +16,7 @@
 /* Level 1 is a page table, whose entries are pages; each level above spans 512 times as much. */
 static uint64_t entry_span(unsigned int level)
 {
-	return PAGE_SIZE << (9 * (level - 1));
+	return (uint64_t)PAGE_SIZE << (9 * (level - 1));
 }
 
 static unsigned int find_largest_page_level(void)

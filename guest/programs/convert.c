@@ -236,7 +236,7 @@ static bool refused_by_kvm(const struct span *page)
 
 static bool refused_by_monitor(const struct span *page)
 {
-	return refused("beyond the last address", 0 - PAGE_SIZE, 2, 0) &&
+	return refused("beyond the last address", -(uint64_t)PAGE_SIZE, 2, 0) &&
 	       refused("nobody's memory, to be private", WINDOW_GPA + WINDOW_MAX, 1,
 		       MAP_GPA_RANGE_PRIVATE) &&
 	       refused("unknown attributes", page->start, 1, 0x20);

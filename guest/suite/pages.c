@@ -19,10 +19,10 @@
 #define MSR_EFER 0xc0000080
 #define EFER_NXE (1UL << 11)
 
-static uint64_t level3[512] __attribute__((aligned(4096)));
-static uint64_t level2[512] __attribute__((aligned(4096)));
-static uint64_t level1[512] __attribute__((aligned(4096)));
-static uint8_t page[2][4096] __attribute__((aligned(4096)));
+static uint64_t level3[512] __attribute__((aligned(PAGE_SIZE)));
+static uint64_t level2[512] __attribute__((aligned(PAGE_SIZE)));
+static uint64_t level1[512] __attribute__((aligned(PAGE_SIZE)));
+static uint8_t page[2][PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 
 static void map(uint64_t entry)
 {

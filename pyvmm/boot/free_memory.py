@@ -7,14 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from pyvmm.boot.claims import Claim, claim_of
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import (
-    BOOT_GDT,
-    HIGH_MEMORY_START,
-    LOW_USABLE_END,
-    PAGE_SIZE,
-    GpaRange,
-    MemoryLayout,
-)
+from pyvmm.memory.layout import BOOT_GDT, HIGH_MEMORY_START, LOW_USABLE_END, GpaRange, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 _LOW = GpaRange(BOOT_GDT, LOW_USABLE_END)
 """The interrupt vectors and the BIOS data area of a PC are below."""

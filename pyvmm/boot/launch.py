@@ -34,12 +34,12 @@ from pyvmm.memory.layout import (
     HOLE_END,
     LAUNCH_END,
     LAUNCH_TABLES,
-    PAGE_SIZE,
     STAGING_MAX,
     WINDOW_GPA,
     WINDOW_MAX,
     GpaRange,
 )
+from pyvmm.rules.abi import PAGE_SIZE
 
 _LAUNCH_PAGES = GpaRange(LAUNCH_TABLES, LAUNCH_END)
 

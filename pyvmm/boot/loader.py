@@ -29,10 +29,10 @@ from pyvmm.memory.layout import (
     HOLE_START,
     LOW_USABLE_END,
     MIB,
-    PAGE_SIZE,
     GpaRange,
     MemoryLayout,
 )
+from pyvmm.rules.abi import PAGE_SIZE
 
 _RESERVED = GpaRange(LOW_USABLE_END, HIGH_MEMORY_START)
 _HOLE = GpaRange(HOLE_START, HOLE_END)

@@ -13,15 +13,8 @@ from dataclasses import dataclass
 
 from pyvmm.boot.elf import ElfImage, LoadSegment
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import (
-    HIGH_MEMORY_START,
-    HOLE_END,
-    MIB,
-    PAGE_SIZE,
-    GpaRange,
-    MemoryLayout,
-    RangeKind,
-)
+from pyvmm.memory.layout import HIGH_MEMORY_START, HOLE_END, MIB, GpaRange, MemoryLayout, RangeKind
+from pyvmm.rules.abi import PAGE_SIZE
 
 DEFAULT_ALIGN = 2 * MIB
 """Xen's, for a note that gives none where the segments are aligned to less than a page."""

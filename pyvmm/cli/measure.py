@@ -12,7 +12,8 @@ from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_gues
 from pyvmm.cli.output_paths import STANDARD_ERROR, STANDARD_OUTPUT, refuse_to_overwrite
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
-from pyvmm.memory.layout import PAGE_SIZE, MemoryLayout
+from pyvmm.memory.layout import MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pyvmm.memory.layout import HIGH_MEMORY_START, MIB, PAGE_SIZE, GpaRange, MemoryLayout
+from pyvmm.memory.layout import HIGH_MEMORY_START, MIB, GpaRange, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 Read = Callable[[int, int], bytes]
 """Guest RAM of a run: (offset in bytes within RAM without the holes, size in bytes) to contents."""

@@ -15,9 +15,9 @@ from pyvmm.lifetime.designs import (
     file_pins_vm_with_any_link,
     memslot_pins_file,
 )
-from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.story import Story, Told
+from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import STANDARD, UNIVERSES, Universe
 
 DESIGNS = ("file-pins-vm", "memslot-pins-file")
@@ -94,7 +94,7 @@ def check_story(story: Story) -> None:
     """Raise `UsageError` for a story whose steps are none of its universe."""
     attempt = f"read a story of {story.about or 'no property'}"
     check_universe(story.universe, attempt)
-    known = set(Machine(design_named(story.design), story.universe).operations)
+    known = set(TransitionSystem(design_named(story.design), story.universe).operations)
     for number, told in enumerate(story.steps, 1):
         if told.operation not in known:
             raise UsageError(attempt, f"step {number} is no operation of its universe")
@@ -106,16 +106,16 @@ def adapted(operations: Iterable[Operation], design: Design, universe: Universe)
     Where one design creates a file for no VM, the other creates it for the VM that it is bound to
     first, or for the first VM.
     """
-    machine = Machine(design, universe)
+    system = TransitionSystem(design, universe)
     todo = list(operations)
-    state, told = machine.initial, []
+    state, told = system.initial, []
     postponed: list[Operation] = []
     for number, operation in enumerate(todo):
         wanted = _for_design(operation, todo[number + 1 :], design)
         done = False
         for each in (*postponed, wanted):
             try:
-                step = machine.step(state, each)
+                step = system.step(state, each)
             except UsageError:
                 continue
             told.append(Told(each, step.outcome, step.faults))

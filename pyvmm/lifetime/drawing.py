@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.holdings import Holding, counts, holdings
 from pyvmm.lifetime.layout import State
-from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.story import Story
+from pyvmm.lifetime.transitions import TransitionSystem
 
 _NAMES = {"process0": "parent", "process1": "child"}
 _SHORT = {
@@ -53,23 +53,23 @@ class Drawn:
 
 def scenes_of(story: Story, design: Design) -> Drawn:
     """Follow a story, whose steps the design must know, and keep every scene."""
-    machine = Machine(design, story.universe)
-    state = machine.initial
-    scenes = [_scene("at first", machine, state, ())]
+    system = TransitionSystem(design, story.universe)
+    state = system.initial
+    scenes = [_scene("at first", system, state, ())]
     for number, told in enumerate(story.steps, 1):
-        before = counts(machine.layout, state)
-        step = machine.step(state, told.operation)
+        before = counts(system.layout, state)
+        step = system.step(state, told.operation)
         state = step.state
-        after = counts(machine.layout, state)
+        after = counts(system.layout, state)
         outcome = "" if step.outcome == "ok" else f" -> {step.outcome}"
         gone = tuple(name for name in before if name not in after)
-        scenes.append(_scene(f"{number}. {told.operation}{outcome}", machine, state, gone))
+        scenes.append(_scene(f"{number}. {told.operation}{outcome}", system, state, gone))
     return Drawn(story.design, tuple(scenes))
 
 
-def _scene(title: str, machine: Machine, state: State, gone: tuple[str, ...]) -> Scene:
-    edges = Counter(holdings(machine.design.lifecycle, machine.layout, state))
-    objects = tuple(counts(machine.layout, state).items())
+def _scene(title: str, system: TransitionSystem, state: State, gone: tuple[str, ...]) -> Scene:
+    edges = Counter(holdings(system.design.lifecycle, system.layout, state))
+    objects = tuple(counts(system.layout, state).items())
     return Scene(title, objects, tuple(edges.items()), gone)
 
 

@@ -12,10 +12,10 @@ from pyvmm.errors import InternalError
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import Canonical, State
-from pyvmm.lifetime.machine import Machine, Step
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.properties import Property, properties_of
 from pyvmm.lifetime.story import Story, Told
+from pyvmm.lifetime.transitions import Step, TransitionSystem
 from pyvmm.lifetime.universe import Universe
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -50,7 +50,7 @@ class Exploration:
 
 @dataclass
 class _Search:
-    machine: Machine
+    system: TransitionSystem
     world: World
     properties: Sequence[Property]
     came_from: dict[State, tuple[State, Operation] | None] = field(default_factory=dict)
@@ -82,12 +82,12 @@ def explore(
     """
     if properties is None:
         properties = properties_of(universe)
-    machine = Machine(design, universe)
-    canonical = Canonical(machine.layout, renames=intended is None)
-    world = World.of(design.lifecycle, machine.layout, (intended or design).lifecycle)
-    search = _Search(machine, world, properties)
-    by_operation = [[p for p in properties if op.kind in p.kinds] for op in machine.operations]
-    start = canonical.of(machine.initial)
+    system = TransitionSystem(design, universe)
+    canonical = Canonical(system.layout, renames=intended is None)
+    world = World.of(design.lifecycle, system.layout, (intended or design).lifecycle)
+    search = _Search(system, world, properties)
+    by_operation = [[p for p in properties if op.kind in p.kinds] for op in system.operations]
+    start = canonical.of(system.initial)
     search.came_from[start] = None
     level, depth = [start], 0
     counted: dict[tuple[int, str], int] = {}
@@ -97,14 +97,14 @@ def explore(
         for number, state in enumerate(level):
             if progress is not None and number % PROGRESS_EVERY == 0:
                 progress(len(came_from), len(level) - number + len(following))
-            for index, outcome, raw, faults in machine.moves(state):
+            for index, outcome, raw, faults in system.moves(state):
                 key = (index, outcome)
                 counted[key] = counted.get(key, 0) + 1
                 if faults:
-                    _blame(search, state, machine.operations[index], faults)
+                    _blame(search, state, system.operations[index], faults)
                 for each in by_operation[index]:
                     if each.name not in found and each.step is not None:
-                        operation = machine.operations[index]
+                        operation = system.operations[index]
                         wrong = each.step(world, state, operation, outcome, raw)
                         if wrong is not None:
                             found[each.name] = (state, operation, wrong)
@@ -112,7 +112,7 @@ def explore(
                     continue
                 reached = known.get(raw) or canonical.of(raw)
                 if reached not in came_from:
-                    came_from[reached] = (state, machine.operations[index])
+                    came_from[reached] = (state, system.operations[index])
                     following.append(reached)
                     search.look_at(reached)
         level = following
@@ -124,19 +124,19 @@ def explore(
         len(search.came_from),
         sum(counted.values()),
         depth,
-        _by_kind(machine, counted),
+        _by_kind(system, counted),
         stories,
         tuple(each.name for each in properties),
     )
 
 
 def _by_kind(
-    machine: Machine, counted: Mapping[tuple[int, str], int]
+    system: TransitionSystem, counted: Mapping[tuple[int, str], int]
 ) -> dict[tuple[Kind, str], int]:
     """Transitions by kind and by outcome: "ok", or how it was refused."""
     found: Counter[tuple[Kind, str]] = Counter()
     for (index, outcome), times in counted.items():
-        kind = machine.operations[index].kind
+        kind = system.operations[index].kind
         found[kind, outcome if outcome.isupper() else "ok"] += times
     return dict(found)
 
@@ -165,11 +165,11 @@ def _tell(
         path.append(origin[0])
         origin = search.came_from[origin[0]]
     path.reverse()
-    machine = search.machine
-    now = machine.initial
+    system = search.system
+    now = system.initial
     told: list[Told] = []
     for target in path[1:]:
-        operation, step = _towards(machine, canonical, now, target)
+        operation, step = _towards(system, canonical, now, target)
         told.append(Told(operation, step.outcome, step.faults))
         now = step.state
     prop = next(each for each in search.properties if each.name == name)
@@ -178,14 +178,14 @@ def _tell(
         told.append(final)
     elif prop.state is not None:
         wrong = prop.state(search.world, now) or wrong
-    return Story(machine.design.name, machine.universe, name, tuple(told), wrong)
+    return Story(system.design.name, system.universe, name, tuple(told), wrong)
 
 
 def _towards(
-    machine: Machine, canonical: Canonical, now: State, target: State
+    system: TransitionSystem, canonical: Canonical, now: State, target: State
 ) -> tuple[Operation, Step]:
     """A step from `now` to a state that `target` stands for."""
-    for operation, step in machine.steps(now):
+    for operation, step in system.steps(now):
         if canonical.of(step.state) == target:
             return operation, step
     raise InternalError("tell a story", "a state does not behave like the one it stands for")
@@ -193,7 +193,7 @@ def _towards(
 
 def _last_step(search: _Search, prop: Property, now: State, kind: Kind) -> tuple[Told, str]:
     """The step of this kind that violates `prop`, and how."""
-    for operation, step in search.machine.steps(now):
+    for operation, step in search.system.steps(now):
         if operation.kind is not kind:
             continue
         wrong = next((fault for fault in step.faults if fault in prop.faults), None)

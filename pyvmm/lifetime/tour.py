@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.explorer import Progress
 from pyvmm.lifetime.layout import Canonical, State
-from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.operations import Operation
+from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import Universe
 
 PROGRESS_EVERY = 1024
@@ -147,17 +147,17 @@ class Tour:
 
 def tour(design: Design, universe: Universe, *, progress: Progress | None = None) -> Tour:
     """Build the graph: as long as an exploration takes."""
-    machine = Machine(design, universe)
-    canonical = Canonical(machine.layout)
-    start = machine.initial
+    system = TransitionSystem(design, universe)
+    canonical = Canonical(system.layout)
+    start = system.initial
     nodes = [Node(start, 0, None)]
     number_of = {canonical.of(start): 0}
     attempted = 0
     for number, node in enumerate(nodes):  # grows meanwhile
         if progress is not None and number % PROGRESS_EVERY == 0:
             progress(len(nodes), len(nodes) - number)
-        for index, _, raw, _ in machine.moves(node.state):
-            operation = machine.operations[index]
+        for index, _, raw, _ in system.moves(node.state):
+            operation = system.operations[index]
             attempted += 1
             if raw == node.state:
                 node.here.append(operation)

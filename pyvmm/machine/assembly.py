@@ -28,8 +28,8 @@ from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.machine.pc_devices import Wiring
 from pyvmm.machine.ram import GuestRam
-from pyvmm.memory.backing import MAP_GPA_RANGE
 from pyvmm.memory.layout import MemoryLayout
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
     from pyvmm.machine.launch import PrivateLaunch
@@ -177,7 +177,7 @@ class Assembly(StackOwner):
             return self.system.create_vm()
         vm = self.system.create_vm(VmType.SW_PROTECTED)
         try:
-            vm.enable_hypercall_exits(1 << MAP_GPA_RANGE)
+            vm.enable_hypercall_exits(1 << KVM_HC_MAP_GPA_RANGE)
             if self._interrupts:
                 # A kernel that has to decode an instruction to step over it cannot do so in private
                 # memory: then HLT would exit for ever. So it does not exit at all.

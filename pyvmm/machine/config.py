@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.errors import UsageError
 from pyvmm.machine.device_choice import DeviceChoice
-from pyvmm.memory.layout import MIB, PAGE_SIZE, WINDOW_MAX, MemoryLayout
+from pyvmm.memory.layout import MIB, WINDOW_MAX, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 MAX_CPUS = 255
 """More vCPUs need x2APIC identifiers, which the guest's tables do not carry yet."""

@@ -22,9 +22,8 @@ from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine import host_memory
 from pyvmm.memory.backing import RamBacking, choose_backing
 from pyvmm.memory.layout import MIB
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
-_MAP_GPA_RANGE = 12
-"""KVM_HC_MAP_GPA_RANGE (Documentation/virt/kvm/x86/hypercalls.rst)."""
 _ENDS_WITH_0 = bytes.fromhex("b000 e6f4 f4")
 """mov al, 0; out 0xf4, al; hlt"""
 _COUNTS = bytes.fromhex("6631db 6643 ebfc")
@@ -170,7 +169,7 @@ def _kvm_findings(has: Capabilities) -> Iterator[Finding]:
         "MEMORY_FAULT exits", has.memory_fault_info, yes_no(has.memory_fault_info),
         "a wrong-sided access is told with its address", "such accesses end in a bare EFAULT",
     )  # fmt: skip
-    converts = has.hypercalls >> _MAP_GPA_RANGE & 1
+    converts = has.hypercalls >> KVM_HC_MAP_GPA_RANGE & 1
     yield found(
         "hypercall exits", converts, f"mask {has.hypercalls:#x}",
         "the guest can ask for conversions", "the guest cannot ask for conversions",

@@ -11,9 +11,9 @@ from pyvmm.boot.launch_format import LaunchStatus
 from pyvmm.errors import HostLacksError
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused
-from pyvmm.memory.layout import PAGE_SIZE
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.residency import Residency
+from pyvmm.rules.abi import PAGE_SIZE
 
 _REFUSALS: Mapping[LaunchStatus, str] = {
     LaunchStatus.MISMATCH: "its digest is not the expected one",

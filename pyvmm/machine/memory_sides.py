@@ -10,9 +10,10 @@ from dataclasses import replace
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import GuestMapping, Memslot, ServedSpan, System, Vm
 from pyvmm.machine.ownership import StackOwner
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
 from pyvmm.memory.residency import Residency
+from pyvmm.rules.abi import PAGE_SIZE
 
 _CLEARED_AT_ONCE = 1 << 20
 

@@ -11,6 +11,7 @@ from pyvmm.hosts.exits import ExitRecord
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.hosts.registers import Cr0, Efer, Regs, Sregs
 from pyvmm.memory.page_walk import PageWalk, walk
+from pyvmm.rules.abi import PAGE_SIZE
 
 INSTRUCTION_BYTES = 16
 """Bytes of code shown from RIP on; an x86 instruction has at most 15."""
@@ -136,7 +137,7 @@ def _code(read: Callable[[int, int], bytes | None], sregs: Sregs, linear: int) -
         gpa = walk(read, sregs, at).gpa
         if gpa is None:
             break
-        size = min(INSTRUCTION_BYTES - len(code), 4096 - (at & 4095))
+        size = min(INSTRUCTION_BYTES - len(code), PAGE_SIZE - at % PAGE_SIZE)
         piece = read(gpa, size)
         if piece is None:
             break

@@ -20,7 +20,7 @@ from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
-from pyvmm.memory.backing import MAP_GPA_RANGE
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
     from pyvmm.machine.report import VcpuReport
@@ -224,7 +224,7 @@ class VcpuThread:
 
     def _hypercall(self, reason: exits.Hypercall) -> None:
         result = -_KVM_ENOSYS
-        if reason.number == MAP_GPA_RANGE:
+        if reason.number == KVM_HC_MAP_GPA_RANGE:
             result = self._memory.exits.answer_hypercall(reason.args)
         self._vcpu.answer_hypercall(result & (1 << 64) - 1)
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
-from pyvmm.memory.layout import HOLE_END, HOLE_START, PAGE_SIZE, MemoryLayout
+from pyvmm.memory.layout import HOLE_END, HOLE_START, MemoryLayout
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, KVM_MEM_MAX_NR_PAGES, PAGE_SIZE
 
-MAP_GPA_RANGE = 12
-"""KVM_HC_MAP_GPA_RANGE (Documentation/virt/kvm/x86/hypercalls.rst)."""
-MAX_SLOT_PAGES = (1 << 31) - 1
-"""KVM_MEM_MAX_NR_PAGES (``include/linux/kvm_host.h``): the pages of one memslot, inclusive."""
 LEAST_PHYSICAL_ADDRESS_BITS = 36
 """The width where CPUID has no leaf 0x80000008 (SDM vol. 3A, 4.1.4)."""
 
@@ -67,7 +64,7 @@ def choose_two_sided_backing(capabilities: Capabilities) -> BackingChoice:
         "KVM_CAP_GUEST_MEMFD": capabilities.guest_memfd,
         "KVM_MEMORY_ATTRIBUTE_PRIVATE": MemoryAttribute.PRIVATE in capabilities.memory_attributes,
         "KVM_CAP_MEMORY_FAULT_INFO": capabilities.memory_fault_info,
-        "exits for KVM_HC_MAP_GPA_RANGE": bool(capabilities.hypercalls >> MAP_GPA_RANGE & 1),
+        "exits for KVM_HC_MAP_GPA_RANGE": bool(capabilities.hypercalls >> KVM_HC_MAP_GPA_RANGE & 1),
     }
     missing = [name for name, there in needed.items() if not there]
     if missing:
@@ -124,11 +121,12 @@ def check_size(
         )
     for region in layout.regions:
         pages = region.range.size // PAGE_SIZE
-        if pages > MAX_SLOT_PAGES:
-            most = (memory - (pages - MAX_SLOT_PAGES) * PAGE_SIZE) >> 20
+        if pages > KVM_MEM_MAX_NR_PAGES:
+            most = (memory - (pages - KVM_MEM_MAX_NR_PAGES) * PAGE_SIZE) >> 20
             raise HostLacksError(
                 attempt,
-                f"memory slot {region.slot} would have {pages} pages, KVM takes {MAX_SLOT_PAGES}",
+                f"memory slot {region.slot} would have {pages} pages, "
+                f"KVM takes {KVM_MEM_MAX_NR_PAGES}",
                 f"give --memory {most}M or less",
             )
 

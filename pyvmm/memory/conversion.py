@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.memory.layout import GIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GIB, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.regions import MemoryRegion, RegionPart, RegionTable
+from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.attributes import SetAttributes as SetRangeAttributes
 from pyvmm.rules.attributes import set_attributes
 from pyvmm.rules.profile import MAINLINE

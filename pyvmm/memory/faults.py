@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
 from pyvmm.memory.conversion import ConversionRequest, Origin, Side
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState, PageStates
 from pyvmm.memory.regions import RegionTable
+from pyvmm.rules.abi import PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)

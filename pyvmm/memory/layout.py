@@ -11,7 +11,7 @@
     0xC000_0000  MMIO hole    local APIC, I/O APIC, and devices to come; no memslot
     0x1_0000_0000 RAM         what did not fit below the hole
 
-All addresses are GPAs in bytes, all ends exclusive, all sizes multiples of `PAGE_SIZE`.
+All addresses are GPAs in bytes, all ends exclusive, all sizes multiples of a page.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import enum
 from dataclasses import dataclass
 
 from pyvmm.errors import HostLacksError, UsageError
+from pyvmm.rules.abi import PAGE_SIZE
 
-PAGE_SIZE = 4096
 MIB = 1 << 20
 GIB = 1 << 30
 

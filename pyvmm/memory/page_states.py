@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyvmm.errors import InternalError
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
+from pyvmm.rules.abi import PAGE_SIZE
 
 
 class PageState(enum.Enum):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Sregs
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
+from pyvmm.rules.abi import PAGE_SIZE
 
 ReadGuest = Callable[[int, int], bytes | None]
 """(gpa, size in bytes) -> that many bytes, or None where there is no RAM."""

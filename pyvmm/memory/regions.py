@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pyvmm.errors import InternalError
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
+from pyvmm.rules.abi import PAGE_SIZE
 
 RegionPart = tuple["MemoryRegion", GpaRange]
 """A region, and the part of it that is meant: GPAs, never empty."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm.machine.memory_reading import VIEWED, contents
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageStates
 from pyvmm.memory.page_walk import LinearPart, linear_parts, walk
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
 from pyvmm.qmp.dump_command import DUMP_COMMANDS
 from pyvmm.qmp.memory_file import MemoryFile
+from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu

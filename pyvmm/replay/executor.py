@@ -12,8 +12,8 @@ from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.owner import Owner
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
-from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.operations import Kind, Operation
+from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import Universe
 from pyvmm.replay.hands import OK, Answer, Hands
 from pyvmm.replay.liveness import Liveness
@@ -109,21 +109,21 @@ class Replayer(Owner):
                 "no kernel can link a second file to an inode",
                 "choose another one",
             )
-        self.machine = Machine(design, universe)
+        self.transitions = TransitionSystem(design, universe)
         self.tally = Tally()
         self.taken: set[tuple[State, Operation]] = set()
         self._liveness = liveness
-        self._layout = self.machine.layout
+        self._layout = self.transitions.layout
         self._hands = Hands(system, universe.pages)
         self._alone = universe.processes == 1
         self._workers: dict[int, Worker] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self._state = self.machine.initial
+        self._state = self.transitions.initial
         self._name: dict[int, str] = {}
         self._maker: dict[int, Worker | None] = {}
-        self._life = [0] * self.machine.universe.vms
+        self._life = [0] * self.transitions.universe.vms
         self._written: dict[int, tuple[int, int]] = {}
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Replayer(Owner):
 
     def _step(self, operation: Operation) -> bool:
         """One operation; whether the model and the kernel are in the same state after it."""
-        step = self.machine.step(self._state, operation)
+        step = self.transitions.step(self._state, operation)
         process = self._actor(operation)
         v = self._vm_of(operation)
         if self._is_foreign(operation, process, v):
@@ -223,7 +223,7 @@ class Replayer(Owner):
             return 0
         kind, layout, state = operation.kind, self._layout, self._state
         file_at = layout.file[operation.file]
-        processes = range(self.machine.universe.processes)
+        processes = range(self.transitions.universe.processes)
         if kind is Kind.PUNCH:
             able = [p for p in processes if state[file_at + FILE_HANDLES + p]]
         elif kind is Kind.HOST_READ:
@@ -312,7 +312,7 @@ class Replayer(Owner):
                 raise _OtherwiseError(f"vm{v}", words[alive], words[not alive])
 
     def _compare_contents(self) -> None:
-        layout, universe = self._layout, self.machine.universe
+        layout, universe = self._layout, self.transitions.universe
         for f, at in enumerate(layout.file):
             mapped = self._state[at + layout.mappings : at + layout.mappings + universe.processes]
             if not any(mapped):
@@ -320,7 +320,7 @@ class Replayer(Owner):
             process = next(p for p in range(universe.processes) if mapped[p])
             for page in range(universe.pages):
                 look = Operation(Kind.HOST_READ, file=f, page=page)
-                expected = self.machine.step(self._state, look).outcome
+                expected = self.transitions.step(self._state, look).outcome
                 seen = self._sees(self._call(process, "host_read", f, page))
                 self.tally.contents += 1
                 if seen != expected:

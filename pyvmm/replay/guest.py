@@ -15,17 +15,18 @@ from functools import cache
 from pyvmm.errors import InternalError
 from pyvmm.hosts.exits import MemoryFault, MmioWrite
 from pyvmm.hosts.interface import Memslot
-from pyvmm.hosts.kvm.guest_memory import Mapping, map_anonymous
+from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Regs, Segment, Sregs
+from pyvmm.rules.abi import PAGE_SIZE
 
 SLOT = 64
 """The memslot of code and page tables."""
 PLACE = 0x10_0000
 """Its GPA; below it is room for the slots of a story, from 0 on."""
 _CODE = PLACE
-_TABLES = PLACE + 0x1000
+_TABLES = PLACE + PAGE_SIZE
 _SIZE = 0x4000
 _DONE = 0x1F_0000
 """A GPA without memory: a write there says that the access is done. Ports want ring 0 on some."""
@@ -42,7 +43,7 @@ def code_and_tables() -> Mapping:
         view[: len(_READ)] = _READ
         view[_WRITE_AT : _WRITE_AT + len(_WRITE)] = _WRITE
         for level, entry in enumerate((_TABLES + 0x1007, _TABLES + 0x2007, 0x87)):
-            at = _TABLES - PLACE + level * 0x1000
+            at = _TABLES - PLACE + level * PAGE_SIZE
             view[at : at + 8] = entry.to_bytes(8, "little")
     return memory
 

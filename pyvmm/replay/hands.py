@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.interface import Memslot, MemslotFlag
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
+from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner

@@ -7,6 +7,10 @@
 from __future__ import annotations
 
 PAGE_SIZE = 4096
+"""Bytes of a page: of the guest's first level of translation, and of the host's."""
+
+KVM_HC_MAP_GPA_RANGE = 12
+"""The hypercall that converts memory (Documentation/virt/kvm/x86/hypercalls.rst, 9)."""
 
 GUEST_MEMFD_FLAG_MMAP = 1 << 0
 GUEST_MEMFD_FLAG_INIT_SHARED = 1 << 1

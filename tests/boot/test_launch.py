@@ -32,13 +32,13 @@ from pyvmm.memory.layout import (
     LAUNCH_END,
     LAUNCH_TABLES,
     MIB,
-    PAGE_SIZE,
     STAGING_MAX,
     WINDOW_GPA,
     WINDOW_MAX,
     GpaRange,
     MemoryLayout,
 )
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .images import ENTRY, Segment, elf, private_note, pvh, pvh_note
 

@@ -14,7 +14,8 @@ from pyvmm.boot.plan import BootProtocol, EntryState
 from pyvmm.boot.recognise import ImageKind, recognise
 from pyvmm.errors import ImageError, PyvmmError, UsageError
 from pyvmm.hosts.registers import Regs, Sregs
-from pyvmm.memory.layout import GIB, HOLE_START, MIB, PAGE_SIZE, MemoryLayout
+from pyvmm.memory.layout import GIB, HOLE_START, MIB, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
 from .soundness import assert_sound

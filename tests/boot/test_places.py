@@ -15,7 +15,8 @@ from pyvmm.boot.launch import launch_image
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import GIB, HOLE_START, MIB, PAGE_SIZE, GpaRange, MemoryLayout
+from pyvmm.memory.layout import GIB, HOLE_START, MIB, GpaRange, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .images import (
     ENTRY,

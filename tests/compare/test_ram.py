@@ -20,7 +20,8 @@ from pyvmm.compare.ram import (
     digests,
     regions_of,
 )
-from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE, GpaRange, MemoryLayout
+from pyvmm.memory.layout import GIB, MIB, GpaRange, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 PAGES = 130
 REGION = RamRegion("all", GpaRange(GIB, GIB + PAGES * PAGE_SIZE), 0)

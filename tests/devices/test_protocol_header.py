@@ -16,6 +16,7 @@ from pyvmm.devices import ports
 from pyvmm.devices.pvpanic import PanicEvent
 from pyvmm.errors import GUEST_STATUS_MAX
 from pyvmm.memory import layout
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, PAGE_SIZE
 
 HEADER = Path(__file__).parents[2] / "guest" / "include" / "protocol.h"
 _DEFINE = re.compile(r"^#define[ \t]+(\w+)[ \t]+(0[xX][0-9a-fA-F]+|\d+)[ \t]*$", re.MULTILINE)
@@ -28,6 +29,8 @@ def defines() -> dict[str, int]:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("PAGE_SIZE", PAGE_SIZE),
+        ("HYPERCALL_MAP_GPA_RANGE", KVM_HC_MAP_GPA_RANGE),
         ("PORT_SERIAL", ports.COM1),
         ("PORT_DEBUG_CONSOLE", ports.DEBUG_CONSOLE),
         ("PORT_EXIT", ports.EXIT),

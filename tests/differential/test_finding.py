@@ -7,7 +7,7 @@ import pytest
 
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot
-from pyvmm.hosts.model.guest_memory import ModelGuestMemfd
+from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.vm import ModelVm

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pyvmm.hosts.kvm.guest_memory import Mapping
+from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Regs, Segment

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, ServedSpan
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
+from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.hosts.kvm.vm import Vm

@@ -18,7 +18,8 @@ from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.binding import lib
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
+from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.resident_pages import resident_runs
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm

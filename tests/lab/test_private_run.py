@@ -10,7 +10,8 @@ import pytest
 
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.kvm.system import System
-from pyvmm.memory.layout import PAGE_SIZE, WINDOW_GPA
+from pyvmm.memory.layout import WINDOW_GPA
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.cli.command import pyvmm
 from tests.lab.places import LabAtHand, Outcome
 

@@ -21,7 +21,6 @@ from pyvmm.lifetime.designs import (
 from pyvmm.lifetime.explorer import Exploration, explore
 from pyvmm.lifetime.holdings import Why, counts, holdings
 from pyvmm.lifetime.layout import Canonical
-from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.properties import (
     ALL,
@@ -33,6 +32,7 @@ from pyvmm.lifetime.properties import (
     properties_of,
 )
 from pyvmm.lifetime.story import Story
+from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import FAMILY, LINKED, SMALL, STANDARD, UNIVERSES, Universe
 from pyvmm.rules.lifecycle import Effect, Event
 
@@ -135,20 +135,20 @@ def test_a_link_within_one_virtual_machine_keeps_what_one_for_a_stranger_breaks(
 
 
 def test_a_virtual_machine_ends_with_its_last_vm() -> None:
-    machine = Machine(memslot_pins_file(), TWO_OF_ONE)
+    system = TransitionSystem(memslot_pins_file(), TWO_OF_ONE)
     check = BY_NAME[OUTLIVES].state
     assert check is not None
-    world = World.of(machine.design.lifecycle, machine.layout, machine.design.lifecycle)
-    state = machine.initial
+    world = World.of(system.design.lifecycle, system.layout, system.design.lifecycle)
+    state = system.initial
     for kind, numbers in (
         (Kind.CREATE_VM, {}), (Kind.JOIN_VM, {"vm": 1}), (Kind.CREATE_UNOWNED, {}),
         (Kind.BIND, {}), (Kind.GUEST_WRITE, {}), (Kind.CLOSE_VM, {}),
     ):  # fmt: skip
-        state = machine.step(state, Operation(kind, **numbers)).state
+        state = system.step(state, Operation(kind, **numbers)).state
     assert check(world, state) is None, "the other VM is of the same virtual machine"
-    # The number of the first is free again: a new VM there is another virtual machine.
-    state = machine.step(state, Operation(Kind.CREATE_VM)).state
-    state = machine.step(state, Operation(Kind.CLOSE_VM, vm=1)).state
+    # The number of the first is free again: a new VM there is another virtual system.
+    state = system.step(state, Operation(Kind.CREATE_VM)).state
+    state = system.step(state, Operation(Kind.CLOSE_VM, vm=1)).state
     assert check(world, state) is not None
 
 
@@ -203,10 +203,10 @@ def test_an_effect_forgotten_is_found(design: Design, event: Event, effect: Effe
 def test_stories_replay_and_survive_a_file(design: Design) -> None:
     for story in clean(design, TWO_SLOTS).stories.values():
         assert Story.from_json(story.to_json()) == story
-        machine = Machine(design, story.universe)
-        state = machine.initial
+        system = TransitionSystem(design, story.universe)
+        state = system.initial
         for told in story.steps:
-            step = machine.step(state, told.operation)
+            step = system.step(state, told.operation)
             assert (step.outcome, step.faults) == (told.outcome, told.faults)
             state = step.state
         assert len(story.lines()) == len(story.steps) + 1
@@ -229,14 +229,14 @@ def test_the_shortest_story_is_the_shortest() -> None:
     design = memslot_pins_file()
     found = explore(design, SMALL)
     story = found.stories["contents-stay"]
-    machine, check = Machine(design, SMALL), BY_NAME["contents-stay"].state
+    system, check = TransitionSystem(design, SMALL), BY_NAME["contents-stay"].state
     assert check is not None
     world_check = check
-    world = World.of(design.lifecycle, machine.layout, design.lifecycle)
-    reached = {machine.initial}
+    world = World.of(design.lifecycle, system.layout, design.lifecycle)
+    reached = {system.initial}
     for length in range(len(story.steps)):
         assert not any(world_check(world, state) for state in reached), length
-        reached = {step.state for state in reached for _, step in machine.steps(state)}
+        reached = {step.state for state in reached for _, step in system.steps(state)}
     assert any(world_check(world, state) for state in reached)
 
 
@@ -244,17 +244,17 @@ def test_the_shortest_story_is_the_shortest() -> None:
 def test_renaming_is_sound() -> None:
     """States that are called one behave as one: random walks meet only canonical states."""
     design = file_pins_vm()
-    machine = Machine(design, TWO_SLOTS)
-    canonical = Canonical(machine.layout)
+    system = TransitionSystem(design, TWO_SLOTS)
+    canonical = Canonical(system.layout)
     choose = random.Random(6)
-    state = machine.initial
+    state = system.initial
     for _ in range(3000):
         one = canonical.of(state)
         assert canonical.of(one) == one
-        steps = machine.steps(state)
+        steps = system.steps(state)
         ours, theirs = (
             {canonical.of(step.state) for _, step in each if not step.outcome.startswith("vm")}
-            for each in (steps, machine.steps(one))
+            for each in (steps, system.steps(one))
         )
         assert ours == theirs
         state = choose.choice(steps)[1].state
@@ -262,17 +262,17 @@ def test_renaming_is_sound() -> None:
 
 def test_holdings_explain_the_counts() -> None:
     for design in (file_pins_vm(), memslot_pins_file()):
-        machine = Machine(design, TWO_SLOTS)
-        state = machine.initial
+        system = TransitionSystem(design, TWO_SLOTS)
+        state = system.initial
         for kind in (Kind.CREATE_VM, None, Kind.BIND, Kind.MAP, Kind.GUEST_WRITE):
             creating = (Kind.CREATE_FILE, Kind.CREATE_UNOWNED)
             state = next(
                 step.state
-                for op, step in machine.steps(state)
+                for op, step in system.steps(state)
                 if op.kind is kind or (kind is None and op.kind in creating)
             )
-        edges = holdings(design.lifecycle, machine.layout, state)
-        for name, count in counts(machine.layout, state).items():
+        edges = holdings(design.lifecycle, system.layout, state)
+        for name, count in counts(system.layout, state).items():
             assert sum(edge.held == name and edge.why.pins for edge in edges) == count
         assert {Why.MAPPING, Why.BINDING, Why.GUEST_MAPPING, Why.INODE} <= {e.why for e in edges}
         assert str(edges[0]) == "process0 ==> vm0  (descriptor)"
@@ -297,9 +297,9 @@ def test_bad_stories_and_impossible_operations_are_refused() -> None:
             Story.from_json(broken)
     with pytest.raises(ValueError, match="no number"):
         Operation.from_json({**Operation(Kind.FORK).to_json(), "vm": -1})
-    machine = Machine(file_pins_vm(), SMALL)
+    system = TransitionSystem(file_pins_vm(), SMALL)
     with pytest.raises(UsageError):
-        machine.step(machine.initial, Operation(Kind.GUEST_READ))
+        system.step(system.initial, Operation(Kind.GUEST_READ))
 
 
 def test_properties_and_universes_have_names() -> None:

@@ -13,12 +13,12 @@ from pyvmm.lifetime.designs import Design, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.drawing import scenes_of, text
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.layout import Canonical
-from pyvmm.lifetime.machine import Machine
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.scenarios import SCENARIOS, Scenario
 from pyvmm.lifetime.story import Story, Told
 from pyvmm.lifetime.svg import svg
 from pyvmm.lifetime.tour import tour
+from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
 
 DESIGNS = (file_pins_vm(), memslot_pins_file())
@@ -31,23 +31,26 @@ DESIGNS = (file_pins_vm(), memslot_pins_file())
 def test_the_sequences_take_every_transition_of_the_explorers_graph(
     design: Design, universe: Universe
 ) -> None:
-    machine, canonical = Machine(design, universe), Canonical(Machine(design, universe).layout)
+    system, canonical = (
+        TransitionSystem(design, universe),
+        Canonical(TransitionSystem(design, universe).layout),
+    )
     way = tour(design, universe)
     explored = explore(design, universe)
     assert (way.states, way.attempted) == (explored.states, explored.transitions)
     # Every transition there is, by the names that do not matter; those that stay, by all names.
     wanted = set()
     for node in way.nodes:
-        for operation, step in machine.steps(node.state):
+        for operation, step in system.steps(node.state):
             stays = step.state == node.state
             what = operation if stays else operation.kind
             wanted.add((canonical.of(node.state), what, canonical.of(step.state)))
     taken = set()
     stepped = 0
     for sequence in way.sequences():
-        state = machine.initial
+        state = system.initial
         for operation in sequence:
-            step = machine.step(state, operation)
+            step = system.step(state, operation)
             stays = step.state == state
             what = operation if stays else operation.kind
             taken.add((canonical.of(state), what, canonical.of(step.state)))

@@ -15,7 +15,8 @@ from pyvmm.machine.ending import RunResult
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.vcpu_thread import Allow
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .guests import bundled
 from .mailbox import Mailbox

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from pyvmm.memory.layout import PAGE_SIZE
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .mailbox import pattern_at
 

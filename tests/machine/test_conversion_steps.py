@@ -34,9 +34,10 @@ from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.differential.guests import RunningGuest
 
 RAM = GpaRange(0x10000, 0x20000)

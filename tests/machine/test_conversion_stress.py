@@ -17,8 +17,8 @@ import trio
 from pyvmm.machine.ending import RunResult
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import PAGE_SIZE
 from pyvmm.memory.page_states import PageState
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .mailbox import pattern_at
 from .private_machines import Talk, config, talk

@@ -24,9 +24,10 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
+from pyvmm.rules.abi import PAGE_SIZE
 
 REGIONS = (
     MemoryRegion(0, GpaRange(0, 4 * PAGE_SIZE), True, "RAM"),

@@ -19,7 +19,8 @@ from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.fw_cfg_items import machine_items
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE, MemoryLayout
+from pyvmm.memory.layout import GIB, MIB, MemoryLayout
+from pyvmm.rules.abi import PAGE_SIZE
 
 from ..boot.images import ENTRY, Segment, pvh
 from ..devices.guest_bytes import Memory

@@ -18,9 +18,10 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import GIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GIB, GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
+from pyvmm.rules.abi import PAGE_SIZE
 
 RAM = GpaRange(0, 64 * PAGE_SIZE)
 MORE_RAM = GpaRange(64 * PAGE_SIZE, 80 * PAGE_SIZE)

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from pyvmm import bundled_guests
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.system import System
 from pyvmm.machine.blocking import run
 from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
@@ -23,8 +23,9 @@ from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import MIB, PAGE_SIZE, WINDOW_GPA, GpaRange
+from pyvmm.memory.layout import MIB, WINDOW_GPA, GpaRange
 from pyvmm.memory.page_states import PageState
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.hosts.private_guest import has_private_memory
 
 from .guests import bundled

@@ -28,13 +28,13 @@ from pyvmm.memory.layout import (
     FIRMWARE_GPA,
     HOLE_START,
     MIB,
-    PAGE_SIZE,
     STAGING_GPA,
     WINDOW_GPA,
     GpaRange,
     MemoryLayout,
 )
 from pyvmm.memory.page_states import PageRun, PageState
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.guest.building import PRIVATE_PROGRAMS
 
 from .guests import bundled

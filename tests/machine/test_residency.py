@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
 from pyvmm.memory.residency import Residency
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .private_machines import Talk, config, talk
 

@@ -15,11 +15,12 @@ import pytest
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vcpu import Vcpu
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
 from pyvmm.memory.page_states import PageState
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .private_machines import Talk, config, talk
 from .process_memory import Searcher, map_file, proc_self_mem, process_vm_read

@@ -21,9 +21,10 @@ from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.regions import MemoryRegion
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.differential.guests import MMIO, RunningGuest, told
 
 LOW = GpaRange(0x10000, 0x14000)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute
-from pyvmm.memory.backing import MAX_SLOT_PAGES, RamBacking, check_size, choose_backing
-from pyvmm.memory.layout import GIB, HOLE_END, HOLE_START, MIB, PAGE_SIZE, MemoryLayout
+from pyvmm.memory.backing import RamBacking, check_size, choose_backing
+from pyvmm.memory.layout import GIB, HOLE_END, HOLE_START, MIB, MemoryLayout
+from pyvmm.rules.abi import KVM_MEM_MAX_NR_PAGES, PAGE_SIZE
 
 BOTH = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
 TIB = 1 << 40
@@ -98,7 +99,7 @@ def test_more_flags_than_we_know_change_nothing() -> None:
         (3 * GIB, PLENTY, 32),
         (63 * GIB, PLENTY, 36),
         (63 * GIB, PLENTY, 0),
-        (MAX_SLOT_PAGES * PAGE_SIZE + HOLE_START, PLENTY, 52),
+        (KVM_MEM_MAX_NR_PAGES * PAGE_SIZE + HOLE_START, PLENTY, 52),
     ],
 )
 def test_sizes_that_fit(memory: int, available: int, bits: int) -> None:
@@ -114,7 +115,7 @@ def test_sizes_that_fit(memory: int, available: int, bits: int) -> None:
         (3 * GIB + PAGE_SIZE, PLENTY, 32, r"32 physical address bits; give --memory 3072M"),
         (2 * GIB + PAGE_SIZE, PLENTY, 31, r"31 physical address bits; give --memory 2048M"),
         (
-            MAX_SLOT_PAGES * PAGE_SIZE + HOLE_START + PAGE_SIZE,
+            KVM_MEM_MAX_NR_PAGES * PAGE_SIZE + HOLE_START + PAGE_SIZE,
             PLENTY,
             52,
             r"slot 1 would have 2147483648 pages, KVM takes 2147483647; give --memory 8391679M",
@@ -148,4 +149,4 @@ def test_what_a_refusal_advises_fits(pages: int, available: int, bits: int) -> N
         assert memory <= available
         assert layout.end <= 1 << bits
         high = layout.end - HOLE_END
-        assert high <= MAX_SLOT_PAGES * PAGE_SIZE
+        assert high <= KVM_MEM_MAX_NR_PAGES * PAGE_SIZE

@@ -25,9 +25,10 @@ from pyvmm.memory.conversion import (
     plan,
     plan_withhold,
 )
-from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GIB, MIB, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.regions import MemoryRegion, RegionTable
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.memory.test_regions import pages, region, tables
 
 U64 = st.integers(0, (1 << 64) - 1)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MemoryFaultFlag
 from pyvmm.memory.conversion import ConversionPlan, ConversionRequest, Origin, Side, plan
 from pyvmm.memory.faults import Convert, FaultMeaning, Impossible, Retry, meaning_of
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState, PageStates
 from pyvmm.memory.regions import RegionTable
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.memory.test_regions import pages, region
 
 REGIONS = RegionTable((region(0, 0, 8), region(2, 8, 16, two_sided=False)))

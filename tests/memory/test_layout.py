@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import UsageError
 from pyvmm.memory import layout as gpa
-from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE, GpaRange, MemoryLayout, RangeKind
+from pyvmm.memory.layout import GIB, MIB, GpaRange, MemoryLayout, RangeKind
+from pyvmm.rules.abi import PAGE_SIZE
 
 TIB = 1 << 40
 EDGES = (

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.memory.layout import GIB, MIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GIB, MIB, GpaRange
 from pyvmm.memory.page_map import CELLS, MOST_RUNS, page_map
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.residency import Residency
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.memory.test_regions import pages
 
 P, S, W = PageState.PRIVATE, PageState.SHARED, PageState.WITHHELD

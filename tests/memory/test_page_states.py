@@ -17,8 +17,9 @@ from hypothesis.stateful import (
 )
 
 from pyvmm.errors import InternalError
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState, PageStates
+from pyvmm.rules.abi import PAGE_SIZE
 
 PAGES = 24
 firsts = st.integers(0, PAGES - 1)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import InternalError
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion, RegionTable
+from pyvmm.rules.abi import PAGE_SIZE
 
 
 def pages(start: int, end: int) -> GpaRange:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.interface import Memslot
-from pyvmm.hosts.kvm.guest_memory import Mapping
+from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.hosts.kvm.vm import Vm

@@ -16,7 +16,7 @@ from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.constants import Cap
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 

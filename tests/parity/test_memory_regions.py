@@ -18,7 +18,7 @@ from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import call, new
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 

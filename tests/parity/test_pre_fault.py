@@ -15,7 +15,8 @@ import pytest
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd, Mapping
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
+from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.system import System
 
 from .conftest import MakeScripted

@@ -25,11 +25,12 @@ from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.events import Dumped, MachineEvent, Paused, Resumed
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
 from pyvmm.qmp import dump_command
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.memory_commands import COMMANDS
 from pyvmm.qmp.peer import QemuPeer, open_qemu
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.guests import COUNT, bundled
 from tests.machine.private_machines import Talk, config, talk
 

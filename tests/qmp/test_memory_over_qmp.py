@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from pyvmm.memory.layout import MIB, PAGE_SIZE
+from pyvmm.memory.layout import MIB
 from pyvmm.qmp import server
+from pyvmm.rules.abi import PAGE_SIZE
 
 from .talk import Talk, names, served, talking
 

@@ -22,11 +22,12 @@ from pyvmm.machine.config import HostChoice
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory_reading import contents
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import MIB, PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.memory_commands import COMMANDS
 from pyvmm.qmp.peer import open_qemu
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.guests import bundled
 from tests.machine.private_machines import Talk, config, talk
 

@@ -17,10 +17,11 @@ from pyvmm.machine.config import HostChoice
 from pyvmm.machine.launch import FIRMWARE_SLOT, STAGING_SLOT, WINDOW_SLOT
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.conversion import Refusal
-from pyvmm.memory.layout import HOLE_START, MIB, PAGE_SIZE, WINDOW_GPA
+from pyvmm.memory.layout import HOLE_START, MIB, WINDOW_GPA
 from pyvmm.qmp import vendor_commands
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.vendor_commands import COMMANDS
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, run, spinning

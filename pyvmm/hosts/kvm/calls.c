@@ -10,8 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PAGE_SIZE 4096UL
-
 int64_t pyvmm_ioctl_value(int fd, uint64_t request, uint64_t argument)
 {
     int result = ioctl(fd, request, argument);

@@ -15,9 +15,7 @@
 #define KVM_SET_USER_MEMORY_REGION2 0x40a0ae49UL
 #define ATTRIBUTE_PRIVATE (1ULL << 3)
 
-/* The hypercall (Documentation/virt/kvm/x86/hypercalls.rst): GPA, number of pages, attributes. */
-#define MAP_GPA_RANGE 12
-#define PAGE_SIZE 4096UL
+/* The hypercall, KVM_HC_MAP_GPA_RANGE: GPA, number of pages, attributes. */
 #define PAGE_SIZE_HINT 0xfULL
 #define LARGEST_HINT 2 /* 4 KiB, 2 MiB, 1 GiB: of no consequence, the number is of 4 KiB pages */
 #define TO_PRIVATE 0x10ULL
@@ -125,7 +123,7 @@ uint32_t pyvmm_conversions_drain(struct pyvmm_conversions *conversions,
 static bool read_request(const struct kvm_run *run, struct request *request)
 {
     const uint64_t *args = run->u.hypercall.args;
-    if (run->u.hypercall.nr != MAP_GPA_RANGE)
+    if (run->u.hypercall.nr != KVM_HC_MAP_GPA_RANGE)
         return false;
     uint64_t gpa = args[0], pages = args[1], attributes = args[2];
     if (gpa % PAGE_SIZE != 0 || pages == 0 || pages > LARGEST_REQUEST / PAGE_SIZE ||

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pyvmm.errors import InternalError, SystemCallError, UsageError
 from pyvmm.hosts.interface import Converted, Memslot, MemslotFlag, ServedSpan
 from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.owner import Owner
 
 MOST_SPANS = int(lib.PYVMM_SERVED_SPANS)

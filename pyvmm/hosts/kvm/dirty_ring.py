@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pyvmm.hosts.kvm.binding import check, ffi, lib, new
 from pyvmm.hosts.owner import Owner
+from pyvmm.rules.abi import PAGE_SIZE
 
 _PAGE_OFFSET = 64
 """KVM_DIRTY_LOG_PAGE_OFFSET: where the ring begins in the vCPU's fd, in pages."""
-_PAGE_SIZE = 4096
 _MAP_SHARED = 1
 ENTRY_SIZE = int(ffi.sizeof("struct kvm_dirty_gfn"))
 """Bytes per entry."""
@@ -31,7 +31,7 @@ class DirtyRing(Owner):
     def __init__(self, vcpu_fd: int, size: int) -> None:
         """`size` in bytes, as `Vm.enable_dirty_ring` chose it. Raises `SystemCallError`."""
         attempt = f"map the dirty ring of vCPU fd {vcpu_fd}"
-        offset = _PAGE_OFFSET * _PAGE_SIZE
+        offset = _PAGE_OFFSET * PAGE_SIZE
         self._hva = check(lib.pyvmm_map(vcpu_fd, size, _MAP_SHARED, offset), attempt)
         self._size = size
         self._entries = size // ENTRY_SIZE

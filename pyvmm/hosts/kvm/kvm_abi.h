@@ -12,4 +12,8 @@
 #pragma once
 #include "kvm_abi_vcpu.h"
 #include "kvm_abi_vm.h"
+
+/* As in pyvmm/rules/abi.py. */
+#define PAGE_SIZE 4096UL
+#define KVM_HC_MAP_GPA_RANGE 12
 #endif

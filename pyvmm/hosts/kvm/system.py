@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
-from pyvmm.hosts.kvm import cpuid, guest_memory, ioctls
+from pyvmm.hosts.kvm import cpuid, ioctls
 from pyvmm.hosts.kvm.binding import CData, call, new, refused
 from pyvmm.hosts.kvm.constants import API_VERSION, Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.guest_memory import Mapping
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
+from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.vm import Vm
 
@@ -197,7 +197,7 @@ class System(FdOwner):
 
         Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
         """
-        return guest_memory.map_anonymous(size, in_core=in_core)
+        return map_anonymous(size, in_core=in_core)
 
 
 if TYPE_CHECKING:

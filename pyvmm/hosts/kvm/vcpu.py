@@ -26,6 +26,7 @@ from pyvmm.hosts.kvm.register_codec import (
     encode_sregs,
 )
 from pyvmm.hosts.kvm.vcpu_state import VcpuState
+from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.coalesced import CoalescedWrite
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 _MAP_SHARED = 1
 _THREAD_CLOCK = 6
 """A thread's clock of processor time, CPUCLOCK_SCHED (``linux/posix-timers_types.h``)."""
-_PAGE_SIZE = 4096
 
 
 class Vcpu(VcpuState):
@@ -253,7 +253,7 @@ class Vcpu(VcpuState):
         from pyvmm.hosts.kvm import coalesced
 
         entries = new("struct kvm_coalesced_mmio[]", int(lib.PYVMM_COALESCED_ENTRIES))
-        result = lib.pyvmm_vcpu_take_coalesced(self._vcpu, page * _PAGE_SIZE, entries)
+        result = lib.pyvmm_vcpu_take_coalesced(self._vcpu, page * PAGE_SIZE, entries)
         count = check(result, f"drain the coalesced writes of vCPU {self.index}")
         return coalesced.decode_writes(entries, count)
 

@@ -17,20 +17,20 @@ from pyvmm.hosts.kvm.binding import CData, call, ffi, lib, new
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.guest_memory import GuestMemfd
+from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.interrupts import VmInterrupts
 from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.posted import PostedRing
 from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.hosts.owner import Owner
+from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.coalesced import CoalescedZone
     from pyvmm.hosts.kvm.newborn import Newborns
     from pyvmm.hosts.kvm.stats import Stats
 
-_PAGE_SIZE = 4096
 _MSR_FILTER_DEFAULT_DENY = 1
 _CREATE_DEVICE_TEST = 1
 
@@ -225,7 +225,7 @@ class Vm(VmInterrupts):
                 f"the slot has {self._slot_sizes[slot]}",
                 "give its size",
             )
-        bitmap = new("uint64_t[]", (size // _PAGE_SIZE + 63) // 64)
+        bitmap = new("uint64_t[]", (size // PAGE_SIZE + 63) // 64)
         address = int(ffi.cast("uintptr_t", bitmap))
         raw = new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": address})
         call(ioctls.GET_DIRTY_LOG, self.fd, raw, f"slot={slot}")

@@ -13,11 +13,12 @@ from pyvmm.errors import HostLacksError
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model.address_space import VcpuServices
-from pyvmm.hosts.model.engine import PAGE, Engine
+from pyvmm.hosts.model.engine import Engine
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.mmio_accesses import MmioAccesses
 from pyvmm.hosts.model.string_input import StringInput
+from pyvmm.rules.abi import PAGE_SIZE
 
 _MISSING = {0xFEC00: "I/O APIC", 0xFEE00: "local APIC"}
 """By page frame: what KVM's interrupt controllers have beside those of the model."""
@@ -140,7 +141,7 @@ class DeviceAccess:
 
         An undriven bus would answer instead, and who sends an interrupt would wait for ever.
         """
-        missing = None if self._controllers is None else _MISSING.get(gpa // PAGE)
+        missing = None if self._controllers is None else _MISSING.get(gpa // PAGE_SIZE)
         if missing is not None:
             raise HostLacksError(
                 "run the guest on the model",

@@ -19,8 +19,8 @@ from pyvmm.hosts.model import unicorn_library as unicorn
 from pyvmm.hosts.model.address_space import AddressSpace, Span
 from pyvmm.hosts.model.cpu_state import BEHIND_CR, MSRS, CpuState, Layout
 from pyvmm.hosts.registers import Efer
+from pyvmm.rules.abi import PAGE_SIZE
 
-PAGE = 4096
 _CODE_BUFFER = 64 << 20
 """Bytes of address space for translated code; Unicorn would take a GiB for each vCPU."""
 
@@ -220,13 +220,13 @@ class Engine:
         """Map the tables that the intercepts read from memory: all model-specific registers."""
         tables = self._tables
         address = ctypes.addressof((ctypes.c_char * len(tables)).from_buffer(tables))
-        aligned = (address + PAGE - 1) // PAGE * PAGE
+        aligned = (address + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
         start = aligned - address
         bitmap = _CONTROL_GPA + _MSR_PERMISSIONS
         tables[start + _MSRPM_FIELD : start + _MSRPM_FIELD + 8] = bitmap.to_bytes(8, "little")
         at = start + _MSR_PERMISSIONS
-        tables[at : at + 2 * PAGE] = b"\xff" * (2 * PAGE)
-        size = _CONTROL_SIZE - PAGE
+        tables[at : at + 2 * PAGE_SIZE] = b"\xff" * (2 * PAGE_SIZE)
+        size = _CONTROL_SIZE - PAGE_SIZE
         code = self._library.uc_mem_map_ptr(self._handle, _CONTROL_GPA, size, 3, aligned)
         unicorn.check(code, "set up the processor (tables)")
 
@@ -256,7 +256,7 @@ class Engine:
         library, handle = self._library, self._handle
         first = self._generation is None
         for gpa in self._mmio:
-            unicorn.check(library.uc_mem_unmap(handle, gpa, PAGE), f"unmap {gpa:#x}")
+            unicorn.check(library.uc_mem_unmap(handle, gpa, PAGE_SIZE), f"unmap {gpa:#x}")
         self._mmio.clear()
         for key, span in list(self._mapped.items()):
             if wanted.get(key) != span:
@@ -293,7 +293,7 @@ class Engine:
 
     def make_mmio(self, gpa: int) -> None:
         """From now on, until memory changes, accesses to this page are the devices'."""
-        page = gpa // PAGE * PAGE
+        page = gpa // PAGE_SIZE * PAGE_SIZE
         if page in self._mmio:
             return
         for key, span in list(self._mapped.items()):
@@ -301,7 +301,7 @@ class Engine:
                 self._cut(key, span, page)
         read, write = self._hooks[4], self._hooks[5]
         code = self._library.uc_mmio_map(
-            self._handle, page, PAGE, read, c_void_p(page), write, c_void_p(page)
+            self._handle, page, PAGE_SIZE, read, c_void_p(page), write, c_void_p(page)
         )
         unicorn.check(code, f"map devices at {page:#x}")
         self._mmio.add(page)
@@ -312,7 +312,7 @@ class Engine:
         unicorn.check(self._library.uc_mem_unmap(self._handle, *key), f"unmap {key}")
         del self._mapped[key]
         rights = unicorn.PROT_READ | unicorn.PROT_EXEC | span.writable * unicorn.PROT_WRITE
-        for start, end in ((span.gpa, page), (page + PAGE, span.gpa + span.size)):
+        for start, end in ((span.gpa, page), (page + PAGE_SIZE, span.gpa + span.size)):
             if start < end:
                 part = Span(start, end - start, span.address + start - span.gpa, span.writable)
                 code = self._library.uc_mem_map_ptr(

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pyvmm.hosts.model.address_space import AddressSpace, Span
 from pyvmm.hosts.model.cpu_state import CpuState
 from pyvmm.hosts.registers import Cr0, Cr4, Efer
+from pyvmm.rules.abi import PAGE_SIZE
 
-PAGE = 4096
 PAGE_FAULT = 14
 
 _PRESENT = 1
@@ -179,6 +179,6 @@ class GuestMemoryAccess:
 def _pages(linear: int, size: int) -> Iterator[tuple[int, int]]:
     """[linear, linear + size) in parts that each lie in one page."""
     while size:
-        length = min(size, PAGE - linear % PAGE)
+        length = min(size, PAGE_SIZE - linear % PAGE_SIZE)
         yield linear, length
         linear, size = linear + length, size - length

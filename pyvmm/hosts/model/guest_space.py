@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pyvmm.hosts.exits import Exit, MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.model.address_space import Span
-from pyvmm.hosts.model.guest_memory import ModelGuestMemfd
+from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.host_memory import HostMemory
 from pyvmm.hosts.model.private_ranges import PrivateRanges
 from pyvmm.rules import access

@@ -14,10 +14,10 @@ from pyvmm.hosts.model.exceptions import (
     Source,
 )
 from pyvmm.hosts.registers import Efer, Segment
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, PAGE_SIZE
 
 HYPERCALLS = (b"\x0f\x01\xc1", b"\x0f\x01\xd9")
 """VMCALL and VMMCALL."""
-MAP_GPA_RANGE = 12
 POLL_IRQ = 1
 ENOSYS = -1000
 EINVAL = -22
@@ -103,10 +103,10 @@ def answer_at_once(
         return EPERM
     if number == POLL_IRQ:
         return 0
-    if number != MAP_GPA_RANGE or not exits >> MAP_GPA_RANGE & 1:
+    if number != KVM_HC_MAP_GPA_RANGE or not exits >> KVM_HC_MAP_GPA_RANGE & 1:
         return ENOSYS
     gpa, pages, _ = arguments
-    frame = gpa >> 12
-    if gpa & 0xFFF or not pages or (frame + pages) & _MASK <= frame:
+    frame = gpa // PAGE_SIZE
+    if gpa % PAGE_SIZE or not pages or (frame + pages) & _MASK <= frame:
         return EINVAL
     return None

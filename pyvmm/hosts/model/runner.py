@@ -26,6 +26,7 @@ from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.msrs import Msrs
 from pyvmm.hosts.model.strand import Strand
 from pyvmm.hosts.model.watch import Watch
+from pyvmm.rules.abi import PAGE_SIZE
 
 _DISABLE_HLT = 2
 _IF = 1 << 9
@@ -263,7 +264,7 @@ class Runner:
             return self._internal_error()
         self.engine.make_mmio(miss.gpa)
         last = miss.gpa + miss.size - 1
-        if last // engine.PAGE != miss.gpa // engine.PAGE:
+        if last // PAGE_SIZE != miss.gpa // PAGE_SIZE:
             self.engine.make_mmio(last)
         return None
 
@@ -336,7 +337,7 @@ class Runner:
         number, arguments = instructions.hypercall_arguments(state)
         answer = instructions.answer_at_once(number, arguments, state.cpl, services.hypercall_exits)
         gpa, pages, attributes = arguments
-        if answer is None and services.convert(gpa, pages << 12, bool(attributes & 0x10)):
+        if answer is None and services.convert(gpa, pages * PAGE_SIZE, bool(attributes & 0x10)):
             self.history.converted()
             answer = 0
         if answer is not None:

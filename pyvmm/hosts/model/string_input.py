@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from pyvmm.hosts.model import instructions
 from pyvmm.hosts.model.cpu_state import CpuState
-from pyvmm.hosts.model.engine import PAGE, Engine
+from pyvmm.hosts.model.engine import Engine
 from pyvmm.hosts.model.guest_memory_access import (
     GuestFaultError,
     GuestMemoryAccess,
     NotMemoryError,
 )
+from pyvmm.rules.abi import PAGE_SIZE
 
 _READ_AHEAD = 1024
 """Bytes: ``struct read_cache``."""
@@ -66,7 +67,7 @@ def _address_bits(prefixes: bytes, state: CpuState) -> int:
 def elements(size: int, rcx: int, rdi: int, *, bits: int, backward: bool) -> int:
     """Compute the number of elements of `size` bytes that REP INS asks for at once."""
     asked = rcx & (1 << bits) - 1 & 0xFFFF_FFFF
-    in_page = rdi % PAGE if backward else PAGE - rdi % PAGE
+    in_page = rdi % PAGE_SIZE if backward else PAGE_SIZE - rdi % PAGE_SIZE
     return max(1, min(asked, in_page, _READ_AHEAD // size))
 
 

@@ -8,15 +8,14 @@ import errno
 from pyvmm.errors import HostLacksError, SystemCallError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.model import unicorn_library
-from pyvmm.hosts.model.guest_memory import ModelMapping
 from pyvmm.hosts.model.host_memory import Mapped
+from pyvmm.hosts.model.mapping import ModelMapping
 from pyvmm.hosts.model.vm import ModelVm
 from pyvmm.hosts.owner import Owner
-from pyvmm.rules.abi import KVM_USER_MEM_SLOTS
+from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, KVM_USER_MEM_SLOTS
 from pyvmm.rules.profile import MAINLINE, Profile
 
 _MAX_VCPUS = 64
-_MAP_GPA_RANGE = 12
 _PHYSICAL_ADDRESS_BITS = 40
 """Physical address bits of the processor that Unicorn emulates."""
 
@@ -47,7 +46,7 @@ class ModelSystem(Owner):
             guest_memfd_flags=GuestMemfdFlag(self._profile.guest_memfd_flags),
             vm_types=frozenset(types),
             pre_fault=False,
-            hypercalls=1 << _MAP_GPA_RANGE,
+            hypercalls=1 << KVM_HC_MAP_GPA_RANGE,
             irqchip=True,
             pit2=True,
             irqfd=False,

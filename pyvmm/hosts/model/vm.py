@@ -11,7 +11,7 @@ from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot, MemslotFlag
 from pyvmm.hosts.model.conversions import ModelConversions
-from pyvmm.hosts.model.guest_memory import ModelGuestMemfd
+from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.guest_space import GuestSpace, ModelSlot
 from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.posted import ModelPosts

@@ -26,8 +26,9 @@ from pyvmm.machine.monitor.memory_tree import (
 )
 from pyvmm.machine.monitor.register_lines import VcpuRegisters, register_lines
 from pyvmm.machine.report import collect
-from pyvmm.memory.layout import PAGE_SIZE, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_walk import walk
+from pyvmm.rules.abi import PAGE_SIZE
 
 LONGEST_LINE = 1024
 """Characters that a line may have."""

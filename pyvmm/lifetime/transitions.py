@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Follows a design: what an operation does to a state, with its outcome.
 
-The machine decides nothing by itself: refusals come from `pyvmm.rules`, effects from the design's
+The system decides nothing by itself: refusals come from `pyvmm.rules`, effects from the design's
 `Lifecycle`. Whatever breaks while an effect runs (something freed is used, a guest's mapping loses
 its page) is a fault of the step.
 """
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     faults: tuple[str, ...]
 
 
-class Machine:
+class TransitionSystem:
     """A design over a universe."""
 
     def __init__(self, design: Design, universe: Universe) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory that a guest can be given: guest_memfd, anonymous memfds, and mappings of both."""
+"""Guest memory in this process: mappings of files, and anonymous files that are mapped."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import os
 import weakref
 from collections.abc import Iterator
 
-from pyvmm.errors import HostLacksError, InternalError, UsageError
-from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.kvm.binding import check, ffi, lib, refused
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.owner import Owner
 
 _MAP_NORESERVE = 0x4000
-_FALLOC_FL_KEEP_SIZE = 1
-_FALLOC_FL_PUNCH_HOLE = 2
-_TRY_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN})
+TRY_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN})
+"""Results of a call that a signal, or a page in use, has kept from its work."""
 
 
 class Mapping(Owner):
@@ -85,7 +83,7 @@ class Mapping(Owner):
             result = lib.pyvmm_discard(self._hva + offset, size)
             if result == 0:
                 return
-            if result not in _TRY_AGAIN:
+            if result not in TRY_AGAIN:
                 raise refused(-result, attempt)
 
     def resident(self, offset: int, size: int) -> int:
@@ -167,77 +165,6 @@ class _LastUser:
         self._users -= 1
         if self._users == 0:
             lib.pyvmm_unmap(self._hva, self._size)
-
-
-class GuestMemfd(FdOwner):
-    """A guest_memfd of `size` bytes, made by `Vm.create_guest_memfd` (api.rst 4.142).
-
-    Close-on-exec, which the kernel leaves off. The open file keeps its VM alive in the kernel.
-    """
-
-    def __init__(self, fd: int, size: int, flags: GuestMemfdFlag) -> None:
-        super().__init__(fd)
-        self._size = size
-        self.flags = flags
-
-    @property
-    def is_open(self) -> bool:
-        """True until `close` is called."""
-        return self.fd >= 0
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self._size
-
-    def map(self, *, in_core: bool = False) -> Mapping:
-        """Map all of it shared; see `Mapping` for `in_core`.
-
-        Without `GuestMemfdFlag.MMAP` the kernel refuses (ENODEV); without INIT_SHARED it maps, but
-        touching the memory raises SIGBUS, which ends the process. Raises `SystemCallError`.
-        """
-        return Mapping(self.fd, self._size, f"guest_memfd {self.fd}", in_core=in_core)
-
-    def allocate(self, offset: int, size: int) -> None:
-        """Allocate the pages of [offset, offset + size), file offsets in bytes, page-aligned.
-
-        A signal interrupts the kernel's work; it is then resumed, which finds the pages that are
-        already there. Raises `SystemCallError`.
-        """
-        self._fallocate(_FALLOC_FL_KEEP_SIZE, offset, size, "allocate")
-
-    def punch_hole(self, offset: int, size: int) -> None:
-        """Free the pages of [offset, offset + size), file offsets in bytes, page-aligned.
-
-        Raises `SystemCallError`.
-        """
-        self._fallocate(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, size, "free")
-
-    def resident(self, offset: int, size: int) -> int:
-        """Count the bytes of [offset, offset + size) that are in the host's memory (cachestat(2)).
-
-        File offsets in bytes, page-aligned. Raises `HostLacksError` where the kernel has no
-        cachestat, `SystemCallError`.
-        """
-        what = f"{size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
-        attempt = f"count what is resident of {what}"
-        result = lib.pyvmm_cached_pages(self.fd, offset, size)
-        if result == -errno.ENOSYS:
-            raise HostLacksError(
-                attempt,
-                "the kernel has no cachestat",
-                "use Linux 6.5 or later with CONFIG_CACHESTAT_SYSCALL",
-            )
-        return check(result, attempt) * mmap.PAGESIZE
-
-    def _fallocate(self, mode: int, offset: int, size: int, verb: str) -> None:
-        while True:
-            result = lib.pyvmm_fallocate(self.fd, mode, offset, size)
-            if result == 0:
-                return
-            if result not in _TRY_AGAIN:
-                attempt = f"{verb} {size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
-                raise refused(-result, attempt)
 
 
 def map_anonymous(size: int, *, in_core: bool = False) -> Mapping:

@@ -1,58 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The model's guest_memfd, and mappings: what the host may do with guest memory, by the rules."""
+"""The model's guest_memfd: what the host may do with it, by the rules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
+from pyvmm.hosts.model.mapping import ModelMapping
 from pyvmm.hosts.model.refusals import closed, refused
 from pyvmm.hosts.owner import Owner
 from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from pyvmm.rules.files import Fallocate, Mmap, fallocate, mmap
 from pyvmm.rules.profile import Profile
 from pyvmm.rules.rule import Refusal
-
-
-class ModelMapping(Owner):
-    """A host mapping of guest memory; `gone` is told when it is unmapped."""
-
-    def __init__(self, memory: HostMemory, gone: Callable[[], None] = lambda: None) -> None:
-        self.memory = memory
-        self._gone = gone
-
-    @property
-    def hva(self) -> int:
-        """The first byte's host virtual address; 0 once closed."""
-        return self.memory.address if self.memory.is_open else 0
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self.memory.size
-
-    def view(self) -> memoryview:
-        """All of it, writable, as bytes. Raises `InternalError` once closed."""
-        return self.memory.view()
-
-    def discard(self, offset: int, size: int) -> None:
-        """Give pages back. Raises `UsageError` for what are no whole pages."""
-        self.memory.discard(offset, size)
-
-    def resident(self, offset: int, size: int) -> int:
-        """Bytes that take memory of the host."""
-        return self.memory.resident(offset, size)
-
-    def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts that may not be zero; see `interface`."""
-        return self.memory.data(offset, size)
-
-    def close(self) -> None:
-        """Unmap; a second call does nothing."""
-        if self.memory.is_open:
-            self.memory.close()
-            self._gone()
 
 
 class ModelGuestMemfd(Owner):

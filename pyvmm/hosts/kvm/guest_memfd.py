@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""guest_memfd: the file of a VM's own that is memory of its guest."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+
+from pyvmm.errors import HostLacksError
+from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.hosts.kvm.binding import check, lib, refused
+from pyvmm.hosts.kvm.mapping import TRY_AGAIN, Mapping
+from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+
+
+class GuestMemfd(FdOwner):
+    """A guest_memfd of `size` bytes, made by `Vm.create_guest_memfd` (api.rst 4.142).
+
+    Close-on-exec, which the kernel leaves off. The open file keeps its VM alive in the kernel.
+    """
+
+    def __init__(self, fd: int, size: int, flags: GuestMemfdFlag) -> None:
+        super().__init__(fd)
+        self._size = size
+        self.flags = flags
+
+    @property
+    def is_open(self) -> bool:
+        """True until `close` is called."""
+        return self.fd >= 0
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def map(self, *, in_core: bool = False) -> Mapping:
+        """Map all of it shared; see `Mapping` for `in_core`.
+
+        Without `GuestMemfdFlag.MMAP` the kernel refuses (ENODEV); without INIT_SHARED it maps, but
+        touching the memory raises SIGBUS, which ends the process. Raises `SystemCallError`.
+        """
+        return Mapping(self.fd, self._size, f"guest_memfd {self.fd}", in_core=in_core)
+
+    def allocate(self, offset: int, size: int) -> None:
+        """Allocate the pages of [offset, offset + size), file offsets in bytes, page-aligned.
+
+        A signal interrupts the kernel's work; it is then resumed, which finds the pages that are
+        already there. Raises `SystemCallError`.
+        """
+        self._fallocate(FALLOC_FL_KEEP_SIZE, offset, size, "allocate")
+
+    def punch_hole(self, offset: int, size: int) -> None:
+        """Free the pages of [offset, offset + size), file offsets in bytes, page-aligned.
+
+        Raises `SystemCallError`.
+        """
+        self._fallocate(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size, "free")
+
+    def resident(self, offset: int, size: int) -> int:
+        """Count the bytes of [offset, offset + size) that are in the host's memory (cachestat(2)).
+
+        File offsets in bytes, page-aligned. Raises `HostLacksError` where the kernel has no
+        cachestat, `SystemCallError`.
+        """
+        what = f"{size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
+        attempt = f"count what is resident of {what}"
+        result = lib.pyvmm_cached_pages(self.fd, offset, size)
+        if result == -errno.ENOSYS:
+            raise HostLacksError(
+                attempt,
+                "the kernel has no cachestat",
+                "use Linux 6.5 or later with CONFIG_CACHESTAT_SYSCALL",
+            )
+        return check(result, attempt) * mmap.PAGESIZE
+
+    def _fallocate(self, mode: int, offset: int, size: int, verb: str) -> None:
+        while True:
+            result = lib.pyvmm_fallocate(self.fd, mode, offset, size)
+            if result == 0:
+                return
+            if result not in TRY_AGAIN:
+                attempt = f"{verb} {size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
+                raise refused(-result, attempt)
