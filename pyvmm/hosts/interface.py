@@ -18,6 +18,7 @@ from typing import Protocol, Self
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
+from pyvmm.hosts.saved_state import SaveableVcpu, SaveableVm
 
 
 class MemslotFlag(enum.IntFlag):
@@ -173,7 +174,7 @@ class Converted:
     plugged: bool = False
 
 
-class Vcpu(Owned, Protocol):
+class Vcpu(Owned, SaveableVcpu, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
 
     def run(self) -> Exit:
@@ -211,8 +212,11 @@ class Vcpu(Owned, Protocol):
         """
         ...
 
-    def complete(self) -> None:
-        """Let the kernel finish a pending exit's work without entering the guest."""
+    def complete(self) -> bool:
+        """Let the kernel finish a pending exit's work without entering the guest.
+
+        True: that gave another exit, which the next `run` returns.
+        """
         ...
 
     def make_runnable(self) -> None:
@@ -246,7 +250,7 @@ class Vcpu(Owned, Protocol):
     def reset(self) -> None:
         """Everything as `Vm.create_vcpu` made it, but CPUID; what was pending is forgotten.
 
-        Complete the last exit first (`complete`).
+        What was saved when it was new is restored.
         """
         ...
 
@@ -327,7 +331,7 @@ class FastConversions(Owned, Protocol):
         ...
 
 
-class Vm(Owned, Protocol):
+class Vm(Owned, SaveableVm, Protocol):
     """One VM."""
 
     @property

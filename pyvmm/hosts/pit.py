@@ -7,6 +7,8 @@ argument, in seconds.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 HZ = 1_193_182
 CHANNELS = 3
 SPEAKER = 2
@@ -16,18 +18,60 @@ _REFRESH_SECONDS = 15e-6
 """Seconds between two toggles of the refresh bit of port 0x61 (DRAM refresh of a PC)."""
 
 
+@dataclass(frozen=True, slots=True)
+class SavedCounter:
+    """State of one counter. `passed` are the seconds that it has run; None: it does not."""
+
+    mode: int = 0
+    access: int = _BOTH
+    reload: int = 0x10000
+    passed: float | None = None
+    gate: bool = True
+    bcd: bool = False
+    low: int | None = None
+    latched: int | None = None
+    status: int | None = None
+    read_high: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPit:
+    """State of a `Pit`. `due` is in seconds from the moment of saving; None: no tick to come."""
+
+    counters: tuple[SavedCounter, ...]
+    due: float | None
+    speaker_on: bool
+
+
 class _Counter:
-    def __init__(self, *, gate: bool) -> None:
-        self.mode = 0
-        self.access = _BOTH
-        self.reload = 0x10000
-        self.started: float | None = None
-        self.gate = gate
-        self._bcd = False
-        self._low: int | None = None
-        self._latched: int | None = None
-        self._status: int | None = None
-        self._read_high = False
+    def __init__(self, value: SavedCounter) -> None:
+        self.restore(value, 0.0)
+
+    def restore(self, value: SavedCounter, now: float) -> None:
+        self.mode = value.mode
+        self.access = value.access
+        self.reload = value.reload
+        self.started = None if value.passed is None else now - value.passed
+        self.gate = value.gate
+        self._bcd = value.bcd
+        self._low = value.low
+        self._latched = value.latched
+        self._status = value.status
+        self._read_high = value.read_high
+
+    def save(self, now: float) -> SavedCounter:
+        return SavedCounter(
+            self.mode,
+            self.access,
+            self.reload,
+            None if self.started is None else now - self.started,
+            self.gate,
+            self._bcd,
+            self._low,
+            self._latched,
+            self._status,
+            self._read_high,
+        )
 
     def control(self, value: int) -> None:
         mode = value >> 1 & 7
@@ -113,13 +157,37 @@ class _Counter:
         return value >> 8 if high else value & 0xFF
 
 
+_NEW = SavedPit(
+    tuple(SavedCounter(gate=number != SPEAKER) for number in range(CHANNELS)), None, False
+)
+
+
 class Pit:
     """Ports at offsets 0 to 3, and port 0x61; `expire` tells when counter 0 raises its line."""
 
     def __init__(self) -> None:
-        self._counters = tuple(_Counter(gate=number != SPEAKER) for number in range(CHANNELS))
+        self._counters = tuple(_Counter(value) for value in _NEW.counters)
         self._due: float | None = None
         self._speaker_on = False
+
+    def reset(self) -> None:
+        """Everything as it was made: no counter runs."""
+        self.restore(_NEW, 0.0)
+
+    def save(self, now: float) -> SavedPit:
+        """Everything, with times as they are from `now` on."""
+        return SavedPit(
+            tuple(counter.save(now) for counter in self._counters),
+            None if self._due is None else self._due - now,
+            self._speaker_on,
+        )
+
+    def restore(self, value: SavedPit, now: float) -> None:
+        """Be as the timer that `value` was saved from, and go on from there."""
+        for counter, saved in zip(self._counters, value.counters, strict=True):
+            counter.restore(saved, now)
+        self._due = None if value.due is None else now + value.due
+        self._speaker_on = value.speaker_on
 
     @property
     def due(self) -> float | None:

@@ -100,3 +100,36 @@ def physical_address_bits(table: CData) -> int:
         if entries[i].function == ADDRESS_SIZES:
             return int(entries[i].eax) & 0xFF
     return 36
+
+
+def describe_processor(table: CData) -> str:
+    """Vendor, family, model and stepping, in words (SDM vol. 2A, CPUID, leaves 0 and 1)."""
+    vendor, signature = "an unknown vendor", 0
+    for i in range(table.nent):
+        entry = table.entries[i]
+        if entry.function == 0:
+            words = (entry.ebx, entry.edx, entry.ecx)
+            text = b"".join(int(word).to_bytes(4, "little") for word in words)
+            vendor = text.decode("ascii", "replace")
+        elif entry.function == FEATURES:
+            signature = int(entry.eax)
+    family, model = signature >> 8 & 0xF, signature >> 4 & 0xF
+    if family in (6, 15):
+        model |= signature >> 12 & 0xF0
+    if family == 15:
+        family += signature >> 20 & 0xFF
+    return f"{vendor} family {family} model {model} stepping {signature & 0xF}"
+
+
+def as_bytes(table: CData) -> bytes:
+    """A ``struct kvm_cpuid2`` with its entries."""
+    size = ffi.sizeof("struct kvm_cpuid2") + table.nent * ffi.sizeof("struct kvm_cpuid_entry2")
+    return bytes(ffi.buffer(table, size))
+
+
+def from_bytes(content: bytes) -> CData:
+    """An owning ``struct kvm_cpuid2`` of what `as_bytes` gave."""
+    count = int.from_bytes(content[:4], "little")
+    table = new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
+    ffi.memmove(table, content, len(content))
+    return table

@@ -23,6 +23,8 @@
  * call: that many in a row are a failure.
  */
 #define REFUSALS 1000
+/* The most exits that completing one may give: an access of 8 bytes a part, and then some. */
+#define MOST_PARTS 256
 
 /* vCPUs. */
 
@@ -334,6 +336,23 @@ int pyvmm_vcpu_complete(struct pyvmm_vcpu *vcpu)
     }
     end_run(vcpu);
     return result;
+}
+
+int pyvmm_vcpu_keeps_exit(const struct pyvmm_vcpu *vcpu)
+{
+    return vcpu->undelivered;
+}
+
+/* A completion may exit again, once for each part of an access: an instruction has few. */
+int pyvmm_vcpu_drop_exit(struct pyvmm_vcpu *vcpu)
+{
+    for (int i = 0; i < MOST_PARTS; i++) {
+        vcpu->undelivered = false;
+        int result = pyvmm_vcpu_complete(vcpu);
+        if (result != 0 || !vcpu->undelivered)
+            return result;
+    }
+    return -EBUSY;
 }
 
 /* True once per delivered exit, if it `matches` the answer at hand. */

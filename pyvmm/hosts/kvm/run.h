@@ -52,6 +52,13 @@ void pyvmm_vcpu_free(struct pyvmm_vcpu *vcpu);
 int pyvmm_vcpu_close(struct pyvmm_vcpu *vcpu);
 int64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu);
 int pyvmm_vcpu_complete(struct pyvmm_vcpu *vcpu);
+/* Whether an exit is kept for pyvmm_vcpu_run that nobody has seen yet. */
+int pyvmm_vcpu_keeps_exit(const struct pyvmm_vcpu *vcpu);
+/*
+ * Before all of the vCPU's state is replaced: has the kernel finish what an exit left under way,
+ * whatever that does to the old state. Exits are forgotten.
+ */
+int pyvmm_vcpu_drop_exit(struct pyvmm_vcpu *vcpu);
 void pyvmm_vcpu_kick(struct pyvmm_vcpu *vcpu);
 /*
  * Answers to the exit that pyvmm_vcpu_run returned last, once each, before the vCPU runs again.

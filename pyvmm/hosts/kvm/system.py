@@ -17,6 +17,7 @@ from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.hosts.kvm.saving import Known, Saving
 from pyvmm.hosts.kvm.vm import Vm
 
 DEVICE = "/dev/kvm"
@@ -49,6 +50,7 @@ class _Answers:
         self.capabilities: Capabilities | None = None
         self.cpuid: CData | None = None
         self.cpuid_of_vcpu: dict[int, CData] = {}
+        self.known = Known()
 
 
 _answers: dict[tuple[int, int, int], _Answers] = {}
@@ -185,12 +187,8 @@ class System(FdOwner):
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
 
-        def newborns() -> Newborns:
-            from pyvmm.hosts.kvm.newborn import Newborns
-
-            return Newborns(lambda: self.create_vm(vm_type), self.msr_indices)
-
-        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, newborns=newborns)
+        saving = Saving(self._answers.known, self, self._cpuid_table, self.create_vm)
+        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, saving=saving)
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd; see `Mapping` for `in_core`.
@@ -203,7 +201,6 @@ class System(FdOwner):
 if TYPE_CHECKING:
     from pyvmm.hosts import interface
     from pyvmm.hosts.kvm.extensions import Extension
-    from pyvmm.hosts.kvm.newborn import Newborns
 
     def _is_a_host(system: System) -> interface.System:
         """Holds this package to the interface: the type checker refuses it otherwise."""

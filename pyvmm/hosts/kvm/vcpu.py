@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from pyvmm.errors import InternalError, SystemCallError
+from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
@@ -31,8 +32,12 @@ from pyvmm.rules.abi import PAGE_SIZE
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.coalesced import CoalescedWrite
     from pyvmm.hosts.kvm.dirty_ring import DirtyRing
+    from pyvmm.hosts.kvm.saved_values import KvmSavedVcpu
+    from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
+    from pyvmm.hosts.kvm.saving import Kind, Saving
     from pyvmm.hosts.kvm.stats import Stats
     from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
+    from pyvmm.hosts.saved_state import SavedVcpu
 
 _MAP_SHARED = 1
 _THREAD_CLOCK = 6
@@ -56,15 +61,19 @@ class Vcpu(VcpuState):
         host_cpuid: Callable[[int], CData],
         dirty_ring_size: int = 0,
         finish_hypercalls: bool = False,
-        reset: Callable[[Vcpu], None],
+        vm_type: VmType,
+        has_apic: bool,
+        saving: Saving,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
         `finish_hypercalls`: get past those of private code, for which KVM_CAP_SYNC_REGS is needed.
-        `reset` does what `reset` says.
+        `saving` knows what there is to be saved, and what a new one is like.
         """
         super().__init__(fd)
-        self._reset = reset
+        self._vm_type = vm_type
+        self._has_apic = has_apic
+        self._saving = saving
         self._dirty_ring_size = dirty_ring_size
         self._thread_clock = ~threading.get_native_id() << 3 | _THREAD_CLOCK
         self.index = index
@@ -145,15 +154,16 @@ class Vcpu(VcpuState):
         """The processor time, in ns, of the thread that made it; not once that thread has ended."""
         return time.clock_gettime_ns(self._thread_clock)
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """Let the kernel finish a pending access or hypercall without entering the guest.
 
         Registers show it as done only afterwards (api.rst 5, "the kvm_run structure": a
         pending operation is completed by the next KVM_RUN, here one with immediate_exit set). An
-        exit that the completion itself causes is returned by the next `run`. Raises
+        exit that the completion itself causes is returned by the next `run`: then True. Raises
         `SystemCallError`.
         """
         check(lib.pyvmm_vcpu_complete(self._vcpu), f"complete the last exit of vCPU {self.index}")
+        return bool(lib.pyvmm_vcpu_keeps_exit(self._vcpu))
 
     def enable_sync(self, registers: SyncRegs) -> None:
         """Let each exit leave these in shared memory, for `synced` (KVM_CAP_SYNC_REGS, api.rst 5).
@@ -279,12 +289,64 @@ class Vcpu(VcpuState):
 
         Complete the last exit first. Raises `KvmError`.
         """
-        self._reset(self)
+        self.restore(self._saving.new_vcpu(self._kind(), self.index))
+
+    def save(self) -> KvmSavedVcpu:
+        """All its state; complete the last exit first (`pyvmm.hosts.kvm.saved_vcpu`).
+
+        Raises `KvmError`, and `InternalError` while an exit waits to be returned by `run`.
+        """
+        from pyvmm.hosts.kvm import saved_vcpu
+
+        if lib.pyvmm_vcpu_keeps_exit(self._vcpu):
+            raise InternalError(f"save vCPU {self.index}", "an exit of it waits to be answered")
+        return saved_vcpu.save(self.fd, self._saved_like())
+
+    def restore(self, saved: SavedVcpu) -> None:
+        """Take a state that `save` gave; an exit under way is forgotten.
+
+        Raises `HostLacksError`, `UsageError` and `KvmError` as `interface.Vcpu.restore`; after a
+        `KvmError` the state is neither the old one nor the new one.
+        """
+        from pyvmm.hosts.kvm import saved_vcpu
+
+        like = self._saved_like()
+        found = saved_vcpu.require(saved, like)
+        attempt = f"complete the last exit of vCPU {self.index}"
+        check(lib.pyvmm_vcpu_drop_exit(self._vcpu), attempt)
+        if found.cpuid and found.cpuid != like.cpuid:
+            self.give_cpuid(found.cpuid)
+        saved_vcpu.restore(self.fd, self._saved_like(), found)
+
+    def _saved_like(self) -> VcpuLike:
+        from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
+
+        saving, kind = self._saving, self._kind()
+        return VcpuLike(
+            saving.origin,
+            self.index,
+            kind.cpuid,
+            kind.has_apic,
+            saving.has_sregs2,
+            saving.msrs(kind),
+        )
+
+    def _kind(self) -> Kind:
+        from pyvmm.hosts.kvm import cpuid
+        from pyvmm.hosts.kvm.saving import Kind
+
+        given = self._cpuid_given
+        return Kind(self._vm_type, self._has_apic, b"" if given is None else cpuid.as_bytes(given))
 
     def use_host_cpuid(self) -> None:
         """Give the guest every CPUID feature that the host can (KVM_GET_SUPPORTED_CPUID)."""
-        table = self._host_cpuid(self.index)
-        call(ioctls.SET_CPUID2, self.fd, table, f"nent={table.nent}")
+        self._give_cpuid(self._host_cpuid(self.index))
+
+    def give_cpuid(self, table: bytes) -> None:
+        """Give the guest a CPUID table as `KvmSavedVcpu.cpuid` has it. Raises `KvmError`."""
+        from pyvmm.hosts.kvm import cpuid
+
+        self._give_cpuid(cpuid.from_bytes(table))
 
     def recent_exits(self) -> Sequence[ExitRecord]:
         """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""

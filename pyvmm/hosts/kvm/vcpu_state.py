@@ -43,6 +43,9 @@ _PDPTRS_VALID = 1
 class VcpuState(FdOwner):
     """State of a vCPU, to be read and written while it is not running. All raise `KvmError`."""
 
+    _cpuid_given: CData | None = None
+    """The table as it was set; what KVM_GET_CPUID2 gives changes as the guest runs."""
+
     def get_regs(self) -> Regs:
         """The general registers (KVM_GET_REGS, api.rst 4.11)."""
         raw = new("struct kvm_regs *")
@@ -139,8 +142,11 @@ class VcpuState(FdOwner):
 
     def set_cpuid(self, entries: tuple[CpuidEntry, ...]) -> None:
         """Set the CPUID table of the guest, before its first run (KVM_SET_CPUID2, 4.20)."""
-        table = cpuid.encode(entries)
-        call(ioctls.SET_CPUID2, self.fd, table, f"nent={len(entries)}")
+        self._give_cpuid(cpuid.encode(entries))
+
+    def _give_cpuid(self, table: CData) -> None:
+        call(ioctls.SET_CPUID2, self.fd, table, f"nent={table.nent}")
+        self._cpuid_given = table
 
     def get_fpu(self) -> Fpu:
         """x87 and SSE registers (KVM_GET_FPU, api.rst 4.22).

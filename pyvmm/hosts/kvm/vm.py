@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import UsageError
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -28,8 +28,10 @@ from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.coalesced import CoalescedZone
-    from pyvmm.hosts.kvm.newborn import Newborns
+    from pyvmm.hosts.kvm.saved_values import KvmSavedVm
+    from pyvmm.hosts.kvm.saving import Saving
     from pyvmm.hosts.kvm.stats import Stats
+    from pyvmm.hosts.saved_state import SavedVm
 
 _MSR_FILTER_DEFAULT_DENY = 1
 _CREATE_DEVICE_TEST = 1
@@ -69,16 +71,17 @@ class Vm(VmInterrupts):
         posted_capacity: int | None = None,
         vm_type: VmType = VmType.DEFAULT,
         *,
-        newborns: Callable[[], Newborns] | None = None,
+        saving: Saving,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
-        Without `newborns` nothing of it can be reset.
+        `saving` knows what there is to be saved, and what new controllers are like.
         """
         super().__init__(fd)
         self._run_size = run_size
-        self._newborns = newborns
+        self._saving = saving
         self._has_irqchip = False
+        self._has_apics = False
         self._has_pit = False
         self._host_cpuid = host_cpuid
         self.vm_type = vm_type
@@ -126,6 +129,7 @@ class Vm(VmInterrupts):
     def enable_split_irqchip(self, pins: int) -> None:
         """Local APICs in the kernel, the rest here; `pins` GSIs for MSIs (api.rst 7.5)."""
         self.enable_cap(Cap.SPLIT_IRQCHIP, pins)
+        self._has_apics = True
 
     def disable_exits(self, mask: int) -> None:
         """Let the guest do without an exit what `mask` says, before the first vCPU (api.rst 7.13).
@@ -331,13 +335,15 @@ class Vm(VmInterrupts):
             host_cpuid=self._host_cpuid,
             dirty_ring_size=self._dirty_ring_size,
             finish_hypercalls=self._finish_hypercalls,
-            reset=self._reset_vcpu,
+            vm_type=self.vm_type,
+            has_apic=self._has_apics,
+            saving=self._saving,
         )
 
     def create_irqchip(self) -> None:
         """In-kernel PIC, I/O APIC and local APICs; before the first vCPU (api.rst 4.24)."""
         super().create_irqchip()
-        self._has_irqchip = True
+        self._has_irqchip = self._has_apics = True
 
     def create_pit(self, *, speaker: bool = True) -> None:
         """In-kernel 8254, as `VmInterrupts.create_pit` says."""
@@ -346,15 +352,22 @@ class Vm(VmInterrupts):
 
     def reset_controllers(self) -> None:
         """The in-kernel controllers and the timer as they were made; while no vCPU runs."""
-        self._make_newborns().reset_controllers(self, timer=self._has_pit)
+        self.restore(self._saving.new_controllers(has_pit=self._has_pit))
 
-    def _reset_vcpu(self, vcpu: Vcpu) -> None:
-        self._make_newborns().reset_vcpu(vcpu, has_apic=self._has_irqchip)
+    def save(self) -> KvmSavedVm:
+        """Clock, controllers and timer, while no vCPU runs; not memory."""
+        from pyvmm.hosts.kvm import saved_vm
 
-    def _make_newborns(self) -> Newborns:
-        if self._newborns is None:
-            raise InternalError("reset a VM", "it does not know how it was made")
-        return self._newborns()
+        origin = self._saving.origin
+        return saved_vm.save(self, origin, has_irqchip=self._has_irqchip, has_pit=self._has_pit)
+
+    def restore(self, saved: SavedVm) -> None:
+        """Take a state that `save` gave, while no vCPU runs; see `interface.Vm.restore`."""
+        from pyvmm.hosts.kvm import saved_vm
+
+        origin = self._saving.origin
+        has_irqchip, has_pit = self._has_irqchip, self._has_pit
+        saved_vm.restore(self, saved, origin, has_irqchip=has_irqchip, has_pit=has_pit)
 
     def close(self) -> None:
         """Close the VM's fd, its conversions and its posted ring; a second call does nothing."""

@@ -11,7 +11,9 @@ import threading
 import time
 
 from pyvmm.hosts.model.pic import Pic
+from pyvmm.hosts.model.saved_values import ModelSavedVm
 from pyvmm.hosts.pit import Pit
+from pyvmm.hosts.saved_state import Origin, require_same_controllers
 
 _PIC_PORTS = {0x20: (0, 0), 0x21: (0, 1), 0xA0: (1, 0), 0xA1: (1, 1)}
 _TRIGGER_PORTS = {0x4D0: 0, 0x4D1: 1}
@@ -39,6 +41,24 @@ class ModelControllers:
             self._pics = (Pic(), Pic())
             if self._pit is not None:
                 self._pit = Pit()
+
+    def save(self, origin: Origin) -> ModelSavedVm:
+        """The controllers and the timer; while no vCPU runs."""
+        with self._changed:
+            pit = None if self._pit is None else self._pit.save(time.monotonic())
+            return ModelSavedVm(origin, tuple(pic.save() for pic in self._pics), pit)
+
+    def restore(self, saved: ModelSavedVm) -> None:
+        """Take what `save` gave; while no vCPU runs. Raises `UsageError` for other controllers."""
+        with self._changed:
+            has_pit = saved.pit is not None
+            require_same_controllers("a VM", saved=bool(saved.pics), here=True)
+            require_same_controllers("a VM's timer", saved=has_pit, here=self._pit is not None)
+            for pic, registers in zip(self._pics, saved.pics, strict=True):
+                pic.restore(registers)
+            if self._pit is not None and saved.pit is not None:
+                self._pit.restore(saved.pit, time.monotonic())
+            self._changed.notify_all()
 
     # -- lines --
 

@@ -39,6 +39,7 @@ BEHIND_CR = _CR + 5 * 8
 
 # Behind DR0..DR7; before them the last exception's error code.
 _ERROR_CODE_BEFORE_DR = 16
+_BREAKPOINTS_AFTER_DR = 64
 _OLD_EXCEPTION_AFTER_DR = 96
 _VMCB_AFTER_DR = 104
 _INTERCEPT_AFTER_DR = 120
@@ -91,6 +92,12 @@ class CpuState:
     def __init__(self, raw: memoryview, layout: Layout) -> None:
         self.raw = raw
         self._layout = layout
+
+    def save(self) -> bytes:
+        """All of it, without the pointers to breakpoints that this engine has made."""
+        start = self._layout.dr + _BREAKPOINTS_AFTER_DR
+        end = self._layout.dr + _OLD_EXCEPTION_AFTER_DR
+        return bytes(self.raw[:start]) + bytes(end - start) + bytes(self.raw[end:])
 
     # -- single fields --
 

@@ -328,6 +328,13 @@ class Engine:
         self._library.uc_context_save(self._handle, self._context)
         return self.state
 
+    def restore(self, context: bytes) -> None:
+        """Go on from a state that `CpuState.save` gave, in memory that may be another."""
+        self.state.raw[:] = context
+        self.forget_translations()
+        self._code_is_stale = True
+        self._forget_code()
+
     def has_stored(self) -> None:
         """In the middle of an instruction somebody else has stored, maybe code: stop there."""
         self._code_is_stale = True

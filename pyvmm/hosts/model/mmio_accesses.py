@@ -15,6 +15,7 @@ from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model import instructions
 from pyvmm.hosts.model.engine import Engine
+from pyvmm.hosts.model.saved_values import SavedAccesses
 
 _MOST = 32
 """More than one instruction makes: unaligned, a move of 8 bytes makes 2 reads and 8 writes."""
@@ -60,6 +61,26 @@ class MmioAccesses:
             if done[at][0] == first:
                 return done[at:]
         return []
+
+    def save(self) -> SavedAccesses:
+        """Accesses of an instruction that is to be begun again; the engine does not run."""
+        return SavedAccesses(
+            tuple(self._done),
+            tuple(self._again),
+            self._is_begun_again,
+            self._left_at,
+            self._tries,
+        )
+
+    def restore(self, saved: SavedAccesses) -> None:
+        """Take what `save` gave."""
+        self._done.clear()
+        self._done.extend(saved.done)
+        self._again[:] = saved.again
+        self._is_begun_again = saved.is_begun_again
+        self._is_left = False
+        self._left_at = saved.left_at
+        self._tries = saved.tries
 
     @property
     def is_pending(self) -> bool:

@@ -30,6 +30,15 @@ class Msrs:
         self.apic_base = apic_base
         self._tsc_offset = -time.monotonic_ns()
 
+    @property
+    def tsc(self) -> int:
+        """The time stamp counter."""
+        return time.monotonic_ns() + self._tsc_offset
+
+    @tsc.setter
+    def tsc(self, value: int) -> None:
+        self._tsc_offset = value - time.monotonic_ns()
+
     def read(self, state: CpuState, index: int) -> int | None:
         """RDMSR."""
         if index == _EFER:
@@ -37,7 +46,7 @@ class Msrs:
         if index == APIC_BASE:
             return self.apic_base
         if index == _TSC:
-            return time.monotonic_ns() + self._tsc_offset
+            return self.tsc
         if index in _BASES:
             return state.base_of(_BASES[index])
         if index in _ZERO:
@@ -57,7 +66,7 @@ class Msrs:
         if index in _ADDRESSES and not is_canonical(value):
             return None
         if index == _TSC:
-            self._tsc_offset = value - time.monotonic_ns()
+            self.tsc = value
             return False
         if index == APIC_BASE:
             self.apic_base = value

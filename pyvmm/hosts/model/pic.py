@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pyvmm.hosts.model.saved_values import SavedPic
+
 _ICW1 = 0x10
 _ICW4_NEEDED = 0x01
 _SINGLE = 0x02
@@ -26,6 +28,34 @@ class Pic:
         self._expecting: list[int] = []
         self._auto_end = False
         self._read_in_service = False
+
+    def save(self) -> SavedPic:
+        """All its registers and the levels of its lines."""
+        return SavedPic(
+            self.base,
+            self.level_triggered,
+            self._mask,
+            self._requests,
+            self._in_service,
+            self._lines,
+            self._lowest,
+            tuple(self._expecting),
+            self._auto_end,
+            self._read_in_service,
+        )
+
+    def restore(self, saved: SavedPic) -> None:
+        """Take what `save` gave."""
+        self.base = saved.base
+        self.level_triggered = saved.level_triggered
+        self._mask = saved.mask
+        self._requests = saved.requests
+        self._in_service = saved.in_service
+        self._lines = saved.lines
+        self._lowest = saved.lowest
+        self._expecting = list(saved.expecting)
+        self._auto_end = saved.auto_end
+        self._read_in_service = saved.read_in_service
 
     def set_line(self, line: int, level: bool) -> None:
         """An input goes up or down; a rising edge is remembered."""

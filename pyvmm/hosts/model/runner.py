@@ -24,6 +24,7 @@ from pyvmm.hosts.model.exceptions import (
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.msrs import Msrs
+from pyvmm.hosts.model.saved_values import ModelSavedVcpu, SavedAccesses
 from pyvmm.hosts.model.strand import Strand
 from pyvmm.hosts.model.watch import Watch
 from pyvmm.rules.abi import PAGE_SIZE
@@ -42,11 +43,8 @@ class Runner:
     while the monitor answers.
     """
 
-    def __init__(
-        self, index: int, services: VcpuServices, apic_base: int, history: History | None = None
-    ) -> None:
-        """`history` goes on with what another one has done."""
-        self.history = history or History()
+    def __init__(self, index: int, services: VcpuServices, apic_base: int) -> None:
+        self.history = History()
         self._devices = DeviceAccess(index, services, self.history, self._ask, self._is_dying)
         self.engine = Engine(self._devices)
         self.msrs = Msrs(apic_base)
@@ -120,6 +118,35 @@ class Runner:
         state = self.engine.state
         state.set_register(instructions.RAX, value & (1 << 64) - 1)
         instructions.skip(state, self._code(), 3)
+
+    def drop(self) -> None:
+        """Leave the access under way undone, whatever becomes of the state: it is replaced."""
+        self._hypercall = False
+        if self._suspended:
+            self._dying = self._completing = True
+            try:
+                self._strand.resume()
+            finally:
+                self._dying = self._completing = False
+
+    @property
+    def is_suspended(self) -> bool:
+        """True in the middle of an instruction, or while a hypercall has no answer."""
+        return self._suspended or self._hypercall
+
+    def restore(self, saved: ModelSavedVcpu) -> None:
+        """Take a saved state; nothing is under way."""
+        self.engine.restore(saved.context)
+        self.msrs.apic_base = saved.apic_base
+        self.msrs.tsc = saved.tsc
+        self.has_cpuid = saved.has_cpuid
+        self._halted = saved.is_halted
+        self.waits_for_startup = saved.waits_for_startup
+        self._devices.accesses.restore(saved.accesses)
+
+    def save_accesses(self) -> SavedAccesses:
+        """Accesses to devices of an instruction that is to be begun again."""
+        return self._devices.accesses.save()
 
     def close(self) -> None:
         """End the threads and free the engine."""

@@ -72,6 +72,7 @@ class Msr(ctypes.Structure):
 
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "uc_open": (c_int, (c_int, c_int, POINTER(c_void_p))),
+    "uc_version": (ctypes.c_uint, (c_void_p, c_void_p)),
     "uc_close": (c_int, (c_void_p,)),
     "uc_strerror": (ctypes.c_char_p, (c_int,)),
     "uc_reg_write": (c_int, (c_void_p, c_int, c_void_p)),
@@ -123,6 +124,12 @@ def library() -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise HostLacksError("run a guest without KVM", f"{path}: {error}", REMEDY) from error
     return loaded
+
+
+def version() -> str:
+    """The library's version, as "2.1.4". Raises `HostLacksError` where there is none that fits."""
+    number: int = library().uc_version(None, None)
+    return f"{number >> 24}.{number >> 16 & 0xFF}.{number >> 8 & 0xFF}"
 
 
 def check(code: int, attempt: str) -> None:

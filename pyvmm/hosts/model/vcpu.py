@@ -6,17 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from pyvmm.errors import InternalError
+from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.model.address_space import VcpuServices
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess
-from pyvmm.hosts.model.history import History
+from pyvmm.hosts.model.origin import origin
 from pyvmm.hosts.model.reset_state import reset_registers
 from pyvmm.hosts.model.runner import Runner
+from pyvmm.hosts.model.saved_values import ModelSavedVcpu
 from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
+from pyvmm.hosts.saved_state import SavedVcpu, require_same_origin, require_same_vcpu
 
 _BSP = 1 << 8
 _IF = 1 << 9
@@ -40,12 +42,13 @@ class ModelVcpu(Owner):
         self._cr8 = 0
         self._closed = False
         self._gone = gone
+        self._new = self._save()
 
-    def _make_runner(self, history: History | None = None) -> Runner:
+    def _make_runner(self) -> Runner:
         """A processor after reset."""
         has_apic = self._services.controllers is not None
         apic_base = _APIC_BASE | (0 if self.index else _BSP) if has_apic else 0
-        runner = Runner(self.index, self._services, apic_base, history)
+        runner = Runner(self.index, self._services, apic_base)
         regs, sregs = reset_registers(self.index)
         state = runner.engine.state
         state.set_sregs(sregs)
@@ -114,15 +117,16 @@ class ModelVcpu(Owner):
         if not self._closed:
             self._runner.kick()
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """Finish the access that the last exit reported; the guest stops soon after.
 
         The rest of the translated block is executed too. An exit in it is what the next `run`
-        returns.
+        returns: then True.
         """
         self._require_open()
         if self._kept is None:
             self._kept = self._runner.complete()
+        return self._kept is not None
 
     def idle_mark(self) -> int | None:
         """Count the times it has begun to execute; None while it is neither halted nor waiting."""
@@ -182,16 +186,51 @@ class ModelVcpu(Owner):
 
     def reset(self) -> None:
         """Everything as it was made, but CPUID; what was pending is forgotten."""
+        self.restore(replace(self._new, has_cpuid=self._runner.has_cpuid))
+
+    def save(self) -> ModelSavedVcpu:
+        """All its state; complete the last exit first. Raises `InternalError` else."""
         self._require_open()
-        old = self._runner
-        # Whoever kicks has said why before, and the monitor looks before it runs this again: so a
-        # kick that still goes to the old one is not missed.
-        new = self._make_runner(old.history)
-        new.has_cpuid = old.has_cpuid
-        self._runner = new
-        old.close()
+        if self._kept is not None or self._runner.is_suspended:
+            raise InternalError(f"save vCPU {self.index}", "an exit of it waits to be answered")
+        return self._save()
+
+    def _save(self) -> ModelSavedVcpu:
+        runner = self._runner
+        return ModelSavedVcpu(
+            origin(),
+            self.index,
+            runner.engine.state.save(),
+            self._cr8,
+            runner.msrs.apic_base,
+            runner.msrs.tsc,
+            runner.has_cpuid,
+            self._services.controllers is not None,
+            runner.is_halted,
+            runner.waits_for_startup,
+            runner.save_accesses(),
+        )
+
+    def restore(self, saved: SavedVcpu) -> None:
+        """Take a state that `save` gave; an exit under way is forgotten.
+
+        Raises `HostLacksError` and `UsageError` as `interface.Vcpu.restore`.
+        """
+        self._require_open()
+        require_same_origin(saved.origin, origin())
+        if not isinstance(saved, ModelSavedVcpu):
+            attempt = f"restore vCPU {self.index}"
+            raise InternalError(attempt, f"a {type(saved).__name__} is not the model's")
+        has_controllers = self._services.controllers is not None
+        require_same_vcpu(
+            saved, self.index, saved_apic=saved.has_controllers, has_apic=has_controllers
+        )
+        if len(saved.context) != len(self._new.context):
+            raise UsageError(f"restore vCPU {self.index}", "its context has not the right size")
         self._kept = self._delivered = None
-        self._cr8 = 0
+        self._runner.drop()
+        self._runner.restore(saved)
+        self._cr8 = saved.cr8
 
     def get_further(self) -> FurtherRegs:
         """Debug registers and what it waits for; x87 and SSE stay in the engine: None."""

@@ -7,17 +7,20 @@ import errno
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from pyvmm.errors import SystemCallError
+from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot, MemslotFlag
 from pyvmm.hosts.model.conversions import ModelConversions
 from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.guest_space import GuestSpace, ModelSlot
 from pyvmm.hosts.model.host_memory import Mapped
+from pyvmm.hosts.model.origin import origin
 from pyvmm.hosts.model.posted import ModelPosts
 from pyvmm.hosts.model.refusals import closed, refused
+from pyvmm.hosts.model.saved_values import ModelSavedVm
 from pyvmm.hosts.model.turn import Turn
 from pyvmm.hosts.owner import Owner
+from pyvmm.hosts.saved_state import SavedVm, require_same_controllers, require_same_origin
 from pyvmm.rules.attributes import SetAttributes, set_attributes
 from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
 from pyvmm.rules.memslots import (
@@ -177,6 +180,24 @@ class ModelVm(Owner):
     def reset_controllers(self) -> None:
         """The controllers and the timer as they were made."""
         self._with_controllers("reset the interrupt controllers").reset()
+
+    def save(self) -> ModelSavedVm:
+        """The controllers and the timer, while no vCPU runs; there is no clock beside."""
+        self._require_open("save a VM")
+        if self._controllers is None:
+            return ModelSavedVm(origin(), (), None)
+        return self._controllers.save(origin())
+
+    def restore(self, saved: SavedVm) -> None:
+        """Take a state that `save` gave, while no vCPU runs; see `interface.Vm.restore`."""
+        self._require_open("restore a VM")
+        require_same_origin(saved.origin, origin())
+        if not isinstance(saved, ModelSavedVm):
+            raise InternalError("restore a VM", f"a {type(saved).__name__} is not the model's")
+        if self._controllers is None:
+            require_same_controllers("a VM", saved=bool(saved.pics), here=False)
+        else:
+            self._controllers.restore(saved)
 
     def _with_controllers(self, attempt: str) -> ModelControllers:
         self._require_open(attempt)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Saving a vCPU and restoring it: which ioctls in which order, and why that one.
+
+Everything is kept as KVM gives it. Docs/decisions/0013 says what went wrong elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyvmm.errors import InternalError
+from pyvmm.hosts.kvm import ioctls
+from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.ioctls import IoctlSpec
+from pyvmm.hosts.kvm.saved_msrs import MsrList
+from pyvmm.hosts.kvm.saved_values import SREGS2_SIZE, KvmSavedVcpu
+from pyvmm.hosts.saved_state import (
+    Origin,
+    SavedVcpu,
+    require_same_origin,
+    require_same_vcpu,
+)
+
+_LEGACY_XSAVE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuLike:
+    """Facts of a vCPU that saving has to know beside its fd.
+
+    `cpuid` is the table that it was given; `msrs` those that vCPUs like it have.
+    """
+
+    origin: Origin
+    index: int
+    cpuid: bytes
+    has_apic: bool
+    has_sregs2: bool
+    msrs: MsrList
+
+
+def save(fd: int, like: VcpuLike) -> KvmSavedVcpu:
+    """Read all the state of a vCPU whose last exit has been completed. Raises `KvmError`.
+
+    What it waits for comes first, since reading that takes a pending INIT or start-up IPI (and so
+    alters the local APIC). Events come before CR2 and the debug registers: reading them delivers
+    what comes with a pending page fault or debug exception. MSRs come before the local APIC: a
+    deadline that passes in between is then seen twice, in the other order not at all.
+    """
+    mp_state = _get(fd, ioctls.GET_MP_STATE, "struct kvm_mp_state *")
+    return KvmSavedVcpu(
+        origin=like.origin,
+        index=like.index,
+        cpuid=like.cpuid,
+        tsc_khz=call(ioctls.GET_TSC_KHZ, fd),
+        mp_state=int.from_bytes(mp_state, "little"),
+        events=_get(fd, ioctls.GET_VCPU_EVENTS, "struct kvm_vcpu_events *"),
+        regs=_get(fd, ioctls.GET_REGS, "struct kvm_regs *"),
+        sregs=_get(fd, ioctls.GET_SREGS2, "struct kvm_sregs2 *")
+        if like.has_sregs2
+        else _get(fd, ioctls.GET_SREGS, "struct kvm_sregs *"),
+        xsave=_get_xsave(fd, like.origin.xsave_size),
+        xcrs=_get(fd, ioctls.GET_XCRS, "struct kvm_xcrs *"),
+        debugregs=_get(fd, ioctls.GET_DEBUGREGS, "struct kvm_debugregs *"),
+        msrs=like.msrs.read(fd),
+        lapic=_get(fd, ioctls.GET_LAPIC, "struct kvm_lapic_state *") if like.has_apic else None,
+    )
+
+
+def require(saved: SavedVcpu, like: VcpuLike) -> KvmSavedVcpu:
+    """Return `saved` if such a vCPU can take it.
+
+    Raises `HostLacksError` for a state of another origin, `UsageError` for one of another vCPU.
+    """
+    require_same_origin(saved.origin, like.origin)
+    if not isinstance(saved, KvmSavedVcpu):
+        raise InternalError(f"restore vCPU {like.index}", f"a {type(saved).__name__} is not KVM's")
+    has_lapic = saved.lapic is not None
+    require_same_vcpu(saved, like.index, saved_apic=has_lapic, has_apic=like.has_apic)
+    return saved
+
+
+def restore(fd: int, like: VcpuLike, saved: KvmSavedVcpu) -> None:
+    """Give a vCPU, which has its CPUID already, the rest of the state that `saved` has.
+
+    The rate of the time stamp counter comes before the counter; special registers before the local
+    APIC, which they place, and that before the MSRs: a deadline is taken in its timer mode only.
+    XCR0 before what it enables; registers before events, since setting them forgets exceptions;
+    last of all what it waits for. Raises `KvmError`.
+    """
+    if call(ioctls.GET_TSC_KHZ, fd) != saved.tsc_khz:
+        call(ioctls.SET_TSC_KHZ, fd, saved.tsc_khz)
+    two = len(saved.sregs) == SREGS2_SIZE
+    _set(fd, ioctls.SET_SREGS2 if two else ioctls.SET_SREGS, saved.sregs)
+    _set(fd, ioctls.SET_REGS, saved.regs)
+    _set(fd, ioctls.SET_XCRS, saved.xcrs)
+    _set(fd, ioctls.SET_XSAVE, saved.xsave)
+    if saved.lapic is not None:
+        _set(fd, ioctls.SET_LAPIC, saved.lapic)
+    like.msrs.write(fd, saved.msrs)
+    _set(fd, ioctls.SET_DEBUGREGS, saved.debugregs)
+    _set(fd, ioctls.SET_VCPU_EVENTS, saved.events)
+    _set(fd, ioctls.SET_MP_STATE, saved.mp_state.to_bytes(4, "little"))
+
+
+def _get(fd: int, spec: IoctlSpec, declaration: str) -> bytes:
+    raw = new(declaration)
+    call(spec, fd, raw)
+    return bytes(ffi.buffer(raw))
+
+
+def _get_xsave(fd: int, size: int) -> bytes:
+    spec = ioctls.GET_XSAVE2 if size > _LEGACY_XSAVE else ioctls.GET_XSAVE
+    raw: CData = new("char[]", size)
+    call(spec, fd, raw, f"size={size}")
+    return bytes(ffi.buffer(raw))
+
+
+def _set(fd: int, spec: IoctlSpec, content: bytes) -> None:
+    call(spec, fd, ffi.from_buffer(content), f"{len(content)} bytes")
