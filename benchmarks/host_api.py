@@ -12,10 +12,10 @@ from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan
 from pyvmm.hosts.interface import GuestMapping, Memslot, Vcpu
 from pyvmm.hosts.kvm.system import System
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.backing import RamBacking, choose_backing
-from pyvmm.memory.layout import MemoryLayout
 
-LAYOUT = MemoryLayout.of(MEMORY)
+LAYOUT = AddressMap.of(MEMORY)
 
 
 def planned(code: bytes) -> BootPlan:

@@ -20,7 +20,7 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.hosts import open_host
 from pyvmm.machine.pc_devices import Wiring
 from pyvmm.machine.ram import GuestRam
-from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.address_map import AddressMap
 
 
 class _Clock:
@@ -65,7 +65,7 @@ def _live(clock: _Clock) -> None:
     """What `Assembly`, `VcpuThread` and their ends do, in their order."""
     clock.start()
     config = MachineConfig(guests.EXIT_42, memory=guests.MEMORY)
-    layout = MemoryLayout.of(config.memory)
+    layout = AddressMap.of(config.memory)
     plan = plan_boot(config.image, layout, config.command_line, config.initrd, name=config.name)
     clock.done("configuration, boot plan")
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.memory import layout
 from pyvmm.rules import abi
 
 ROOT = Path(__file__).parent.parent
@@ -232,6 +233,80 @@ def test_c_defines_them_in_one_header_and_means_the_same(home: str, places: list
     ]
 
 
+LAYOUT = Path("pyvmm/memory/layout.py")
+LOW_ADDRESSES = {
+    layout.LOW_USABLE_END, layout.PVH_START_INFO, layout.PVH_MEMMAP, layout.FLAT_ENTRY,
+    layout.BOOT_GDT,
+}  # fmt: skip
+FROM = layout.LOW_USABLE_END
+"""From here on a number that ends in ten zero bits looks like an address."""
+NO_ADDRESSES_OF_A_MACHINE = {
+    "pyvmm/rules/abi.py": {0xFEC0_0000, 0xFEE0_0000},  # where the processor and KVM have APICs
+    "pyvmm/hosts/registers.py": {0xFFFF_0000},  # of CS, after a reset
+    "pyvmm/hosts/model/cpuid.py": {0x4000_0000, 0x8000_0000},  # leaves
+    "pyvmm/hosts/model/guest_memory_access.py": {0x000F_FFFF_FFFF_F000, 0xFFFF_F000},  # masks
+    "pyvmm/memory/mappings.py": {0x000F_FFFF_FFFF_F000},
+    "pyvmm/memory/page_walk.py": {0x000F_FFFF_FFFF_F000},
+    # QEMU's machines have these devices, ours does not.
+    "pyvmm/compare/machines.py": {0xFED0_0000, 0xFF00_0000, 0xFEB0_0000},
+    "pyvmm/replay/guest.py": {0x10_0000, 0x1F_0000},  # a VM that is no machine
+}
+"""Numbers that are no place in the guest-physical address space of a machine, or the hardware's."""
+NO_SLOTS_OF_A_MACHINE = {"lifetime", "replay"}
+"""Rooms whose VMs are stories of their own."""
+
+
+def addresses(path: Path) -> Iterator[str]:
+    """Numbers of a file that look like guest-physical addresses, and are not in the list."""
+    nodes = source(path)[1]
+    masks = {
+        id(side)
+        for node in nodes
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd)
+        for side in (node.left, node.right)
+    }
+    known = NO_ADDRESSES_OF_A_MACHINE.get(str(path), set())
+    for node in nodes:
+        if isinstance(node, ast.Constant) and type(node.value) is int and id(node) not in masks:
+            value = node.value
+            is_one = (value >= FROM and value % 0x400 == 0) or value in LOW_ADDRESSES
+            if is_one and value not in known:
+                yield f"{path}:{node.lineno}: {value:#x}"
+
+
+def slot_numbers(path: Path) -> Iterator[str]:
+    """Numbers of a file that are given to a memslot."""
+    for node in source(path)[1]:
+        given: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            name = (
+                node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+            )
+            given = [each.value for each in node.keywords if each.arg == "slot"]
+            if name in {"Memslot", "MemoryRegion", "MapSlot"}:
+                given += node.args[:1]
+        elif isinstance(node, ast.Assign) and "SLOT" in ast.unparse(node.targets[0]).split("_"):
+            given = [node.value]
+        for each in given:
+            if isinstance(each, ast.Constant) and type(each.value) is int:
+                yield f"{path}:{each.lineno}: {each.value}"
+
+
+@each_room
+def test_no_address_and_no_slot_is_a_number_outside_the_map(room: list[Path]) -> None:
+    for path in room:
+        if path != LAYOUT:
+            assert list(addresses(path)) == []
+        if path.parts[1] not in NO_SLOTS_OF_A_MACHINE:
+            assert list(slot_numbers(path)) == []
+
+
+@pytest.mark.parametrize("name", NO_ADDRESSES_OF_A_MACHINE)
+def test_what_is_no_address_is_still_there(name: str) -> None:
+    found = {node.value for node in source(Path(name))[1] if isinstance(node, ast.Constant)}
+    assert found >= NO_ADDRESSES_OF_A_MACHINE[name]
+
+
 def test_the_walk_sees_what_it_is_meant_to_see() -> None:
     # Were the lists above to miss the house, every test in this file would pass for nothing.
     assert len(MODULES) > 40
@@ -239,4 +314,6 @@ def test_the_walk_sees_what_it_is_meant_to_see() -> None:
     assert sum(map(is_pure, MODULES)) > 20
     assert "trio" in {name.split(".")[0] for name in imports(Path("pyvmm/machine/machine.py"))}
     assert len(list(own_definitions(ABI))) == 2
+    assert len(list(addresses(LAYOUT))) > 10
+    assert len(list(slot_numbers(Path("pyvmm/replay/guest.py")))) == 1
     assert set(sys.stdlib_module_names) | {"cffi", "trio", "rich"} >= EFFECTS

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from pyvmm.boot.claims import Claim, claim_of
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import BOOT_GDT, HIGH_MEMORY_START, LOW_USABLE_END, GpaRange, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import BOOT_GDT, HIGH_MEMORY_START, LOW_USABLE_END, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 _LOW = GpaRange(BOOT_GDT, LOW_USABLE_END)
@@ -22,8 +23,8 @@ class FreeMemory:
     taken from then on. All addresses are GPAs in bytes.
     """
 
-    def __init__(self, layout: MemoryLayout, taken: Sequence[GpaRange], attempt: str) -> None:
-        self._high = GpaRange(HIGH_MEMORY_START, layout.regions[0].range.end)
+    def __init__(self, address_map: AddressMap, taken: Sequence[GpaRange], attempt: str) -> None:
+        self._high = GpaRange(HIGH_MEMORY_START, address_map.ram[0].range.end)
         self._taken = sorted(taken, key=lambda range_: range_.start)
         self._attempt = attempt
 

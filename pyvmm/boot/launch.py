@@ -30,11 +30,11 @@ from pyvmm.boot.launch_format import (
 )
 from pyvmm.boot.plan import BootPlan, Placement
 from pyvmm.errors import ImageError, UsageError
+from pyvmm.memory.address_map import AddressMap, RangeKind
 from pyvmm.memory.layout import (
     HOLE_END,
     LAUNCH_END,
     LAUNCH_TABLES,
-    STAGING_MAX,
     WINDOW_GPA,
     WINDOW_MAX,
     GpaRange,
@@ -119,12 +119,13 @@ class LaunchReport:
     detail: int
 
 
-def launch_image(plan: BootPlan, name: str = "image") -> LaunchImage:
+def launch_image(plan: BootPlan, address_map: AddressMap, name: str = "image") -> LaunchImage:
     """List the memory that the firmware copies for `plan`: placements, joined and rounded to pages.
 
-    `name` is for error texts only. Raises `ImageError` for an image without an entry for a private
-    launch, or one that wants memory above 4 GiB or where the launch itself takes place; or that has
-    more of it than the staging area and the boot block take.
+    `address_map` is that of a private launch, `name` is for error texts only. Raises `ImageError`
+    for an image without an entry for a private launch, or one that wants memory above 4 GiB or
+    where the launch itself takes place; or that has more of it than the staging area and the boot
+    block take.
     """
     attempt = f"launch {name} into private memory"
     if plan.private_entry is None or plan.start_info is None:
@@ -156,7 +157,8 @@ def launch_image(plan: BootPlan, name: str = "image") -> LaunchImage:
     if len(runs) > BOOT_RUNS_MAX:
         raise ImageError(attempt, f"it is in {len(runs)} parts, more than {BOOT_RUNS_MAX}")
     image = LaunchImage(runs, plan.private_entry, plan.start_info)
-    room = STAGING_MAX - _block_room(len(runs), BOOT_REGIONS_MAX)
+    staging_room = address_map.slot(RangeKind.STAGING).range.size
+    room = staging_room - _block_room(len(runs), BOOT_REGIONS_MAX)
     if image.size > room:
         raise ImageError(
             attempt, f"it has {image.size} bytes, and at most {room} can be launched", "shrink it"

@@ -22,6 +22,7 @@ from pyvmm.boot.pvh import entry_of, needs_of, pvh_boot_data, pvh_kernel
 from pyvmm.boot.recognise import ImageKind, recognise
 from pyvmm.boot.unpacking import unpacked
 from pyvmm.errors import ImageError, UsageError
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import (
     COMMAND_LINE_MAX,
     HIGH_MEMORY_START,
@@ -30,7 +31,6 @@ from pyvmm.memory.layout import (
     LOW_USABLE_END,
     MIB,
     GpaRange,
-    MemoryLayout,
 )
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -42,7 +42,7 @@ _PHYSICAL_LIMIT = 1 << 52
 
 def plan_boot(
     image: bytes | memoryview,
-    layout: MemoryLayout,
+    address_map: AddressMap,
     command_line: bytes = b"",
     initrd: bytes | memoryview | None = None,
     name: str = "image",
@@ -59,16 +59,16 @@ def plan_boot(
     unchanged until they are copied; they are sorted by address.
 
     Raises `ImageError` for an image (or initrd) that is broken, contradicts itself, does not fit
-    the layout, or is of a kind that cannot be booted; `UsageError` for a command line that cannot
-    be passed on; and what `unpacked` raises.
+    the address map, or is of a kind that cannot be booted; `UsageError` for a command line that
+    cannot be passed on; and what `unpacked` raises.
     """
     attempt = f"boot {name}"
     view, remarks = unpacked(memoryview(image).toreadonly().cast("B"), attempt)
     _check_command_line(command_line, attempt)
-    kernel = _kernel(view, layout, attempt)
-    _check_fit(kernel.claims, layout, attempt)
+    kernel = _kernel(view, address_map, attempt)
+    _check_fit(kernel.claims, address_map, attempt)
     _check_flat(kernel, command_line, initrd, attempt)
-    free = FreeMemory(layout, [claim.range for claim in kernel.claims], attempt)
+    free = FreeMemory(address_map, [claim.range for claim in kernel.claims], attempt)
     claims = list(kernel.claims)
     where = None
     if initrd is not None:
@@ -77,8 +77,8 @@ def plan_boot(
         claims.append(claim)
         where = claim.range
     names = (name, initrd_name)
-    data = _boot_data(kernel, layout, command_line, where, names=names, free=free)
-    plan = _checked_plan(kernel, data, (*claims, *data.claims), layout, attempt)
+    data = _boot_data(kernel, address_map, command_line, where, names=names, free=free)
+    plan = _checked_plan(kernel, data, (*claims, *data.claims), address_map, attempt)
     return dataclasses.replace(
         plan, kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks
     )
@@ -91,14 +91,14 @@ def _span(claims: Sequence[Claim]) -> GpaRange:
     )
 
 
-def _kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
+def _kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kernel:
     match recognise(view, attempt):
         case ImageKind.ELF:
-            return _elf_kernel(view, layout, attempt)
+            return _elf_kernel(view, address_map, attempt)
         case ImageKind.MULTIBOOT:
             header = find_header(view)
             assert header is not None  # that is how it was recognised
-            return multiboot_kernel(view, header, None, layout, attempt)
+            return multiboot_kernel(view, header, None, address_map, attempt)
         case ImageKind.FLAT:
             return flat_kernel(view)
         case ImageKind.MULTIBOOT_2:
@@ -111,7 +111,7 @@ def _kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
             )
 
 
-def _elf_kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
+def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kernel:
     """PVH where the image has the note, Multiboot otherwise, and where the note is broken."""
     elf = parse_elf(view, attempt)
     header = find_header(view)
@@ -126,10 +126,10 @@ def _elf_kernel(view: memoryview, layout: MemoryLayout, attempt: str) -> Kernel:
         remarks += (f"{error.cause}; so it is booted by its Multiboot header",)
     else:
         if entry is not None:
-            return _with_remarks(remarks, pvh_kernel(elf, entry, layout, attempt))
+            return _with_remarks(remarks, pvh_kernel(elf, entry, address_map, attempt))
     if header is not None:
         needs = needs_of(elf, attempt)
-        kernel = multiboot_kernel(view, header, elf, layout, attempt, needs=needs)
+        kernel = multiboot_kernel(view, header, elf, address_map, attempt, needs=needs)
         return _with_remarks(remarks, kernel)
     if has_multiboot_2_header(view):
         raise _only_multiboot_2(attempt)
@@ -184,7 +184,7 @@ def _check_flat(
 
 def _boot_data(
     kernel: Kernel,
-    layout: MemoryLayout,
+    address_map: AddressMap,
     command_line: bytes,
     initrd: GpaRange | None,
     *,
@@ -193,13 +193,13 @@ def _boot_data(
 ) -> BootData:
     match kernel.protocol:
         case BootProtocol.PVH:
-            return pvh_boot_data(kernel.entry, layout, command_line, initrd, free=free)
+            return pvh_boot_data(kernel.entry, address_map, command_line, initrd, free=free)
         case BootProtocol.MULTIBOOT:
             # As from QEMU (hw/i386/multiboot.c) and GRUB Legacy: programs count on it.
             image_name, module_name = (name.encode("utf-8", "surrogateescape") for name in names)
             line = image_name + b" " + command_line
             return multiboot_boot_data(
-                kernel.entry, layout, line, initrd, module_name=module_name, free=free
+                kernel.entry, address_map, line, initrd, module_name=module_name, free=free
             )
         case BootProtocol.FLAT:
             return flat_boot_data()
@@ -237,11 +237,11 @@ def _no_room_for_initrd(size: int, kernel: Kernel, attempt: str) -> ImageError:
     return ImageError(attempt, cause, f"give --memory {_mebibytes(needed)}M")
 
 
-def _check_fit(claims: Sequence[Claim], layout: MemoryLayout, attempt: str) -> None:
+def _check_fit(claims: Sequence[Claim], address_map: AddressMap, attempt: str) -> None:
     """Raise `ImageError` unless each claim lies within one usable range of the memory map."""
     for claim in claims:
         where = claim.range
-        if layout.is_usable(where.start, where.size):
+        if address_map.is_usable(where.start, where.size):
             continue
         if where.end > _PHYSICAL_LIMIT:
             raise ImageError(
@@ -263,16 +263,16 @@ def _check_fit(claims: Sequence[Claim], layout: MemoryLayout, attempt: str) -> N
         needed = where.end - (_HOLE.size if above_hole else 0)
         raise ImageError(
             attempt,
-            f"{claim} lies outside the guest's {layout.memory >> 20} MiB of memory",
+            f"{claim} lies outside the guest's {address_map.memory >> 20} MiB of memory",
             f"give --memory {_mebibytes(needed)}M or more",
         )
 
 
 def _checked_plan(
-    kernel: Kernel, data: BootData, claims: Sequence[Claim], layout: MemoryLayout, attempt: str
+    kernel: Kernel, data: BootData, claims: Sequence[Claim], address_map: AddressMap, attempt: str
 ) -> BootPlan:
     """The last look at everything: all of it in usable RAM, nothing twice, an entry that exists."""
-    _check_fit(claims, layout, attempt)
+    _check_fit(claims, address_map, attempt)
     ordered = sorted(claims, key=lambda claim: claim.range.start)
     for first, second in pairwise(ordered):
         if first.range.overlaps(second.range):

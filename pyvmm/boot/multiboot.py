@@ -16,6 +16,7 @@ from pyvmm.boot.relocation import entry_gpa, load_offset, moved, offset_remarks
 from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import (
     BIOS_DATA,
     BOOT_GDT,
@@ -25,7 +26,6 @@ from pyvmm.memory.layout import (
     MULTIBOOT_INFO,
     MULTIBOOT_MEMMAP,
     GpaRange,
-    MemoryLayout,
 )
 
 HEADER_MAGIC = 0x1BAD_B002
@@ -115,7 +115,7 @@ def multiboot_kernel(
     view: memoryview,
     header: Header,
     elf: ElfImage | None,
-    layout: MemoryLayout,
+    address_map: AddressMap,
     attempt: str,
     *,
     needs: GuestNeed | None = None,
@@ -135,7 +135,7 @@ def multiboot_kernel(
         claim, entry = _from_addresses(view, header, attempt)
         claims: tuple[Claim, ...] = (claim,)
     elif elf is not None:
-        offset = load_offset(elf, None, layout)
+        offset = load_offset(elf, None, address_map)
         remarks += offset_remarks(elf, offset)
         segments = moved(elf, offset).segments
         claims = tuple(segment.claim for segment in segments)
@@ -153,7 +153,7 @@ def multiboot_kernel(
 
 def multiboot_boot_data(
     entry: int,
-    layout: MemoryLayout,
+    address_map: AddressMap,
     command_line: bytes,
     initrd: GpaRange | None,
     *,
@@ -169,8 +169,8 @@ def multiboot_boot_data(
     memory_map = free.table(
         MULTIBOOT_MEMMAP,
         b"".join(
-            _MEMMAP_ENTRY.pack(_MEMMAP_ENTRY.size - 4, one.range.start, one.range.size, one.kind)
-            for one in layout.memory_map
+            _MEMMAP_ENTRY.pack(_MEMMAP_ENTRY.size - 4, one.range.start, one.range.size, one.type)
+            for one in address_map.e820()
         ),
         "the Multiboot memory map",
     )
@@ -192,7 +192,7 @@ def multiboot_boot_data(
     info = _INFO.pack(
         flags,
         LOW_USABLE_END >> 10,
-        (layout.regions[0].range.end - HIGH_MEMORY_START) >> 10,
+        (address_map.ram[0].range.end - HIGH_MEMORY_START) >> 10,
         0,  # boot_device
         line.range.start,
         1 if module else 0,

@@ -18,14 +18,8 @@ from pyvmm.boot.relocation import entry_gpa, load_offset, moved, offset_remarks,
 from pyvmm.boot.tables import boot_gdt, protected_mode
 from pyvmm.errors import ImageError
 from pyvmm.hosts.registers import Regs
-from pyvmm.memory.layout import (
-    BOOT_GDT,
-    COMMAND_LINE,
-    PVH_MEMMAP,
-    PVH_START_INFO,
-    GpaRange,
-    MemoryLayout,
-)
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import BOOT_GDT, COMMAND_LINE, PVH_MEMMAP, PVH_START_INFO, GpaRange
 
 XEN_NOTE = b"Xen"
 PHYS32_ENTRY = 18
@@ -95,7 +89,7 @@ def needs_of(elf: ElfImage, attempt: str) -> GuestNeed | None:
     return needs
 
 
-def pvh_kernel(elf: ElfImage, entry: int, layout: MemoryLayout, attempt: str) -> Kernel:
+def pvh_kernel(elf: ElfImage, entry: int, address_map: AddressMap, attempt: str) -> Kernel:
     """The kernel to be entered by the PVH ABI at GPA `entry`, or as far from it as it is moved.
 
     Raises `ImageError` for an entry that `entry_gpa` refuses, and for its note of needs.
@@ -104,7 +98,7 @@ def pvh_kernel(elf: ElfImage, entry: int, layout: MemoryLayout, attempt: str) ->
     for note in _notes(elf, XEN_NOTE, PHYS32_RELOC):
         words = note.descriptor[: len(note.descriptor) // 4 * 4]
         rule = rule_of(elf, tuple(word for (word,) in struct.iter_unpack("<I", words)))
-    offset = load_offset(elf, rule, layout)
+    offset = load_offset(elf, rule, address_map)
     private_entry, flaw = _private_entry(elf)
     return Kernel(
         BootProtocol.PVH,
@@ -140,7 +134,7 @@ def _private_entry(elf: ElfImage) -> tuple[int | None, str]:
 
 def pvh_boot_data(
     entry: int,
-    layout: MemoryLayout,
+    address_map: AddressMap,
     command_line: bytes,
     initrd: GpaRange | None,
     *,
@@ -155,8 +149,8 @@ def pvh_boot_data(
     memory_map = free.table(
         PVH_MEMMAP,
         b"".join(
-            _MEMMAP_ENTRY.pack(one.range.start, one.range.size, one.kind, 0)
-            for one in layout.memory_map
+            _MEMMAP_ENTRY.pack(one.range.start, one.range.size, one.type, 0)
+            for one in address_map.e820()
         ),
         "the PVH memory map",
     )
@@ -173,7 +167,7 @@ def pvh_boot_data(
         line.range.start,
         0,  # rsdp_paddr
         memory_map.range.start,
-        len(layout.memory_map),
+        len(address_map.e820()),
         0,
     )
     return BootData(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from pyvmm.boot.elf import ElfImage, LoadSegment
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import HIGH_MEMORY_START, HOLE_END, MIB, GpaRange, MemoryLayout, RangeKind
+from pyvmm.memory.address_map import AddressMap, MemoryType
+from pyvmm.memory.layout import HIGH_MEMORY_START, HOLE_END, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 DEFAULT_ALIGN = 2 * MIB
@@ -32,7 +33,7 @@ ANYWHERE = GpaRange(0, HOLE_END)
 """All that a 32-bit entry can reach."""
 
 
-def load_offset(elf: ElfImage, rule: LoadRule | None, layout: MemoryLayout) -> int:
+def load_offset(elf: ElfImage, rule: LoadRule | None, address_map: AddressMap) -> int:
     """Compute the bytes by which all of `elf` moves up (down if negative).
 
     A file that is linked to 0 names no place: real-mode memory begins there. Where nothing fits
@@ -42,7 +43,7 @@ def load_offset(elf: ElfImage, rule: LoadRule | None, layout: MemoryLayout) -> i
     end = max(segment.claim.range.end for segment in elf.segments)
     names_no_place = elf.is_relocatable and start == 0
     fits = all(
-        layout.is_usable(one.claim.range.start, one.claim.range.size) for one in elf.segments
+        address_map.is_usable(one.claim.range.start, one.claim.range.size) for one in elf.segments
     )
     if (fits and not names_no_place) or not (elf.is_relocatable or rule):
         return 0
@@ -53,8 +54,8 @@ def load_offset(elf: ElfImage, rule: LoadRule | None, layout: MemoryLayout) -> i
     remainder = start % rule.align if elf.is_relocatable else 0
     floor = max(rule.within.start, HIGH_MEMORY_START)
     lowest = _aligned(floor, rule.align, remainder)
-    for entry in layout.memory_map:
-        if entry.kind is not RangeKind.RAM:
+    for entry in address_map.e820():
+        if entry.type is not MemoryType.RAM:
             continue
         gpa = _aligned(max(entry.range.start, floor), rule.align, remainder)
         if gpa + size <= min(entry.range.end, rule.within.end):

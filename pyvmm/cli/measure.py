@@ -12,7 +12,7 @@ from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_gues
 from pyvmm.cli.output_paths import STANDARD_ERROR, STANDARD_OUTPUT, refuse_to_overwrite
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
-from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.rules.abi import PAGE_SIZE
 
 
@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Print the digest."""
     refuse_to_overwrite([STANDARD_OUTPUT, STANDARD_ERROR], guest_inputs(options))
-    layout = MemoryLayout.of(options.memory)
+    address_map = AddressMap.of(options.memory, window=0)
     guest = read_guest(options)
-    plan = plan_boot(guest.image, layout, guest.command_line, guest.initrd, guest.name)
-    image = launch_image(plan, guest.name)
+    plan = plan_boot(guest.image, address_map, guest.command_line, guest.initrd, guest.name)
+    image = launch_image(plan, address_map, guest.name)
     digest = measure(image).hex()
     print_answer(json.dumps(_as_json(image, digest)) if options.json else digest)
     return ExitCode.OK

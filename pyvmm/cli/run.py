@@ -297,7 +297,7 @@ def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
         write_to_user(f"pyvmm: the guest runs on the model ({without_kvm.cause})\n")
     if verbose:
         ram = machine.ram
-        write_to_user(f"pyvmm: memory: {ram.layout.memory >> 10} KiB, {ram.choice.reason}\n")
+        write_to_user(f"pyvmm: memory: {ram.address_map.memory >> 10} KiB, {ram.choice.reason}\n")
         for remark in machine.assembly.remarks:
             write_to_user(f"pyvmm: {remark}\n")
 

@@ -35,7 +35,7 @@ from pyvmm.compare.subjects import PyvmmSubject, Subject
 from pyvmm.compare.timed_runs import timed_run
 from pyvmm.compare.verdict import PairVerdict, judge
 from pyvmm.errors import UsageError
-from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.visible import visible
 
 QEMU_MEMORY_STEP = 8192
@@ -74,7 +74,7 @@ def check(request: GuestRequest) -> tuple[BootPlan, BootProtocol]:
 def _plan(request: GuestRequest, name: str, initrd_name: str) -> BootPlan:
     return plan_boot(
         request.image,
-        MemoryLayout.of(request.memory),
+        AddressMap.of(request.memory),
         request.command_line,
         request.initrd,
         name,
@@ -92,8 +92,8 @@ async def compare(
     """Compare; the first subject is the reference. Raises a `PyvmmError` where a monitor fails."""
     plan, theirs = check(request)
     image_end = max(one.gpa + len(one.data) for one in plan.placements if one.what != "the initrd")
-    layout = MemoryLayout.of(request.memory)
-    regions = regions_of(layout, image_end)
+    address_map = AddressMap.of(request.memory)
+    regions = regions_of(address_map, image_end)
     done = 0
     total = len(subjects) * (1 + rounds)
     verdicts: list[PairVerdict] = []
@@ -101,7 +101,7 @@ async def compare(
     with guest_files(request) as files, ExitStack() as stack:
         # Under these names everybody is given the files.
         initrd = "" if files.initrd is None else path_of(files.initrd)
-        values = loader_values(_plan(request, path_of(files.image), initrd), layout)
+        values = loader_values(_plan(request, path_of(files.image), initrd), address_map)
         known = GuestKnown(request.bundled, plan.protocol, theirs, values)
         reference: _Looked | None = None
         for planned in inspections(subjects):

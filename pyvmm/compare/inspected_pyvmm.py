@@ -159,7 +159,7 @@ def _status(ending: Ending) -> int | None:
 def _copy_ram(ram: GuestRam, fd: int) -> None:
     """Copy it to `fd`, a file of that size; what nobody has touched stays a hole there."""
     with ram.mapping.view() as view:
-        for start, end in ram.mapping.data(0, ram.layout.memory):
+        for start, end in ram.mapping.data(0, ram.address_map.memory):
             for offset in range(start, end, _CHUNK):
                 stop = min(offset + _CHUNK, end)
                 with view[offset:stop] as part:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from pyvmm.boot.plan import BootPlan
-from pyvmm.memory.layout import GpaRange, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GpaRange
 
 REASON = (
     "loader",
@@ -74,13 +75,13 @@ class LoaderValues:
 NO_VALUES = LoaderValues()
 
 
-def loader_values(plan: BootPlan, layout: MemoryLayout) -> LoaderValues:
+def loader_values(plan: BootPlan, address_map: AddressMap) -> LoaderValues:
     """The values for a guest that pyvmm loads by `plan`, made with the names that it is told."""
-    return LoaderValues(frozenset(one for one in _numbers(plan, layout) if one > _SMALL))
+    return LoaderValues(frozenset(one for one in _numbers(plan, address_map) if one > _SMALL))
 
 
-def _numbers(plan: BootPlan, layout: MemoryLayout) -> Iterator[int]:
-    for entry in layout.memory_map:
+def _numbers(plan: BootPlan, address_map: AddressMap) -> Iterator[int]:
+    for entry in address_map.e820():
         yield from _of_range(entry.range)
     if plan.initrd is not None:
         yield from _of_range(plan.initrd)

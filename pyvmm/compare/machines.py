@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyvmm.compare.subjects import QemuAccelerator, QemuMachine, QemuSubject
+from pyvmm.memory.layout import IOAPIC_GPA, LOCAL_APIC_GPA
+from pyvmm.rules.abi import PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ DEVICES = (
     Device(
         "the interrupt controllers",
         ports=((0x20, 0x21), (0xA0, 0xA1), (0x4D0, 0x4D1)),
-        gpas=((0xFEC0_0000, 0xFEC0_0FFF), (0xFEE0_0000, 0xFEE0_0FFF)),
+        gpas=tuple((gpa, gpa + PAGE_SIZE - 1) for gpa in (IOAPIC_GPA, LOCAL_APIC_GPA)),
         in_microvm=True,
     ),
     Device("the interval timer", ports=((0x40, 0x43),), in_microvm=True),

@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pyvmm.memory.layout import HIGH_MEMORY_START, MIB, GpaRange, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import HIGH_MEMORY_START, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 Read = Callable[[int, int], bytes]
@@ -79,13 +80,13 @@ class RegionComparison:
     pages: PageCounts
 
 
-def regions_of(layout: MemoryLayout, image_end: int) -> tuple[RamRegion, ...]:
+def regions_of(address_map: AddressMap, image_end: int) -> tuple[RamRegion, ...]:
     """RAM cut where its meaning changes; `image_end` is the end (GPA) of what was loaded.
 
     The image's region goes up to the next multiple of 2 MiB: what a kernel keeps right behind
     itself (its BSS, its first page tables) is there.
     """
-    low_end = layout.regions[0].range.end
+    low_end = address_map.ram[0].range.end
     border = min(-(-max(image_end, HIGH_MEMORY_START) // (2 * MIB)) * 2 * MIB, low_end)
     regions = [
         RamRegion(LOW, GpaRange(0, HIGH_MEMORY_START), 0),
@@ -93,7 +94,7 @@ def regions_of(layout: MemoryLayout, image_end: int) -> tuple[RamRegion, ...]:
     ]
     if border < low_end:
         regions.append(RamRegion(REST, GpaRange(border, low_end), border))
-    regions += [RamRegion(ABOVE, one.range, one.file_offset) for one in layout.regions[1:]]
+    regions += [RamRegion(ABOVE, one.range, one.file_offset) for one in address_map.ram[1:]]
     return tuple(regions)
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from pyvmm.devices.rtc_flags import AlarmTime, RtcFlags
-from pyvmm.memory.layout import HOLE_START, MIB
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import MIB
 
 SIZE: Final = 128
 """Bytes of CMOS memory, the clock's included."""
@@ -100,7 +101,7 @@ class Cmos:
     """Two single-byte ports: the index at offset 0, the byte it selects at offset 1.
 
     `now` gives the time that the clock shows (UTC, by custom). `memory_size` is all of the guest's
-    RAM in bytes, laid out as `pyvmm.memory.layout` does. `set_line` is the interrupt line; None:
+    RAM in bytes, laid out by `AddressMap`. `set_line` is the interrupt line; None:
     there is nobody to interrupt. `on_change` is called when `next_due` may have changed.
     """
 
@@ -219,7 +220,7 @@ class Cmos:
         return self._digits((hour + 11) % 12 + 1) | (_PM if hour >= 12 else 0)
 
     def _put_memory_size(self, memory_size: int) -> None:
-        below_4g = min(memory_size, HOLE_START)
+        below_4g = AddressMap.of(memory_size).ram[0].range.size
         above_4g = memory_size - below_4g
         extended = min(max(below_4g - MIB, 0) // 1024, 0xFFFF)
         self._put(CmosByte.BASE_MEMORY, _BASE_KIB, 2)

@@ -64,9 +64,6 @@ TEST_LENGTH: Final = 4
 TEST_LINES: Final = 0x2000
 """pc-testdev's interrupt lines, a port each."""
 
-TEST_WINDOW_GPA: Final = 0xFF00_0000
-"""pc-testdev's window, in the MMIO hole: a GPA, not a port."""
-
 EXIT: Final = 0xF4
 """I/O port by which a guest ends its run with a status; the usual one of ``isa-debug-exit``."""
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+RESET_CS_BASE = 0xFFFF_0000
+RESET_RIP = 0xFFF0
+"""A processor starts, and is reset to, 16 bytes below 4 GiB (SDM vol. 3A, 10.1.4)."""
+
 
 class Cr0(enum.IntFlag):
     """Control register 0 (SDM vol. 3A, 2.5)."""

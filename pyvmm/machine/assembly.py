@@ -28,7 +28,7 @@ from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.machine.pc_devices import Wiring
 from pyvmm.machine.ram import GuestRam
-from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
@@ -63,30 +63,31 @@ def needs_interrupts(config: MachineConfig, plan: BootPlan) -> bool:
 PreparedLaunch = Callable[[System, Vm, GuestMemory, MachineConfig], "PrivateLaunch"]
 
 
-def _prepare_launch(plan: BootPlan) -> PreparedLaunch:
+def _prepare_launch(plan: BootPlan, address_map: AddressMap) -> PreparedLaunch:
     """Return the function that makes the launch once there is a VM; refuse a wrong image now."""
     from pyvmm.boot.launch import launch_image  # Most machines have no private memory.
     from pyvmm.machine.launch import PrivateLaunch
 
-    return partial(PrivateLaunch, launch_image(plan))
+    return partial(PrivateLaunch, launch_image(plan, address_map))
 
 
 class Assembly(StackOwner):
     """Owns a VM that is ready to run, and what belongs to it. Close it after its vCPUs."""
 
     def __init__(self, config: MachineConfig, control: RunControl, console: ConsolePort) -> None:
-        layout = MemoryLayout.of(config.memory)
+        address_map = config.address_map()
         self._config = config
         self._plan = plan_boot(
             config.image,
-            layout,
+            address_map,
             config.command_line,
             config.initrd,
             name=config.name,
             initrd_name=config.initrd_name,
         )
-        prepared = None if config.private is None else _prepare_launch(self._plan)
+        prepared = None if config.private is None else _prepare_launch(self._plan, address_map)
         self._interrupts = needs_interrupts(config, self._plan)
+        self.address_map = config.address_map(controllers=self._interrupts)
         self.launch: PrivateLaunch | None = None
         with ExitStack() as stack:
             self.host = open_host(config.host, private=config.private is not None)
@@ -99,7 +100,7 @@ class Assembly(StackOwner):
                 GuestRam(
                     self.system,
                     self.vm,
-                    layout,
+                    self.address_map,
                     private=config.private is not None,
                     in_core=config.dump_guest_core,
                 )
@@ -151,7 +152,7 @@ class Assembly(StackOwner):
         from pyvmm.machine.fw_cfg_items import machine_items  # Most guests do not ask.
 
         config = self._config
-        return machine_items(self.ram.layout, config.cpus, self._plan, config.command_line)
+        return machine_items(self.address_map, config.cpus, self._plan, config.command_line)
 
     def _load(self) -> None:
         """Put the image where it belongs; RAM is zero."""

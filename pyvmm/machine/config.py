@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.errors import UsageError
 from pyvmm.machine.device_choice import DeviceChoice
-from pyvmm.memory.layout import MIB, WINDOW_MAX, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import MIB, WINDOW_MAX
 from pyvmm.rules.abi import PAGE_SIZE
 
 MAX_CPUS = 255
@@ -116,7 +117,7 @@ class MachineConfig:
     devices: DeviceChoice = DeviceChoice()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
-        MemoryLayout.of(self.memory)
+        self.address_map()
         if self.private is not None and self.reboot is RebootPolicy.AGAIN:
             raise UsageError(
                 "boot a private guest again after a reset",
@@ -135,3 +136,8 @@ class MachineConfig:
                 "it must be a finite number above 0",
                 "leave it out for no limit",
             )
+
+    def address_map(self, *, controllers: bool = False) -> AddressMap:
+        """Lay out the guest's address space, with interrupt controllers or without."""
+        window = None if self.private is None else self.private.window
+        return AddressMap.of(self.memory, window=window, controllers=controllers)

@@ -12,22 +12,22 @@ from collections.abc import Mapping
 
 from pyvmm.boot.plan import BootPlan, BootProtocol
 from pyvmm.devices.fw_cfg import SIGNATURE, Item, Key, item_of, with_directory
-from pyvmm.memory.layout import GpaRange, MemoryLayout
+from pyvmm.memory.address_map import AddressMap, MemoryType, RangeKind
+from pyvmm.memory.layout import GpaRange
 
 _TRADITIONAL_AND_DMA = 0b11
 _E820_ENTRY = struct.Struct("<QQI")
-_E820_RAM = 1
 
 
 def machine_items(
-    layout: MemoryLayout, cpus: int, plan: BootPlan, command_line: bytes
+    address_map: AddressMap, cpus: int, plan: BootPlan, command_line: bytes
 ) -> Mapping[int, Item]:
     """Every item; `command_line` is without its zero byte."""
     items: dict[int, Item] = {
         Key.SIGNATURE: item_of(SIGNATURE),
         Key.ID: _u32(_TRADITIONAL_AND_DMA),
         Key.UUID: item_of(bytes(16)),
-        Key.RAM_SIZE: item_of(layout.memory.to_bytes(8, "little")),
+        Key.RAM_SIZE: item_of(address_map.memory.to_bytes(8, "little")),
         Key.NOGRAPHIC: _u16(0),
         Key.CPUS: _u16(cpus),
         Key.BOOT_MENU: _u16(0),
@@ -38,7 +38,7 @@ def machine_items(
         line = command_line + b"\0"
         items |= {Key.COMMAND_LINE_SIZE: _u32(len(line)), Key.COMMAND_LINE: item_of(line)}
         items |= _kernel(plan) | _initrd(plan)
-    return with_directory(items, {"etc/e820": _e820(layout)})
+    return with_directory(items, {"etc/e820": _e820(address_map)})
 
 
 def _u16(value: int) -> Item:
@@ -84,9 +84,8 @@ def _placed(plan: BootPlan, where: GpaRange) -> Item:
     )
 
 
-def _e820(layout: MemoryLayout) -> bytes:
-    """RAM alone, as QEMU: what lies in it and is reserved is for firmware to know."""
-    return b"".join(
-        _E820_ENTRY.pack(region.range.start, region.range.size, _E820_RAM)
-        for region in layout.regions
-    )
+def _e820(address_map: AddressMap) -> bytes:
+    """RAM, and ECAM; as QEMU's: what lies in RAM and is reserved is for firmware to know."""
+    entries = [(one.range, MemoryType.RAM) for one in address_map.ram]
+    entries += [(one.range, MemoryType.RESERVED) for one in address_map.of_kind(RangeKind.ECAM)]
+    return b"".join(_E820_ENTRY.pack(one.start, one.size, type_) for one, type_ in entries)

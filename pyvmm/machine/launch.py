@@ -18,19 +18,9 @@ from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import SharedMemory
 from pyvmm.machine.ownership import StackOwner
-from pyvmm.memory.layout import (
-    FIRMWARE_GPA,
-    FIRMWARE_SIZE,
-    STAGING_GPA,
-    WINDOW_GPA,
-    GpaRange,
-    MemoryLayout,
-)
+from pyvmm.memory.address_map import MapSlot, RangeKind
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
-
-WINDOW_SLOT = 2
-STAGING_SLOT = 3
-FIRMWARE_SLOT = 4
 
 
 class PrivateLaunch(StackOwner):
@@ -48,24 +38,26 @@ class PrivateLaunch(StackOwner):
         config: MachineConfig,
     ) -> None:
         private = config.private
+        address_map = config.address_map()
         if private is None:
             raise InternalError("launch a private guest", "the machine has no private memory")
         self._memory = memory
         self._report: LaunchReport | None = None
-        window = GpaRange(WINDOW_GPA, WINDOW_GPA + private.window) if private.window else None
-        regions = [region.range for region in MemoryLayout.of(config.memory).regions]
+        has_window = address_map.has(RangeKind.WINDOW)
+        window = address_map.slot(RangeKind.WINDOW) if has_window else None
         staged = staging(
             image,
-            regions,
+            [one.range for one in address_map.ram],
             config.cpus,
             convert=True,
             expected=private.expected_digest,
-            window=window,
+            window=None if window is None else window.range,
         )
         with ExitStack() as stack:
 
-            def shared(slot: int, gpa: int, size: int, what: str) -> SharedMemory:
-                region = MemoryRegion(slot, GpaRange(gpa, gpa + size), False, what)
+            def shared(slot: MapSlot, size: int) -> SharedMemory:
+                start = slot.range.start
+                region = MemoryRegion(slot.slot, GpaRange(start, start + size), False, slot.name)
                 made = stack.enter_context(
                     SharedMemory(system, vm, region, in_core=config.dump_guest_core)
                 )
@@ -73,30 +65,29 @@ class PrivateLaunch(StackOwner):
                 return made
 
             if window is not None:
-                shared(WINDOW_SLOT, window.start, window.size, "shared window")
-                memory.conversion.withhold(window.start, window.size)
-            self._staging: SharedMemory | None = shared(
-                STAGING_SLOT, STAGING_GPA, staged.size, "staging area"
-            )
+                shared(window, window.range.size)
+                memory.conversion.withhold(window.range.start, window.range.size)
+            area = address_map.slot(RangeKind.STAGING)
+            self._staging: SharedMemory | None = shared(area, staged.size)
             for piece in staged.pieces:
-                self._staging.sides.write(STAGING_GPA + piece.offset, piece.data)
-            self._firmware: SharedMemory | None = shared(
-                FIRMWARE_SLOT, FIRMWARE_GPA, FIRMWARE_SIZE, "firmware"
-            )
-            if len(private.firmware) != FIRMWARE_SIZE:
+                self._staging.sides.write(area.range.start + piece.offset, piece.data)
+            place = address_map.slot(RangeKind.FIRMWARE)
+            self._firmware: SharedMemory | None = shared(place, place.range.size)
+            if len(private.firmware) != place.range.size:
                 raise UsageError(
                     "load the firmware",
-                    f"it has {len(private.firmware)} bytes, not {FIRMWARE_SIZE}",
+                    f"it has {len(private.firmware)} bytes, not {place.range.size}",
                     "give firmware/build/firmware.bin",
                 )
-            self._firmware.sides.write(FIRMWARE_GPA, private.firmware)
+            self._firmware.sides.write(place.range.start, private.firmware)
             self.own(stack)
 
     @property
     def report(self) -> LaunchReport | None:
         """Report that the firmware has given so far."""
         if self._firmware is not None:
-            return parse_report(self._firmware.sides.read(FIRMWARE_GPA, LAUNCH_REPORT.size))
+            start = self._firmware.sides.region.range.start
+            return parse_report(self._firmware.sides.read(start, LAUNCH_REPORT.size))
         return self._report
 
     def complete(self) -> None:
@@ -106,7 +97,7 @@ class PrivateLaunch(StackOwner):
         self._report = self.report
         firmware, self._firmware = self._firmware, None
         staging_area, self._staging = self._staging, None
-        self._memory.regions.remove(FIRMWARE_SLOT)
-        self._memory.regions.remove(STAGING_SLOT)
+        for gone in (firmware, staging_area):
+            self._memory.regions.remove(gone.sides.region.slot)
         firmware.close()
         staging_area.close()

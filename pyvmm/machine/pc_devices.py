@@ -22,6 +22,7 @@ from pyvmm.errors import UsageError
 from pyvmm.hosts.pit import Pit
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.machine.ending import Ending, EndingKind, ending_of_status
+from pyvmm.memory.layout import TEST_WINDOW_GPA
 
 NO_DEVICES = DeviceChoice()
 
@@ -106,7 +107,7 @@ def _add_test_device(bus: Bus, mmio: Bus, wiring: Wiring) -> None:
     lines = pc_testdev.InterruptLines(wiring.set_irq_line)
     bus.add(ports.TEST_LINES, pc_testdev.LINES, lines, "test interrupt lines")
     window = pc_testdev.Window()
-    mmio.add(ports.TEST_WINDOW_GPA, pc_testdev.WINDOW_SIZE, window, "test window", width=8)
+    mmio.add(TEST_WINDOW_GPA, pc_testdev.WINDOW_SIZE, window, "test window", width=8)
 
 
 def _add_exit_ports(bus: Bus, wiring: Wiring) -> None:

@@ -10,6 +10,7 @@ from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag
 from pyvmm.machine import host_memory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.ownership import StackOwner
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.backing import (
     BackingChoice,
     RamBacking,
@@ -17,14 +18,13 @@ from pyvmm.memory.backing import (
     choose_backing,
     choose_two_sided_backing,
 )
-from pyvmm.memory.layout import MemoryLayout
 from pyvmm.memory.regions import MemoryRegion
 
 
 class GuestRam(StackOwner):
     """Owns what backs RAM and its host mapping, and binds them to the VM's memslots.
 
-    One file holds all of RAM, without the holes: `MemoryLayout.file_offset` is the arithmetic. With
+    One file holds all of RAM, without the holes: `AddressMap.file_offset` is the arithmetic. With
     `private` there are two: what is shared is mapped from a memfd, what is private lies in a
     guest_memfd at the same offset. A core of this process has what is mapped only with `in_core`.
     Raises `HostLacksError` when the host cannot give that much.
@@ -34,26 +34,24 @@ class GuestRam(StackOwner):
         self,
         system: System,
         vm: Vm,
-        layout: MemoryLayout,
+        address_map: AddressMap,
         *,
         private: bool = False,
         in_core: bool = False,
     ) -> None:
         capabilities = system.capabilities()
-        check_size(
-            layout.memory, host_memory.available(), capabilities.physical_address_bits, layout
-        )
-        self.layout = layout
+        check_size(address_map, host_memory.available(), capabilities.physical_address_bits)
+        self.address_map = address_map
         choose = choose_two_sided_backing if private else choose_backing
         self.choice: BackingChoice = choose(capabilities)
         self.guest_memfd: GuestMemfd | None = None
         with ExitStack() as stack:
             if self.choice.kind is not RamBacking.MEMFD:
                 self.guest_memfd = stack.enter_context(
-                    vm.create_guest_memfd(layout.memory, self.choice.flags)
+                    vm.create_guest_memfd(address_map.memory, self.choice.flags)
                 )
             self.mapping: GuestMapping = stack.enter_context(self._map(system, in_core))
-            for region in layout.regions:
+            for region in address_map.ram:
                 vm.set_memslot(self.memslot(region.slot))
             self._view = self.mapping.view()
             stack.callback(self._view.release)
@@ -62,11 +60,11 @@ class GuestRam(StackOwner):
     def _map(self, system: System, in_core: bool) -> GuestMapping:
         if self.guest_memfd is not None and self.choice.kind is RamBacking.GUEST_MEMFD:
             return self.guest_memfd.map(in_core=in_core)
-        return system.map_anonymous(self.layout.memory, in_core=in_core)
+        return system.map_anonymous(self.address_map.memory, in_core=in_core)
 
     def memslot(self, slot: int) -> Memslot:
-        """The memslot of one of the layout's regions."""
-        region = self.layout.regions[slot]
+        """The memslot of RAM with that number."""
+        region = next(one for one in self.address_map.ram if one.slot == slot)
         guest_memfd = self.guest_memfd
         return Memslot(
             slot=region.slot,
@@ -89,21 +87,21 @@ class GuestRam(StackOwner):
                 self._view,
                 region.file_offset,
             )
-            for region in self.layout.regions
+            for region in self.address_map.ram
         )
 
     def clear(self) -> None:
         """Make all of it zero, where one side is all there is."""
-        self.mapping.discard(0, self.layout.memory)
+        self.mapping.discard(0, self.address_map.memory)
 
     def read(self, gpa: int, size: int) -> bytes | None:
         """`size` bytes of the host's mapping from `gpa` on; None unless one region holds them."""
-        offset = self.layout.file_offset(gpa, size)
+        offset = self.address_map.file_offset(gpa, size)
         return None if offset is None else bytes(self._view[offset : offset + size])
 
     def write(self, gpa: int, data: bytes | memoryview) -> None:
         """Copy `data` to `gpa`. Raises `InternalError` unless one RAM region takes it all."""
-        offset = self.layout.file_offset(gpa, len(data))
+        offset = self.address_map.file_offset(gpa, len(data))
         if offset is None:
             raise InternalError(f"write {len(data)} bytes to gpa {gpa:#x}", "not in guest RAM")
         self._view[offset : offset + len(data)] = data

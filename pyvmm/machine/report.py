@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.exits import ExitRecord
 from pyvmm.hosts.interface import Vcpu
-from pyvmm.hosts.registers import Cr0, Efer, Regs, Sregs
+from pyvmm.hosts.registers import RESET_CS_BASE, RESET_RIP, Cr0, Efer, Regs, Sregs
 from pyvmm.memory.page_walk import PageWalk, walk
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -53,8 +53,8 @@ class VcpuReport:
         return (
             self.regs is not None
             and self.sregs is not None
-            and self.regs.rip == 0xFFF0
-            and self.sregs.cs.base == 0xFFFF_0000
+            and self.regs.rip == RESET_RIP
+            and self.sregs.cs.base == RESET_CS_BASE
         )
 
     def lines(self) -> Iterator[str]:

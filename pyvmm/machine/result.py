@@ -37,7 +37,7 @@ def make_result(
         reports=tuple(thread.report for thread in threads if thread.report is not None),
         exits=dict(exits),
         seconds=seconds,
-        memory_bytes=ram.layout.memory,
+        memory_bytes=ram.address_map.memory,
         memory_backing=ram.choice.reason,
         console_bytes=console.total,
         console_bytes_unread=console.unread,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Guest memory as pure values: the physical layout, slots, and what backs them."""
+"""Guest memory as pure values: the address map, slots, and what backs them."""

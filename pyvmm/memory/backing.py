@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
-from pyvmm.memory.layout import HOLE_END, HOLE_START, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import HOLE_END, HOLE_START, LEAST_PHYSICAL_ADDRESS_BITS
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, KVM_MEM_MAX_NR_PAGES, PAGE_SIZE
-
-LEAST_PHYSICAL_ADDRESS_BITS = 36
-"""The width where CPUID has no leaf 0x80000008 (SDM vol. 3A, 4.1.4)."""
 
 _SHARED_FLAGS = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
 
@@ -96,15 +94,14 @@ def _missing_for_guest_memfd(capabilities: Capabilities) -> list[str]:
     return missing
 
 
-def check_size(
-    memory: int, available: int, physical_address_bits: int, layout: MemoryLayout
-) -> None:
-    """Refuse `memory` bytes of RAM, laid out as `layout`, where the host cannot give them.
+def check_size(address_map: AddressMap, available: int, physical_address_bits: int) -> None:
+    """Refuse a guest's RAM where the host cannot give that much.
 
     `available` is in bytes; `physical_address_bits` is the guest's width, 0 where it is unknown.
-    Raises `HostLacksError` when `memory` exceeds what is available, the layout ends above the
-    physical address width, or a slot is larger than KVM takes.
+    Raises `HostLacksError` when it exceeds what is available, ends above the physical address
+    width, or a slot is larger than KVM takes.
     """
+    memory = address_map.memory
     attempt = f"give the guest {memory >> 20} MiB of memory"
     if memory > available:
         most = available >> 20
@@ -112,14 +109,15 @@ def check_size(
             attempt, f"the host can give at most {most} MiB now", f"give --memory {most}M or less"
         )
     bits = physical_address_bits or LEAST_PHYSICAL_ADDRESS_BITS
-    if layout.end > 1 << bits:
+    end = address_map.end
+    if end > 1 << bits:
         most = _most_memory_below(1 << bits) >> 20
         raise HostLacksError(
             attempt,
-            f"its end, {layout.end:#x}, is beyond this processor's {bits} physical address bits",
+            f"its end, {end:#x}, is beyond this processor's {bits} physical address bits",
             f"give --memory {most}M or less",
         )
-    for region in layout.regions:
+    for region in address_map.ram:
         pages = region.range.size // PAGE_SIZE
         if pages > KVM_MEM_MAX_NR_PAGES:
             most = (memory - (pages - KVM_MEM_MAX_NR_PAGES) * PAGE_SIZE) >> 20
@@ -132,5 +130,5 @@ def check_size(
 
 
 def _most_memory_below(limit: int) -> int:
-    """The most RAM, in bytes, whose layout ends at GPA `limit` or below."""
+    """The most RAM, in bytes, whose map ends at GPA `limit` or below."""
     return min(limit, HOLE_START) + max(0, limit - HOLE_END)

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""The guest-physical address space, in one place: every range and address, and why it is there.
+"""Places of the guest-physical address space: every address that a machine has is named here.
 
 ::
 
-    0x0000_0000  RAM          usable up to 0x9_FC00 (real-mode memory; boot data lives here)
-    0x0009_FC00  reserved     where a BIOS keeps its EBDA, the VGA window and ROMs; it is backed by
-                              the same memslot as RAM (holes cost memslots), but the memory map
-                              tells the guest to keep out
-    0x0010_0000  RAM          kernels are linked here or above
-    0xC000_0000  MMIO hole    local APIC, I/O APIC, and devices to come; no memslot
-    0x1_0000_0000 RAM         what did not fit below the hole
+    0x0000_0000   RAM       usable up to 0x9_FC00 (real-mode memory; boot data lies here)
+    0x0009_FC00   reserved  where a BIOS keeps its EBDA, the VGA window and ROMs; it is backed by
+                            the same memslot as RAM (holes cost memslots), but the memory map
+                            tells the guest to keep out. ACPI tables lie at its end.
+    0x0010_0000   RAM       kernels are linked here or above
+    0xC000_0000   hole      no RAM: window and staging area of a private launch, or PCI's low
+                            window; ECAM, controllers, devices, firmware
+    0x1_0000_0000 RAM       what did not fit below the hole; the high PCI window is behind it
 
-All addresses are GPAs in bytes, all ends exclusive, all sizes multiples of a page.
+`pyvmm.memory.address_map` makes of them what one machine has. All addresses are GPAs in bytes, all
+ends exclusive, all sizes multiples of a page.
 """
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
-from pyvmm.errors import HostLacksError, UsageError
-from pyvmm.rules.abi import PAGE_SIZE
+from pyvmm.rules.abi import APIC_DEFAULT_BASE, IOAPIC_DEFAULT_BASE
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -38,6 +38,8 @@ HOLE_START = 0xC000_0000
 """3 GiB: start of the MMIO hole. RAM below it is one memslot."""
 HOLE_END = 1 << 32
 """4 GiB: end of the MMIO hole; the rest of RAM follows."""
+LEAST_PHYSICAL_ADDRESS_BITS = 36
+"""The width where CPUID has no leaf 0x80000008 (SDM vol. 3A, 4.1.4)."""
 
 # Boot data, all below LOW_USABLE_END and none of it overlapping (a test checks).
 BIOS_DATA = 0x400
@@ -84,12 +86,25 @@ LAUNCH_MAILBOX = 0xE_A000
 LAUNCH_END = 0xE_B000
 """The end of what the firmware leaves in RAM, from `LAUNCH_TABLES` on."""
 
+# Interrupt controllers and devices in the hole.
+IOAPIC_GPA = IOAPIC_DEFAULT_BASE
+"""The I/O APIC's registers: one page."""
+LOCAL_APIC_GPA = APIC_DEFAULT_BASE
+"""The local APIC's registers, while nobody moves them: one page."""
+TEST_WINDOW_GPA = 0xFF00_0000
+"""The window of the test device, where QEMU's pc-testdev has it (QEMU ``hw/misc/pc-testdev.c``)."""
 
-class RangeKind(enum.IntEnum):
-    """Types of the memory map; the values are those of E820 and PVH."""
-
-    RAM = 1
-    RESERVED = 2
+# PCI, for a machine that has it.
+ACPI_GPA = 0xE_0000
+"""ACPI tables, up to 1 MiB: guests look for the RSDP from here on (ACPI 6.5, 5.2.5.1)."""
+ECAM_GPA = 0xE000_0000
+"""Memory-mapped PCI configuration (PCI Express Base Specification, 7.2.2)."""
+ECAM_SIZE = 256 * MIB
+"""256 buses of 1 MiB."""
+PCI_LOW_GPA = HOLE_START
+"""The window for BARs below 4 GiB: up to `ECAM_GPA`."""
+PCI_LOW_BESIDE_LAUNCH_GPA = ECAM_GPA + ECAM_SIZE
+"""The same window where a private launch takes that place: up to the I/O APIC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,77 +126,3 @@ class GpaRange:
     def overlaps(self, other: GpaRange) -> bool:
         """Tell whether the two share a byte."""
         return self.start < other.end and other.start < self.end
-
-
-@dataclass(frozen=True, slots=True)
-class MapEntry:
-    """One line of the memory map that the guest is given."""
-
-    range: GpaRange
-    kind: RangeKind
-
-
-@dataclass(frozen=True, slots=True)
-class RamRegion:
-    """Guest RAM that is one memslot: `range`, and where it starts in the backing file (bytes)."""
-
-    slot: int
-    range: GpaRange
-    file_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryLayout:
-    """The layout of a guest with `memory` bytes of RAM: use `of`."""
-
-    memory: int
-    regions: tuple[RamRegion, ...]
-    memory_map: tuple[MapEntry, ...]
-
-    @classmethod
-    def of(cls, memory: int) -> MemoryLayout:
-        """Lay out `memory` bytes of RAM.
-
-        Raises `UsageError` when it is no multiple of a page or less than `MIN_MEMORY`,
-        `HostLacksError` when it is more than `MAX_MEMORY`.
-        """
-        attempt = f"give the guest {memory} bytes of memory"
-        if memory % PAGE_SIZE:
-            raise UsageError(attempt, "not a multiple of the page size, 4096", "round it up")
-        if memory < MIN_MEMORY:
-            raise UsageError(
-                attempt, f"less than the minimum, {MIN_MEMORY >> 20} MiB", "ask for more"
-            )
-        if memory > MAX_MEMORY:
-            raise HostLacksError(attempt, "no x86 processor can address that", "ask for less")
-        low = GpaRange(0, min(memory, HOLE_START))
-        regions = [RamRegion(0, low, 0)]
-        entries = [
-            MapEntry(GpaRange(0, LOW_USABLE_END), RangeKind.RAM),
-            MapEntry(GpaRange(LOW_USABLE_END, HIGH_MEMORY_START), RangeKind.RESERVED),
-            MapEntry(GpaRange(HIGH_MEMORY_START, low.end), RangeKind.RAM),
-        ]
-        if memory > HOLE_START:
-            high = GpaRange(HOLE_END, HOLE_END + memory - HOLE_START)
-            regions.append(RamRegion(1, high, HOLE_START))
-            entries.append(MapEntry(high, RangeKind.RAM))
-        return cls(memory, tuple(regions), tuple(entries))
-
-    @property
-    def end(self) -> int:
-        """The first GPA above all RAM."""
-        return self.regions[-1].range.end
-
-    def file_offset(self, gpa: int, size: int) -> int | None:
-        """Find the file offset of [gpa, gpa + size); None unless one region has all of it."""
-        for region in self.regions:
-            if region.range.contains(gpa, size):
-                return region.file_offset + gpa - region.range.start
-        return None
-
-    def is_usable(self, gpa: int, size: int) -> bool:
-        """Tell whether [gpa, gpa + size) lies within one usable range of the memory map."""
-        return any(
-            entry.kind is RangeKind.RAM and entry.range.contains(gpa, size)
-            for entry in self.memory_map
-        )

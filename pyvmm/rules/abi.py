@@ -9,6 +9,11 @@ from __future__ import annotations
 PAGE_SIZE = 4096
 """Bytes of a page: of the guest's first level of translation, and of the host's."""
 
+IOAPIC_DEFAULT_BASE = 0xFEC0_0000
+"""GPA of the in-kernel I/O APIC's registers (``IOAPIC_DEFAULT_BASE_ADDRESS``, KVM's ioapic.h)."""
+APIC_DEFAULT_BASE = 0xFEE0_0000
+"""GPA of a local APIC's registers after reset (SDM vol. 3A, 11.4.1)."""
+
 KVM_HC_MAP_GPA_RANGE = 12
 """The hypercall that converts memory (Documentation/virt/kvm/x86/hypercalls.rst, 9)."""
 

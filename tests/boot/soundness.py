@@ -6,10 +6,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from pyvmm.boot.plan import BootPlan
-from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.address_map import AddressMap
 
 
-def assert_sound(plan: BootPlan, layout: MemoryLayout) -> None:
+def assert_sound(plan: BootPlan, layout: AddressMap) -> None:
     """Placements are sorted, not empty, in usable RAM, and share no byte; the entry is in RAM."""
     assert plan.placements
     for placement in plan.placements:

@@ -10,7 +10,8 @@ import pytest
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootProtocol
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import GIB, MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GIB, MIB
 
 from .images import (
     ENTRY,
@@ -27,7 +28,7 @@ from .images import (
 )
 from .soundness import assert_sound
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 TOP = 1 << 64
 
 
@@ -135,10 +136,10 @@ def test_the_advised_memory_is_enough() -> None:
         with pytest.raises(ImageError) as caught:
             plan_boot(image, LAYOUT)
         advised = int(caught.value.remedy.removeprefix("give --memory ").split("M")[0])
-        enough = MemoryLayout.of(advised * MIB)
+        enough = AddressMap.of(advised * MIB)
         assert_sound(plan_boot(image, enough), enough)
         with pytest.raises(ImageError):
-            plan_boot(image, MemoryLayout.of((advised - 1) * MIB))
+            plan_boot(image, AddressMap.of((advised - 1) * MIB))
 
 
 @pytest.mark.parametrize("bits", [32, 64])

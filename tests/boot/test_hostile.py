@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from pyvmm.boot.loader import plan_boot
 from pyvmm.errors import ImageError, UsageError
-from pyvmm.memory.layout import GIB, MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GIB, MIB
 
 from .images import (
     ENTRY,
@@ -37,7 +38,7 @@ from .images import (
 from .soundness import assert_sound
 
 ROUNDS = int(os.environ.get("PYVMM_BOOT_FUZZ", 3 * settings().max_examples))
-LAYOUTS = tuple(MemoryLayout.of(size) for size in (2 * MIB, 64 * MIB, 6 * GIB))
+LAYOUTS = tuple(AddressMap.of(size) for size in (2 * MIB, 64 * MIB, 6 * GIB))
 HELLO = Path(__file__).parents[2] / "guest" / "build" / "hello.img"
 
 NOTES = pvh_note() + needs_note(1) + note(b"GNU", 1, bytes(16)) + note(b"GNU", 5, bytes(16))

@@ -27,6 +27,7 @@ from pyvmm.boot.plan import BootPlan, BootProtocol, EntryState, Placement
 from pyvmm.boot.tables import protected_mode
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.hosts.registers import Regs
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import (
     GIB,
     LAUNCH_END,
@@ -36,13 +37,13 @@ from pyvmm.memory.layout import (
     WINDOW_GPA,
     WINDOW_MAX,
     GpaRange,
-    MemoryLayout,
 )
 from pyvmm.rules.abi import PAGE_SIZE
 
 from .images import ENTRY, Segment, elf, private_note, pvh, pvh_note
 
 REGIONS = (GpaRange(0, 64 * MIB),)
+PRIVATE = AddressMap.of(64 * MIB, window=0)
 
 
 def plan_of(placements: Sequence[tuple[int, bytes]], entry: int, start_info: int) -> BootPlan:
@@ -57,7 +58,7 @@ def plan_of(placements: Sequence[tuple[int, bytes]], entry: int, start_info: int
 
 
 def image_of(*placements: tuple[int, bytes]) -> LaunchImage:
-    return launch_image(plan_of(placements, placements[0][0], placements[-1][0]))
+    return launch_image(plan_of(placements, placements[0][0], placements[-1][0]), PRIVATE)
 
 
 SMALL = image_of((0x6010, b"start info"), (ENTRY, b"code"))
@@ -219,12 +220,12 @@ def test_what_the_firmware_would_refuse(change: dict[str, object], cause: str) -
 
 def test_an_image_without_the_note_is_refused() -> None:
     with pytest.raises(ImageError, match="launch hello into private memory: it has no entry"):
-        launch_image(plan_boot(pvh(), MemoryLayout.of(64 * MIB)), "hello")
+        launch_image(plan_boot(pvh(), PRIVATE), PRIVATE, "hello")
 
 
 def test_from_an_image_to_its_runs() -> None:
     data = elf([Segment(ENTRY, b"\xf4" * 5000, zeros=9000)], pvh_note() + private_note(ENTRY + 7))
-    image = launch_image(plan_boot(data, MemoryLayout.of(64 * MIB), b"words"))
+    image = launch_image(plan_boot(data, PRIVATE, b"words"), PRIVATE)
     assert (image.entry, image.start_info) == (ENTRY + 7, 0x6000)
     assert [(run.range.start, run.range.size) for run in image.runs] == [
         (0, 0x1000),
@@ -253,7 +254,7 @@ def test_images_that_cannot_be_launched(
     placed: list[tuple[int, bytes]], entry: int, start_info: int, cause: str
 ) -> None:
     with pytest.raises(ImageError, match=cause):
-        launch_image(plan_of(placed, entry, start_info))
+        launch_image(plan_of(placed, entry, start_info), PRIVATE)
 
 
 class Long(bytes):
@@ -265,7 +266,7 @@ class Long(bytes):
 
 def test_an_image_larger_than_the_staging_area_is_refused() -> None:
     with pytest.raises(ImageError, match="at most 536866816 can be launched"):
-        launch_image(plan_of([(ENTRY, Long())], ENTRY, ENTRY))
+        launch_image(plan_of([(ENTRY, Long())], ENTRY, ENTRY), PRIVATE)
 
 
 def test_a_report_is_read_back() -> None:

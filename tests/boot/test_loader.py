@@ -14,14 +14,15 @@ from pyvmm.boot.plan import BootProtocol, EntryState
 from pyvmm.boot.recognise import ImageKind, recognise
 from pyvmm.errors import ImageError, PyvmmError, UsageError
 from pyvmm.hosts.registers import Regs, Sregs
-from pyvmm.memory.layout import GIB, HOLE_START, MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GIB, HOLE_START, MIB
 from pyvmm.rules.abi import PAGE_SIZE
 
 from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
 from .soundness import assert_sound
 from .test_pvh import memory_of
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 FLAT_MAX = 0x9FC00 - 0x7C00
 
 
@@ -79,7 +80,7 @@ def test_flat_is_entered_like_a_boot_sector(image: bytes) -> None:
 
 
 def test_the_largest_flat_image() -> None:
-    layout = MemoryLayout.of(2 * MIB)
+    layout = AddressMap.of(2 * MIB)
     assert_sound(plan_boot(bytes(FLAT_MAX), layout), layout)
 
 
@@ -103,7 +104,7 @@ def test_command_line_and_initrd_that_cannot_be(
 # The initrd's place ------------------------------------------------------------------------------
 
 
-def initrd_place(layout: MemoryLayout, size: int, *segments: Segment) -> int:
+def initrd_place(layout: AddressMap, size: int, *segments: Segment) -> int:
     image = pvh(segments=(Segment(ENTRY), *segments))
     plan = plan_boot(image, layout, initrd=bytes(size))
     assert_sound(plan, layout)
@@ -129,7 +130,7 @@ def initrd_place(layout: MemoryLayout, size: int, *segments: Segment) -> int:
 def test_initrd_goes_as_high_as_it_can(
     memory: int, size: int, segments: tuple[Segment, ...], expected: int
 ) -> None:
-    assert initrd_place(MemoryLayout.of(memory), size, *segments) == expected
+    assert initrd_place(AddressMap.of(memory), size, *segments) == expected
 
 
 @pytest.mark.parametrize(
@@ -141,9 +142,9 @@ def test_initrd_goes_as_high_as_it_can(
 )
 def test_initrd_too_large(memory: int, size: int, words: str) -> None:
     with pytest.raises(ImageError, match=words) as caught:
-        plan_boot(pvh(), MemoryLayout.of(memory), initrd=bytes(size))
+        plan_boot(pvh(), AddressMap.of(memory), initrd=bytes(size))
     advised = int(caught.value.remedy.removeprefix("give --memory ").removesuffix("M"))
-    plan_boot(pvh(), MemoryLayout.of(advised * MIB), initrd=bytes(size))
+    plan_boot(pvh(), AddressMap.of(advised * MIB), initrd=bytes(size))
 
 
 def test_a_kernel_too_large_is_the_kernels_fault() -> None:
@@ -173,7 +174,7 @@ def test_initrd_that_cannot_lie_below_the_hole() -> None:
     kernel = Segment(0x200000, HLT, zeros=HOLE_START - 0x200000 - PAGE_SIZE)
     image = pvh(segments=(Segment(ENTRY, HLT, zeros=0xFFFFF), kernel))
     with pytest.raises(ImageError, match="does not fit beside the kernel below 3 GiB"):
-        plan_boot(image, MemoryLayout.of(8 * GIB), initrd=bytes(2 * PAGE_SIZE))
+        plan_boot(image, AddressMap.of(8 * GIB), initrd=bytes(2 * PAGE_SIZE))
 
 
 @given(
@@ -183,7 +184,7 @@ def test_initrd_that_cannot_lie_below_the_hole() -> None:
 )
 def test_no_higher_page_would_do(starts: list[int], lengths: list[int], size: int) -> None:
     """Against a search of every page of a guest with 2 MiB."""
-    layout = MemoryLayout.of(2 * MIB)
+    layout = AddressMap.of(2 * MIB)
     starts = sorted(starts)
     ends = [*(start * PAGE_SIZE for start in starts[1:]), 2 * MIB]
     segments = [

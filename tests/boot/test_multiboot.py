@@ -11,7 +11,8 @@ import pytest
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootProtocol, GuestNeed
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import GIB, MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GIB, MIB
 
 from .images import (
     ENTRY,
@@ -27,7 +28,7 @@ from .images import (
 from .soundness import assert_sound
 from .test_pvh import bytes_at, memory_of
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 
 
 def c_string(data: bytes, offset: int) -> bytes:
@@ -51,7 +52,7 @@ def test_entry_state(bits: int, flags: int) -> None:
 
 
 def test_information() -> None:
-    layout = MemoryLayout.of(4 * GIB)
+    layout = AddressMap.of(4 * GIB)
     initrd = b"ramdisk" * 1000
     plan = plan_boot(elf(multiboot=multiboot_header()), layout, b"hello=1", initrd)
     base = plan.entry.regs.rbx
@@ -75,9 +76,7 @@ def test_information() -> None:
         size, address, length, kind = struct.unpack_from("<IQQI", raw)
         found.append((address, length, kind))
         raw = raw[size + 4 :]
-    assert found == [
-        (entry.range.start, entry.range.size, entry.kind) for entry in layout.memory_map
-    ]
+    assert found == [(entry.range.start, entry.range.size, entry.type) for entry in layout.e820()]
     assert_sound(plan, layout)
 
 

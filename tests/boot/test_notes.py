@@ -14,7 +14,8 @@ from pyvmm.boot.launch import launch_image
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootProtocol, GuestNeed
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import MIB
 
 from .images import (
     ENTRY,
@@ -30,7 +31,7 @@ from .images import (
 )
 from .soundness import assert_sound
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 
 names = st.sampled_from((b"", b"GNU", b"Xen", b"Linux", b"pyvmm", b"stapsdt")) | st.binary(
     max_size=9
@@ -231,4 +232,4 @@ def test_the_note_of_a_private_entry_is_needed_for_that_only(notes: bytes, flaw:
     plan = plan_boot(pvh(notes=pvh_note() + notes), LAYOUT)
     assert plan.private_entry is None
     with pytest.raises(ImageError, match=flaw):
-        launch_image(plan)
+        launch_image(plan, AddressMap.of(64 * MIB, window=0))

@@ -15,7 +15,8 @@ from pyvmm.boot.launch import launch_image
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol
 from pyvmm.errors import ImageError
-from pyvmm.memory.layout import GIB, HOLE_START, MIB, GpaRange, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GIB, HOLE_START, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 from .images import (
@@ -35,7 +36,7 @@ from .images import (
 from .soundness import assert_sound
 from .test_pvh import bytes_at, memory_of
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 
 
 def reloc_note(*words: int) -> bytes:
@@ -121,7 +122,7 @@ def test_so_is_a_private_entry() -> None:
     plan = plan_boot(pvh(segments=(Segment(112 * MIB),), notes=notes, kind=ET_DYN), LAYOUT)
     assert plan.entry.regs.rip == ENTRY
     with pytest.raises(ImageError, match="its private entry 0x6000 lies in no loaded segment"):
-        launch_image(plan)
+        launch_image(plan, AddressMap.of(64 * MIB, window=0))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_kernel_with_a_note_of_relocation(words: tuple[int, ...], base: int) -
     image = pvh(segments=segments, notes=pvh_note(linked + 4, size=8) + reloc_note(*words))
     plan = plan_boot(image, LAYOUT)
     assert (segments_of(plan), plan.entry.regs.rip) == ([base], base + 4)
-    roomy = MemoryLayout.of(256 * MIB)
+    roomy = AddressMap.of(256 * MIB)
     assert segments_of(plan_boot(image, roomy)) == [linked], "where it is linked to, if it can"
 
 
@@ -169,7 +170,7 @@ def test_a_relocatable_image_that_is_too_large() -> None:
     with pytest.raises(ImageError, match=r"outside the guest's 64 MiB .* --memory 82M") as caught:
         plan_boot(image, LAYOUT)
     assert "0x100000.." in str(caught.value)
-    plan_boot(image, MemoryLayout.of(82 * MIB))
+    plan_boot(image, AddressMap.of(82 * MIB))
 
 
 # Tables give way ---------------------------------------------------------------------------------
@@ -236,11 +237,11 @@ def test_without_low_memory_tables_go_to_the_top() -> None:
 
 
 def test_memory_without_room_for_tables() -> None:
-    layout = MemoryLayout.of(2 * MIB)
+    layout = AddressMap.of(2 * MIB)
     image = pvh(segments=(Segment(0, bytes(0x9FC00)), Segment(ENTRY, HLT, zeros=MIB - 1)))
     with pytest.raises(ImageError, match=r"no room for the boot GDT, 32 bytes; give .* --memory"):
         plan_boot(image, layout)
-    plan_boot(image, MemoryLayout.of(3 * MIB))
+    plan_boot(image, AddressMap.of(3 * MIB))
 
 
 ranges = st.builds(
@@ -256,7 +257,7 @@ ranges = st.builds(
     size=st.integers(1, 0x20000),
 )
 def test_what_is_given_away_was_free(taken: list[GpaRange], preferred: int, size: int) -> None:
-    free = FreeMemory(MemoryLayout.of(4 * MIB), taken, "boot x")
+    free = FreeMemory(AddressMap.of(4 * MIB), taken, "boot x")
     where = free.place(preferred, size, "a table") if size < 0x800 else free.highest_pages(size)
     if where is not None:
         given_away = GpaRange(where, where + size)
@@ -306,7 +307,7 @@ def test_modules_of_a_raw_image_lie_behind_its_bss() -> None:
 
 
 def test_a_kernel_above_4_gib_keeps_its_module_below_the_hole() -> None:
-    layout = MemoryLayout.of(6 * GIB)
+    layout = AddressMap.of(6 * GIB)
     image = elf((Segment(ENTRY), Segment(4 * GIB)), multiboot=multiboot_header())
     plan = plan_boot(image, layout, initrd=b"module")
     assert module_place(plan) < HOLE_START

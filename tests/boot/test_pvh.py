@@ -10,7 +10,8 @@ import pytest
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol, GuestNeed
 from pyvmm.hosts.registers import DescriptorTable, Regs
-from pyvmm.memory.layout import COMMAND_LINE, GIB, MIB, MemoryLayout, RangeKind
+from pyvmm.memory.address_map import AddressMap, MemoryType
+from pyvmm.memory.layout import COMMAND_LINE, GIB, MIB
 
 from .images import (
     ENTRY,
@@ -27,7 +28,7 @@ from .images import (
 from .soundness import assert_sound
 from .test_tables import decode_descriptor
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 
 
 def memory_of(plan: BootPlan) -> dict[str, tuple[int, bytes]]:
@@ -72,7 +73,7 @@ def test_the_gdt_in_memory_matches_the_registers() -> None:
 
 
 def test_start_info_memory_map_and_command_line() -> None:
-    layout = MemoryLayout.of(4 * GIB)
+    layout = AddressMap.of(4 * GIB)
     plan = plan_boot(pvh(), layout, b"console=ttyS0 \xff")
     info = struct.unpack("<4I4Q2I", bytes_at(plan, plan.entry.regs.rbx, 56))
     magic, version, flags, modules, modlist, command_line, rsdp, memory_map, entries, zero = info
@@ -82,10 +83,10 @@ def test_start_info_memory_map_and_command_line() -> None:
         struct.unpack("<QQII", bytes_at(plan, memory_map + 24 * i, 24)) for i in range(entries)
     ]
     assert table == [
-        (0, 0x9FC00, RangeKind.RAM, 0),
-        (0x9FC00, 0x60400, RangeKind.RESERVED, 0),
-        (0x100000, 0xBFF00000, RangeKind.RAM, 0),
-        (0x1_0000_0000, 0x4000_0000, RangeKind.RAM, 0),
+        (0, 0x9FC00, MemoryType.RAM, 0),
+        (0x9FC00, 0x60400, MemoryType.RESERVED, 0),
+        (0x100000, 0xBFF00000, MemoryType.RAM, 0),
+        (0x1_0000_0000, 0x4000_0000, MemoryType.RAM, 0),
     ]
     assert_sound(plan, layout)
 
@@ -183,7 +184,7 @@ def test_pvh_wins_over_multiboot() -> None:
 
 
 def test_the_smallest_machine_and_the_longest_command_line() -> None:
-    layout = MemoryLayout.of(2 * MIB)
+    layout = AddressMap.of(2 * MIB)
     line = b"x" * 0xFFFF
     plan = plan_boot(pvh(), layout, line)
     assert bytes_at(plan, COMMAND_LINE, 0x10000) == line + b"\0"

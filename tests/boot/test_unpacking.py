@@ -23,12 +23,13 @@ from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootProtocol
 from pyvmm.boot.unpacking import unpacked
 from pyvmm.errors import ExitCode, HostLacksError, ImageError, PyvmmError, SystemCallError
-from pyvmm.memory.layout import MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import MIB
 
 from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
 from .soundness import assert_sound
 
-LAYOUT = MemoryLayout.of(64 * MIB)
+LAYOUT = AddressMap.of(64 * MIB)
 
 
 def zstd(data: bytes) -> bytes:
@@ -301,8 +302,8 @@ def test_nothing_is_imported_that_is_not_needed() -> None:
     """Every start of a guest would pay for it."""
     program = (
         "import sys; from pyvmm.boot.loader import plan_boot\n"
-        "from pyvmm.memory.layout import MemoryLayout\n"
-        "plan_boot(b'\\xf4', MemoryLayout.of(2 << 20))\n"
+        "from pyvmm.memory.address_map import AddressMap\n"
+        "plan_boot(b'\\xf4', AddressMap.of(2 << 20))\n"
         "print(*({'lzma', '_lzma', 'bz2', '_bz2', 'zstandard', 'zlib'} & set(sys.modules)))"
     )
     done = subprocess.run(

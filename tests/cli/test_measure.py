@@ -11,7 +11,8 @@ import pytest
 from pyvmm.boot.launch import launch_image, measure
 from pyvmm.boot.loader import plan_boot
 from pyvmm.cli.main import main
-from pyvmm.memory.layout import MIB, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import MIB
 
 from ..boot.images import ENTRY, Segment, elf, private_note, pvh, pvh_note
 from .command import pyvmm
@@ -20,8 +21,9 @@ IMAGE = elf([Segment(ENTRY, b"\xf4" * 5000)], pvh_note() + private_note(ENTRY))
 
 
 def digest(memory: int = 256 * MIB, append: bytes = b"", initrd: bytes | None = None) -> str:
-    plan = plan_boot(IMAGE, MemoryLayout.of(memory), append, initrd)
-    return measure(launch_image(plan)).hex()
+    address_map = AddressMap.of(memory, window=0)
+    plan = plan_boot(IMAGE, address_map, append, initrd)
+    return measure(launch_image(plan, address_map)).hex()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pyvmm.cli.main import main
 from pyvmm.compare.loader_values import LoaderValues, loader_values
 from pyvmm.compare.reasons import GuestKnown
 from pyvmm.compare.verdict import judge
-from pyvmm.memory.layout import MemoryLayout
+from pyvmm.memory.address_map import AddressMap
 from tests.boot.images import Segment, elf, multiboot_header
 from tests.compare.samples import MODEL, OURS, inspection, qemu
 
@@ -33,7 +33,7 @@ IMAGE = elf((Segment(0x10_0000, SAY_LINE_AND_MODULE),), bits=32, multiboot=multi
 
 @pytest.fixture(scope="module")
 def values() -> LoaderValues:
-    layout = MemoryLayout.of(16 << 20)
+    layout = AddressMap.of(16 << 20)
     plan = plan_boot(IMAGE, layout, b"a=1", b"module")
     assert plan.initrd is not None
     return loader_values(plan, layout)

@@ -20,7 +20,8 @@ from pyvmm.compare.ram import (
     digests,
     regions_of,
 )
-from pyvmm.memory.layout import GIB, MIB, GpaRange, MemoryLayout
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import GIB, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 PAGES = 130
@@ -89,7 +90,7 @@ def test_digests_are_sha256(contents: dict[int, int]) -> None:
     ],
 )
 def test_regions_cover_all_of_ram_once(memory: int, image_end: int, names: list[str]) -> None:
-    layout = MemoryLayout.of(memory)
+    layout = AddressMap.of(memory)
     regions = regions_of(layout, image_end)
     assert [one.name for one in regions] == names
     offset = 0

@@ -17,6 +17,7 @@ from pyvmm.devices.pc_testdev import (
 )
 from pyvmm.devices.timers import PM_TIMER_HZ, PitPorts, PmTimer, PortB
 from pyvmm.hosts.pit import HZ, Pit
+from pyvmm.memory.layout import TEST_WINDOW_GPA
 
 
 def banks() -> Bus:
@@ -59,11 +60,11 @@ def test_a_port_for_each_line() -> None:
 
 def test_the_window_holds_what_is_written_in_whatever_size() -> None:
     bus = Bus("MMIO", 1 << 64)
-    bus.add(ports.TEST_WINDOW_GPA, WINDOW_SIZE, Window(), "window", width=8)
-    end = ports.TEST_WINDOW_GPA + WINDOW_SIZE
-    assert bus.read(ports.TEST_WINDOW_GPA, 8) == 0
-    bus.write(ports.TEST_WINDOW_GPA + 3, 8, 0x0807060504030201)
-    assert bus.read(ports.TEST_WINDOW_GPA + 4, 2) == 0x0302
+    bus.add(TEST_WINDOW_GPA, WINDOW_SIZE, Window(), "window", width=8)
+    end = TEST_WINDOW_GPA + WINDOW_SIZE
+    assert bus.read(TEST_WINDOW_GPA, 8) == 0
+    bus.write(TEST_WINDOW_GPA + 3, 8, 0x0807060504030201)
+    assert bus.read(TEST_WINDOW_GPA + 4, 2) == 0x0302
     bus.write(end - 4, 8, 0x1122334455667788)
     assert bus.read(end - 4, 4) == 0x55667788
     assert bus.read(end, 4) == 0xFFFF_FFFF

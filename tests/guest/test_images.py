@@ -11,7 +11,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from pyvmm.boot.plan import GuestNeed
-from pyvmm.memory.layout import HIGH_MEMORY_START, MIN_MEMORY, RangeKind
+from pyvmm.memory.address_map import MemoryType
+from pyvmm.memory.layout import HIGH_MEMORY_START, MIN_MEMORY
 from tests.guest.building import PROGRAMS, defines, make, notes
 
 _INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\t([a-z0-9(].*)$", re.MULTILINE)
@@ -119,8 +120,8 @@ def test_forbidden_instructions_are_recognized(tmp_path: Path, instruction: str)
 def test_protocol_is_numbers_that_the_host_agrees_with() -> None:
     names = defines()
     assert names["NEED_INTERRUPTS"] == GuestNeed.INTERRUPTS
-    assert names["MEMORY_RAM"] == RangeKind.RAM
-    assert names["MEMORY_RESERVED"] == RangeKind.RESERVED
+    assert names["MEMORY_RAM"] == MemoryType.RAM
+    assert names["MEMORY_RESERVED"] == MemoryType.RESERVED
     assert names["EXIT_PANIC"] <= names["EXIT_STATUS_MAX"]
 
 

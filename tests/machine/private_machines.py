@@ -70,7 +70,7 @@ class Talk:
 
     def file_offset(self, gpa: int) -> int:
         """Where `gpa` is in the host's mapping, and in the guest_memfd."""
-        offset = self.machine.ram.layout.file_offset(gpa, PAGE_SIZE)
+        offset = self.machine.ram.address_map.file_offset(gpa, PAGE_SIZE)
         assert offset is not None
         return offset
 

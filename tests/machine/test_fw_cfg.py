@@ -18,8 +18,9 @@ from pyvmm.machine.config import HostChoice, MachineConfig, PrivateConfig
 from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.fw_cfg_items import machine_items
 from pyvmm.machine.machine import Machine
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import GIB, MIB, MemoryLayout
+from pyvmm.memory.layout import ECAM_GPA, ECAM_SIZE, GIB, MIB
 from pyvmm.rules.abi import PAGE_SIZE
 
 from ..boot.images import ENTRY, Segment, pvh
@@ -45,7 +46,7 @@ def numbers(machine: Told, key: int, size: int) -> int:
 
 
 def test_the_items_of_a_machine() -> None:
-    layout = MemoryLayout.of(4 * GIB)
+    layout = AddressMap.of(4 * GIB)
     image = pvh(segments=[Segment(ENTRY, b"kernel", zeros=0x2FFA)])
     plan = plan_boot(image, layout, b"a line", b"initrd")
     machine = Told(dict(machine_items(layout, 3, plan, b"a line")))
@@ -68,8 +69,19 @@ def test_the_items_of_a_machine() -> None:
     assert struct.unpack("<QQIQQI", e820) == (0, 3 * GIB, 1, 4 * GIB, GIB, 1)
 
 
+def test_the_memory_map_reserves_the_memory_mapped_configuration_of_pci() -> None:
+    address_map = AddressMap.of(64 * MIB, pci=True)
+    plan = plan_boot(b"\xf4", address_map)
+    machine = Told(dict(machine_items(address_map, 1, plan, b"")))
+    place = int.from_bytes(machine.item(Key.FILE_DIRECTORY, 68)[8:10], "big")
+    assert struct.unpack("<QQIQQI", machine.item(place, 40)) == (
+        *(0, 64 * MIB, 1),
+        *(ECAM_GPA, ECAM_SIZE, 2),
+    )
+
+
 def test_a_kernel_with_a_large_hole_in_it_takes_no_memory_and_a_flat_image_has_no_kernel() -> None:
-    layout = MemoryLayout.of(3 * GIB)
+    layout = AddressMap.of(3 * GIB)
     far = 2 * GIB
     segments = [Segment(ENTRY, b"first"), Segment(far, b"second")]
     plan = plan_boot(pvh(segments=segments), layout)

@@ -169,7 +169,7 @@ def test_a_hole_in_private_memory_is_zero_and_stays_private() -> None:
         mailbox = await Mailbox.of(machine.memory, console)
         gpa, size = await mailbox.asked("PUNCH")
         assert size == 6 * PAGE_SIZE
-        offset = machine.ram.layout.file_offset(gpa, size)
+        offset = machine.ram.address_map.file_offset(gpa, size)
         assert machine.ram.guest_memfd is not None
         assert offset is not None
         machine.ram.guest_memfd.punch_hole(offset, size)
@@ -275,7 +275,7 @@ def test_no_road_of_the_host_leads_to_the_secret() -> None:
         start = b"".join(pattern_at(gpa + at, key).to_bytes(8, "little") for at in range(0, 64, 8))
         mailbox = await Mailbox.of(machine.memory, console)
         assert await mailbox.asked("LOOK") == (gpa, PAGE_SIZE)
-        offset = machine.ram.layout.file_offset(gpa, PAGE_SIZE)
+        offset = machine.ram.address_map.file_offset(gpa, PAGE_SIZE)
         file = machine.ram.guest_memfd
         assert offset is not None
         assert isinstance(file, GuestMemfd)

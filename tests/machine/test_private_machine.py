@@ -21,18 +21,10 @@ from pyvmm.machine.blocking import BlockingMachine, Completed, run
 from pyvmm.machine.config import ImplicitPolicy, MachineConfig
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.implicit import ImplicitConversion
-from pyvmm.machine.launch import FIRMWARE_SLOT, STAGING_SLOT, WINDOW_SLOT
 from pyvmm.machine.memory_report import MemoryReport
+from pyvmm.memory.address_map import AddressMap, SlotNumber
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import (
-    FIRMWARE_GPA,
-    HOLE_START,
-    MIB,
-    STAGING_GPA,
-    WINDOW_GPA,
-    GpaRange,
-    MemoryLayout,
-)
+from pyvmm.memory.layout import FIRMWARE_GPA, HOLE_START, MIB, STAGING_GPA, WINDOW_GPA, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.guest.building import PRIVATE_PROGRAMS
@@ -181,8 +173,8 @@ def test_the_guest_finds_no_memory_where_the_launch_began(gone: int) -> None:
 
 
 def test_slots_of_the_launch_are_no_slots_of_ram() -> None:
-    ram = {region.slot for region in MemoryLayout.of(8 << 30).regions}
-    assert not ram & {WINDOW_SLOT, STAGING_SLOT, FIRMWARE_SLOT}
+    slots = AddressMap.of(8 << 30, window=2 * MIB).slots
+    assert [one.slot for one in slots] == list(SlotNumber)
 
 
 # -- the digest --
@@ -190,8 +182,9 @@ def test_slots_of_the_launch_are_no_slots_of_ram() -> None:
 
 def digest_of(program: str, command_line: str = "") -> bytes:
     """What `pyvmm measure` prints."""
-    layout = MemoryLayout.of(MEMORY)
-    return measure(launch_image(plan_boot(bundled(program), layout, command_line.encode())))
+    layout = AddressMap.of(MEMORY, window=0)
+    plan = plan_boot(bundled(program), layout, command_line.encode())
+    return measure(launch_image(plan, layout))
 
 
 def report_of(completed: Completed) -> MemoryReport:

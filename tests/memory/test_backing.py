@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute
+from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.backing import RamBacking, check_size, choose_backing
-from pyvmm.memory.layout import GIB, HOLE_END, HOLE_START, MIB, MemoryLayout
+from pyvmm.memory.layout import GIB, HOLE_END, HOLE_START, MIB
 from pyvmm.rules.abi import KVM_MEM_MAX_NR_PAGES, PAGE_SIZE
 
 BOTH = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
@@ -103,7 +104,7 @@ def test_more_flags_than_we_know_change_nothing() -> None:
     ],
 )
 def test_sizes_that_fit(memory: int, available: int, bits: int) -> None:
-    check_size(memory, available, bits, MemoryLayout.of(memory))
+    check_size(AddressMap.of(memory), available, bits)
 
 
 @pytest.mark.parametrize(
@@ -125,23 +126,23 @@ def test_sizes_that_fit(memory: int, available: int, bits: int) -> None:
 )
 def test_sizes_that_do_not(memory: int, available: int, bits: int, words: str) -> None:
     with pytest.raises(HostLacksError, match=words) as caught:
-        check_size(memory, available, bits, MemoryLayout.of(memory))
+        check_size(AddressMap.of(memory), available, bits)
     assert "\n" not in str(caught.value)
 
 
 @given(pages=st.integers(512, 1 << 33), available=st.integers(0, 1 << 46), bits=st.integers(32, 52))
 def test_what_a_refusal_advises_fits(pages: int, available: int, bits: int) -> None:
     memory = pages * PAGE_SIZE
-    layout = MemoryLayout.of(memory)
+    layout = AddressMap.of(memory)
     try:
-        check_size(memory, available, bits, layout)
+        check_size(layout, available, bits)
     except HostLacksError as error:
         advised = int(error.remedy.removeprefix("give --memory ").split("M")[0]) * MIB
         assert advised < memory
         # One limit may hide another, but following the advice must get past this one.
         if advised >= 2 * MIB:
             try:
-                check_size(advised, available, bits, MemoryLayout.of(advised))
+                check_size(AddressMap.of(advised), available, bits)
             except HostLacksError as other:
                 assert other.cause != error.cause
                 assert other.remedy != error.remedy

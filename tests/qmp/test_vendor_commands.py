@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from pyvmm.machine.config import HostChoice
-from pyvmm.machine.launch import FIRMWARE_SLOT, STAGING_SLOT, WINDOW_SLOT
 from pyvmm.machine.machine import Machine
+from pyvmm.memory.address_map import SlotNumber
 from pyvmm.memory.conversion import Refusal
 from pyvmm.memory.layout import HOLE_START, MIB, WINDOW_GPA
 from pyvmm.qmp import vendor_commands
@@ -254,10 +254,10 @@ def test_a_private_machine_s_handles(private_choice: HostChoice) -> None:
             "name": "guest-memfd", "kind": "guest-memfd", "size": 16 * MIB, "keeps": ["vm"],
         }  # fmt: skip
         slots = {one["slot"]: one for one in answer["memslots"]}
-        assert set(slots) == {0, WINDOW_SLOT}, "staging area and firmware have gone"
-        assert not {STAGING_SLOT, FIRMWARE_SLOT} & set(slots)
+        assert set(slots) == {0, SlotNumber.WINDOW}, "staging area and firmware have gone"
+        assert not {SlotNumber.STAGING, SlotNumber.FIRMWARE} & set(slots)
         assert slots[0]["binding"] == {"handle": "guest-memfd", "offset": 0}
-        assert "binding" not in slots[WINDOW_SLOT]
-        assert slots[WINDOW_SLOT]["mapping"] in handles
+        assert "binding" not in slots[SlotNumber.WINDOW]
+        assert slots[SlotNumber.WINDOW]["mapping"] in handles
 
     privately(private_choice, conversation)

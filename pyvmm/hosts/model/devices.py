@@ -18,10 +18,10 @@ from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryEr
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.mmio_accesses import MmioAccesses
 from pyvmm.hosts.model.string_input import StringInput
-from pyvmm.rules.abi import PAGE_SIZE
+from pyvmm.rules.abi import APIC_DEFAULT_BASE, IOAPIC_DEFAULT_BASE, PAGE_SIZE
 
-_MISSING = {0xFEC00: "I/O APIC", 0xFEE00: "local APIC"}
-"""By page frame: what KVM's interrupt controllers have beside those of the model."""
+_MISSING = {IOAPIC_DEFAULT_BASE: "I/O APIC", APIC_DEFAULT_BASE: "local APIC"}
+"""By the page's GPA: what KVM's interrupt controllers have beside those of the model."""
 
 
 class DeviceAccess:
@@ -141,7 +141,7 @@ class DeviceAccess:
 
         An undriven bus would answer instead, and who sends an interrupt would wait for ever.
         """
-        missing = None if self._controllers is None else _MISSING.get(gpa // PAGE_SIZE)
+        missing = None if self._controllers is None else _MISSING.get(gpa // PAGE_SIZE * PAGE_SIZE)
         if missing is not None:
             raise HostLacksError(
                 "run the guest on the model",

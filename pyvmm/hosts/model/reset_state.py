@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
-from pyvmm.hosts.registers import Cr0, DescriptorTable, Regs, Segment, Sregs
+from pyvmm.hosts.registers import (
+    RESET_CS_BASE,
+    RESET_RIP,
+    Cr0,
+    DescriptorTable,
+    Regs,
+    Segment,
+    Sregs,
+)
 
 _CODE = 11
 _DATA = 3
@@ -19,7 +27,7 @@ def reset_registers(index: int) -> tuple[Regs, Sregs]:
         return Segment(limit=0xFFFF, type=kind, present=1, s=int(not system))
 
     data = segment(_DATA)
-    code = Segment(base=0xFFFF_0000, limit=0xFFFF, selector=0xF000, type=_CODE, present=1, s=1)
+    code = Segment(base=RESET_CS_BASE, limit=0xFFFF, selector=0xF000, type=_CODE, present=1, s=1)
     table = DescriptorTable(0, 0xFFFF)
     sregs = Sregs(
         cs=code,
@@ -34,4 +42,4 @@ def reset_registers(index: int) -> tuple[Regs, Sregs]:
         idt=table,
         cr0=Cr0.CD | Cr0.NW | Cr0.ET,
     )
-    return Regs(rdx=0x600, rip=0xFFF0), sregs
+    return Regs(rdx=0x600, rip=RESET_RIP), sregs

@@ -19,10 +19,11 @@ from pyvmm.hosts.model.saved_values import ModelSavedVcpu
 from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saved_state import SavedVcpu, require_same_origin, require_same_vcpu
+from pyvmm.rules.abi import APIC_DEFAULT_BASE
 
 _BSP = 1 << 8
 _IF = 1 << 9
-_APIC_BASE = 0xFEE0_0800
+_APIC_BASE = APIC_DEFAULT_BASE | 1 << 11  # enabled
 _KERNEL_GS_BASE = 0xC000_0102
 
 

@@ -6,12 +6,13 @@ One implementation serves the terminal (Ctrl-A c) and QMP's ``human-monitor-comm
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import trio
 
+from pyvmm.devices.bus import Bus
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
@@ -21,7 +22,9 @@ from pyvmm.machine.monitor.memory_tree import (
     AddressSpace,
     TreeEntry,
     TreeKind,
+    controller_entries,
     flat_lines,
+    region_entries,
     tree_lines,
 )
 from pyvmm.machine.monitor.register_lines import VcpuRegisters, register_lines
@@ -32,16 +35,10 @@ from pyvmm.rules.abi import PAGE_SIZE
 
 LONGEST_LINE = 1024
 """Characters that a line may have."""
-_RAM = "pyvmm.ram"
-_RAM_PARTS = ("ram-below-4g", "ram-above-4g")
 _CONTROLLER_PORTS = (
     (0x20, 0x22, "pic"), (0x40, 0x44, "pit"), (0x61, 0x62, "pcspk"), (0xA0, 0xA2, "pic"),
     (0x4D0, 0x4D2, "elcr"),
 )  # fmt: skip
-_CONTROLLER_MEMORY = (
-    (0xFEC0_0000, 0xFEC0_1000, "ioapic"),
-    (0xFEE0_0000, 0xFEE0_1000, "apic"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,38 +259,36 @@ async def _info_mtree(line: Line) -> str:
 
 def _address_spaces(machine: Machine) -> tuple[AddressSpace, AddressSpace]:
     assembly = machine.assembly
-    memory: list[TreeEntry] = []
-    by_slot = {region.slot: region for region in machine.ram.layout.regions}
-    for sides in machine.memory.regions.sides():
-        region = sides.region
-        part = by_slot.get(region.slot)
-        target = None if part is None else (_RAM, part.file_offset)
-        name = region.what if part is None else _RAM_PARTS[min(part.slot, 1)]
-        memory.append(TreeEntry(region.range, TreeKind.RAM, name, target))
-    ports: list[TreeEntry] = []
-    for bus, entries in ((assembly.board.mmio, memory), (assembly.board.ports, ports)):
-        entries += [
-            TreeEntry(GpaRange(one.start, one.end), TreeKind.DEVICE, one.name) for one in bus.ranges
-        ]
+    regions = [sides.region for sides in machine.memory.regions.sides()]
+    memory = [
+        *region_entries(assembly.address_map, regions),
+        *controller_entries(assembly.address_map),
+        *_device_entries(assembly.board.mmio),
+    ]
+    ports = [*_device_entries(assembly.board.ports)]
     if assembly.has_interrupts:
-        for ranges, entries in ((_CONTROLLER_MEMORY, memory), (_CONTROLLER_PORTS, ports)):
-            entries += [
-                TreeEntry(GpaRange(start, end), TreeKind.DEVICE, name)
-                for start, end, name in ranges
-            ]
+        ports += [
+            TreeEntry(GpaRange(start, end), TreeKind.DEVICE, name)
+            for start, end, name in _CONTROLLER_PORTS
+        ]
     return (
         AddressSpace("memory", "system", assembly.board.mmio.size, tuple(memory)),
         AddressSpace("I/O", "io", assembly.board.ports.size, tuple(ports)),
     )
 
 
+def _device_entries(bus: Bus) -> Iterator[TreeEntry]:
+    for one in bus.ranges:
+        yield TreeEntry(GpaRange(one.start, one.end), TreeKind.DEVICE, one.name)
+
+
 async def _info_memory(line: Line) -> str:
     await trio.lowlevel.checkpoint()
     ram = line.machine.ram
-    lines = [f"{ram.layout.memory >> 10} KiB, {ram.choice.reason}"]
+    lines = [f"{ram.address_map.memory >> 10} KiB, {ram.choice.reason}"]
     lines += [
         f"  slot {region.slot}: gpa {region.range.start:#x}..{region.range.end:#x}"
-        for region in ram.layout.regions
+        for region in ram.address_map.ram
     ]
     return "".join(f"{one}\n" for one in lines)
 

@@ -7,9 +7,12 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pyvmm.memory.address_map import AddressMap, RangeKind
 from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.regions import MemoryRegion
 
 _INDENT = "  "
+_RAM = "pyvmm.ram"
 
 
 class TreeKind(enum.Enum):
@@ -40,6 +43,23 @@ class AddressSpace:
     root: str
     size: int
     entries: tuple[TreeEntry, ...]
+
+
+def region_entries(address_map: AddressMap, regions: Iterable[MemoryRegion]) -> Iterator[TreeEntry]:
+    """Memory that is there now; of RAM, which part of it each memslot is."""
+    slots = {one.slot: one for one in address_map.slots}
+    for region in regions:
+        slot = slots.get(region.slot)
+        if slot is None or slot.kind is not RangeKind.RAM:
+            yield TreeEntry(region.range, TreeKind.RAM, region.what)
+        else:
+            yield TreeEntry(region.range, TreeKind.RAM, slot.name, (_RAM, slot.file_offset))
+
+
+def controller_entries(address_map: AddressMap) -> Iterator[TreeEntry]:
+    """Interrupt controllers, which are the host's."""
+    for one in address_map.of_kind(RangeKind.CONTROLLER):
+        yield TreeEntry(one.range, TreeKind.DEVICE, one.name)
 
 
 def tree_lines(spaces: Sequence[AddressSpace]) -> Iterator[str]:
