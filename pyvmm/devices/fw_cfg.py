@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -71,22 +72,34 @@ class DmaControl(enum.IntFlag):
     WRITE = 1 << 4
 
 
-class GuestBytes(Protocol):
-    """Guest memory as a device reaches it. GPAs and sizes in bytes, of any value.
+class HeldBytes(Protocol):
+    """A range of guest memory that is the device's until the block ends; offsets in bytes."""
 
-    Nothing is raised: an access that is not wholly memory of the guest's says so.
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Copy `data` to `offset`, all within the range."""
+        ...
+
+    def clear(self, offset: int, size: int) -> None:
+        """Make [offset, offset + size), all within the range, zero."""
+        ...
+
+
+class GuestBytes(Protocol):
+    """Guest memory as a device reaches it. GPAs and sizes in bytes, of any value, none of them 0.
+
+    Nothing is raised, nor touched, where not all of it is memory that the guest shares.
     """
 
     def read(self, gpa: int, size: int) -> bytes | None:
-        """`size` bytes; None unless all of it is memory. `size` is small."""
+        """A copy of `size` bytes; None unless all of it is shared memory. `size` is small."""
         ...
 
     def write(self, gpa: int, data: bytes | memoryview) -> bool:
-        """Write what is memory; whether all of it is."""
+        """Write all of `data`, or nothing: then False."""
         ...
 
-    def clear(self, gpa: int, size: int) -> bool:
-        """Make zero what is memory; whether all of it is."""
+    def held(self, gpa: int, size: int) -> AbstractContextManager[HeldBytes | None]:
+        """Hold [gpa, gpa + size) inside of the block; None unless all of it is shared memory."""
         ...
 
 
@@ -162,7 +175,10 @@ class FwCfg:
         return item.byte(offset)
 
     def transfer(self, descriptor: int) -> None:
-        """Do what the descriptor at the GPA `descriptor` asks, and answer in its control field."""
+        """Do what the descriptor at the GPA `descriptor` asks, and answer in its control field.
+
+        It is copied once: what the guest writes there afterwards changes nothing.
+        """
         raw = self._memory.read(descriptor, _DESCRIPTOR.size)
         if raw is None:
             self._memory.write(descriptor, _CONTROL.pack(DmaControl.ERROR))
@@ -189,23 +205,30 @@ class FwCfg:
         return step
 
     def _copy(self, address: int, length: int) -> bool:
-        """The item's next `length` bytes to the GPA `address`, zeroes behind its end."""
+        """The item's next `length` bytes to the GPA `address`, zeroes behind; all or none."""
         start = self._offset
         end = start + self._advance(length)
-        done = True
+        if not length:
+            return True
+        with self._memory.held(address, length) as held:
+            if held is None:
+                return False
+            self._fill(held, start, end, length)
+        return True
+
+    def _fill(self, held: HeldBytes, start: int, end: int, length: int) -> None:
+        """The item's bytes from `start` to `end`, and zeroes up to `length`."""
         at = start
         for first, piece in self._selected.pieces if self._selected is not None else ():
             low, high = max(first, at), min(first + len(piece), end)
             if low >= high:
                 continue
-            done &= self._clear(address + at - start, low - at)
-            view = memoryview(piece)
-            done &= self._memory.write(address + low - start, view[low - first : high - first])
+            if low > at:
+                held.clear(at - start, low - at)
+            held.write(low - start, memoryview(piece)[low - first : high - first])
             at = high
-        return self._clear(address + at - start, start + length - at) and done
-
-    def _clear(self, gpa: int, size: int) -> bool:
-        return not size or self._memory.clear(gpa, size)
+        if start + length > at:
+            held.clear(at - start, start + length - at)
 
 
 class FwCfgRegisters:

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit, ExitRecord
+from pyvmm.hosts.held_ranges import HeldRanges
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saved_state import SaveableVcpu, SaveableVm
 
@@ -303,6 +304,11 @@ class FastConversions(Owned, Protocol):
     It ends `Vcpu.run` only where one of these fails, or when too many have not been drained yet. A
     `MemoryFault` in a span without a private side is answered by making what was touched shared.
     """
+
+    @property
+    def held(self) -> HeldRanges:
+        """Ranges that somebody holds: the fast path leaves those of leases and listeners alone."""
+        ...
 
     def serve(self, spans: Sequence[ServedSpan]) -> None:
         """From now on serve these, `MOST_SERVED_SPANS` or fewer, and no others.

@@ -110,7 +110,9 @@ class Assembly(StackOwner):
                 self.vm,
                 honours_touches=private is not None and private.implicit is ImplicitPolicy.HONOUR,
                 is_over=lambda: control.is_over,
+                wanted=lambda: control.attention,
             )
+            control.release_too(self.memory.leases.interrupt)
             stack.callback(self.memory.close)
             for sides in self.ram.sides():
                 self.memory.regions.add(sides)
@@ -142,7 +144,7 @@ class Assembly(StackOwner):
             reset=control.guest_reset,
             set_irq_line=self.vm.set_irq_line if self._interrupts else None,
             fw_cfg=self._fw_cfg_items,
-            dma=GuestDma(self.memory),
+            dma=GuestDma(self.memory, "fw_cfg"),
             launched=None if self.launch is None else self.launch.complete,
             clock_changed=control.clock_changed,
             choice=self._config.devices,

@@ -49,7 +49,7 @@ class RunControl:
         self.interventions = 0
         """Count of the requests for a stop or a call; it only grows."""
         self._cpus = cpus
-        self._release = release
+        self._releases = [release]
         self._hold = hold
         self._token = trio.lowlevel.current_trio_token()
         self._condition = threading.Condition(threading.Lock())
@@ -69,6 +69,10 @@ class RunControl:
         self._resetting = False
         self.resets = 0
         """Count of the times the machine has been put back to its start."""
+
+    def release_too(self, release: Callable[[], None]) -> None:
+        """Call `release` as well when vCPU threads are to stop waiting; it reads `attention`."""
+        self._releases.append(release)
 
     # -- vCPU threads come and go --
 
@@ -132,7 +136,8 @@ class RunControl:
         self.attention = True
         for vcpu in self._vcpus.values():
             vcpu.kick()
-        self._release()
+        for release in self._releases:
+            release()
         self._condition.notify_all()
 
     def idle_marks(self) -> list[int] | None:

@@ -46,7 +46,8 @@ class ConversionExecutor:
         self._sides = sides
         self._regions = regions
         self._is_over = is_over
-        self.listeners: list[MemoryListener] = []
+        self.listeners: list[tuple[MemoryListener, tuple[GpaRange, ...]]] = []
+        """Each with the ranges that it listens to."""
         self.has_set_attributes = False
         """True once PRIVATE has been set anywhere: KVM may have it where there is no memory now."""
 
@@ -119,12 +120,14 @@ class ConversionExecutor:
                 self._tell_joined(run.range)
 
     def _tell_leaving(self, range_: GpaRange) -> None:
-        for listener in self.listeners:
-            listener.leaving(range_)
+        for listener, covered in self.listeners:
+            for part in _parts_of(range_, covered):
+                listener.leaving(part)
 
     def _tell_joined(self, range_: GpaRange) -> None:
-        for listener in self.listeners:
-            listener.joined(range_)
+        for listener, covered in self.listeners:
+            for part in _parts_of(range_, covered):
+                listener.joined(part)
 
     def _set_attributes(self, range_: GpaRange, *, private: bool) -> None:
         self.has_set_attributes = self.has_set_attributes or private
@@ -134,3 +137,9 @@ class ConversionExecutor:
             if private:
                 state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD
             self._states.set(part, state)
+
+
+def _parts_of(range_: GpaRange, covered: tuple[GpaRange, ...]) -> Iterator[GpaRange]:
+    for one in covered:
+        if one.overlaps(range_):
+            yield GpaRange(max(one.start, range_.start), min(one.end, range_.end))

@@ -1,59 +1,70 @@
 # SPDX-License-Identifier: MIT
-"""Guest memory as the machine's devices reach it: what is shared, and nothing else."""
+"""Guest memory as the machine's own devices reach it: by leases, all or nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyvmm.machine.guest_memory import GuestMemory
-from pyvmm.memory.layout import GpaRange
-from pyvmm.memory.page_states import PageState
+from pyvmm.machine.leases import Lease, LeaseRefusedError
 
 
 class GuestDma:
     """`pyvmm.devices.fw_cfg.GuestBytes` over a machine's memory. Any thread; raises nothing.
 
-    What is private, withheld, or no memory at all is left out. A page that is converted in the
-    middle may be, too.
+    Memory that is private, withheld, or none at all is refused before anything is touched.
+    `device` is named to whoever waits for it.
     """
 
-    def __init__(self, memory: GuestMemory) -> None:
+    def __init__(self, memory: GuestMemory, device: str) -> None:
         self._memory = memory
+        self._device = device
 
     def read(self, gpa: int, size: int) -> bytes | None:
-        """`size` bytes; None unless all of them are shared memory."""
-        parts = []
-        for part in self._shared(gpa, size):
-            data = self._memory.read(part.start, part.size)
-            if data is None:
-                return None
-            parts.append(data)
-        found = b"".join(parts)
-        return found if len(found) == size else None
+        """A copy of `size` bytes; None unless all of them are shared memory."""
+        try:
+            with self._memory.lease([(gpa, size)], holder=self._device) as lease:
+                return bytes(lease.views[0])
+        except LeaseRefusedError:
+            return None
 
     def write(self, gpa: int, data: bytes | memoryview) -> bool:
-        """Write what is shared memory; whether all of it is."""
-        written = 0
-        for part in self._shared(gpa, len(data)):
-            start = part.start - gpa
-            if self._memory.write(part.start, data[start : start + part.size]):
-                written += part.size
-        return written == len(data)
+        """Write all of `data`; False, and nothing is written, unless all of that is shared."""
+        try:
+            with self._lease(gpa, len(data)) as lease:
+                lease.views[0][:] = data
+        except LeaseRefusedError:
+            return False
+        return True
 
-    def clear(self, gpa: int, size: int) -> bool:
-        """Make zero what is shared memory; whether all of it is."""
-        cleared = 0
-        for part in self._shared(gpa, size):
-            if self._memory.clear(part.start, part.size):
-                cleared += part.size
-        return cleared == size
+    @contextmanager
+    def held(self, gpa: int, size: int) -> Iterator[HeldRange | None]:
+        """Hold [gpa, gpa + size) inside of the block; None unless all of it is shared memory."""
+        try:
+            lease = self._lease(gpa, size)
+        except LeaseRefusedError:
+            yield None
+            return
+        with lease:
+            yield HeldRange(self._memory, lease, gpa)
 
-    def _shared(self, gpa: int, size: int) -> Iterator[GpaRange]:
-        """Yield the shared parts of [gpa, gpa + size), by regions, ascending."""
-        for sides in self._memory.regions.sides():
-            whole = sides.region.range
-            start, end = max(gpa, whole.start), min(gpa + size, whole.end)
-            if start < end:
-                for run in self._memory.states.runs(GpaRange(start, end)):
-                    if run.state is PageState.SHARED:
-                        yield run.range
+    def _lease(self, gpa: int, size: int) -> Lease:
+        return self._memory.lease([(gpa, size)], writable=True, holder=self._device)
+
+
+class HeldRange:
+    """`pyvmm.devices.fw_cfg.HeldBytes`: a leased range from `gpa` on."""
+
+    def __init__(self, memory: GuestMemory, lease: Lease, gpa: int) -> None:
+        self._memory = memory
+        self._lease = lease
+        self._gpa = gpa
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Copy `data` to `offset`, all within the range."""
+        self._lease.views[0][offset : offset + len(data)] = data
+
+    def clear(self, offset: int, size: int) -> None:
+        """Make zero, all within the range; what nobody has touched stays untouched."""
+        self._memory.clear(self._gpa + offset, size)

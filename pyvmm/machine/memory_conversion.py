@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from pyvmm.errors import ConversionRefusedError
+from pyvmm.machine.leases import Leases
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.conversion import (
     ConversionPlan,
@@ -17,13 +18,15 @@ from pyvmm.memory.conversion import (
     plan,
     plan_withhold,
 )
+from pyvmm.memory.layout import GpaRange
 
 
 class MemoryConversion:
     """Conversions of a guest's pages, and the count of them. Any thread."""
 
-    def __init__(self, tracked: TrackedMemory, is_over: Callable[[], bool]) -> None:
+    def __init__(self, tracked: TrackedMemory, leases: Leases, is_over: Callable[[], bool]) -> None:
         self._tracked = tracked
+        self._leases = leases
         self._is_over = is_over
         self.counts: Counter[str] = Counter()
         """Conversions done here, as "guest to shared" and so on; the fast path's are not in it."""
@@ -40,26 +43,54 @@ class MemoryConversion:
     def convert(self, gpa: int, size: int, to: Side) -> None:
         """The host's own way in: [gpa, gpa + size), in bytes, whole pages.
 
-        Raises `ConversionRefusedError` when it cannot be, and then nothing has changed;
+        To private it waits for leases of the pages. Raises `ConversionRefusedError` when it cannot
+        be (`LeaseHeldError` where a lease does not end), and then nothing has changed;
         `SystemCallError` when the kernel fails in the middle: the page states tell how far it got.
         """
         request = ConversionRequest(gpa, size, to, Origin.HOST)
-        with self._tracked.exclusive():
-            planned = plan(request, self._tracked.regions)
-            if isinstance(planned, Refusal):
-                raise refused(request, planned)
-            self.execute(planned)
+        refusal = self.carry_out(request, lambda: plan(request, self._tracked.regions))
+        if refusal is not None:
+            raise refused(request, refusal)
 
     def withhold(self, gpa: int, size: int) -> None:
         """Let the guest's next touch of [gpa, gpa + size) be a memory fault; drops the contents.
 
         For memory without a private side. Raises as `convert`.
         """
+        request = ConversionRequest(gpa, size, Side.PRIVATE, Origin.HOST)
+        refusal = self.carry_out(request, lambda: plan_withhold(gpa, size, self._tracked.regions))
+        if refusal is not None:
+            raise refused(request, refusal)
+
+    def carry_out(
+        self,
+        request: ConversionRequest,
+        planned: Callable[[], ConversionPlan | Refusal],
+        *,
+        on_vcpu: bool = False,
+    ) -> Refusal | None:
+        """Do what is planned (under the lock) for `request`; return why not, where it is refused.
+
+        What goes to private waits until no lease is on it; pages that are shared stay so in the
+        other direction. `on_vcpu` as for `Vacating.wait`. Raises `LeaseHeldError`, and nothing has
+        changed, and `SystemCallError`.
+        """
         with self._tracked.exclusive():
-            planned = plan_withhold(gpa, size, self._tracked.regions)
-            if isinstance(planned, Refusal):
-                raise refused(ConversionRequest(gpa, size, Side.PRIVATE, Origin.HOST), planned)
-            self.execute(planned)
+            plan_now = planned()
+            if isinstance(plan_now, Refusal):
+                return plan_now
+            range_ = GpaRange(request.gpa, request.gpa + request.size)
+            if request.to is Side.SHARED or self._leases.holder_over(range_) is None:
+                self.execute(plan_now)
+                return None
+        with self._leases.vacating(range_) as vacating:
+            vacating.wait(_attempt(request), on_vcpu=on_vcpu)
+            with self._tracked.exclusive():
+                plan_now = planned()
+                if isinstance(plan_now, Refusal):
+                    return plan_now
+                self.execute(plan_now)
+                return None
 
     # -- under the lock --
 
@@ -78,7 +109,8 @@ class MemoryConversion:
 
 def refused(request: ConversionRequest, refusal: Refusal) -> ConversionRefusedError:
     """Make the error that says why `request` is refused."""
-    return ConversionRefusedError(
-        f"convert {request.size} bytes at gpa {request.gpa:#x} to {request.to.value}",
-        refusal.cause,
-    )
+    return ConversionRefusedError(_attempt(request), refusal.cause)
+
+
+def _attempt(request: ConversionRequest) -> str:
+    return f"convert {request.size} bytes at gpa {request.gpa:#x} to {request.to.value}"

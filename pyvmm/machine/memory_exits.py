@@ -10,9 +10,11 @@ from pyvmm.errors import PyvmmError
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
 from pyvmm.machine.fault_progress import STUCK
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
-from pyvmm.machine.memory_conversion import MemoryConversion, refused
+from pyvmm.machine.leases import LeaseHeldError
+from pyvmm.machine.memory_conversion import MemoryConversion
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.conversion import (
+    ConversionPlan,
     ConversionRequest,
     Origin,
     Refusal,
@@ -39,22 +41,29 @@ class MemoryExits:
         self._attributes_rule = attributes_rule
 
     def answer_hypercall(self, args: Sequence[int]) -> int:
-        """Do what KVM_HC_MAP_GPA_RANGE asks; what the guest finds in RAX: 0, or -errno."""
+        """Do what KVM_HC_MAP_GPA_RANGE asks; what the guest finds in RAX: 0, or -errno.
+
+        -EAGAIN, and nothing has changed: a lease of the pages did not end in time, or the vCPU was
+        wanted for something else while it waited for that.
+        """
         request = decode_map_gpa_range(args)
         if isinstance(request, Refusal):
             return request.hypercall_result
-        with self._tracked.exclusive():
-            planned = plan(request, self._tracked.regions)
-            if self._tracked.is_unplugged_within(GpaRange(request.gpa, request.gpa + request.size)):
-                planned = Refusal.UNCOVERED
-            if isinstance(planned, Refusal):
-                return planned.hypercall_result
-            try:
-                self._conversion.execute(planned)
-            except PyvmmError as failure:
-                self._conversion.failures.append(str(failure))
-                return -errno.EFAULT
-        return 0
+
+        def planned() -> ConversionPlan | Refusal:
+            asked = GpaRange(request.gpa, request.gpa + request.size)
+            if self._tracked.is_unplugged_within(asked):
+                return Refusal.UNCOVERED
+            return plan(request, self._tracked.regions)
+
+        try:
+            refusal = self._conversion.carry_out(request, planned, on_vcpu=True)
+        except LeaseHeldError:
+            return -errno.EAGAIN
+        except PyvmmError as failure:
+            self._conversion.failures.append(str(failure))
+            return -errno.EFAULT
+        return 0 if refusal is None else refusal.hypercall_result
 
     def resolve_fault(
         self, fault: MemoryFault, vcpu: int, allow: Callable[[ImplicitConversion], bool]
@@ -62,7 +71,8 @@ class MemoryExits:
         """Deal with an access that KVM cannot resolve; None when the vCPU can try again.
 
         `allow` decides on conversions that the guest did not announce; it is called without the
-        lock, on the calling thread. Raises `SystemCallError`.
+        lock, on the calling thread. The conversion waits for leases as any other; the access is
+        refused where one does not end. Raises `SystemCallError`.
         """
         asked = False
         while True:
@@ -74,11 +84,12 @@ class MemoryExits:
                     meaning = STUCK
                 if isinstance(meaning, Impossible):
                     return self._fault_refused(fault, meaning.cause)
-                if asked:
-                    self._resolve(meaning.request)
+                if asked and self._resolve_plugging(meaning.request):
                     return None
                 state = self._tracked.states.state_at(fault.gpa) or PageState.WITHHELD
             request = meaning.request
+            if asked:
+                return self._convert_touched(fault, request)
             if not allow(ImplicitConversion(request.gpa, request.size, state, request.to, vcpu)):
                 cause = f"the policy refuses its conversion to {request.to.value}"
                 with self._tracked.exclusive():
@@ -102,18 +113,34 @@ class MemoryExits:
             private_side_closed=closed,
         )
 
-    def _resolve(self, request: ConversionRequest) -> None:
+    def _resolve_plugging(self, request: ConversionRequest) -> bool:
+        """Set the memslot of a region that is unplugged; True where that was it."""
         sides = self._tracked.unplugged_at(request.gpa)
-        if sides is not None:
-            self._tracked.vm.set_memslot(sides.memslot())
-            self._tracked.note_plugged(sides)
-            self._tracked.note_change()
-            self._conversion.count(request)
-            return
-        planned = plan(request, self._tracked.regions)
-        if isinstance(planned, Refusal):
-            raise refused(request, planned)
-        self._conversion.execute(planned)
+        if sides is None:
+            return False
+        self._tracked.vm.set_memslot(sides.memslot())
+        self._tracked.note_plugged(sides)
+        self._tracked.note_change()
+        self._conversion.count(request)
+        return True
+
+    def _convert_touched(
+        self, fault: MemoryFault, request: ConversionRequest
+    ) -> FaultRefused | None:
+        def planned() -> ConversionPlan | Refusal:
+            # Another vCPU's conversion may have come between: then this is none, and tried again.
+            meaning = self._meaning(fault)
+            is_same = isinstance(meaning, Convert) and meaning.request == request
+            return plan(request, self._tracked.regions) if is_same else Refusal.EMPTY
+
+        try:
+            self._conversion.carry_out(request, planned, on_vcpu=True)
+        except LeaseHeldError as held:
+            if held.interrupted:
+                return None
+            with self._tracked.exclusive():
+                return self._fault_refused(fault, held.cause)
+        return None
 
     def _fault_refused(self, fault: MemoryFault, cause: str) -> FaultRefused:
         private = bool(fault.flags & MemoryFaultFlag.PRIVATE)

@@ -11,7 +11,8 @@ from pyvmm.memory.layout import GpaRange
 class MemoryListener(Protocol):
     """A device that reaches guest memory by itself: told of every page that comes or goes.
 
-    It is called under the lock of all conversions: it must not ask `GuestMemory` anything.
+    It hears of the ranges that it listens to only, and is called under the lock of all conversions:
+    it must not ask `GuestMemory` anything, nor close a lease.
     """
 
     def leaving(self, range_: GpaRange) -> None:

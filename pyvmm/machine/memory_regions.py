@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pyvmm.hosts.held_ranges import HeldKind
+from pyvmm.machine.leases import Leases
 from pyvmm.machine.memory_listener import MemoryListener
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.tracked_memory import TrackedMemory
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 
 
 class MemoryRegions:
     """Regions of a guest's memory, each with its memslot. Any thread."""
 
-    def __init__(self, tracked: TrackedMemory) -> None:
+    def __init__(self, tracked: TrackedMemory, leases: Leases) -> None:
         self._tracked = tracked
+        self._leases = leases
 
     def sides(self) -> tuple[MemorySides, ...]:
         """Every region that has memory, ascending; one that is unplugged, too."""
@@ -32,20 +39,18 @@ class MemoryRegions:
             whole = sides.region.range
             if self._tracked.executor.has_set_attributes:
                 self._tracked.executor.clear_attributes(whole)
-            self._tracked.sides[sides.region.slot] = sides
-            self._tracked.regions = self._tracked.regions.with_region(sides.region)
-            self._tracked.states.add(whole, PageState.SHARED)
-            self._tracked.note_change()
+            self._tracked.add(sides)
             self._tracked.executor.tell_what_is_shared(whole)
 
     def remove(self, slot: int) -> None:
         """Delete a region's memslot; the guest finds nothing there any more, as nowhere else.
 
-        Raises `SystemCallError`, and then the region is still there as it was.
+        Waits for leases of it. Raises `SystemCallError` or `LeaseHeldError`, and then the region is
+        still there as it was.
         """
-        with self._tracked.exclusive():
-            sides = self._tracked.sides[slot]
-            whole = sides.region.range
+        sides = self._tracked.sides[slot]
+        whole = sides.region.range
+        with self._vacated(sides, "remove"), self._tracked.exclusive():
             with self._tracked.executor.leaving(whole):
                 if slot not in self._tracked.unplugged:
                     self._tracked.vm.set_memslot(sides.no_memslot())
@@ -59,45 +64,48 @@ class MemoryRegions:
                     if slot not in self._tracked.unplugged:
                         self._set_memslot_or_forget(sides)
                     raise
-            self._forget(sides)
+            self._tracked.forget(sides)
 
     def _set_memslot_or_forget(self, sides: MemorySides) -> None:
         try:
             self._tracked.vm.set_memslot(sides.memslot())
         except BaseException:
-            self._forget(sides)
+            self._tracked.forget(sides)
             raise
 
-    def _forget(self, sides: MemorySides) -> None:
-        slot = sides.region.slot
-        del self._tracked.sides[slot]
-        if self._tracked.unplugged.pop(slot, None) is None:
-            self._tracked.regions = self._tracked.regions.without(sides.region)
-        self._tracked.states.remove(sides.region.range)
-        self._tracked.note_change()
+    @contextmanager
+    def _vacated(self, sides: MemorySides, verb: str) -> Iterator[None]:
+        """Wait for leases of a region; none is given inside. Raises `LeaseHeldError`."""
+        region = sides.region
+        with self._leases.vacating(region.range) as vacating:
+            vacating.wait(f"{verb} {region.what} at gpa {region.range.start:#x}")
+            yield
 
-    def listen(self, listener: MemoryListener) -> None:
-        """Tell `listener` of every conversion from now on, and of all that is shared now.
+    def listen(self, listener: MemoryListener, covered: Sequence[GpaRange]) -> None:
+        """Tell `listener` of every conversion in `covered`, and of what is shared there now.
 
-        vCPUs do not convert in the host's fast path any more: who has to be told, is told first.
+        vCPUs do not convert these ranges in the host's fast path any more: who has to be told, is
+        told first. What they convert elsewhere goes on there. Raises `UsageError` for a range that
+        is empty or not of 64-bit addresses.
         """
         with self._tracked.exclusive():
-            self._tracked.executor.listeners.append(listener)
-            self._tracked.serve()
-            for run in self._tracked.states.runs():
-                if run.state is PageState.SHARED:
-                    listener.joined(run.range)
+            self._tracked.held.hold([(one.start, one.size) for one in covered], HeldKind.LISTENER)
+            self._tracked.executor.listeners.append((listener, tuple(covered)))
+            for one in covered:
+                for run in self._tracked.states.runs(one):
+                    if run.state is PageState.SHARED:
+                        listener.joined(run.range)
 
     def unplug(self, slot: int) -> None:
         """Take a two-sided region's memslot away, contents and all, until the guest touches it.
 
-        Until then it is no memory that could be converted.
+        Until then it is no memory that could be converted. Raises as `remove`.
         """
-        with self._tracked.exclusive():
-            sides = self._tracked.sides[slot]
+        sides = self._tracked.sides[slot]
+        whole = sides.region.range
+        with self._vacated(sides, "unplug"), self._tracked.exclusive():
             if slot in self._tracked.unplugged:
                 return
-            whole = sides.region.range
             with self._tracked.executor.leaving(whole):
                 # Before the slot goes: an access to what is shared and has no slot would be MMIO.
                 before = self._tracked.executor.withhold_all(whole)

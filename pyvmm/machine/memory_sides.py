@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from pyvmm.errors import InternalError
-from pyvmm.hosts.interface import GuestMapping, Memslot, ServedSpan, System, Vm
+from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, ServedSpan, System, Vm
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
@@ -64,6 +64,11 @@ class MemorySides:
                 missing=memslot if missing else None,
             )
         return ServedSpan(gpa, size, self._memslot.hva, touch_block=PAGE_SIZE) if touches else None
+
+    @property
+    def is_writable(self) -> bool:
+        """The guest may write to it."""
+        return not self._memslot.flags & MemslotFlag.READONLY
 
     @property
     def is_private_side_closed(self) -> bool:

@@ -13,6 +13,7 @@ from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.events import WasReset
+from pyvmm.machine.leases import ALL_MEMORY, LeaseHeldError, Vacating
 
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 _ATTEMPT = "reset the machine"
 
 
-async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> None:
-    """Do what `Machine.reset` documents. If the host fails in the middle, the run fails too."""
+async def reset(
+    machine: Machine, control: RunControl, assembly: Assembly, *, by_guest: bool = False
+) -> None:
+    """Do what `Machine.reset` documents. If the host fails in the middle, the run fails too.
+
+    A lease that does not end refuses the reset before anything has changed; then it is the run that
+    fails where the guest (`by_guest`) waits for being reset.
+    """
     if machine.config.private is not None:
         raise UsageError(
             _ATTEMPT,
@@ -33,7 +40,11 @@ async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> No
             raise InternalError(_ATTEMPT, "the guest has ended")
         # From here on the guest is neither what it was nor what it will be. Bounded: a vCPU that
         # does not answer ends the run.
-        with trio.CancelScope(shield=True):
+        with (
+            trio.CancelScope(shield=True),
+            assembly.memory.leases.vacating(ALL_MEMORY) as vacating,
+        ):
+            await _vacate(vacating, control, by_guest=by_guest)
             try:
                 for index in range(machine.config.cpus):
                     await machine.on_vcpu(index, partial(assembly.reset_vcpu, index))
@@ -46,11 +57,23 @@ async def reset(machine: Machine, control: RunControl, assembly: Assembly) -> No
             control.reset_done()
 
 
+async def _vacate(vacating: Vacating, control: RunControl, *, by_guest: bool) -> None:
+    """Wait for devices that work on memory; none begins to meanwhile. Raises `LeaseHeldError`."""
+    if vacating.is_vacant:
+        return
+    try:
+        await trio.to_thread.run_sync(vacating.wait, _ATTEMPT)
+    except LeaseHeldError as failure:
+        if by_guest and not control.is_over:
+            control.fail(failure)
+        raise
+
+
 async def serve_resets(machine: Machine, control: RunControl, assembly: Assembly) -> None:
     """Make the resets that the guest asks for, until the run is over."""
     with suppress(PyvmmError):  # The host failed, which the run tells, or the guest has ended.
         while True:
             await control.reset_asked()
-            await reset(machine, control, assembly)
+            await reset(machine, control, assembly, by_guest=True)
             if not control.is_over:  # Whose end has been told: nothing comes after that.
                 machine.tell(WasReset(by_guest=True))

@@ -15,8 +15,9 @@ from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
 from pyvmm.machine.conversion_executor import ConversionExecutor
 from pyvmm.machine.fault_progress import FaultProgress
 from pyvmm.machine.memory_sides import MemorySides
+from pyvmm.machine.mirrored_states import MirroredStates
 from pyvmm.memory.layout import GpaRange
-from pyvmm.memory.page_states import PageState, PageStates
+from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import RegionTable
 
 
@@ -31,7 +32,11 @@ class TrackedMemory:
         self.vm = vm
         self.sides: dict[int, MemorySides] = {}
         self.regions = RegionTable()
-        self.states = PageStates()
+        self.held = vm.conversions.held
+        self.states = MirroredStates(self.held)
+        self.bases: dict[int, memoryview] = {}
+        """All of each region's shared side, by slot: leases are slices of these."""
+        self.is_closed = False
         self.unplugged: dict[int, MemorySides] = {}
         self.executor = ConversionExecutor(
             vm, self.states, self.sides, lambda: self.regions, is_over
@@ -47,10 +52,41 @@ class TrackedMemory:
             yield
 
     def close(self) -> None:
-        """Before the sides go: nothing is converted any more."""
+        """Before the sides go: nothing is converted any more, and nothing leased."""
         self.vm.conversions.serve([])
+        with self.exclusive():
+            self.is_closed = True
+            for slot in tuple(self.bases):
+                self._take_base_away(slot)
 
     # -- under the lock --
+
+    def add(self, sides: MemorySides) -> None:
+        """A region is there, with its memslot, all shared."""
+        region = sides.region
+        regions = self.regions.with_region(region)
+        self.held.add_region(
+            region.slot, region.range.start, region.range.size, 0, writable=sides.is_writable
+        )
+        self.states.add(region.range, PageState.SHARED)
+        self.sides[region.slot] = sides
+        self.regions = regions
+        self.bases[region.slot] = sides.view(region.range)
+        self.note_change()
+
+    def forget(self, sides: MemorySides) -> None:
+        """A region is there no more, nor its memslot; nothing of it is leased."""
+        slot = sides.region.slot
+        del self.sides[slot]
+        if self.unplugged.pop(slot, None) is None:
+            self.regions = self.regions.without(sides.region)
+        self.states.remove(sides.region.range)
+        self._take_base_away(slot)
+        self.note_change()
+
+    def _take_base_away(self, slot: int) -> None:
+        self.held.remove_region(slot)
+        self.bases.pop(slot).release()
 
     def note_change(self) -> None:
         """Regions have come or gone: an access that could not be resolved may be now."""
@@ -60,13 +96,10 @@ class TrackedMemory:
     def serve(self) -> None:
         """Tell the host's fast path what it may convert."""
         spans: list[ServedSpan] = []
-        if not self.executor.listeners:
-            for slot, sides in self.sides.items():
-                span = sides.served_span(
-                    touches=self._honours_touches, missing=slot in self.unplugged
-                )
-                if span is not None:
-                    spans.append(span)
+        for slot, sides in self.sides.items():
+            span = sides.served_span(touches=self._honours_touches, missing=slot in self.unplugged)
+            if span is not None:
+                spans.append(span)
         # What a host's fast path cannot take goes the long way.
         self.vm.conversions.serve(spans[:MOST_SERVED_SPANS])
 
@@ -105,4 +138,4 @@ class TrackedMemory:
                 continue
             self.executor.has_set_attributes |= done.private
             state = PageState.PRIVATE if done.private else PageState.SHARED
-            self.states.set(GpaRange(done.gpa, done.gpa + done.size), state)
+            self.states.catch_up(GpaRange(done.gpa, done.gpa + done.size), state)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm.errors import ConversionRefusedError, HostLacksError, InternalError
+from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.memory.conversion import Refusal, Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
@@ -82,6 +83,8 @@ async def convert(machine: Machine, arguments: Arguments) -> object:
         # Under the lock of all conversions, for as long as the range is large.
         await trio.to_thread.run_sync(change)
     except ConversionRefusedError as refused:
+        if isinstance(refused, LeaseHeldError):
+            raise CommandError(f"LEASED: {refused}") from refused
         names = [one.name for one in Refusal if one.cause == refused.cause]
         raise CommandError(f"{''.join(names)}: {refused}") from refused
     if memory.conversion.is_over:

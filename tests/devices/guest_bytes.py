@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Memory:
     """`pyvmm.devices.fw_cfg.GuestBytes`; `bytes` is all there is."""
@@ -11,21 +14,36 @@ class Memory:
         self.bytes = bytearray([fill]) * size
         self.calls = 0
 
-    def read(self, gpa: int, size: int) -> bytes | None:
+    def _has(self, gpa: int, size: int) -> bool:
         self.calls += 1
-        found = self.bytes[gpa : gpa + size]
-        return bytes(found) if len(found) == size else None
+        assert size > 0
+        return gpa + size <= len(self.bytes)
+
+    def read(self, gpa: int, size: int) -> bytes | None:
+        return bytes(self.bytes[gpa : gpa + size]) if self._has(gpa, size) else None
 
     def write(self, gpa: int, data: bytes | memoryview) -> bool:
-        self.calls += 1
-        end = min(gpa + len(data), len(self.bytes))
-        if gpa < end:
-            self.bytes[gpa:end] = bytes(data[: end - gpa])
-        return gpa + len(data) <= len(self.bytes)
+        if not self._has(gpa, len(data)):
+            return False
+        self.bytes[gpa : gpa + len(data)] = bytes(data)
+        return True
 
-    def clear(self, gpa: int, size: int) -> bool:
-        self.calls += 1
-        end = min(gpa + size, len(self.bytes))
-        if gpa < end:
-            self.bytes[gpa:end] = bytes(end - gpa)
-        return gpa + size <= len(self.bytes)
+    @contextmanager
+    def held(self, gpa: int, size: int) -> Iterator[Held | None]:
+        yield Held(self.bytes, gpa, size) if self._has(gpa, size) else None
+
+
+class Held:
+    """`pyvmm.devices.fw_cfg.HeldBytes`."""
+
+    def __init__(self, memory: bytearray, gpa: int, size: int) -> None:
+        self._memory = memory
+        self._gpa = gpa
+        self._size = size
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        assert 0 <= offset < offset + len(data) <= self._size
+        self._memory[self._gpa + offset : self._gpa + offset + len(data)] = bytes(data)
+
+    def clear(self, offset: int, size: int) -> None:
+        self.write(offset, bytes(size))

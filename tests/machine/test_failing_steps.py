@@ -20,6 +20,7 @@ from pyvmm.errors import ConversionRefusedError, SystemCallError
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.interface import Converted, GuestMapping, GuestMemfd, Memslot, ServedSpan, Vm
+from pyvmm.hosts.model.held_ranges import ModelHeldRanges
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused
 from pyvmm.machine.memory_sides import MemorySides
@@ -45,6 +46,7 @@ class Kernel:
         self.slots: set[int] = set()
         self.fails_at = -1
         self.conversions = self
+        self.held = ModelHeldRanges()
 
     def _call(self, name: str) -> None:
         self.fails_at -= 1
@@ -107,7 +109,7 @@ class World:
         self.kernel = Kernel()
         self.device = Device()
         self.memory = GuestMemory(cast(Vm, self.kernel))
-        self.memory.regions.listen(self.device)
+        self.memory.regions.listen(self.device, [GpaRange(0, PAGES * PAGE_SIZE)])
 
     def add(self, slot: int) -> None:
         region = REGIONS[slot]

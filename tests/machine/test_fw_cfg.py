@@ -20,7 +20,7 @@ from pyvmm.machine.fw_cfg_items import machine_items
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.conversion import Side
-from pyvmm.memory.layout import ECAM_GPA, ECAM_SIZE, GIB, MIB
+from pyvmm.memory.layout import ECAM_GPA, ECAM_SIZE, GIB, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 from ..boot.images import ENTRY, Segment, pvh
@@ -102,7 +102,7 @@ def within(config: MachineConfig, act: Callable[[Machine, GuestDma], None]) -> N
 
     async def whole() -> None:
         async with Machine(config, paused=True) as machine:
-            act(machine, GuestDma(machine.memory))
+            act(machine, GuestDma(machine.memory, "a test"))
 
     trio.run(whole)
 
@@ -115,18 +115,23 @@ def test_dma_reaches_ram_on_both_sides_of_the_hole_and_nothing_else(host: HostCh
         end = 4 * GIB + 2 * MIB
         assert dma.write(4 * GIB, b"above")
         assert dma.read(4 * GIB, 5) == b"above"
-        assert not dma.write(3 * GIB - 2, b"abcd")
-        assert machine.memory.read(3 * GIB - 2, 2) == b"ab"
+        assert dma.write(3 * GIB - 2, b"ab")
+        assert not dma.write(3 * GIB - 2, b"cdef")
+        assert machine.memory.read(3 * GIB - 2, 2) == b"ab", "all or nothing"
         assert dma.read(3 * GIB - 2, 4) is None
         assert not dma.write(end, b"x")
         assert dma.read((1 << 64) - 8, 16) is None
-        assert not dma.clear((1 << 64) - 8, 0xFFFF_FFFF)
-        # 4 GiB less a byte, from a byte in: what was written is gone, at both ends of the hole.
+        for gpa, length in (((1 << 64) - 8, 0xFFFF_FFFF), (MIB, 0xFFFF_FFFF), (1 << 64, 1)):
+            with dma.held(gpa, length) as held:
+                assert held is None
+        # All that is below the hole, but for a byte: what was written is gone at both ends of it.
         machine.ram.write(MIB - 1, b"<>")
-        assert not dma.clear(MIB, 0xFFFF_FFFF)
+        with dma.held(MIB, 3 * GIB - MIB - 1) as held:
+            assert held is not None
+            held.clear(0, 3 * GIB - MIB - 1)
         assert machine.memory.read(MIB - 1, 2) == b"<\0"
-        assert machine.memory.read(3 * GIB - 2, 2) == bytes(2)
-        assert dma.read(4 * GIB, 5) == bytes(5)
+        assert machine.memory.read(3 * GIB - 2, 2) == b"\0b"
+        assert dma.read(4 * GIB, 5) == b"above"
 
     within(MachineConfig(b"\xf4", memory=size, host=host), act)
 
@@ -138,11 +143,18 @@ def test_dma_leaves_private_pages_alone() -> None:
         before = machine.ram.read(4 * MIB + PAGE_SIZE, PAGE_SIZE)
         assert dma.read(4 * MIB, 3 * PAGE_SIZE) is None
         assert not dma.write(4 * MIB, b"\x22" * 3 * PAGE_SIZE)
-        assert machine.ram.read(4 * MIB, PAGE_SIZE) == b"\x22" * PAGE_SIZE
-        assert machine.ram.read(4 * MIB + 2 * PAGE_SIZE, PAGE_SIZE) == b"\x22" * PAGE_SIZE
-        assert not dma.clear(4 * MIB, 3 * PAGE_SIZE)
-        assert machine.ram.read(4 * MIB, PAGE_SIZE) == bytes(PAGE_SIZE)
+        with dma.held(4 * MIB, 3 * PAGE_SIZE) as held:
+            assert held is None
+        for page in (0, 2):
+            at = 4 * MIB + page * PAGE_SIZE
+            assert machine.ram.read(at, PAGE_SIZE) == b"\x11" * PAGE_SIZE, "all or nothing"
         assert machine.ram.read(4 * MIB + PAGE_SIZE, PAGE_SIZE) == before
+        with dma.held(4 * MIB, PAGE_SIZE) as held:
+            assert held is not None
+            held.write(0, b"\x22" * 8)
+            assert machine.memory.leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) == "a test"
+        assert machine.memory.leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) is None
+        assert machine.ram.read(4 * MIB, 16) == b"\x22" * 8 + b"\x11" * 8
 
     private = PrivateConfig(bundled_guests.firmware())
     within(

@@ -13,7 +13,9 @@ import pytest
 from pyvmm.errors import ConversionRefusedError, SystemCallError
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
+from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.interface import Converted, GuestMapping, GuestMemfd, Memslot, ServedSpan, Vm
+from pyvmm.hosts.model.held_ranges import ModelHeldRanges
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.memory_sides import MemorySides
@@ -26,6 +28,7 @@ from pyvmm.rules.abi import PAGE_SIZE
 RAM = GpaRange(0, 64 * PAGE_SIZE)
 MORE_RAM = GpaRange(64 * PAGE_SIZE, 80 * PAGE_SIZE)
 WINDOW = GpaRange(1 << 30, (1 << 30) + 4 * PAGE_SIZE)
+EVERYTHING = GpaRange(0, 1 << 52)
 KVM_HC_SHARED, KVM_HC_PRIVATE = 0, 1 << 4
 
 
@@ -39,6 +42,7 @@ class Kernel:
         self.locked = False
         self.failing: Callable[[str], int] = lambda _call: 0
         self.conversions = self
+        self.held = ModelHeldRanges()
 
     def note(self, name: str, *values: object) -> None:
         number = self.failing(name)
@@ -191,18 +195,38 @@ class Device:
 def test_a_device_lets_go_before_and_joins_after(memory: GuestMemory, kernel: Kernel) -> None:
     memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
     kernel.calls.clear()
-    memory.regions.listen(Device(kernel))
+    memory.regions.listen(Device(kernel), [EVERYTHING])
     assert kernel.calls == [
         ("joined", PAGE_SIZE, MORE_RAM.end),
         ("joined", WINDOW.start, WINDOW.end),
     ]
-    assert kernel.served == [], "a vCPU that converts by itself would tell nobody"
+    assert kernel.held.overlapping(HeldKind.LISTENER, 0, PAGE_SIZE), "not the fast path's"
     kernel.calls.clear()
     memory.conversion.convert(PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
     memory.conversion.convert(0, PAGE_SIZE, Side.SHARED)
     assert [call[0] for call in kernel.calls] == [
         "leaving", "attributes", "discard shared", "attributes", "discard private", "joined",
     ]  # fmt: skip
+
+
+def test_a_device_hears_of_what_it_listens_to_and_no_more(
+    memory: GuestMemory, kernel: Kernel
+) -> None:
+    memory.regions.listen(
+        Device(kernel), [GpaRange(PAGE_SIZE, 3 * PAGE_SIZE), GpaRange(WINDOW.start, WINDOW.end)]
+    )
+    assert kernel.calls == [
+        ("joined", PAGE_SIZE, 3 * PAGE_SIZE),
+        ("joined", WINDOW.start, WINDOW.end),
+    ]
+    assert len(kernel.served) == 2, "vCPUs go on converting by themselves"
+    assert not kernel.held.overlapping(HeldKind.LISTENER, 3 * PAGE_SIZE, PAGE_SIZE)
+    kernel.calls.clear()
+    memory.conversion.convert(4 * PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+    memory.conversion.convert(2 * PAGE_SIZE, 2 * PAGE_SIZE, Side.PRIVATE)
+    assert [call for call in kernel.calls if call[0] == "leaving"] == [
+        ("leaving", 2 * PAGE_SIZE, 3 * PAGE_SIZE)
+    ]
 
 
 # -- failures --
@@ -389,8 +413,6 @@ def test_a_region_that_a_vcpu_has_plugged_in_is_known(kernel: Kernel) -> None:
     memory.conversion.convert(MORE_RAM.start, MORE_RAM.size, Side.SHARED)
     memory.regions.unplug(1)
     assert [span.missing for span in kernel.served] == [None, memslot]
-    memory.regions.listen(Device(kernel))
-    assert kernel.served == [], "who has to be told is told first"
 
 
 def test_what_is_unplugged_is_no_memory_to_convert(memory: GuestMemory, kernel: Kernel) -> None:

@@ -20,12 +20,13 @@ _HEADERS = (
     "kvm_abi.h",
     "posted.h",
     "conversions.h",
+    "held.h",
     "history.h",
     "run.h",
     "calls.h",
 )
 """For the compiler and for cffi alike, each after what it needs."""
-_SOURCES = ("posted.c", "conversions.c", "history.c", "exit_code.c", "run.c", "calls.c")
+_SOURCES = ("posted.c", "conversions.c", "held.c", "history.c", "exit_code.c", "run.c", "calls.c")
 
 
 def _here() -> Path:
@@ -67,7 +68,7 @@ def _describe() -> FFI:
         "".join(f'#include "{name}"\n' for name in _HEADERS),
         sources=[str(_ROOM / name) for name in _SOURCES],
         include_dirs=[str(here)],
-        depends=[str(_ROOM / name) for name in _HEADERS],
+        depends=[str(_ROOM / name) for name in (*_HEADERS, "held_inside.h")],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", _no_paths(), *_strictness()],
     )
     return ffi

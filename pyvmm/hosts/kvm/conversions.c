@@ -2,6 +2,7 @@
 /* Conversions that a vCPU's thread makes by itself. See conversions.h. */
 #define _GNU_SOURCE
 #include "conversions.h"
+#include "held_inside.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,8 @@ struct pyvmm_conversions {
     pthread_mutex_t lock;
     int vm_fd; /* -1 once closed */
     struct pyvmm_served_span spans[PYVMM_SERVED_SPANS];
-    uint32_t held; /* how many entries the journal has */
+    struct pyvmm_held *held;
+    uint32_t journalled; /* how many entries the journal has */
     struct pyvmm_converted journal[PYVMM_JOURNAL_ENTRIES];
 };
 
@@ -45,6 +47,11 @@ struct pyvmm_conversions *pyvmm_conversions_new(int vm_fd)
     struct pyvmm_conversions *conversions = calloc(1, sizeof(*conversions));
     if (conversions == NULL)
         return NULL;
+    conversions->held = pyvmm_held_new();
+    if (conversions->held == NULL) {
+        free(conversions);
+        return NULL;
+    }
     conversions->vm_fd = vm_fd;
     pthread_mutexattr_t checking;
     pthread_mutexattr_init(&checking);
@@ -58,7 +65,13 @@ struct pyvmm_conversions *pyvmm_conversions_new(int vm_fd)
 void pyvmm_conversions_free(struct pyvmm_conversions *conversions)
 {
     pthread_mutex_destroy(&conversions->lock);
+    pyvmm_held_free(conversions->held);
     free(conversions);
+}
+
+struct pyvmm_held *pyvmm_conversions_held(struct pyvmm_conversions *conversions)
+{
+    return conversions->held;
 }
 
 int pyvmm_conversions_lock(struct pyvmm_conversions *conversions)
@@ -105,6 +118,7 @@ void pyvmm_conversions_close(struct pyvmm_conversions *conversions)
     bool held_here = hold(conversions);
     __atomic_store_n(&conversions->served, 0, __ATOMIC_RELAXED);
     conversions->vm_fd = -1;
+    pyvmm_held_close(conversions->held);
     let_go(conversions, held_here);
 }
 
@@ -112,9 +126,9 @@ uint32_t pyvmm_conversions_drain(struct pyvmm_conversions *conversions,
                                  struct pyvmm_converted *out)
 {
     bool held_here = hold(conversions);
-    uint32_t count = conversions->held;
+    uint32_t count = conversions->journalled;
     memcpy(out, conversions->journal, count * sizeof(*out));
-    conversions->held = 0;
+    conversions->journalled = 0;
     let_go(conversions, held_here);
     return count;
 }
@@ -187,21 +201,21 @@ static bool discard(const struct pyvmm_served_span *span, const struct request *
 /* What the new one converts again need not be told: a page that goes back and forth stays one entry. */
 static void forget_covered(struct pyvmm_conversions *conversions, const struct request *request)
 {
-    while (conversions->held > 0) {
-        const struct pyvmm_converted *last = &conversions->journal[conversions->held - 1];
+    while (conversions->journalled > 0) {
+        const struct pyvmm_converted *last = &conversions->journal[conversions->journalled - 1];
         if (last->plugged != 0 || last->gpa < request->gpa ||
             last->gpa + last->size > request->gpa + request->size)
             return;
-        conversions->held--;
+        conversions->journalled--;
     }
 }
 
 /* A conversion that touches the one before it makes one with it, as a guest goes page by page. */
 static bool join_last(struct pyvmm_conversions *conversions, const struct request *request)
 {
-    if (conversions->held == 0)
+    if (conversions->journalled == 0)
         return false;
-    struct pyvmm_converted *last = &conversions->journal[conversions->held - 1];
+    struct pyvmm_converted *last = &conversions->journal[conversions->journalled - 1];
     if (last->plugged != 0 || (last->is_private != 0) != request->to_private)
         return false;
     uint64_t end = request->gpa + request->size;
@@ -216,9 +230,10 @@ static bool join_last(struct pyvmm_conversions *conversions, const struct reques
 
 static void note(struct pyvmm_conversions *conversions, const struct request *request)
 {
+    pyvmm_held_converted(conversions->held, request->gpa, request->size, !request->to_private);
     forget_covered(conversions, request);
     if (!join_last(conversions, request))
-        conversions->journal[conversions->held++] = (struct pyvmm_converted){
+        conversions->journal[conversions->journalled++] = (struct pyvmm_converted){
             .gpa = request->gpa, .size = request->size, .is_private = request->to_private};
 }
 
@@ -227,7 +242,8 @@ static bool convert(struct pyvmm_conversions *conversions, const struct request 
     const struct pyvmm_served_span *span = span_of(conversions, request);
     /* Before anything changes: what cannot be noted must not be done. */
     if (span == NULL || span->guest_memfd < 0 || span->slot != PYVMM_PLUGGED ||
-        conversions->held == PYVMM_JOURNAL_ENTRIES)
+        conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
+        pyvmm_held_stops(conversions->held, request->gpa, request->size))
         return false;
     if (!set_attributes(conversions->vm_fd, request))
         return false;
@@ -265,7 +281,8 @@ static bool make_shared(struct pyvmm_conversions *conversions,
                         const struct pyvmm_served_span *span, uint64_t gpa)
 {
     struct request block = block_around(span, gpa);
-    if (!set_attributes(conversions->vm_fd, &block))
+    if (pyvmm_held_stops(conversions->held, block.gpa, block.size) ||
+        !set_attributes(conversions->vm_fd, &block))
         return false;
     note(conversions, &block);
     return true;
@@ -285,7 +302,7 @@ static bool plug(struct pyvmm_conversions *conversions, struct pyvmm_served_span
     };
     if (ioctl(conversions->vm_fd, KVM_SET_USER_MEMORY_REGION2, &region) != 0)
         return false;
-    conversions->journal[conversions->held++] = (struct pyvmm_converted){
+    conversions->journal[conversions->journalled++] = (struct pyvmm_converted){
         .gpa = span->gpa, .size = span->size, .is_private = true, .plugged = true};
     span->slot = PYVMM_PLUGGED;
     return true;
@@ -295,7 +312,7 @@ static bool satisfy_touch(struct pyvmm_conversions *conversions, const struct kv
 {
     struct request touched = {run->u.memory_fault.gpa, run->u.memory_fault.size, false};
     struct pyvmm_served_span *span = span_of(conversions, &touched);
-    if (span == NULL || conversions->held == PYVMM_JOURNAL_ENTRIES)
+    if (span == NULL || conversions->journalled == PYVMM_JOURNAL_ENTRIES)
         return false;
     if (span->guest_memfd < 0)
         return make_shared(conversions, span, touched.gpa);

@@ -12,6 +12,7 @@ from pyvmm.errors import InternalError, SystemCallError, UsageError
 from pyvmm.hosts.interface import Converted, Memslot, MemslotFlag, ServedSpan
 from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
+from pyvmm.hosts.kvm.held_ranges import KvmHeldRanges
 from pyvmm.hosts.owner import Owner
 
 MOST_SPANS = int(lib.PYVMM_SERVED_SPANS)
@@ -30,6 +31,8 @@ class FastConversions(Owner):
         if conversions == ffi.NULL:
             raise SystemCallError("make a journal of conversions", ffi.errno, "out of memory")
         self.raw: CData = ffi.gc(conversions, lib.pyvmm_conversions_free)
+        self.held = KvmHeldRanges(self.raw)
+        """Ranges that somebody holds: the fast path leaves them to Python."""
         self._room: CData | None = None
 
     def serve(self, spans: Sequence[ServedSpan]) -> None:

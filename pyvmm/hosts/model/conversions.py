@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import Converted, ServedSpan
+from pyvmm.hosts.model.held_ranges import ModelHeldRanges
 from pyvmm.hosts.owner import Owner
 
 
@@ -18,6 +19,8 @@ class ModelConversions(Owner):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder = 0
+        self.held = ModelHeldRanges(self._unless_inside)
+        """Ranges that somebody holds."""
 
     def serve(self, spans: Sequence[ServedSpan]) -> None:
         """Nothing is served; every hypercall ends `run`."""
@@ -38,9 +41,13 @@ class ModelConversions(Owner):
             finally:
                 self._holder = 0
 
+    def _unless_inside(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._holder == threading.get_ident() else self.exclusive()
+
     def drain(self) -> list[Converted]:
         """Return the conversions that vCPUs made by themselves: none."""
         return []
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Give no lease any more; nothing to give back."""
+        self.held.close()

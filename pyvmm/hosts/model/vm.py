@@ -267,5 +267,6 @@ class ModelVm(Owner):
         """Let go of it; a second call does nothing."""
         if self._open:
             self._open = False
+            self._conversions.close()
             self.release()
             self.posts.close()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Ranges of guest memory that somebody holds; a host keeps them beside its lock of conversions."""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+Rows: TypeAlias = "array[int]"
+"""Unsigned 64-bit numbers (``array("Q")``), two for each range."""
+
+
+class HeldKind(enum.IntEnum):
+    """Reason why a range is held. The numbers are held.h's."""
+
+    LEASE = 0
+    """A device works on it: a conversion that takes it away waits."""
+    LISTENER = 1
+    """A device is told of its conversions: they are not the fast path's."""
+    WAITING = 2
+    """A conversion of it waits for a lease to end: no further lease is given."""
+
+
+class LeaseRefusal(enum.Enum):
+    """Reason why a lease is refused; `cause` is for people."""
+
+    EMPTY = (1, "it has no bytes")
+    WRAPS = (2, "its end is beyond the last 64-bit address")
+    NO_MEMORY = (3, "not all of it is guest memory")
+    NOT_SHARED = (4, "a page of it is private or withheld")
+    READ_ONLY = (5, "the guest's memory there is read-only")
+    OVERLAPS = (6, "it overlaps another range of the same writable lease")
+    CONVERTING = (7, "a conversion of its pages waits for a lease to end")
+    TOO_MANY = (8, "too many ranges are leased")
+    CLOSED = (9, "the machine has ended")
+    TWO_REGIONS = (
+        10,
+        "it reaches from one memory region into the next, which lies elsewhere in the host",
+    )
+    NOT_A_RANGE = (11, "a GPA and a length are numbers from 0 to 2^64 - 1")
+
+    def __init__(self, code: int, cause: str) -> None:
+        self.code = code
+        self.cause = cause
+
+
+REFUSALS = {refusal.code: refusal for refusal in LeaseRefusal}
+
+
+def refused_row(answer: int) -> tuple[int, LeaseRefusal]:
+    """The index of the range that `HeldRanges.lease` refuses, and why; `answer` is negative."""
+    return -answer >> 4, REFUSALS[-answer & 0xF]
+
+
+class HeldRanges(Protocol):
+    """Held ranges of one VM, and which of its pages are shared. Any thread.
+
+    Each call is atomic with regard to all conversions of the VM, inside of
+    `FastConversions.exclusive` or not. Addresses are GPAs in bytes. What vCPUs convert by
+    themselves is known here at once; what else changes is told by `add_region`, `remove_region` and
+    `note`.
+    """
+
+    def add_region(self, slot: int, gpa: int, size: int, offset: int, *, writable: bool) -> None:
+        """There is memory, all shared: whole pages; `offset` is of the first byte in its view.
+
+        Raises `InternalError` where there is some already, or the slot is taken.
+        """
+        ...
+
+    def remove_region(self, slot: int) -> None:
+        """The region of `slot` is there no longer."""
+        ...
+
+    def note(self, gpa: int, size: int, *, shared: bool) -> None:
+        """Note that all pages of [gpa, gpa + size) are shared now, or none is. Whole pages."""
+        ...
+
+    def is_shared(self, gpa: int, size: int) -> bool:
+        """Tell whether [gpa, gpa + size) is within one region, and all of it shared."""
+        ...
+
+    def lease(self, rows: Rows, *, writable: bool) -> int:
+        """Lease all of `rows`, each a GPA and a length, or none; a number to `release` them by.
+
+        Each row becomes the offset of its first byte in its region's view, and the region's slot. A
+        negative number: refused (`refused_row`), and `rows` is as it was.
+        """
+        ...
+
+    def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
+        """Hold ranges, each a GPA and a length, in another way than as a lease; its number.
+
+        Raises `UsageError` for one that is empty or wraps.
+        """
+        ...
+
+    def release(self, number: int, kind: HeldKind) -> bool:
+        """Give back what the number was given for; tell whether a conversion waits for leases."""
+        ...
+
+    def leased(self, gpa: int, size: int) -> int:
+        """The number of a lease of any of [gpa, gpa + size); 0 where there is none."""
+        ...

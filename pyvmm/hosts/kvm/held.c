@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT */
+/* Held ranges of guest memory. See held.h. */
+#include "held_inside.h"
+#include "conversions.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BITS 64
+/* With more rows than this, sorting them costs less than comparing each with each. */
+#define FEW_ROWS 16
+
+struct region {
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t offset;
+    uint64_t *not_shared; /* a bit for each page */
+    uint32_t slot;
+    bool writable;
+};
+
+struct range {
+    uint64_t gpa;
+    uint64_t size;
+    int64_t number;
+};
+
+struct table {
+    struct range *ranges; /* in no order */
+    uint32_t count;
+    uint32_t room;
+};
+
+struct pyvmm_held {
+    struct table tables[PYVMM_HELD_KINDS];
+    struct region *regions; /* ascending */
+    uint32_t region_count;
+    int64_t last_number;
+    bool closed;
+};
+
+struct pyvmm_held *pyvmm_held_new(void)
+{
+    return calloc(1, sizeof(struct pyvmm_held));
+}
+
+void pyvmm_held_free(struct pyvmm_held *held)
+{
+    for (uint32_t i = 0; i < held->region_count; i++)
+        free(held->regions[i].not_shared);
+    free(held->regions);
+    for (int kind = 0; kind < PYVMM_HELD_KINDS; kind++)
+        free(held->tables[kind].ranges);
+    free(held);
+}
+
+void pyvmm_held_close(struct pyvmm_held *held)
+{
+    held->closed = true;
+}
+
+static bool enter(struct pyvmm_conversions *conversions)
+{
+    return pyvmm_conversions_lock(conversions) == 0;
+}
+
+static void leave(struct pyvmm_conversions *conversions, bool entered_here)
+{
+    if (entered_here)
+        pyvmm_conversions_unlock(conversions);
+}
+
+/* The first region that ends above `gpa`. */
+static uint32_t first_above(const struct pyvmm_held *held, uint64_t gpa)
+{
+    uint32_t low = 0, high = held->region_count;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        const struct region *region = &held->regions[middle];
+        if (region->gpa + (region->size - 1) < gpa)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static struct region *region_at(const struct pyvmm_held *held, uint64_t gpa)
+{
+    uint32_t i = first_above(held, gpa);
+    return i < held->region_count && held->regions[i].gpa <= gpa ? &held->regions[i] : NULL;
+}
+
+static uint64_t bits_from(uint64_t first, uint64_t last)
+{
+    return (~0ULL << first) & (~0ULL >> (BITS - 1 - last));
+}
+
+/* Pages from `first` to `last`, both included. */
+static void mark(uint64_t *bits, uint64_t first, uint64_t last, bool value)
+{
+    for (uint64_t word = first / BITS; word <= last / BITS; word++) {
+        uint64_t low = word == first / BITS ? first % BITS : 0;
+        uint64_t high = word == last / BITS ? last % BITS : BITS - 1;
+        uint64_t these = bits_from(low, high);
+        bits[word] = value ? bits[word] | these : bits[word] & ~these;
+    }
+}
+
+static bool any(const uint64_t *bits, uint64_t first, uint64_t last)
+{
+    for (uint64_t word = first / BITS; word <= last / BITS; word++) {
+        uint64_t low = word == first / BITS ? first % BITS : 0;
+        uint64_t high = word == last / BITS ? last % BITS : BITS - 1;
+        if (bits[word] & bits_from(low, high))
+            return true;
+    }
+    return false;
+}
+
+/* Bytes from `gpa` to `last`, both included, all within the region. */
+static bool all_shared(const struct region *region, uint64_t gpa, uint64_t last)
+{
+    return !any(region->not_shared, (gpa - region->gpa) / PAGE_SIZE,
+                (last - region->gpa) / PAGE_SIZE);
+}
+
+void pyvmm_held_converted(struct pyvmm_held *held, uint64_t gpa, uint64_t size, bool shared)
+{
+    uint64_t last = gpa + (size - 1);
+    for (uint32_t i = first_above(held, gpa); i < held->region_count; i++) {
+        struct region *region = &held->regions[i];
+        if (region->gpa > last)
+            return;
+        uint64_t region_last = region->gpa + (region->size - 1);
+        uint64_t low = gpa > region->gpa ? gpa : region->gpa;
+        uint64_t high = last < region_last ? last : region_last;
+        mark(region->not_shared, (low - region->gpa) / PAGE_SIZE,
+             (high - region->gpa) / PAGE_SIZE, !shared);
+    }
+}
+
+static const struct range *overlapping(const struct table *table, uint64_t gpa, uint64_t size)
+{
+    uint64_t last = gpa + (size - 1);
+    for (uint32_t i = 0; i < table->count; i++) {
+        const struct range *range = &table->ranges[i];
+        if (range->gpa <= last && gpa <= range->gpa + (range->size - 1))
+            return range;
+    }
+    return NULL;
+}
+
+bool pyvmm_held_stops(const struct pyvmm_held *held, uint64_t gpa, uint64_t size)
+{
+    return overlapping(&held->tables[PYVMM_HELD_LEASE], gpa, size) != NULL ||
+           overlapping(&held->tables[PYVMM_HELD_LISTENER], gpa, size) != NULL;
+}
+
+/* -- regions -- */
+
+static int insert_region(struct pyvmm_held *held, const struct region *region)
+{
+    uint32_t at = first_above(held, region->gpa);
+    if (at < held->region_count && held->regions[at].gpa <= region->gpa + (region->size - 1))
+        return -EEXIST;
+    for (uint32_t i = 0; i < held->region_count; i++)
+        if (held->regions[i].slot == region->slot)
+            return -EEXIST;
+    size_t size = (held->region_count + 1) * sizeof(*held->regions);
+    struct region *regions = realloc(held->regions, size);
+    if (regions == NULL)
+        return -ENOMEM;
+    memmove(&regions[at + 1], &regions[at], (held->region_count - at) * sizeof(*regions));
+    regions[at] = *region;
+    held->regions = regions;
+    held->region_count++;
+    return 0;
+}
+
+int pyvmm_held_add_region(struct pyvmm_conversions *conversions, uint32_t slot, uint64_t gpa,
+                          uint64_t size, uint64_t offset, bool writable)
+{
+    if (size == 0 || (gpa | size) % PAGE_SIZE != 0 || size - 1 > UINT64_MAX - gpa)
+        return -EINVAL;
+    uint64_t words = ((size / PAGE_SIZE) + BITS - 1) / BITS;
+    struct region region = {gpa, size, offset, calloc(words, sizeof(uint64_t)), slot, writable};
+    if (region.not_shared == NULL)
+        return -ENOMEM;
+    bool entered = enter(conversions);
+    int result = insert_region(pyvmm_conversions_held(conversions), &region);
+    leave(conversions, entered);
+    if (result != 0)
+        free(region.not_shared);
+    return result;
+}
+
+void pyvmm_held_remove_region(struct pyvmm_conversions *conversions, uint32_t slot)
+{
+    bool entered = enter(conversions);
+    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
+    for (uint32_t i = 0; i < held->region_count; i++) {
+        struct region *region = &held->regions[i];
+        if (region->slot == slot) {
+            free(region->not_shared);
+            held->region_count--;
+            memmove(region, region + 1, (held->region_count - i) * sizeof(*region));
+            break;
+        }
+    }
+    leave(conversions, entered);
+}
+
+void pyvmm_held_note(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size, bool shared)
+{
+    bool entered = enter(conversions);
+    pyvmm_held_converted(pyvmm_conversions_held(conversions), gpa, size, shared);
+    leave(conversions, entered);
+}
+
+bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size)
+{
+    bool entered = enter(conversions);
+    const struct region *region = region_at(pyvmm_conversions_held(conversions), gpa);
+    bool is = region != NULL && size != 0 && size <= region->size - (gpa - region->gpa) &&
+              all_shared(region, gpa, gpa + (size - 1));
+    leave(conversions, entered);
+    return is;
+}
+
+/* -- what is held -- */
+
+static bool make_room(struct table *table, uint32_t more)
+{
+    if (more > PYVMM_HELD_RANGES - table->count)
+        return false;
+    uint32_t room = table->room;
+    while (room < table->count + more)
+        room = room == 0 ? 16 : 2 * room;
+    if (room == table->room)
+        return true;
+    struct range *ranges = realloc(table->ranges, room * sizeof(*ranges));
+    if (ranges == NULL)
+        return false;
+    table->ranges = ranges;
+    table->room = room;
+    return true;
+}
+
+static void append(struct table *table, const uint64_t *rows, uint32_t count, int64_t number)
+{
+    for (uint32_t i = 0; i < count; i++)
+        table->ranges[table->count++] = (struct range){rows[2 * i], rows[2 * i + 1], number};
+}
+
+static int64_t refusal(uint32_t row, int reason)
+{
+    return -((int64_t)row * 16 + reason);
+}
+
+static int by_gpa(const void *left, const void *right)
+{
+    uint64_t a = ((const struct range *)left)->gpa, b = ((const struct range *)right)->gpa;
+    return (a > b) - (a < b);
+}
+
+/* None is empty, and none wraps. The index of a row that overlaps another; -1: none does. */
+static int64_t overlapping_row(const uint64_t *rows, uint32_t count)
+{
+    if (count <= FEW_ROWS) {
+        for (uint32_t i = 1; i < count; i++)
+            for (uint32_t j = 0; j < i; j++)
+                if (rows[2 * i] <= rows[2 * j] + (rows[2 * j + 1] - 1) &&
+                    rows[2 * j] <= rows[2 * i] + (rows[2 * i + 1] - 1))
+                    return i;
+        return -1;
+    }
+    struct range *sorted = malloc(count * sizeof(*sorted));
+    if (sorted == NULL)
+        return 0;
+    for (uint32_t i = 0; i < count; i++)
+        sorted[i] = (struct range){rows[2 * i], rows[2 * i + 1], i};
+    qsort(sorted, count, sizeof(*sorted), by_gpa);
+    int64_t found = -1;
+    for (uint32_t i = 1; i < count && found < 0; i++)
+        if (sorted[i].gpa <= sorted[i - 1].gpa + (sorted[i - 1].size - 1))
+            found = sorted[i].number;
+    free(sorted);
+    return found;
+}
+
+static int64_t ill_formed(const uint64_t *rows, uint32_t count, bool writable)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (rows[2 * i + 1] == 0)
+            return refusal(i, PYVMM_LEASE_EMPTY);
+        if (rows[2 * i + 1] - 1 > UINT64_MAX - rows[2 * i])
+            return refusal(i, PYVMM_LEASE_WRAPS);
+    }
+    int64_t row = writable ? overlapping_row(rows, count) : -1;
+    return row < 0 ? 0 : refusal((uint32_t)row, PYVMM_LEASE_OVERLAPS);
+}
+
+static int refused(const struct pyvmm_held *held, uint64_t gpa, uint64_t size, bool writable)
+{
+    const struct region *region = region_at(held, gpa);
+    if (region == NULL || size > region->size - (gpa - region->gpa))
+        return PYVMM_LEASE_NO_MEMORY;
+    if (!all_shared(region, gpa, gpa + (size - 1)))
+        return PYVMM_LEASE_NOT_SHARED;
+    if (writable && !region->writable)
+        return PYVMM_LEASE_READ_ONLY;
+    return overlapping(&held->tables[PYVMM_HELD_WAITING], gpa, size) ? PYVMM_LEASE_CONVERTING : 0;
+}
+
+static int64_t lease(struct pyvmm_held *held, uint64_t *rows, uint32_t count, bool writable)
+{
+    struct table *table = &held->tables[PYVMM_HELD_LEASE];
+    if (held->closed)
+        return refusal(0, PYVMM_LEASE_CLOSED);
+    for (uint32_t i = 0; i < count; i++) {
+        int reason = refused(held, rows[2 * i], rows[2 * i + 1], writable);
+        if (reason != 0)
+            return refusal(i, reason);
+    }
+    if (!make_room(table, count))
+        return refusal(0, PYVMM_LEASE_TOO_MANY);
+    append(table, rows, count, ++held->last_number);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct region *region = region_at(held, rows[2 * i]);
+        rows[2 * i] += region->offset - region->gpa;
+        rows[2 * i + 1] = region->slot;
+    }
+    return held->last_number;
+}
+
+int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, uint64_t *rows, uint32_t count,
+                         bool writable)
+{
+    int64_t result = ill_formed(rows, count, writable);
+    if (result != 0)
+        return result;
+    bool entered = enter(conversions);
+    result = lease(pyvmm_conversions_held(conversions), rows, count, writable);
+    leave(conversions, entered);
+    return result;
+}
+
+int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, const uint64_t *rows,
+                        uint32_t count)
+{
+    if (kind >= PYVMM_HELD_KINDS || kind == PYVMM_HELD_LEASE ||
+        ill_formed(rows, count, false) != 0)
+        return -EINVAL;
+    bool entered = enter(conversions);
+    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
+    int64_t result = -ENOMEM;
+    if (make_room(&held->tables[kind], count)) {
+        result = ++held->last_number;
+        append(&held->tables[kind], rows, count, result);
+    }
+    leave(conversions, entered);
+    return result;
+}
+
+bool pyvmm_held_release(struct pyvmm_conversions *conversions, uint32_t kind, int64_t number)
+{
+    bool entered = enter(conversions);
+    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
+    struct table *table = &held->tables[kind];
+    /* From the end: what was taken last is given back first, most of the time. */
+    for (uint32_t i = table->count; i-- > 0;)
+        if (table->ranges[i].number == number)
+            table->ranges[i] = table->ranges[--table->count];
+    bool somebody_waits = held->tables[PYVMM_HELD_WAITING].count != 0;
+    leave(conversions, entered);
+    return somebody_waits;
+}
+
+int64_t pyvmm_held_leased(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size)
+{
+    bool entered = enter(conversions);
+    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
+    const struct range *range = overlapping(&held->tables[PYVMM_HELD_LEASE], gpa, size);
+    int64_t number = range == NULL ? 0 : range->number;
+    leave(conversions, entered);
+    return number;
+}

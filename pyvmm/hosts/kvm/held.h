@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ranges of guest memory that somebody holds: a device that works on them (a lease), one that is told
+ * when they are converted (a listener), and conversions that wait for a lease to end. Beside them,
+ * which pages are shared. Addresses are GPAs in bytes. cffi reads this file as well (see kvm_abi.h).
+ */
+#ifndef PYVMM_CDEF
+#pragma once
+#include "kvm_abi.h"
+#include <stdbool.h>
+#endif
+
+struct pyvmm_held;
+struct pyvmm_conversions;
+
+#define PYVMM_HELD_LEASE 0
+#define PYVMM_HELD_LISTENER 1
+#define PYVMM_HELD_WAITING 2
+#define PYVMM_HELD_KINDS 3
+
+/* Of one kind, at a time. */
+#define PYVMM_HELD_RANGES 65536
+
+/* Why a lease is refused. The answer is -(16 * the range's index + one of these). */
+#define PYVMM_LEASE_EMPTY 1
+#define PYVMM_LEASE_WRAPS 2
+#define PYVMM_LEASE_NO_MEMORY 3
+#define PYVMM_LEASE_NOT_SHARED 4
+#define PYVMM_LEASE_READ_ONLY 5
+#define PYVMM_LEASE_OVERLAPS 6
+#define PYVMM_LEASE_CONVERTING 7
+#define PYVMM_LEASE_TOO_MANY 8
+#define PYVMM_LEASE_CLOSED 9
+
+/*
+ * All of these take the lock of all conversions unless the calling thread has it. Rows are pairs of
+ * GPA and size; functions that can fail return a negative errno.
+ */
+
+/* Whole pages, all shared; -ENOMEM, -EEXIST for a slot or a range that is there. */
+int pyvmm_held_add_region(struct pyvmm_conversions *conversions, uint32_t slot, uint64_t gpa,
+                          uint64_t size, uint64_t offset, bool writable);
+void pyvmm_held_remove_region(struct pyvmm_conversions *conversions, uint32_t slot);
+/* Notes what Python has converted: whole pages, in any number of regions. */
+void pyvmm_held_note(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size, bool shared);
+/* Whether all of it is in one region, and shared. */
+bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size);
+/*
+ * Takes a lease on all rows or on none, and gives its number. Each row becomes the offset of its
+ * first byte (from the region's) and the region's slot. `writable`: no row may overlap another.
+ */
+int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, uint64_t *rows, uint32_t count,
+                         bool writable);
+/* Holds the rows, of whatever kind but a lease; the number to release them by. */
+int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, const uint64_t *rows,
+                        uint32_t count);
+/* Returns whether somebody waits for a lease. */
+bool pyvmm_held_release(struct pyvmm_conversions *conversions, uint32_t kind, int64_t number);
+/* The number of a lease that overlaps; 0: there is none. */
+int64_t pyvmm_held_leased(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size);

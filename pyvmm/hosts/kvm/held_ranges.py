@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Held ranges of guest memory, kept by held.c beside the lock of conversions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyvmm.errors import InternalError, UsageError
+from pyvmm.hosts.held_ranges import HeldKind, Rows
+from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
+
+_from_buffer = ffi.from_buffer
+_lease = lib.pyvmm_held_lease
+_release = lib.pyvmm_held_release
+_ROW = "uint64_t[]"
+
+
+class KvmHeldRanges:
+    """`hosts.held_ranges.HeldRanges` of the VM whose conversions are `raw`, which must stay."""
+
+    def __init__(self, raw: CData) -> None:
+        self._raw = raw
+
+    def add_region(self, slot: int, gpa: int, size: int, offset: int, *, writable: bool) -> None:
+        """There is memory, all shared. Raises `InternalError` where there is some already."""
+        if lib.pyvmm_held_add_region(self._raw, slot, gpa, size, offset, writable):
+            raise InternalError(
+                f"note memory region {slot} at {gpa:#x}", "it is there already, or memory is short"
+            )
+
+    def remove_region(self, slot: int) -> None:
+        """The region is there no longer."""
+        lib.pyvmm_held_remove_region(self._raw, slot)
+
+    def note(self, gpa: int, size: int, *, shared: bool) -> None:
+        """Note that the pages are shared now, or not."""
+        lib.pyvmm_held_note(self._raw, gpa, size, shared)
+
+    def is_shared(self, gpa: int, size: int) -> bool:
+        """Tell whether it is within one region, and all of it shared."""
+        return bool(lib.pyvmm_held_is_shared(self._raw, gpa, size))
+
+    def lease(self, rows: Rows, *, writable: bool) -> int:
+        """Lease all of the rows or none; see `HeldRanges`."""
+        number: int = _lease(self._raw, _from_buffer(_ROW, rows), len(rows) // 2, writable)
+        return number
+
+    def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
+        """Hold ranges in another way than as a lease. Raises `UsageError` as the interface says."""
+        rows = new(_ROW, 2 * len(ranges))
+        for index, (gpa, size) in enumerate(ranges):
+            rows[2 * index], rows[2 * index + 1] = gpa, size
+        number: int = lib.pyvmm_held_hold(self._raw, kind, rows, len(ranges))
+        if number < 0:
+            raise UsageError(
+                f"hold {len(ranges)} ranges of guest memory",
+                "one is empty or wraps, or there are too many",
+            )
+        return number
+
+    def release(self, number: int, kind: HeldKind) -> bool:
+        """Give back what the number was given for; tell whether a conversion waits."""
+        return bool(_release(self._raw, kind, number))
+
+    def leased(self, gpa: int, size: int) -> int:
+        """The number of a lease of any of it; 0 where there is none."""
+        number: int = lib.pyvmm_held_leased(self._raw, gpa, size)
+        return number

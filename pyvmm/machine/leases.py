@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""Leases: guest memory that a device works on, and conversions that wait until it has done.
+
+The way of OpenHCL (``openhcl/underhill_mem``): what is leased is not converted. Who wants to take
+leased pages away waits for a while (`Vacating`), and is refused then.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from pyvmm.errors import ConversionRefusedError, InternalError, PyvmmError
+from pyvmm.hosts.held_ranges import HeldKind, HeldRanges, LeaseRefusal, refused_row
+from pyvmm.machine.tracked_memory import TrackedMemory
+from pyvmm.memory.layout import GpaRange
+
+MOST_RANGES = 1024
+"""Largest number of ranges in a lease: a virtqueue's size is at most that on QEMU."""
+LEASE_PATIENCE = 1.0
+"""Seconds that a conversion waits for the leases of its pages to end."""
+
+ALL_MEMORY = GpaRange(0, 1 << 63)
+"""More than there can be of it."""
+
+Range = tuple[int, int]
+"""A GPA and a length, in bytes."""
+
+
+class LeaseRefusedError(PyvmmError):
+    """A lease cannot be given, and nothing has been touched: `reason`, for the range at `index`."""
+
+    def __init__(self, attempt: str, cause: str, reason: LeaseRefusal, index: int) -> None:
+        super().__init__(attempt, cause)
+        self.reason = reason
+        self.index = index
+
+
+class LeaseHeldError(ConversionRefusedError):
+    """Pages that were to be taken from the host are leased, and were for as long as one waits.
+
+    `interrupted`: the wait ended early, since the vCPU that waited was wanted for something else.
+    """
+
+    def __init__(self, attempt: str, holder: str, *, interrupted: bool) -> None:
+        super().__init__(attempt, f"{holder} works on a part of it", "try again when it has done")
+        self.interrupted = interrupted
+
+
+class Lease:
+    """Guest memory that is not converted until `close`: a context manager.
+
+    `views` has a `memoryview` for each range that was asked for, in that order: the memory itself,
+    writable if the lease is. They are released by `close`; slices of them are the caller's to drop
+    before. After the machine's end they are memory still, but the guest's no more.
+    """
+
+    __slots__ = ("_leases", "_number", "holder", "views")
+
+    def __init__(self, leases: Leases, number: int, views: list[memoryview], holder: str) -> None:
+        self._leases = leases
+        self._number = number
+        self.views = views
+        self.holder = holder
+
+    def close(self) -> None:
+        """Let conversions have the pages; a second call does nothing. Any thread.
+
+        Raises `BufferError` while a view is in use (a system call, an array made of it): then the
+        lease goes on.
+        """
+        for view in self.views:
+            view.release()
+        self.views = []
+        number, self._number = self._number, 0
+        if number:
+            self._leases.give_back(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Leases:
+    """The leases of one machine's memory. Any thread.
+
+    `wanted` tells whether vCPU threads are wanted for something else; `interrupt` must be called
+    when it becomes true.
+    """
+
+    def __init__(
+        self,
+        tracked: TrackedMemory,
+        wanted: Callable[[], bool],
+        patience: float = LEASE_PATIENCE,
+    ) -> None:
+        self._tracked = tracked
+        self._held: HeldRanges = tracked.vm.conversions.held
+        self._wanted = wanted
+        self.patience = patience
+        self._condition = threading.Condition(threading.Lock())
+        self._holders: dict[int, str] = {}
+
+    def lease(self, ranges: Sequence[Range], *, writable: bool = False, holder: str = "") -> Lease:
+        """Lease all of `ranges` or none; see `GuestMemory.lease`."""
+        if not 0 < len(ranges) <= MOST_RANGES:
+            raise self._refused_number(len(ranges))
+        try:
+            rows = array("Q", [number for gpa, size in ranges for number in (gpa, size)])
+        except (OverflowError, TypeError, ValueError) as error:
+            raise _refused_numbers(ranges) from error
+        number = self._held.lease(rows, writable=writable)
+        if number < 0:
+            raise self._refused(ranges, *refused_row(number))
+        try:
+            bases = self._tracked.bases
+            # Rows are offsets and slots now.
+            views = [
+                bases[slot][offset : offset + range_[1]]
+                for offset, slot, range_ in zip(rows[::2], rows[1::2], ranges, strict=True)
+            ]
+            if not writable:
+                views = [view.toreadonly() for view in views]
+            self._holders[number] = holder
+            return Lease(self, number, views, holder)
+        except BaseException:
+            self.give_back(number)
+            raise
+
+    def give_back(self, number: int) -> None:
+        """The lease of that number has ended."""
+        self._holders.pop(number, None)
+        if self._held.release(number, HeldKind.LEASE):
+            with self._condition:
+                self._condition.notify_all()
+
+    def holder_over(self, range_: GpaRange) -> str | None:
+        """The name of who holds a lease of any of `range_`; None where nobody does."""
+        number = self._held.leased(range_.start, range_.size)
+        return (self._holders.get(number) or "a device") if number else None
+
+    def vacating(self, range_: GpaRange) -> Vacating:
+        """Keep `range_` from being leased inside of the block; `Vacating.wait` for what is."""
+        return Vacating(self, self._held, range_)
+
+    def interrupt(self) -> None:
+        """End the waits of vCPU threads, which are wanted elsewhere. Any thread."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def wait(self, range_: GpaRange, *, on_vcpu: bool) -> bool:
+        """Wait until no lease overlaps `range_`; True where the vCPU was wanted before that."""
+
+        def is_wanted() -> bool:
+            return on_vcpu and self._wanted()
+
+        with self._condition:
+            self._condition.wait_for(
+                lambda: not self._held.leased(range_.start, range_.size) or is_wanted(),
+                self.patience,
+            )
+        return is_wanted()
+
+    # -- refusals --
+
+    def _refused_number(self, count: int) -> LeaseRefusedError:
+        return LeaseRefusedError(
+            f"lease {count} ranges of guest memory",
+            f"a lease has from 1 to {MOST_RANGES}",
+            LeaseRefusal.TOO_MANY if count else LeaseRefusal.EMPTY,
+            0,
+        )
+
+    def _refused(
+        self, ranges: Sequence[Range], index: int, reason: LeaseRefusal
+    ) -> LeaseRefusedError:
+        gpa, size = ranges[index]
+        cause = reason.cause
+        if reason is LeaseRefusal.NO_MEMORY:
+            if self._tracked.is_closed:
+                reason = LeaseRefusal.CLOSED
+            elif self._tracked.regions.parts(GpaRange(gpa, gpa + size)) is not None:
+                reason = LeaseRefusal.TWO_REGIONS
+            cause = reason.cause
+        return LeaseRefusedError(_attempt(ranges, index), cause, reason, index)
+
+
+class Vacating:
+    """Inside of it no lease of `range_` is given. A context manager; one thread at a time."""
+
+    def __init__(self, leases: Leases, held: HeldRanges, range_: GpaRange) -> None:
+        self._leases = leases
+        self._held = held
+        self._range = range_
+        self._number = 0
+
+    @property
+    def is_vacant(self) -> bool:
+        """True if no lease is out, which stays so."""
+        return self._leases.holder_over(self._range) is None
+
+    def wait(self, attempt: str, *, on_vcpu: bool = False) -> None:
+        """Wait for the leases that are out. Holds no lock, and must not be called with one.
+
+        `on_vcpu`: the thread is a vCPU's, which may be wanted elsewhere. Raises `LeaseHeldError`
+        for the `attempt` when one is still out after `LEASE_PATIENCE`.
+        """
+        interrupted = self._leases.wait(self._range, on_vcpu=on_vcpu)
+        holder = self._leases.holder_over(self._range)
+        if holder is not None:
+            raise LeaseHeldError(attempt, holder, interrupted=interrupted)
+
+    def __enter__(self) -> Self:
+        self._number = self._held.hold([(self._range.start, self._range.size)], HeldKind.WAITING)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held.release(self._number, HeldKind.WAITING)
+
+
+def _attempt(ranges: Sequence[Range], index: int) -> str:
+    gpa, size = ranges[index]
+    which = "" if len(ranges) == 1 else f" (range {index} of {len(ranges)})"
+    return f"lease {size} bytes of guest memory at gpa {gpa:#x}{which}"
+
+
+def _refused_numbers(ranges: Sequence[Range]) -> LeaseRefusedError:
+    """Make the error for the first range that is not two numbers of 64 bits."""
+    for index, range_ in enumerate(ranges):
+        try:
+            gpa, size = range_
+            array("Q", (gpa, size))
+        except (OverflowError, TypeError, ValueError):
+            attempt = f"lease range {index} of {len(ranges)} of guest memory, {range_!r:.80}"
+            reason = LeaseRefusal.NOT_A_RANGE
+            return LeaseRefusedError(attempt, reason.cause, reason, index)
+    raise InternalError("refuse a lease", "all of its ranges are numbers")
