@@ -18,8 +18,9 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.hosts import open_host
-from pyvmm.machine.pc_devices import Wiring
+from pyvmm.machine.pc_platform import pc_platform
 from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.address_map import AddressMap
 
 
@@ -81,8 +82,9 @@ def _live(clock: _Clock) -> None:
             ram.write(placement.gpa, placement.data)
         clock.done("image into RAM")
         board = Board(
-            ConsolePort(),
-            Wiring(memory=config.memory, end=lambda _: None, reset=lambda: None),
+            pc_platform(
+                Wiring(config.memory, ConsolePort(), end=lambda _: None, reset=lambda: None)
+            )
         )
         board.attach_fast_path(vm.posted)
         clock.done("devices")

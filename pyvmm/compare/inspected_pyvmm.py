@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from pyvmm.machine.ram import GuestRam
 if TYPE_CHECKING:
     from pyvmm.devices.bus import Bus, Route
     from pyvmm.hosts.kvm.stats import Stats
+    from pyvmm.machine.console.port import ConsolePort
 
 _KINDS: Mapping[EndingKind, EndKind] = {
     EndingKind.EXITED: EndKind.EXITED,
@@ -66,7 +68,7 @@ def _config(asked: Mapping[str, Any]) -> MachineConfig:
 async def _run(asked: Mapping[str, Any], config: MachineConfig) -> dict[str, object]:
     with ExitStack() as stack:
         async with Machine(config, Stdio(), paused=True) as machine:
-            accesses = _Accesses(machine.assembly.board)
+            accesses = _Accesses(machine.assembly.board, machine.console)
             statistics = []
             if config.host is HostChoice.KVM:
                 for index in range(config.cpus):
@@ -98,15 +100,17 @@ class _Accesses:
     answers there, and how many bytes the guest had said.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, console: ConsolePort) -> None:
         self._board = board
+        self._console = console
+        self._lock = threading.Lock()
         self._seen: set[tuple[int, bool, bool]] = set()
         self.first: list[tuple[int, bool, bool, bool, int]] = []
         board.ports.on_route = partial(self._watched, board.ports, True)
         board.mmio.on_route = partial(self._watched, board.mmio, False)
 
     def _watched(self, bus: Bus, is_port: bool, address: int, route: Route) -> Route:
-        read, write, offset, widest = route
+        read, write, offset, widest, guard = route
         claimed = bus.find(address) is not None
 
         def watched_read(at: int, size: int) -> int:
@@ -117,14 +121,18 @@ class _Accesses:
             self._take(address, is_port, False, claimed)
             write(at, size, value)
 
-        return watched_read, watched_write, offset, widest
+        return watched_read, watched_write, offset, widest, guard
 
     def _take(self, address: int, is_port: bool, is_read: bool, claimed: bool) -> None:
-        # Under the device lock, on the thread of the vCPU that accesses it.
+        # Under the device's guard, on the thread of the vCPU that accesses it.
         key = (address, is_port, is_read)
-        if key not in self._seen and len(self._seen) < _ACCESSES_MAX:
-            self._seen.add(key)
-            self.first.append((*key, claimed, self._board.said))
+        if key in self._seen:
+            return
+        self._board.drain_posted()
+        with self._lock:
+            if key not in self._seen and len(self._seen) < _ACCESSES_MAX:
+                self._seen.add(key)
+                self.first.append((*key, claimed, self._console.total))
 
 
 def _statistics(vcpu: Vcpu) -> Stats | None:

@@ -10,18 +10,20 @@ the odd sizes that KVM makes of an MMIO access across a page boundary (3 bytes, 
 Where no device is, reads give all ones, as an undriven bus does, and writes are dropped; both are
 counted.
 
-Nothing here locks. Lookups may run in several threads next to an `add` or a `remove`; whether two
-threads may be inside one device at once is for the caller to decide.
+A range may have a `Guard`, which is held around each access to its device; ranges that share one
+are serialised together. A split access is as many accesses as it has pieces, each under the guard
+of its own device. Lookups may run in several threads next to an `add` or a `remove`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
+from pyvmm.devices.protocols import Guard, Registers
 from pyvmm.errors import InternalError
 
 UNCLAIMED_LIMIT: Final = 256
@@ -33,31 +35,18 @@ _FOUND_LIMIT: Final = 4096
 _BYTES: Final = tuple(bytes((value,)) for value in range(256))
 
 
-class Device(Protocol):
-    """Something with registers. Offsets are bytes from the start of its range; values are little
-    endian numbers of `size` bytes (1, 2, 4 or 8, at most the width it was added with).
+class BusRange(NamedTuple):
+    """A device's place on a bus: [start, start + length), accesses of up to `width` bytes.
 
-    A guest can provoke any access, so neither method raises for a register that does not exist.
+    `guard` is held around each access; None: the device needs none.
     """
-
-    def read(self, offset: int, size: int) -> int:
-        """The value at `offset`: 0 <= value < 1 << 8 * size."""
-        ...
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Take `value`, which fits `size` bytes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class BusRange:
-    """A device's place on a bus: [start, start + length), accesses of up to `width` bytes."""
 
     start: int
     length: int
     width: int
     name: str
-    device: Device
+    device: Registers
+    guard: Guard | None = None
 
     @property
     def end(self) -> int:
@@ -88,17 +77,22 @@ class BusOverlapError(BusRangeError):
 _Read = Callable[[int, int], int]
 _Write = Callable[[int, int, int], None]
 
-# How accesses at one address go: the device's methods, the offset to hand them, and the size of
-# the widest access that goes whole. A tuple, because unpacking one is what the per-exit path costs.
-Route = tuple[_Read, _Write, int, int]
+# How accesses at one address go: the device's methods, the offset to hand them, the size of the
+# widest access that goes whole, and the guard to hold. A tuple, because unpacking one is what the
+# per-exit path costs.
+Route = tuple[_Read, _Write, int, int, Guard | None]
 
 
 class Bus:
-    """An address space of `size` bytes with devices in it; `name` is for messages ("port")."""
+    """An address space of `size` bytes with devices in it; `name` is for messages ("port").
 
-    def __init__(self, name: str, size: int) -> None:
+    `guard` is held while accesses that no device answers are counted.
+    """
+
+    def __init__(self, name: str, size: int, guard: Guard | None = None) -> None:
         self.name = name
         self.size = size
+        self._guard = guard
         self._ranges: tuple[BusRange, ...] = ()
         self._found: dict[int, Route] = {}
         self._unclaimed: dict[int, int] = {}
@@ -127,23 +121,41 @@ class Bus:
         return self._unclaimed_elsewhere
 
     def add(
-        self, start: int, length: int, device: Device, name: str, *, width: int = 1
+        self,
+        start: int,
+        length: int,
+        device: Registers,
+        name: str,
+        *,
+        width: int = 1,
+        guard: Guard | None = None,
     ) -> BusRange:
         """Put `device` at [start, start + length), taking accesses of up to `width` bytes whole.
 
         Raises `BusOverlapError`, or `BusRangeError` where the range is not in the address space.
         """
-        added = BusRange(start, length, width, name, device)
-        if start < 0 or length <= 0 or added.end > self.size or width not in (1, 2, 4, 8):
-            raise BusRangeError(
-                f"put {added} on the {self.name} bus",
-                f"a range is at least one byte within [0, {self.size:#x}), of width 1, 2, 4 or 8",
-            )
-        for present in self._ranges:
-            if start < present.end and present.start < added.end:
-                raise BusOverlapError(self.name, added, present)
-        self._replace((*self._ranges, added))
+        added = BusRange(start, length, width, name, device, guard)
+        self.add_all((added,))
         return added
+
+    def add_all(self, ranges: Iterable[BusRange]) -> None:
+        """Put several devices in their places at once, or none of them. Raises as `add`."""
+        added = tuple(ranges)
+        for one in added:
+            inside = one.start >= 0 and one.length > 0 and one.end <= self.size
+            if not inside or one.width not in (1, 2, 4, 8):
+                raise BusRangeError(
+                    f"put {one} on the {self.name} bus",
+                    f"a range is at least one byte within [0, {self.size:#x}), "
+                    "of width 1, 2, 4 or 8",
+                )
+        # Sorting is stable: of two that begin together, the one that was there is the first.
+        ordered = sorted((*self._ranges, *added), key=_start)
+        for one, other in pairwise(ordered):
+            if other.start < one.end:
+                newcomer, present = (one, other) if other in self._ranges else (other, one)
+                raise BusOverlapError(self.name, newcomer, present)
+        self._replace(tuple(ordered))
 
     def remove(self, gone: BusRange) -> None:
         """Take away what `add` returned. Raises `BusRangeError` if it is not there."""
@@ -161,38 +173,47 @@ class Bus:
 
     def read(self, address: int, size: int) -> int:
         """Read for the guest: `size` bytes (1..8) at `address` as a little endian number."""
-        read, _, offset, widest = self._found.get(address) or self._find_route(address)
-        if size <= widest and not size & (size - 1):
-            return read(offset, size)
+        route = self._found.get(address) or self._find_route(address)
+        if size <= route[3] and not size & (size - 1):
+            return _read_whole(route, size)
         value = 0
         done = 0
         while done < size:
-            read, _, offset, widest = self._route(address + done)
-            piece = _piece(address + done, size - done, widest)
-            value |= read(offset, piece) << 8 * done
+            route = self._found.get(address + done) or self._find_route(address + done)
+            piece = _piece(address + done, size - done, route[3])
+            value |= _read_whole(route, piece) << 8 * done
             done += piece
         return value
 
     def write(self, address: int, size: int, value: int) -> None:
         """A guest's write of `size` bytes (1..8): `value` is a little endian number."""
-        _, write, offset, widest = self._found.get(address) or self._find_route(address)
-        if size <= widest and not size & (size - 1):
-            write(offset, size, value)
+        route = self._found.get(address) or self._find_route(address)
+        if size <= route[3] and not size & (size - 1):
+            _write_whole(route, size, value)
             return
         done = 0
         while done < size:
-            _, write, offset, widest = self._route(address + done)
-            piece = _piece(address + done, size - done, widest)
-            write(offset, piece, value >> 8 * done & (1 << 8 * piece) - 1)
+            route = self._found.get(address + done) or self._find_route(address + done)
+            piece = _piece(address + done, size - done, route[3])
+            _write_whole(route, piece, value >> 8 * done & (1 << 8 * piece) - 1)
             done += piece
 
     def handle_out(self, port: int, size: int, count: int, data: bytes) -> None:
         """OUT or REP OUTS: `data` is `count` values of `size` bytes, all for the same `port`."""
         if size == 1:
-            # One byte always goes whole.
-            _, write, offset, _ = self._found.get(port) or self._find_route(port)
-            for value in data:
-                write(offset, 1, value)
+            # One byte always goes whole. All that is left of the call for most exits: a `with` of
+            # the guard would cost more than the rest.
+            _, write, offset, _, guard = self._found.get(port) or self._find_route(port)
+            if guard is None:
+                for value in data:
+                    write(offset, 1, value)
+                return
+            guard.acquire()
+            try:
+                for value in data:
+                    write(offset, 1, value)
+            finally:
+                guard.release()
         elif count == 1:
             self.write(port, size, int.from_bytes(data, "little"))
         else:
@@ -203,20 +224,15 @@ class Bus:
         """IN or REP INS: `count` values of `size` bytes, read one after the other at `port`."""
         if count == 1:
             if size == 1:
-                # Spares a call on the way of most exits.
-                read, _, offset, _ = self._found.get(port) or self._find_route(port)
-                return _BYTES[read(offset, 1)]
+                return _BYTES[_read_whole(self._found.get(port) or self._find_route(port), 1)]
             return self.read(port, size).to_bytes(size, "little")
         return b"".join([self.read(port, size).to_bytes(size, "little") for _ in range(count)])
 
     def _replace(self, ranges: tuple[BusRange, ...]) -> None:
         # The ranges first: a lookup in another thread that already sees the new, empty memory must
         # not fill it from the old ranges.
-        self._ranges = tuple(sorted(ranges, key=_start))
+        self._ranges = ranges
         self._found = {}
-
-    def _route(self, address: int) -> Route:
-        return self._found.get(address) or self._find_route(address)
 
     def _find_route(self, address: int) -> Route:
         found = self._found
@@ -226,10 +242,17 @@ class Bus:
         if index >= 0 and address < ranges[index].end:
             hit = ranges[index]
             widest = min(hit.width, hit.end - address)
-            route = (hit.device.read, hit.device.write, address - hit.start, widest)
+            device = hit.device
+            route = (device.read, device.write, address - hit.start, widest, hit.guard)
         else:
             gap_end = ranges[index + 1].start if index + 1 < len(ranges) else address + 8
-            route = (self._read_unclaimed, self._write_unclaimed, address, gap_end - address)
+            route = (
+                self._read_unclaimed,
+                self._write_unclaimed,
+                address,
+                gap_end - address,
+                self._guard,
+            )
         if self.on_route is not None:
             route = self.on_route(address, route)
         if len(found) >= _FOUND_LIMIT:
@@ -250,6 +273,29 @@ class Bus:
             unclaimed[address] = unclaimed.get(address, 0) + 1
         else:
             self._unclaimed_elsewhere += 1
+
+
+def _read_whole(route: Route, size: int) -> int:
+    read, _, offset, _, guard = route
+    if guard is None:
+        return read(offset, size)
+    guard.acquire()
+    try:
+        return read(offset, size)
+    finally:
+        guard.release()
+
+
+def _write_whole(route: Route, size: int, value: int) -> None:
+    _, write, offset, _, guard = route
+    if guard is None:
+        write(offset, size, value)
+        return
+    guard.acquire()
+    try:
+        write(offset, size, value)
+    finally:
+        guard.release()
 
 
 def _start(present: BusRange) -> int:

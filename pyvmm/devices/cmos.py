@@ -14,9 +14,17 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
-from pyvmm.devices.rtc_flags import AlarmTime, RtcFlags
+from pyvmm.devices.rtc_flags import (
+    SET,
+    AlarmTime,
+    RtcFlags,
+    SavedRtcFlags,
+    microseconds,
+    time_of,
+)
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import MIB
 
@@ -61,12 +69,11 @@ _A_VALUE: Final = 0x26
 """Register A: a time base of 32768 Hz and the periodic rate of every PC; bit 7, update in progress,
 clear."""
 _A_WRITABLE: Final = 0x7F
-_B_SET: Final = 1 << 7
 _B_BINARY: Final = 1 << 2
 _B_24_HOURS: Final = 1 << 1
 _D_VALID: Final = 0x80
 _PM: Final = 0x80
-_NMI_DISABLE: Final = 0x80
+_INDEX: Final = 0x7F
 _ANY: Final = 0xC0
 _CONFIGURING: Final = frozenset(
     {
@@ -97,12 +104,23 @@ _READ_ONLY: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SavedCmos:
+    """State of a `Cmos`: all its bytes, the selected one, the time at which SET holds the clock
+    (microseconds since 1970), and the events."""
+
+    contents: bytes
+    index: int
+    held: int | None
+    flags: SavedRtcFlags
+
+
 class Cmos:
     """Two single-byte ports: the index at offset 0, the byte it selects at offset 1.
 
     `now` gives the time that the clock shows (UTC, by custom). `memory_size` is all of the guest's
     RAM in bytes, laid out by `AddressMap`. `set_line` is the interrupt line; None:
-    there is nobody to interrupt. `on_change` is called when `next_due` may have changed.
+    there is nobody to interrupt.
     """
 
     def __init__(
@@ -110,11 +128,11 @@ class Cmos:
         now: Callable[[], datetime.datetime],
         memory_size: int,
         set_line: Callable[[bool], None] | None = None,
-        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        self.on_change: Callable[[], None] | None = None
+        """Called when what `poll` has said last may no longer hold."""
         self._now = now
         self._flags = RtcFlags(now, set_line)
-        self._on_change = on_change
         self._held: datetime.datetime | None = None
         self._index = 0
         self._bytes = bytearray(SIZE)
@@ -122,7 +140,28 @@ class Cmos:
         self._bytes[CmosByte.REGISTER_B] = _B_24_HOURS
         self._bytes[CmosByte.REGISTER_D] = _D_VALID
         self._put_memory_size(memory_size)
+        self._new = bytes(self._bytes)
+        self._flags.configure(*self._registers())
+
+    def reset(self) -> None:
+        """The memory as it was made, and no events."""
+        self._bytes[:] = self._new
+        self._index, self._held = 0, None
+        self._flags.reset()
         self._configure()
+
+    def save(self) -> SavedCmos:
+        """Memory and events. The time is the host's, wherever it is restored."""
+        held = None if self._held is None else microseconds(self._held)
+        return SavedCmos(bytes(self._bytes), self._index, held, self._flags.save())
+
+    def restore(self, value: SavedCmos) -> None:
+        """Take over memory and events; those since the saving happen at the next look."""
+        self._bytes[:] = value.contents
+        self._index = value.index
+        self._held = None if value.held is None else time_of(value.held)
+        self._flags.restore(value.flags, *self._registers())
+        self._tell()
 
     def poll(self) -> float | None:
         """Interrupt if that is due; in how many seconds to come again, None: after a change."""
@@ -136,7 +175,7 @@ class Cmos:
             return 0xFF
         if self._index == CmosByte.REGISTER_C:
             flags = self._flags.take()
-            self._on_change()
+            self._tell()
             return flags
         clock = self._clock_byte(self._index)
         return self._bytes[self._index] if clock is None else clock
@@ -144,34 +183,41 @@ class Cmos:
     def write(self, offset: int, size: int, value: int) -> None:
         """Select a byte, or write it. Bit 7 of the index masks NMIs, of which there are none."""
         del size
+        if offset == 0:
+            self._index = value & _INDEX
+            return
         value &= 0xFF
         index = self._index
-        if offset == 0:
-            self._index = value & ~_NMI_DISABLE
-        elif index == CmosByte.REGISTER_A:
+        if index == CmosByte.REGISTER_A:
             self._bytes[index] = value & _A_WRITABLE
         elif index == CmosByte.REGISTER_B:
-            if value & _B_SET and self._held is None:
+            if value & SET and self._held is None:
                 self._held = self._now()
-            elif not value & _B_SET:
+            elif not value & SET:
                 self._held = None
             self._bytes[index] = value
         elif index not in _READ_ONLY:
             self._bytes[index] = value
-        if offset and index in _CONFIGURING:
+        if index in _CONFIGURING:
             self._configure()
-            self._on_change()
+
+    def _tell(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
     def _configure(self) -> None:
-        """Tell the events what the registers say."""
+        """Tell the events what the registers say now."""
+        self._flags.configure(*self._registers())
+        self._tell()
+
+    def _registers(self) -> tuple[int, int, AlarmTime]:
+        """Registers A and B, and the alarm."""
         alarm = AlarmTime(
             self._matching(CmosByte.ALARM_HOURS, range(24), self._hours),
             self._matching(CmosByte.ALARM_MINUTES, range(60), self._digits),
             self._matching(CmosByte.ALARM_SECONDS, range(60), self._digits),
         )
-        b = self._bytes[CmosByte.REGISTER_B]
-        a = self._bytes[CmosByte.REGISTER_A]
-        self._flags.configure(a, b, alarm, stands=bool(b & _B_SET))
+        return self._bytes[CmosByte.REGISTER_A], self._bytes[CmosByte.REGISTER_B], alarm
 
     def _matching(
         self, at: CmosByte, numbers: range, shown: Callable[[int], int]
@@ -180,7 +226,11 @@ class Cmos:
         wanted = self._bytes[at]
         if wanted >= _ANY:
             return numbers
-        return [number for number in numbers if shown(number) == wanted]
+        # Which it can be, in 24 hours and in 12: trying all of them would take a machine longer
+        # than all of its other devices.
+        hour = self._number(wanted & ~_PM) % 12
+        guesses = {self._number(wanted), hour, hour + 12}
+        return [guess for guess in guesses if guess in numbers and shown(guess) == wanted]
 
     def _clock_byte(self, index: int) -> int | None:
         """The byte as the clock shows it, None if it is none of the clock's."""
@@ -212,6 +262,12 @@ class Cmos:
         if self._bytes[CmosByte.REGISTER_B] & _B_BINARY:
             return number
         return number // 10 << 4 | number % 10
+
+    def _number(self, digits: int) -> int:
+        """Invert `_digits`, where there is such a number."""
+        if self._bytes[CmosByte.REGISTER_B] & _B_BINARY:
+            return digits
+        return (digits >> 4) * 10 + (digits & 0xF)
 
     def _hours(self, hour: int) -> int:
         if self._bytes[CmosByte.REGISTER_B] & _B_24_HOURS:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.devices.posting import PortPosting
+from pyvmm.devices.stateless import Stateless
 
 READ_VALUE: Final = 0xE9
 """Value of every read."""
@@ -19,7 +20,7 @@ _POSTING: Final = (PortPosting(0, write=True, read_value=READ_VALUE),)
 _BYTES: Final = tuple(bytes((value,)) for value in range(256))
 
 
-class DebugConsole:
+class DebugConsole(Stateless):
     """A single-byte port; `sink` takes what is written, one byte or more at a time."""
 
     def __init__(self, sink: Callable[[bytes], None]) -> None:

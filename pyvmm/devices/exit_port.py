@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyvmm.devices.stateless import Stateless
 
-class ExitPort:
+
+class ExitPort(Stateless):
     """Calls `on_exit` with the low 8 bits of every write, at any of its offsets.
 
     0..63 (`pyvmm.errors.GUEST_STATUS_MAX`) are statuses; what the others mean is for `on_exit` to

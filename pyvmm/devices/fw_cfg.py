@@ -140,6 +140,16 @@ def with_directory(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class SavedFwCfg:
+    """State of an `FwCfg`: the key that is selected, if one was, the offset of the next byte of its
+    item, and the upper half of a descriptor's address."""
+
+    key: int | None
+    offset: int
+    upper: int
+
+
 class FwCfg:
     """The items and where a guest is in one of them. `items` is asked for them once, when needed.
 
@@ -150,23 +160,39 @@ class FwCfg:
         self._make_items = items
         self._items: Mapping[int, Item] | None = None
         self._memory = memory
+        self._key: int | None = None
         self._selected: Item | None = None
         self._offset = 0
-        self._touched = False
         self.registers = FwCfgRegisters(self)
         self.dma = FwCfgDma(self)
+
+    def reset(self) -> None:
+        """Nothing is selected; the items stay."""
+        self._key = self._selected = None
+        self._offset = self.dma.upper = 0
+
+    def save(self) -> SavedFwCfg:
+        """The guest's place in the items, not the items."""
+        return SavedFwCfg(self._key, self._offset, self.dma.upper)
+
+    def restore(self, value: SavedFwCfg) -> None:
+        """Go to that place in these items."""
+        self.reset()
+        if value.key is not None:
+            self.select(value.key)
+        self._offset, self.dma.upper = value.offset, value.upper
 
     def select(self, key: int) -> None:
         """Begin with the item `key` (16 bits); one that there is not has no bytes."""
         if self._items is None:
             self._items = self._make_items()
+        self._key = key
         self._selected = self._items.get(key & ~_WRITE_CHANNEL)
         self._offset = 0
-        self._touched = True
 
     def next_byte(self) -> int:
         """The selected item's next byte; 0 behind its end."""
-        if not self._touched:
+        if self._key is None:
             self.select(Key.SIGNATURE)
         item, offset = self._selected, self._offset
         if item is None or offset >= item.size:
@@ -186,7 +212,7 @@ class FwCfg:
         control, length, address = _DESCRIPTOR.unpack(raw)
         if control & DmaControl.SELECT:
             self.select(control >> 16)
-        elif not self._touched:
+        elif self._key is None:
             self.select(Key.SIGNATURE)
         done = True
         if control & DmaControl.READ:
@@ -253,7 +279,8 @@ class FwCfgDma:
 
     def __init__(self, fw_cfg: FwCfg) -> None:
         self._fw_cfg = fw_cfg
-        self._upper = 0
+        self.upper = 0
+        """Upper half of the address, until the lower one comes."""
 
     def read(self, offset: int, size: int) -> int:
         """A signature, `DMA_SIGNATURE`."""
@@ -267,7 +294,7 @@ class FwCfgDma:
             return
         half = int.from_bytes(value.to_bytes(4, "little"), "big")
         if offset == 0:
-            self._upper = half
+            self.upper = half
         elif offset == 4:
-            upper, self._upper = self._upper, 0
+            upper, self.upper = self.upper, 0
             self._fw_cfg.transfer(upper << 32 | half)

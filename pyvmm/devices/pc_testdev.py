@@ -8,12 +8,54 @@ window of memory that is no RAM.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
+
+from pyvmm.devices.ports import TEST_LENGTH as BANK_SIZE
 
 WINDOW_SIZE: Final = 0x1_0000
 """Bytes of `Window`."""
 LINES: Final = 24
 """Interrupt lines, a port each."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTestDevice:
+    """State of a `PcTestDevice`: the bank's bytes, the raised lines, the window's bytes, if any."""
+
+    bank: bytes
+    raised: tuple[int, ...]
+    window: bytes
+
+
+class PcTestDevice:
+    """All of it; each part is reached by windows of its own."""
+
+    def __init__(self, set_line: Callable[[int, bool], None] | None) -> None:
+        """`set_line(gsi, level)`; None: there are no controllers."""
+        self._value = bytearray(BANK_SIZE)
+        self.bank = PortBank(self._value)
+        self.flush = PageFlush()
+        self.lines = InterruptLines(set_line)
+        self.window = Window()
+
+    def bank_byte(self, index: int) -> BankByte:
+        """Registers of the byte `index` of the bank."""
+        return BankByte(self._value, index)
+
+    def reset(self) -> None:
+        """Zero in the bank and in the window, and no line raised."""
+        self.restore(SavedTestDevice(bytes(BANK_SIZE), (), b""))
+
+    def save(self) -> SavedTestDevice:
+        """Bank, lines and window."""
+        return SavedTestDevice(bytes(self._value), self.lines.raised, self.window.contents)
+
+    def restore(self, value: SavedTestDevice) -> None:
+        """Take over bank, lines and window."""
+        self._value[:] = value.bank
+        self.lines.set(value.raised)
+        self.window.contents = value.window
 
 
 class PortBank:
@@ -74,6 +116,22 @@ class InterruptLines:
     def __init__(self, set_line: Callable[[int, bool], None] | None) -> None:
         """`set_line(gsi, level)`; None: there are no controllers."""
         self._set_line = set_line
+        self._raised: set[int] = set()
+
+    @property
+    def raised(self) -> tuple[int, ...]:
+        """Lines that are raised, in order."""
+        return tuple(sorted(self._raised))
+
+    def set(self, raised: tuple[int, ...]) -> None:
+        """Have these lines raised, and no others."""
+        for line in self._raised.symmetric_difference(raised):
+            self._set(line, line in raised)
+
+    def _set(self, line: int, level: bool) -> None:
+        (self._raised.add if level else self._raised.discard)(line)
+        if self._set_line is not None:
+            self._set_line(line, level)
 
     def read(self, offset: int, size: int) -> int:
         """Nothing to read: 0."""
@@ -83,8 +141,8 @@ class InterruptLines:
     def write(self, offset: int, size: int, value: int) -> None:
         """Set the line."""
         del size
-        if self._set_line is not None and offset < LINES:
-            self._set_line(offset, bool(value))
+        if offset < LINES:
+            self._set(offset, bool(value))
 
 
 class Window:
@@ -92,6 +150,15 @@ class Window:
 
     def __init__(self) -> None:
         self._bytes: bytearray | None = None  # Few guests use it.
+
+    @property
+    def contents(self) -> bytes:
+        """All of its bytes; none at all before the first write."""
+        return bytes(self._bytes or b"")
+
+    @contents.setter
+    def contents(self, value: bytes) -> None:
+        self._bytes = bytearray(value) if value else None
 
     def read(self, offset: int, size: int) -> int:
         """Read back the bytes that were written; 0 before any write."""

@@ -112,13 +112,16 @@ PM_TIMER_LENGTH: Final = 4
 LAUNCH: Final = 0x5F0
 """I/O port by which the firmware says that a launch is complete; nobody else uses the number."""
 
-PCI_CONFIG_ADDRESS: Final = 0xCF8
-"""PCI configuration address, a 32-bit port. We have no PCI: claimed because of what lies in it."""
+PCI_ADDRESS: Final = 0xCF8
+"""PCI configuration address, a 32-bit port."""
 
-PCI_CONFIG_ADDRESS_LENGTH: Final = 4
-"""Of the range to give to `pyvmm.devices.reset.PciConfigAddress`."""
+PCI_DATA: Final = 0xCFC
+"""PCI configuration data: the double word that the address selects."""
 
-PCI_CONFIG_ADDRESS_WIDTH: Final = 4
+PCI_LENGTH: Final = 4
+"""Of each of these two."""
+
+PCI_WIDTH: Final = 4
 """Widest access, in bytes: a 32-bit write must not be split, or its second byte would be taken for
 a write to `RESET_CONTROL`."""
 

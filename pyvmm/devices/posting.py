@@ -5,7 +5,7 @@ Most of a console's port accesses change nothing that the guest could see: a byt
 transmitter, a look at a status that has been the same for a while. A host can take those without
 leaving for Python (`pyvmm.hosts.interface.PostedRing.post_port`), if the device says which.
 
-The contract, for whoever runs the machine:
+The contract between a `pyvmm.devices.protocols.PostingDevice` and whoever runs the machine:
 
 - A device's ``posting`` may change with every access that goes through its ``read`` or ``write``,
   and with every call of its other methods. It is the same object while nothing changed.
@@ -16,7 +16,6 @@ The contract, for whoever runs the machine:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +30,3 @@ class PortPosting:
     offset: int
     write: bool
     read_value: int | None
-
-
-class PostingDevice(Protocol):
-    """A device with postable accesses."""
-
-    @property
-    def posting(self) -> tuple[PortPosting, ...]:
-        """Accesses that are postable at present, at most one entry for an offset."""
-        ...
-
-    def posted_write(self, data: bytes) -> None:
-        """Take bytes written to the one offset whose posting said `write`, in order."""
-        ...

@@ -10,6 +10,8 @@ import enum
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.devices.stateless import Stateless
+
 
 class PanicEvent(enum.IntFlag):
     """Events that a guest reports. The values are the bits of the port."""
@@ -23,7 +25,7 @@ class PanicEvent(enum.IntFlag):
 _SUPPORTED: Final = int(PanicEvent.PANICKED | PanicEvent.CRASH_LOADED)
 
 
-class Pvpanic:
+class Pvpanic(Stateless):
     """A single-byte port that calls `on_panic` with one event, never a combination.
 
     Of both bits in one write, `PanicEvent.PANICKED` counts, as in QEMU. Other bits are ignored.

@@ -10,15 +10,39 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
 _SECOND: Final = datetime.timedelta(seconds=1)
 _TIME_BASE: Final = 32768
 _DIVIDER: Final = 0x70
 _DIVIDER_RUNS: Final = 0x20
 _RATE: Final = 0x0F
+SET: Final = 1 << 7
+"""Bit of register B: no updates."""
 _STEPS: Final = 24 + 60 + 60
 """Hours, minutes and seconds that may have to be skipped on the way to an alarm."""
+
+
+def microseconds(time: datetime.datetime) -> int:
+    """A time (UTC) as a number: microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def time_of(number: int) -> datetime.datetime:
+    """Invert `microseconds`."""
+    return _EPOCH + number * _MICROSECOND
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRtcFlags:
+    """State of `RtcFlags` beside the registers: until when it has looked (microseconds since 1970),
+    and register C."""
+
+    looked: int
+    happened: int
 
 
 class Flag(enum.IntFlag):
@@ -79,9 +103,35 @@ class RtcFlags:
         self._alarm: AlarmTime = AlarmTime((), (), ())
         self._stands = False
 
-    def configure(self, a: int, b: int, alarm: AlarmTime, *, stands: bool) -> None:
-        """Go on with these registers; `stands`: there are no updates, so no alarms either."""
+    def reset(self) -> None:
+        """Nothing has happened; the line goes down. `configure` comes next."""
+        self._put(Flag(0))
+        self._looked = self._now()
+
+    def save(self) -> SavedRtcFlags:
+        """The events so far; the line is up where one of them interrupts."""
+        return SavedRtcFlags(microseconds(self._looked), int(self._happened))
+
+    def restore(self, value: SavedRtcFlags, a: int, b: int, alarm: AlarmTime) -> None:
+        """Take over the events, with these registers (see `configure`)."""
+        self._looked = time_of(value.looked)
+        self._set_registers(a, b, alarm)
+        self._put(Flag(value.happened))
+
+    def _put(self, happened: Flag) -> None:
+        """Have these events happened, with the line as they say."""
+        changed = (self._happened ^ happened) & Flag.INTERRUPT
+        self._happened = happened
+        if changed and self._set_line is not None:
+            self._set_line(bool(happened & Flag.INTERRUPT))
+
+    def configure(self, a: int, b: int, alarm: AlarmTime) -> None:
+        """Go on with these registers; while B says SET there are no updates and no alarms."""
         self.poll()
+        self._set_registers(a, b, alarm)
+        self._interrupt()
+
+    def _set_registers(self, a: int, b: int, alarm: AlarmTime) -> None:
         rate = a & _RATE
         if not rate or a & _DIVIDER != _DIVIDER_RUNS:
             self._period = None
@@ -90,16 +140,13 @@ class RtcFlags:
             self._period = ticks * _SECOND / _TIME_BASE
         self._enabled = Flag(b) & _KINDS
         self._alarm = alarm
-        self._stands = stands or a & _DIVIDER != _DIVIDER_RUNS
-        self._interrupt()
+        self._stands = bool(b & SET) or a & _DIVIDER != _DIVIDER_RUNS
 
     def take(self) -> int:
         """Register C, which reading clears; the line goes down."""
         self.poll()
         value = self._happened
-        self._happened = Flag(0)
-        if self._set_line is not None and value & Flag.INTERRUPT:
-            self._set_line(False)
+        self._put(Flag(0))
         return int(value)
 
     def poll(self) -> None:

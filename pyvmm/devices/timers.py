@@ -1,22 +1,49 @@
 # SPDX-License-Identifier: MIT
 """Timers that a guest reads: the 8254 where the host has none, and the ACPI PM timer.
 
-Time is in seconds of any origin, and never goes back.
+Time is in seconds of any origin, and never goes back. Saved state is of no origin: a timer that is
+restored goes on from where it was saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from pyvmm.hosts.pit import Pit
+from pyvmm.hosts.pit import Pit, SavedPit
 
 PM_TIMER_HZ: Final = 3_579_545
 _PM_TIMER_BITS: Final = 24
 
 
+class PitTimer:
+    """An 8254 that interrupts nobody: its four ports, and port 0x61.
+
+    A machine with interrupt controllers has one in its host instead.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._pit = Pit()
+        self._now = now
+        self.registers = PitPorts(self._pit, now)
+        self.port_b = PortB(self._pit, now)
+
+    def reset(self) -> None:
+        """No counter runs."""
+        self._pit.reset()
+
+    def save(self) -> SavedPit:
+        """The counters, with the time that each has run."""
+        return self._pit.save(self._now())
+
+    def restore(self, value: SavedPit) -> None:
+        """Let the counters go on from there."""
+        self._pit.restore(value, self._now())
+
+
 class PitPorts:
-    """The 8254's four ports; a machine with interrupt controllers has one in its host instead."""
+    """The 8254's four ports."""
 
     def __init__(self, pit: Pit, now: Callable[[], float]) -> None:
         self._pit = pit
@@ -51,15 +78,35 @@ class PortB:
         self._pit.write_port_b(value & 0xFF, self._now())
 
 
+@dataclass(frozen=True, slots=True)
+class SavedPmTimer:
+    """State of a `PmTimer`: seconds since its counter was 0, as it would be without an end."""
+
+    seconds: float
+
+
 class PmTimer:
     """The power management timer (ACPI 6.5, 4.8.3.3): a 24-bit counter in a 32-bit port."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self._origin = 0.0
+
+    def reset(self) -> None:
+        """Count from the clock's origin, as at a start."""
+        self._origin = 0.0
+
+    def save(self) -> SavedPmTimer:
+        """The count."""
+        return SavedPmTimer(self._now() - self._origin)
+
+    def restore(self, value: SavedPmTimer) -> None:
+        """Go on from that count."""
+        self._origin = self._now() - value.seconds
 
     def read(self, offset: int, size: int) -> int:
         """The counter, or a part of it."""
-        count = int(self._now() * PM_TIMER_HZ) & (1 << _PM_TIMER_BITS) - 1
+        count = int((self._now() - self._origin) * PM_TIMER_HZ) & (1 << _PM_TIMER_BITS) - 1
         return count >> 8 * offset & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:

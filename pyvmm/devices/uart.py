@@ -21,10 +21,10 @@ from typing import Final
 
 from pyvmm.devices.posting import PortPosting
 from pyvmm.devices.uart_registers import (
-    DIVISOR_AT_RESET,
     FIFO_SIZE,
     IIR_FIFOS_ENABLED,
     MCR_MASK,
+    NEW_UART,
     TRIGGER_LEVELS,
     Fcr,
     Ier,
@@ -34,6 +34,7 @@ from pyvmm.devices.uart_registers import (
     Mcr,
     Msr,
     Register,
+    SavedUart,
 )
 
 # Members as plain ints: arithmetic on IntFlag members makes new members, at a microsecond each.
@@ -89,17 +90,6 @@ class Uart16550:
         self._transmit = transmit
         self._set_irq = set_irq
         self._irq = False
-        self._received: deque[int] = deque()
-        self._carrier = _MSR_CARRIER
-        self._ier = 0
-        self._fcr = 0
-        self._lcr = 0
-        self._mcr = 0
-        self._scr = 0
-        self._divisor = DIVISOR_AT_RESET
-        self._overrun = False
-        self._thr_empty_pending = False
-        self._msr = _MSR_CARRIER
         self._plain_output = True
         self._posting: tuple[PortPosting, ...] = ()
         self._readers = (
@@ -112,6 +102,42 @@ class Uart16550:
             self._read_msr,
             lambda: self._scr,
         )
+        self.restore(NEW_UART)
+
+    def reset(self) -> None:
+        """As at power-on, with the other end there; what was received and not read is lost."""
+        self.restore(NEW_UART)
+        self._tell_room()
+
+    def save(self) -> SavedUart:
+        """Registers, FIFO and modem lines; the interrupt line follows from them."""
+        return SavedUart(
+            received=bytes(self._received),
+            lines=self._carrier,
+            ier=self._ier,
+            fcr=self._fcr,
+            lcr=self._lcr,
+            mcr=self._mcr,
+            scr=self._scr,
+            divisor=self._divisor,
+            msr=self._msr,
+            overrun=self._overrun,
+            thr_empty_pending=self._thr_empty_pending,
+        )
+
+    def restore(self, value: SavedUart) -> None:
+        """Take over registers, FIFO and modem lines."""
+        self._received = deque(value.received)
+        self._carrier = value.lines
+        self._ier = value.ier
+        self._fcr = value.fcr
+        self._lcr = value.lcr
+        self._mcr = value.mcr
+        self._scr = value.scr
+        self._divisor = value.divisor
+        self._msr = value.msr
+        self._overrun = value.overrun
+        self._thr_empty_pending = value.thr_empty_pending
         self._settle()
 
     # The outside of the wire.

@@ -26,8 +26,9 @@ from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
-from pyvmm.machine.pc_devices import Wiring
+from pyvmm.machine.pc_platform import pc_platform
 from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
@@ -122,7 +123,7 @@ class Assembly(StackOwner):
                 )
             else:
                 self._load()
-            self.board = Board(console, self._wiring(control))
+            self.board = Board(pc_platform(self._wiring(control, console), config.devices))
             self.board.attach_fast_path(self.vm.posted)
             self.own(stack)
 
@@ -136,18 +137,17 @@ class Assembly(StackOwner):
         """Remarks on what is not as the image asks for (`BootPlan`)."""
         return self._plan.remarks
 
-    def _wiring(self, control: RunControl) -> Wiring:
+    def _wiring(self, control: RunControl, console: ConsolePort) -> Wiring:
         """Make the callbacks by which the devices reach this machine."""
         return Wiring(
             memory=self._config.memory,
+            console=console,
             end=control.end,
             reset=control.guest_reset,
             set_irq_line=self.vm.set_irq_line if self._interrupts else None,
             fw_cfg=self._fw_cfg_items,
             dma=GuestDma(self.memory, "fw_cfg"),
             launched=None if self.launch is None else self.launch.complete,
-            clock_changed=control.clock_changed,
-            choice=self._config.devices,
         )
 
     def _fw_cfg_items(self) -> Mapping[int, Item]:

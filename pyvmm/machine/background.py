@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import trio
 
+from pyvmm.devices.protocols import Backend
 from pyvmm.machine.assembly import Assembly
-from pyvmm.machine.board import Board
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 
 POSTED_PAUSE = 0.002
 """Seconds between two looks at posted writes: many bytes for one wake-up, too short to notice."""
-CLOCK_PAUSE = 0.0005
-"""Seconds between two looks at the clock: a guest that wants more interrupts gets fewer."""
 
 
 async def pump_posted(control: RunControl, assembly: Assembly, console: ConsolePort) -> None:
@@ -31,14 +29,9 @@ async def pump_posted(control: RunControl, assembly: Assembly, console: ConsoleP
         control.fail(failure)
 
 
-async def serve_clock(control: RunControl, board: Board) -> None:
-    """Let the real-time clock interrupt when it is due; for ever.
-
-    For machines with interrupt controllers.
-    """
+async def serve_backend(control: RunControl, backend: Backend) -> None:
+    """Run a device's backend; its failure is the run's."""
     try:
-        while True:
-            due = board.poll_clock()
-            await control.tick(None if due is None else max(due, CLOCK_PAUSE))
+        await backend.serve()
     except Exception as failure:  # noqa: BLE001 - told by `Machine.wait`
         control.fail(failure)

@@ -1,170 +1,129 @@
 # SPDX-License-Identifier: MIT
-"""The board: which devices a machine has, where they sit, and how they reach the machine.
+"""The board: puts the devices of a platform on buses, serialises them, and reaches all of them.
 
-Devices are pure models; this is where their effects go. All access to them is under one lock, held
-for microseconds and never while waiting.
+It knows protocols and no device. Each device has a guard, which is held for microseconds around
+each access and never while waiting; a window that is not serialised is entered without. Devices
+that post writes share theirs (`pyvmm.machine.posted_writes`).
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 
-from pyvmm.devices import ports
-from pyvmm.devices.bus import Bus
-from pyvmm.devices.debug_console import DebugConsole
-from pyvmm.devices.posting import PortPosting, PostingDevice
-from pyvmm.devices.uart import Uart16550
+from pyvmm.devices.bus import Bus, BusRange
+from pyvmm.devices.placement import PlacedDevice, Platform, Space
+from pyvmm.devices.protocols import Backend, Guard, Saveable
+from pyvmm.errors import UsageError
 from pyvmm.hosts.interface import PostedRing
-from pyvmm.machine.console.port import ConsolePort
-from pyvmm.machine.pc_devices import Wiring, add_pc_devices
+from pyvmm.machine.posted_writes import PostedWrites
+
+SavedDevice = tuple[str, object]
+"""Name of a placed device, and the value that its `save` gave."""
+
+_RESTORE = "restore the devices of a machine"
 
 
 class Board:
-    """The devices of one machine on their buses."""
+    """The devices of one machine on their buses. Any thread."""
 
-    def __init__(self, console: ConsolePort, wiring: Wiring) -> None:
-        self.lock = threading.Lock()
-        self.ports = Bus("port", ports.PORT_SPACE_SIZE)
-        self.mmio = Bus("MMIO", 1 << 64)
-        self._console = console
-        self._wiring = wiring
-        self._posted: PostedRing | None = None
-        # Each with its first port, and what the fast path was last told that it may answer.
-        self._posting: list[tuple[int, PostingDevice, tuple[PortPosting, ...]]] = []
-        self._make_devices()
-        console.connect(self.deliver_input)
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.ports = Bus("port", Space.PORT.size, threading.Lock())
+        self.mmio = Bus("MMIO", Space.MMIO.size, threading.Lock())
+        self._posted = PostedWrites()
+        self._guarded: tuple[tuple[PlacedDevice, Guard], ...] = tuple(
+            (placed, self._posted.guard(placed) or threading.Lock()) for placed in platform.devices
+        )
+        self.backends: tuple[Backend, ...] = tuple(
+            placed.backend(guard) for placed, guard in self._guarded if placed.backend is not None
+        )
+        """Backends of the devices that have one, each to be served in the machine's nursery."""
+        for space, bus in ((Space.PORT, self.ports), (Space.MMIO, self.mmio)):
+            bus.add_all(self._ranges(space))
+        # For vCPU threads: a port access is a bus's, without a call in between.
+        self.port_out = self.ports.handle_out
+        self.port_in = self.ports.handle_in
 
-    def _make_devices(self) -> None:
-        """Every device as it is when a machine starts, in its place."""
-        self.uart = Uart16550(self._console.append, self._wiring.line(ports.COM1_IRQ))
-        self.uart.on_room = self._refill
-        self.ports.add(ports.COM1, ports.COM1_LENGTH, self.uart, "16550 at COM1")
-        consoles: list[tuple[int, int, PostingDevice]] = [
-            (ports.COM1, ports.COM1_LENGTH, self.uart)
-        ]
-        if not self._wiring.choice.whole_test_device:
-            debug_console = DebugConsole(self._console.append)
-            self.ports.add(ports.DEBUG_CONSOLE, 1, debug_console, "debug console")
-            consoles.append((ports.DEBUG_CONSOLE, 1, debug_console))
-        told = [item[2] for item in self._posting] or [()] * len(consoles)
-        self._posting = [
-            (start, device, before)
-            for (start, _, device), before in zip(consoles, told, strict=True)
-        ]
-        self._posting_ports: dict[int, PostingDevice] = {
-            port: device
-            for start, length, device in consoles
-            for port in range(start, start + length)
-        }
-        self._clock = add_pc_devices(self.ports, self.mmio, self._wiring)
+    def _ranges(self, space: Space) -> Iterator[BusRange]:
+        for placed, guard in self._guarded:
+            for window in placed.windows:
+                if window.space is space:
+                    yield BusRange(
+                        window.start,
+                        window.length,
+                        window.width,
+                        window.name or placed.name,
+                        window.registers,
+                        guard if window.serialised else None,
+                    )
+
+    # -- all devices --
 
     def reset(self) -> None:
         """Put every device back to how it started. No vCPU runs; what was posted counts as said."""
-        with self.lock:
-            self._drain_posted()
-            for bus in (self.ports, self.mmio):
-                for present in bus.ranges:
-                    bus.remove(present)
-            for gsi in (ports.COM1_IRQ, ports.CMOS_IRQ):
-                set_line = self._wiring.line(gsi)
-                if set_line is not None:
-                    set_line(False)
-            self._make_devices()
-            self._refill()
-            self._sync_posting()
+        self._posted.deliver()
+        for placed, guard in self._guarded:
+            with guard:
+                placed.device.reset()
 
-    def poll_clock(self) -> float | None:
-        """Let the clock interrupt if that is due; in how many seconds to come again.
+    def save_devices(self) -> tuple[SavedDevice, ...]:
+        """Save every device that can be. No vCPU runs; what was posted counts as said."""
+        self._posted.deliver()
+        return tuple(self._save_each())
 
-        None: not before `Wiring.clock_changed` is called.
+    def _save_each(self) -> Iterator[SavedDevice]:
+        for placed, guard in self._guarded:
+            if isinstance(placed.device, Saveable):
+                with guard:
+                    yield placed.name, placed.device.save()
+
+    def restore_devices(self, saved: Iterable[SavedDevice]) -> None:
+        """Restore what `save_devices` gave on a board with the same platform. No vCPU runs.
+
+        The controllers are restored before. Raises `UsageError`, before anything is changed, where
+        a device is missing on one of the sides, or is of another kind.
         """
-        with self.lock:
-            return self._clock.poll()
+        values = dict(saved)
+        found = dict(self.save_devices())
+        for ours, theirs, what in (
+            (found, values, "the machine has {}, and nothing was saved of it"),
+            (values, found, "{} was saved, and the machine has none"),
+        ):
+            missing = sorted(ours.keys() - theirs.keys())
+            if missing:
+                raise UsageError(
+                    _RESTORE, what.format(missing[0]), "make the machine with the same devices"
+                )
+        for name, value in values.items():
+            if type(value) is not type(found[name]):
+                raise UsageError(
+                    _RESTORE,
+                    f"{name} has a {type(found[name]).__name__} to be restored from, and what was "
+                    f"saved is a {type(value).__name__}",
+                    "make the machine with the same devices",
+                )
+        for placed, guard in self._guarded:
+            if isinstance(placed.device, Saveable):
+                with guard:
+                    placed.device.restore(values[placed.name])
 
     # -- posted ports --
 
-    def attach_fast_path(self, posted: PostedRing) -> None:
+    def attach_fast_path(self, ring: PostedRing) -> None:
         """Let the VM's fast paths answer by themselves what the devices allow."""
-        with self.lock:
-            self._posted = posted
-            self._sync_posting()
+        self._posted.attach(ring)
 
     def drain_posted(self) -> None:
-        """Hand over posted writes, in order. Takes the lock; any thread."""
-        with self.lock:
-            self._drain_posted()
+        """Hand over posted writes, in order."""
+        self._posted.deliver()
 
-    def _drain_posted(self) -> None:
-        if self._posted is None:
-            return
-        for port, data in self._posted.drain():
-            self._posting_ports[port].posted_write(data)
-
-    def _sync_posting(self) -> None:
-        """Tell the fast path what has changed. Under the lock."""
-        if self._posted is None:
-            return
-        for index, (start, device, told) in enumerate(self._posting):
-            posting = device.posting
-            if posting is told:
-                continue
-            for gone in {item.offset for item in told} - {item.offset for item in posting}:
-                self._posted.post_port(start + gone, write=False, read_value=None)
-            for item in posting:
-                self._posted.post_port(
-                    start + item.offset, write=item.write, read_value=item.read_value
-                )
-            self._posting[index] = (start, device, posting)
-
-    @property
-    def said(self) -> int:
-        """Bytes of the console so far, with what was posted. Under the lock."""
-        self._drain_posted()
-        return self._console.total
-
-    # -- access from vCPU threads --
-
-    def port_out(self, port: int, size: int, count: int, data: bytes) -> bool:
-        """A guest's write to a port; whether it may have gone to the console."""
-        with self.lock:
-            if port not in self._posting_ports:
-                self.ports.handle_out(port, size, count, data)
-                return False
-            # What was posted came first.
-            self._drain_posted()
-            self.ports.handle_out(port, size, count, data)
-            self._sync_posting()
-            return True
-
-    def port_in(self, port: int, size: int, count: int) -> bytes:
-        """A guest's read of a port."""
-        with self.lock:
-            if port not in self._posting_ports:
-                return self.ports.handle_in(port, size, count)
-            self._drain_posted()
-            data = self.ports.handle_in(port, size, count)
-            self._sync_posting()
-            return data
+    # -- MMIO, from vCPU threads --
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """A guest's write where there is no RAM."""
-        with self.lock:
-            self.mmio.write(gpa, len(data), int.from_bytes(data, "little"))
+        self.mmio.write(gpa, len(data), int.from_bytes(data, "little"))
 
     def mmio_read(self, gpa: int, size: int) -> bytes:
         """A guest's read where there is no RAM."""
-        with self.lock:
-            return self.mmio.read(gpa, size).to_bytes(size, "little")
-
-    # -- console input --
-
-    def deliver_input(self) -> None:
-        """Give the UART what has been typed, or the end of it."""
-        with self.lock:
-            self._refill()
-            self._sync_posting()
-
-    def _refill(self) -> None:
-        self._console.feed(self.uart.receive)
-        if self._console.input_ended:
-            self.uart.set_carrier(False)
+        return self.mmio.read(gpa, size).to_bytes(size, "little")

@@ -65,7 +65,6 @@ class RunControl:
         self._reboots = reboots
         self._reset_asked = False
         self._reset_event = trio.Event()
-        self._tick = trio.Event()
         self._resetting = False
         self.resets = 0
         """Count of the times the machine has been put back to its start."""
@@ -231,18 +230,6 @@ class RunControl:
     @property
     def _may_not_run(self) -> bool:
         return self._paused or self._frozen > 0 or self._reset_asked or self._missing > 0
-
-    # -- the clock --
-
-    def clock_changed(self) -> None:
-        """The guest has changed when its clock interrupts next. From any thread."""
-        self._in_trio(lambda: self._tick.set())  # noqa: PLW0108 - whichever it is then
-
-    async def tick(self, seconds: float | None) -> None:
-        """Wait so long (None: for ever), or until `clock_changed` is called."""
-        with trio.move_on_after(float("inf") if seconds is None else seconds):
-            await self._tick.wait()
-        self._tick = trio.Event()
 
     # -- resets --
 

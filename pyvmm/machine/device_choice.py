@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyvmm.devices import ports
 from pyvmm.errors import UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.devices.placement import PlacedDevice
+    from pyvmm.machine.wiring import Wiring
 
 MOST_EXIT_BYTES = 4
 """The widest exit port, in ports: QEMU's ``iosize`` has room for more, and no access is wider."""
@@ -38,8 +44,10 @@ class DeviceChoice:
     """Devices that the user asked for.
 
     `exit_ports` beside the two that there are; `whole_test_device`: pc-testdev's second bank has
-    all of its ports, and there is no debug console in it.
+    all of its ports, and there is no debug console in it. `added` are devices that the library's
+    user has made, each by a function of the machine's wiring.
     """
 
     exit_ports: tuple[ExitPortPlace, ...] = ()
     whole_test_device: bool = False
+    added: tuple[Callable[[Wiring], PlacedDevice], ...] = ()

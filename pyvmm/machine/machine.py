@@ -23,7 +23,7 @@ import trio
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
-from pyvmm.machine.background import pump_posted, serve_clock
+from pyvmm.machine.background import pump_posted, serve_backend
 from pyvmm.machine.config import MachineConfig, RebootPolicy
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
@@ -318,8 +318,8 @@ class Machine:
         console_scope = trio.CancelScope()
         nursery.start_soon(pump_posted, self._control, self._assembly, self._console)
         nursery.start_soon(serve_resets, self, self._control, self._assembly)
-        if self._assembly.has_interrupts:
-            nursery.start_soon(serve_clock, self._control, self._assembly.board)
+        for backend in self._assembly.board.backends:
+            nursery.start_soon(serve_backend, self._control, backend)
         if self._attach is None:
             console_done.set()
         else:

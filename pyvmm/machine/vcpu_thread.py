@@ -127,18 +127,21 @@ class VcpuThread:
         handler_of = self._handlers.get
         unhandled = self._unhandled
         port_out = self._board.port_out
+        console = self._console
+        io_out = exits.IoOut
         while True:
             if control.attention:
                 if not control.is_over:
                     vcpu.complete()
                 if not control.attend(self.index, vcpu):
                     return
-                self._give_way_to_console()
+            if console.is_full:
+                # The console's reader is too far behind. No lock is held here.
+                console.wait_for_room()
             reason = run()
-            if type(reason) is exits.IoOut:
+            if type(reason) is io_out:
                 # The most common exit by far: spared a call.
-                if port_out(reason.port, reason.size, reason.count, reason.data):
-                    self._give_way_to_console()
+                port_out(reason.port, reason.size, reason.count, reason.data)
             else:
                 handler_of(type(reason), unhandled)(reason)
 
@@ -154,11 +157,6 @@ class VcpuThread:
 
     # -- exits --
 
-    def _give_way_to_console(self) -> None:
-        """Wait, holding no lock, while the console's reader is too far behind."""
-        if self._console.is_full:
-            self._console.wait_for_room()
-
     def _io_in(self, reason: exits.IoIn) -> None:
         self._vcpu.answer(self._board.port_in(reason.port, reason.size, reason.count))
 
@@ -169,7 +167,8 @@ class VcpuThread:
         self._vcpu.answer(self._board.mmio_read(reason.gpa, reason.size))
 
     def _posted_full(self, _reason: exits.PostedFull) -> None:
-        self._give_way_to_console()
+        if self._console.is_full:
+            self._console.wait_for_room()
         # Still full when something else is wanted of this thread: then the ring keeps it.
         if not self._console.is_full:
             self._board.drain_posted()

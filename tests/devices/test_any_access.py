@@ -22,11 +22,11 @@ from pyvmm.devices.pc_testdev import (
     PortBank,
     Window,
 )
+from pyvmm.devices.pci_ports import PciPorts
 from pyvmm.devices.pvpanic import Pvpanic
-from pyvmm.devices.reset import add_resets
-from pyvmm.devices.timers import PitPorts, PmTimer, PortB
+from pyvmm.devices.reset import FastReset, KeyboardController
+from pyvmm.devices.timers import PitTimer, PmTimer
 from pyvmm.devices.uart import Uart16550
-from pyvmm.hosts.pit import Pit
 
 from .guest_bytes import Memory
 
@@ -35,7 +35,13 @@ def whole_bus() -> Bus:
     bus = Bus("port", ports.PORT_SPACE_SIZE)
     sink = bytearray()
     seen: list[object] = []
-    add_resets(bus, lambda: seen.append(None))
+    keyboard = KeyboardController(lambda: seen.append(None))
+    bus.add(ports.KEYBOARD_DATA, 1, keyboard.data, "keyboard data")
+    bus.add(ports.KEYBOARD_COMMAND, 1, keyboard.command, "keyboard command")
+    bus.add(ports.FAST_RESET, 1, FastReset(lambda: seen.append(None)), "fast reset")
+    pci = PciPorts(lambda: seen.append(None))
+    bus.add(ports.PCI_ADDRESS, ports.PCI_LENGTH, pci, "reset control", width=4)
+    bus.add(ports.PCI_DATA, ports.PCI_LENGTH, pci.data, "PCI data", width=4)
     cmos = Cmos(lambda: datetime.datetime(2000, 2, 29, tzinfo=datetime.UTC), 1 << 28)
     bus.add(ports.CMOS_INDEX, ports.CMOS_LENGTH, cmos, "CMOS")
     bus.add(ports.DEBUG_CONSOLE, 1, DebugConsole(sink.extend), "debug console")
@@ -49,9 +55,9 @@ def whole_bus() -> Bus:
     lines = InterruptLines(lambda gsi, level: seen.append((gsi, level)))
     bus.add(ports.TEST_LINES, LINES, lines, "lines")
     bus.add(0x8000, 16, Window(), "window, as if it were ports", width=8)
-    pit = Pit()
-    bus.add(ports.PIT, ports.PIT_LENGTH, PitPorts(pit, lambda: 12.5), "8254")
-    bus.add(ports.PORT_B, 1, PortB(pit, lambda: 12.5), "port B")
+    pit = PitTimer(lambda: 12.5)
+    bus.add(ports.PIT, ports.PIT_LENGTH, pit.registers, "8254")
+    bus.add(ports.PORT_B, 1, pit.port_b, "port B")
     timer = PmTimer(lambda: 12.5)
     bus.add(ports.PM_TIMER, ports.PM_TIMER_LENGTH, timer, "PM timer", width=4)
     fw_cfg = FwCfg(lambda: with_directory({0: item_of(b"QEMU")}, {"f": b"12"}), Memory(64))

@@ -34,7 +34,8 @@ def test_no_two_devices_share_a_port() -> None:
         "fw_cfg DMA": (ports.FW_CFG_DMA, ports.FW_CFG_DMA_LENGTH),
         "launch": (ports.LAUNCH, 1),
         "PM timer": (ports.PM_TIMER, ports.PM_TIMER_LENGTH),
-        "PCI": (ports.PCI_CONFIG_ADDRESS, ports.PCI_CONFIG_ADDRESS_LENGTH),
+        "PCI address": (ports.PCI_ADDRESS, ports.PCI_LENGTH),
+        "PCI data": (ports.PCI_DATA, ports.PCI_LENGTH),
     }
     # What the kernel's interrupt controllers and timer answer by themselves.
     taken: dict[int, str] = dict.fromkeys(
@@ -45,7 +46,7 @@ def test_no_two_devices_share_a_port() -> None:
         for port in range(start, start + length):
             assert port < ports.PORT_SPACE_SIZE
             assert taken.setdefault(port, name) == name
-    assert taken[ports.RESET_CONTROL] == "PCI"
+    assert taken[ports.RESET_CONTROL] == "PCI address"
     assert taken[ports.CMOS_DATA] == "CMOS"
 
 

@@ -25,9 +25,8 @@ class Clock:
         self.now = WHEN
         self.line: list[bool] = []
         self.changes = 0
-        self.cmos = Cmos(
-            lambda: self.now, 64 * MIB, self.line.append if wired else None, self._changed
-        )
+        self.cmos = Cmos(lambda: self.now, 64 * MIB, self.line.append if wired else None)
+        self.cmos.on_change = self._changed
 
     def _changed(self) -> None:
         self.changes += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Exit port, debug console, pvpanic, and the ways to reset."""
+"""Exit port, debug console, pvpanic, keyboard controller, port 0x92."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.exit_port import ExitPort
 from pyvmm.devices.posting import PortPosting
 from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
-from pyvmm.devices.reset import (
-    FastReset,
-    KeyboardController,
-    PciConfigAddress,
-    ResetControl,
-    add_resets,
-)
+from pyvmm.devices.reset import FastReset, KeyboardController
 
 
 class Resets:
@@ -101,59 +95,3 @@ def test_fast_reset_triggers_on_the_rising_bit() -> None:
         device.write(0, 1, value)
         assert count.count == resets
         assert device.read(0, 1) == value
-
-
-@pytest.mark.parametrize(
-    ("writes", "resets", "value"),
-    [
-        ([0x02], 0, 2),
-        ([0x02, 0x06], 1, 2),
-        ([0x04], 1, 0),
-        ([0x0E], 1, 2),
-        ([0xFB], 0, 2),
-        ([], 0, 0),
-    ],
-)
-def test_reset_control(writes: list[int], resets: int, value: int) -> None:
-    count = Resets()
-    device = ResetControl(count)
-    for written in writes:
-        device.write(0, 1, written)
-    assert count.count == resets
-    assert device.read(0, 1) == value
-
-
-def test_each_way_to_reset_works_where_it_is_put() -> None:
-    count = Resets()
-    bus = Bus("port", ports.PORT_SPACE_SIZE)
-    add_resets(bus, count)
-    for port, value in [(0x64, 0xFE), (0x92, 0x01), (0xCF9, 0x06)]:
-        before = count.count
-        bus.handle_out(port, 1, 1, bytes([value]))
-        assert count.count == before + 1
-    assert bus.read(0xCF9, 1) == 2
-    assert bus.read(0x60, 1) == 0
-    bus.read(0x61, 1)
-    assert bus.unclaimed == {0x61: 1}
-
-
-def test_a_pci_configuration_address_is_no_reset() -> None:
-    count = Resets()
-    bus = Bus("port", ports.PORT_SPACE_SIZE)
-    add_resets(bus, count)
-    # Bus 0, device 1, function 4: the second byte is 0x0c, with the reset bit set.
-    bus.handle_out(0xCF8, 4, 1, (0x80000C00).to_bytes(4, "little"))
-    bus.handle_out(0xCF8, 2, 1, b"\x00\x06")
-    bus.handle_out(0xCF9, 2, 1, b"\x06\x00")
-    assert count.count == 0
-    # No PCI: what was written does not read back.
-    assert bus.handle_in(0xCF8, 4, 1) == b"\xff\xff\xff\xff"
-
-
-def test_other_bytes_of_the_configuration_address_do_nothing() -> None:
-    count = Resets()
-    device = PciConfigAddress(ResetControl(count))
-    for offset in (0, 2, 3):
-        device.write(offset, 1, 0x06)
-        assert device.read(offset, 1) == 0xFF
-    assert count.count == 0

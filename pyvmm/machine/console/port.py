@@ -21,6 +21,10 @@ INPUT_LIMIT = 1 << 16
 """Bytes of input not yet taken by the guest after which `send` waits."""
 
 
+def _nobody() -> None:
+    """Take notice for somebody who is not there."""
+
+
 class ConsolePort:
     """Two bounded byte queues. Made in a trio task; its output side is used from any thread."""
 
@@ -29,6 +33,9 @@ class ConsolePort:
         self._room = threading.Condition(threading.Lock())
         self._chunks: deque[bytes] = deque()
         self._size = 0
+        self.is_full = False
+        """True while the guest should wait before it writes more. A plain attribute, because vCPU
+        threads look at it after every exit."""
         self.total = 0
         self._ended = False
         self._released = False
@@ -39,7 +46,7 @@ class ConsolePort:
         self._input_size = 0
         self._input_changed = trio.Event()
         self._input_ended = False
-        self._deliver: Callable[[], None] = lambda: None
+        self._deliver: Callable[[], None] = _nobody
 
     # -- output, from vCPU threads --
 
@@ -47,21 +54,21 @@ class ConsolePort:
         """Take output of the guest's. Never waits: the caller asks `is_full` afterwards."""
         with self._room:
             self._chunks.append(data)
-            self._size += len(data)
+            self._set_size(self._size + len(data))
             self.total += len(data)
             wake = len(self._chunks) == 1
         if wake:
             self._wake()
 
-    @property
-    def is_full(self) -> bool:
-        """True while the guest should wait before it writes more."""
-        return self._size >= OUTPUT_LIMIT
+    def _set_size(self, size: int) -> None:
+        """Under the lock."""
+        self._size = size
+        self.is_full = size >= OUTPUT_LIMIT
 
     def wait_for_room(self) -> None:
         """Wait, on a vCPU thread, until there is room or `release` was called."""
         with self._room:
-            self._room.wait_for(lambda: self._released or self._size < OUTPUT_LIMIT)
+            self._room.wait_for(lambda: self._released or not self.is_full)
 
     def release(self) -> None:
         """Let waiting vCPU threads go: the machine is stopping. What they append is still kept."""
@@ -110,7 +117,7 @@ class ConsolePort:
         with self._room:
             data = b"".join(self._chunks)
             self._chunks.clear()
-            self._size = 0
+            self._set_size(0)
             self._room.notify_all()
         self._taken.set()
         return data
@@ -127,7 +134,7 @@ class ConsolePort:
         if data:
             with self._room:
                 self._chunks.appendleft(data)
-                self._size += len(data)
+                self._set_size(self._size + len(data))
 
     @property
     def output_ended(self) -> bool:
@@ -148,6 +155,10 @@ class ConsolePort:
     def connect(self, deliver: Callable[[], None]) -> None:
         """`deliver` is called, from trio, when there is new input or its end."""
         self._deliver = deliver
+
+    def disconnect(self) -> None:
+        """Call nobody any more; input stays here."""
+        self._deliver = _nobody
 
     async def send(self, data: bytes) -> None:
         """Queue `data` for the guest; waits while `INPUT_LIMIT` bytes are queued already."""
@@ -182,7 +193,7 @@ class ConsolePort:
         return self._input_ended and not self._input_size
 
     def feed(self, receive: Callable[[bytes], int]) -> None:
-        """Hand queued input to the UART while it takes it. Any thread, under the device lock."""
+        """Hand queued input to the UART while it takes it. Any thread, under the UART's guard."""
         if not self._input_size:
             return
         with self._room:
