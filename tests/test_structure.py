@@ -44,8 +44,10 @@ OUTSIDE_THE_ORDER = {"pyvmm/__init__.py", "pyvmm/__main__.py", "pyvmm/bundled_gu
 
 PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors", "visible")
 PURE_MODULES = {
-    "hosts": ("__init__", "registers", "exits", "capabilities", "interface", "held_ranges", "owner",
-              "pit", "saved_state"),
+    "hosts": (
+        "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
+        "held_ranges", "owner", "pit", "saved_state",
+    ),
     "qmp": (
         "__init__", "wire", "session", "command", "event_names", "core_file",
         "human_commands",

@@ -12,12 +12,13 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.held_ranges import HeldRanges
+from pyvmm.hosts.interrupts import VmInterrupts
+from pyvmm.hosts.owner import Owned
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saved_state import SaveableVcpu, SaveableVm
 
@@ -32,23 +33,6 @@ class MemslotFlag(enum.IntFlag):
 
 NO_MEMSLOT_FLAGS = MemslotFlag(0)
 NO_GUEST_MEMFD_FLAGS = GuestMemfdFlag(0)
-
-
-class Owned(Protocol):
-    """Something with one owner: a context manager whose `close` may be called twice."""
-
-    def close(self) -> None:
-        """Give the resource back."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
 
 class GuestMapping(Owned, Protocol):
@@ -337,8 +321,8 @@ class FastConversions(Owned, Protocol):
         ...
 
 
-class Vm(Owned, SaveableVm, Protocol):
-    """One VM."""
+class Vm(VmInterrupts, SaveableVm, Owned, Protocol):
+    """One VM. Its interrupts are in `pyvmm.hosts.interrupts`."""
 
     @property
     def posted(self) -> PostedRing:
@@ -362,26 +346,6 @@ class Vm(Owned, SaveableVm, Protocol):
 
     def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES over [gpa, gpa + size) in bytes."""
-        ...
-
-    def create_irqchip(self) -> None:
-        """In-kernel PIC, I/O APIC and local APICs; before the first vCPU."""
-        ...
-
-    def create_pit(self) -> None:
-        """In-kernel 8254, and port 0x61 with its third counter; after `create_irqchip`."""
-        ...
-
-    def set_irq_line(self, gsi: int, level: bool) -> None:
-        """Raise or lower an interrupt line of the in-kernel controllers."""
-        ...
-
-    def can_send_unmaskable(self) -> bool:
-        """Tell whether a line of the in-kernel controllers can send an NMI, SMI or INIT."""
-        ...
-
-    def reset_controllers(self) -> None:
-        """The in-kernel controllers and the timer as they were made; while no vCPU runs."""
         ...
 
     def enable_hypercall_exits(self, mask: int) -> None:

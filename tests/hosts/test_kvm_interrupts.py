@@ -12,11 +12,12 @@ import pytest
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.interface import Memslot, MemslotFlag
+from pyvmm.hosts.interrupts import DoorbellPlace, Msi
 from pyvmm.hosts.kvm.coalesced import CoalescedWrite, CoalescedZone
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.dirty_ring import DirtyPage
 from pyvmm.hosts.kvm.errors import KvmError
-from pyvmm.hosts.kvm.interrupts import Ioeventfd, Irqchip, IrqchipPin, Msi, MsiRoute
+from pyvmm.hosts.kvm.interrupts import Irqchip, IrqchipPin, MsiRoute
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Clock, Vm
 from pyvmm.hosts.registers import Regs
@@ -132,7 +133,7 @@ def test_interrupt_window(guest: MakeGuest) -> None:
 def test_ioeventfd(guest: MakeGuest, match: int | None) -> None:
     # `mov al, 0x42; out 0x61, al; inc al; out 0x61, al; hlt`
     made = guest(bytes.fromhex("b042 e661 fec0 e661 f4"))
-    where = Ioeventfd(0x61, 1, is_port=True, match=match)
+    where = DoorbellPlace(0x61, 1, is_port=True, value=match)
     eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         made.vm.assign_ioeventfd(eventfd, where)

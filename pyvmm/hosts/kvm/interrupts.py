@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pyvmm.errors import UsageError
+from pyvmm.hosts.interrupts import DoorbellPlace, Msi
 from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import call, ffi, new
 from pyvmm.hosts.kvm.ownership import FdOwner
@@ -33,15 +34,6 @@ class Irqchip(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Msi:
-    """A message-signalled interrupt: `address` is a GPA (0xfee..... on x86), `data` 32 bits."""
-
-    address: int
-    data: int
-    devid: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class IrqchipPin:
     """GSI `gsi` is pin `pin` of `chip`."""
 
@@ -59,19 +51,6 @@ class MsiRoute:
 
 
 GsiRoute: TypeAlias = IrqchipPin | MsiRoute
-
-
-@dataclass(frozen=True, slots=True)
-class Ioeventfd:
-    """Write that signals an eventfd instead of exiting: `size` bytes (0: any) to `address`.
-
-    `address` is a port where `is_port`, else a GPA; `match`: only when this value is written.
-    """
-
-    address: int
-    size: int
-    is_port: bool
-    match: int | None = None
 
 
 class VmInterrupts(FdOwner):
@@ -180,21 +159,21 @@ class VmInterrupts(FdOwner):
         described = f"fd={eventfd} gsi={gsi} flags={flags:#x}"
         call(ioctls.IRQFD, self.fd, new("struct kvm_irqfd *", fields), described)
 
-    def assign_ioeventfd(self, eventfd: int, where: Ioeventfd) -> None:
+    def assign_ioeventfd(self, eventfd: int, where: DoorbellPlace) -> None:
         """Signal `eventfd` at each such write, without an exit (KVM_IOEVENTFD, api.rst 4.59)."""
         self._ioeventfd(eventfd, where, 0)
 
-    def deassign_ioeventfd(self, eventfd: int, where: Ioeventfd) -> None:
+    def deassign_ioeventfd(self, eventfd: int, where: DoorbellPlace) -> None:
         """Undo `assign_ioeventfd`."""
         self._ioeventfd(eventfd, where, _IOEVENTFD_DEASSIGN)
 
-    def _ioeventfd(self, eventfd: int, where: Ioeventfd, flags: int) -> None:
+    def _ioeventfd(self, eventfd: int, where: DoorbellPlace, flags: int) -> None:
         if where.is_port:
             flags |= _IOEVENTFD_PIO
-        if where.match is not None:
+        if where.value is not None:
             flags |= _IOEVENTFD_DATAMATCH
         fields = {
-            "datamatch": where.match or 0,
+            "datamatch": where.value or 0,
             "addr": where.address,
             "len": where.size,
             "fd": eventfd,

@@ -18,7 +18,7 @@ from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
-from pyvmm.hosts.kvm.interrupts import VmInterrupts
+from pyvmm.hosts.kvm.interrupt_objects import InterruptObjects
 from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.posted import PostedRing
@@ -56,7 +56,7 @@ class MsrFilterRange:
     allowed: Sequence[bool]
 
 
-class Vm(VmInterrupts):
+class Vm(InterruptObjects):
     """One VM, made by `System.create_vm`. All methods raise `KvmError` unless they say otherwise.
 
     Closing it lets go of the fd; the kernel's VM lives on as long as a vCPU or a guest_memfd of it
@@ -80,7 +80,6 @@ class Vm(VmInterrupts):
         super().__init__(fd)
         self._run_size = run_size
         self._saving = saving
-        self._has_irqchip = False
         self._has_apics = False
         self._has_pit = False
         self._host_cpuid = host_cpuid
@@ -343,7 +342,7 @@ class Vm(VmInterrupts):
     def create_irqchip(self) -> None:
         """In-kernel PIC, I/O APIC and local APICs; before the first vCPU (api.rst 4.24)."""
         super().create_irqchip()
-        self._has_irqchip = self._has_apics = True
+        self._has_apics = True
 
     def create_pit(self, *, speaker: bool = True) -> None:
         """In-kernel 8254, as `VmInterrupts.create_pit` says."""

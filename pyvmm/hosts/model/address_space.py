@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.model.saved_values import SavedApic
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,14 @@ class PortPosts(Protocol):
         ...
 
 
+class Doorbells(Protocol):
+    """The VM's doorbells, as a vCPU asks them. Any thread."""
+
+    def ring(self, address: int, size: int, value: int, *, is_port: bool) -> bool:
+        """Take a write that rings one; False: an exit as usual."""
+        ...
+
+
 class InterruptControllers(Protocol):
     """The VM's interrupt controllers and its timer, with `Vm.create_irqchip`.
 
@@ -89,6 +98,26 @@ class InterruptControllers(Protocol):
 
     def acknowledge(self, vcpu: int) -> int | None:
         """Take the waiting interrupt: its vector. None: there is none after all."""
+        ...
+
+    def apic_read(self, vcpu: int, offset: int) -> int | None:
+        """Read a register of this vCPU's local APIC; None: the model has no such register."""
+        ...
+
+    def apic_write(self, vcpu: int, offset: int, value: int) -> bool:
+        """Write one; False: the model has no such register."""
+        ...
+
+    def takes_messages(self, vcpu: int) -> bool:
+        """Tell whether this vCPU's local APIC is on."""
+        ...
+
+    def save_apic(self, vcpu: int) -> SavedApic | None:
+        """Return the state of this vCPU's local APIC; None: as it was made."""
+        ...
+
+    def restore_apic(self, vcpu: int, saved: SavedApic | None) -> None:
+        """Take what `save_apic` gave."""
         ...
 
     def next_event(self) -> float | None:
@@ -115,6 +144,11 @@ class VcpuServices(Protocol):
     @property
     def posts(self) -> PortPosts:
         """The rules and the ring of posted port accesses."""
+        ...
+
+    @property
+    def doorbells(self) -> Doorbells:
+        """The doorbells."""
         ...
 
     @property

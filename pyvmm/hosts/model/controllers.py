@@ -2,16 +2,18 @@
 """Interrupt controllers and timer of a VM: two 8259A, and an 8254 (Intel's data sheets).
 
 What the guest sees of them is what `create_irqchip` and `create_pit` give on KVM, without the
-local APICs and the I/O APIC.
+I/O APIC, and of the local APICs what messages need.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
+from pyvmm.hosts.model.local_apic import LocalApic
 from pyvmm.hosts.model.pic import Pic
-from pyvmm.hosts.model.saved_values import ModelSavedVm
+from pyvmm.hosts.model.saved_values import ModelSavedVm, SavedApic
 from pyvmm.hosts.pit import Pit
 from pyvmm.hosts.saved_state import Origin, require_same_controllers
 
@@ -20,15 +22,24 @@ _TRIGGER_PORTS = {0x4D0: 0, 0x4D1: 1}
 _PORT_B = 0x61
 _TIMER_LINE = 0
 _CASCADE = 2
+_ALL_APICS = 0xFF
 
 
 class ModelControllers:
-    """The controllers of one VM; interrupts go to vCPU 0, as from a PIC. Any thread."""
+    """The controllers of one VM; what lines raise goes to vCPU 0, as from a PIC. Any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._pics = (Pic(), Pic())
+        self._pics = self._new_pics()
+        self._apics: dict[int, LocalApic] = {}
+        """By vCPU, from its first access on: until then it takes no message."""
+        self._up: dict[int, set[object]] = {}
+        """By line, who holds it up."""
+        self._resampled: dict[int, dict[object, Callable[[], None]]] = {}
         self._pit: Pit | None = None
+
+    def _new_pics(self) -> tuple[Pic, Pic]:
+        return Pic(self._ended), Pic(lambda line: self._ended(8 + line))
 
     def create_pit(self) -> None:
         """Add the timer, on line 0, and port 0x61."""
@@ -38,7 +49,8 @@ class ModelControllers:
     def reset(self) -> None:
         """As they were made."""
         with self._changed:
-            self._pics = (Pic(), Pic())
+            self._pics = self._new_pics()
+            self._apics.clear()
             if self._pit is not None:
                 self._pit = Pit()
 
@@ -64,10 +76,40 @@ class ModelControllers:
 
     def raise_line(self, gsi: int, level: bool) -> None:
         """Raise or lower an interrupt line, 0 to 15; others lead nowhere."""
+        self.hold_line(gsi, None, level)
+
+    def hold_line(self, gsi: int, holder: object, level: bool) -> None:
+        """Hold a line up, or let it go; it is up while somebody holds it up."""
         with self._changed:
             if 0 <= gsi < 16:
-                self._set_line(gsi, level)
+                self._hold(gsi, holder, level)
                 self._changed.notify_all()
+
+    def _hold(self, gsi: int, holder: object, level: bool) -> None:
+        up = self._up.setdefault(gsi, set())
+        if level:
+            up.add(holder)
+        else:
+            up.discard(holder)
+        self._set_line(gsi, bool(up))
+
+    def resample(self, gsi: int, holder: object, ended: Callable[[], None]) -> None:
+        """Let the guest's end of interrupt take what `holder` holds up, and tell by `ended`."""
+        with self._changed:
+            self._resampled.setdefault(gsi, {})[holder] = ended
+
+    def forget_line(self, gsi: int, holder: object) -> None:
+        """Let go of what it holds up, and tell it nothing more."""
+        with self._changed:
+            self._resampled.get(gsi, {}).pop(holder, None)
+            if holder in self._up.get(gsi, ()):
+                self._hold(gsi, holder, False)
+
+    def _ended(self, gsi: int) -> None:
+        """Lower the resampled lines of a pin, whose interrupt has ended. Under the lock."""
+        for holder, tell in self._resampled.get(gsi, {}).items():
+            self._hold(gsi, holder, False)
+            tell()
 
     def _set_line(self, line: int, level: bool) -> None:
         self._pics[line >> 3].set_line(line & 7, level)
@@ -121,21 +163,62 @@ class ModelControllers:
                 return False
             return True
 
+    # -- local APICs --
+
+    def deliver(self, destination: int, vector: int) -> None:
+        """Send a message to the APIC of this number, or to all of them (255)."""
+        with self._changed:
+            for index, apic in self._apics.items():
+                if destination in (index, _ALL_APICS):
+                    apic.accept(vector)
+            self._changed.notify_all()
+
+    def takes_messages(self, vcpu: int) -> bool:
+        """Tell whether this vCPU's APIC is on."""
+        with self._changed:
+            return vcpu in self._apics and self._apics[vcpu].is_enabled
+
+    def save_apic(self, vcpu: int) -> SavedApic | None:
+        """Return the state of this vCPU's APIC; None: as it was made."""
+        with self._changed:
+            return self._apics[vcpu].save() if vcpu in self._apics else None
+
+    def restore_apic(self, vcpu: int, saved: SavedApic | None) -> None:
+        """Take what `save_apic` gave."""
+        with self._changed:
+            self._apics.pop(vcpu, None)
+            if saved is not None:
+                self._apic(vcpu).restore(saved)
+
+    def apic_read(self, vcpu: int, offset: int) -> int | None:
+        """Read a register of this vCPU's APIC; None: the model has no such register."""
+        with self._changed:
+            return self._apic(vcpu).read(offset)
+
+    def apic_write(self, vcpu: int, offset: int, value: int) -> bool:
+        """Write one; False: the model has no such register."""
+        with self._changed:
+            return self._apic(vcpu).write(offset, value)
+
+    def _apic(self, vcpu: int) -> LocalApic:
+        return self._apics.setdefault(vcpu, LocalApic(vcpu))
+
     # -- vCPUs --
 
     def pending(self, vcpu: int) -> bool:
         """Tell whether an interrupt waits for this vCPU."""
-        if vcpu:
-            return False
         with self._changed:
-            self._run_timer()
-            return self._pics[0].output
+            if not vcpu:
+                self._run_timer()
+                if self._pics[0].output:
+                    return True
+            return vcpu in self._apics and self._apics[vcpu].waiting is not None
 
     def acknowledge(self, vcpu: int) -> int | None:
-        """Take the waiting interrupt: its vector."""
+        """Take the waiting interrupt: its vector; what the 8259 has comes first."""
         with self._changed:
             if vcpu or not self._pics[0].output:
-                return None
+                return self._apics[vcpu].acknowledge() if vcpu in self._apics else None
             line = self._pics[0].acknowledge()
             if line != _CASCADE:
                 return self._pics[0].base + line

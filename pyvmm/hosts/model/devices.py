@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Accesses to ports and devices: posted, the VM's own controllers', or an exit.
+"""Accesses to ports and devices: a doorbell's, posted, the VM's own controllers', or an exit.
 
 They come from the engine in the middle of an instruction. Nothing may be raised through its C code:
 what goes wrong stops the engine and is raised afterwards.
@@ -20,8 +20,21 @@ from pyvmm.hosts.model.mmio_accesses import MmioAccesses
 from pyvmm.hosts.model.string_input import StringInput
 from pyvmm.rules.abi import APIC_DEFAULT_BASE, IOAPIC_DEFAULT_BASE, PAGE_SIZE
 
-_MISSING = {IOAPIC_DEFAULT_BASE: "I/O APIC", APIC_DEFAULT_BASE: "local APIC"}
-"""By the page's GPA: what KVM's interrupt controllers have beside those of the model."""
+_IO_APIC, _LOCAL_APIC = IOAPIC_DEFAULT_BASE // PAGE_SIZE, APIC_DEFAULT_BASE // PAGE_SIZE
+"""Page frames of the interrupt controllers that KVM has and the model lacks, or has in part."""
+
+
+def _lacks(what: str, gpa: int) -> HostLacksError:
+    """The error for a part of the interrupt controllers that the model does not have.
+
+    An undriven bus would answer instead, and who sends an interrupt would wait for ever.
+    """
+    return HostLacksError(
+        "run the guest on the model",
+        f"it uses its {what} at {gpa:#x}; the model has an 8259 and an 8254, and of local APICs "
+        "what messages need",
+        "run it on a host with /dev/kvm",
+    )
 
 
 class DeviceAccess:
@@ -50,7 +63,7 @@ class DeviceAccess:
         self._stop = engine.stop
         self._memory = memory
         self.strings = StringInput(engine, memory)
-        self.accesses = MmioAccesses(engine, self._ask)
+        self.accesses = MmioAccesses(engine, self._mmio)
 
     def raise_failure(self) -> None:
         """Raise what went wrong in the middle of an instruction, if anything did."""
@@ -98,6 +111,8 @@ class DeviceAccess:
             self._fail(failure)
 
     def _port_out(self, port: int, size: int, value: int) -> None:
+        if self._rings(port, size, value, is_port=True):
+            return
         posts = self._services.posts
         if size == 1 and posts.takes_writes(port):
             if self._is_dying():
@@ -112,6 +127,47 @@ class DeviceAccess:
                 self._stop()
             return
         self._ask(exits.IoOut(port, size, 1, value.to_bytes(size, "little")))
+
+    def _rings(self, address: int, size: int, value: int, *, is_port: bool) -> bool:
+        if self._is_dying():
+            return False  # The rest of a block, behind the instruction that ended the guest.
+        return self._services.doorbells.ring(address, size, value, is_port=is_port)
+
+    def _mmio(self, access: Exit) -> int | None:
+        """Do an access once: a doorbell, the local APIC, or an exit."""
+        match access:
+            case exits.MmioWrite(gpa, data):
+                value = int.from_bytes(data, "little")
+                if self._rings(gpa, len(data), value, is_port=False):
+                    return 0
+                if self._is_apic(gpa):
+                    self._write_apic(gpa, len(data), value)
+                    return 0
+            case exits.MmioRead(gpa, size) if self._is_apic(gpa):
+                return self._read_apic(gpa, size)
+        return self._ask(access)
+
+    def _is_apic(self, gpa: int) -> bool:
+        return self._controllers is not None and gpa // PAGE_SIZE == _LOCAL_APIC
+
+    def _read_apic(self, gpa: int, size: int) -> int:
+        """Registers are 16 bytes apart and 32 bits wide; anything else is dropped, as by KVM."""
+        assert self._controllers is not None
+        if size != 4 or gpa % 16:
+            return 0
+        value = self._controllers.apic_read(self._index, gpa % PAGE_SIZE)
+        if value is None:
+            raise _lacks("local APIC", gpa)
+        return value
+
+    def _write_apic(self, gpa: int, size: int, value: int) -> None:
+        assert self._controllers is not None
+        if size != 4 or gpa % 16:
+            return
+        if not self._controllers.apic_write(self._index, gpa % PAGE_SIZE, value):
+            raise _lacks("local APIC", gpa)
+        if self._controllers.pending(self._index):
+            self._stop()
 
     def mmio_read(self, gpa: int, size: int) -> int:
         """A read of a page that is no memory, or is read-only and has been written to."""
@@ -137,14 +193,6 @@ class DeviceAccess:
             self._fail(failure)
 
     def _require_device(self, gpa: int) -> None:
-        """Raises `HostLacksError` where a VM with controllers has one that the model lacks.
-
-        An undriven bus would answer instead, and who sends an interrupt would wait for ever.
-        """
-        missing = None if self._controllers is None else _MISSING.get(gpa // PAGE_SIZE * PAGE_SIZE)
-        if missing is not None:
-            raise HostLacksError(
-                "run the guest on the model",
-                f"it uses its {missing} at {gpa:#x}; the model has an 8259 and an 8254 only",
-                "run it on a host with /dev/kvm",
-            )
+        """Raises `HostLacksError` for the I/O APIC of a VM with controllers."""
+        if self._controllers is not None and gpa // PAGE_SIZE == _IO_APIC:
+            raise _lacks("I/O APIC", gpa)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pyvmm.hosts.model.saved_values import SavedPic
 
 _ICW1 = 0x10
@@ -16,7 +18,9 @@ SPURIOUS = 7
 class Pic:
     """Lines, masks, priorities; commands at offset 0, mask and set-up words at offset 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[int], None] | None = None) -> None:
+        """`ended` is told each line whose interrupt has ended; it may lower the line."""
+        self._ended = ended
         self.base = 0
         self.level_triggered = 0
         """The ELCR: a mask of lines that are level-triggered."""
@@ -108,6 +112,8 @@ class Pic:
             self._requests &= ~bit
         if not self._auto_end:
             self._in_service |= bit
+        elif self._ended is not None:
+            self._ended(line)
         return line
 
     def read(self, offset: int) -> int:
@@ -152,6 +158,8 @@ class Pic:
             line = served
         if command in (1, 3, 5, 7):
             self._in_service &= ~(1 << line)
+            if self._ended is not None:
+                self._ended(line)
             # A level-triggered line that is still up asks again.
             self._requests |= self._lines & self.level_triggered & 1 << line
         if command in (5, 6, 7):

@@ -24,10 +24,21 @@ class SavedAccesses:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedApic:
+    """State of a local APIC; see `LocalApic`."""
+
+    task_priority: int
+    spurious: int
+    requests: int
+    in_service: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSavedVcpu(SavedVcpu):
     """State of a vCPU. `context` is the processor as Unicorn keeps it (`CpuState`).
 
-    It has x87 and SSE as well. `tsc` is the time stamp counter, which goes on from there.
+    It has x87 and SSE as well. `tsc` is the time stamp counter, which goes on from there. `apic` is
+    None where the guest has never touched its local APIC.
     """
 
     context: bytes
@@ -39,6 +50,7 @@ class ModelSavedVcpu(SavedVcpu):
     is_halted: bool
     waits_for_startup: bool
     accesses: SavedAccesses
+    apic: SavedApic | None = None
 
 
 @dataclass(frozen=True, slots=True)

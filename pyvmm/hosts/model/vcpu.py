@@ -137,13 +137,16 @@ class ModelVcpu(Owner):
     def sleeps_for_good(self) -> bool:
         """Tell whether it waits for ever: the model has no NMIs, SMIs and INITs.
 
-        Interrupts go to the first vCPU alone.
+        The timer and lines interrupt the first vCPU alone, messages each whose local APIC is on.
         """
         self._settle()
         runner = self._runner
         if runner.waits_for_startup:
             return True
-        return runner.is_halted and not (self.index == 0 and runner.state().rflags & _IF)
+        if not runner.is_halted or not runner.state().rflags & _IF:
+            return runner.is_halted
+        controllers = self._services.controllers
+        return self.index > 0 and not (controllers and controllers.takes_messages(self.index))
 
     def make_runnable(self) -> None:
         """Let it run at once."""
@@ -198,6 +201,7 @@ class ModelVcpu(Owner):
 
     def _save(self) -> ModelSavedVcpu:
         runner = self._runner
+        controllers = self._services.controllers
         return ModelSavedVcpu(
             origin(),
             self.index,
@@ -206,10 +210,11 @@ class ModelVcpu(Owner):
             runner.msrs.apic_base,
             runner.msrs.tsc,
             runner.has_cpuid,
-            self._services.controllers is not None,
+            controllers is not None,
             runner.is_halted,
             runner.waits_for_startup,
             runner.save_accesses(),
+            None if controllers is None else controllers.save_apic(self.index),
         )
 
     def restore(self, saved: SavedVcpu) -> None:
@@ -222,15 +227,17 @@ class ModelVcpu(Owner):
         if not isinstance(saved, ModelSavedVcpu):
             attempt = f"restore vCPU {self.index}"
             raise InternalError(attempt, f"a {type(saved).__name__} is not the model's")
-        has_controllers = self._services.controllers is not None
+        controllers = self._services.controllers
         require_same_vcpu(
-            saved, self.index, saved_apic=saved.has_controllers, has_apic=has_controllers
+            saved, self.index, saved_apic=saved.has_controllers, has_apic=controllers is not None
         )
         if len(saved.context) != len(self._new.context):
             raise UsageError(f"restore vCPU {self.index}", "its context has not the right size")
         self._kept = self._delivered = None
         self._runner.drop()
         self._runner.restore(saved)
+        if controllers is not None:
+            controllers.restore_apic(self.index, saved.apic)
         self._cr8 = saved.cr8
 
     def get_further(self) -> FurtherRegs:

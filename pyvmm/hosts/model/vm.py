@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import errno
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot, MemslotFlag
+from pyvmm.hosts.interrupts import DoorbellPlace, Trigger
 from pyvmm.hosts.model.conversions import ModelConversions
+from pyvmm.hosts.model.doorbells import ModelDoorbell, ModelDoorbells
 from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.guest_space import GuestSpace, ModelSlot
 from pyvmm.hosts.model.host_memory import Mapped
@@ -37,6 +39,7 @@ from pyvmm.rules.rule import Refusal
 if TYPE_CHECKING:
     from pyvmm.hosts.model.address_space import InterruptControllers
     from pyvmm.hosts.model.controllers import ModelControllers
+    from pyvmm.hosts.model.lines import ModelGsis, ModelLine, ModelMessage
     from pyvmm.hosts.model.vcpu import ModelVcpu
 
 
@@ -64,6 +67,8 @@ class ModelVm(Owner):
         self.disabled_exits = 0
         self._conversions = ModelConversions()
         self._controllers: ModelControllers | None = None
+        self._gsis: ModelGsis | None = None
+        self.doorbells = ModelDoorbells()
         self._vcpus: dict[int, ModelVcpu] = {}
         self._open = True
         self._references = 1
@@ -162,8 +167,10 @@ class ModelVm(Owner):
         if self._vcpus:
             raise SystemCallError(attempt, errno.EINVAL, "EINVAL (there are vCPUs already)")
         from pyvmm.hosts.model.controllers import ModelControllers
+        from pyvmm.hosts.model.lines import ModelGsis
 
         self._controllers = ModelControllers()
+        self._gsis = ModelGsis(self._controllers)
 
     def create_pit(self) -> None:
         """The 8254; after `create_irqchip`."""
@@ -173,8 +180,40 @@ class ModelVm(Owner):
         """Raise or lower an interrupt line."""
         self._with_controllers("set an interrupt line").raise_line(gsi, level)
 
+    def create_line(
+        self,
+        gsi: int,
+        trigger: Trigger,
+        owner: str,
+        *,
+        shared: bool = False,
+        resample: bool = False,
+    ) -> ModelLine:
+        """A line to pin `gsi`; those from 16 on, which are an I/O APIC's alone, lead nowhere."""
+        gsis = self._with_gsis(f"give GSI {gsi} to {owner}")
+        return gsis.create_line(gsi, trigger, owner, shared=shared, resample=resample)
+
+    def create_message(self, owner: str) -> ModelMessage:
+        """A message, masked and without a route."""
+        return self._with_gsis(f"give a message interrupt to {owner}").create_message(owner)
+
+    def create_doorbell(self, place: DoorbellPlace, owner: str) -> ModelDoorbell:
+        """A doorbell."""
+        self._require_open(f"put a doorbell of {owner} at {place}")
+        return self.doorbells.create(place, owner)
+
+    def changing_routes(self) -> AbstractContextManager[None]:
+        """Change routes at no cost: there is no table in a kernel to be written."""
+        self._with_gsis("change routes of interrupts")
+        return nullcontext()
+
+    def _with_gsis(self, attempt: str) -> ModelGsis:
+        self._with_controllers(attempt)
+        assert self._gsis is not None
+        return self._gsis
+
     def can_send_unmaskable(self) -> bool:
-        """Never: an 8259 sends interrupts alone."""
+        """Never: an 8259 sends interrupts alone, and so do the messages that there are."""
         return False
 
     def reset_controllers(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from pyvmm.boot.tables import protected_mode
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model.address_space import InterruptControllers, Span
+from pyvmm.hosts.model.doorbells import ModelDoorbells
 from pyvmm.hosts.model.turn import Turn
 from pyvmm.hosts.model.vcpu import ModelVcpu
 from pyvmm.hosts.registers import Regs
@@ -89,6 +90,7 @@ class Services:
         self.memory = Memory()
         self.posts = Posts()
         self.controllers = controllers
+        self.doorbells = ModelDoorbells()
         self.hypercall_exits = 0
         self.disabled_exits = 0
         self.lock = Turn()

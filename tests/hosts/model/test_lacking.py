@@ -16,7 +16,7 @@ from tests.hosts.model.test_interrupts import with_controllers
 
 INVALID_OPCODE, GENERAL_PROTECTION = 6, 13
 LOCAL_APIC, IO_APIC = 0xFEE0_0000, 0xFEC0_0000
-ICR, VERSION = 0x300, 0x30
+ICR, VERSION, LVT_TIMER = 0x300, 0x30, 0x320
 START_UP = 0x000C_4602
 """To all others, with vector 2."""
 
@@ -88,11 +88,11 @@ def test_an_x2apic_register_is_a_protection_fault(msr: int) -> None:
 @pytest.mark.parametrize(
     ("source", "what"),
     [
-        (f"mov {LOCAL_APIC + VERSION:#x}, %eax", "local APIC at 0xfee00030"),
+        (f"mov {LOCAL_APIC + LVT_TIMER:#x}, %eax", "local APIC at 0xfee00320"),
         (f"movl ${START_UP:#x}, {LOCAL_APIC + ICR:#x}", "local APIC at 0xfee00300"),
         (f"movl $1, {IO_APIC:#x}", "I/O APIC at 0xfec00000"),
     ],
-    ids=["version", "start-up IPI", "I/O APIC"],
+    ids=["timer", "start-up IPI", "I/O APIC"],
 )
 def test_who_needs_an_apic_is_told_that_there_is_none(source: str, what: str) -> None:
     services, _ = with_controllers()
