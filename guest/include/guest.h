@@ -30,6 +30,8 @@ extern char image_start[], image_end[];
 
 /* The end of a run. */
 _Noreturn void guest_exit(uint8_t status);
+/* The end of a guest that has said why. */
+_Noreturn void guest_crash(void);
 _Noreturn void panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #define assert(condition)                                                                          \
@@ -45,7 +47,7 @@ bool console_hung_up(void);
 /* Until the last byte has left the UART. */
 void console_drain(void);
 
-/* %s %c %d %u %x %p %%, with l, a width and a leading 0; every other conversion panics. */
+/* %s %c %d %u %x %p %%, with l, a width and a leading 0; every other conversion ends the run. */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void print_arguments(const char *format, __builtin_va_list arguments);
 /* The debug console, port 0xe9. */

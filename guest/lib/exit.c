@@ -9,16 +9,8 @@ void guest_exit(uint8_t status)
 	halt();
 }
 
-void panic(const char *format, ...)
+void guest_crash(void)
 {
-	__builtin_va_list arguments;
-
-	interrupts_off();
-	print("PANIC: ");
-	__builtin_va_start(arguments, format);
-	print_arguments(format, arguments);
-	__builtin_va_end(arguments);
-	print("\n");
 	console_drain();
 
 	uint8_t events = inb(PORT_PVPANIC);

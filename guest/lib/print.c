@@ -58,6 +58,11 @@ static size_t length(const char *text)
 	return size;
 }
 
+static void write_text(const char *text)
+{
+	console_write(text, length(text));
+}
+
 void print_arguments(const char *format, __builtin_va_list arguments)
 {
 	for (;;) {
@@ -111,7 +116,12 @@ void print_arguments(const char *format, __builtin_va_list arguments)
 			console_write("%", 1);
 			break;
 		default:
-			panic("print: unknown conversion '%c'", format[-1]);
+			/* panic() itself prints. */
+			interrupts_off();
+			write_text("PANIC: print: unknown conversion '");
+			console_write(format - 1, 1);
+			write_text("'\n");
+			guest_crash();
 		}
 	}
 }

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pyvmm.hosts.kvm.vcpu_state import VcpuState
+from pyvmm.hosts.kvm.vcpu_values import MpState, VcpuEvents
+from pyvmm.hosts.registers import Regs
 
 _IF = 1 << 9
 _MASKED = 1 << 16
@@ -22,25 +21,18 @@ _IOAPIC_REDIRECTION = 24
 """Offset of the redirection table in ``struct kvm_ioapic_state``, in bytes."""
 
 
-def sleeps_for_good(vcpu: VcpuState) -> bool:
-    """Answer `interface.Vcpu.sleeps_for_good` for a vCPU that is not running.
-
-    KVM keeps a halted vCPU's state when KVM_RUN is interrupted, and takes an INIT or start-up IPI
-    that has arrived before it tells the state (kvm_arch_vcpu_ioctl_get_mpstate). Raises `KvmError`.
-    """
-    from pyvmm.hosts.kvm.vcpu_values import MpState
-
-    state = vcpu.get_mp_state()
-    if state not in (MpState.HALTED, MpState.UNINITIALIZED, MpState.INIT_RECEIVED):
-        return False
-    if state is MpState.HALTED and vcpu.get_regs().rflags & _IF:
-        return False
-    return not _has_event(vcpu) and not _has_unmaskable_input(vcpu.get_lapic())
+def waits(state: MpState) -> bool:
+    """Tell whether a vCPU in `state` runs nothing until an event comes."""
+    return state in (MpState.HALTED, MpState.UNINITIALIZED, MpState.INIT_RECEIVED)
 
 
-def _has_event(vcpu: VcpuState) -> bool:
+def takes_interrupts(state: MpState, regs: Regs) -> bool:
+    """Tell whether an ordinary interrupt wakes a vCPU that waits."""
+    return state is MpState.HALTED and bool(regs.rflags & _IF)
+
+
+def has_event(events: VcpuEvents) -> bool:
     """Tell whether any event is on its way to the guest."""
-    events = vcpu.get_events()
     return any(
         (
             events.exception_injected,
@@ -55,7 +47,7 @@ def _has_event(vcpu: VcpuState) -> bool:
     )
 
 
-def _has_unmaskable_input(lapic: bytes) -> bool:
+def has_unmaskable_input(lapic: bytes) -> bool:
     """Tell whether the timer (KVM's 8254 drives LINT0) or a counter may send more than interrupts.
 
     LINT1 leads nowhere: neither KVM nor any device here drives it.

@@ -281,10 +281,20 @@ class VcpuState(FdOwner):
         call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
 
     def sleeps_for_good(self) -> bool:
-        """Tell whether it runs nothing before an NMI, SMI or INIT; see `interface.Vcpu`."""
-        from pyvmm.hosts.kvm.sleeping import sleeps_for_good
+        """Tell whether it runs nothing before an NMI, SMI or INIT; see `interface.Vcpu`.
 
-        return sleeps_for_good(self)
+        KVM keeps a halted vCPU's state when KVM_RUN is interrupted, and takes an INIT or start-up
+        IPI that has arrived before it tells the state (kvm_arch_vcpu_ioctl_get_mpstate).
+        """
+        from pyvmm.hosts.kvm import sleeping
+
+        state = self.get_mp_state()
+        return (
+            sleeping.waits(state)
+            and not sleeping.takes_interrupts(state, self.get_regs())
+            and not sleeping.has_event(self.get_events())
+            and not sleeping.has_unmaskable_input(self.get_lapic())
+        )
 
     def make_runnable(self) -> None:
         """Let it run at once: with in-kernel APICs all but the first wait for a start-up IPI."""

@@ -72,6 +72,13 @@ void port_flush(void);
 /* Reads what is there and hands every whole frame to `take`; false when the host has gone. */
 bool port_receive(void (*take)(const struct frame *));
 
+/* channels.c */
+extern struct channel *channels;
+/* The one that has not finished; NULL: there is none. */
+struct channel *channel_find(uint32_t id);
+/* `status` as waitpid gives it. */
+void channel_exited(struct channel *channel, int status);
+
 /* start.c */
 bool request_parse(struct request *request, unsigned char *payload, size_t length);
 void request_free(struct request *request);
@@ -83,7 +90,10 @@ int open_streams(struct channel *channel, const struct request *request, int the
 void close_theirs(int theirs[3]);
 void close_channel(struct channel *channel);
 
-/* preload.c */
+/*
+ * preload.c. When it begins to serve, or has gone, commands that wait (`channel.waiting`) are for the
+ * caller to begin.
+ */
 int preload_fd(void);
 void preload_start(const struct frame *frame);
 void preload_command(struct channel *channel, struct request *request, const void *payload,
@@ -95,10 +105,6 @@ enum preload_state preload_state(void);
 bool preload_fits(const struct request *request);
 
 /* serve.c */
-extern struct channel *channels;
-int64_t now_ms(void);
-void begin(struct channel *channel, unsigned char *payload, size_t length);
-void exited(struct channel *channel, int status);
 _Noreturn void serve(void);
 
 #endif

@@ -41,28 +41,6 @@ bool preload_fits(const struct request *request)
 	       strcmp(token, request->token) == 0;
 }
 
-static struct channel *find(uint32_t id)
-{
-	for (struct channel *channel = channels; channel; channel = channel->next)
-		if (channel->id == id && !channel->finished)
-			return channel;
-	return NULL;
-}
-
-/* Commands that waited for it start now: by fork if it serves, else by exec. */
-static void start_waiting(void)
-{
-	for (struct channel *channel = channels; channel; channel = channel->next) {
-		unsigned char *payload = channel->waiting;
-
-		if (!payload)
-			continue;
-		channel->waiting = NULL;
-		begin(channel, payload, channel->waiting_length);
-		free(payload);
-	}
-}
-
 static void gone(void)
 {
 	uint32_t words[1] = { PRELOAD_GONE };
@@ -76,7 +54,6 @@ static void gone(void)
 		if (channel->preloaded && !channel->pid && !channel->finished)
 			refuse(channel, STEP_RESOURCES, ECHILD);
 	port_send(FRAME_PRELOADED, 0, 0, words, sizeof(words));
-	start_waiting();
 }
 
 static _Noreturn void become_server(const struct request *request, int end)
@@ -217,10 +194,9 @@ void preload_receive(void)
 
 			state = PRELOAD_SERVING;
 			port_send(FRAME_PRELOADED, 0, 0, words, sizeof(words));
-			start_waiting();
 			continue;
 		}
-		channel = find(said[1]);
+		channel = channel_find(said[1]);
 		if (!channel)
 			continue;
 		if (said[0] == SAYS_STARTED) {
@@ -229,7 +205,7 @@ void preload_receive(void)
 				kill(-channel->pid, SIGKILL);
 			port_send_words(FRAME_STARTED, 0, channel->id, said[2], 0, 1);
 		} else if (said[0] == SAYS_EXITED) {
-			exited(channel, (int)said[2]);
+			channel_exited(channel, (int)said[2]);
 		} else if (said[0] == SAYS_REFUSED) {
 			refuse(channel, said[2], (int)said[3]);
 		}

@@ -19,22 +19,12 @@
 #define GRACE_MS 1000
 #define POLLED_MAX 1024
 
-struct channel *channels;
-
-int64_t now_ms(void)
+static int64_t now_ms(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static struct channel *find(uint32_t id)
-{
-	for (struct channel *channel = channels; channel; channel = channel->next)
-		if (channel->id == id && !channel->finished)
-			return channel;
-	return NULL;
 }
 
 /*
@@ -51,7 +41,7 @@ static void forget_names(void)
 	close(fd);
 }
 
-void begin(struct channel *channel, unsigned char *payload, size_t length)
+static void begin(struct channel *channel, unsigned char *payload, size_t length)
 {
 	struct request request;
 
@@ -64,6 +54,20 @@ void begin(struct channel *channel, unsigned char *payload, size_t length)
 	else
 		start_command(channel, &request);
 	request_free(&request);
+}
+
+/* Commands that waited for the preloaded process start now: by fork if it serves, else by exec. */
+static void begin_waiting(void)
+{
+	for (struct channel *channel = channels; channel; channel = channel->next) {
+		unsigned char *payload = channel->waiting;
+
+		if (!payload || channel->finished)
+			continue;
+		channel->waiting = NULL;
+		begin(channel, payload, channel->waiting_length);
+		free(payload);
+	}
 }
 
 static void open_channel(const struct frame *frame)
@@ -79,12 +83,6 @@ static void open_channel(const struct frame *frame)
 	channel->next = channels;
 	channels = channel;
 	begin(channel, (unsigned char *)frame->payload, frame->length);
-}
-
-void exited(struct channel *channel, int status)
-{
-	channel->exited = true;
-	channel->status = status;
 }
 
 static void hang_up(struct channel *channel)
@@ -182,7 +180,7 @@ static void resize(struct channel *channel, const unsigned char *payload)
 
 static void take(const struct frame *frame)
 {
-	struct channel *channel = find(frame->channel);
+	struct channel *channel = channel_find(frame->channel);
 	uint32_t words[2] = { 0, 0 };
 
 	if (frame->type == FRAME_START && !channel) {
@@ -191,6 +189,8 @@ static void take(const struct frame *frame)
 	}
 	if (frame->type == FRAME_PRELOAD) {
 		preload_start(frame);
+		/* Those that waited for the one before. */
+		begin_waiting();
 		return;
 	}
 	if (frame->type == FRAME_FORGET) {
@@ -262,7 +262,7 @@ static void reap(void)
 			continue;
 		for (struct channel *channel = channels; channel; channel = channel->next)
 			if (channel->pid == pid && !channel->exited)
-				exited(channel, status);
+				channel_exited(channel, status);
 	}
 }
 
@@ -377,6 +377,8 @@ _Noreturn void serve(void)
 			;
 		preload_receive();
 		reap();
+		if (preload_state() != PRELOAD_LOADING)
+			begin_waiting();
 		sweep();
 		port_flush();
 	}
