@@ -19,6 +19,7 @@ from pyvmm.compare.subjects import (
     QemuSubject,
     Subject,
 )
+from pyvmm.memory.layout import LOW_USABLE_END
 
 _STATUS_MASK = 0x7F
 """Bits of a status that remain in QEMU's exit code."""
@@ -176,7 +177,8 @@ KNOWN: tuple[KnownDifference, ...] = (
 """All of them."""
 
 INVENTORY_REASONS = {
-    "memory-map": "machines have different holes and tables: pyvmm reserves from 0x9fc00 to 1 MiB "
+    "memory-map": "machines have different holes and tables: pyvmm reserves from "
+    f"{LOW_USABLE_END:#x} to 1 MiB "
     "in one piece, QEMU what its firmware and its ACPI tables take, and the hypervisor's pages "
     "below 4 GiB",
     "cpuid": "the processor model is another one: pyvmm shows what KVM offers of the host's, the "

@@ -11,6 +11,7 @@ import os
 
 from pyvmm.compare.guest_files import GuestRequest
 from pyvmm.compare.subjects import QemuMachine, QemuSubject
+from pyvmm.memory.layout import HOLE_START
 
 EXIT_PORT = 0xF4
 _EXIT_DEVICE = f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1"
@@ -50,8 +51,8 @@ def counted(
 def _machine(
     subject: QemuSubject, request: GuestRequest, image: str, initrd: str | None, more: str
 ) -> list[str]:
-    # pyvmm's hole begins at 3 GiB whatever the size; pc would move it up.
-    split = ",max-ram-below-4g=3G" if subject.machine is QemuMachine.PC else ""
+    # pyvmm's hole begins in one place whatever the size; pc would move it up.
+    split = f",max-ram-below-4g={HOLE_START}B" if subject.machine is QemuMachine.PC else ""
     command = [
         subject.program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", f"{subject.machine_option}{split}{more}",
