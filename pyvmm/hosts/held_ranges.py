@@ -82,7 +82,7 @@ class HeldRanges(Protocol):
         """Tell whether [gpa, gpa + size) is within one region, and all of it shared."""
         ...
 
-    def lease(self, rows: Rows, *, writable: bool) -> int:
+    def lease(self, rows: Rows, writable: bool) -> int:
         """Lease all of `rows`, each a GPA and a length, or none; a number to `release` them by.
 
         Each row becomes the offset of its first byte in its region's view, and the region's slot. A
@@ -97,7 +97,7 @@ class HeldRanges(Protocol):
         """
         ...
 
-    def release(self, number: int, kind: HeldKind) -> bool:
+    def release(self, kind: HeldKind, number: int, /) -> bool:
         """Give back what the number was given for; tell whether a conversion waits for leases."""
         ...
 

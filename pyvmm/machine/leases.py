@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +26,8 @@ LEASE_PATIENCE = 1.0
 
 ALL_MEMORY = GpaRange(0, 1 << 63)
 """More than there can be of it."""
+
+_LEASE = HeldKind.LEASE
 
 Range = tuple[int, int]
 """A GPA and a length, in bytes."""
@@ -58,13 +61,14 @@ class Lease:
     before. After the machine's end they are memory still, but the guest's no more.
     """
 
-    __slots__ = ("_leases", "_number", "holder", "views")
+    __slots__ = ("_give_back", "_number", "views")
 
-    def __init__(self, leases: Leases, number: int, views: list[memoryview], holder: str) -> None:
-        self._leases = leases
+    def __init__(
+        self, give_back: Callable[[int], None], number: int, views: list[memoryview]
+    ) -> None:
+        self._give_back = give_back
         self._number = number
         self.views = views
-        self.holder = holder
 
     def close(self) -> None:
         """Let conversions have the pages; a second call does nothing. Any thread.
@@ -77,7 +81,7 @@ class Lease:
         self.views = []
         number, self._number = self._number, 0
         if number:
-            self._leases.give_back(number)
+            self._give_back(number)
 
     def __enter__(self) -> Self:
         return self
@@ -106,48 +110,66 @@ class Leases:
     ) -> None:
         self._tracked = tracked
         self._held: HeldRanges = tracked.vm.conversions.held
+        self._lease, self._release = self._held.lease, self._held.release
         self._wanted = wanted
         self.patience = patience
         self._condition = threading.Condition(threading.Lock())
         self._holders: dict[int, str] = {}
 
-    def lease(self, ranges: Sequence[Range], *, writable: bool = False, holder: str = "") -> Lease:
-        """Lease all of `ranges` or none; see `GuestMemory.lease`."""
+    def lease(
+        self, ranges: Sequence[Range], *, writable: bool = False, holder: str = "a device"
+    ) -> Lease:
+        """Lease `ranges`, each a GPA and a length in bytes, for work on the memory itself.
+
+        All or none, and nothing is touched before that is known. Until the lease is closed no page
+        of it is converted: whoever wants to waits `LEASE_PATIENCE` seconds at the most and is
+        refused then, with the name of the `holder`. A range lies in one memory region: what reaches
+        into the next one is refused, since that lies elsewhere in the host; ask for two. From 1 to
+        `MOST_RANGES` ranges. Any thread; hold no lock of the machine's meanwhile.
+
+        Raises `LeaseRefusedError` for a range that is private, withheld or no memory, read-only (if
+        `writable`), empty, that wraps, that overlaps another (if `writable`), or of which a
+        conversion waits for another lease to end.
+        """
         if not 0 < len(ranges) <= MOST_RANGES:
             raise self._refused_number(len(ranges))
         try:
-            rows = array("Q", [number for gpa, size in ranges for number in (gpa, size)])
-        except (OverflowError, TypeError, ValueError) as error:
+            rows = array("Q", chain.from_iterable(ranges))
+        except (OverflowError, TypeError) as error:
             raise _refused_numbers(ranges) from error
-        number = self._held.lease(rows, writable=writable)
+        if len(rows) != 2 * len(ranges):
+            raise _refused_numbers(ranges)
+        number = self._lease(rows, writable)
         if number < 0:
             raise self._refused(ranges, *refused_row(number))
         try:
             bases = self._tracked.bases
-            # Rows are offsets and slots now.
+            places = iter(rows.tolist())  # Offsets and slots now, in turn.
             views = [
-                bases[slot][offset : offset + range_[1]]
-                for offset, slot, range_ in zip(rows[::2], rows[1::2], ranges, strict=True)
+                bases[slot][offset : offset + size]
+                for offset, slot, (_, size) in zip(places, places, ranges)  # noqa: B905 - as long
             ]
             if not writable:
                 views = [view.toreadonly() for view in views]
             self._holders[number] = holder
-            return Lease(self, number, views, holder)
-        except BaseException:
+            return Lease(self.give_back, number, views)
+        except BaseException as failure:
             self.give_back(number)
+            if isinstance(failure, ValueError):  # Three numbers and one are as many as two and two.
+                raise _refused_numbers(ranges) from failure
             raise
 
     def give_back(self, number: int) -> None:
         """The lease of that number has ended."""
         self._holders.pop(number, None)
-        if self._held.release(number, HeldKind.LEASE):
+        if self._release(_LEASE, number):
             with self._condition:
                 self._condition.notify_all()
 
     def holder_over(self, range_: GpaRange) -> str | None:
         """The name of who holds a lease of any of `range_`; None where nobody does."""
         number = self._held.leased(range_.start, range_.size)
-        return (self._holders.get(number) or "a device") if number else None
+        return self._holders.get(number, "a device") if number else None
 
     def vacating(self, range_: GpaRange) -> Vacating:
         """Keep `range_` from being leased inside of the block; `Vacating.wait` for what is."""
@@ -230,7 +252,7 @@ class Vacating:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._held.release(self._number, HeldKind.WAITING)
+        self._held.release(HeldKind.WAITING, self._number)
 
 
 def _attempt(ranges: Sequence[Range], index: int) -> str:

@@ -93,9 +93,9 @@ def test_what_waits_keeps_leases_out_and_is_told_of_their_ends(made: Made) -> No
     waiting = held.hold([(0, 2 * PAGE)], HeldKind.WAITING)
     assert ask(held, (PAGE - 1, 1)) == (0, LeaseRefusal.CONVERTING)
     assert ask(held, (2 * PAGE, 1)) == [0x100000 + 2 * PAGE, 3]
-    assert held.release(number, HeldKind.LEASE)
+    assert held.release(HeldKind.LEASE, number)
     assert held.leased(0, 2 * PAGE) == 0
-    assert not held.release(waiting, HeldKind.WAITING)
+    assert not held.release(HeldKind.WAITING, waiting)
     assert ask(held, (PAGE - 1, 1)) == [0x100000 + PAGE - 1, 3]
 
 
@@ -105,7 +105,7 @@ def test_too_many_ranges_are_refused_and_nothing_is_lost(made: Made) -> None:
     assert min(leases) > 0
     assert ask(made.held, (0, 1)) == (0, LeaseRefusal.TOO_MANY)
     for number in leases:
-        made.held.release(number, HeldKind.LEASE)
+        made.held.release(HeldKind.LEASE, number)
     assert made.held.leased(0, END - 1) == 0
 
 
@@ -158,14 +158,14 @@ def do(held: HeldRanges, call: tuple[object, ...]) -> object:
         case ("note", (int(page), int(count)), bool(shared)):
             held.note(page * PAGE, count * PAGE, shared=shared)
         case ("release", int(number)):
-            return held.release(number, HeldKind.LEASE)
+            return held.release(HeldKind.LEASE, number)
         case ("wait", (int(gpa), int(size))):
             try:
                 return held.hold([(gpa, size)], HeldKind.WAITING)
             except UsageError:
                 return "no range"
         case ("go on", int(number)):
-            return held.release(number, HeldKind.WAITING)
+            return held.release(HeldKind.WAITING, number)
         case ("remove", int(slot)):
             held.remove_region(slot)
         case ("add", int(slot)):

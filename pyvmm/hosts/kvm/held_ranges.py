@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.held_ranges import HeldKind, Rows
@@ -11,7 +12,6 @@ from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
 
 _from_buffer = ffi.from_buffer
 _lease = lib.pyvmm_held_lease
-_release = lib.pyvmm_held_release
 _ROW = "uint64_t[]"
 
 
@@ -20,6 +20,9 @@ class KvmHeldRanges:
 
     def __init__(self, raw: CData) -> None:
         self._raw = raw
+        # As often as `lease`: spared a call.
+        self.release: Callable[[HeldKind, int], bool] = partial(lib.pyvmm_held_release, raw)
+        """Give back what the number was given for; tell whether a conversion waits."""
 
     def add_region(self, slot: int, gpa: int, size: int, offset: int, *, writable: bool) -> None:
         """There is memory, all shared. Raises `InternalError` where there is some already."""
@@ -40,9 +43,9 @@ class KvmHeldRanges:
         """Tell whether it is within one region, and all of it shared."""
         return bool(lib.pyvmm_held_is_shared(self._raw, gpa, size))
 
-    def lease(self, rows: Rows, *, writable: bool) -> int:
+    def lease(self, rows: Rows, writable: bool) -> int:
         """Lease all of the rows or none; see `HeldRanges`."""
-        number: int = _lease(self._raw, _from_buffer(_ROW, rows), len(rows) // 2, writable)
+        number: int = _lease(self._raw, _from_buffer(_ROW, rows), len(rows) >> 1, writable)
         return number
 
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
@@ -57,10 +60,6 @@ class KvmHeldRanges:
                 "one is empty or wraps, or there are too many",
             )
         return number
-
-    def release(self, number: int, kind: HeldKind) -> bool:
-        """Give back what the number was given for; tell whether a conversion waits."""
-        return bool(_release(self._raw, kind, number))
 
     def leased(self, gpa: int, size: int) -> int:
         """The number of a lease of any of it; 0 where there is none."""

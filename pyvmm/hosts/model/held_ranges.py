@@ -72,7 +72,7 @@ class ModelHeldRanges:
             region = self._region_of(gpa, size)
             return region is not None and size > 0 and _all_shared(region, gpa, size)
 
-    def lease(self, rows: Rows, *, writable: bool) -> int:
+    def lease(self, rows: Rows, writable: bool) -> int:
         """Lease all of the rows or none; see `HeldRanges`."""
         ranges = list(zip(rows[::2], rows[1::2], strict=True))
         refused = _ill_formed(ranges, writable=writable)
@@ -101,7 +101,7 @@ class ModelHeldRanges:
         with self._lock():
             return self._add(ranges, kind)
 
-    def release(self, number: int, kind: HeldKind) -> bool:
+    def release(self, kind: HeldKind, number: int, /) -> bool:
         """Give back what the number was given for; tell whether a conversion waits."""
         with self._lock():
             self._held[kind] = [one for one in self._held[kind] if one[2] != number]
