@@ -27,7 +27,7 @@ def compiled(name: str) -> Path:
     Raises `CannotRunError`.
     """
     program = BUILD / name
-    sources = (HERE / f"{name}.c", HERE / "baseline.h", KVM_ABI)
+    sources = (HERE / f"{name}.c", HERE / "baseline.h", *KVM_ABI.parent.glob("*.[ch]"))
     newest = max(source.stat().st_mtime for source in sources)
     if program.exists() and program.stat().st_mtime > newest:
         return program

@@ -120,5 +120,11 @@ def cells_of_python(size: int, scale: float = 1.0) -> tuple[Cell, ...]:
     return tuple(_scaled(cell, scale / (32 if size == PAGE_SIZE else 4)) for cell in asked)
 
 
+def cells_of_held(size: int, scale: float = 1.0) -> tuple[Cell, ...]:
+    """What is measured once more while somebody holds memory elsewhere: requests of one page."""
+    asked = (cell for cell in _CELLS[size] if cell.kind is Kind.SWEEPS and size == PAGE_SIZE)
+    return tuple(_scaled(cell, scale) for cell in asked)
+
+
 def _scaled(cell: Cell, scale: float) -> Cell:
     return replace(cell, count=max(1, int(cell.count * scale)))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from benchmarks import baselines, in_lab
-from benchmarks.conversion_cells import cells, cells_of_python, sizes
+from benchmarks.conversion_cells import cells, cells_of_held, cells_of_python, sizes
 from benchmarks.figures import at_least
 from benchmarks.measure import Comparison, Effort, Result, Step
 from pyvmm.rules.abi import PAGE_SIZE
@@ -16,6 +16,7 @@ RUNS = 7
 _WHAT = {
     "C": "attributes, then the discard, around KVM_RUN",
     "pyvmm": "GuestMemory over the host API, with the host's fast path",
+    "held": "the same while a device listens, and another has a lease, elsewhere",
     "Python": "the same without the fast path: every conversion leaves for Python",
 }
 
@@ -31,6 +32,7 @@ def run(effort: Effort, step: Step) -> Result:
         in_lab.told(f"{name}, {label}", what)
         for label in sizes(effort.scale)
         for name, what in _WHAT.items()
+        if name != "held" or cells_of_held(sizes()[label])
     ]
     return in_lab.take_in(Result(NAME, TITLE, subjects, {}, comparisons(effort.scale)), answer)
 
@@ -44,6 +46,10 @@ def comparisons(scale: float = 1.0) -> list[Comparison]:
         for cell in cells(size):
             figures = cell.figures(1.0, 1.0)
             found += [Comparison(one, f"pyvmm, {label}", baseline, target) for one in figures]
+        for cell in cells_of_held(size):
+            figures = cell.figures(1.0, 1.0)
+            pair = f"held, {label}", f"pyvmm, {label}"
+            found += [Comparison(one, *pair, at_least(0.95)) for one in figures]
         for cell in cells_of_python(size):
             figures = cell.figures(1.0, 1.0)
             found += [Comparison(one, f"Python, {label}", baseline) for one in figures]

@@ -46,10 +46,13 @@ def main() -> None:
         by_python[f"all {cell.kind.value}"] += _conversions(cell)
         return answer
 
+    def held(cell: Cell) -> dict[str, float]:
+        return conversions_pyvmm.measured(code, cell, fast=True, held=True)
+
     def python(cell: Cell) -> dict[str, float]:
         return conversions_pyvmm.measured(code, cell, fast=False)
 
-    measures = {"C": c, "pyvmm": pyvmm, "Python": python}
+    measures = {"C": c, "pyvmm": pyvmm, "held": held, "Python": python}
     turns = list(_turns(measures, options.scale))
     # Cell by cell: the sides of a pair are then measured within a second of each other.
     taken = take_turns(
@@ -83,10 +86,16 @@ class _Turn:
 
 def _turns(measures: Mapping[str, Measure], scale: float) -> Iterator[_Turn]:
     for label, size in sizes(scale).items():
-        fewer = {cell.what: cell for cell in conversion_cells.cells_of_python(size, scale)}
+        fewer = {
+            name: {cell.what: cell for cell in of(size, scale)}
+            for name, of in (
+                ("Python", conversion_cells.cells_of_python),
+                ("held", conversion_cells.cells_of_held),
+            )
+        }
         for cell in conversion_cells.cells(size, scale):
             for name, measure in measures.items():
-                its = fewer.get(cell.what) if name == "Python" else cell
+                its = fewer[name].get(cell.what) if name in fewer else cell
                 if its is not None:
                     side = f"{name}, {label}"
                     yield _Turn(side, _subject(f"{side}: {its.what}", measure, its))

@@ -79,11 +79,29 @@ class Guest:
             self.memory.conversion.withhold(DATA_GPA, self.cell.data_size)
 
 
+class _Deaf:
+    """A device that does nothing about what it is told."""
+
+    def leaving(self, range_: GpaRange) -> None:
+        pass
+
+    def joined(self, range_: GpaRange) -> None:
+        pass
+
+
 @contextmanager
 def guest(
-    code: bytes, cell: Cell, *, fast: bool, host: Callable[[], System] = KvmSystem
+    code: bytes,
+    cell: Cell,
+    *,
+    fast: bool,
+    held: bool = False,
+    host: Callable[[], System] = KvmSystem,
 ) -> Iterator[Guest]:
-    """A guest of a private VM of its own, on `host`; all closed at the end."""
+    """A guest of a private VM of its own, on `host`; all closed at the end.
+
+    `held`: a device listens to conversions of the guest's code, and another leases a part of it.
+    """
     with ExitStack() as stack:
         system = stack.enter_context(host())
         vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
@@ -94,6 +112,11 @@ def guest(
         memory.regions.add(shared.sides)
         memory.write(0, code)
         _add_data(stack, system, vm, memory, cell)
+        if held:
+            code_range = GpaRange(0, CODE_SIZE)
+            memory.regions.listen(_Deaf(), [code_range])
+            pages = [(gpa, PAGE_SIZE) for gpa in range(PAGE_SIZE, 9 * PAGE_SIZE, PAGE_SIZE)]
+            stack.enter_context(memory.lease(pages, writable=True))
         if not fast:
             vm.conversions.serve([])
         elif cell.kind is Kind.TO_SHARED:
@@ -136,11 +159,16 @@ def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cel
 
 
 def measured(
-    code: bytes, cell: Cell, *, fast: bool, host: Callable[[], System] = KvmSystem
+    code: bytes,
+    cell: Cell,
+    *,
+    fast: bool,
+    held: bool = False,
+    host: Callable[[], System] = KvmSystem,
 ) -> dict[str, float]:
     """One measurement: seconds by direction, and how many conversions Python made."""
     to_private = to_shared = 0.0
-    with guest(code, cell, fast=fast, host=host) as one:
+    with guest(code, cell, fast=fast, held=held, host=host) as one:
         one.stretch()
         for _ in range(cell.sweeps):
             if cell.kind is Kind.SWEEPS:

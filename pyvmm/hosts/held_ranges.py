@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import enum
-from array import array
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol
 
-Rows: TypeAlias = "array[int]"
-"""Unsigned 64-bit numbers (``array("Q")``), two for each range."""
+SEVERAL: Final = 0xFFFF
+"""Lower 16 bits of the number of a lease of more than one region; otherwise they are the slot."""
 
 
 class HeldKind(enum.IntEnum):
@@ -63,8 +62,8 @@ class HeldRanges(Protocol):
     `note`.
     """
 
-    def add_region(self, slot: int, gpa: int, size: int, offset: int, *, writable: bool) -> None:
-        """There is memory, all shared: whole pages; `offset` is of the first byte in its view.
+    def add_region(self, slot: int, gpa: int, size: int, *, writable: bool) -> None:
+        """There is memory, all shared: whole pages; `slot` is below `SEVERAL`.
 
         Raises `InternalError` where there is some already, or the slot is taken.
         """
@@ -82,11 +81,12 @@ class HeldRanges(Protocol):
         """Tell whether [gpa, gpa + size) is within one region, and all of it shared."""
         ...
 
-    def lease(self, rows: Rows, writable: bool) -> int:
-        """Lease all of `rows`, each a GPA and a length, or none; a number to `release` them by.
+    def lease(self, numbers: list[int], writable: bool) -> int:
+        """Lease ranges, all or none: a GPA and a length for each. A number to `release` them by.
 
-        Each row becomes the offset of its first byte in its region's view, and the region's slot. A
-        negative number: refused (`refused_row`), and `rows` is as it was.
+        Its lower 16 bits are the slot that all of them are in, or `SEVERAL`. A negative number:
+        refused (`refused_row`). Raises `OverflowError` and `TypeError` for what are no unsigned
+        64-bit numbers.
         """
         ...
 

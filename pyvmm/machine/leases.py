@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from pyvmm.errors import ConversionRefusedError, InternalError, PyvmmError
-from pyvmm.hosts.held_ranges import HeldKind, HeldRanges, LeaseRefusal, refused_row
+from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal, refused_row
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
 
@@ -64,7 +64,7 @@ class Lease:
     __slots__ = ("_give_back", "_number", "views")
 
     def __init__(
-        self, give_back: Callable[[int], None], number: int, views: list[memoryview]
+        self, give_back: Callable[[int], None], number: int, views: Sequence[memoryview]
     ) -> None:
         self._give_back = give_back
         self._number = number
@@ -76,12 +76,11 @@ class Lease:
         Raises `BufferError` while a view is in use (a system call, an array made of it): then the
         lease goes on.
         """
-        for view in self.views:
-            view.release()
-        self.views = []
-        number, self._number = self._number, 0
-        if number:
-            self._give_back(number)
+        if self.views:
+            for view in self.views:
+                view.release()
+            self.views = ()
+            self._give_back(self._number)
 
     def __enter__(self) -> Self:
         return self
@@ -134,21 +133,21 @@ class Leases:
         if not 0 < len(ranges) <= MOST_RANGES:
             raise self._refused_number(len(ranges))
         try:
-            rows = array("Q", chain.from_iterable(ranges))
+            numbers = [*chain.from_iterable(ranges)]
+            if len(numbers) != 2 * len(ranges):
+                raise _refused_numbers(ranges)
+            number = self._lease(numbers, writable)
         except (OverflowError, TypeError) as error:
             raise _refused_numbers(ranges) from error
-        if len(rows) != 2 * len(ranges):
-            raise _refused_numbers(ranges)
-        number = self._lease(rows, writable)
         if number < 0:
             raise self._refused(ranges, *refused_row(number))
         try:
-            bases = self._tracked.bases
-            places = iter(rows.tolist())  # Offsets and slots now, in turn.
-            views = [
-                bases[slot][offset : offset + size]
-                for offset, slot, (_, size) in zip(places, places, ranges)  # noqa: B905 - as long
-            ]
+            slot = number & SEVERAL
+            if slot == SEVERAL:
+                views = [self._view(gpa, size) for gpa, size in ranges]
+            else:
+                base, first = self._tracked.bases[slot]
+                views = [base[gpa - first : gpa - first + size] for gpa, size in ranges]
             if not writable:
                 views = [view.toreadonly() for view in views]
             self._holders[number] = holder
@@ -158,6 +157,13 @@ class Leases:
             if isinstance(failure, ValueError):  # Three numbers and one are as many as two and two.
                 raise _refused_numbers(ranges) from failure
             raise
+
+    def _view(self, gpa: int, size: int) -> memoryview:
+        """The memory of a range that is leased by now, so that its region stays."""
+        for base, first in tuple(self._tracked.bases.values()):
+            if first <= gpa < first + len(base):
+                return base[gpa - first : gpa - first + size]
+        raise InternalError(f"find gpa {gpa:#x}, which is leased", "there is no such memory")
 
     def give_back(self, number: int) -> None:
         """The lease of that number has ended."""

@@ -34,8 +34,8 @@ class TrackedMemory:
         self.regions = RegionTable()
         self.held = vm.conversions.held
         self.states = MirroredStates(self.held)
-        self.bases: dict[int, memoryview] = {}
-        """All of each region's shared side, by slot: leases are slices of these."""
+        self.bases: dict[int, tuple[memoryview, int]] = {}
+        """All of each region's shared side and its GPA, by slot: leases are slices of these."""
         self.is_closed = False
         self.unplugged: dict[int, MemorySides] = {}
         self.executor = ConversionExecutor(
@@ -66,12 +66,12 @@ class TrackedMemory:
         region = sides.region
         regions = self.regions.with_region(region)
         self.held.add_region(
-            region.slot, region.range.start, region.range.size, 0, writable=sides.is_writable
+            region.slot, region.range.start, region.range.size, writable=sides.is_writable
         )
         self.states.add(region.range, PageState.SHARED)
         self.sides[region.slot] = sides
         self.regions = regions
-        self.bases[region.slot] = sides.view(region.range)
+        self.bases[region.slot] = sides.view(region.range), region.range.start
         self.note_change()
 
     def forget(self, sides: MemorySides) -> None:
@@ -86,7 +86,7 @@ class TrackedMemory:
 
     def _take_base_away(self, slot: int) -> None:
         self.held.remove_region(slot)
-        self.bases.pop(slot).release()
+        self.bases.pop(slot)[0].release()
 
     def note_change(self) -> None:
         """Regions have come or gone: an access that could not be resolved may be now."""

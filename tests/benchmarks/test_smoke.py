@@ -62,6 +62,9 @@ def test_conversions_run_in_the_lab_and_make_the_same_system_calls(tmp_path: Pat
     for name, subject in found["subjects"].items():
         for figure, spread in subject["figures"].items():
             assert spread["min"] > 0, f"{name}: {figure}"
+    held = [one for one in found["comparisons"] if one["subject"].startswith("held")]
+    assert {one["baseline"] for one in held} == {"pyvmm, 4 KiB"}
+    assert len(held) == 4
     names = {one["figure"] for one in found["comparisons"] if one["target"]}
     for kind in ("nothing_in_use", "page_in_use", "implicit"):
         assert {f"{kind}_to_private_per_s", f"{kind}_to_shared_per_s"} <= names
@@ -77,6 +80,17 @@ def test_conversions_run_in_the_lab_and_make_the_same_system_calls(tmp_path: Pat
 
 def count_of(call: str, remark: str) -> str | None:
     return dict(part.split(" ") for part in remark.split(", ")).get(call)
+
+
+@pytest.mark.kvm
+@pytest.mark.slow
+def test_leases_are_measured_beside_c(tmp_path: Path) -> None:
+    found = measured("leases", tmp_path)
+    assert set(found["subjects"]) == {"C", "pyvmm"}
+    for subject in found["subjects"].values():
+        assert subject["figures"]["lease_us"]["min"] > 0
+    (table,) = found["tables"]
+    assert "target <= 3 us" in table["rows"][0][2]
 
 
 @pytest.mark.lab

@@ -104,7 +104,7 @@ def test_views_are_the_memory_itself_until_the_lease_is_closed(world: World) -> 
             view[0]
     assert not world.is_leased()
     lease.close()
-    assert lease.views == []
+    assert not lease.views
     assert world.memory.read(MORE_RAM.start, 2) == b"xy"
 
 

@@ -14,7 +14,6 @@
 struct region {
     uint64_t gpa;
     uint64_t size;
-    uint64_t offset;
     uint64_t *not_shared; /* a bit for each page */
     uint32_t slot;
     bool writable;
@@ -180,12 +179,12 @@ static int insert_region(struct pyvmm_held *held, const struct region *region)
 }
 
 int pyvmm_held_add_region(struct pyvmm_conversions *conversions, uint32_t slot, uint64_t gpa,
-                          uint64_t size, uint64_t offset, bool writable)
+                          uint64_t size, bool writable)
 {
-    if (size == 0 || (gpa | size) % PAGE_SIZE != 0 || size - 1 > UINT64_MAX - gpa)
+    if (slot >= PYVMM_HELD_SEVERAL || size == 0 || (gpa | size) % PAGE_SIZE != 0 || size - 1 > UINT64_MAX - gpa)
         return -EINVAL;
     uint64_t words = ((size / PAGE_SIZE) + BITS - 1) / BITS;
-    struct region region = {gpa, size, offset, calloc(words, sizeof(uint64_t)), slot, writable};
+    struct region region = {gpa, size, calloc(words, sizeof(uint64_t)), slot, writable};
     if (region.not_shared == NULL)
         return -ENOMEM;
     bool entered = enter(conversions);
@@ -302,9 +301,9 @@ static int64_t ill_formed(const uint64_t *rows, uint32_t count, bool writable)
     return row < 0 ? 0 : refusal((uint32_t)row, PYVMM_LEASE_OVERLAPS);
 }
 
-static int refused(const struct pyvmm_held *held, uint64_t gpa, uint64_t size, bool writable)
+static int refused(const struct pyvmm_held *held, const struct region *region, uint64_t gpa,
+                   uint64_t size, bool writable)
 {
-    const struct region *region = region_at(held, gpa);
     if (region == NULL || size > region->size - (gpa - region->gpa))
         return PYVMM_LEASE_NO_MEMORY;
     if (!all_shared(region, gpa, gpa + (size - 1)))
@@ -314,29 +313,33 @@ static int refused(const struct pyvmm_held *held, uint64_t gpa, uint64_t size, b
     return overlapping(&held->tables[PYVMM_HELD_WAITING], gpa, size) ? PYVMM_LEASE_CONVERTING : 0;
 }
 
-static int64_t lease(struct pyvmm_held *held, uint64_t *rows, uint32_t count, bool writable)
+static int64_t next_number(struct pyvmm_held *held, uint32_t slot)
+{
+    return ++held->last_number << 16 | slot;
+}
+
+static int64_t lease(struct pyvmm_held *held, const uint64_t *rows, uint32_t count, bool writable)
 {
     struct table *table = &held->tables[PYVMM_HELD_LEASE];
+    uint32_t slot = 0;
     if (held->closed)
         return refusal(0, PYVMM_LEASE_CLOSED);
     for (uint32_t i = 0; i < count; i++) {
-        int reason = refused(held, rows[2 * i], rows[2 * i + 1], writable);
+        const struct region *region = region_at(held, rows[2 * i]);
+        int reason = refused(held, region, rows[2 * i], rows[2 * i + 1], writable);
         if (reason != 0)
             return refusal(i, reason);
+        slot = i == 0 || slot == region->slot ? region->slot : PYVMM_HELD_SEVERAL;
     }
     if (!make_room(table, count))
         return refusal(0, PYVMM_LEASE_TOO_MANY);
-    append(table, rows, count, ++held->last_number);
-    for (uint32_t i = 0; i < count; i++) {
-        const struct region *region = region_at(held, rows[2 * i]);
-        rows[2 * i] += region->offset - region->gpa;
-        rows[2 * i + 1] = region->slot;
-    }
-    return held->last_number;
+    int64_t number = next_number(held, slot);
+    append(table, rows, count, number);
+    return number;
 }
 
-int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, uint64_t *rows, uint32_t count,
-                         bool writable)
+int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const uint64_t *rows,
+                         uint32_t count, bool writable)
 {
     int64_t result = ill_formed(rows, count, writable);
     if (result != 0)
@@ -357,7 +360,7 @@ int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, co
     struct pyvmm_held *held = pyvmm_conversions_held(conversions);
     int64_t result = -ENOMEM;
     if (make_room(&held->tables[kind], count)) {
-        result = ++held->last_number;
+        result = next_number(held, PYVMM_HELD_SEVERAL);
         append(&held->tables[kind], rows, count, result);
     }
     leave(conversions, entered);

@@ -18,6 +18,8 @@ struct pyvmm_conversions;
 #define PYVMM_HELD_WAITING 2
 #define PYVMM_HELD_KINDS 3
 
+#define PYVMM_HELD_SEVERAL 0xffff
+
 /* Of one kind, at a time. */
 #define PYVMM_HELD_RANGES 65536
 
@@ -37,20 +39,24 @@ struct pyvmm_conversions;
  * GPA and size; functions that can fail return a negative errno.
  */
 
-/* Whole pages, all shared; -ENOMEM, -EEXIST for a slot or a range that is there. */
+/*
+ * Whole pages, all shared; -ENOMEM, -EEXIST for a slot or a range that is there, -EINVAL for a slot
+ * from PYVMM_HELD_SEVERAL on.
+ */
 int pyvmm_held_add_region(struct pyvmm_conversions *conversions, uint32_t slot, uint64_t gpa,
-                          uint64_t size, uint64_t offset, bool writable);
+                          uint64_t size, bool writable);
 void pyvmm_held_remove_region(struct pyvmm_conversions *conversions, uint32_t slot);
 /* Notes what Python has converted: whole pages, in any number of regions. */
 void pyvmm_held_note(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size, bool shared);
 /* Whether all of it is in one region, and shared. */
 bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size);
 /*
- * Takes a lease on all rows or on none, and gives its number. Each row becomes the offset of its
- * first byte (from the region's) and the region's slot. `writable`: no row may overlap another.
+ * Takes a lease on all rows or on none, and gives its number, whose lower 16 bits are the slot of the
+ * region that has all of them: PYVMM_HELD_SEVERAL where there is more than one. `writable`: no row
+ * may overlap another.
  */
-int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, uint64_t *rows, uint32_t count,
-                         bool writable);
+int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const uint64_t *rows,
+                         uint32_t count, bool writable);
 /* Holds the rows, of whatever kind but a lease; the number to release them by. */
 int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, const uint64_t *rows,
                         uint32_t count);

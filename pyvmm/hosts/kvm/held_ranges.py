@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from pyvmm.errors import InternalError, UsageError
-from pyvmm.hosts.held_ranges import HeldKind, Rows
-from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
+from pyvmm.hosts.held_ranges import HeldKind
+from pyvmm.hosts.kvm.binding import CData, lib, new
 
-_from_buffer = ffi.from_buffer
 _lease = lib.pyvmm_held_lease
 _ROW = "uint64_t[]"
 
@@ -24,9 +23,9 @@ class KvmHeldRanges:
         self.release: Callable[[HeldKind, int], bool] = partial(lib.pyvmm_held_release, raw)
         """Give back what the number was given for; tell whether a conversion waits."""
 
-    def add_region(self, slot: int, gpa: int, size: int, offset: int, *, writable: bool) -> None:
+    def add_region(self, slot: int, gpa: int, size: int, *, writable: bool) -> None:
         """There is memory, all shared. Raises `InternalError` where there is some already."""
-        if lib.pyvmm_held_add_region(self._raw, slot, gpa, size, offset, writable):
+        if lib.pyvmm_held_add_region(self._raw, slot, gpa, size, writable):
             raise InternalError(
                 f"note memory region {slot} at {gpa:#x}", "it is there already, or memory is short"
             )
@@ -43,9 +42,9 @@ class KvmHeldRanges:
         """Tell whether it is within one region, and all of it shared."""
         return bool(lib.pyvmm_held_is_shared(self._raw, gpa, size))
 
-    def lease(self, rows: Rows, writable: bool) -> int:
-        """Lease all of the rows or none; see `HeldRanges`."""
-        number: int = _lease(self._raw, _from_buffer(_ROW, rows), len(rows) >> 1, writable)
+    def lease(self, numbers: list[int], writable: bool) -> int:
+        """Lease all of the ranges or none; see `HeldRanges`."""
+        number: int = _lease(self._raw, numbers, len(numbers) >> 1, writable)
         return number
 
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:

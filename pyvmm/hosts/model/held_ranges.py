@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from pyvmm.errors import InternalError, UsageError
-from pyvmm.hosts.held_ranges import HeldKind, LeaseRefusal, Rows
+from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, LeaseRefusal
 from pyvmm.rules.abi import PAGE_SIZE
 
 _END = 1 << 64
@@ -21,7 +22,6 @@ class _Region:
     slot: int
     gpa: int
     size: int
-    offset: int
     writable: bool
     not_shared: set[int] = field(default_factory=set)
 
@@ -41,13 +41,13 @@ class ModelHeldRanges:
         with self._lock():
             self._closed = True
 
-    def add_region(self, slot: int, gpa: int, size: int, offset: int, *, writable: bool) -> None:
+    def add_region(self, slot: int, gpa: int, size: int, *, writable: bool) -> None:
         """There is memory, all shared. Raises `InternalError` where there is some already."""
         with self._lock():
             there = any(_overlap(gpa, size, one.gpa, one.size) for one in self._regions.values())
             if there or slot in self._regions:
                 raise InternalError(f"note memory region {slot} at {gpa:#x}", "it is there already")
-            self._regions[slot] = _Region(slot, gpa, size, offset, writable)
+            self._regions[slot] = _Region(slot, gpa, size, writable)
 
     def remove_region(self, slot: int) -> None:
         """The region is there no longer."""
@@ -72,27 +72,25 @@ class ModelHeldRanges:
             region = self._region_of(gpa, size)
             return region is not None and size > 0 and _all_shared(region, gpa, size)
 
-    def lease(self, rows: Rows, writable: bool) -> int:
-        """Lease all of the rows or none; see `HeldRanges`."""
-        ranges = list(zip(rows[::2], rows[1::2], strict=True))
+    def lease(self, numbers: list[int], writable: bool) -> int:
+        """Lease all of the ranges or none; see `HeldRanges`."""
+        numbers = array("Q", numbers).tolist()  # Raises what the compiled ones raise.
+        ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
         refused = _ill_formed(ranges, writable=writable)
         if refused:
             return refused
         with self._lock():
             if self._closed:
                 return -LeaseRefusal.CLOSED.code
-            regions: list[_Region] = []
+            slots = set()
             for index, (gpa, size) in enumerate(ranges):
                 region, reason = self._lookup(gpa, size, writable=writable)
                 if reason is not None or region is None:
                     return -(16 * index + (reason or LeaseRefusal.NO_MEMORY).code)
-                regions.append(region)
+                slots.add(region.slot)
             if len(self._held[HeldKind.LEASE]) + len(ranges) > MOST_RANGES:
                 return -LeaseRefusal.TOO_MANY.code
-            for index, ((gpa, _), region) in enumerate(zip(ranges, regions, strict=True)):
-                rows[2 * index] = region.offset + gpa - region.gpa
-                rows[2 * index + 1] = region.slot
-            return self._add(ranges, HeldKind.LEASE)
+            return self._add(ranges, HeldKind.LEASE, *slots)
 
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
         """Hold ranges in another way than as a lease. Raises `UsageError` as the interface says."""
@@ -118,10 +116,11 @@ class ModelHeldRanges:
 
     # -- under the lock --
 
-    def _add(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
+    def _add(self, ranges: Sequence[tuple[int, int]], kind: HeldKind, *slots: int) -> int:
         self._last += 1
-        self._held[kind] += [(gpa, size, self._last) for gpa, size in ranges]
-        return self._last
+        number = self._last << 16 | (slots[0] if len(slots) == 1 else SEVERAL)
+        self._held[kind] += [(gpa, size, number) for gpa, size in ranges]
+        return number
 
     def _overlapping(self, kind: HeldKind, gpa: int, size: int) -> int:
         return next(
