@@ -132,7 +132,7 @@ class VcpuThread:
         while True:
             if control.attention:
                 if not control.is_over:
-                    vcpu.complete()
+                    self._settle(vcpu)
                 if not control.attend(self.index, vcpu):
                     return
             if console.is_full:
@@ -144,6 +144,22 @@ class VcpuThread:
                 port_out(reason.port, reason.size, reason.count, reason.data)
             else:
                 handler_of(type(reason), unhandled)(reason)
+
+    def _settle(self, vcpu: Vcpu) -> None:
+        """Complete the last exit, and answer what comes of that: nothing is under way any more."""
+        while vcpu.complete() and not self._control.is_over:
+            reason = vcpu.run()
+            if type(reason) is exits.PostedFull:
+                # Waiting for room would be for whoever has stopped this thread.
+                self._board.drain_posted()
+            else:
+                self._answer(reason)
+
+    def _answer(self, reason: exits.Exit) -> None:
+        if type(reason) is exits.IoOut:
+            self._board.port_out(reason.port, reason.size, reason.count, reason.data)
+        else:
+            self._handlers.get(type(reason), self._unhandled)(reason)
 
     def _conclude(self, vcpu: Vcpu) -> None:
         ending = self._control.ending

@@ -81,15 +81,18 @@ def test_a_full_ring_loses_nothing_and_doubles_nothing(guest: MakeGuest, capacit
         assert made.vcpu.run() == exits.PostedFull()  # as long as nobody drains
         made.vcpu.kick()
         assert made.vcpu.run() == exits.Interrupted()
-        made.vcpu.complete()  # must not complete what was not taken
+        assert made.vcpu.complete()  # must not complete what was not taken
         taken = made.vm.posted.drain()
         assert [port for port, _ in taken] == [0xF1]
         assert len(taken[0][1]) == capacity
         values += taken[0][1]
+        # Who has completed gets what was kept, and no further.
+        assert made.vcpu.run() == exits.Interrupted()
     assert values == [number & 0xFF for number in range(len(values))]
     made.vm.posted.post_port(0xF1, write=False, read_value=None)
-    expected = len(values) & 0xFF
-    assert made.vcpu.run() == exits.IoOut(0xF1, 1, 1, bytes([expected]))
+    kept, after = len(values) & 0xFF, len(values) + 1 & 0xFF
+    assert made.vcpu.run() == exits.IoOut(0xF1, 1, 1, bytes([after]))
+    assert made.vm.posted.drain() == [(0xF1, bytes([kept]))]
 
 
 def test_drained_while_it_runs(guest: MakeGuest) -> None:

@@ -38,6 +38,9 @@ struct pyvmm_vcpu {
     /* kvm_run holds an exit that nobody has seen yet: KVM_RUN must not be called, because it would
      * complete an access that was not performed. */
     bool undelivered;
+    /* The exit that is kept is to be answered, and the guest not to be entered: who has completed
+     * the one before may have used up a kick. */
+    bool completed;
     bool delivered; /* kvm_run holds an exit that was returned and not answered yet */
     bool finishes_hypercalls; /* see pyvmm_vcpu_finish_hypercalls */
     unsigned int refused; /* how often in a row KVM_RUN has answered EAGAIN */
@@ -269,6 +272,8 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
         __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
         if (__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST) != 0)
             return interrupted(vcpu);
+        bool no_further = vcpu->undelivered && vcpu->completed;
+        vcpu->completed = false;
         int error = vcpu->undelivered ? 0 : enter(vcpu);
         vcpu->refused = error == EAGAIN ? vcpu->refused + 1 : 0;
         if (vcpu->refused >= REFUSALS)
@@ -288,8 +293,11 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
         }
         vcpu->undelivered = false;
         pyvmm_history_add(&vcpu->history, vcpu->run, code != PYVMM_BROKEN_RUN);
-        if (taking == TAKEN)
+        if (taking == TAKEN) {
+            if (no_further)
+                return PYVMM_INTERRUPTED;
             continue;
+        }
         pyvmm_history_count(&vcpu->history, vcpu->run->exit_reason);
         vcpu->delivered = code != PYVMM_BROKEN_RUN;
         return code;
@@ -334,6 +342,7 @@ int pyvmm_vcpu_complete(struct pyvmm_vcpu *vcpu)
         else if (error != EINTR && error != EAGAIN)
             result = -error;
     }
+    vcpu->completed = vcpu->undelivered;
     end_run(vcpu);
     return result;
 }
