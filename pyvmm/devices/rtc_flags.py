@@ -105,6 +105,8 @@ class RtcFlags:
 
     def reset(self) -> None:
         """Nothing has happened; the line goes down. `configure` comes next."""
+        # With the old registers its look at what has happened since could interrupt.
+        self._enabled, self._period, self._stands = Flag(0), None, True
         self._put(Flag(0))
         self._looked = self._now()
 

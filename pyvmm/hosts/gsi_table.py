@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.hosts.interrupts import Msi, Trigger
@@ -21,15 +20,17 @@ MOST_MESSAGES = 4096 - 40
 """Messages for which there is room: KVM takes 4096 routes, and the pins need 40."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class PinHolder:
-    """One device's hold on a pin; two are the same only if they are one."""
+    """One device's hold on a pin."""
 
-    gsi: int
-    owner: str
-    trigger: Trigger
-    shared: bool
-    resample: bool
+    def __init__(
+        self, gsi: int, owner: str, trigger: Trigger, *, shared: bool, resample: bool
+    ) -> None:
+        self.gsi = gsi
+        self.owner = owner
+        self.trigger = trigger
+        self.shared = shared
+        self.resample = resample
 
     def refused(self, doing: str, cause: str = "") -> UsageError:
         """The error for what a line of this kind is not for, or for `cause`."""
@@ -71,7 +72,7 @@ class GsiTable:
                     f"{other.owner} drives it by {other.trigger.value}, this by {trigger.value}",
                     "give one of them another",
                 )
-        holder = PinHolder(gsi, owner, trigger, shared, resample)
+        holder = PinHolder(gsi, owner, trigger, shared=shared, resample=resample)
         holders.append(holder)
         return holder
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts.owner import Owned
 from pyvmm.rules.abi import APIC_DEFAULT_BASE
 
+# Values are named tuples: every command that runs a guest imports this, and they are made quicker
+# than dataclasses.
 _APIC_WINDOW = APIC_DEFAULT_BASE >> 20
 _PORTS = 1 << 16
 _GPA_END = 1 << 64
@@ -33,8 +34,7 @@ class Trigger(enum.Enum):
     """Up as long as there is a reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Msi:
+class Msi(NamedTuple):
     """A message-signalled interrupt: `address` is a GPA, `data` 32 bits (SDM vol. 3A, 11.11)."""
 
     address: int
@@ -47,8 +47,7 @@ class Msi:
         return (self.address & 0xFFFF_FFFF) >> 20 == _APIC_WINDOW
 
 
-@dataclass(frozen=True, slots=True)
-class SavedMessage:
+class SavedMessage(NamedTuple):
     """State of a `MessageInterrupt`."""
 
     msi: Msi | None
@@ -56,8 +55,7 @@ class SavedMessage:
     pending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DoorbellPlace:
+class DoorbellPlace(NamedTuple):
     """Writes that ring a doorbell: `size` bytes to `address`, a port where `is_port`, else a GPA.
 
     `value`: only when this is written.

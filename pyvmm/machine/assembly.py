@@ -22,6 +22,7 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.config import ImplicitPolicy, IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
+from pyvmm.machine.device_interrupts import DeviceInterrupts
 from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.hosts import open_host
@@ -97,6 +98,9 @@ class Assembly(StackOwner):
             if self._interrupts:
                 self.vm.create_irqchip()
                 self.vm.create_pit()
+            self.interrupts = stack.enter_context(
+                DeviceInterrupts(self.vm, has_controllers=self._interrupts)
+            )
             self.ram = stack.enter_context(
                 GuestRam(
                     self.system,
@@ -144,7 +148,7 @@ class Assembly(StackOwner):
             console=console,
             end=control.end,
             reset=control.guest_reset,
-            set_irq_line=self.vm.set_irq_line if self._interrupts else None,
+            interrupts=self.interrupts,
             fw_cfg=self._fw_cfg_items,
             dma=GuestDma(self.memory, "fw_cfg"),
             launched=None if self.launch is None else self.launch.complete,

@@ -50,7 +50,7 @@ def _devices(wiring: Wiring, choice: DeviceChoice) -> Iterator[PlacedDevice]:
     yield _keyboard(wiring)
     yield _at(ports.FAST_RESET, 1, FastReset(wiring.reset), "fast reset")
     yield _pci(wiring)
-    if wiring.set_irq_line is None:
+    if not wiring.has_controllers:
         yield _pit()
     timer = PmTimer(time.monotonic)
     yield _at(ports.PM_TIMER, ports.PM_TIMER_LENGTH, timer, "PM timer", width=4)
@@ -79,9 +79,10 @@ def _at(
 
 
 def _serial_port(wiring: Wiring) -> PlacedDevice:
-    uart = Uart16550(wiring.console.append, wiring.line(ports.COM1_IRQ))
+    name = "16550 at COM1"
+    uart = Uart16550(wiring.console.append, wiring.line(ports.COM1_IRQ, name))
     return PlacedDevice(
-        "16550 at COM1",
+        name,
         uart,
         (Window(_PORT, ports.COM1, ports.COM1_LENGTH, uart),),
         gsis=(ports.COM1_IRQ,),
@@ -90,13 +91,14 @@ def _serial_port(wiring: Wiring) -> PlacedDevice:
 
 
 def _clock(wiring: Wiring) -> PlacedDevice:
-    cmos = Cmos(_utc_now, wiring.memory, wiring.line(ports.CMOS_IRQ))
+    name = "CMOS clock"
+    cmos = Cmos(_utc_now, wiring.memory, wiring.line(ports.CMOS_IRQ, name))
     return PlacedDevice(
-        "CMOS clock",
+        name,
         cmos,
         (Window(_PORT, ports.CMOS_INDEX, ports.CMOS_LENGTH, cmos),),
         gsis=(ports.CMOS_IRQ,),
-        backend=None if wiring.set_irq_line is None else partial(ClockTask, cmos),
+        backend=partial(ClockTask, cmos) if wiring.has_controllers else None,
     )
 
 
@@ -138,7 +140,7 @@ def _pit() -> PlacedDevice:
 
 
 def _test_device(wiring: Wiring, choice: DeviceChoice) -> PlacedDevice:
-    device = PcTestDevice(wiring.set_irq_line)
+    device = PcTestDevice(wiring.pins("pc-testdev"))
     length = ports.TEST_LENGTH
     byte_banks = [
         Window(

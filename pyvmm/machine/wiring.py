@@ -9,6 +9,7 @@ from functools import partial
 
 from pyvmm.devices.fw_cfg import GuestBytes, Item
 from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.device_interrupts import DeviceInterrupts
 from pyvmm.machine.ending import Ending
 
 
@@ -17,20 +18,31 @@ class Wiring:
     """Callbacks and values by which devices reach the machine. No callback takes a device's guard.
 
     `memory` is the size of RAM in bytes; `end` ends the run, `reset` resets the machine; `console`
-    takes what the guest says. `set_irq_line(gsi, level)` is None on a machine without interrupt
-    controllers. `fw_cfg` makes the items that the guest is told, and `dma` is how it reaches guest
-    memory; None: there is no fw_cfg. `launched` is for the launch port of a private machine.
+    takes what the guest says. `interrupts` makes lines, messages and doorbells; None: nobody takes
+    any. `fw_cfg` makes the items that the guest is told, and `dma` is how it reaches guest memory;
+    None: there is no fw_cfg. `launched` is for the launch port of a private machine.
     """
 
     memory: int
     console: ConsolePort
     end: Callable[[Ending], None]
     reset: Callable[[], None]
-    set_irq_line: Callable[[int, bool], None] | None = None
+    interrupts: DeviceInterrupts | None = None
     fw_cfg: Callable[[], Mapping[int, Item]] = dict
     dma: GuestBytes | None = None
     launched: Callable[[], None] | None = None
 
-    def line(self, gsi: int) -> Callable[[bool], None] | None:
-        """Return the function that sets interrupt line `gsi`; None without controllers."""
-        return None if self.set_irq_line is None else partial(self.set_irq_line, gsi)
+    @property
+    def has_controllers(self) -> bool:
+        """True on a machine with interrupt controllers and a timer."""
+        return self.interrupts is not None and self.interrupts.has_controllers
+
+    def line(self, gsi: int, owner: str) -> Callable[[bool], None] | None:
+        """Return the function that sets `owner`'s line to a GSI; None without controllers."""
+        return None if self.interrupts is None else self.interrupts.level(gsi, owner)
+
+    def pins(self, owner: str) -> Callable[[int, bool], None] | None:
+        """Return the function that sets `owner`'s line to any GSI; None without controllers."""
+        if self.interrupts is None or not self.interrupts.has_controllers:
+            return None
+        return partial(self.interrupts.set_pin, owner)

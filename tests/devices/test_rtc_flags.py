@@ -178,3 +178,13 @@ def test_the_next_alarm_is_the_first_that_matches(
         for s in seconds
     ]
     assert found == min((time for time in all_ if time > WHEN), default=None)
+
+
+def test_time_that_passes_in_a_reset_does_not_interrupt() -> None:
+    clock = Clock()
+    clock.put(CmosByte.REGISTER_B, HOURS_24 | PERIODIC)
+    times = iter(WHEN + datetime.timedelta(seconds=step) for step in range(1, 20))
+    clock.cmos._flags._now = lambda: next(times)
+    clock.cmos.reset()
+    assert clock.cmos.save().flags.happened == 0
+    assert True not in clock.line
