@@ -22,7 +22,7 @@ from pyvmm.boot.pvh import entry_of, needs_of, pvh_boot_data, pvh_kernel
 from pyvmm.boot.recognise import ImageKind, recognise
 from pyvmm.boot.unpacking import unpacked
 from pyvmm.errors import ImageError, UsageError
-from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.address_map import AddressMap, memory_below
 from pyvmm.memory.layout import (
     COMMAND_LINE_MAX,
     HIGH_MEMORY_START,
@@ -259,8 +259,7 @@ def _check_fit(claims: Sequence[Claim], address_map: AddressMap, attempt: str) -
                 f"{claim} runs into the reserved range {_RESERVED.start:#x}..{_RESERVED.end:#x}",
                 "link it at 1 MiB or above",
             )
-        above_hole = where.start >= HOLE_END
-        needed = where.end - (_HOLE.size if above_hole else 0)
+        needed = memory_below(where.end)
         raise ImageError(
             attempt,
             f"{claim} lies outside the guest's {address_map.memory >> 20} MiB of memory",

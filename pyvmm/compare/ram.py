@@ -86,7 +86,8 @@ def regions_of(address_map: AddressMap, image_end: int) -> tuple[RamRegion, ...]
     The image's region goes up to the next multiple of 2 MiB: what a kernel keeps right behind
     itself (its BSS, its first page tables) is there.
     """
-    low_end = address_map.ram[0].range.end
+    low, *high = address_map.ram
+    low_end = low.range.end
     border = min(-(-max(image_end, HIGH_MEMORY_START) // (2 * MIB)) * 2 * MIB, low_end)
     regions = [
         RamRegion(LOW, GpaRange(0, HIGH_MEMORY_START), 0),
@@ -94,7 +95,7 @@ def regions_of(address_map: AddressMap, image_end: int) -> tuple[RamRegion, ...]
     ]
     if border < low_end:
         regions.append(RamRegion(REST, GpaRange(border, low_end), border))
-    regions += [RamRegion(ABOVE, one.range, one.file_offset) for one in address_map.ram[1:]]
+    regions += [RamRegion(ABOVE, one.range, one.file_offset) for one in high]
     return tuple(regions)
 
 

@@ -237,6 +237,11 @@ class AddressMap:
         )
 
 
+def memory_below(gpa: int) -> int:
+    """The most RAM, in bytes, that a machine has below `gpa`."""
+    return min(gpa, HOLE_START) + max(0, gpa - HOLE_END)
+
+
 def _check_size(memory: int) -> None:
     attempt = f"give the guest {memory} bytes of memory"
     if memory % PAGE_SIZE:

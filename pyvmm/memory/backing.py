@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
-from pyvmm.memory.address_map import AddressMap
-from pyvmm.memory.layout import HOLE_END, HOLE_START, LEAST_PHYSICAL_ADDRESS_BITS
+from pyvmm.memory.address_map import AddressMap, memory_below
+from pyvmm.memory.layout import LEAST_PHYSICAL_ADDRESS_BITS
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, KVM_MEM_MAX_NR_PAGES, PAGE_SIZE
 
 _SHARED_FLAGS = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
@@ -111,7 +111,7 @@ def check_size(address_map: AddressMap, available: int, physical_address_bits: i
     bits = physical_address_bits or LEAST_PHYSICAL_ADDRESS_BITS
     end = address_map.end
     if end > 1 << bits:
-        most = _most_memory_below(1 << bits) >> 20
+        most = memory_below(1 << bits) >> 20
         raise HostLacksError(
             attempt,
             f"its end, {end:#x}, is beyond this processor's {bits} physical address bits",
@@ -127,8 +127,3 @@ def check_size(address_map: AddressMap, available: int, physical_address_bits: i
                 f"KVM takes {KVM_MEM_MAX_NR_PAGES}",
                 f"give --memory {most}M or less",
             )
-
-
-def _most_memory_below(limit: int) -> int:
-    """The most RAM, in bytes, whose map ends at GPA `limit` or below."""
-    return min(limit, HOLE_START) + max(0, limit - HOLE_END)

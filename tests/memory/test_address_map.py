@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.memory import layout as gpa
-from pyvmm.memory.address_map import AddressMap, MapSlot, MemoryType, RangeKind
+from pyvmm.memory.address_map import AddressMap, MapSlot, MemoryType, RangeKind, memory_below
 from pyvmm.memory.layout import GIB, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -109,6 +109,16 @@ def test_file_offset_and_usable_agree_with_a_search(memory: int, data: st.DataOb
         below = start if start < gpa.HOLE_START else start - gpa.HOLE_END + gpa.HOLE_START
         assert offset == below
         assert offset + size <= memory
+
+
+@given(memory=sizes, data=st.data())
+def test_memory_below_an_address_is_what_a_machine_has_there(
+    memory: int, data: st.DataObject
+) -> None:
+    end = AddressMap.of(memory).end
+    assert memory_below(end) == memory
+    assert memory_below(end - 1) < memory
+    assert memory_below(data.draw(st.integers(gpa.HOLE_START, gpa.HOLE_END))) == gpa.HOLE_START
 
 
 @pytest.mark.parametrize(
