@@ -24,11 +24,15 @@ from pyvmm.machine.monitor.memory_tree import (
     AddressSpace,
     TreeEntry,
     TreeKind,
+    controller_entries,
     flat_lines,
+    region_entries,
     tree_lines,
 )
 from pyvmm.machine.monitor.register_lines import VcpuRegisters, register_lines
-from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.address_map import AddressMap, RangeKind
+from pyvmm.memory.layout import GIB, MIB, GpaRange
+from pyvmm.memory.regions import MemoryRegion
 
 MEMORY = bytes.fromhex("04000000 04000000 12000000 58656e00 50001000 06000000 08000000 27 5c 0a 80")
 START = 0x10_0000
@@ -229,6 +233,24 @@ SPACES = (
         "I/O", "io", 1 << 16, (TreeEntry(GpaRange(0x70, 0x72), TreeKind.DEVICE, "rtc"),)
     ),
 )  # fmt: skip
+
+
+def test_what_the_tree_has_of_an_address_map() -> None:
+    address_map = AddressMap.of(4 * GIB, window=2 * MIB, controllers=True)
+    window = address_map.slot(RangeKind.WINDOW)
+    regions = [MemoryRegion(one.slot, one.range, True, "RAM") for one in address_map.ram]
+    regions.append(MemoryRegion(window.slot, window.range, False, "shared window"))
+    below, above = address_map.ram
+    assert list(region_entries(address_map, regions)) == [
+        TreeEntry(below.range, TreeKind.RAM, "ram-below-4g", ("pyvmm.ram", 0)),
+        TreeEntry(above.range, TreeKind.RAM, "ram-above-4g", ("pyvmm.ram", 3 * GIB)),
+        TreeEntry(window.range, TreeKind.RAM, "shared window"),
+    ]
+    assert [(one.range.start, one.name) for one in controller_entries(address_map)] == [
+        (0xFEC0_0000, "ioapic"),
+        (0xFEE0_0000, "apic"),
+    ]
+    assert list(controller_entries(AddressMap.of(4 * GIB))) == []
 
 
 def test_tree() -> None:
