@@ -187,6 +187,16 @@ class ConsolePort:
         self._input_ended = True
         self._deliver()
 
+    def queued_input(self) -> bytes:
+        """Input that the guest's UART has not taken; it stays queued."""
+        with self._room:
+            return b"".join(self._input)
+
+    @property
+    def input_has_ended(self) -> bool:
+        """True once `end_input` has been called."""
+        return self._input_ended
+
     @property
     def input_ended(self) -> bool:
         """True once the input has ended and the guest has been given all of it."""

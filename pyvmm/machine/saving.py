@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Saving a machine, and restoring it in another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+import trio
+
+from pyvmm.errors import InternalError, PyvmmError, UsageError
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.hosts.saved_state import SavedVcpu, require_same_origin
+from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.memory_reading import contents
+from pyvmm.machine.saved_machine import (
+    SavedConsole,
+    SavedMachine,
+    SavedMemory,
+    require_same_machine,
+)
+from pyvmm.memory.layout import GpaRange
+from pyvmm.rules.abi import PAGE_SIZE
+
+T = TypeVar("T")
+_SAVE = "save the machine"
+_RESTORE = "restore the machine"
+_ZEROES = bytes(PAGE_SIZE)
+
+
+class CallsVcpus(Protocol):
+    """Caller of functions on vCPUs' threads (`Machine.on_vcpu`)."""
+
+    async def __call__(self, index: int, function: Callable[[Vcpu], T], /) -> T:
+        """Call `function` with vCPU `index` on its thread, between two instructions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Parts of a machine that has been put together. `call` is `Machine.on_vcpu`."""
+
+    config: MachineConfig
+    control: RunControl
+    assembly: Assembly
+    console: ConsolePort
+    call: CallsVcpus
+
+
+async def save(inside: Inside) -> SavedMachine:
+    """Save all of a machine that goes on afterwards as if nothing had been.
+
+    Raises `UsageError` for one with private memory, which the host cannot read; `InternalError`
+    where the guest has ended.
+    """
+    config, control, assembly = inside.config, inside.control, inside.assembly
+    console = inside.console
+    _require_shared(config, _SAVE)
+    async with control.frozen():
+        if control.is_over:
+            raise InternalError(_SAVE, "the guest has ended")
+        # No task of a device's comes between these two; what one sends after them is in the local
+        # APICs of the vCPUs, where it is at worst an interrupt too many.
+        devices, vm = assembly.board.save_devices(), assembly.vm.save()
+        vcpus: list[SavedVcpu] = [
+            await inside.call(index, lambda vcpu: vcpu.save()) for index in range(config.cpus)
+        ]
+        memory = await trio.to_thread.run_sync(_read, assembly.memory)
+        return SavedMachine(
+            config=config,
+            vcpus=tuple(vcpus),
+            vm=vm,
+            devices=devices,
+            states=assembly.memory.states.runs(),
+            memory=memory,
+            console=SavedConsole(console.total, console.queued_input(), console.input_has_ended),
+        )
+
+
+async def restore(inside: Inside, saved: SavedMachine) -> None:
+    """Make a machine what `saved` is, whatever it was; best before its first instruction.
+
+    Raises, before anything has changed, `HostLacksError` for a state of another host, version or
+    processor, `UsageError` for one of another configuration; each names both sides. If the host
+    fails in the middle, the run fails too.
+    """
+    config, control, assembly = inside.config, inside.control, inside.assembly
+    console = inside.console
+    _require_shared(config, _RESTORE)
+    require_same_machine(saved.config, config)
+    require_same_origin(saved.vm.origin, assembly.vm.save().origin)
+    async with control.resetting():
+        if control.is_over:
+            raise InternalError(_RESTORE, "the guest has ended")
+        # From here on the guest is neither what it was nor what it will be. Bounded: a vCPU that
+        # does not answer ends the run.
+        with trio.CancelScope(shield=True):
+            begun = False
+            try:
+                # Refuses other devices first. Then lines go up as devices hold them, and what the
+                # controllers have made of that is restored at the end.
+                assembly.board.restore_devices(saved.devices)
+                begun = True
+                await trio.to_thread.run_sync(_write, assembly, saved.memory)
+                for state in saved.vcpus:
+                    await inside.call(state.index, partial(_restore_vcpu, state))
+                assembly.vm.restore(saved.vm)
+            except PyvmmError as failure:
+                refused = isinstance(failure, UsageError) and not begun
+                if not (refused or control.is_over):
+                    control.fail(failure)
+                raise
+            console.offer(saved.console.unread)
+            if saved.console.input_ended:
+                console.end_input()
+
+
+def _restore_vcpu(state: SavedVcpu, vcpu: Vcpu) -> None:
+    vcpu.restore(state)
+
+
+def _require_shared(config: MachineConfig, attempt: str) -> None:
+    if config.private is not None:
+        raise UsageError(
+            attempt,
+            "it has private memory, which the host can neither read nor write",
+            "leave --private out",
+        )
+
+
+def _read(memory: GuestMemory) -> tuple[SavedMemory, ...]:
+    """Everything that is not zero; on a worker thread, while no vCPU runs."""
+    regions = memory.regions.sides()
+    everything = GpaRange(0, max(sides.region.range.end for sides in regions))
+    return tuple(
+        part for found in contents(memory, everything) for part in _not_zero(found.gpa, found.data)
+    )
+
+
+def _not_zero(gpa: int, data: memoryview | bytes) -> Iterator[SavedMemory]:
+    """The pages of `data` that are not zero, those next to each other as one."""
+    start: int | None = None
+    for at in range(0, len(data), PAGE_SIZE):
+        if data[at : at + PAGE_SIZE] != _ZEROES:
+            start = at if start is None else start
+        elif start is not None:
+            yield SavedMemory(gpa + start, bytes(data[start:at]))
+            start = None
+    if start is not None:
+        yield SavedMemory(gpa + start, bytes(data[start:]))
+
+
+def _write(assembly: Assembly, memory: Sequence[SavedMemory]) -> None:
+    """Replace all of guest memory; on a worker thread, while no vCPU runs."""
+    assembly.ram.clear()
+    for part in memory:
+        assembly.ram.write(part.gpa, part.data)
