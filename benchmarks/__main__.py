@@ -30,6 +30,7 @@ from benchmarks import (
     query_status,
     report,
     run_hello,
+    saved_state,
     vm_life,
 )
 from benchmarks.measure import CannotRunError, Effort
@@ -50,6 +51,7 @@ CATALOGUE = {
         model,
         pmemsave,
         query_status,
+        saved_state,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""

@@ -28,7 +28,7 @@ LONG = (
     "tests/guest/test_images_in_qemu.py::test_memtest_with_pages_of_1_gib",
     "tests/guest/test_images.py::test_out_gets_images_and_nothing_else",
     "tests/machine/test_machine.py::test_many_runs_leave_as_much_as_one",
-    "tests/machine/test_saved_machine.py::test_a_guest_that_moves_a_hundred_times",
+    "tests/machine/test_saved_machine.py::test_a_guest_that_moves_often",
     "tests/differential/test_against_kvm.py::test_the_model_answers_as_kvm_does",
     "tests/compare/test_command.py::test_an_interruption_leaves_nothing_behind",
     "tests/cli/test_bad_input.py::test_refused_as_a_process",

@@ -185,3 +185,17 @@ def test_round_trips_are_measured_beside_qemu(tmp_path: Path) -> None:
     for subject in found["subjects"].values():
         assert subject["figures"]["round_trips_per_s"]["min"] > 0
     assert [one["target"] for one in found["comparisons"]] == [">= 0.80"]
+
+
+@pytest.mark.kvm
+@pytest.mark.slow
+def test_saved_state_is_measured_beside_the_same_ioctls_in_c(tmp_path: Path) -> None:
+    found = measured("saved_state", tmp_path)
+    assert set(found["subjects"]) == {"C", "pyvmm"}
+    for name, subject in found["subjects"].items():
+        assert set(subject["figures"]) == {"save_us", "restore_us"}
+        for figure, spread in subject["figures"].items():
+            assert spread["min"] > 0, f"{name}: {figure}"
+    assert [one["baseline"] for one in found["comparisons"]] == ["C", "C"]
+    (table,) = found["tables"]
+    assert [row[0] for row in table["rows"]] == ["save", "restore"]

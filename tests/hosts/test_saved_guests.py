@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ CODE = 0x1000
 TABLES = 0x4000
 PORT = 0xF1
 _OSXSAVE = Cr4(1 << 18)
-_RUNAWAY_SECONDS = 60
+OFTEN = int(os.environ.get("PYVMM_MOVES", "100"))
+"""Moves of each guest; fewer in the lab."""
 
 SSE = """
     mov $3, %eax
@@ -193,7 +195,7 @@ def said(
     return heard
 
 
-@pytest.mark.parametrize("points", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [5, pytest.param(OFTEN, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["sse", "avx", "registers"])
 def test_stopped_at_exits(system: interface.System, kind: str, points: int) -> None:
     if kind == "avx" and isinstance(system, ModelSystem):
@@ -211,7 +213,7 @@ def test_stopped_at_exits(system: interface.System, kind: str, points: int) -> N
     assert said(system, source, count, user=user, stops=stops) == straight
 
 
-@pytest.mark.parametrize("points", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [3, pytest.param(OFTEN, marks=pytest.mark.slow)])
 def test_stopped_between_exits(system: interface.System, points: int) -> None:
     heard: list[int] = []
     saved: Saved | None = None

@@ -26,6 +26,8 @@ The ones that take longest come first.
 """
 SEQUENCES = 100
 """Of memory operations, for each kind of VM: Python is slow in there."""
+MOVES = 6
+"""Of a guest to a new machine: a machine takes a second or more to make in there."""
 AT_ONCE = 2
 """The lab has two processors."""
 MEMORY = "4G"
@@ -54,6 +56,7 @@ def runs(
         **environment(tmp_path_factory.mktemp("lab")),
         "PYVMM_REQUIRE": "kvm,private",
         "PYVMM_DIFFERENTIAL": str(SEQUENCES),
+        "PYVMM_MOVES": str(MOVES),
     }
     done = run([PYVMM, "lab", "run", "--memory", MEMORY, "--", *inside], env, patience=PATIENCE)
     assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
