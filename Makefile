@@ -77,6 +77,14 @@ format: $(TOOLS) ## lay the Python code out as `make lint` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: blocking
+blocking: OBJECTS := pyvmm/machine/blocking_objects.py
+blocking: TESTS := tests/machine/test_open_blocking_machine.py
+blocking: $(TOOLS) ## make the blocking twins of a machine's objects, and of their tests, again
+	$(BIN)/python -m pyvmm.machine.generate_blocking >$(OBJECTS).new && mv $(OBJECTS).new $(OBJECTS)
+	$(BIN)/python -m tests.machine.generate_blocking_tests >$(TESTS).new && mv $(TESTS).new $(TESTS)
+	$(BIN)/ruff format -q $(OBJECTS) $(TESTS)
+
 .PHONY: bench
 bench: $(TOOLS) guests ## the benchmarks, as ratios against C and QEMU measured in the same run
 	@./setup-system bench

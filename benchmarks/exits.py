@@ -24,7 +24,7 @@ from pyvmm.hosts.exits import IoOut
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.attach import discard
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 
 NAME = "exits"
 TITLE = "exits answered per second"
@@ -146,11 +146,11 @@ async def _machine(port: int, counter: str, seconds: float) -> Sample:
         return _Mark.now(vcpu.exit_counts().get(counter, 0))
 
     config = MachineConfig(guests.write_forever(port), memory=guests.MEMORY)
-    async with Machine(config, discard) as machine:
+    async with open_machine(config, discard) as machine:
         await trio.sleep(SETTLE)
-        before = await machine.on_vcpu(0, mark)
+        before = await machine.vcpus[0].call(mark)
         await trio.sleep(seconds)
-        after = await machine.on_vcpu(0, mark)
+        after = await machine.vcpus[0].call(mark)
     if after.exits == before.exits:
         raise CannotRunError(f"the machine counted no {counter} exits")
     return before.until(after)

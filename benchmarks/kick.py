@@ -14,7 +14,7 @@ from benchmarks.measure import CannotRunError, Effort, Result, Step, Subject, ta
 from pyvmm.hosts.exits import Interrupted
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.attach import discard
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 
 NAME = "kick"
 TITLE = "stopping a guest in a tight loop: from the request to the thread joined"
@@ -30,7 +30,7 @@ def run(effort: Effort, step: Step) -> Result:
         Subject("host API", "Vcpu.kick() from another thread, then join", _host_api),
         Subject(
             "machine",
-            "Machine.interrupt(), then wait(): the thread joined, its registers reported",
+            "Control.interrupt(), then wait(): the thread joined, its registers reported",
             lambda: trio.run(_machine),
         ),
     )
@@ -71,9 +71,9 @@ def _host_api() -> Sample:
 
 async def _machine() -> Sample:
     config = MachineConfig(guests.SPIN, memory=guests.MEMORY)
-    async with Machine(config, discard) as machine:
+    async with open_machine(config, discard) as machine:
         await trio.sleep(SETTLE)
         started = time.perf_counter()
-        machine.interrupt("measured")
-        await machine.wait()
+        machine.control.interrupt("measured")
+        await machine.control.wait()
         return {"joined_ms": (time.perf_counter() - started) * 1e3}

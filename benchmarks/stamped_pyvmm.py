@@ -13,7 +13,8 @@ import functools  # noqa: E402 - after the first stamp
 import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Awaitable, Callable  # noqa: E402
+from collections.abc import AsyncIterator, Awaitable, Callable  # noqa: E402
+from contextlib import AbstractAsyncContextManager, asynccontextmanager  # noqa: E402
 from typing import Any  # noqa: E402
 
 
@@ -22,13 +23,11 @@ def note(name: str) -> None:
     stamps.setdefault(name, time.monotonic())
 
 
-def noted(before: str | None, method: Callable[..., Awaitable[Any]], after: str) -> Any:
-    """`method`, with the time noted before and after it."""
+def noted(method: Callable[..., Awaitable[Any]], after: str) -> Any:
+    """`method`, with the time noted after it."""
 
     @functools.wraps(method)
     async def wrapped(*arguments: Any) -> Any:
-        if before is not None:
-            note(before)
         try:
             return await method(*arguments)
         finally:
@@ -37,17 +36,31 @@ def noted(before: str | None, method: Callable[..., Awaitable[Any]], after: str)
     return wrapped
 
 
+def noted_around(opened: Callable[..., AbstractAsyncContextManager[Any]]) -> Any:
+    """`opened`, with the time noted before and after each of its ends."""
+
+    @asynccontextmanager
+    async def wrapped(*arguments: Any, **more: Any) -> AsyncIterator[Any]:
+        note("entering")
+        async with opened(*arguments, **more) as machine:
+            note("entered")
+            yield machine
+        note("left")
+
+    return wrapped
+
+
 def main() -> int:
     """Import what `pyvmm run` imports, wrap, run."""
     import pyvmm.cli.main
     import pyvmm.cli.run
-    from pyvmm.machine.machine import Machine
+    from pyvmm.machine.steering import Control
 
     note("imported")
-    cls: Any = Machine
-    cls.__aenter__ = noted("entering", cls.__aenter__, "entered")
-    cls.wait = noted(None, cls.wait, "waited")
-    cls.__aexit__ = noted(None, cls.__aexit__, "left")
+    command: Any = pyvmm.cli.run
+    command.open_machine = noted_around(command.open_machine)
+    control: Any = Control
+    control.wait = noted(control.wait, "waited")
     code = pyvmm.cli.main.main(sys.argv[1:])
     note("returned")
     return code

@@ -15,7 +15,7 @@ from benchmarks.measure import CannotRunError, Comparison, Effort, Result, Step,
 from pyvmm.hosts.exits import IoOut
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.attach import discard
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 
 NAME = "vm_life"
 TITLE = "a VM from open(/dev/kvm) to the last close, one exit in between"
@@ -41,7 +41,7 @@ def run(effort: Effort, step: Step) -> Result:
         ),
         Subject(
             "machine",
-            "the same as a Machine: boot plan, memory check, devices, a thread for the vCPU, a "
+            "the same by open_machine: boot plan, memory check, devices, a thread for the vCPU, a "
             "nursery, posted writes, console, the result",
             lambda: _timed(_machines, lives),
         ),
@@ -83,8 +83,9 @@ def _machines(lives: int) -> None:
 
 async def _live(lives: int) -> None:
     for _ in range(lives):
-        async with Machine(MachineConfig(guests.EXIT_42, memory=guests.MEMORY), discard) as machine:
-            result = await machine.wait()
+        config = MachineConfig(guests.EXIT_42, memory=guests.MEMORY)
+        async with open_machine(config, discard) as machine:
+            result = await machine.control.wait()
         if result.ending.status != 42:
             raise CannotRunError(f"the guest ended so: {result.ending}")
 

@@ -8,11 +8,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyvmm import bundled_guests
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.sizes import parse_size
 from pyvmm.errors import NoInputError, UsageError
-from pyvmm.machine.image_file import read_image, read_input
+from pyvmm.machine.image_file import image_path, read_image, read_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def read_guest(options: argparse.Namespace) -> GuestInput:
         )
     return GuestInput(
         name=str(options.image),
-        image=read_image(_image_path(options.image)),
+        image=read_image(image_path(options.image)),
         command_line=os.fsencode(options.append),
         initrd=_read_initrd(options) if options.initrd else None,
         initrd_name=str(options.initrd or ""),
@@ -63,16 +62,7 @@ def _read_initrd(options: argparse.Namespace) -> bytes:
 
 def guest_inputs(options: argparse.Namespace) -> list[NamedFile]:
     """The files that `read_guest` reads, which no output may be."""
-    inputs = [NamedFile("the image", _image_path(options.image))]
+    inputs = [NamedFile("the image", image_path(options.image))]
     if options.initrd:
         inputs.append(NamedFile("the initial RAM disk", options.initrd))
     return inputs
-
-
-def _image_path(image: str) -> Path:
-    """The file that is meant: one of that name, or a bundled guest's. A folder is neither."""
-    path = Path(image)
-    if os.path.lexists(path) and not path.is_dir():
-        return path
-    bundled = bundled_guests.find(image)
-    return bundled.path if bundled else path

@@ -19,8 +19,8 @@ import pyvmm.hosts.kvm.vcpu_codec
 import pyvmm.machine.blocking
 import pyvmm.machine.console.attach
 import pyvmm.machine.examination
-import pyvmm.machine.machine
 import pyvmm.machine.report
+import pyvmm.machine.running
 from pyvmm.lab import preload
 
 if __name__ == "__main__":

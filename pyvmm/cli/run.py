@@ -35,7 +35,8 @@ from pyvmm.machine.config import (
     RebootPolicy,
 )
 from pyvmm.machine.ending import Requester
-from pyvmm.machine.machine import Attachment, Machine
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import Attachment, open_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -223,13 +224,13 @@ async def _run(
             async with trio.open_nursery() as nursery:
                 try:
                     held = qmp is not None and qmp.wait
-                    async with Machine(config, attach, paused=held) as machine:
+                    async with open_machine(config, attach, paused=held) as machine:
                         if terminal is not None:
                             terminal.enter(machine, inner)
                         _say_what_is_used(machine, verbose=options.verbose)
                         nursery.start_soon(_watch_signals, signals, machine, terminal)
                         async with _qmp_server(machine, listener, held=held):
-                            result = await machine.wait()
+                            result = await machine.control.wait()
                 except Exception as error:  # noqa: BLE001 - raised below, without a group
                     failure = error
                 inner.close()
@@ -288,7 +289,7 @@ async def _watch_signals(
             terminal.go_on()
         else:
             name = signal.Signals(number).name
-            machine.interrupt(f"interrupted by {name}", Requester.SIGNAL)
+            machine.control.interrupt(f"interrupted by {name}", Requester.SIGNAL)
 
 
 def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
@@ -296,9 +297,11 @@ def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
     if without_kvm is not None:
         write_to_user(f"pyvmm: the guest runs on the model ({without_kvm.cause})\n")
     if verbose:
-        ram = machine.ram
-        write_to_user(f"pyvmm: memory: {ram.address_map.memory >> 10} KiB, {ram.choice.reason}\n")
-        for remark in machine.assembly.remarks:
+        host = machine.host
+        write_to_user(
+            f"pyvmm: memory: {host.address_map.memory >> 10} KiB, {host.backing.reason}\n"
+        )
+        for remark in host.remarks:
             write_to_user(f"pyvmm: {remark}\n")
 
 

@@ -28,8 +28,8 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.console.attach import Stdio
 from pyvmm.machine.ending import Ending, EndingKind
-from pyvmm.machine.machine import Machine
 from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.running import running
 
 if TYPE_CHECKING:
     from pyvmm.devices.bus import Bus, Route
@@ -67,21 +67,22 @@ def _config(asked: Mapping[str, Any]) -> MachineConfig:
 
 async def _run(asked: Mapping[str, Any], config: MachineConfig) -> dict[str, object]:
     with ExitStack() as stack:
-        async with Machine(config, Stdio(), paused=True) as machine:
-            accesses = _Accesses(machine.assembly.board, machine.console)
+        async with running(config, Stdio(), paused=True) as inside:
+            machine = inside.machine
+            accesses = _Accesses(inside.assembly.board, inside.port)
             statistics = []
             if config.host is HostChoice.KVM:
-                for index in range(config.cpus):
-                    opened = await machine.on_vcpu(index, _statistics)
+                for vcpu in machine.vcpus:
+                    opened = await vcpu.call(_statistics)
                     if opened is not None:
                         statistics.append(stack.enter_context(opened))
-            machine.resume()
-            result = await machine.wait()
+            machine.control.resume()
+            result = await machine.control.wait()
             kernel = _kernel_counts(statistics) if statistics else None
             ending = result.ending
             kind = _KINDS.get(ending.kind, EndKind.CRASHED)
             if kind is not EndKind.TIME_LIMIT:
-                _copy_ram(machine.ram, asked["ram"])
+                _copy_ram(inside.assembly.ram, asked["ram"])
     return {
         "kind": kind.value,
         "status": _status(ending),

@@ -25,7 +25,7 @@ async def pump_posted(control: RunControl, assembly: Assembly, console: ConsoleP
             await console.room()
             board.drain_posted()
             await trio.sleep(POSTED_PAUSE)
-    except Exception as failure:  # noqa: BLE001 - told by `Machine.wait`
+    except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
         control.fail(failure)
 
 
@@ -33,5 +33,5 @@ async def serve_backend(control: RunControl, backend: Backend) -> None:
     """Run a device's backend; its failure is the run's."""
     try:
         await backend.serve()
-    except Exception as failure:  # noqa: BLE001 - told by `Machine.wait`
+    except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
         control.fail(failure)

@@ -57,7 +57,7 @@ class ImplicitPolicy(enum.Enum):
     REFUSE = "refuse"
     """The run ends, with a report (exit code 82)."""
     ASK = "ask"
-    """The machine's owner is asked each time (`Machine`'s `allow`)."""
+    """The machine's owner is asked each time (`open_machine`'s `allow`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Events that a machine sends to its listeners (`Machine.listening`): a closed set."""
+"""Events that a machine sends to its listeners: a closed set, and who listens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+import trio
 
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.implicit import FaultRefused
@@ -48,17 +51,77 @@ class Ended:
     ending: Ending
 
 
-@dataclass(frozen=True, slots=True)
-class Dumped:
-    """A dump of memory is over: `completed` of `total` bytes are written; `error` says why."""
-
-    total: int
-    completed: int
-    error: str | None = None
-
-
-MachineEvent: TypeAlias = (
-    Paused | Resumed | WasReset | PowerdownAsked | AccessRefused | Dumped | Ended
-)
+MachineEvent: TypeAlias = Paused | Resumed | WasReset | PowerdownAsked | AccessRefused | Ended
 Listener: TypeAlias = Callable[[MachineEvent], None]
 """Called in the machine's trio thread; does not wait and does not raise."""
+
+E = TypeVar("E", Paused, Resumed, WasReset, PowerdownAsked, AccessRefused, Ended)
+
+
+class Audience:
+    """Everybody who listens to one machine. In its trio thread."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self.last: Ended | None = None
+        self.over = trio.Event()
+
+    def tell(self, event: MachineEvent) -> None:
+        """Tell all of them."""
+        if isinstance(event, Ended):
+            self.last = event
+        for listener in tuple(self.listeners):
+            listener(event)
+
+    def close(self) -> None:
+        """Nothing more comes, whether an end was told or the run has failed."""
+        self.over.set()
+
+
+class Events:
+    """Events of a machine, as they come."""
+
+    def __init__(self, audience: Audience) -> None:
+        self._audience = audience
+
+    @contextmanager
+    def listen(self, listener: Listener) -> Iterator[None]:
+        """Have `listener` called with each event inside of the block.
+
+        It is called in the machine's own thread, and neither waits nor raises.
+        """
+        self._audience.listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._audience.listeners.remove(listener)
+
+    async def wait_for(self, kind: type[E]) -> E | None:
+        """Wait for the next event of `kind`; None where the run is over and none will come.
+
+        `Ended` is told to whoever asks later, too.
+        """
+        await trio.lowlevel.checkpoint()
+        heard: list[E] = []
+        some = trio.Event()
+
+        def hear(event: MachineEvent) -> None:
+            if isinstance(event, kind):
+                heard.append(event)
+            if heard or isinstance(event, Ended):
+                some.set()
+
+        audience = self._audience
+        if isinstance(audience.last, kind):
+            return audience.last
+        with self.listen(hear):
+            async with trio.open_nursery() as nursery:
+
+                async def until_over() -> None:
+                    await audience.over.wait()
+                    some.set()
+
+                nursery.start_soon(until_over)
+                await some.wait()
+                nursery.cancel_scope.cancel()
+        return heard[0] if heard else None

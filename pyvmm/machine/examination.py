@@ -129,16 +129,16 @@ def _try_a_guest() -> Finding:
 
 def _guest_speed() -> float:
     """Instructions a second of a guest that counts in a register, over a moment of its run."""
-    from pyvmm.machine.blocking import BlockingMachine
+    from pyvmm.machine.blocking import open_blocking_machine
     from pyvmm.machine.config import MachineConfig
 
     def count(vcpu: Vcpu) -> tuple[float, int]:
         return time.perf_counter(), vcpu.get_regs().rbx & 0xFFFF_FFFF
 
-    with BlockingMachine(MachineConfig(_COUNTS, memory=2 * MIB)) as machine:
-        started, first = machine.on_vcpu(0, count)
+    with open_blocking_machine(MachineConfig(_COUNTS, memory=2 * MIB)) as machine:
+        started, first = machine.vcpus[0].call(count)
         time.sleep(_COUNTING)
-        ended, last = machine.on_vcpu(0, count)
+        ended, last = machine.vcpus[0].call(count)
     return _INSTRUCTIONS_A_COUNT * ((last - first) & 0xFFFF_FFFF) / (ended - started)
 
 

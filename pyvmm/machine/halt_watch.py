@@ -9,16 +9,15 @@ may go on some time, less and less often.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
-
-if TYPE_CHECKING:
-    from pyvmm.machine.machine import Machine
+from pyvmm.machine.vcpus import MachineVcpu
 
 TICK = 0.25
 """Seconds between two comparisons."""
@@ -35,17 +34,31 @@ _ENDING = Ending(
 )
 
 
-async def watch_for_halt(machine: Machine, control: RunControl) -> None:
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Parts of a machine that tell whether its guest may go on.
+
+    `can_send_unmaskable` is the VM's; `is_stalled` is true while the console makes the guest wait.
+    """
+
+    control: RunControl
+    vcpus: Sequence[MachineVcpu]
+    can_send_unmaskable: Callable[[], bool]
+    is_stalled: Callable[[], bool]
+
+
+async def watch_for_halt(watched: Watched) -> None:
     """End the run where all vCPUs have halted for ever (`EndingKind.HALTED`); until it is over.
 
     That is: each waits for what its controllers cannot send it (`Vcpu.sleeps_for_good`,
     `Vm.can_send_unmaskable`), and nobody holds the machine.
     """
+    control = watched.control
     before: list[int] | None = None
     idle, next_look = 0, 1
     while not control.is_over:
         await trio.sleep(TICK)
-        marks = _marks(machine, control)
+        marks = _marks(watched)
         if marks is None or marks != before:
             before, idle, next_look = marks, 0, 1
             continue
@@ -53,7 +66,7 @@ async def watch_for_halt(machine: Machine, control: RunControl) -> None:
         if idle < next_look:
             continue
         try:
-            await look(machine, control)
+            await look(watched)
         except PyvmmError as failure:
             if not control.is_over:
                 control.fail(failure)
@@ -61,25 +74,26 @@ async def watch_for_halt(machine: Machine, control: RunControl) -> None:
         next_look = idle + min(idle + 1, RARELY)
         # The look has moved them.
         await trio.sleep(SETTLING)
-        before = _marks(machine, control)
+        before = _marks(watched)
 
 
-def _marks(machine: Machine, control: RunControl) -> list[int] | None:
+def _marks(watched: Watched) -> list[int] | None:
     """See `RunControl.idle_marks`; None too where somebody else keeps the guest waiting."""
-    if control.is_held or machine.console.is_full:
+    if watched.control.is_held or watched.is_stalled():
         return None
-    return control.idle_marks()
+    return watched.control.idle_marks()
 
 
-async def look(machine: Machine, control: RunControl) -> None:
+async def look(watched: Watched) -> None:
     """Stop the vCPUs, and see whether there is anything that could wake one of them."""
+    control = watched.control
     with trio.move_on_after(PATIENCE):
         async with control.frozen():
             # Who intervenes meanwhile may change what has been seen.
-            expected = control.interventions + machine.config.cpus
-            for index in range(machine.config.cpus):
-                if not await machine.on_vcpu(index, lambda vcpu: vcpu.sleeps_for_good()):
+            expected = control.interventions + len(watched.vcpus)
+            for vcpu in watched.vcpus:
+                if not await vcpu.call(lambda vcpu: vcpu.sleeps_for_good()):
                     return
             undisturbed = control.interventions == expected and not control.is_paused
-            if undisturbed and not machine.assembly.vm.can_send_unmaskable():
+            if undisturbed and not watched.can_send_unmaskable():
                 control.end(_ENDING)

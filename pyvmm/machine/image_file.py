@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyvmm import bundled_guests
 from pyvmm.boot.recognise import BEGINNING, SizeLimit, size_limit
 from pyvmm.errors import ImageError, NoInputError, NoPermissionError, SystemCallError
 
@@ -23,6 +24,23 @@ def read_image(path: Path) -> bytes:
     Regular files and pipes, as in `read_input`. Raises what that raises.
     """
     return _read(path, size_limit)
+
+
+def guest_image(guest: str | Path) -> bytes:
+    """The image of the guest at a path, or of the bundled guest of that name.
+
+    A file counts before a name, as for ``pyvmm run``. Raises as `read_image` does.
+    """
+    return read_image(guest if isinstance(guest, Path) else image_path(guest))
+
+
+def image_path(guest: str) -> Path:
+    """The file that is meant: one of that name, or a bundled guest's. A folder is neither."""
+    path = Path(guest)
+    if os.path.lexists(path) and not path.is_dir():
+        return path
+    bundled = bundled_guests.find(guest)
+    return bundled.path if bundled else path
 
 
 def read_input(path: Path, most: int, than: str = "it may be", remedy: str = "") -> bytes:

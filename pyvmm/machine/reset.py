@@ -3,33 +3,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
 from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.control import RunControl
-from pyvmm.machine.events import WasReset
+from pyvmm.machine.events import Audience, WasReset
 from pyvmm.machine.leases import ALL_MEMORY, LeaseHeldError, Vacating
-
-if TYPE_CHECKING:
-    from pyvmm.machine.machine import Machine
+from pyvmm.machine.vcpus import MachineVcpu
 
 _ATTEMPT = "reset the machine"
 
 
 async def reset(
-    machine: Machine, control: RunControl, assembly: Assembly, *, by_guest: bool = False
+    control: RunControl,
+    assembly: Assembly,
+    vcpus: Sequence[MachineVcpu],
+    *,
+    by_guest: bool = False,
 ) -> None:
-    """Do what `Machine.reset` documents. If the host fails in the middle, the run fails too.
+    """Do what `Control.reset` documents. If the host fails in the middle, the run fails too.
 
     A lease that does not end refuses the reset before anything has changed; then it is the run that
     fails where the guest (`by_guest`) waits for being reset.
     """
-    if machine.config.private is not None:
+    if assembly.launch is not None:
         raise UsageError(
             _ATTEMPT,
             "its guest was launched and measured once, and has private memory that is its own",
@@ -46,8 +48,8 @@ async def reset(
         ):
             await _vacate(vacating, control, by_guest=by_guest)
             try:
-                for index in range(machine.config.cpus):
-                    await machine.on_vcpu(index, partial(assembly.reset_vcpu, index))
+                for vcpu in vcpus:
+                    await vcpu.call(partial(assembly.reset_vcpu, vcpu.index))
                 assembly.reset()
             except PyvmmError as failure:
                 # A run that has ended meanwhile has its ending: nothing is broken.
@@ -69,11 +71,13 @@ async def _vacate(vacating: Vacating, control: RunControl, *, by_guest: bool) ->
         raise
 
 
-async def serve_resets(machine: Machine, control: RunControl, assembly: Assembly) -> None:
+async def serve_resets(
+    control: RunControl, assembly: Assembly, vcpus: Sequence[MachineVcpu], audience: Audience
+) -> None:
     """Make the resets that the guest asks for, until the run is over."""
     with suppress(PyvmmError):  # The host failed, which the run tells, or the guest has ended.
         while True:
             await control.reset_asked()
-            await reset(machine, control, assembly, by_guest=True)
+            await reset(control, assembly, vcpus, by_guest=True)
             if not control.is_over:  # Whose end has been told: nothing comes after that.
-                machine.tell(WasReset(by_guest=True))
+                audience.tell(WasReset(by_guest=True))

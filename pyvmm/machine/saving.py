@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
 
 import trio
 
@@ -25,32 +24,24 @@ from pyvmm.machine.saved_machine import (
     SavedMemory,
     require_same_machine,
 )
+from pyvmm.machine.vcpus import MachineVcpu
 from pyvmm.memory.layout import GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
-T = TypeVar("T")
 _SAVE = "save the machine"
 _RESTORE = "restore the machine"
 _ZEROES = bytes(PAGE_SIZE)
 
 
-class CallsVcpus(Protocol):
-    """Caller of functions on vCPUs' threads (`Machine.on_vcpu`)."""
-
-    async def __call__(self, index: int, function: Callable[[Vcpu], T], /) -> T:
-        """Call `function` with vCPU `index` on its thread, between two instructions."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """Parts of a machine that has been put together. `call` is `Machine.on_vcpu`."""
+    """Parts of a machine that has been put together."""
 
     config: MachineConfig
     control: RunControl
     assembly: Assembly
     console: ConsolePort
-    call: CallsVcpus
+    vcpus: Sequence[MachineVcpu]
 
 
 async def save(inside: Inside) -> SavedMachine:
@@ -68,9 +59,7 @@ async def save(inside: Inside) -> SavedMachine:
         # No task of a device's comes between these two; what one sends after them is in the local
         # APICs of the vCPUs, where it is at worst an interrupt too many.
         devices, vm = assembly.board.save_devices(), assembly.vm.save()
-        vcpus: list[SavedVcpu] = [
-            await inside.call(index, lambda vcpu: vcpu.save()) for index in range(config.cpus)
-        ]
+        vcpus: list[SavedVcpu] = [await one.call(lambda vcpu: vcpu.save()) for one in inside.vcpus]
         memory = await trio.to_thread.run_sync(_read, assembly.memory)
         return SavedMachine(
             config=config,
@@ -109,7 +98,7 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
                 begun = True
                 await trio.to_thread.run_sync(_write, assembly, saved.memory)
                 for state in saved.vcpus:
-                    await inside.call(state.index, partial(_restore_vcpu, state))
+                    await inside.vcpus[state.index].call(partial(_restore_vcpu, state))
                 assembly.vm.restore(saved.vm)
             except PyvmmError as failure:
                 refused = isinstance(failure, UsageError) and not begun

@@ -103,7 +103,7 @@ def allow_by_policy(private: PrivateConfig | None, asked: Allow | None) -> Allow
             raise UsageError(
                 "make a machine that asks about conversions",
                 "nobody is there to be asked",
-                "give Machine a callback as allow",
+                "give open_machine a callback as allow",
             )
         return asked
     return lambda _conversion: policy is ImplicitPolicy.HONOUR

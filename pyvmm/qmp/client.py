@@ -11,11 +11,11 @@ from typing import Final, Protocol
 import trio
 
 from pyvmm.errors import PyvmmError
-from pyvmm.machine.machine import Machine
 from pyvmm.qmp.command import Command, CommandError, ErrorClass
 from pyvmm.qmp.control_commands import version
 from pyvmm.qmp.event_names import QmpEvent
 from pyvmm.qmp.outbox import LIMIT, ClientGoneError, Outbox
+from pyvmm.qmp.served import Served
 from pyvmm.qmp.session import Answer, Call, Session
 from pyvmm.qmp.wire import encode
 
@@ -29,7 +29,7 @@ _LEFT_READS: Final = 32
 class Server(Protocol):
     """State that clients of one machine share."""
 
-    machine: Machine
+    served: Served
     commands: Mapping[str, Command]
     one_at_a_time: trio.Lock
 
@@ -124,13 +124,13 @@ class Client:
 
     async def _carry_out(self, call: Call) -> Answer:
         name, run = call.command.name, call.command.run
-        machine, lock = self._server.machine, self._server.one_at_a_time
+        served, lock = self._server.served, self._server.one_at_a_time
         try:
             if _may_come_between(name):
-                value = await run(machine, call.arguments)
+                value = await run(served, call.arguments)
             else:
                 async with lock:
-                    value = await run(machine, call.arguments)
+                    value = await run(served, call.arguments)
             return self._session.result(call, value)
         except CommandError as error:
             return self._session.failure(call, error)

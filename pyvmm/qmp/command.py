@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyvmm.machine.machine import Machine
+    from pyvmm.qmp.served import Served
 
 _SIZE_END = 1 << 64
 _INTEGER_END = 1 << 63
@@ -66,7 +66,7 @@ class Argument:
 Arguments = Mapping[str, Any]
 """A command's arguments after `check`: all declared, each of its kind, none missing."""
 
-Run = Callable[["Machine", Arguments], Awaitable[object]]
+Run = Callable[["Served", Arguments], Awaitable[object]]
 """Carries a command out; returns what JSON can say, ``{}`` where QEMU returns nothing.
 
 Raises `CommandError`; a `PyvmmError` becomes a GenericError.

@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 
 from pyvmm.qmp.command import Command
-
-_MODULES = (
-    "control_commands",
-    "memory_commands",
-    "stats_commands",
-    "human_commands",
-    "vendor_commands",
-)
-"""Those of this package that export ``COMMANDS``."""
+from pyvmm.qmp.control_commands import CONTROL_COMMANDS
+from pyvmm.qmp.dump_command import DUMP_COMMANDS
+from pyvmm.qmp.human_commands import HUMAN_COMMANDS
+from pyvmm.qmp.memory_commands import MEMORY_COMMANDS
+from pyvmm.qmp.stats_commands import STATS_COMMANDS
+from pyvmm.qmp.vendor_commands import VENDOR_COMMANDS
 
 
 def commands() -> Mapping[str, Command]:
-    """The table; modules of commands are imported by this."""
+    """Return the table."""
     table: dict[str, Command] = {}
-    for module in _MODULES:
-        for command in importlib.import_module(f"pyvmm.qmp.{module}").COMMANDS:
-            assert command.name not in table, f"two commands are called {command.name}"
-            table[command.name] = command
+    for command in (
+        *CONTROL_COMMANDS,
+        *MEMORY_COMMANDS,
+        *DUMP_COMMANDS,
+        *STATS_COMMANDS,
+        *HUMAN_COMMANDS,
+        *VENDOR_COMMANDS,
+    ):
+        assert command.name not in table, f"two commands are called {command.name}"
+        table[command.name] = command
     return table

@@ -16,12 +16,13 @@ import trio
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.ending import EndingKind, Requester
 from pyvmm.machine.events import Ended, MachineEvent
+from pyvmm.machine.steering import MachineState
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
 from pyvmm.qmp.dump_command import is_held_for_dump, refuse_while_dumping
 from pyvmm.qmp.stats_commands import vcpu_path
 
 if TYPE_CHECKING:
-    from pyvmm.machine.machine import Machine
+    from pyvmm.qmp.served import Served
 
 
 @cache
@@ -44,63 +45,67 @@ _END_PATIENCE: Final = 5.0
 """Seconds that ``quit`` waits for the vCPUs to stop."""
 
 
-async def _negotiate(_machine: Machine, _arguments: Arguments) -> object:
+async def _negotiate(_served: Served, _arguments: Arguments) -> object:
     return {}  # The session's affair: it answers before it comes to this.
 
 
-async def _query_version(_machine: Machine, _arguments: Arguments) -> object:
+async def _query_version(_served: Served, _arguments: Arguments) -> object:
     return version()
 
 
-async def _query_commands(_machine: Machine, _arguments: Arguments) -> object:
-    from pyvmm.qmp.command_table import commands  # It imports this module.
-
-    return [{"name": name} for name in commands()]
+async def _query_commands(served: Served, _arguments: Arguments) -> object:
+    return [{"name": name} for name in served.command_names]
 
 
-def run_state(machine: Machine) -> str:
+def run_state(served: Served) -> str:
     """QAPI's RunState of the machine."""
-    if machine.ending is not None:
-        return _STATUS_OF_END.get(machine.ending.kind, "shutdown")
-    if not machine.has_run:
-        return "prelaunch"
-    if machine.is_paused:
-        return "paused"
-    return "save-vm" if is_held_for_dump(machine) else "running"
+    control = served.machine.control
+    match control.state:
+        case MachineState.NEW:
+            return "prelaunch"
+        case MachineState.PAUSED:
+            return "paused"
+        case MachineState.RUNNING:
+            return "save-vm" if is_held_for_dump(served) else "running"
+        case MachineState.ENDED:
+            ending = control.ending
+            if ending is None:
+                return "internal-error"
+            return _STATUS_OF_END.get(ending.kind, "shutdown")
 
 
-async def _query_status(machine: Machine, _arguments: Arguments) -> object:
-    state = run_state(machine)
+async def _query_status(served: Served, _arguments: Arguments) -> object:
+    state = run_state(served)
     return {"status": state, "singlestep": False, "running": state == "running"}
 
 
-async def _stop(machine: Machine, _arguments: Arguments) -> object:
-    refuse_while_dumping(machine)
-    await machine.pause()
+async def _stop(served: Served, _arguments: Arguments) -> object:
+    refuse_while_dumping(served)
+    await served.machine.control.pause()
     return {}
 
 
-async def _cont(machine: Machine, _arguments: Arguments) -> object:
-    if machine.ending is not None:
+async def _cont(served: Served, _arguments: Arguments) -> object:
+    if served.machine.control.state is MachineState.ENDED:
         raise CommandError("Resetting the Virtual Machine is required")
-    refuse_while_dumping(machine)
-    machine.resume()
+    refuse_while_dumping(served)
+    served.machine.control.resume()
     return {}
 
 
-async def _system_reset(machine: Machine, _arguments: Arguments) -> object:
+async def _system_reset(served: Served, _arguments: Arguments) -> object:
     # QEMU aborts: "invalid runstate transition: 'save-vm' -> 'prelaunch'".
-    refuse_while_dumping(machine)
-    await machine.reset()
+    refuse_while_dumping(served)
+    await served.machine.control.reset()
     return {}
 
 
-async def _system_powerdown(machine: Machine, _arguments: Arguments) -> object:
-    machine.powerdown()
+async def _system_powerdown(served: Served, _arguments: Arguments) -> object:
+    served.machine.control.powerdown()
     return {}
 
 
-async def _quit(machine: Machine, _arguments: Arguments) -> object:
+async def _quit(served: Served, _arguments: Arguments) -> object:
     """Answered once the vCPUs have stopped, so that SHUTDOWN comes first, as in QEMU."""
     ended = trio.Event()
 
@@ -108,41 +113,43 @@ async def _quit(machine: Machine, _arguments: Arguments) -> object:
         if isinstance(event, Ended):
             ended.set()
 
-    if machine.ending is not None:
+    machine = served.machine
+    if machine.control.ending is not None:
         ended.set()
-    with machine.listening(hear), trio.move_on_after(_END_PATIENCE):
-        machine.interrupt("ended by quit, over QMP", Requester.QMP)
+    with machine.events.listen(hear), trio.move_on_after(_END_PATIENCE):
+        machine.control.interrupt("ended by quit, over QMP", Requester.QMP)
         await ended.wait()
     return {}
 
 
-async def _query_cpus_fast(machine: Machine, _arguments: Arguments) -> object:
+async def _query_cpus_fast(served: Served, _arguments: Arguments) -> object:
     return [
         {
-            "thread-id": thread_id,
+            "thread-id": vcpu.thread_id,
             "props": {"core-id": index, "thread-id": 0, "socket-id": 0},
             "qom-path": vcpu_path(index),
             "cpu-index": index,
             "target": "x86_64",
         }
-        for index, thread_id in enumerate(machine.vcpu_thread_ids)
+        for index, vcpu in enumerate(served.machine.vcpus)
+        if vcpu.thread_id is not None
     ]
 
 
-async def _query_memory_size_summary(machine: Machine, _arguments: Arguments) -> object:
-    return {"base-memory": machine.config.memory, "plugged-memory": 0}
+async def _query_memory_size_summary(served: Served, _arguments: Arguments) -> object:
+    return {"base-memory": served.machine.config.memory, "plugged-memory": 0}
 
 
-async def _query_memory_devices(_machine: Machine, _arguments: Arguments) -> object:
+async def _query_memory_devices(_served: Served, _arguments: Arguments) -> object:
     return []
 
 
-async def _query_kvm(machine: Machine, _arguments: Arguments) -> object:
+async def _query_kvm(served: Served, _arguments: Arguments) -> object:
     # Present in the program, as QEMU means it, whatever this host has.
-    return {"enabled": machine.host.choice is HostChoice.KVM, "present": True}
+    return {"enabled": served.machine.host.choice is HostChoice.KVM, "present": True}
 
 
-COMMANDS: tuple[Command, ...] = (
+CONTROL_COMMANDS: tuple[Command, ...] = (
     Command("qmp_capabilities", (Argument("enable", Kind.LIST, optional=True),), _negotiate),
     Command("query-version", (), _query_version),
     Command("query-commands", (), _query_commands),

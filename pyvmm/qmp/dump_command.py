@@ -3,30 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.registers import Cr0
-from pyvmm.machine.events import Dumped, Paused, Resumed
 from pyvmm.machine.memory_reading import contents
+from pyvmm.machine.steering import MachineState
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.mappings import LinearRun, mapped_runs
 from pyvmm.memory.page_states import PageState
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
 from pyvmm.qmp.core_file import CoreFile, CoreMemory, CoreVcpu, core_file
+from pyvmm.qmp.event_names import RESUME, STOP, dump_completed
 from pyvmm.qmp.memory_file import MemoryFile
+from pyvmm.qmp.served import Dump, Served
 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
     from pyvmm.machine.guest_memory import GuestMemory
-    from pyvmm.machine.machine import Machine
+    from pyvmm.qmp.inspected import Inspected
 
 _FORMATS = ("elf",)
 _MODE = 0o400
@@ -43,82 +44,57 @@ class _Order:
     paging: bool
 
 
-class _Dump:
-    """A dump: what `query-dump` tells of it. `error` is why it failed.
-
-    `holds_guest`: the guest would run if it were not for the dump.
-    """
-
-    def __init__(self) -> None:
-        self.is_active = True
-        self.holds_guest = False
-        self.total = 0
-        self.completed = 0
-        self.error: str | None = "the dump was interrupted"
-
-    def told(self) -> Mapping[str, object]:
-        """DumpQueryResult of qapi/dump.json."""
-        failed = "completed" if self.error is None else "failed"
-        status = "active" if self.is_active else failed
-        return {"status": status, "completed": self.completed, "total": self.total}
-
-
-_DUMPS: WeakKeyDictionary[Machine, _Dump] = WeakKeyDictionary()
-"""Each machine's last dump."""
-
-
-def refuse_while_dumping(machine: Machine) -> None:
+def refuse_while_dumping(served: Served) -> None:
     """For commands that would change what is being dumped, or whether the guest runs.
 
     Raises `CommandError`, in the words with which QEMU refuses ``stop`` and ``cont`` then.
     """
-    dump = _DUMPS.get(machine)
-    if dump is not None and dump.is_active:
+    if served.dump is not None and served.dump.is_active:
         raise CommandError("There is a dump in process, please wait.")
 
 
-def is_held_for_dump(machine: Machine) -> bool:
+def is_held_for_dump(served: Served) -> bool:
     """Tell whether the guest stands still for a dump and runs on after it: RunState ``save-vm``."""
-    dump = _DUMPS.get(machine)
+    dump = served.dump
     return dump is not None and dump.is_active and dump.holds_guest
 
 
-async def dump_guest_memory(machine: Machine, arguments: Arguments) -> object:
+async def dump_guest_memory(served: Served, arguments: Arguments) -> object:
     """Write the core; the guest stands still meanwhile, as in QEMU.
 
     Pages that the host cannot see are in the file's headers, without contents. With `detach` the
     answer comes when the file has been opened; the rest is done beside the guest.
     """
     order = _Order(_path(arguments["protocol"]), _asked(arguments), arguments["paging"])
-    refuse_while_dumping(machine)
-    dump = _DUMPS[machine] = _Dump()
+    refuse_while_dumping(served)
+    dump = served.dump = Dump()
     if not arguments.get("detach", False):
-        await _carry_out(machine, order, dump, trio.Event())
+        await _carry_out(served, order, dump, trio.Event())
         return {}
     begun = trio.Event()
     failures: list[Exception] = []
 
     async def in_background() -> None:
         try:
-            await _carry_out(machine, order, dump, begun)
+            await _carry_out(served, order, dump, begun)
         except (CommandError, PyvmmError) as failure:
             failures.append(failure)
         finally:
             begun.set()
 
-    machine.beside(in_background)
+    served.beside(in_background)
     await begun.wait()
     if failures:
         raise failures[0]
     return {}
 
 
-async def _carry_out(machine: Machine, order: _Order, dump: _Dump, begun: trio.Event) -> None:
+async def _carry_out(served: Served, order: _Order, dump: Dump, begun: trio.Event) -> None:
     """Do it all; `begun` when there is a file, from when on the end is told as an event."""
     try:
-        async with _held(machine, dump):
+        async with _held(served, dump):
             try:
-                await _dump_to_file(machine, order, dump, begun)
+                await _dump_to_file(served.machine, order, dump, begun)
                 dump.error = None
             except (CommandError, PyvmmError) as failure:
                 dump.error = str(failure)
@@ -126,30 +102,30 @@ async def _carry_out(machine: Machine, order: _Order, dump: _Dump, begun: trio.E
             finally:
                 dump.is_active = False
                 if begun.is_set():
-                    machine.tell(Dumped(dump.total, dump.completed, dump.error))
+                    served.tell(dump_completed(dump.total, dump.completed, dump.error))
     finally:
         dump.is_active = False  # It may not have come to stand still.
 
 
 @asynccontextmanager
-async def _held(machine: Machine, dump: _Dump) -> AsyncIterator[None]:
+async def _held(served: Served, dump: Dump) -> AsyncIterator[None]:
     """Inside of it the guest stands still; where it ran, that is told, as by QEMU."""
-    async with machine.frozen():
-        dump.holds_guest = not machine.is_paused and machine.ending is None
+    control = served.machine.control
+    async with control.freeze():
+        dump.holds_guest = control.state is MachineState.RUNNING
         if dump.holds_guest:
-            machine.tell(Paused())
+            served.tell(STOP)
         try:
             yield
         finally:
             # From the terminal it may have been paused, or ended, meanwhile.
-            if dump.holds_guest and not machine.is_paused and machine.ending is None:
-                machine.tell(Resumed())
+            if dump.holds_guest and control.state is MachineState.RUNNING:
+                served.tell(RESUME)
 
 
-async def _dump_to_file(machine: Machine, order: _Order, dump: _Dump, begun: trio.Event) -> None:
+async def _dump_to_file(machine: Inspected, order: _Order, dump: Dump, begun: trio.Event) -> None:
     vcpus = [
-        await machine.on_vcpu(index, partial(_core_vcpu, index))
-        for index in range(machine.config.cpus)
+        await vcpu.call(partial(_core_vcpu, index)) for index, vcpu in enumerate(machine.vcpus)
     ]
     lay_out = partial(_lay_out, machine.memory, vcpus, order)
     laid_out = await trio.to_thread.run_sync(lay_out)
@@ -203,7 +179,7 @@ def _lay_out(memory: GuestMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreF
     return core_file(vcpus, pieces, _mapped(memory, vcpus) if order.paging else None)
 
 
-def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: _Dump) -> None:
+def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: Dump) -> None:
     """In a worker thread of trio's."""
     file.put(0, laid_out.head)
     done = 0
@@ -235,14 +211,14 @@ def _mapped(memory: GuestMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] |
     return sorted(found, key=lambda run: (run.gpa, run.linear))
 
 
-async def query_dump(machine: Machine, _arguments: Arguments) -> object:
+async def query_dump(served: Served, _arguments: Arguments) -> object:
     """Tell the progress or the result of the last dump."""
     await trio.lowlevel.checkpoint()
-    dump = _DUMPS.get(machine)
+    dump = served.dump
     return {"status": "none", "completed": 0, "total": 0} if dump is None else dump.told()
 
 
-async def query_capability(_machine: Machine, _arguments: Arguments) -> object:
+async def query_capability(_served: Served, _arguments: Arguments) -> object:
     """List the formats of a dump."""
     await trio.lowlevel.checkpoint()
     return {"formats": list(_FORMATS)}

@@ -10,7 +10,6 @@ from typing import Final
 from pyvmm.machine.ending import Ending, EndingKind, Requester
 from pyvmm.machine.events import (
     AccessRefused,
-    Dumped,
     Ended,
     MachineEvent,
     Paused,
@@ -28,6 +27,8 @@ class QmpEvent:
     data: Mapping[str, object] | None = None
 
 
+STOP: Final = QmpEvent("STOP")
+RESUME: Final = QmpEvent("RESUME")
 MEMORY_REFUSED: Final = "X_PYVMM_MEMORY_REFUSED"
 """Ours: MEMORY_FAILURE tells of broken hardware, and not which page it is."""
 
@@ -66,13 +67,21 @@ def shutdown(ending: Ending | None) -> QmpEvent:
     return QmpEvent("SHUTDOWN", {"guest": cause.startswith("guest-"), "reason": cause})
 
 
+def dump_completed(total: int, completed: int, error: str | None) -> QmpEvent:
+    """DUMP_COMPLETED: `completed` of `total` bytes are written; `error` says why no more."""
+    status = "completed" if error is None else "failed"
+    result = {"total": total, "status": status, "completed": completed}
+    why = {} if error is None else {"error": error}
+    return QmpEvent("DUMP_COMPLETED", {"result": result, **why})
+
+
 def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
     """The events for one of the machine's, in their order."""
     match event:
         case Paused():
-            yield QmpEvent("STOP")
+            yield STOP
         case Resumed():
-            yield QmpEvent("RESUME")
+            yield RESUME
         case WasReset(by_guest):
             cause = "guest-reset" if by_guest else "host-qmp-system-reset"
             yield QmpEvent("RESET", {"guest": by_guest, "reason": cause})
@@ -81,11 +90,6 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
         case AccessRefused(vcpu, fault):
             told = {name.replace("_", "-"): value for name, value in fault.to_json().items()}
             yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **told})
-        case Dumped(total, completed, error):
-            status = "completed" if error is None else "failed"
-            result = {"total": total, "status": status, "completed": completed}
-            why = {} if error is None else {"error": error}
-            yield QmpEvent("DUMP_COMPLETED", {"result": result, **why})
         case Ended(ending):
             if ending.kind is EndingKind.PANICKED:
                 yield QmpEvent("GUEST_PANICKED", {"action": "poweroff"})

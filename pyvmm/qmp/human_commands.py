@@ -5,26 +5,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvmm.machine.ending import Requester
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
 
 if TYPE_CHECKING:
-    from pyvmm.machine.machine import Machine
+    from pyvmm.qmp.served import Served
 
 
-async def human_monitor_command(machine: Machine, arguments: Arguments) -> object:
+async def human_monitor_command(served: Served, arguments: Arguments) -> object:
     """Return what the monitor prints; what a line cannot do is said in the text, as in QEMU."""
-    from pyvmm.machine.monitor.commands import execute
-
     cpu = arguments.get("cpu-index", 0)
-    if not 0 <= cpu < machine.config.cpus:
+    if not 0 <= cpu < served.machine.config.cpus:
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
-    text = await execute(machine, arguments["command-line"], cpu, Requester.QMP)
+    text = await served.execute(arguments["command-line"], cpu)
     # Lines end as on a terminal, in QEMU too.
     return text.replace("\n", "\r\n")
 
 
-COMMANDS = (
+HUMAN_COMMANDS = (
     Command(
         "human-monitor-command",
         (

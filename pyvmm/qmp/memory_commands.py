@@ -14,14 +14,14 @@ from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageStates
 from pyvmm.memory.page_walk import LinearPart, linear_parts, walk
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
-from pyvmm.qmp.dump_command import DUMP_COMMANDS
 from pyvmm.qmp.memory_file import MemoryFile
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
     from pyvmm.hosts.registers import Sregs
-    from pyvmm.machine.machine import Machine
+    from pyvmm.qmp.inspected import Inspected
+    from pyvmm.qmp.served import Served
 
 _SAVED_MODE = 0o666
 _ADDRESS_END = 1 << 64
@@ -43,19 +43,19 @@ async def in_thread(function: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(function)
 
 
-async def pmemsave(machine: Machine, arguments: Arguments) -> object:
+async def pmemsave(served: Served, arguments: Arguments) -> object:
     """Save guest-physical memory: what is no memory is zeroes, as in QEMU.
 
     Unlike QEMU it refuses a range without any memory, and one that the host cannot see all of.
     """
-    await _save_physical(machine, arguments, None)
+    await _save_physical(served.machine, arguments, None)
     return {}
 
 
-async def x_pyvmm_pmemsave(machine: Machine, arguments: Arguments) -> object:
+async def x_pyvmm_pmemsave(served: Served, arguments: Arguments) -> object:
     """As pmemsave, with zeroes for pages that the host cannot see; says which ones these are."""
     left_out: list[PageRun] = []
-    await _save_physical(machine, arguments, left_out)
+    await _save_physical(served.machine, arguments, left_out)
     return {
         "left-out": [
             {"start": run.range.start, "end": run.range.end, "state": run.state.value}
@@ -65,7 +65,7 @@ async def x_pyvmm_pmemsave(machine: Machine, arguments: Arguments) -> object:
 
 
 async def _save_physical(
-    machine: Machine, arguments: Arguments, left_out: list[PageRun] | None
+    machine: Inspected, arguments: Arguments, left_out: list[PageRun] | None
 ) -> None:
     asked = asked_range("addr", arguments["val"], arguments["size"])
     if asked.size and not machine.memory.states.runs(asked):
@@ -90,7 +90,7 @@ def joined(runs: Iterable[PageRun]) -> list[PageRun]:
 
 
 def _write_physical(
-    machine: Machine, asked: GpaRange, path: str, left_out: list[PageRun] | None
+    machine: Inspected, asked: GpaRange, path: str, left_out: list[PageRun] | None
 ) -> None:
     # A refusal comes before the file is touched.
     found = contents(machine.memory, asked, left_out)
@@ -103,8 +103,9 @@ def _write_physical(
         file.finish(asked.size)
 
 
-async def memsave(machine: Machine, arguments: Arguments) -> object:
+async def memsave(served: Served, arguments: Arguments) -> object:
     """Save memory by the addresses of a vCPU (by default the first): all of it must be mapped."""
+    machine = served.machine
     asked = asked_range("addr", arguments["val"], arguments["size"])
     index = arguments.get("cpu-index", 0)
     if not 0 <= index < machine.config.cpus:
@@ -113,12 +114,12 @@ async def memsave(machine: Machine, arguments: Arguments) -> object:
     def registers(vcpu: Vcpu) -> Sregs:
         return vcpu.get_sregs()
 
-    sregs = await machine.on_vcpu(index, registers)
+    sregs = await machine.vcpus[index].call(registers)
     await in_thread(partial(_save_linear, machine, sregs, asked, arguments["filename"]))
     return {}
 
 
-def _save_linear(machine: Machine, sregs: Sregs, asked: GpaRange, path: str) -> None:
+def _save_linear(machine: Inspected, sregs: Sregs, asked: GpaRange, path: str) -> None:
     memory = machine.memory
     with MemoryFile(path, _SAVED_MODE) as file:
         for part in linear_parts(memory.read, sregs, asked.start, asked.size, VIEWED):
@@ -134,7 +135,7 @@ def _save_linear(machine: Machine, sregs: Sregs, asked: GpaRange, path: str) -> 
         file.finish(asked.size)
 
 
-def _why_not(machine: Machine, sregs: Sregs, part: LinearPart) -> str:
+def _why_not(machine: Inspected, sregs: Sregs, part: LinearPart) -> str:
     if part.gpa is not None:
         return f"gpa {part.gpa:#x} and on is not all memory"
     steps = walk(machine.memory.read, sregs, part.linear).steps
@@ -149,9 +150,8 @@ _SAVED = (
     Argument("filename", Kind.STRING),
 )
 
-COMMANDS: tuple[Command, ...] = (
+MEMORY_COMMANDS: tuple[Command, ...] = (
     Command("pmemsave", _SAVED, pmemsave),
     Command("x-pyvmm-pmemsave", _SAVED, x_pyvmm_pmemsave),
     Command("memsave", (*_SAVED, Argument("cpu-index", Kind.INTEGER, optional=True)), memsave),
-    *DUMP_COMMANDS,
 )

@@ -4,8 +4,8 @@
 ::
 
     with open_listener(path) as listener:
-        async with Machine(config) as machine, serving(machine, listener):
-            await machine.wait()
+        async with open_machine(config) as machine, serving(machine, listener):
+            await machine.control.wait()
 
 Nothing that a client does or leaves undone keeps the guest waiting: what it sends is limited by
 `pyvmm.qmp.wire`, what waits for it by `pyvmm.qmp.outbox`, and how many there are by `MOST_CLIENTS`.
@@ -17,17 +17,20 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from pyvmm.machine.ending import Requester
 from pyvmm.machine.events import Ended, MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.unix_listener import UnixListener
 from pyvmm.qmp.client import Client
 from pyvmm.qmp.command_table import commands
 from pyvmm.qmp.event_names import QmpEvent, qmp_events, shutdown
+from pyvmm.qmp.served import Served
 
 MOST_CLIENTS: Final = 32
 """Clients that are served at once; more of them wait until one has gone."""
@@ -53,10 +56,10 @@ async def serving(
     `listener` stays the caller's. With `holds_guest` a machine that was made `paused` is let run
     when the first client has negotiated.
     """
-    server = _Server(machine, holds_guest=holds_guest)
     failure: BaseException | None = None
-    with machine.listening(server.hear):
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
+        server = _Server(machine, nursery, holds_guest=holds_guest)
+        with machine.events.listen(server.hear):
             nursery.start_soon(server.accept, listener.socket, nursery)
             try:
                 yield
@@ -73,10 +76,12 @@ async def serving(
 class _Server:
     """State that the clients of one machine share."""
 
-    def __init__(self, machine: Machine, *, holds_guest: bool) -> None:
-        self.machine = machine
-        self.one_at_a_time = trio.Lock()
+    def __init__(self, machine: Machine, nursery: trio.Nursery, *, holds_guest: bool) -> None:
         self.commands = commands()
+        self.served = Served(
+            machine, self.commands, self._tell, nursery.start_soon, partial(_execute, machine)
+        )
+        self.one_at_a_time = trio.Lock()
         self._holds_guest = holds_guest
         self._clients: set[Client] = set()
         self._places = trio.Semaphore(MOST_CLIENTS)
@@ -93,7 +98,7 @@ class _Server:
         """Tell SHUTDOWN, unless that has been told: the run has failed."""
         if not self._ended:
             self._ended = True
-            self._tell(shutdown(self.machine.ending))
+            self._tell(shutdown(self.served.machine.control.ending))
 
     def _tell(self, event: QmpEvent) -> None:
         now = time.time()
@@ -104,7 +109,7 @@ class _Server:
         """A client has negotiated."""
         if self._holds_guest:
             self._holds_guest = False
-            self.machine.resume()
+            self.served.machine.control.resume()
 
     async def accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         """Serve whoever connects, for ever."""
@@ -128,6 +133,12 @@ class _Server:
         """Wait until every client has its answers and events."""
         for client in tuple(self._clients):
             await client.settled()
+
+
+async def _execute(machine: Machine, line: str, cpu: int) -> str:
+    from pyvmm.machine.monitor.commands import execute  # Most clients never ask.
+
+    return await execute(machine, line, cpu, Requester.QMP)
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:

@@ -16,7 +16,7 @@ from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind, 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
     from pyvmm.hosts.kvm.stats import StatDescriptor, Statistic
-    from pyvmm.machine.machine import Machine
+    from pyvmm.qmp.served import Served
 
 PROVIDER = "kvm"
 VM = "vm"
@@ -45,7 +45,8 @@ class _Filter:
         return self.names is None or name in self.names
 
 
-async def _query_stats(machine: Machine, arguments: Arguments) -> object:
+async def _query_stats(served: Served, arguments: Arguments) -> object:
+    machine = served.machine
     if arguments["target"] == VM and "vcpus" in arguments:
         raise CommandError("Parameter 'vcpus' is unexpected")
     wanted = _wanted(arguments)
@@ -53,12 +54,12 @@ async def _query_stats(machine: Machine, arguments: Arguments) -> object:
     if wanted is None or machine.host.choice is not HostChoice.KVM:
         return []
     if arguments["target"] == VM:
-        return _results(_of_vm(machine), wanted, {})
+        return _results(machine.host.statistics(), wanted, {})
     found: list[Mapping[str, object]] = []
     for index in range(machine.config.cpus):
         path = vcpu_path(index)
         if paths is None or path in paths:
-            values = await machine.on_vcpu(index, _of_vcpu)
+            values = await machine.vcpus[index].call(_of_vcpu)
             found += _results(values, wanted, {"qom-path": path})
     return found
 
@@ -75,12 +76,13 @@ def _results(
     return [{"provider": PROVIDER, "stats": stats, **owner}] if stats else []
 
 
-async def _query_schemas(machine: Machine, _arguments: Arguments) -> object:
+async def _query_schemas(served: Served, _arguments: Arguments) -> object:
+    machine = served.machine
     if machine.host.choice is not HostChoice.KVM:
         return []
     by_target = {
-        VCPU: await machine.on_vcpu(0, _of_vcpu),
-        VM: _of_vm(machine),
+        VCPU: await machine.vcpus[0].call(_of_vcpu),
+        VM: machine.host.statistics(),
     }
     return [
         {
@@ -90,15 +92,6 @@ async def _query_schemas(machine: Machine, _arguments: Arguments) -> object:
         }
         for target, values in by_target.items()
     ]
-
-
-def _of_vm(machine: Machine) -> Sequence[Statistic]:
-    from pyvmm.hosts.kvm.vm import Vm
-
-    vm = machine.assembly.vm
-    assert isinstance(vm, Vm)
-    with vm.statistics() as statistics:
-        return statistics.read()
 
 
 def _of_vcpu(vcpu: Vcpu) -> Sequence[Statistic]:
@@ -186,7 +179,7 @@ def _strings(where: str, given: Any) -> frozenset[str] | None:
     return frozenset(given)
 
 
-COMMANDS = (
+STATS_COMMANDS = (
     Command(
         "query-stats",
         (

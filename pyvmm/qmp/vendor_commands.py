@@ -14,6 +14,7 @@ import trio
 
 from pyvmm.errors import ConversionRefusedError, HostLacksError, InternalError
 from pyvmm.machine.leases import LeaseHeldError
+from pyvmm.machine.machine_host import GUEST_MEMFD, Handle, SlotHandle, descriptor
 from pyvmm.memory.conversion import Refusal, Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
@@ -21,24 +22,26 @@ from pyvmm.qmp.dump_command import refuse_while_dumping
 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
-    from pyvmm.machine.machine import Machine
     from pyvmm.machine.memory_sides import MemorySides
+    from pyvmm.qmp.inspected import Inspected
+    from pyvmm.qmp.served import Served
 
 MOST_RUNS = 1000
 """Runs of pages in one answer."""
 _ADDRESS_END = 1 << 64
 _WITHHELD = "withheld"
-_FILE = "guest-memfd"
 
 
-async def query_page_states(machine: Machine, arguments: Arguments) -> object:
+async def query_page_states(served: Served, arguments: Arguments) -> object:
     """Runs of pages in one state and one region, and what is resident of them on either side."""
     start = arguments.get("start", 0)
     end = min(_ADDRESS_END, start + arguments.get("size", _ADDRESS_END))
-    return await trio.to_thread.run_sync(partial(_page_states, machine, GpaRange(start, end)))
+    return await trio.to_thread.run_sync(
+        partial(_page_states, served.machine, GpaRange(start, end))
+    )
 
 
-def _page_states(machine: Machine, asked: GpaRange) -> dict[str, object]:
+def _page_states(machine: Inspected, asked: GpaRange) -> dict[str, object]:
     runs: list[dict[str, object]] = []
     for sides in machine.memory.regions.sides():
         region = sides.region.range
@@ -68,12 +71,13 @@ def _resident(sides: MemorySides, range_: GpaRange) -> dict[str, int]:
     return {"shared": shared, "private": private}
 
 
-async def convert(machine: Machine, arguments: Arguments) -> object:
+async def convert(served: Served, arguments: Arguments) -> object:
     """The host's own decision over a range of pages. A refusal's message begins with its name."""
+    machine = served.machine
     start, size = arguments["start"], arguments["size"]
     if machine.config.private is None:
         raise CommandError("NO_PRIVATE_MEMORY: the machine was made without private memory")
-    refuse_while_dumping(machine)
+    refuse_while_dumping(served)
     memory = machine.memory
     if arguments["to"] == _WITHHELD:
         change = partial(memory.conversion.withhold, start, size)
@@ -92,7 +96,7 @@ async def convert(machine: Machine, arguments: Arguments) -> object:
     return {}
 
 
-async def query_exits(machine: Machine, _arguments: Arguments) -> object:
+async def query_exits(served: Served, _arguments: Arguments) -> object:
     """Exits of every vCPU so far, by kind, and its last ones; conversions and how they came."""
 
     def look(vcpu: Vcpu) -> dict[str, object]:
@@ -102,91 +106,58 @@ async def query_exits(machine: Machine, _arguments: Arguments) -> object:
         }
 
     vcpus = [
-        {"cpu-index": index, **await machine.on_vcpu(index, look)}
-        for index in range(machine.config.cpus)
+        {"cpu-index": index, **await vcpu.call(look)}
+        for index, vcpu in enumerate(served.machine.vcpus)
     ]
     return {
         "vcpus": vcpus,
-        "conversions": dict(machine.memory.conversion.counts),
-        "failures": list(machine.memory.conversion.failures),
+        "conversions": dict(served.machine.memory.conversion.counts),
+        "failures": list(served.machine.memory.conversion.failures),
     }
 
 
 # -- handles --
 
 
-async def query_handles(machine: Machine, _arguments: Arguments) -> object:
+async def query_handles(served: Served, _arguments: Arguments) -> object:
     """List what the machine holds of the host: fds, mappings, memslots and their bindings."""
-    assembly, file = machine.assembly, machine.ram.guest_memfd
-    handles = [
-        _handle("system", "system", assembly.system),
-        _handle("vm", "vm", assembly.vm),
-    ]
-    for index in range(machine.config.cpus):
-        fd = await _on_vcpu(machine, index)
-        if fd is not None:
-            handles.append({"name": f"vcpu{index}", "kind": "vcpu", **fd, "keeps": ["vm"]})
-    if file is not None:
-        handles.append(_handle(_FILE, "guest-memfd", file, "vm", size=file.size))
-    slots = []
-    names: dict[int, str] = {}
-    for sides in machine.memory.regions.sides():
-        mapping, region = sides.mapping, sides.region
-        if mapping.hva not in names:
-            names[mapping.hva] = f"mapping of {region.what}"
-            whole_file = (
-                file is not None and mapping is machine.ram.mapping and not region.two_sided
-            )
-            kept = (_FILE,) if whole_file else ()
-            handles.append(
-                _handle(
-                    names[mapping.hva],
-                    "mapping",
-                    mapping,
-                    *kept,
-                    hva=mapping.hva,
-                    size=mapping.size,
-                )
-            )
-        slots.append(_slot(sides, names[mapping.hva]))
-    return {"handles": handles, "memslots": slots}
+    host = served.machine.host
+    handles = [_handle(one) for one in host.handles()]
+    for index, vcpu in enumerate(served.machine.vcpus):
+        try:
+            fd = await vcpu.call(descriptor)
+        except InternalError:
+            continue  # The run is over, and it is closed.
+        handles.append(_handle(Handle(f"vcpu{index}", "vcpu", fd, ("vm",))))
+    return {"handles": handles, "memslots": [_slot(one) for one in host.slots()]}
 
 
-def _handle(name: str, kind: str, owner: object, *keeps: str, **more: int) -> dict[str, object]:
-    """`keeps`: the names of what lives on in the kernel as long as this is open."""
-    return {"name": name, "kind": kind, **_fd(owner), **more, "keeps": list(keeps)}
-
-
-def _slot(sides: MemorySides, mapping: str) -> dict[str, object]:
-    memslot = sides.memslot()
-    slot: dict[str, object] = {
-        "slot": memslot.slot,
-        "region": sides.region.what,
-        "start": memslot.gpa,
-        "end": memslot.gpa + memslot.size,
-        "mapping": mapping,
-        "hva": memslot.hva,
+def _handle(handle: Handle) -> dict[str, object]:
+    fd = {} if handle.fd is None else {"fd": handle.fd}
+    return {
+        "name": handle.name,
+        "kind": handle.kind,
+        **fd,
+        **handle.numbers,
+        "keeps": list(handle.keeps),
     }
-    if memslot.guest_memfd is not None:
-        slot["binding"] = {"handle": _FILE, "offset": memslot.guest_memfd_offset}
-    return slot
 
 
-async def _on_vcpu(machine: Machine, index: int) -> dict[str, object] | None:
-    """A vCPU's descriptor; None once the run is over, and it is closed."""
-    try:
-        return await machine.on_vcpu(index, _fd)
-    except InternalError:
-        return None
+def _slot(slot: SlotHandle) -> dict[str, object]:
+    told: dict[str, object] = {
+        "slot": slot.slot,
+        "region": slot.region,
+        "start": slot.start,
+        "end": slot.end,
+        "mapping": slot.mapping,
+        "hva": slot.hva,
+    }
+    if slot.file_offset is not None:
+        told["binding"] = {"handle": GUEST_MEMFD, "offset": slot.file_offset}
+    return told
 
 
-def _fd(owner: object) -> dict[str, object]:
-    """Its descriptor, where it has one: the model's things have none of KVM's."""
-    fd = getattr(owner, "fd", None)
-    return {"fd": fd} if isinstance(fd, int) and fd >= 0 else {}
-
-
-COMMANDS: tuple[Command, ...] = (
+VENDOR_COMMANDS: tuple[Command, ...] = (
     Command(
         "x-pyvmm-query-page-states",
         (Argument("start", Kind.SIZE, optional=True), Argument("size", Kind.SIZE, optional=True)),

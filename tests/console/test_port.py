@@ -18,6 +18,7 @@ from pyvmm.machine.console.monitor import PROMPT, Monitor
 from pyvmm.machine.console.port import INPUT_LIMIT, OUTPUT_LIMIT, ConsolePort
 from pyvmm.machine.console.streams import InputDescriptor, OutputDescriptor
 from pyvmm.machine.ending import Requester
+from pyvmm.machine.steering import MachineState
 
 HANG = 240.0
 
@@ -322,24 +323,26 @@ def test_discard_ends_the_input_and_takes_everything() -> None:
 # The monitor.
 
 
-class FakeMachine:
-    """What the monitor asks of a machine."""
-
+class FakeControl:
     def __init__(self) -> None:
-        self.is_paused = False
+        self.state = MachineState.RUNNING
         self.ended: list[str] = []
 
     async def pause(self) -> None:
-        self.is_paused = True
-
-    def resume(self) -> None:
-        self.is_paused = False
+        self.state = MachineState.PAUSED
 
     def interrupt(self, detail: str, _requester: Requester) -> None:
         self.ended.append(detail)
 
+
+class FakeMachine:
+    """What the monitor asks of a machine."""
+
+    def __init__(self) -> None:
+        self.control = FakeControl()
+
     @property
-    def config(self) -> Any:
+    def vcpus(self) -> Any:
         raise InternalError("look at vCPU 0", "the guest has ended")
 
 
@@ -366,12 +369,12 @@ def test_keys_pass_through() -> None:
 def test_escape_cut_in_two() -> None:
     passed, _shown, machine = typed(b"a\x01", b"xb")
     assert passed == b"ab"
-    assert len(machine.ended) == 1
+    assert len(machine.control.ended) == 1
 
 
 def test_monitor_line_editing() -> None:
     _passed, shown, machine = typed(b"\x01c", b"stox\x7fp\r")
-    assert machine.is_paused
+    assert machine.control.state is MachineState.PAUSED
     assert shown.endswith("stox\b \bp\n" + PROMPT)
 
 
@@ -379,7 +382,7 @@ def test_monitor_takes_no_end_of_keys() -> None:
     _passed, shown, machine = typed(b"\x01c", b"x" * 10000, b"\r", b"  info   status \r")
     assert f"unknown command: '{'x' * 256}'\n" in shown
     assert "VM status: running\n" in shown
-    assert not machine.ended
+    assert not machine.control.ended
 
 
 def test_monitor_shows_no_control_characters() -> None:
@@ -390,7 +393,7 @@ def test_monitor_shows_no_control_characters() -> None:
 def test_monitor_opened_and_closed_within_one_piece() -> None:
     passed, _shown, machine = typed(b"a\x01cstop\r\x01cb")
     assert passed == b"ab"
-    assert machine.is_paused
+    assert machine.control.state is MachineState.PAUSED
 
 
 def test_monitor_tells_what_fails() -> None:
@@ -399,7 +402,7 @@ def test_monitor_tells_what_fails() -> None:
 
 
 def test_monitor_quit() -> None:
-    assert typed(b"\x01cq\r")[2].ended == ["ended from the monitor (quit)"]
+    assert typed(b"\x01cq\r")[2].control.ended == ["ended from the monitor (quit)"]
 
 
 def test_a_cancelled_receive_takes_nothing() -> None:

@@ -24,7 +24,7 @@ import pyvmm.cli.main
 import pyvmm.cli.run
 import pyvmm.hosts.kvm.system
 import pyvmm.hosts.model.system
-import pyvmm.machine.machine
+import pyvmm.machine.running
 
 PRELOADED = (hypothesis.stateful, trio.testing, pyvmm)
 """What suites import, here before any of them is there."""

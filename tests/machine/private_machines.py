@@ -14,9 +14,11 @@ from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import RunResult
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.machine.vcpu_thread import Allow
 from pyvmm.memory.layout import MIB
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 
 from .guests import bundled
 from .mailbox import Mailbox
@@ -70,17 +72,17 @@ class Talk:
 
     def file_offset(self, gpa: int) -> int:
         """Where `gpa` is in the host's mapping, and in the guest_memfd."""
-        offset = self.machine.ram.address_map.file_offset(gpa, PAGE_SIZE)
+        offset = ram_of(self.machine).address_map.file_offset(gpa, PAGE_SIZE)
         assert offset is not None
         return offset
 
     def shared_is_there(self, gpa: int) -> bool:
         """Whether the shared side holds memory for a page, asked of the kernel."""
-        return bool(self.machine.ram.mapping.resident(self.file_offset(gpa), PAGE_SIZE))
+        return bool(ram_of(self.machine).mapping.resident(self.file_offset(gpa), PAGE_SIZE))
 
     def private_is_there(self, gpa: int) -> bool:
         """Whether the private side does."""
-        file = self.machine.ram.guest_memfd
+        file = ram_of(self.machine).guest_memfd
         assert file is not None
         return bool(file.resident(self.file_offset(gpa), PAGE_SIZE))
 
@@ -103,7 +105,7 @@ async def _mailbox(machine: Machine, console: Collector) -> Mailbox:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(look)
-        ending = (await machine.wait()).ending
+        ending = (await machine.control.wait()).ending
         if not found:
             said = console.output.decode(errors="replace")
             raise AssertionError(f"the guest ended without a mailbox: {ending}\n{said}")
@@ -121,9 +123,9 @@ def talk(
 
     async def whole() -> RunResult:
         with trio.fail_after(HANG):
-            async with Machine(machine_config, console, allow=allow) as machine:
+            async with open_machine(machine_config, console, allow=allow) as machine:
                 mailbox = await _mailbox(machine, console)
                 await conversation(Talk(machine, console, mailbox))
-                return await machine.wait()
+                return await machine.control.wait()
 
     return Ended(trio.run(whole), console.output.decode())

@@ -24,10 +24,11 @@ from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.machine.ending import Ending, EndingKind
-from pyvmm.machine.machine import Machine
 from pyvmm.machine.pc_platform import pc_platform
+from pyvmm.machine.running import open_machine
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import MIB
+from tests.machine.inside import assembly_of
 
 LONG = 60.0
 """Seconds after which a test gives up; none waits for so long unless it fails."""
@@ -425,8 +426,8 @@ def test_a_clock_interrupts_again_after_a_reset_in_place(host: HostChoice) -> No
     async def main() -> None:
         config = MachineConfig(b"\xeb\xfe", memory=2 * MIB, host=host, irqchip=IrqchipPolicy.ON)
         with trio.fail_after(HANG):
-            async with Machine(config) as machine:
-                board = machine._assembly.board
+            async with open_machine(config) as machine:
+                board = assembly_of(machine).board
                 backends, devices = board.backends, board.platform.devices
                 assert len(backends) == 2
                 for _ in range(2):
@@ -437,10 +438,10 @@ def test_a_clock_interrupts_again_after_a_reset_in_place(host: HostChoice) -> No
                     cmos = next(one.device for one in devices if one.name == "CMOS clock")
                     while not cmos.save().flags.happened & 0x80:  # type: ignore[attr-defined]
                         await trio.sleep(0.001)
-                    await machine.reset()
+                    await machine.control.reset()
                     assert not cmos.save().flags.happened & 0x80  # type: ignore[attr-defined]
                 assert board.backends is backends
-                machine.interrupt("by the test")
-                assert (await machine.wait()).ending.kind is EndingKind.INTERRUPTED
+                machine.control.interrupt("by the test")
+                assert (await machine.control.wait()).ending.kind is EndingKind.INTERRUPTED
 
     trio.run(main)

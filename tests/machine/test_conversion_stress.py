@@ -19,6 +19,7 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 
 from .mailbox import pattern_at
 from .private_machines import Talk, config, talk
@@ -101,9 +102,11 @@ async def check_attributes(guest: Talk, start: int, end: int) -> dict[PageState,
     other. Gives the number of pages in each state.
     """
     for gpa in range(start, end, PAGE_SIZE):
-        assert guest.memory.read(gpa, 8) is not None or guest.machine.ram.read(gpa, 8) == bytes(8)
+        assert guest.memory.read(gpa, 8) is not None or ram_of(guest.machine).read(gpa, 8) == bytes(
+            8
+        )
         words = (pattern_at(gpa + at, MARKER) for at in range(0, PAGE_SIZE, 8))
-        guest.machine.ram.write(gpa, struct.pack(f"<{PAGE_SIZE // 8}Q", *words))
+        ram_of(guest.machine).write(gpa, struct.pack(f"<{PAGE_SIZE // 8}Q", *words))
     pages: Counter[PageState] = Counter()
     for run in guest.memory.states.runs():
         first, last = max(run.range.start, start), min(run.range.end, end)
@@ -125,7 +128,7 @@ async def ending_before(guest: Talk, enough: threading.Event) -> RunResult | Non
     async with trio.open_nursery() as nursery:
 
         async def wait_for_it() -> None:
-            ended.append(await guest.machine.wait())
+            ended.append(await guest.machine.control.wait())
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(wait_for_it)

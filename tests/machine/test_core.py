@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from pyvmm.machine.config import HostChoice, MachineConfig
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
 
 from .private_machines import config as private_config
@@ -63,7 +63,7 @@ def look(config: MachineConfig) -> tuple[Counter[str], Counter[str], int]:
     before, dumped_before = in_core()
 
     async def main() -> tuple[Counter[str], Counter[str], int]:
-        async with Machine(config, paused=True) as machine:
+        async with open_machine(config, paused=True) as machine:
             mapped, dumped = in_core()
             size = sum(sides.region.range.size for sides in machine.memory.regions.sides())
             return mapped - before, dumped - dumped_before, size

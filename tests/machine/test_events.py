@@ -23,7 +23,10 @@ from pyvmm.machine.events import (
     WasReset,
 )
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
+from pyvmm.machine.steering import MachineState
 from pyvmm.memory.layout import MIB
+from tests.machine.inside import is_paused
 
 from .guests import COUNT, EXIT_42, PRINT_AND_SPIN, SPIN, bundled
 from .test_reset import HANG, HOSTS
@@ -41,11 +44,11 @@ def told(
 
     async def main() -> RunResult:
         with trio.fail_after(HANG):
-            async with Machine(config, paused=paused) as machine:
-                with machine.listening(events.append):
+            async with open_machine(config, paused=paused) as machine:
+                with machine.events.listen(events.append):
                     await act(machine)
-                    result = await machine.wait()
-                machine.powerdown()
+                    result = await machine.control.wait()
+                machine.control.powerdown()
                 return result
 
     return events, trio.run(main)
@@ -54,15 +57,15 @@ def told(
 @pytest.mark.parametrize("host", HOSTS)
 def test_each_thing_is_told_once_and_in_order(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
-        machine.resume()
-        await machine.pause()
-        await machine.pause()
-        await machine.reset()
-        machine.powerdown()
-        machine.resume()
-        machine.resume()
-        machine.interrupt("by the test", Requester.QMP)
-        machine.interrupt("again", Requester.SIGNAL)
+        machine.control.resume()
+        await machine.control.pause()
+        await machine.control.pause()
+        await machine.control.reset()
+        machine.control.powerdown()
+        machine.control.resume()
+        machine.control.resume()
+        machine.control.interrupt("by the test", Requester.QMP)
+        machine.control.interrupt("again", Requester.SIGNAL)
 
     events, result = told(small(SPIN, host), act)
     ending = Ending(EndingKind.INTERRUPTED, "by the test", requester=Requester.QMP)
@@ -102,20 +105,19 @@ def test_a_refused_access_is_told_before_the_end() -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_paused_start(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
-        assert machine.is_paused
-        assert not machine.has_run
+        assert machine.control.state is MachineState.NEW
         # Nothing wakes its thread meanwhile.
         await trio.sleep(0.2)
         assert machine.console.total == 0
-        regs = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+        regs = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
         assert regs.rip == 0x7C00
         await trio.sleep(0.05)
-        assert await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs()) == regs
-        machine.resume()
-        assert machine.has_run
+        assert await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs()) == regs
+        machine.control.resume()
+        assert machine.control.state.value == "running"
         while machine.console.total < 2:
             await trio.sleep(0.001)
-        machine.interrupt("by the test")
+        machine.control.interrupt("by the test")
 
     events, _result = told(small(PRINT_AND_SPIN, host), act, paused=True)
     # It did not run on: it began.
@@ -135,7 +137,7 @@ def test_the_time_limit_does_not_wait_for_a_paused_start(host: HostChoice) -> No
 
 def test_a_paused_start_is_interrupted() -> None:
     async def act(machine: Machine) -> None:
-        machine.interrupt("by the test", Requester.SIGNAL)
+        machine.control.interrupt("by the test", Requester.SIGNAL)
 
     _events, result = told(small(SPIN, HostChoice.MODEL), act, paused=True)
     assert result.ending.kind is EndingKind.INTERRUPTED
@@ -147,7 +149,7 @@ def test_frozen_is_frozen_whoever_resumes(host: HostChoice) -> None:
         def read(vcpu: Vcpu) -> int:
             return vcpu.get_regs().rbx
 
-        return await machine.on_vcpu(0, read)
+        return await machine.vcpus[0].call(read)
 
     async def moves(machine: Machine) -> None:
         before = await counter(machine)
@@ -155,25 +157,25 @@ def test_frozen_is_frozen_whoever_resumes(host: HostChoice) -> None:
             await trio.sleep(0.001)
 
     async def act(machine: Machine) -> None:
-        async with machine.frozen():
-            machine.resume()
+        async with machine.control.freeze():
+            machine.control.resume()
             first = await counter(machine)
-            async with machine.frozen():
+            async with machine.control.freeze():
                 pass
-            machine.resume()
+            machine.control.resume()
             await trio.sleep(0.02)
             assert await counter(machine) == first
-            assert not machine.is_paused
+            assert not is_paused(machine)
         await moves(machine)
-        await machine.pause()
-        async with machine.frozen():
+        await machine.control.pause()
+        async with machine.control.freeze():
             pass
         stands = await counter(machine)
         await trio.sleep(0.02)
         assert await counter(machine) == stands
-        machine.resume()
+        machine.control.resume()
         await moves(machine)
-        machine.interrupt("by the test")
+        machine.control.interrupt("by the test")
 
     events, _result = told(small(COUNT, host), act)
     assert events[:-1] == [Paused(), Resumed()]
@@ -184,23 +186,23 @@ def test_freezing_is_cancelled_without_a_trace() -> None:
         for _ in range(20):
             with trio.CancelScope() as scope:
                 scope.cancel()
-                async with machine.frozen():
+                async with machine.control.freeze():
                     await trio.lowlevel.checkpoint()
             assert scope.cancelled_caught
         while machine.console.total < 2:
             await trio.sleep(0.001)
-        machine.interrupt("by the test")
+        machine.control.interrupt("by the test")
 
     told(small(PRINT_AND_SPIN, HostChoice.MODEL), act)
 
 
 def test_the_end_comes_through_while_frozen() -> None:
     async def act(machine: Machine) -> None:
-        async with machine.frozen():
-            machine.interrupt("by the test")
+        async with machine.control.freeze():
+            machine.control.interrupt("by the test")
             with pytest.raises(InternalError):
                 while True:
-                    await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+                    await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
 
     _events, result = told(small(SPIN, HostChoice.MODEL), act)
     assert result.ending.kind is EndingKind.INTERRUPTED
@@ -210,10 +212,10 @@ def test_a_listener_hears_while_it_listens_only() -> None:
     first: list[MachineEvent] = []
 
     async def act(machine: Machine) -> None:
-        with machine.listening(first.append):
-            await machine.pause()
-        machine.resume()
-        machine.interrupt("by the test")
+        with machine.events.listen(first.append):
+            await machine.control.pause()
+        machine.control.resume()
+        machine.control.interrupt("by the test")
 
     events, _result = told(small(SPIN, HostChoice.MODEL), act)
     assert first == [Paused()]
@@ -229,10 +231,10 @@ def test_a_vcpu_is_not_waited_for_once_the_guest_has_ended() -> None:
     async def main() -> None:
         config = small(EXIT_42, HostChoice.MODEL, timeout=HANG)
         with trio.fail_after(HANG / 2):
-            async with Machine(config, never_done) as machine:
-                while machine.ending is None:
+            async with open_machine(config, never_done) as machine:
+                while machine.control.ending is None:
                     await trio.sleep(0.001)
                 with pytest.raises(InternalError, match="has ended"):
-                    await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+                    await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
 
     trio.run(main)

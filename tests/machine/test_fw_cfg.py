@@ -18,10 +18,12 @@ from pyvmm.machine.config import HostChoice, MachineConfig, PrivateConfig
 from pyvmm.machine.dma import GuestDma
 from pyvmm.machine.fw_cfg_items import machine_items
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import ECAM_GPA, ECAM_SIZE, GIB, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 
 from ..boot.images import ENTRY, Segment, pvh
 from ..devices.guest_bytes import Memory
@@ -101,7 +103,7 @@ def within(config: MachineConfig, act: Callable[[Machine, GuestDma], None]) -> N
     """`act` with a machine whose guest has not begun, and its memory as devices reach it."""
 
     async def whole() -> None:
-        async with Machine(config, paused=True) as machine:
+        async with open_machine(config, paused=True) as machine:
             act(machine, GuestDma(machine.memory, "a test"))
 
     trio.run(whole)
@@ -125,7 +127,7 @@ def test_dma_reaches_ram_on_both_sides_of_the_hole_and_nothing_else(host: HostCh
             with dma.held(gpa, length) as held:
                 assert held is None
         # All that is below the hole, but for a byte: what was written is gone at both ends of it.
-        machine.ram.write(MIB - 1, b"<>")
+        ram_of(machine).write(MIB - 1, b"<>")
         with dma.held(MIB, 3 * GIB - MIB - 1) as held:
             assert held is not None
             held.clear(0, 3 * GIB - MIB - 1)
@@ -138,23 +140,23 @@ def test_dma_reaches_ram_on_both_sides_of_the_hole_and_nothing_else(host: HostCh
 
 def test_dma_leaves_private_pages_alone() -> None:
     def act(machine: Machine, dma: GuestDma) -> None:
-        machine.ram.write(4 * MIB, b"\x11" * 3 * PAGE_SIZE)
+        ram_of(machine).write(4 * MIB, b"\x11" * 3 * PAGE_SIZE)
         machine.memory.conversion.convert(4 * MIB + PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
-        before = machine.ram.read(4 * MIB + PAGE_SIZE, PAGE_SIZE)
+        before = ram_of(machine).read(4 * MIB + PAGE_SIZE, PAGE_SIZE)
         assert dma.read(4 * MIB, 3 * PAGE_SIZE) is None
         assert not dma.write(4 * MIB, b"\x22" * 3 * PAGE_SIZE)
         with dma.held(4 * MIB, 3 * PAGE_SIZE) as held:
             assert held is None
         for page in (0, 2):
             at = 4 * MIB + page * PAGE_SIZE
-            assert machine.ram.read(at, PAGE_SIZE) == b"\x11" * PAGE_SIZE, "all or nothing"
-        assert machine.ram.read(4 * MIB + PAGE_SIZE, PAGE_SIZE) == before
+            assert ram_of(machine).read(at, PAGE_SIZE) == b"\x11" * PAGE_SIZE, "all or nothing"
+        assert ram_of(machine).read(4 * MIB + PAGE_SIZE, PAGE_SIZE) == before
         with dma.held(4 * MIB, PAGE_SIZE) as held:
             assert held is not None
             held.write(0, b"\x22" * 8)
             assert machine.memory.leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) == "a test"
         assert machine.memory.leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) is None
-        assert machine.ram.read(4 * MIB, 16) == b"\x22" * 8 + b"\x11" * 8
+        assert ram_of(machine).read(4 * MIB, 16) == b"\x22" * 8 + b"\x11" * 8
 
     private = PrivateConfig(bundled_guests.firmware())
     within(

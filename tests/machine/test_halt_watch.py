@@ -24,7 +24,9 @@ from pyvmm.machine import halt_watch
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
+from tests.machine.inside import assembly_of, control_of
 
 HANG = 240.0
 KVM, MODEL = HostChoice.KVM, HostChoice.MODEL
@@ -59,11 +61,11 @@ def end_of(
     """How a guest ends beside which `act` is done once it has said its '!'."""
 
     async def main() -> RunResult:
-        async with Machine(config) as machine:
+        async with open_machine(config) as machine:
             assert await machine.console.receive() == b"!"
             if act is not None:
                 await act(machine)
-            return await machine.wait()
+            return await machine.control.wait()
 
     return trio.run(main)
 
@@ -75,15 +77,22 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: object) -> None:
         pass
 
-    monkeypatch.setattr("pyvmm.machine.machine.watch_for_halt", nothing)
+    monkeypatch.setattr("pyvmm.machine.running.watch_for_halt", nothing)
+
+
+def watched(machine: Machine) -> halt_watch.Watched:
+    vm = assembly_of(machine).vm
+    return halt_watch.Watched(
+        control_of(machine), machine.vcpus, vm.can_send_unmaskable, lambda: False
+    )
 
 
 async def look(machine: Machine) -> None:
     """What the machine does when vCPUs have done nothing for a moment; several times."""
     for _ in range(5):
-        if machine.ending is None:
+        if machine.control.ending is None:
             with suppress(InternalError):  # The guest has ended meanwhile.
-                await halt_watch.look(machine, machine._control)
+                await halt_watch.look(watched(machine))
 
 
 @pytest.mark.slow
@@ -107,8 +116,8 @@ def test_a_guest_that_may_go_on_is_let_go_on(host: HostChoice, image: bytes) -> 
     async def act(machine: Machine) -> None:
         await settle(machine, image)
         await look(machine)
-        assert machine.ending is None
-        machine.interrupt("enough")
+        assert machine.control.ending is None
+        machine.control.interrupt("enough")
 
     assert end_of(config(image, host), act).ending.kind is EndingKind.INTERRUPTED
 
@@ -116,7 +125,7 @@ def test_a_guest_that_may_go_on_is_let_go_on(host: HostChoice, image: bytes) -> 
 async def settle(machine: Machine, image: bytes) -> None:
     """Wait until the first vCPU has halted, where it will."""
     while image is not BUSY:
-        if (await machine.on_vcpu(0, lambda vcpu: vcpu.get_further())).halted:
+        if (await machine.vcpus[0].call(lambda vcpu: vcpu.get_further())).halted:
             return
         await trio.sleep(0.001)
 
@@ -126,10 +135,10 @@ async def settle(machine: Machine, image: bytes) -> None:
 def test_a_paused_machine_is_not_over_before_it_goes_on(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         await settle(machine, CLI_HLT)
-        await machine.pause()
+        await machine.control.pause()
         await look(machine)
-        assert machine.ending is None
-        machine.resume()
+        assert machine.control.ending is None
+        machine.control.resume()
         await look(machine)
 
     assert end_of(config(CLI_HLT, host), act).ending.kind is EndingKind.HALTED
@@ -149,11 +158,11 @@ def set_up_nmi(vcpu: Vcpu, offset: int, entry: int) -> None:
 @pytest.mark.parametrize("offset", [0x340, 0x350])
 def test_a_local_apic_that_may_send_an_nmi_is_waited_for(offset: int) -> None:
     async def act(machine: Machine) -> None:
-        await machine.on_vcpu(0, lambda vcpu: set_up_nmi(vcpu, offset, 0x400))
+        await machine.vcpus[0].call(lambda vcpu: set_up_nmi(vcpu, offset, 0x400))
         await settle(machine, WAITS_FOR_NMI)
         await look(machine)
-        assert machine.ending is None
-        await machine.on_vcpu(0, send_nmi)
+        assert machine.control.ending is None
+        await machine.vcpus[0].call(send_nmi)
 
     assert end_of(config(WAITS_FOR_NMI), act).ending.status == 7
 
@@ -167,15 +176,15 @@ def send_nmi(vcpu: Vcpu) -> None:
 @pytest.mark.usefixtures("by_hand")
 def test_a_line_that_sends_an_nmi_is_waited_for() -> None:
     async def act(machine: Machine) -> None:
-        vm = machine.assembly.vm
+        vm = assembly_of(machine).vm
         assert isinstance(vm, KvmVm)
         state = bytearray(vm.get_irqchip(Irqchip.IOAPIC))
         struct.pack_into("<Q", state, 24 + 8 * 4, 0x400)  # COM1: an NMI to the first CPU
         vm.set_irqchip(Irqchip.IOAPIC, bytes(state))
-        await machine.on_vcpu(0, lambda vcpu: set_up_nmi(vcpu, 0x350, 1 << 16))
+        await machine.vcpus[0].call(lambda vcpu: set_up_nmi(vcpu, 0x350, 1 << 16))
         await settle(machine, WAITS_FOR_NMI)
         await look(machine)
-        assert machine.ending is None
+        assert machine.control.ending is None
         await machine.console.send(b"x")
 
     assert end_of(config(WAITS_FOR_NMI), act).ending.status == 7
@@ -186,10 +195,10 @@ def test_a_line_that_sends_an_nmi_is_waited_for() -> None:
 def test_an_nmi_that_is_on_its_way_is_waited_for() -> None:
     async def act(machine: Machine) -> None:
         await settle(machine, WAITS_FOR_NMI)
-        async with machine.frozen():
-            assert await machine.on_vcpu(0, lambda vcpu: vcpu.sleeps_for_good())
-            await machine.on_vcpu(0, send_nmi)
-            assert not await machine.on_vcpu(0, lambda vcpu: vcpu.sleeps_for_good())
+        async with machine.control.freeze():
+            assert await machine.vcpus[0].call(lambda vcpu: vcpu.sleeps_for_good())
+            await machine.vcpus[0].call(send_nmi)
+            assert not await machine.vcpus[0].call(lambda vcpu: vcpu.sleeps_for_good())
 
     assert end_of(config(WAITS_FOR_NMI), act).ending.status == 7
 
@@ -200,9 +209,9 @@ def test_an_nmi_that_is_on_its_way_is_waited_for() -> None:
 def test_one_halted_cpu_is_no_halted_machine(image: bytes) -> None:
     async def act(machine: Machine) -> None:
         await settle(machine, image)
-        await machine.on_vcpu(1, halt_here)
+        await machine.vcpus[1].call(halt_here)
         await look(machine)
-        machine.interrupt("enough")
+        machine.control.interrupt("enough")
 
     ended = end_of(config(image, cpus=2), act).ending.kind
     assert ended is (EndingKind.HALTED if image is CLI_HLT else EndingKind.INTERRUPTED)
@@ -220,7 +229,7 @@ def test_who_revives_a_halted_guest_is_not_overlooked(host: HostChoice) -> None:
     # Beside a look that has begun: before it asks the vCPU, or after.
     async def act(machine: Machine) -> None:
         def revive_unless_over(vcpu: Vcpu) -> None:
-            if machine.ending is None:
+            if machine.control.ending is None:
                 revive(vcpu)
                 revived.append(number)
 
@@ -230,7 +239,7 @@ def test_who_revives_a_halted_guest_is_not_overlooked(host: HostChoice) -> None:
             for _ in range(number):
                 await trio.lowlevel.checkpoint()
             with suppress(InternalError):
-                await machine.on_vcpu(0, revive_unless_over)
+                await machine.vcpus[0].call(revive_unless_over)
 
     revived: list[int] = []
     for number in range(8):
@@ -277,14 +286,6 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return looks
 
 
-class FakeConsole:
-    is_full = False
-
-
-class FakeMachine:
-    console = FakeConsole()
-
-
 class FakeControl:
     """Vcpus that do as `marks` says, a list for each comparison; then the run is over."""
 
@@ -315,8 +316,8 @@ class FakeControl:
 def test_who_does_something_costs_no_look_and_who_does_not_few(
     looked: list[int], marks: list[list[int] | None], looks: int
 ) -> None:
-    machine, control = FakeMachine(), FakeControl(list(marks))
+    control: Any = FakeControl(list(marks))
+    faked = halt_watch.Watched(control, (), lambda: False, lambda: False)
     clock = trio.testing.MockClock(autojump_threshold=0)
-    watch: Any = halt_watch.watch_for_halt
-    trio.run(watch, machine, control, clock=clock)
+    trio.run(halt_watch.watch_for_halt, faked, clock=clock)
     assert len(looked) == looks

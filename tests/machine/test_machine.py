@@ -14,13 +14,14 @@ import trio
 
 from pyvmm.errors import HostLacksError, ImageError, InternalError, SystemCallError, UsageError
 from pyvmm.hosts.interface import Vcpu
-from pyvmm.machine.blocking import BlockingMachine, run
+from pyvmm.machine.blocking import open_blocking_machine, run
 from pyvmm.machine.config import IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import EndingKind, RunResult
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import GIB, MIB
 from tests.conftest import REQUIRED
+from tests.machine.inside import control_of, is_paused
 
 from .guests import COUNT, EXIT_42, HALT, PRINT_AND_SPIN, SPIN, bundled
 
@@ -156,7 +157,7 @@ def in_trio(function: object) -> object:
 
 def test_leaving_the_block_ends_a_spinning_guest() -> None:
     async def main() -> None:
-        async with Machine(small(SPIN)):
+        async with open_machine(small(SPIN)):
             await trio.sleep(0.01)
 
     in_trio(main)
@@ -165,7 +166,7 @@ def test_leaving_the_block_ends_a_spinning_guest() -> None:
 def test_leaving_at_once_is_fine_too() -> None:
     async def main() -> None:
         for _ in range(20):
-            async with Machine(small(SPIN)):
+            async with open_machine(small(SPIN)):
                 pass
 
     in_trio(main)
@@ -174,8 +175,8 @@ def test_leaving_at_once_is_fine_too() -> None:
 def test_cancelling_the_scope_around_it_ends_it() -> None:
     async def main() -> None:
         with trio.move_on_after(0.05) as scope:
-            async with Machine(small(SPIN)) as machine:
-                await machine.wait()
+            async with open_machine(small(SPIN)) as machine:
+                await machine.control.wait()
         assert scope.cancelled_caught
 
     in_trio(main)
@@ -184,7 +185,7 @@ def test_cancelling_the_scope_around_it_ends_it() -> None:
 def test_an_exception_in_the_block_comes_out_as_it_is() -> None:
     async def main() -> None:
         with pytest.raises(ZeroDivisionError):
-            async with Machine(small(SPIN)):
+            async with open_machine(small(SPIN)):
                 raise ZeroDivisionError
 
     in_trio(main)
@@ -192,9 +193,9 @@ def test_an_exception_in_the_block_comes_out_as_it_is() -> None:
 
 def test_interrupting_ends_it_with_130() -> None:
     async def main() -> RunResult:
-        async with Machine(small(SPIN)) as machine:
-            machine.interrupt("test")
-            return await machine.wait()
+        async with open_machine(small(SPIN)) as machine:
+            machine.control.interrupt("test")
+            return await machine.control.wait()
 
     result = in_trio(main)
     assert isinstance(result, RunResult)
@@ -208,8 +209,8 @@ def test_a_guest_whose_output_nobody_reads_waits_and_can_be_stopped(
 
     # mov al, 'x'; loop: out 0xe9, al; jmp loop
     async def main() -> None:
-        async with Machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
-            while not machine.console.is_full:
+        async with open_machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
+            while machine.console.unread < 4096:
                 await trio.sleep(0.01)
             # More comes only as far as the ring of posted writes takes it.
             assert machine.console.unread < 4096 + (1 << 16)
@@ -221,12 +222,12 @@ def test_a_guest_that_waits_for_its_reader_can_be_paused(monkeypatch: pytest.Mon
     monkeypatch.setattr("pyvmm.machine.console.port.OUTPUT_LIMIT", 4096)
 
     async def main() -> None:
-        async with Machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
+        async with open_machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
             while machine.console.unread < 4096:
                 await trio.sleep(0.01)
-            await machine.pause()
+            await machine.control.pause()
             before = machine.console.total
-            machine.resume()
+            machine.control.resume()
             await machine.console.receive()
             while machine.console.total <= before:
                 await trio.sleep(0.01)
@@ -238,7 +239,7 @@ def test_a_guest_that_waits_for_its_reader_can_be_paused(monkeypatch: pytest.Mon
 def test_a_broken_image_raises_and_leaves_nothing(broken: bytes) -> None:
     with pytest.raises(ImageError):
         run(MachineConfig(broken))
-    with pytest.raises(ImageError), BlockingMachine(MachineConfig(broken)):
+    with pytest.raises(ImageError), open_blocking_machine(MachineConfig(broken)):
         pass
 
 
@@ -257,18 +258,6 @@ def test_several_vcpus_end_together() -> None:
     assert result.ending.exit_code == 42
 
 
-def test_a_machine_is_entered_once() -> None:
-    async def main() -> None:
-        machine = Machine(small(EXIT_42))
-        async with machine:
-            await machine.wait()
-        with pytest.raises(InternalError, match="entered before"):
-            async with machine:
-                pass
-
-    in_trio(main)
-
-
 # -- a failure of the host in the middle --
 
 
@@ -281,8 +270,8 @@ def test_a_vcpu_that_cannot_be_made_fails_the_run(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Assembly, "create_vcpu", refuse)
     with pytest.raises(HostLacksError, match="the test says no"):
         run(small(EXIT_42))
-    with pytest.raises(HostLacksError), BlockingMachine(small(EXIT_42)) as machine:
-        machine.wait(HANG)
+    with pytest.raises(HostLacksError), open_blocking_machine(small(EXIT_42)) as machine:
+        machine.control.wait(timeout=HANG)
 
 
 def test_a_console_that_breaks_fails_the_run() -> None:
@@ -290,8 +279,8 @@ def test_a_console_that_breaks_fails_the_run() -> None:
         raise HostLacksError("serve a console", "the test says no")
 
     async def main() -> None:
-        async with Machine(small(SPIN), broken) as machine:
-            await machine.wait()
+        async with open_machine(small(SPIN), broken) as machine:
+            await machine.control.wait()
 
     with pytest.raises(HostLacksError, match="serve a console"):
         in_trio(main)
@@ -302,16 +291,16 @@ def test_a_console_that_breaks_fails_the_run() -> None:
 
 def test_a_paused_guest_stands_still_and_goes_on() -> None:
     async def main() -> None:
-        async with Machine(small(COUNT)) as machine:
-            await machine.pause()
-            assert machine.is_paused is True
-            first = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+        async with open_machine(small(COUNT)) as machine:
+            await machine.control.pause()
+            assert is_paused(machine) is True
+            first = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
             await trio.sleep(0.02)
-            assert await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs()) == first
-            machine.resume()
-            assert bool(machine.is_paused) is False
+            assert await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs()) == first
+            machine.control.resume()
+            assert bool(is_paused(machine)) is False
             await trio.sleep(0.02)
-            later = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+            later = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
             assert later != first
             assert later.rip in range(0x7C00, 0x7C06)
 
@@ -320,47 +309,47 @@ def test_a_paused_guest_stands_still_and_goes_on() -> None:
 
 def test_pausing_twice_and_leaving_while_paused() -> None:
     async def main() -> None:
-        async with Machine(small(COUNT, cpus=2)) as machine:
-            await machine.pause()
-            await machine.pause()
+        async with open_machine(small(COUNT, cpus=2)) as machine:
+            await machine.control.pause()
+            await machine.control.pause()
 
     in_trio(main)
 
 
 def test_pauses_that_overlap_all_return() -> None:
     async def main() -> None:
-        async with Machine(small(COUNT, cpus=2)) as machine, trio.open_nursery() as nursery:
+        async with open_machine(small(COUNT, cpus=2)) as machine, trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(machine.pause)
+                nursery.start_soon(machine.control.pause)
 
     in_trio(main)
 
 
 def test_a_pause_that_is_resumed_before_it_is_complete_returns() -> None:
     async def main() -> None:
-        async with Machine(small(COUNT)) as machine:
+        async with open_machine(small(COUNT)) as machine:
             for _ in range(50):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(machine.pause)
+                    nursery.start_soon(machine.control.pause)
                     await trio.lowlevel.checkpoint()
-                    machine.resume()
-                machine.resume()
+                    machine.control.resume()
+                machine.control.resume()
 
     in_trio(main)
 
 
 def test_a_pause_returns_when_the_run_fails_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with Machine(small(SPIN)) as machine:
+        async with open_machine(small(SPIN)) as machine:
             await trio.sleep(0.01)
 
             def fail_instead(*_args: object) -> bool:
                 raise HostLacksError("attend", "the test says no")
 
-            monkeypatch.setattr(machine._control, "attend", fail_instead)
-            await machine.pause()
+            monkeypatch.setattr(control_of(machine), "attend", fail_instead)
+            await machine.control.pause()
             with pytest.raises(HostLacksError, match="the test says no"):
-                await machine.wait()
+                await machine.control.wait()
 
     in_trio(main)
 
@@ -369,27 +358,27 @@ def test_a_look_inside_a_guest_that_waits_for_its_reader(monkeypatch: pytest.Mon
     monkeypatch.setattr("pyvmm.machine.console.port.OUTPUT_LIMIT", 4096)
 
     async def main() -> None:
-        async with Machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
+        async with open_machine(small(bytes.fromhex("b078 e6e9 ebfc"))) as machine:
             most = 4096 + 2 * (1 << 16)
-            while not machine.console.is_full:
+            while machine.console.unread < 4096:
                 await trio.sleep(0.01)
             for _ in range(40):
-                assert (await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())).rax & 0xFF == 0x78
-                await machine.pause()
-                machine.resume()
+                assert (
+                    await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
+                ).rax & 0xFF == 0x78
+                await machine.control.pause()
+                machine.control.resume()
                 await trio.sleep(0.005)
-            assert machine.console.is_full
+            assert machine.console.unread >= 4096
             assert machine.console.unread <= most
 
     in_trio(main)
 
 
-def test_a_vcpu_that_there_is_not() -> None:
+def test_the_vcpus_are_those_of_the_configuration() -> None:
     async def main() -> None:
-        async with Machine(small(SPIN)) as machine:
-            for index in (-1, 1):
-                with pytest.raises(UsageError, match="the machine has 1"):
-                    await machine.on_vcpu(index, lambda vcpu: None)
+        async with open_machine(small(SPIN)) as machine:
+            assert [vcpu.index for vcpu in machine.vcpus] == [0]
 
     in_trio(main)
 
@@ -399,57 +388,33 @@ def test_an_error_from_a_look_inside_comes_back() -> None:
         raise ZeroDivisionError
 
     async def main() -> None:
-        async with Machine(small(SPIN)) as machine:
+        async with open_machine(small(SPIN)) as machine:
             with pytest.raises(ZeroDivisionError):
-                await machine.on_vcpu(0, divide)
+                await machine.vcpus[0].call(divide)
 
     in_trio(main)
 
 
 def test_looking_inside_after_the_end_is_an_error() -> None:
     async def main() -> None:
-        async with Machine(small(EXIT_42)) as machine:
-            await machine.wait()
+        async with open_machine(small(EXIT_42)) as machine:
+            await machine.control.wait()
             with pytest.raises(InternalError, match="has ended"):
-                await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+                await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
 
     in_trio(main)
 
 
 def test_guest_memory_is_readable_and_what_the_image_said() -> None:
     async def main() -> None:
-        async with Machine(small(SPIN)) as machine:
-            assert machine.ram.read(0x7C00, 2) == SPIN
-            assert machine.ram.read(2 * MIB, 1) is None
+        async with open_machine(small(SPIN)) as machine:
+            assert machine.memory.read(0x7C00, 2) == SPIN
+            assert machine.memory.read(2 * MIB, 1) is None
 
     in_trio(main)
 
 
 # -- from synchronous code --
-
-
-def test_a_blocking_machine_talks() -> None:
-    with BlockingMachine(MachineConfig(bundled("echo"))) as machine:
-        machine.send(b"abc")
-        assert machine.wait_for_output(b"abc", HANG)
-        machine.pause()
-        machine.resume()
-        machine.end_input()
-        assert machine.wait(HANG).ending.exit_code == 0
-        assert machine.output == b"abc"
-
-
-def test_a_blocking_machine_is_ended_by_its_block() -> None:
-    with BlockingMachine(small(PRINT_AND_SPIN)) as machine:
-        assert machine.wait_for_output(b"OK", HANG)
-        with pytest.raises(TimeoutError):
-            machine.wait(0.01)
-
-
-def test_a_blocking_machine_can_be_interrupted() -> None:
-    with BlockingMachine(small(SPIN)) as machine:
-        machine.interrupt()
-        assert machine.wait(HANG).ending.kind is EndingKind.INTERRUPTED
 
 
 @pytest.mark.slow
@@ -458,45 +423,15 @@ def test_given_input_is_read_to_its_end() -> None:
     assert run(MachineConfig(bundled("echo")), given=given).output == given
 
 
-def test_a_blocking_machine_that_was_left_tells_who_still_waits() -> None:
-    waited: list[BaseException] = []
-
-    def wait(machine: BlockingMachine) -> None:
-        try:
-            machine.wait()
-        except InternalError as error:
-            waited.append(error)
-
-    with BlockingMachine(small(SPIN)) as machine:
-        thread = threading.Thread(target=wait, args=[machine])
-        thread.start()
-    thread.join(HANG)
-    assert not thread.is_alive()
-    assert "was closed" in str(waited[0])
-    with pytest.raises(InternalError, match="was closed"):
-        machine.wait()
-
-
-def test_a_blocking_machine_outside_its_life() -> None:
-    machine = BlockingMachine(small(SPIN))
-    with pytest.raises(InternalError, match="not been entered"):
-        machine.send(b"x")
-    with machine:
-        pass
-    for act in (machine.pause, machine.resume, machine.interrupt):
-        with pytest.raises(InternalError, match="been closed"):
-            act()
-
-
 def test_a_failure_is_told_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     async def main() -> None:
-        async with Machine(small(SPIN, cpus=2)) as machine:
+        async with open_machine(small(SPIN, cpus=2)) as machine:
             for _ in range(2):
                 with pytest.raises(SystemCallError, match="can't start new thread"):
-                    await machine.wait()
+                    await machine.control.wait()
 
     with monkeypatch.context() as patch:
         patch.setattr("threading.Thread.start", refuse)
@@ -558,11 +493,11 @@ def test_collector_keeps_everything() -> None:
     collector = Collector()
 
     async def main() -> None:
-        async with Machine(small(PRINT_AND_SPIN), collector) as machine:
+        async with open_machine(small(PRINT_AND_SPIN), collector) as machine:
             while collector.output != b"OK":
                 await trio.sleep(0.005)
-            machine.interrupt("enough")
-            await machine.wait()
+            machine.control.interrupt("enough")
+            await machine.control.wait()
 
     in_trio(main)
     assert collector.output == b"OK"

@@ -22,11 +22,13 @@ from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, WINDOW_GPA, GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.hosts.private_guest import has_private_memory
+from tests.machine.inside import ram_of
 
 from .guests import bundled
 from .mailbox import Mailbox, pattern_at, said
@@ -75,9 +77,9 @@ def talk(config: MachineConfig, conversation: Conversation) -> tuple[RunResult, 
 
     async def whole() -> RunResult:
         with trio.fail_after(HANG):
-            async with Machine(config, console) as machine:
+            async with open_machine(config, console) as machine:
                 await conversation(machine, console)
-                return await machine.wait()
+                return await machine.control.wait()
 
     return trio.run(whole), console.output.decode().splitlines()
 
@@ -133,7 +135,7 @@ def test_the_window_is_shared_page_by_page_as_it_is_touched(step: int) -> None:
 
     async def look(machine: Machine, _console: Collector) -> None:
         assert window_states(machine, 16) == [PageState.WITHHELD] * 16
-        await machine.wait()
+        await machine.control.wait()
         seen.extend(window_states(machine, 16))
 
     touched = len(range(0, 16, step))
@@ -169,10 +171,11 @@ def test_a_hole_in_private_memory_is_zero_and_stays_private() -> None:
         mailbox = await Mailbox.of(machine.memory, console)
         gpa, size = await mailbox.asked("PUNCH")
         assert size == 6 * PAGE_SIZE
-        offset = machine.ram.address_map.file_offset(gpa, size)
-        assert machine.ram.guest_memfd is not None
+        ram = ram_of(machine)
+        offset = ram.address_map.file_offset(gpa, size)
+        assert ram.guest_memfd is not None
         assert offset is not None
-        machine.ram.guest_memfd.punch_hole(offset, size)
+        ram.guest_memfd.punch_hole(offset, size)
         assert machine.memory.states.at(gpa) is PageState.PRIVATE
         mailbox.answer(0)
 
@@ -275,13 +278,13 @@ def test_no_road_of_the_host_leads_to_the_secret() -> None:
         start = b"".join(pattern_at(gpa + at, key).to_bytes(8, "little") for at in range(0, 64, 8))
         mailbox = await Mailbox.of(machine.memory, console)
         assert await mailbox.asked("LOOK") == (gpa, PAGE_SIZE)
-        offset = machine.ram.address_map.file_offset(gpa, PAGE_SIZE)
-        file = machine.ram.guest_memfd
+        offset = ram_of(machine).address_map.file_offset(gpa, PAGE_SIZE)
+        file = ram_of(machine).guest_memfd
         assert offset is not None
         assert isinstance(file, GuestMemfd)
 
         assert machine.memory.read(gpa, PAGE_SIZE) is None
-        assert machine.ram.read(gpa, PAGE_SIZE) == bytes(PAGE_SIZE)
+        assert ram_of(machine).read(gpa, PAGE_SIZE) == bytes(PAGE_SIZE)
         with pytest.raises(OSError, match="Illegal seek"):
             os.pread(file.fd, PAGE_SIZE, offset)
         with pytest.raises(OSError, match="No such device"):
@@ -327,7 +330,7 @@ def test_every_vcpu_converts_at_once(cpus: int) -> None:
     states: list[PageState | None] = []
 
     async def look(machine: Machine, console: Collector) -> None:
-        await machine.wait()
+        await machine.control.wait()
         common, own = ranges_of(console.output.decode().splitlines()[0])
         states.extend(
             machine.memory.states.at(gpa) for gpa in range(common.start, own.end, PAGE_SIZE)
@@ -366,7 +369,7 @@ def test_vcpus_and_host_convert_the_same_pages() -> None:
             assert await mailbox.ask("READ", gpa) == ~number
             is_shared = machine.memory.states.at(gpa) is PageState.SHARED
             seen = number if is_shared else 0
-            assert machine.ram.read(gpa, 8) == seen.to_bytes(8, "little")
+            assert ram_of(machine).read(gpa, 8) == seen.to_bytes(8, "little")
         assert await mailbox.ask("END", 0) == 0
 
     result, lines = talk(private("smp", "host=1", cpus=2), disturb)

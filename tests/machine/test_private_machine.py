@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import re
-import time
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from pyvmm.boot.launch import launch_image, measure
 from pyvmm.boot.launch_format import LaunchStatus
 from pyvmm.boot.loader import plan_boot
 from pyvmm.errors import ConversionRefusedError, UsageError
-from pyvmm.machine.blocking import BlockingMachine, Completed, run
+from pyvmm.machine.blocking import Completed, open_blocking_machine, run
 from pyvmm.machine.config import ImplicitPolicy, MachineConfig
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.implicit import ImplicitConversion
@@ -28,6 +27,7 @@ from pyvmm.memory.layout import FIRMWARE_GPA, HOLE_START, MIB, STAGING_GPA, WIND
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.guest.building import PRIVATE_PROGRAMS
+from tests.machine.inside import ram_of
 
 from .guests import bundled
 from .mailbox import pattern_at
@@ -70,13 +70,11 @@ def test_all_bundled_guests_are_tried() -> None:
 def whole_run(machine_config: MachineConfig, program: str) -> Completed:
     if program != "hang":
         return run(machine_config, given=b"to and fro\n")
-    with BlockingMachine(machine_config) as machine:
-        deadline = time.monotonic() + HANG
-        while not machine.output.endswith(b"\n"):
-            assert time.monotonic() < deadline, machine.output
-            time.sleep(0.01)
-        machine.interrupt()
-        return Completed(machine.wait(HANG), machine.output)
+    with open_blocking_machine(machine_config) as machine:
+        assert machine.console.wait_for(b"\n", timeout=HANG)
+        machine.control.interrupt()
+        result = machine.control.wait(timeout=HANG)
+        return Completed(result, machine.console.read_all(timeout=HANG))
 
 
 @cache
@@ -141,7 +139,7 @@ def test_after_the_launch_all_ram_is_private_and_the_firmware_is_gone(cpus: int)
                 with_guest.memory.conversion.convert(gone, PAGE_SIZE, Side.SHARED)
         ram, window = with_guest.memory.states.residency()
         # Where KVM had to decode a hypercall of private code, it has looked for page tables there.
-        sregs = await with_guest.machine.on_vcpu(0, lambda vcpu: vcpu.get_sregs())
+        sregs = await with_guest.machine.vcpus[0].call(lambda vcpu: vcpu.get_sregs())
         known = {box, sregs.cr3}
         resident = {gpa for gpa in range(0, MEMORY, PAGE_SIZE) if with_guest.shared_is_there(gpa)}
         assert box in resident
@@ -163,7 +161,7 @@ def test_the_guest_finds_no_memory_where_the_launch_began(gone: int) -> None:
         with trio.move_on_after(HANG):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(with_guest.ask, "READ", gone)
-                await with_guest.machine.wait()
+                await with_guest.machine.control.wait()
                 nursery.cancel_scope.cancel()
 
     # Nobody's memory is a device's, and in private code no access to one can be emulated: KVM fails
@@ -316,7 +314,7 @@ def test_the_host_converts_and_nothing_shows_on_the_other_side() -> None:
         assert memory.read(last, 8) == pattern_at(last, 3).to_bytes(8, "little")
         memory.conversion.convert(gpa, size, Side.PRIVATE)
         assert memory.read(last, 8) is None
-        assert with_guest.machine.ram.read(gpa, size) == bytes(size)
+        assert ram_of(with_guest.machine).read(gpa, size) == bytes(size)
         assert await with_guest.ask("CHECK_ZERO", gpa, size) == 0
         # What is as asked for already stays as it is.
         assert await with_guest.ask("FILL", gpa, PAGE_SIZE, 5) == 0
@@ -456,7 +454,7 @@ def test_a_guest_that_shares_its_own_code_harms_itself_only() -> None:
         with trio.move_on_after(HANG):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(with_guest.ask, "CONVERT", 0, MEMORY // PAGE_SIZE, 0)
-                result = await with_guest.machine.wait()
+                result = await with_guest.machine.control.wait()
                 assert result.ending.kind is EndingKind.TRIPLE_FAULT
                 nursery.cancel_scope.cancel()
 

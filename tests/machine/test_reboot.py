@@ -25,7 +25,9 @@ from pyvmm.machine.config import (
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.events import Ended, MachineEvent, WasReset
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
+from tests.machine.inside import control_of
 
 HANG = 240.0
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
@@ -55,7 +57,7 @@ def test_a_reset_ends_the_run_with_a_code_of_its_own(way: str, host: HostChoice)
 def within(config: MachineConfig, act: Callable[[Machine], Awaitable[object]]) -> None:
     async def whole() -> None:
         with trio.fail_after(HANG):
-            async with Machine(config) as machine:
+            async with open_machine(config) as machine:
                 await act(machine)
 
     trio.run(whole)
@@ -72,15 +74,15 @@ def test_with_reboot_again_a_guest_starts_anew_as_often_as_it_asks(
     threads: set[int] = set()
 
     async def act(machine: Machine) -> None:
-        with machine.listening(events.append):
+        with machine.events.listen(events.append):
             said = b""
             while len(said) < 2 * boots:
                 said += await machine.console.receive()
                 descriptors.add(len(os.listdir("/proc/self/fd")))
                 threads.add(threading.active_count())
             assert said.startswith(b"\0A" * boots)
-            machine.interrupt("enough")
-            result = await machine.wait()
+            machine.control.interrupt("enough")
+            result = await machine.control.wait()
         assert result.resets >= boots - 1
         assert result.to_json()["resets"] == result.resets
         assert result.ending.kind is EndingKind.INTERRUPTED
@@ -104,24 +106,24 @@ def test_a_time_limit_ends_a_guest_that_resets_for_ever(host: HostChoice) -> Non
 
 def test_a_reset_waits_for_who_has_frozen_the_machine_and_keeps_others_out() -> None:
     async def act(machine: Machine) -> None:
-        control = machine._control
+        control = control_of(machine)
         order: list[str] = []
 
         async def reset() -> None:
-            await machine.reset()
+            await machine.control.reset()
             order.append("reset")
 
         async with trio.open_nursery() as nursery:
-            async with machine.frozen():
+            async with machine.control.freeze():
                 nursery.start_soon(reset)
                 await trio.testing.wait_all_tasks_blocked()
-                async with machine.frozen():  # Nests, whoever waits for a reset.
+                async with machine.control.freeze():  # Nests, whoever waits for a reset.
                     order.append("frozen")
         assert order == ["frozen", "reset"]
         async with trio.open_nursery() as nursery:
 
             async def freeze() -> None:
-                async with machine.frozen():
+                async with machine.control.freeze():
                     order.append("frozen again")
 
             async with control.resetting():

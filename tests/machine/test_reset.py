@@ -21,7 +21,9 @@ from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig, Priva
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.events import MachineEvent, Paused, Resumed, WasReset
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
+from tests.machine.inside import assembly_of, is_paused, ram_of
 
 from .guests import COUNT, SPIN, bundled
 
@@ -44,7 +46,7 @@ def within(config: MachineConfig, act: Callable[[Machine], Awaitable[object]]) -
 
     async def main() -> None:
         with trio.fail_after(HANG):
-            async with Machine(config) as machine:
+            async with open_machine(config) as machine:
                 await act(machine)
 
     trio.run(main)
@@ -64,18 +66,18 @@ async def hear(machine: Machine, wanted: bytes) -> bytes:
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_guest_starts_again(host: HostChoice, irqchip: IrqchipPolicy) -> None:
     async def act(machine: Machine) -> None:
-        fresh = machine.ram.read(0x10_0000, 4096)
+        fresh = ram_of(machine).read(0x10_0000, 4096)
         for number in range(3):
             await machine.console.send(b"ping %d" % number)
             await hear(machine, b"ping %d" % number)
-            machine.ram.write(16 * MIB, b"left by the guest")
-            await machine.pause()
-            machine.ram.write(0x10_0000, b"\xf4" * 4096)
-            await machine.reset()
-            assert machine.is_paused
-            assert machine.ram.read(0x10_0000, 4096) == fresh
-            assert machine.ram.read(16 * MIB, 32) == bytes(32)
-            machine.resume()
+            ram_of(machine).write(16 * MIB, b"left by the guest")
+            await machine.control.pause()
+            ram_of(machine).write(0x10_0000, b"\xf4" * 4096)
+            await machine.control.reset()
+            assert is_paused(machine)
+            assert ram_of(machine).read(0x10_0000, 4096) == fresh
+            assert ram_of(machine).read(16 * MIB, 32) == bytes(32)
+            machine.control.resume()
 
     cpus = 2 if irqchip is IrqchipPolicy.ON else 1
     within(MachineConfig(bundled("echo"), host=host, irqchip=irqchip, cpus=cpus), act)
@@ -87,9 +89,9 @@ def test_devices_forget(host: HostChoice) -> None:
         for _ in range(3):
             assert await hear(machine, b"\0") == b"\0"
             # Until it has written its scratch byte.
-            while (await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())).rip != 0x7C09:
+            while (await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())).rip != 0x7C09:
                 await trio.sleep(0.001)
-            await machine.reset()
+            await machine.control.reset()
 
     within(MachineConfig(SCRATCH, memory=2 * MIB, host=host), act)
 
@@ -100,11 +102,11 @@ def test_a_guest_with_a_timer_starts_again_in_the_middle_of_its_ticks(host: Host
     async def act(machine: Machine) -> None:
         for _ in range(2):
             await hear(machine, b"tick 10\n")
-            await machine.reset()
+            await machine.control.reset()
         said = await hear(machine, b"tick 30\n")
         # Whatever was said before the reset comes first.
         assert said[said.index(b"timer at") :].count(b"tick") == 3 + said.count(b"ticks")
-        assert (await machine.wait()).ending.exit_code == 0
+        assert (await machine.control.wait()).ending.exit_code == 0
 
     within(MachineConfig(bundled("timer"), command_line=b"ticks=30", host=host), act)
 
@@ -115,18 +117,18 @@ def test_registers_are_those_of_the_entry(host: HostChoice) -> None:
         def registers(vcpu: Vcpu) -> tuple[object, object]:
             return vcpu.get_regs(), vcpu.get_sregs()
 
-        async with machine.frozen():
-            before = await machine.on_vcpu(0, registers)
-        machine.resume()
-        while await machine.on_vcpu(0, registers) == before:
+        async with machine.control.freeze():
+            before = await machine.vcpus[0].call(registers)
+        machine.control.resume()
+        while await machine.vcpus[0].call(registers) == before:
             await trio.sleep(0.001)
-        await machine.pause()
-        await machine.reset()
-        assert await machine.on_vcpu(0, registers) == before
+        await machine.control.pause()
+        await machine.control.reset()
+        assert await machine.vcpus[0].call(registers) == before
 
     async def main() -> None:
         with trio.fail_after(HANG):
-            async with Machine(
+            async with open_machine(
                 MachineConfig(COUNT, memory=2 * MIB, host=host), paused=True
             ) as machine:
                 await act(machine)
@@ -192,17 +194,17 @@ def test_on_kvm_everything_is_as_at_the_start() -> None:
             SPIN, memory=2 * MIB, host=HostChoice.KVM, cpus=2, irqchip=IrqchipPolicy.ON
         )
         with trio.fail_after(HANG):
-            async with Machine(config, paused=True) as machine:
-                vm = machine._assembly.vm
+            async with open_machine(config, paused=True) as machine:
+                vm = assembly_of(machine).vm
                 assert isinstance(vm, KvmVm)
-                before = [await machine.on_vcpu(n, lambda v: kvm_state(v, msrs)) for n in (0, 1)]
+                before = [await machine.vcpus[n].call(lambda v: kvm_state(v, msrs)) for n in (0, 1)]
                 chips = [vm.get_irqchip(chip) for chip in Irqchip]
                 timer = timer_state(vm)
-                machine.resume()
-                await machine.pause()
+                machine.control.resume()
+                await machine.control.pause()
                 for number in (0, 1):
-                    await machine.on_vcpu(number, disturb)
-                    changed = await machine.on_vcpu(number, lambda v: kvm_state(v, msrs))
+                    await machine.vcpus[number].call(disturb)
+                    changed = await machine.vcpus[number].call(lambda v: kvm_state(v, msrs))
                     for part in ("sregs", "xsave", "msrs", "debug", "lapic"):
                         assert changed[part] != before[number][part], part
                 vm.set_irq_line(4, True)
@@ -210,9 +212,9 @@ def test_on_kvm_everything_is_as_at_the_start() -> None:
                 assert [vm.get_irqchip(chip) for chip in Irqchip] != chips
                 vm.set_pit(b"\x34\x12" + vm.get_pit()[2:])
                 assert timer_state(vm) != timer
-                await machine.reset()
+                await machine.control.reset()
                 for number in (0, 1):
-                    after = await machine.on_vcpu(number, lambda v: kvm_state(v, msrs))
+                    after = await machine.vcpus[number].call(lambda v: kvm_state(v, msrs))
                     for part, value in after.items():
                         assert value == before[number][part], (number, part)
                 assert [vm.get_irqchip(chip) for chip in Irqchip] == chips
@@ -226,18 +228,18 @@ def test_nothing_runs_in_the_middle_whoever_steers(host: HostChoice) -> None:
     events: list[MachineEvent] = []
 
     async def act(machine: Machine) -> None:
-        with machine.listening(events.append):
+        with machine.events.listen(events.append):
             async with trio.open_nursery() as nursery:
 
                 async def pause_and_resume() -> None:
                     for _ in range(10):
-                        await machine.pause()
-                        machine.resume()
+                        await machine.control.pause()
+                        machine.control.resume()
                         await trio.sleep(0.001)
 
                 async def reset() -> None:
                     for _ in range(5):
-                        await machine.reset()
+                        await machine.control.reset()
 
                 for task in (pause_and_resume, pause_and_resume, reset, reset):
                     nursery.start_soon(task)
@@ -252,15 +254,15 @@ def test_nothing_runs_in_the_middle_whoever_steers(host: HostChoice) -> None:
 
 def test_input_that_the_guest_has_not_read_is_kept_and_its_end_too() -> None:
     async def act(machine: Machine) -> None:
-        await machine.pause()
+        await machine.control.pause()
         await machine.console.send(b"x" * 100)
         machine.console.end_input()
-        await machine.reset()
-        machine.resume()
-        result = await machine.wait()
+        await machine.control.reset()
+        machine.control.resume()
+        result = await machine.control.wait()
         assert result.ending.exit_code == 0
         # What the UART's FIFO held is lost, as on hardware.
-        assert 100 - 16 <= machine.console.receive_nowait().count(b"x") <= 100
+        assert 100 - 16 <= (await machine.console.read_all()).count(b"x") <= 100
 
     within(MachineConfig(bundled("echo"), host=HostChoice.MODEL), act)
 
@@ -268,9 +270,9 @@ def test_input_that_the_guest_has_not_read_is_kept_and_its_end_too() -> None:
 def test_a_private_machine_is_not_reset_and_says_why() -> None:
     async def act(machine: Machine) -> None:
         with pytest.raises(UsageError, match="measured once"):
-            await machine.reset()
-        assert not machine.is_paused
-        assert (await machine.wait()).ending.exit_code == 7
+            await machine.control.reset()
+        assert not is_paused(machine)
+        assert (await machine.control.wait()).ending.exit_code == 7
 
     private = PrivateConfig(bundled_guests.firmware())
     config = MachineConfig(
@@ -285,10 +287,10 @@ def test_a_private_machine_is_not_reset_and_says_why() -> None:
 
 def test_a_guest_that_has_ended_is_not_reset() -> None:
     async def act(machine: Machine) -> None:
-        machine.interrupt("by the test")
+        machine.control.interrupt("by the test")
         with pytest.raises(InternalError, match="has ended"):
-            await machine.reset()
-        assert (await machine.wait()).ending.kind is EndingKind.INTERRUPTED
+            await machine.control.reset()
+        assert (await machine.control.wait()).ending.kind is EndingKind.INTERRUPTED
 
     within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)
 
@@ -303,8 +305,8 @@ def test_a_reset_that_fails_half_way_ends_the_run(monkeypatch: pytest.MonkeyPatc
 
     async def act(machine: Machine) -> None:
         with pytest.raises(SystemCallError):
-            await machine.reset()
+            await machine.control.reset()
         with pytest.raises(SystemCallError):
-            await machine.wait()
+            await machine.control.wait()
 
     within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)

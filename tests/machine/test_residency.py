@@ -15,6 +15,7 @@ from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
 from pyvmm.memory.residency import Residency
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 
 from .private_machines import Talk, config, talk
 
@@ -34,7 +35,7 @@ def ram(guest: Talk) -> Residency:
 def in_core(guest: Talk, gpa: int, size: int) -> int:
     """mincore(2) of the shared side, in bytes."""
     flags = ctypes.create_string_buffer(size // PAGE_SIZE)
-    hva = guest.machine.ram.mapping.hva + guest.file_offset(gpa)
+    hva = ram_of(guest.machine).mapping.hva + guest.file_offset(gpa)
     assert _libc.mincore(ctypes.c_void_p(hva), ctypes.c_size_t(size), flags) == 0
     return sum(flag & 1 for flag in flags.raw[: size // PAGE_SIZE]) * mmap.PAGESIZE
 

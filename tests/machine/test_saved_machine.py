@@ -23,10 +23,12 @@ from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.machine.saved_machine import SavedMachine, SavedMemory
 from pyvmm.machine.saving import Inside, restore, save
 from pyvmm.memory.layout import MIB
 from tests.hosts.model.small_guest import assemble
+from tests.machine.inside import assembly_of, control_of, is_paused, ram_of
 
 from .guests import HALT, SPIN, bundled
 
@@ -39,7 +41,11 @@ HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoi
 
 def inside(machine: Machine) -> Inside:
     return Inside(
-        machine.config, machine._control, machine._assembly, machine._console, machine.on_vcpu
+        machine.config,
+        control_of(machine),
+        assembly_of(machine),
+        machine.console._port,
+        machine.vcpus,
     )
 
 
@@ -98,11 +104,11 @@ async def live(config: MachineConfig, stop: Stop, stops: Sequence[int]) -> Lived
     said = b""
     moves = 0
     for left in [*stops, 0]:
-        async with Machine(config, paused=True) as machine:
+        async with open_machine(config, paused=True) as machine:
             if saved is not None:
                 await restore(inside(machine), saved)
             stopped = trio.Event()
-            control = machine._control
+            control = control_of(machine)
             token = trio.lowlevel.current_trio_token()
 
             def pause(control=control, stopped=stopped, token=token) -> None:  # type: ignore[no-untyped-def]
@@ -112,25 +118,25 @@ async def live(config: MachineConfig, stop: Stop, stops: Sequence[int]) -> Lived
                 token.run_sync_soon(stopped.set)
 
             stop.after(left, pause)
-            machine.resume()
+            machine.control.resume()
             async with trio.open_nursery() as nursery:
 
                 async def ended(machine: Machine = machine, stopped: trio.Event = stopped) -> None:
-                    await machine._stopped.wait()
+                    await machine.control._outcome.stopped.wait()
                     stopped.set()
 
                 nursery.start_soon(ended)
                 await stopped.wait()
                 nursery.cancel_scope.cancel()
-            if machine.ending is None:
-                await machine.pause()
+            if machine.control.ending is None:
+                await machine.control.pause()
                 saved = await save(inside(machine))
-                said += machine.console.receive_nowait()
+                said += machine.console._port.receive_nowait()
                 moves += 1
                 continue
             while data := await machine.console.receive():
                 said += data
-            return Lived(said, (await machine.wait()).ending, stop.exits, moves)
+            return Lived(said, (await machine.control.wait()).ending, stop.exits, moves)
     raise AssertionError("it has not ended")
 
 
@@ -274,7 +280,7 @@ def within(config: MachineConfig, act: Callable[[Machine], Awaitable[T]]) -> T:
 
     async def main() -> T:
         with trio.fail_after(HANG):
-            async with Machine(config, paused=True) as machine:
+            async with open_machine(config, paused=True) as machine:
                 return await act(machine)
 
     return trio.run(main)
@@ -297,19 +303,19 @@ def test_a_machine_that_was_saved_goes_on_and_so_does_its_copy(host: HostChoice)
     config = MachineConfig(bundled("echo"), host=host)
 
     async def first(machine: Machine) -> SavedMachine:
-        machine.resume()
+        machine.control.resume()
         await machine.console.send(b"one")
         await hear(machine, b"one")
-        machine.ram.write(64 * MIB, b"a page far away")
+        ram_of(machine).write(64 * MIB, b"a page far away")
         kept = await save(inside(machine))
         await machine.console.send(b"two")
         await hear(machine, b"two")
-        await machine.pause()
+        await machine.control.pause()
         await machine.console.send(b"x" * 40)
         machine.console.end_input()
         again = await save(inside(machine))
         assert again.console.said > kept.console.said
-        assert machine.is_paused
+        assert is_paused(machine)
         return again
 
     again = within(config, first)
@@ -323,10 +329,10 @@ def test_a_machine_that_was_saved_goes_on_and_so_does_its_copy(host: HostChoice)
 
     async def second(machine: Machine) -> None:
         await restore(inside(machine), again)
-        assert machine.ram.read(64 * MIB, 15) == b"a page far away"
-        machine.resume()
+        assert ram_of(machine).read(64 * MIB, 15) == b"a page far away"
+        machine.control.resume()
         await hear(machine, b"x" * 40)
-        result = await machine.wait()
+        result = await machine.control.wait()
         assert result.ending.status == 0
 
     within(config, second)
@@ -353,9 +359,9 @@ def test_another_machine_is_refused_and_both_are_named(host: HostChoice) -> None
             with pytest.raises((UsageError, HostLacksError)) as caught:
                 await restore(inside(machine), state)
             # Nothing has changed: it still runs.
-            before = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+            before = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
             assert before.rip == 0x7C00
-            assert machine.ending is None
+            assert machine.control.ending is None
             assert "\n" not in str(caught.value)
             return str(caught.value)
 

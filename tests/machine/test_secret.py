@@ -21,6 +21,7 @@ from pyvmm.hosts.kvm.vcpu import Vcpu
 from pyvmm.memory.layout import MIB
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 
 from .private_machines import Talk, config, talk
 from .process_memory import Searcher, map_file, proc_self_mem, process_vm_read
@@ -44,7 +45,7 @@ def refused(*numbers: int) -> Iterator[None]:
 
 
 def file_of(guest: Talk) -> GuestMemfd:
-    file = guest.machine.ram.guest_memfd
+    file = ram_of(guest.machine).guest_memfd
     assert isinstance(file, GuestMemfd)
     return file
 
@@ -98,10 +99,10 @@ def try_other_machines(guest: Talk, gpa: int) -> None:
 
 def roads(guest: Talk, gpa: int) -> dict[str, Callable[[], bytes | None]]:
     """What reads where the page would be, if it were anywhere."""
-    hva = guest.machine.ram.mapping.hva + guest.file_offset(gpa)
+    hva = ram_of(guest.machine).mapping.hva + guest.file_offset(gpa)
     return {
         "machine.memory": lambda: guest.memory.read(gpa, PAGE_SIZE),
-        "the mapping": lambda: guest.machine.ram.read(gpa, PAGE_SIZE),
+        "the mapping": lambda: ram_of(guest.machine).read(gpa, PAGE_SIZE),
         "/proc/self/mem": lambda: proc_self_mem(hva, PAGE_SIZE),
         "process_vm_readv": lambda: process_vm_read(hva, PAGE_SIZE),
     }
@@ -126,7 +127,7 @@ async def pre_fault(guest: Talk, gpa: int) -> None:
         assert isinstance(vcpu, Vcpu)
         vcpu.pre_fault(gpa, PAGE_SIZE)
 
-    await guest.machine.on_vcpu(0, map_it)
+    await guest.machine.vcpus[0].call(map_it)
 
 
 def test_no_road_leads_to_the_secret() -> None:

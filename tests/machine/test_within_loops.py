@@ -12,8 +12,11 @@ import pytest
 import trio
 
 from pyvmm.errors import HostLacksError
-from pyvmm.machine.blocking import BlockingMachine, run
+from pyvmm.machine.blocking import open_blocking_machine, run
+from pyvmm.machine.blocking_objects import BlockingControl
 from pyvmm.machine.config import HostChoice, MachineConfig
+from pyvmm.machine.ending import EndingKind
+from pyvmm.machine.steering import MachineState
 from tests.machine.guests import EXIT_42, PRINT_AND_SPIN, bundled
 from tests.process_state import unchanged
 
@@ -31,13 +34,30 @@ def whole_run() -> None:
 
 
 def steered() -> None:
-    with BlockingMachine(small(PRINT_AND_SPIN)) as machine:
-        assert machine.wait_for_output(b"OK", HANG)
-        machine.interrupt()
-        assert machine.wait(HANG).ending.status is None
+    with open_blocking_machine(small(PRINT_AND_SPIN)) as machine:
+        assert machine.console.wait_for(b"OK", timeout=HANG)
+        machine.control.interrupt()
+        assert machine.control.wait(timeout=HANG).ending.status is None
 
 
-@pytest.mark.parametrize("act", [whole_run, steered])
+def two_at_once() -> None:
+    with (
+        open_blocking_machine(small(PRINT_AND_SPIN)) as first,
+        open_blocking_machine(small(PRINT_AND_SPIN)) as second,
+    ):
+        for machine in (second, first):
+            assert machine.console.wait_for(b"OK", timeout=HANG)
+        with first.control.freeze(), second.control.freeze():
+            first.control.interrupt()
+        assert first.control.wait(timeout=HANG).ending.kind is EndingKind.INTERRUPTED
+        assert second.control.state is MachineState.RUNNING
+
+
+ACTS = [whole_run, steered, two_at_once]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("act", ACTS)
 def test_within_asyncio(act: Callable[[], None]) -> None:
     heard: list[str] = []
 
@@ -56,25 +76,29 @@ def test_within_asyncio(act: Callable[[], None]) -> None:
     assert heard == ["signal"]
 
 
-def test_within_trio() -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("act", ACTS)
+def test_within_trio(act: Callable[[], None]) -> None:
     async def main() -> None:
-        whole_run()
+        act()
         await trio.lowlevel.checkpoint()
+        # And on a thread of trio's.
+        await trio.to_thread.run_sync(act)
 
     trio.run(main)
 
 
 def test_by_itself() -> None:
     with unchanged():
-        whole_run()
-        steered()
+        for act in ACTS:
+            act()
 
 
 def test_ctrl_c_while_it_runs_ends_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: BlockingMachine, timeout: float | None = None) -> None:
+    def interrupted(self: BlockingControl, *, timeout: float | None = None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(BlockingMachine, "wait", interrupted)
+    monkeypatch.setattr(BlockingControl, "wait", interrupted)
     with unchanged(), pytest.raises(KeyboardInterrupt):
         run(small(PRINT_AND_SPIN))
 

@@ -14,6 +14,7 @@ import trio
 
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp.server import open_listener, serving
 from tests.machine.guests import SPIN
@@ -110,7 +111,7 @@ async def served(
     config = MachineConfig(image, memory=4 * MIB, host=host)
     with trio.fail_after(HANG), open_listener(path) as listener:
         async with (
-            Machine(config, paused=paused) as machine,
+            open_machine(config, paused=paused) as machine,
             serving(machine, listener, holds_guest=paused),
         ):
             yield machine

@@ -14,17 +14,18 @@ from pyvmm.errors import UsageError
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.events import Ended, MachineEvent, Paused, PowerdownAsked, Resumed, WasReset
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.command_table import commands
-from pyvmm.qmp.control_commands import COMMANDS
 from tests.machine.guests import COUNT, SPIN, bundled
+from tests.machine.inside import ram_of
 from tests.machine.private_machines import config as private_config
 from tests.qmp.guests import HANG, HOSTS, drive, run, spinning
 
 
 async def ask(machine: Machine, name: str, **arguments: Any) -> Any:
-    return await run(COMMANDS, machine, name, **arguments)
+    return await run(machine, name, **arguments)
 
 
 async def status(machine: Machine) -> str:
@@ -39,9 +40,9 @@ def test_status_through_a_life(host: HostChoice) -> None:
     async def main() -> None:
         config = MachineConfig(SPIN, memory=2 * MIB, host=host)
         with trio.fail_after(HANG):
-            async with Machine(config, paused=True) as machine:
+            async with open_machine(config, paused=True) as machine:
                 heard: list[MachineEvent] = []
-                with machine.listening(heard.append):
+                with machine.events.listen(heard.append):
                     assert await status(machine) == "prelaunch"
                     await ask(machine, "cont")
                     assert await status(machine) == "running"
@@ -61,7 +62,7 @@ def test_status_through_a_life(host: HostChoice) -> None:
                     assert await ask(machine, "quit") == {}
                 kinds = [type(event) for event in heard]
                 assert kinds == [Paused, Resumed, PowerdownAsked, Ended]
-                result = await machine.wait()
+                result = await machine.control.wait()
                 assert result.ending.exit_code == 0
 
     drive(main)
@@ -76,8 +77,8 @@ def test_status_after_the_guests_end(host: HostChoice, guest: str, expected: str
     async def main() -> None:
         config = MachineConfig(bundled(guest), memory=16 * MIB, host=host)
         with trio.fail_after(HANG):
-            async with Machine(config) as machine:
-                await machine.wait()
+            async with open_machine(config) as machine:
+                await machine.control.wait()
                 assert await status(machine) == expected
 
     drive(main)
@@ -90,20 +91,20 @@ def test_a_reset_starts_the_guest_again(host: HostChoice) -> None:
     async def main() -> None:
         config = MachineConfig(COUNT, memory=2 * MIB, host=host)
         with trio.fail_after(HANG):
-            async with Machine(config) as machine:
+            async with open_machine(config) as machine:
                 heard: list[MachineEvent] = []
-                running = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
-                machine.ram.write(0x100000, b"left over")
-                with machine.listening(heard.append):
+                running = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
+                ram_of(machine).write(0x100000, b"left over")
+                with machine.events.listen(heard.append):
                     await ask(machine, "stop")
                     assert await ask(machine, "system_reset") == {}
                 assert [type(event) for event in heard] == [Paused, WasReset]
-                assert machine.ram.read(0x100000, 9) == bytes(9)
-                after = await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())
+                assert ram_of(machine).read(0x100000, 9) == bytes(9)
+                after = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
                 assert after.rbx == 0
                 assert after.rip <= running.rip
-                base = await machine.on_vcpu(0, lambda vcpu: vcpu.get_sregs().cs.base)
-                assert machine.ram.read(base + after.rip, len(COUNT)) == COUNT
+                base = await machine.vcpus[0].call(lambda vcpu: vcpu.get_sregs().cs.base)
+                assert ram_of(machine).read(base + after.rip, len(COUNT)) == COUNT
                 assert await status(machine) == "paused"
                 await ask(machine, "cont")
                 assert await status(machine) == "running"
@@ -115,10 +116,10 @@ def test_a_private_machine_is_not_reset() -> None:
     async def main() -> None:
         with trio.fail_after(HANG):
             config = replace(private_config("hang"), host=HostChoice.MODEL)
-            async with Machine(config) as machine:
+            async with open_machine(config) as machine:
                 with pytest.raises(UsageError, match="launched and measured once"):
                     await ask(machine, "system_reset")
-                assert machine.ending is None
+                assert machine.control.ending is None
 
     drive(main)
 
@@ -127,7 +128,7 @@ def test_a_private_machine_is_not_reset() -> None:
 def test_vcpus_are_threads_of_this_process(host: HostChoice) -> None:
     async def main() -> None:
         async with spinning(host, cpus=2) as machine:
-            while len(machine.vcpu_thread_ids) < 2:
+            while any(vcpu.thread_id is None for vcpu in machine.vcpus):
                 await trio.sleep(0.001)
             found = await ask(machine, "query-cpus-fast")
             threads = {int(name) for name in os.listdir("/proc/self/task")}

@@ -22,28 +22,31 @@ from pyvmm.errors import PyvmmError
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.hosts.registers import Regs, Sregs
 from pyvmm.machine.config import HostChoice, MachineConfig
-from pyvmm.machine.events import Dumped, MachineEvent, Paused, Resumed
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp import dump_command
 from pyvmm.qmp.command import CommandError
-from pyvmm.qmp.memory_commands import COMMANDS
+from pyvmm.qmp.event_names import RESUME, STOP, dump_completed
 from pyvmm.qmp.peer import QemuPeer, open_qemu
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.guests import COUNT, bundled
+from tests.machine.inside import is_paused, ram_of
 from tests.machine.private_machines import Talk, config, talk
 
-from .guests import HOSTS, hanging, run, spinning
+from .guests import HOSTS, Asked, asked, hanging, run, spinning
 
 KERNEL = MIB
 """Where the bundled guests are linked."""
 
 
-async def dump(machine: Machine, path: Path, *, paging: bool = False, **arguments: Any) -> bytes:
+async def dump(
+    machine: Machine | Asked, path: Path, *, paging: bool = False, **arguments: Any
+) -> bytes:
     remove(path)
     answer = await run(
-        COMMANDS, machine, "dump-guest-memory", paging=paging, protocol=f"file:{path}", **arguments
+        machine, "dump-guest-memory", paging=paging, protocol=f"file:{path}", **arguments
     )
     assert answer == {}
     return content(path)
@@ -96,14 +99,14 @@ def test_a_core_has_memory_and_registers(host: HostChoice, tmp_path: Path) -> No
     async def main() -> None:
         async with hanging(host) as machine:
             await dump(machine, path)
-            assert not machine.is_paused
-            await machine.pause()
+            assert not is_paused(machine)
+            await machine.control.pause()
 
             def registers(vcpu: Vcpu) -> tuple[Regs, Sregs]:
                 return vcpu.get_regs(), vcpu.get_sregs()
 
-            regs, sregs = await machine.on_vcpu(0, registers)
-            assert loads(path) == [(0, 0, 16 * MIB, machine.ram.read(0, 16 * MIB))]
+            regs, sregs = await machine.vcpus[0].call(registers)
+            assert loads(path) == [(0, 0, 16 * MIB, ram_of(machine).read(0, 16 * MIB))]
             (core, qemu) = notes(path)
             assert core[:2] == ("CORE", 1)
             assert rip_and_rsp(core[2])[1] == regs.rsp
@@ -114,7 +117,7 @@ def test_a_core_has_memory_and_registers(host: HostChoice, tmp_path: Path) -> No
             )  # fmt: skip
             # A guest that was paused stays paused.
             await dump(machine, path)
-            assert machine.is_paused
+            assert is_paused(machine)
 
     trio.run(main)
     assert stat.S_IMODE(path.stat().st_mode) == 0o400
@@ -127,14 +130,14 @@ def test_the_guest_stands_still_meanwhile(
     seen: list[int] = []
 
     async def main() -> None:
-        async with Machine(MachineConfig(COUNT, memory=4 * MIB, host=host)) as machine:
+        async with open_machine(MachineConfig(COUNT, memory=4 * MIB, host=host)) as machine:
 
             async def counter() -> int:
-                return await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs().rbx)
+                return await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs().rbx)
 
             def look(*_unused: object) -> None:
                 # Whatever another client says meanwhile.
-                trio.from_thread.run_sync(machine.resume)
+                trio.from_thread.run_sync(machine.control.resume)
                 for _ in range(2):
                     seen.append(trio.from_thread.run(counter))
                     trio.from_thread.run(trio.sleep, 0.02)
@@ -155,18 +158,18 @@ def test_with_paging_memory_is_where_the_guest_has_it(host: HostChoice, tmp_path
     async def main() -> None:
         async with hanging(host) as machine:
             # The guest has all of it mapped one to one; a second view of one page, high up.
-            sregs = await machine.on_vcpu(0, lambda vcpu: vcpu.get_sregs())
-            top = machine.ram.read(sregs.cr3, PAGE_SIZE)
+            sregs = await machine.vcpus[0].call(lambda vcpu: vcpu.get_sregs())
+            top = ram_of(machine).read(sregs.cr3, PAGE_SIZE)
             assert top is not None
             tables = 15 * MIB
             for level in range(3):
                 value = tables + (level + 1) * PAGE_SIZE | 3
                 entry = (value if level < 2 else KERNEL | 3).to_bytes(8, "little")
-                machine.ram.write(tables + level * PAGE_SIZE + 8 * 511, entry)
-            machine.ram.write(sregs.cr3 + 8 * 300, (tables | 3).to_bytes(8, "little"))
+                ram_of(machine).write(tables + level * PAGE_SIZE + 8 * 511, entry)
+            ram_of(machine).write(sregs.cr3 + 8 * 300, (tables | 3).to_bytes(8, "little"))
             await dump(machine, path, paging=True)
             found = loads(path)
-            kernel = machine.ram.read(KERNEL, PAGE_SIZE)
+            kernel = ram_of(machine).read(KERNEL, PAGE_SIZE)
             high = 0xFFFF_0000_0000_0000 | 300 << 39 | 511 << 30 | 511 << 21 | 511 << 12
             assert (high, KERNEL, PAGE_SIZE, kernel) in found or any(
                 linear == high & ~0x1F_FFFF for linear, *_ in found
@@ -181,13 +184,13 @@ def test_with_paging_memory_is_where_the_guest_has_it(host: HostChoice, tmp_path
 def test_tables_without_end_are_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with hanging(HostChoice.MODEL) as machine:
-            sregs = await machine.on_vcpu(0, lambda vcpu: vcpu.get_sregs())
-            await machine.pause()
+            sregs = await machine.vcpus[0].call(lambda vcpu: vcpu.get_sregs())
+            await machine.control.pause()
             loop = (sregs.cr3 | 3).to_bytes(8, "little")
-            machine.ram.write(sregs.cr3, loop * 512)
+            ram_of(machine).write(sregs.cr3, loop * 512)
             with pytest.raises(PyvmmError, match="page tables"):
                 await dump(machine, tmp_path / "core", paging=True)
-            assert machine.is_paused
+            assert is_paused(machine)
             assert not (tmp_path / "core").exists()
 
     trio.run(main)
@@ -196,7 +199,7 @@ def test_tables_without_end_are_refused(tmp_path: Path) -> None:
 def test_without_page_tables_paging_makes_no_difference(tmp_path: Path) -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
-            await machine.pause()
+            await machine.control.pause()
             plain = await dump(machine, tmp_path / "plain")
             assert await dump(machine, tmp_path / "paging", paging=True) == plain
 
@@ -206,7 +209,7 @@ def test_without_page_tables_paging_makes_no_difference(tmp_path: Path) -> None:
 def test_a_part_of_memory(tmp_path: Path) -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
-            machine.ram.write(2 * MIB, b"here it is")
+            ram_of(machine).write(2 * MIB, b"here it is")
             await dump(machine, tmp_path / "core", begin=2 * MIB - 3, length=10)
             assert loads(tmp_path / "core") == [(2 * MIB - 3, 2 * MIB - 3, 10, b"\0\0\0here it")]
             await dump(machine, tmp_path / "core", begin=4 * MIB - 1, length=1 << 62)
@@ -236,11 +239,11 @@ def test_a_part_of_memory(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_dumped(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     async def main() -> None:
-        async with spinning(HostChoice.MODEL) as machine:
+        async with spinning(HostChoice.MODEL) as machine, asked(machine) as one:
             given = {"protocol": f"file:{tmp_path}/core", "paging": False, **arguments}
             with pytest.raises(CommandError, match=message):
-                await run(COMMANDS, machine, "dump-guest-memory", **given)
-            assert not machine.is_paused
+                await run(one, "dump-guest-memory", **given)
+            assert not is_paused(machine)
             assert not (tmp_path / "core").exists()
 
     trio.run(main)
@@ -257,7 +260,6 @@ def test_a_dump_that_is_cancelled_lets_the_guest_run(tmp_path: Path) -> None:
             try:
                 with trio.move_on_after(0.3) as scope:
                     await run(
-                        COMMANDS,
                         machine,
                         "dump-guest-memory",
                         paging=False,
@@ -266,7 +268,7 @@ def test_a_dump_that_is_cancelled_lets_the_guest_run(tmp_path: Path) -> None:
                 assert scope.cancelled_caught
             finally:
                 os.close(reader)
-            assert not machine.is_paused
+            assert not is_paused(machine)
 
     trio.run(main)
 
@@ -276,22 +278,21 @@ DONE = {"status": "completed", "completed": 4 * MIB, "total": 4 * MIB}
 
 
 def test_a_dump_in_the_background(tmp_path: Path) -> None:
-    told: list[MachineEvent] = []
-
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
-            with machine.listening(told.append):
-                assert await run(COMMANDS, machine, "query-dump") == NO_DUMP
-                whole = await dump(machine, tmp_path / "whole")
-                assert told == [Paused(), Dumped(4 * MIB, 4 * MIB), Resumed()]
-                await machine.pause()
-                whole = await dump(machine, tmp_path / "whole")
-                told.clear()
-                await dump(machine, tmp_path / "core", detach=True)
-                while not told:
+            completed = dump_completed(4 * MIB, 4 * MIB, None)
+            async with asked(machine) as one:
+                assert await run(one, "query-dump") == NO_DUMP
+                whole = await dump(one, tmp_path / "whole")
+                assert one.told == [STOP, completed, RESUME]
+                await machine.control.pause()
+                whole = await dump(one, tmp_path / "whole")
+                one.told.clear()
+                await dump(one, tmp_path / "core", detach=True)
+                while not one.told:
                     await trio.sleep(0.001)
-                assert told == [Dumped(4 * MIB, 4 * MIB)]
-                assert await run(COMMANDS, machine, "query-dump") == DONE
+                assert one.told == [completed]
+                assert await run(one, "query-dump") == DONE
                 assert content(tmp_path / "core") == whole
 
     trio.run(main)
@@ -300,32 +301,28 @@ def test_a_dump_in_the_background(tmp_path: Path) -> None:
 def test_one_dump_at_a_time(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    told: list[MachineEvent] = []
 
     async def main() -> None:
-        async with spinning(HostChoice.MODEL) as machine:
+        async with spinning(HostChoice.MODEL) as machine, asked(machine) as one:
             reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                ask = partial(run, COMMANDS, machine)
-                with machine.listening(told.append):
-                    await ask(
-                        "dump-guest-memory", paging=False, protocol=f"file:{fifo}", detach=True
-                    )
-                    # The answer is there, the dump is not: nobody reads.
-                    assert (await ask("query-dump"))["status"] == "active"
-                    for detach in (False, True):
-                        with pytest.raises(CommandError, match="There is a dump in process"):
-                            await ask(
-                                "dump-guest-memory", paging=False, detach=detach,
-                                protocol=f"file:{tmp_path}/other",
-                            )  # fmt: skip
-                    assert told == [Paused()]
+                ask = partial(run, one)
+                await ask("dump-guest-memory", paging=False, protocol=f"file:{fifo}", detach=True)
+                # The answer is there, the dump is not: nobody reads.
+                assert (await ask("query-dump"))["status"] == "active"
+                for detach in (False, True):
+                    with pytest.raises(CommandError, match="There is a dump in process"):
+                        await ask(
+                            "dump-guest-memory", paging=False, detach=detach,
+                            protocol=f"file:{tmp_path}/other",
+                        )  # fmt: skip
+                assert one.told == [STOP]
                 os.close(reader)
                 reader = -1
                 while (await ask("query-dump"))["status"] == "active":
                     await trio.sleep(0.001)
                 assert (await ask("query-dump"))["status"] == "failed"
-                await dump(machine, tmp_path / "core")
+                await dump(one, tmp_path / "core")
                 assert await ask("query-dump") == DONE
             finally:
                 if reader >= 0:
@@ -337,31 +334,29 @@ def test_one_dump_at_a_time(tmp_path: Path) -> None:
 def test_a_dump_in_the_background_ends_with_its_machine(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    told: list[MachineEvent] = []
 
     async def main() -> None:
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            async with spinning(HostChoice.MODEL) as machine:
-                listening = machine.listening(told.append)
-                listening.__enter__()
+            async with spinning(HostChoice.MODEL) as machine, asked(machine) as one:
+                told.append(one)
                 await run(
-                    COMMANDS, machine, "dump-guest-memory", paging=False, detach=True,
-                    protocol=f"file:{fifo}",
-                )  # fmt: skip
+                    one, "dump-guest-memory", paging=False, detach=True, protocol=f"file:{fifo}"
+                )
         finally:
             os.close(reader)
 
+    told: list[Asked] = []
     trio.run(main)
-    (failed,) = (event for event in told if isinstance(event, Dumped))
-    assert failed.error == "the dump was interrupted"
-    assert failed.completed <= failed.total == 4 * MIB
+    (failed,) = (event.data for event in told[0].told if event.name == "DUMP_COMPLETED")
+    assert failed is not None
+    assert failed["error"] == "the dump was interrupted"
 
 
 def test_the_capability_says_which_formats_there_are() -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
-            answer = await run(COMMANDS, machine, "query-dump-guest-memory-capability")
+            answer = await run(machine, "query-dump-guest-memory-capability")
             assert answer == {"formats": ["elf"]}
 
     trio.run(main)
@@ -382,7 +377,7 @@ def test_private_memory_is_there_without_contents(tmp_path: Path) -> None:
         # The guest's page tables are private, too: what they map nobody knows.
         with pytest.raises(CommandError, match="or are private"):
             await dump(machine, tmp_path / "paging", paging=True)
-        machine.interrupt("enough")
+        machine.control.interrupt("enough")
 
     talk(config("mailbox", memory=16 * MIB), conversation)
 

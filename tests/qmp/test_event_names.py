@@ -8,7 +8,6 @@ import pytest
 from pyvmm.machine.ending import Ending, EndingKind, Requester
 from pyvmm.machine.events import (
     AccessRefused,
-    Dumped,
     Ended,
     MachineEvent,
     Paused,
@@ -19,7 +18,7 @@ from pyvmm.machine.events import (
 from pyvmm.machine.implicit import FaultRefused
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
-from pyvmm.qmp.event_names import QmpEvent, qmp_events, shutdown
+from pyvmm.qmp.event_names import QmpEvent, dump_completed, qmp_events, shutdown
 
 CAUSES = {
     "none", "host-error", "host-qmp-quit", "host-qmp-system-reset", "host-signal", "host-ui",
@@ -77,27 +76,6 @@ def test_causes(ending: Ending | None, reason: str) -> None:
             [QmpEvent("RESET", {"guest": True, "reason": "guest-reset"})],
         ),
         (
-            Dumped(8192, 8192),
-            [
-                QmpEvent(
-                    "DUMP_COMPLETED",
-                    {"result": {"total": 8192, "status": "completed", "completed": 8192}},
-                )
-            ],
-        ),
-        (
-            Dumped(8192, 4096, "no space"),
-            [
-                QmpEvent(
-                    "DUMP_COMPLETED",
-                    {
-                        "result": {"total": 8192, "status": "failed", "completed": 4096},
-                        "error": "no space",
-                    },
-                )
-            ],
-        ),
-        (
             Ended(Ending(EndingKind.PANICKED, "")),
             [
                 QmpEvent("GUEST_PANICKED", {"action": "poweroff"}),
@@ -133,3 +111,11 @@ def test_causes(ending: Ending | None, reason: str) -> None:
 )
 def test_events(event: MachineEvent, expected: list[QmpEvent]) -> None:
     assert list(qmp_events(event)) == expected
+
+
+def test_the_end_of_a_dump() -> None:
+    result: dict[str, object] = {"total": 8192, "status": "completed", "completed": 8192}
+    assert dump_completed(8192, 8192, None) == QmpEvent("DUMP_COMPLETED", {"result": result})
+    failed = {"total": 8192, "status": "failed", "completed": 4096}
+    told = {"result": failed, "error": "no space"}
+    assert dump_completed(8192, 4096, "no space") == QmpEvent("DUMP_COMPLETED", told)

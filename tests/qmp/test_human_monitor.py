@@ -14,10 +14,11 @@ from pyvmm.errors import PyvmmError
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp.command import CommandError
-from pyvmm.qmp.human_commands import COMMANDS
 from tests.machine.guests import EXIT_42
+from tests.machine.inside import is_paused, ram_of
 from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, hanging, run, spinning
@@ -34,9 +35,7 @@ def lines_of(text: str) -> str:
 
 def asking(machine: Machine, cpu: int = 0) -> Ask:
     async def ask(line: str) -> str:
-        answer = await run(
-            COMMANDS, machine, "human-monitor-command", command_line=line, cpu_index=cpu
-        )
+        answer = await run(machine, "human-monitor-command", command_line=line, cpu_index=cpu)
         assert isinstance(answer, str)
         return lines_of(answer)
 
@@ -54,7 +53,7 @@ def test_a_guest_is_looked_at(host: HostChoice) -> None:
             assert "\nCS =0008 0000000000000000 ffffffff 00a09b00 DPL=0 CS64 [-RA]\n" in text
             assert ("XMM15=" in text) == (host is HostChoice.KVM)
             assert await ask("x /2xb $rip") == await ask("xp /2xb $rip")
-            machine.ram.write(8 * MIB, b"pyvmm")
+            ram_of(machine).write(8 * MIB, b"pyvmm")
             assert await ask("xp /5cb 0x800000") == "0000000000800000: 'p' 'y' 'v' 'm' 'm'\n"
             assert await ask("x/5xb 8*0x100000") == ("0000000000800000: 0x70 0x79 0x76 0x6d 0x6d\n")
             assert await ask("x 0x7fffffff0000") == "00007fffffff0000: Cannot access memory\n"
@@ -77,18 +76,18 @@ def test_a_page_boundary_in_linear_memory(tmp_path: Path) -> None:
     async def main() -> None:
         async with hanging(HostChoice.MODEL) as machine:
             ask = asking(machine)
-            await machine.pause()
-            sregs = await machine.on_vcpu(0, lambda vcpu: vcpu.get_sregs())
+            await machine.control.pause()
+            sregs = await machine.vcpus[0].call(lambda vcpu: vcpu.get_sregs())
             tables = 15 * MIB
             for level, index in enumerate((300, 0, 0)):
                 base = sregs.cr3 if level == 0 else tables + (level - 1) * 4096
                 entry = tables + level * 4096 | 3
-                machine.ram.write(base + 8 * index, entry.to_bytes(8, "little"))
+                ram_of(machine).write(base + 8 * index, entry.to_bytes(8, "little"))
             page_table = tables + 2 * 4096
-            machine.ram.write(page_table, (0x80_0000 | 3).to_bytes(8, "little"))
-            machine.ram.write(page_table + 8, (0x70_0000 | 3).to_bytes(8, "little"))
-            machine.ram.write(0x80_0FFC, b"\1\2\3\4")
-            machine.ram.write(0x70_0000, b"\5\6\7\10")
+            ram_of(machine).write(page_table, (0x80_0000 | 3).to_bytes(8, "little"))
+            ram_of(machine).write(page_table + 8, (0x70_0000 | 3).to_bytes(8, "little"))
+            ram_of(machine).write(0x80_0FFC, b"\1\2\3\4")
+            ram_of(machine).write(0x70_0000, b"\5\6\7\10")
             assert await ask("x /1xg 0xffff960000000ffc") == (
                 "ffff960000000ffc: 0x0807060504030201\n"
             )
@@ -161,22 +160,22 @@ def test_a_guest_is_steered() -> None:
         async with spinning(HostChoice.MODEL) as machine:
             ask = asking(machine)
             assert await ask("stop") == ""
-            assert machine.is_paused
+            assert is_paused(machine)
             assert await ask("info status") == "VM status: paused\n"
             assert await ask("c") == ""
-            assert not machine.is_paused
+            assert not is_paused(machine)
             await ask("quit")
-            assert (await machine.wait()).ending.kind is EndingKind.INTERRUPTED
+            assert (await machine.control.wait()).ending.kind is EndingKind.INTERRUPTED
 
     trio.run(main)
 
 
 def test_a_guest_that_has_ended_is_an_error() -> None:
     async def main() -> None:
-        async with Machine(
+        async with open_machine(
             MachineConfig(EXIT_42, memory=4 * MIB, host=HostChoice.MODEL)
         ) as machine:
-            await machine.wait()
+            await machine.control.wait()
             with pytest.raises(PyvmmError, match="has ended"):
                 await asking(machine)("info registers")
 
@@ -190,7 +189,7 @@ def test_private_memory_is_not_shown() -> None:
         assert await ask(f"xp {gpa:#x}") == f"{gpa:016x}: Cannot access memory\n"
         assert "(prio 0, ram): shared window\n" in await ask("info mtree")
         assert "staging" not in await ask("info mtree")
-        with_guest.machine.interrupt("enough")
+        with_guest.machine.control.interrupt("enough")
 
     talk(config("mailbox", memory=16 * MIB), conversation)
 
@@ -224,7 +223,7 @@ def test_qemu_prints_the_same_of_the_same_guest(tmp_path: Path) -> None:
             their_registers = await ask_qemu("info registers")
         async with hanging(HostChoice.MODEL) as machine:
             await trio.sleep(0.1)
-            await machine.pause()
+            await machine.control.pause()
             ask = asking(machine)
             ours = {line: await ask(line) for line in lines}
             our_registers = await ask("info registers")

@@ -51,7 +51,7 @@ def test_a_guest_is_ended_from_the_monitor(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path / "qmp") as machine, talking(tmp_path / "qmp") as talk:
             assert await talk.ask("human-monitor-command", command_line="quit") == {"return": ""}
-            assert (await machine.wait()).ending.exit_code == 0
+            assert (await machine.control.wait()).ending.exit_code == 0
             told = talk.events[0] if talk.events else await talk.line()
             assert told is not None
             assert told["event"] == "SHUTDOWN"

@@ -14,6 +14,7 @@ import trio
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp import server
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 
 from .talk import Talk, names, served, talking
 
@@ -41,7 +42,7 @@ def test_what_a_client_asks_for_it_gets(path: Path, tmp_path: Path) -> None:
 
     async def main() -> None:
         async with served(path) as machine, talking(path) as talk:
-            machine.ram.write(MIB, b"to be saved")
+            ram_of(machine).write(MIB, b"to be saved")
             given = {"val": MIB, "size": 11, "filename": str(saved)}
             for name in ("pmemsave", "memsave"):
                 assert await talk.ask(name, **given) == {"return": {}}
@@ -90,8 +91,8 @@ def test_the_end_of_the_guest_ends_saving(
             end = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
             await trio.lowlevel.wait_readable(end)
             os.close(end)
-            machine.interrupt("enough")
-            await machine.wait()
+            machine.control.interrupt("enough")
+            await machine.control.wait()
         assert names(await talk.rest()) == ["SHUTDOWN"]
         talk.close()
 

@@ -25,10 +25,10 @@ from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.qmp.command import CommandError
-from pyvmm.qmp.memory_commands import COMMANDS
 from pyvmm.qmp.peer import open_qemu
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.guests import bundled
+from tests.machine.inside import ram_of
 from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, hanging, run, spinning
@@ -39,7 +39,7 @@ PATTERN = bytes(range(1, 252)) * 40
 
 
 async def save(machine: Machine, path: Path, val: int, size: int) -> bytes:
-    assert await run(COMMANDS, machine, "pmemsave", val=val, size=size, filename=str(path)) == {}
+    assert await run(machine, "pmemsave", val=val, size=size, filename=str(path)) == {}
     return content(path)
 
 
@@ -54,13 +54,13 @@ def content(path: Path) -> bytes:
 def test_a_range_of_memory_is_saved_as_it_is(host: HostChoice, tmp_path: Path) -> None:
     async def main() -> None:
         async with spinning(host, MEMORY) as machine:
-            machine.ram.write(2 * MIB + 100, PATTERN)
-            machine.ram.write(3 * MIB, PATTERN)
+            ram_of(machine).write(2 * MIB + 100, PATTERN)
+            ram_of(machine).write(3 * MIB, PATTERN)
             ranges = [(0, MEMORY), (2 * MIB + 101, 9000), (2 * MIB + 5000, 1), (1, MEMORY - 1)]
             saved = [await save(machine, tmp_path / "saved", *one) for one in ranges]
             # Only now: to look at it makes pages of what was none.
             for one, found in zip(ranges, saved, strict=True):
-                assert found == machine.ram.read(*one)
+                assert found == ram_of(machine).read(*one)
 
     trio.run(main)
 
@@ -69,11 +69,11 @@ def test_a_range_of_memory_is_saved_as_it_is(host: HostChoice, tmp_path: Path) -
 def test_memory_that_was_never_touched_costs_nothing(host: HostChoice, tmp_path: Path) -> None:
     async def main() -> None:
         async with spinning(host, 64 * MIB) as machine:
-            mapping = machine.ram.mapping
+            mapping = ram_of(machine).mapping
             before = mapping.resident(0, 64 * MIB)
             assert before < MIB
             saved = tmp_path / "saved"
-            await run(COMMANDS, machine, "pmemsave", val=0, size=64 * MIB, filename=str(saved))
+            await run(machine, "pmemsave", val=0, size=64 * MIB, filename=str(saved))
             assert saved.stat().st_size == 64 * MIB
             assert saved.stat().st_blocks * 512 < MIB
             assert mapping.resident(0, 64 * MIB) == before
@@ -84,7 +84,7 @@ def test_memory_that_was_never_touched_costs_nothing(host: HostChoice, tmp_path:
 def test_what_is_no_memory_is_zeroes(tmp_path: Path) -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL, MEMORY) as machine:
-            machine.ram.write(MEMORY - 4, b"last")
+            ram_of(machine).write(MEMORY - 4, b"last")
             saved = await save(machine, tmp_path / "saved", MEMORY - 4, 3 * PAGE_SIZE)
             assert saved == b"last".ljust(3 * PAGE_SIZE, b"\0")
             assert await save(machine, tmp_path / "saved", 0, 0) == b""
@@ -105,7 +105,7 @@ def test_a_file_is_made_and_emptied_as_qemu_does_it(tmp_path: Path) -> None:
                 os.umask(old)
             assert stat.S_IMODE(saved.stat().st_mode) == 0o640
             saved.write_bytes(b"x" * 3 * PAGE_SIZE)
-            machine.ram.write(PAGE_SIZE, bytes(PAGE_SIZE))
+            ram_of(machine).write(PAGE_SIZE, bytes(PAGE_SIZE))
             assert await save(machine, saved, PAGE_SIZE, PAGE_SIZE) == bytes(PAGE_SIZE)
 
     trio.run(main)
@@ -136,12 +136,12 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], told: str, tmp_pat
     async def main() -> None:
         async with spinning(HostChoice.MODEL, MEMORY) as machine:
             # Something to write, so that a full device shows.
-            machine.ram.write(0, PATTERN)
+            ram_of(machine).write(0, PATTERN)
             with pytest.raises(CommandError) as caught:
-                await run(COMMANDS, machine, "pmemsave", **given)
+                await run(machine, "pmemsave", **given)
             assert told in caught.value.description
             assert not (tmp_path / "saved").exists()
-            await machine.on_vcpu(0, lambda vcpu: vcpu.get_regs())  # It still runs.
+            await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())  # It still runs.
 
     trio.run(main)
 
@@ -168,14 +168,14 @@ def test_a_fifo_gets_all_of_it_and_trio_goes_on_meanwhile(tmp_path: Path) -> Non
     async def main() -> None:
         nonlocal data
         async with spinning(HostChoice.MODEL, MEMORY) as machine:
-            machine.ram.write(MIB, PATTERN)
-            machine.ram.write(3 * MIB - 4200, PATTERN)
-            expected = machine.ram.read(MIB - 100, 2 * MIB)
+            ram_of(machine).write(MIB, PATTERN)
+            ram_of(machine).write(3 * MIB - 4200, PATTERN)
+            expected = ram_of(machine).read(MIB - 100, 2 * MIB)
             async with trio.open_nursery() as nursery:
 
                 async def save_it() -> None:
                     await run(
-                        COMMANDS, machine, "pmemsave",
+                        machine, "pmemsave",
                         val=MIB - 100, size=2 * MIB, filename=str(tmp_path / "fifo"),
                     )  # fmt: skip
 
@@ -227,9 +227,9 @@ def map_two_pages(machine: Machine) -> None:
     """Page tables that map the pages from HIGH on to 0x300000, 0x200000 and what is no memory."""
     for level, index in enumerate((256, 0, 0)):
         table, below = TABLES + level * PAGE_SIZE, TABLES + (level + 1) * PAGE_SIZE
-        machine.ram.write(table + 8 * index, struct.pack("<Q", below | 3))
+        ram_of(machine).write(table + 8 * index, struct.pack("<Q", below | 3))
     last = TABLES + 3 * PAGE_SIZE
-    machine.ram.write(last, struct.pack("<3Q", 0x300000 | 3, 0x200000 | 3, MEMORY | 3))
+    ram_of(machine).write(last, struct.pack("<3Q", 0x300000 | 3, 0x200000 | 3, MEMORY | 3))
 
 
 def enter_long_mode(vcpu: Vcpu) -> None:
@@ -253,14 +253,14 @@ def test_memory_is_saved_by_the_addresses_of_a_vcpu(host: HostChoice, tmp_path: 
 
     async def main() -> None:
         async with spinning(host, MEMORY) as machine:
-            await machine.pause()
+            await machine.control.pause()
             map_two_pages(machine)
-            machine.ram.write(0x300000, b"first".ljust(PAGE_SIZE, b"1"))
-            machine.ram.write(0x200000, b"second".ljust(PAGE_SIZE, b"2"))
-            await machine.on_vcpu(0, enter_long_mode)
+            ram_of(machine).write(0x300000, b"first".ljust(PAGE_SIZE, b"1"))
+            ram_of(machine).write(0x200000, b"second".ljust(PAGE_SIZE, b"2"))
+            await machine.vcpus[0].call(enter_long_mode)
 
             async def memsave(**given: Any) -> bytes:
-                await run(COMMANDS, machine, "memsave", filename=str(saved), **given)
+                await run(machine, "memsave", filename=str(saved), **given)
                 return saved.read_bytes()
 
             both = b"first".ljust(PAGE_SIZE, b"1") + b"second".ljust(PAGE_SIZE, b"2")
@@ -298,11 +298,11 @@ def test_private_pages_are_refused_or_left_out_and_named(
         machine.memory.conversion.convert(gpa + 2 * PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
         given = {"val": gpa, "size": 2 * MIB, "filename": str(saved)}
         with pytest.raises(PyvmmError) as caught:
-            await run(COMMANDS, machine, "pmemsave", **given)
+            await run(machine, "pmemsave", **given)
         hidden = gpa + 2 * PAGE_SIZE
         assert f"{hidden:#x}-{hidden + PAGE_SIZE - 1:#x} private" in str(caught.value)
         assert not saved.exists()
-        answer = await run(COMMANDS, machine, "x-pyvmm-pmemsave", **given)
+        answer = await run(machine, "x-pyvmm-pmemsave", **given)
         assert answer == {
             "left-out": [{"start": hidden, "end": hidden + PAGE_SIZE, "state": "private"}]
         }
@@ -310,14 +310,14 @@ def test_private_pages_are_refused_or_left_out_and_named(
         expected[2 * PAGE_SIZE : 3 * PAGE_SIZE] = bytes(PAGE_SIZE)
         assert saved.read_bytes() == bytes(expected)
         machine.memory.conversion.convert(hidden, PAGE_SIZE, Side.SHARED)
-        assert await run(COMMANDS, machine, "pmemsave", **given) == {}
+        assert await run(machine, "pmemsave", **given) == {}
         assert saved.read_bytes() == bytes(expected)
         # Shared as the page itself is: the page tables are not.
         with pytest.raises(
             CommandError, match=r"the page table entry at gpa 0x[0-9a-f]+ cannot be read"
         ):
-            await run(COMMANDS, machine, "memsave", **given)
-        machine.interrupt("enough")
+            await run(machine, "memsave", **given)
+        machine.control.interrupt("enough")
 
     talk(machine_config, conversation)
 
@@ -339,9 +339,7 @@ def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(
             async def save_it() -> None:
                 filename = str(tmp_path / "fifo")
                 try:
-                    answer.append(
-                        await run(COMMANDS, guest.machine, name, **given, filename=filename)
-                    )
+                    answer.append(await run(guest.machine, name, **given, filename=filename))
                 except PyvmmError as refused:
                     answer.append(refused)
 
@@ -374,7 +372,7 @@ def test_a_page_that_goes_while_memory_is_saved_is_no_zeroes(
                 "left-out": [{"start": late, "end": late + PAGE_SIZE, "state": "private"}]
             }
             machine.memory.conversion.convert(late, PAGE_SIZE, Side.SHARED)
-        machine.interrupt("enough")
+        machine.control.interrupt("enough")
 
     try:
         talk(machine_config, conversation)
@@ -400,7 +398,7 @@ def test_a_page_that_came_back_after_its_turn_is_told(private_choice: HostChoice
         memory.conversion.convert(last - PAGE_SIZE, PAGE_SIZE, Side.SHARED)
         assert list(saving) == []
         assert left_out == [PageRun(GpaRange(last - PAGE_SIZE, last), PageState.PRIVATE)]
-        guest.machine.interrupt("enough")
+        guest.machine.control.interrupt("enough")
 
     talk(replace(config("mailbox"), host=private_choice), conversation)
 
@@ -439,9 +437,9 @@ def test_the_same_guest_is_saved_alike_by_qemu(host: HostChoice, tmp_path: Path)
             found["beyond"] = [(tmp_path / "qemu").read_bytes()]
         async with hanging(host) as machine:
             for name in ("pmemsave", "memsave"):
-                await run(COMMANDS, machine, name, **kernel, filename=str(tmp_path / "ours"))
+                await run(machine, name, **kernel, filename=str(tmp_path / "ours"))
                 found[name].append((tmp_path / "ours").read_bytes())
-            await run(COMMANDS, machine, "pmemsave", **beyond, filename=str(tmp_path / "ours"))
+            await run(machine, "pmemsave", **beyond, filename=str(tmp_path / "ours"))
             found["beyond"].append((tmp_path / "ours").read_bytes())
         for name, (qemus, ours) in found.items():
             assert qemus == ours, name

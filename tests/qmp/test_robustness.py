@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.qmp.wire import MESSAGE_LIMIT, NESTING_LIMIT
+from tests.machine.inside import is_paused
 from tests.qmp.guests import drive
 from tests.qmp.streams import CHARACTERS
 from tests.qmp.talk import Talk, served, talking
@@ -68,7 +69,7 @@ def test_garbage_is_answered_with_an_error(garbage: bytes, tmp_path: Path) -> No
             await talk.send(garbage + b"\n")
             assert is_error(await talk.answer())
             await goes_on(talk)
-            assert not machine.is_paused
+            assert not is_paused(machine)
 
     drive(main)
 
@@ -185,7 +186,7 @@ def test_no_sequence_of_clients_hurts(rounds: list[tuple[list[bytes], bool]]) ->
                         await talk.send(b"\xff\n")
                         await goes_on(talk)
                     talk.close()
-                assert machine.ending is None
-                assert not machine.is_paused
+                assert machine.control.ending is None
+                assert not is_paused(machine)
 
     drive(main)

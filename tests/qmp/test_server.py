@@ -18,15 +18,18 @@ from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError
 from pyvmm.machine.config import HostChoice, ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.attach import discard
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
+from pyvmm.machine.steering import MachineState
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp import client as client_module
 from pyvmm.qmp import server
 from pyvmm.qmp.command import Arguments, Command, CommandError, ErrorClass
 from pyvmm.qmp.command_table import commands
+from pyvmm.qmp.served import Served
 from pyvmm.qmp.server import MOST_CLIENTS, open_listener, serving
 from pyvmm.qmp.session import Session
 from tests.machine.guests import SPIN, bundled
+from tests.machine.inside import is_paused
 from tests.qmp.guests import HANG, HOSTS, drive
 from tests.qmp.talk import Talk, names, served, talking
 
@@ -46,13 +49,13 @@ def test_a_client_from_greeting_to_the_end(host: HostChoice, path: Path) -> None
             async with talking(path) as talk:
                 assert (await talk.ask("query-status"))["return"]["status"] == "running"
                 assert await talk.ask("stop") == {"return": {}}
-                assert machine.is_paused
+                assert is_paused(machine)
                 assert (await talk.ask("query-status"))["return"]["status"] == "paused"
                 assert await talk.ask("cont") == {"return": {}}
                 assert names(talk.events) == ["STOP", "RESUME"]
                 assert await talk.ask("quit") == {"return": {}}
                 assert talk.events[2]["data"] == {"guest": False, "reason": "host-qmp-quit"}
-                await machine.wait()
+                await machine.control.wait()
 
     drive(main)
     assert not path.exists()
@@ -67,8 +70,8 @@ def test_everybody_hears_events_and_nobody_before_negotiating(path: Path) -> Non
                 assert await first.ask("stop") == {"return": {}}
                 assert (await second.ask("query-status"))["return"]["status"] == "paused"
                 assert names(second.events) == ["STOP"]
-                machine.interrupt("enough")
-                await machine.wait()
+                machine.control.interrupt("enough")
+                await machine.control.wait()
                 await silent.ask("qmp_capabilities")
                 assert silent.events == []
                 silent.close()
@@ -88,8 +91,8 @@ def test_the_end_is_told_and_the_connection_closed(path: Path) -> None:
                     talk.close()
 
                 nursery.start_soon(listen)
-                machine.interrupt("enough")
-                await machine.wait()
+                machine.control.interrupt("enough")
+                await machine.control.wait()
         assert heard == ["SHUTDOWN"]
 
     drive(main)
@@ -118,10 +121,10 @@ def test_the_guest_waits_for_the_first_client_that_negotiates(host: HostChoice, 
             second = await Talk.connect(path)
             await second.answer()
             assert "error" in await second.ask("query-status")
-            assert not machine.has_run
+            assert machine.control.state is MachineState.NEW
             assert await second.ask("qmp_capabilities") == {"return": {}}
             assert (await second.ask("query-status"))["return"]["status"] == "running"
-            assert machine.has_run
+            assert machine.control.state.value == "running"
             assert second.events == []
             second.close()
 
@@ -131,8 +134,8 @@ def test_the_guest_waits_for_the_first_client_that_negotiates(host: HostChoice, 
 def test_a_held_guest_can_be_interrupted(path: Path) -> None:
     async def main() -> None:
         async with served(path, paused=True) as machine:
-            machine.interrupt("enough")
-            assert (await machine.wait()).ending.detail == "enough"
+            machine.control.interrupt("enough")
+            assert (await machine.control.wait()).ending.detail == "enough"
 
     drive(main)
 
@@ -142,10 +145,10 @@ def test_a_held_guest_runs_out_of_time(path: Path) -> None:
         config = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL, timeout=0.05)
         with trio.fail_after(HANG), open_listener(path) as listener:
             async with (
-                Machine(config, paused=True) as machine,
+                open_machine(config, paused=True) as machine,
                 serving(machine, listener, holds_guest=True),
             ):
-                assert (await machine.wait()).ending.exit_code == 124
+                assert (await machine.control.wait()).ending.exit_code == 124
 
     drive(main)
 
@@ -182,11 +185,11 @@ def test_a_refused_access_is_told_with_its_page(path: Path) -> None:
         )
         with trio.fail_after(HANG), open_listener(path) as listener:
             async with (
-                Machine(config, discard, paused=True) as machine,
+                open_machine(config, discard, paused=True) as machine,
                 serving(machine, listener, holds_guest=True),
             ):
                 talk = await (await Talk.connect(path)).ready()
-                await machine.wait()
+                await machine.control.wait()
         refused, shutdown = await talk.rest()
         talk.close()
         assert refused["event"] == "X_PYVMM_MEMORY_REFUSED"
@@ -216,7 +219,7 @@ def test_who_does_not_read_events_is_dropped_and_the_guest_goes_on(
             while not await _is_closed(stalled):
                 told += 1
                 assert told < 100_000, "it is never dropped"
-                machine.powerdown()
+                machine.control.powerdown()
                 if told % 50 == 0:
                     await reading.ask("query-status")
             assert (await reading.ask("query-status"))["return"]["running"] is True
@@ -268,8 +271,8 @@ def test_a_client_that_does_not_read_does_not_keep_the_end_waiting(
             talk = await (await Talk.connect(path)).ready()
             with trio.move_on_after(0.3):
                 await talk.send(b'{"execute":"query-commands"}\n' * 100_000)
-            machine.interrupt("enough")
-            await machine.wait()
+            machine.control.interrupt("enough")
+            await machine.control.wait()
         talk.close()
 
     drive(main)
@@ -281,7 +284,7 @@ def test_a_client_that_does_not_read_does_not_keep_the_end_waiting(
 def _slow_command(
     monkeypatch: pytest.MonkeyPatch, started: trio.Event, go_on: trio.Event, done: trio.Event
 ) -> None:
-    async def run(_machine: Machine, _arguments: Arguments) -> object:
+    async def run(_served: Served, _arguments: Arguments) -> object:
         started.set()
         await go_on.wait()
         done.set()
@@ -323,11 +326,11 @@ def test_commands_of_two_clients_take_turns_but_questions_do_not_wait(
             assert "return" in await second.ask("query-status")
             await second.send(b'{"execute":"stop"}')
             await trio.testing.wait_all_tasks_blocked()
-            assert not machine.is_paused
+            assert not is_paused(machine)
             go_on.set()
             await first.answer()
             await second.answer()
-            assert machine.is_paused
+            assert is_paused(machine)
 
     drive(main)
 
@@ -344,8 +347,8 @@ def test_the_end_of_the_guest_does_not_wait_for_a_command(
             talk = await (await Talk.connect(path)).ready()
             await talk.send(b'{"execute":"slow"}')
             await started.wait()
-            machine.interrupt("enough")
-            await machine.wait()
+            machine.control.interrupt("enough")
+            await machine.control.wait()
         assert names(await talk.rest()) == ["SHUTDOWN"]
         assert not done.is_set()
         talk.close()
@@ -404,7 +407,7 @@ def test_no_descriptors_left_for_a_client(path: Path, monkeypatch: pytest.Monkey
         listener.socket = Exhausted(fileno=listener.socket.detach())
         with trio.fail_after(HANG), listener:
             config = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL)
-            async with Machine(config) as machine, serving(machine, listener):
+            async with open_machine(config) as machine, serving(machine, listener):
                 async with talking(path):
                     assert failures == 0
 
@@ -448,7 +451,7 @@ def test_a_command_that_fails_is_answered(
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def run(_machine: Machine, _arguments: Arguments) -> object:
+    async def run(_served: Served, _arguments: Arguments) -> object:
         if failure is not None:
             raise failure
         return object()
@@ -476,6 +479,6 @@ def test_a_defect_in_a_session_ends_that_session_only(
             assert answer["error"]["desc"].startswith("a defect of pyvmm: ZeroDivisionError")
             async with talking(path) as other:
                 assert (await other.ask("query-status"))["return"]["running"] is True
-            assert machine.ending is None
+            assert machine.control.ending is None
 
     drive(main)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.machine.machine import Machine
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, ErrorClass, Kind, check
+from pyvmm.qmp.served import Served
 from pyvmm.qmp.session import Answer, Call, Session
 from tests.qmp.streams import CHARACTERS
 from tests.qmp.test_wire import BYTES
@@ -24,7 +24,7 @@ VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": "a test"}
 HANG = 240.0
 
 
-async def never(_machine: Machine, _arguments: Arguments) -> object:
+async def never(_served: Served, _arguments: Arguments) -> object:
     raise AssertionError("a session carries nothing out")
 
 

@@ -16,7 +16,7 @@ from pyvmm.qmp import stats_commands
 from pyvmm.qmp.accelerators import Accelerator, probe
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.peer import QmpRefusalError, open_qemu
-from pyvmm.qmp.stats_commands import COMMANDS, vcpu_path
+from pyvmm.qmp.stats_commands import vcpu_path
 from tests.machine.guests import bundled
 
 from .guests import HANG, hanging, run, spinning
@@ -32,11 +32,11 @@ def named(stats: list[dict[str, Any]]) -> dict[str, Any]:
 def test_the_vm_and_every_vcpu_have_statistics() -> None:
     async def main() -> None:
         async with spinning(HostChoice.KVM, cpus=2) as machine:
-            (vm,) = await run(COMMANDS, machine, "query-stats", target="vm")
+            (vm,) = await run(machine, "query-stats", target="vm")
             assert vm["provider"] == "kvm"
             assert "qom-path" not in vm
             assert "remote_tlb_flush" in named(vm["stats"])
-            vcpus = await run(COMMANDS, machine, "query-stats", target="vcpu")
+            vcpus = await run(machine, "query-stats", target="vcpu")
             assert [one["qom-path"] for one in vcpus] == [vcpu_path(0), vcpu_path(1)]
             for one in vcpus:
                 stats = named(one["stats"])
@@ -51,7 +51,7 @@ def test_the_vm_and_every_vcpu_have_statistics() -> None:
 def test_they_go_on() -> None:
     async def exits(machine: Machine) -> int:
         (vcpu,) = await run(
-            COMMANDS, machine, "query-stats", target="vcpu",
+            machine, "query-stats", target="vcpu",
             providers=[{"provider": "kvm", "names": ["exits"]}],
         )  # fmt: skip
         value = named(vcpu["stats"])["exits"]
@@ -65,7 +65,7 @@ def test_they_go_on() -> None:
             with trio.fail_after(HANG):
                 while await exits(machine) <= first:
                     await trio.sleep(0.001)
-            await machine.pause()
+            await machine.control.pause()
             assert await exits(machine) == await exits(machine)
 
     trio.run(main)
@@ -77,7 +77,7 @@ def test_filters() -> None:
         async with spinning(HostChoice.KVM, cpus=2) as machine:
 
             async def ask(target: str, **arguments: Any) -> Any:
-                return await run(COMMANDS, machine, "query-stats", target=target, **arguments)
+                return await run(machine, "query-stats", target=target, **arguments)
 
             two = [{"provider": "kvm", "names": ["exits", "halt_exits", "nonsense"]}]
             found = await ask("vcpu", vcpus=[vcpu_path(1), "/no/such"], providers=two)
@@ -118,7 +118,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
             with pytest.raises(CommandError) as caught:
-                await run(COMMANDS, machine, "query-stats", **arguments)
+                await run(machine, "query-stats", **arguments)
             assert caught.value.description == message
 
     trio.run(main)
@@ -128,11 +128,11 @@ def test_the_model_has_none() -> None:
     async def main() -> None:
         async with spinning(HostChoice.MODEL) as machine:
             for target in ("vm", "vcpu"):
-                assert await run(COMMANDS, machine, "query-stats", target=target) == []
-            assert await run(COMMANDS, machine, "query-stats-schemas") == []
-            assert await run(COMMANDS, machine, "query-stats-schemas", provider="kvm") == []
+                assert await run(machine, "query-stats", target=target) == []
+            assert await run(machine, "query-stats-schemas") == []
+            assert await run(machine, "query-stats-schemas", provider="kvm") == []
             with pytest.raises(CommandError, match="does not accept value 'foo'"):
-                await run(COMMANDS, machine, "query-stats-schemas", provider="foo")
+                await run(machine, "query-stats-schemas", provider="foo")
 
     trio.run(main)
 
@@ -207,7 +207,7 @@ def test_the_schemas_are_qemus(tmp_path: Path) -> None:
                     await qemu.execute("query-stats", arguments)
                 refusals[message] = str(caught.value)
         async with hanging(HostChoice.KVM) as machine:
-            assert by_target(await run(COMMANDS, machine, "query-stats-schemas")) == theirs
+            assert by_target(await run(machine, "query-stats-schemas")) == theirs
         for message, said in refusals.items():
             assert message in said
 

@@ -20,8 +20,8 @@ from pyvmm.memory.conversion import Refusal
 from pyvmm.memory.layout import HOLE_START, MIB, WINDOW_GPA
 from pyvmm.qmp import vendor_commands
 from pyvmm.qmp.command import CommandError
-from pyvmm.qmp.vendor_commands import COMMANDS
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.machine.inside import ram_of
 from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, run, spinning
@@ -39,13 +39,13 @@ def privately(host: HostChoice, conversation: Callable[[Talk], Awaitable[None]])
 
     async def then_end(guest: Talk) -> None:
         await conversation(guest)
-        guest.machine.interrupt("enough")
+        guest.machine.control.interrupt("enough")
 
     talk(replace(config("mailbox"), host=host), then_end)
 
 
 async def ask(machine: Machine, name: str, **arguments: Any) -> Any:
-    return await run(COMMANDS, machine, f"x-pyvmm-{name}", **arguments)
+    return await run(machine, f"x-pyvmm-{name}", **arguments)
 
 
 # -- page states --
@@ -55,12 +55,12 @@ async def ask(machine: Machine, name: str, **arguments: Any) -> Any:
 def test_a_shared_machine_is_one_run(host: HostChoice) -> None:
     async def main() -> None:
         async with spinning(host, 4 * MIB) as machine:
-            machine.ram.write(3 * MIB, b"x")
+            ram_of(machine).write(3 * MIB, b"x")
             (run_,) = (await ask(machine, "query-page-states"))["runs"]
             resident = run_.pop("resident")
             assert run_ == {"start": 0, "end": 4 * MIB, "state": "shared", "region": "RAM"}
             assert resident == {
-                "shared": machine.ram.mapping.resident(0, 4 * MIB),
+                "shared": ram_of(machine).mapping.resident(0, 4 * MIB),
                 "private": 0,
             }
             assert 0 < resident["shared"] < MIB
@@ -153,7 +153,7 @@ def test_a_refused_conversion_is_told_by_name_and_changes_nothing(
 
 def test_a_guest_that_has_ended_converts_nothing(private_choice: HostChoice) -> None:
     async def conversation(guest: Talk) -> None:
-        guest.machine.interrupt("enough")
+        guest.machine.control.interrupt("enough")
         with pytest.raises(CommandError, match=r"^OVER: "):
             await ask(guest.machine, "convert", start=MIB, size=PAGE_SIZE, to="shared")
 
@@ -226,7 +226,7 @@ def test_handles_are_what_this_process_has_open() -> None:
             assert links["vcpu0"] == "anon_inode:kvm-vcpu:0"
             assert links["vcpu1"] == "anon_inode:kvm-vcpu:1"
             assert handles["vcpu1"]["keeps"] == ["vm"]
-            if machine.ram.guest_memfd is not None:
+            if ram_of(machine).guest_memfd is not None:
                 assert links["guest-memfd"] in GUEST_MEMFDS
                 assert handles["mapping of RAM"]["keeps"] == ["guest-memfd"]
             else:
@@ -236,7 +236,7 @@ def test_handles_are_what_this_process_has_open() -> None:
             (slot,) = answer["memslots"]
             assert (slot["start"], slot["end"]) == (0, 4 * MIB)
             assert slot["mapping"] == "mapping of RAM"
-            assert ("binding" in slot) == (machine.ram.guest_memfd is not None)
+            assert ("binding" in slot) == (ram_of(machine).guest_memfd is not None)
 
     trio.run(main)
 

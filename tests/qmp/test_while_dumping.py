@@ -16,15 +16,14 @@ import trio.testing
 
 from pyvmm.errors import PyvmmError
 from pyvmm.machine.config import HostChoice
-from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
-from pyvmm.qmp.command import CommandError, check
-from pyvmm.qmp.command_table import commands
-from pyvmm.qmp.event_names import qmp_events
+from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.peer import QmpRefusalError
+from tests.machine.inside import ram_of
 from tests.machine.private_machines import config as private_config
 
-from .guests import HANG, drive, hanging, spinning
+from .guests import HANG, Asked, asked, drive, hanging, run, spinning
 from .talk import served, talking
 from .test_dump import hanging_qemu
 
@@ -71,29 +70,23 @@ class Monitor:
 
 
 class Ours(Monitor):
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._heard: list[str] = []
-        self.hear = lambda event: self._heard.extend(one.name for one in qmp_events(event))
+    def __init__(self, asked_: Asked) -> None:
+        self._asked = asked_
 
     async def ask(self, name: str, **arguments: Any) -> Any:
-        command = commands()[name]
-        given = {key.replace("_", "-"): value for key, value in arguments.items()}
         try:
-            return await command.run(self._machine, check(command.arguments, given))
+            return await run(self._asked, name, **arguments)
         except (CommandError, PyvmmError) as refused:
             return str(refused)
 
     def heard(self) -> list[str]:
-        return list(self._heard)
+        return [event.name for event in self._asked.told]
 
 
 @asynccontextmanager
 async def ours(_: Path) -> AsyncIterator[Monitor]:
-    async with hanging(HostChoice.MODEL) as machine:
-        monitor = Ours(machine)
-        with machine.listening(monitor.hear):
-            yield monitor
+    async with hanging(HostChoice.MODEL) as machine, asked(machine) as one:
+        yield Ours(one)
 
 
 @asynccontextmanager
@@ -175,21 +168,21 @@ def test_what_is_being_dumped_is_not_reset(paused: bool, tmp_path: Path) -> None
     """QEMU aborts if the guest ran before, and resets in the middle of the dump if it did not."""
 
     async def main() -> None:
-        async with spinning(HostChoice.MODEL) as machine:
-            monitor = Ours(machine)
+        async with spinning(HostChoice.MODEL) as machine, asked(machine) as one:
+            monitor = Ours(one)
             if paused:
-                await machine.pause()
-            machine.ram.write(LAST, b"the last of them")
+                await machine.control.pause()
+            ram_of(machine).write(LAST, b"the last of them")
             async with slow_fifo(tmp_path / "fifo") as read_all:
                 await monitor.dump(tmp_path / "fifo", detach=True)
                 assert await monitor.ask("system_reset") == BUSY
-                assert machine.ram.read(LAST, 16) == b"the last of them"
+                assert ram_of(machine).read(LAST, 16) == b"the last of them"
                 core = await trio.to_thread.run_sync(read_all)
                 assert b"the last of them" in core
                 while (await monitor.ask("query-dump"))["status"] == "active":
                     await trio.sleep(0.005)
             assert await monitor.ask("system_reset") == {}
-            assert machine.ram.read(LAST, 16) == bytes(16)
+            assert ram_of(machine).read(LAST, 16) == bytes(16)
             assert await monitor.status() == ("paused" if paused else "running")
 
     drive(main)
@@ -199,8 +192,8 @@ def test_what_is_being_dumped_is_not_converted(tmp_path: Path) -> None:
     async def main() -> None:
         config = replace(private_config("hang"), host=HostChoice.MODEL)
         with trio.fail_after(HANG):
-            async with Machine(config) as machine:
-                monitor = Ours(machine)
+            async with open_machine(config) as machine, asked(machine) as one:
+                monitor = Ours(one)
                 page = {"start": 3 * MIB, "size": 4096, "to": "shared"}
                 assert await monitor.ask("x-pyvmm-convert", **page) == {}
                 async with slow_fifo(tmp_path / "fifo") as read_all:
@@ -219,16 +212,15 @@ def test_a_pause_meanwhile_outlasts_the_dump(tmp_path: Path) -> None:
     """From the terminal, or by the program that has the machine."""
 
     async def main() -> None:
-        async with spinning(HostChoice.MODEL) as machine:
-            monitor = Ours(machine)
-            with machine.listening(monitor.hear):
-                async with slow_fifo(tmp_path / "fifo") as read_all:
-                    await monitor.dump(tmp_path / "fifo", detach=True)
-                    await machine.pause()
-                    assert await monitor.status() == "paused"
-                    await trio.to_thread.run_sync(read_all)
-                    while "DUMP_COMPLETED" not in monitor.heard():
-                        await trio.sleep(0.005)
+        async with spinning(HostChoice.MODEL) as machine, asked(machine) as one:
+            monitor = Ours(one)
+            async with slow_fifo(tmp_path / "fifo") as read_all:
+                await monitor.dump(tmp_path / "fifo", detach=True)
+                await machine.control.pause()
+                assert await monitor.status() == "paused"
+                await trio.to_thread.run_sync(read_all)
+                while "DUMP_COMPLETED" not in monitor.heard():
+                    await trio.sleep(0.005)
             assert "RESUME" not in monitor.heard()
             assert await monitor.status() == "paused"
 
@@ -237,10 +229,12 @@ def test_a_pause_meanwhile_outlasts_the_dump(tmp_path: Path) -> None:
 
 def test_an_end_meanwhile_is_no_resume(tmp_path: Path) -> None:
     async def main() -> None:
-        async with slow_fifo(tmp_path / "fifo"), spinning(HostChoice.MODEL) as machine:
-            monitor = Ours(machine)
-            listening = machine.listening(monitor.hear)
-            listening.__enter__()  # To the end of it.
+        async with (
+            slow_fifo(tmp_path / "fifo"),
+            spinning(HostChoice.MODEL) as machine,
+            asked(machine) as one,
+        ):
+            monitor = Ours(one)
             await monitor.dump(tmp_path / "fifo", detach=True)
             assert await monitor.ask("quit") == {}
         assert sorted(monitor.heard()) == ["DUMP_COMPLETED", "SHUTDOWN", "STOP"]
@@ -253,7 +247,7 @@ def test_a_reset_waits_until_memory_is_saved(name: str, tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "qmp"
         async with served(path) as machine, talking(path) as first, talking(path) as second:
-            machine.ram.write(LAST, b"the last of them")
+            ram_of(machine).write(LAST, b"the last of them")
             async with slow_fifo(tmp_path / "fifo") as read_all:
                 saving = b'{"execute":"%s","arguments":{"val":0,"size":%d,"filename":"%s"}}' % (
                     name.encode(), 4 * MIB, os.fsencode(tmp_path / "fifo"),
@@ -266,11 +260,11 @@ def test_a_reset_waits_until_memory_is_saved(name: str, tmp_path: Path) -> None:
                 with trio.move_on_after(0.2) as waited:
                     await second.answer()
                 assert waited.cancelled_caught
-                assert machine.ram.read(LAST, 16) == b"the last of them"
+                assert ram_of(machine).read(LAST, 16) == b"the last of them"
                 saved = await trio.to_thread.run_sync(read_all)
                 assert saved.endswith(b"the last of them")
                 assert "return" in await first.answer()
                 assert await second.answer() == {"return": {}}
-                assert machine.ram.read(LAST, 16) == bytes(16)
+                assert ram_of(machine).read(LAST, 16) == bytes(16)
 
     drive(main)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Endpoints for a console: standard input and output, a file, a socket, nothing.
 
-Each is an `Attachment` (`pyvmm.machine.machine`): called with the machine's `ConsolePort`, it runs
+Each is an `Attachment` (`pyvmm.machine.running`): called with the machine's `ConsolePort`, it runs
 until the output has ended and all of it has been passed on.
 """
 

@@ -39,7 +39,7 @@ class Monitor:
                     else:
                         for_guest += item
                 case KeyAction.QUIT:
-                    self._machine.interrupt(
+                    self._machine.control.interrupt(
                         "ended from the terminal (Ctrl-A x)", Requester.TERMINAL
                     )
                 case KeyAction.TOGGLE_MONITOR:

@@ -12,8 +12,7 @@ from functools import partial
 
 import trio
 
-from pyvmm.devices.bus import Bus
-from pyvmm.hosts.interface import Vcpu
+from pyvmm.devices.bus import BusRange
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.monitor.expressions import LineError, TrailingError, evaluate, take_format
@@ -29,6 +28,7 @@ from pyvmm.machine.monitor.memory_tree import (
 )
 from pyvmm.machine.monitor.register_lines import VcpuRegisters, register_lines
 from pyvmm.machine.report import collect
+from pyvmm.machine.steering import MachineState
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_walk import walk
 from pyvmm.rules.abi import PAGE_SIZE
@@ -135,19 +135,19 @@ async def _info(_line: Line) -> str:
 
 
 async def _stop(line: Line) -> str:
-    await line.machine.pause()
+    await line.machine.control.pause()
     return ""
 
 
 async def _cont(line: Line) -> str:
     await trio.lowlevel.checkpoint()
-    line.machine.resume()
+    line.machine.control.resume()
     return ""
 
 
 async def _quit(line: Line) -> str:
     await trio.lowlevel.checkpoint()
-    line.machine.interrupt("ended from the monitor (quit)", line.requester)
+    line.machine.control.interrupt("ended from the monitor (quit)", line.requester)
     return ""
 
 
@@ -213,10 +213,7 @@ def _read_linear(line: Line, vcpu: VcpuRegisters, address: int, size: int) -> by
 
 
 async def _registers(machine: Machine, index: int) -> VcpuRegisters:
-    def ask(vcpu: Vcpu) -> VcpuRegisters:
-        return VcpuRegisters(index, vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_further())
-
-    return await machine.on_vcpu(index, ask)
+    return await machine.vcpus[index].registers()
 
 
 # -- info --
@@ -224,12 +221,18 @@ async def _registers(machine: Machine, index: int) -> VcpuRegisters:
 
 async def _info_status(line: Line) -> str:
     await trio.lowlevel.checkpoint()
-    return f"VM status: {'paused' if line.machine.is_paused else 'running'}\n"
+    return f"VM status: {_status(line.machine.control.state)}\n"
+
+
+def _status(state: MachineState) -> str:
+    """Word for it; QEMU's are those of QMP's RunState, of which a person needs two."""
+    stands = state in {MachineState.NEW, MachineState.PAUSED}
+    return "paused" if stands else "running"
 
 
 async def _info_registers(line: Line) -> str:
     wanted = line.rest.split()
-    cpus = line.machine.config.cpus
+    cpus = len(line.machine.vcpus)
     if wanted == ["-a"]:
         indices: Sequence[int] = range(cpus)
     elif not wanted:
@@ -258,47 +261,45 @@ async def _info_mtree(line: Line) -> str:
 
 
 def _address_spaces(machine: Machine) -> tuple[AddressSpace, AddressSpace]:
-    assembly = machine.assembly
+    host = machine.host
     regions = [sides.region for sides in machine.memory.regions.sides()]
     memory = [
-        *region_entries(assembly.address_map, regions),
-        *controller_entries(assembly.address_map),
-        *_device_entries(assembly.board.mmio),
+        *region_entries(host.address_map, regions),
+        *controller_entries(host.address_map),
+        *_device_entries(host.mmio[1]),
     ]
-    ports = [*_device_entries(assembly.board.ports)]
-    if assembly.has_interrupts:
+    ports = [*_device_entries(host.ports[1])]
+    if host.has_interrupts:
         ports += [
             TreeEntry(GpaRange(start, end), TreeKind.DEVICE, name)
             for start, end, name in _CONTROLLER_PORTS
         ]
     return (
-        AddressSpace("memory", "system", assembly.board.mmio.size, tuple(memory)),
-        AddressSpace("I/O", "io", assembly.board.ports.size, tuple(ports)),
+        AddressSpace("memory", "system", host.mmio[0], tuple(memory)),
+        AddressSpace("I/O", "io", host.ports[0], tuple(ports)),
     )
 
 
-def _device_entries(bus: Bus) -> Iterator[TreeEntry]:
-    for one in bus.ranges:
+def _device_entries(windows: Iterable[BusRange]) -> Iterator[TreeEntry]:
+    for one in windows:
         yield TreeEntry(GpaRange(one.start, one.end), TreeKind.DEVICE, one.name)
 
 
 async def _info_memory(line: Line) -> str:
     await trio.lowlevel.checkpoint()
-    ram = line.machine.ram
-    lines = [f"{ram.address_map.memory >> 10} KiB, {ram.choice.reason}"]
+    host = line.machine.host
+    lines = [f"{host.address_map.memory >> 10} KiB, {host.backing.reason}"]
     lines += [
         f"  slot {region.slot}: gpa {region.range.start:#x}..{region.range.end:#x}"
-        for region in ram.address_map.ram
+        for region in host.address_map.ram
     ]
     return "".join(f"{one}\n" for one in lines)
 
 
 async def _info_vcpus(line: Line) -> str:
     lines: list[str] = []
-    for index in range(line.machine.config.cpus):
-        report = await line.machine.on_vcpu(
-            index, partial(collect, index, read=line.machine.memory.read)
-        )
+    for vcpu in line.machine.vcpus:
+        report = await vcpu.call(partial(collect, vcpu.index, read=line.machine.memory.read))
         lines += report.lines()
     return "".join(f"{one}\n" for one in lines)
 

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""The blocking twins of a machine's objects. Made by `generate_blocking`: not to be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.console.console import Console
+from pyvmm.machine.ending import Ending, Requester, RunResult
+from pyvmm.machine.events import E, Events, Listener
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.loop_thread import LoopThread
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.machine_host import MachineHost
+from pyvmm.machine.monitor.register_lines import VcpuRegisters
+from pyvmm.machine.steering import Control, MachineState
+from pyvmm.machine.vcpus import MachineVcpu, T
+
+
+class BlockingControl:
+    """Control over a running guest."""
+
+    def __init__(self, loop: LoopThread[Machine], inner: Control) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    @property
+    def state(self) -> MachineState:
+        """State of the machine now."""
+        return self._inner.state
+
+    @property
+    def ending(self) -> Ending | None:
+        """Ending of the guest; None while it has not ended."""
+        return self._inner.ending
+
+    def wait(self, *, timeout: float | None = None) -> RunResult:
+        """Wait for the guest's end and for its console to be passed on; say how it went.
+
+        Raises what made the run fail, where it was not the guest: a `PyvmmError`.
+        """
+        return self._loop.call(self._inner.wait, timeout)
+
+    def pause(self, *, timeout: float | None = None) -> None:
+        """Stop every vCPU between two instructions; returns when all have stopped."""
+        self._loop.call(self._inner.pause, timeout)
+
+    def resume(self) -> None:
+        """Let a paused guest run on, or a new one run."""
+        self._loop.now(self._inner.resume)
+
+    @contextmanager
+    def freeze(self) -> Iterator[None]:
+        """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
+
+        Nobody is told of it. It nests, and does not keep the run from ending.
+        """
+        with self._loop.entered(self._inner.freeze()) as value:
+            yield value
+
+    def reset(self, *, timeout: float | None = None) -> None:
+        """Start the guest again: vCPUs, devices and memory as they were when it started.
+
+        RAM is zero but for the image, as after switching a PC off and on. What the guest said and
+        what it was sent but had not read are kept; so is a pause. Raises `UsageError` on a machine
+        with private memory, `InternalError` where the guest has ended.
+        """
+        self._loop.call(self._inner.reset, timeout)
+
+    def powerdown(self) -> None:
+        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""
+        self._loop.now(self._inner.powerdown)
+
+    def interrupt(
+        self, detail: str = "interrupted by its owner", requester: Requester = Requester.OWNER
+    ) -> None:
+        """End the run from outside, as Ctrl-C does. A second call changes nothing."""
+        self._loop.now(partial(self._inner.interrupt, detail, requester))
+
+
+class BlockingConsole:
+    """Serial console of a guest.
+
+    Its owner reads it, unless an attachment does: then that is who gets what the guest says. A
+    guest whose output nobody takes waits once `OUTPUT_LIMIT` bytes (1 MiB) have piled up.
+    """
+
+    def __init__(self, loop: LoopThread[Machine], inner: Console) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    def receive(self, *, timeout: float | None = None) -> bytes:
+        """Take what the guest has said, at least a byte; b"" after the end. One reader at a time.
+
+        When it is cancelled, nothing has been taken. Raises `UsageError` where an attachment
+        serves the console.
+        """
+        return self._loop.call(self._inner.receive, timeout)
+
+    def wait_for(self, text: bytes, *, timeout: float | None = None) -> bool:
+        """Take what the guest says until `text` is in `output`; False where it ends before.
+
+        Raises `UsageError` where another attachment than a `Collector` serves the console.
+        """
+        return self._loop.call(partial(self._inner.wait_for, text), timeout)
+
+    def read_all(self, *, timeout: float | None = None) -> bytes:
+        """Take what the guest says until it ends; return `output`. Raises as `wait_for` does."""
+        return self._loop.call(self._inner.read_all, timeout)
+
+    @property
+    def output(self) -> bytes:
+        """All that `wait_for` and `read_all` have taken, or a `Collector` has."""
+        return self._inner.output
+
+    @property
+    def total(self) -> int:
+        """Count of the bytes that the guest has said so far."""
+        return self._inner.total
+
+    @property
+    def unread(self) -> int:
+        """Count of the bytes of them that nobody has taken."""
+        return self._inner.unread
+
+    def send(self, data: bytes, *, timeout: float | None = None) -> None:
+        """Type `data`; waits while much is queued that the guest has not taken (64 KiB)."""
+        self._loop.call(partial(self._inner.send, data), timeout)
+
+    def end_input(self) -> None:
+        """End the input, as Ctrl-D on an empty line does: the guest sees the carrier drop."""
+        self._loop.now(self._inner.end_input)
+
+
+class BlockingMachineVcpu:
+    """One vCPU of a machine."""
+
+    def __init__(self, loop: LoopThread[Machine], inner: MachineVcpu) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    @property
+    def index(self) -> int:
+        """Number of the vCPU, from 0 on."""
+        return self._inner.index
+
+    @property
+    def thread_id(self) -> int | None:
+        """The system's number of the vCPU's thread; None before it has begun."""
+        return self._inner.thread_id
+
+    def call(self, function: Callable[[Vcpu], T], *, timeout: float | None = None) -> T:
+        """Call `function` with the host's vCPU, on its thread, between two instructions.
+
+        Raises what `function` raises, and `InternalError` when the run ends first.
+        """
+        return self._loop.call(partial(self._inner.call, function), timeout)
+
+    def registers(self, *, timeout: float | None = None) -> VcpuRegisters:
+        """Read the registers. Raises `InternalError` when the run ends first."""
+        return self._loop.call(self._inner.registers, timeout)
+
+    def translate(self, address: int, *, timeout: float | None = None) -> int | None:
+        """Translate a linear address by the vCPU's page tables to a GPA.
+
+        None where it is not mapped, or the host cannot see the tables. Raises `InternalError` when
+        the run ends first.
+        """
+        return self._loop.call(partial(self._inner.translate, address), timeout)
+
+
+class BlockingEvents:
+    """Events of a machine, as they come."""
+
+    def __init__(self, loop: LoopThread[Machine], inner: Events) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    @contextmanager
+    def listen(self, listener: Listener) -> Iterator[None]:
+        """Have `listener` called with each event inside of the block.
+
+        It is called in the machine's own thread, and neither waits nor raises.
+        """
+        with self._loop.entered(self._inner.listen(listener)) as value:
+            yield value
+
+    def wait_for(self, kind: type[E], *, timeout: float | None = None) -> E | None:
+        """Wait for the next event of `kind`; None where the run is over and none will come.
+
+        `Ended` is told to whoever asks later, too.
+        """
+        return self._loop.call(partial(self._inner.wait_for, kind), timeout)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockingMachine:
+    """A machine that has been opened: whole, until its block is left."""
+
+    config: MachineConfig
+    host: MachineHost
+    control: BlockingControl
+    console: BlockingConsole
+    memory: GuestMemory
+    vcpus: tuple[BlockingMachineVcpu, ...]
+    events: BlockingEvents
+
+
+def blocking(loop: LoopThread[Machine], machine: Machine) -> BlockingMachine:
+    """The twin of `machine`, which `loop` holds."""
+    return BlockingMachine(
+        machine.config,
+        machine.host,
+        BlockingControl(loop, machine.control),
+        BlockingConsole(loop, machine.console),
+        machine.memory,
+        tuple(BlockingMachineVcpu(loop, one) for one in machine.vcpus),
+        BlockingEvents(loop, machine.events),
+    )

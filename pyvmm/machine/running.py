@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""The life of a machine: one nursery, a thread for each vCPU, from assembling to the last close.
+
+::
+
+    async with open_machine(config) as machine:
+        result = await machine.control.wait()
+
+Everything that a machine has is owned by that ``async with``. Leaving the block ends the guest,
+whatever it is doing, and gives everything back; so does cancelling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.background import pump_posted, serve_backend
+from pyvmm.machine.config import MachineConfig, RebootPolicy
+from pyvmm.machine.console.console import Console
+from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.ending import Ending, EndingKind
+from pyvmm.machine.events import AccessRefused, Audience, Ended, Events
+from pyvmm.machine.halt_watch import Watched, watch_for_halt
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.machine_host import MachineHost
+from pyvmm.machine.outcome import Outcome
+from pyvmm.machine.reset import serve_resets
+from pyvmm.machine.result import make_result
+from pyvmm.machine.steering import Control
+from pyvmm.machine.vcpu_thread import Allow
+from pyvmm.machine.vcpu_threads import VcpuThreads, allow_by_policy
+from pyvmm.machine.vcpus import MachineVcpu
+
+Attachment = Callable[[ConsolePort], Awaitable[None]]
+"""Function that serves a machine's console until the output has ended and is all passed on.
+
+When cancelled it puts back what it could not pass on (`ConsolePort.put_back`)."""
+
+
+class Running:
+    """Parts of a machine that is assembled. Made in a trio task.
+
+    `machine` is what its owner gets; everything else is the inside's.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        control: RunControl,
+        port: ConsolePort,
+        assembly: Assembly,
+        *,
+        attach: Attachment | None,
+        allow: Allow,
+        paused: bool,
+    ) -> None:
+        self.control = control
+        self.port = port
+        self.assembly = assembly
+        self._started = trio.current_time()
+        self.outcome = Outcome(control, None if paused else self._started)
+        self.audience = Audience()
+        self.threads = VcpuThreads(config, control, assembly, port, allow)
+        self._attach = attach
+        vcpus = tuple(
+            MachineVcpu(
+                thread.index,
+                thread,
+                control=control,
+                stopped=self.outcome.stopped,
+                read=assembly.memory.read,
+            )
+            for thread in self.threads.threads
+        )
+        self.machine = Machine(
+            config,
+            MachineHost(assembly),
+            Control(
+                control,
+                self.outcome,
+                self.audience,
+                assembly,
+                vcpus,
+            ),
+            Console(port, attach),
+            assembly.memory,
+            vcpus,
+            Events(self.audience),
+        )
+        self.watched = Watched(
+            control, vcpus, assembly.vm.can_send_unmaskable, lambda: port.is_full
+        )
+
+    async def conduct(self, nursery: trio.Nursery) -> None:
+        """Run the vCPUs to their end; what serves them meanwhile goes into `nursery`."""
+        control, port, assembly, outcome = self.control, self.port, self.assembly, self.outcome
+        config, vcpus = self.machine.config, self.machine.vcpus
+        console_done = trio.Event()
+        console_scope = trio.CancelScope()
+        nursery.start_soon(pump_posted, control, assembly, port)
+        nursery.start_soon(serve_resets, control, assembly, vcpus, self.audience)
+        for backend in assembly.board.backends:
+            nursery.start_soon(serve_backend, control, backend)
+        if assembly.has_interrupts:
+            nursery.start_soon(watch_for_halt, self.watched)
+        if self._attach is None:
+            console_done.set()
+        else:
+            nursery.start_soon(self._serve_console, self._attach, console_scope, console_done)
+        deadline = self._started + (config.timeout or float("inf"))
+        try:
+            try:
+                await self.threads.run(deadline)
+            finally:
+                outcome.stopped.set()
+            seconds = outcome.seconds()
+            assembly.board.drain_posted()
+            self._tell_end()
+            port.end_output()
+            await outcome.flush(console_done, deadline, config.timeout)
+            console_scope.cancel()
+            # Until then the console may still put back what it could not pass on.
+            await console_done.wait()
+            if outcome.ending is not None:
+                outcome.result = make_result(
+                    config,
+                    assembly,
+                    port,
+                    self.threads.threads,
+                    ending=outcome.ending,
+                    seconds=seconds,
+                    resets=control.resets,
+                )
+        except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
+            control.fail(failure)
+        finally:
+            self.audience.close()
+            outcome.finished.set()
+
+    async def _serve_console(
+        self, attach: Attachment, scope: trio.CancelScope, done: trio.Event
+    ) -> None:
+        try:
+            with scope:
+                await attach(self.port)
+        except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
+            self.control.fail(failure)
+        finally:
+            done.set()
+
+    def _tell_end(self) -> None:
+        for thread in self.threads.threads:
+            if thread.refused is not None:
+                self.audience.tell(AccessRefused(thread.index, thread.refused))
+        if self.control.ending is not None:
+            self.audience.tell(Ended(self.control.ending))
+
+
+@asynccontextmanager
+async def running(
+    config: MachineConfig,
+    attach: Attachment | None = None,
+    *,
+    allow: Allow | None = None,
+    paused: bool = False,
+) -> AsyncIterator[Running]:
+    """As `open_machine`, with the machine's inside."""
+    allowed = allow_by_policy(config.private, allow)
+    port = ConsolePort()
+    control = RunControl(
+        config.cpus,
+        port.release,
+        port.rearm,
+        paused=paused,
+        reboots=config.reboot is RebootPolicy.AGAIN,
+    )
+    body_failure: BaseException | None = None
+    with Assembly(config, control, port) as assembly:
+        inside = Running(
+            config, control, port, assembly, attach=attach, allow=allowed, paused=paused
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(inside.conduct, nursery)
+            try:
+                yield inside
+            except BaseException as failure:  # noqa: BLE001 - raised again, without a group
+                body_failure = failure
+            control.end(Ending(EndingKind.CLOSED, "the machine was closed"))
+            nursery.cancel_scope.cancel()
+    if body_failure is not None:
+        raise body_failure
+    if not inside.outcome.failure_told:
+        inside.outcome.tell_failure()
+
+
+@asynccontextmanager
+async def open_machine(
+    config: MachineConfig,
+    attach: Attachment | None = None,
+    *,
+    allow: Allow | None = None,
+    paused: bool = False,
+) -> AsyncIterator[Machine]:
+    """Make a machine and run its guest inside of the block, in a trio task.
+
+    `attach` serves the console; without it the owner reads `Machine.console`: a guest whose output
+    nobody reads waits once 1 MiB has piled up. `allow` decides on conversions that the guest did
+    not announce where the policy is `ImplicitPolicy.ASK`; it is called on a vCPU's thread, which
+    waits for it. With `paused` the guest waits for `Control.resume` before its first instruction;
+    its time limit does not wait.
+
+    Raises a `PyvmmError`: `UsageError` where nobody answers for ASK, `ImageError`, `HostLacksError`
+    and others before the guest starts, and at the end of the block what made the run fail, unless
+    `Control.wait` has raised it.
+    """
+    async with running(config, attach, allow=allow, paused=paused) as inside:
+        yield inside.machine

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Steering a machine from outside: pause, reset, power button, end."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
+from pyvmm.machine.events import Audience, Paused, PowerdownAsked, Resumed, WasReset
+from pyvmm.machine.outcome import Outcome
+from pyvmm.machine.reset import reset
+from pyvmm.machine.vcpus import MachineVcpu
+
+
+class MachineState(enum.Enum):
+    """State of a machine."""
+
+    NEW = "new"
+    """Its guest has not executed an instruction, and waits for `Control.resume`."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+    """No vCPU runs, or will run any more."""
+
+
+class Control:
+    """Control over a running guest."""
+
+    def __init__(
+        self,
+        control: RunControl,
+        outcome: Outcome,
+        audience: Audience,
+        assembly: Assembly,
+        vcpus: Sequence[MachineVcpu],
+    ) -> None:
+        self._control = control
+        self._outcome = outcome
+        self._audience = audience
+        self._assembly = assembly
+        self._vcpus = vcpus
+        self._told_paused = False
+
+    @property
+    def state(self) -> MachineState:
+        """State of the machine now."""
+        if self._control.is_over:
+            return MachineState.ENDED
+        if self._outcome.first_run is None:
+            return MachineState.NEW
+        return MachineState.PAUSED if self._control.is_paused else MachineState.RUNNING
+
+    @property
+    def ending(self) -> Ending | None:
+        """Ending of the guest; None while it has not ended."""
+        return self._control.ending
+
+    async def wait(self) -> RunResult:
+        """Wait for the guest's end and for its console to be passed on; say how it went.
+
+        Raises what made the run fail, where it was not the guest: a `PyvmmError`.
+        """
+        return await self._outcome.wait()
+
+    async def pause(self) -> None:
+        """Stop every vCPU between two instructions; returns when all have stopped."""
+        await self._control.pause()
+        if self._control.is_paused and not self._told_paused and not self._control.is_over:
+            self._told_paused = True
+            self._audience.tell(Paused())
+
+    def resume(self) -> None:
+        """Let a paused guest run on, or a new one run."""
+        if self._outcome.first_run is None:
+            self._outcome.first_run = trio.current_time()
+        self._control.resume()
+        if self._told_paused:
+            self._told_paused = False
+            self._audience.tell(Resumed())
+
+    @asynccontextmanager
+    async def freeze(self) -> AsyncIterator[None]:
+        """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
+
+        Nobody is told of it. It nests, and does not keep the run from ending.
+        """
+        async with self._control.frozen():
+            yield
+
+    async def reset(self) -> None:
+        """Start the guest again: vCPUs, devices and memory as they were when it started.
+
+        RAM is zero but for the image, as after switching a PC off and on. What the guest said and
+        what it was sent but had not read are kept; so is a pause. Raises `UsageError` on a machine
+        with private memory, `InternalError` where the guest has ended.
+        """
+        await reset(self._control, self._assembly, self._vcpus)
+        if not self._control.is_over:
+            self._audience.tell(WasReset())
+
+    def powerdown(self) -> None:
+        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""
+        self._audience.tell(PowerdownAsked())
+
+    def interrupt(
+        self,
+        detail: str = "interrupted by its owner",
+        requester: Requester = Requester.OWNER,
+    ) -> None:
+        """End the run from outside, as Ctrl-C does. A second call changes nothing."""
+        self._outcome.end(Ending(EndingKind.INTERRUPTED, detail, requester=requester))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""The machine as QMP asks about it: an interface, which the objects of `pyvmm.Machine` have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.interface import Vcpu
+    from pyvmm.hosts.kvm.stats import Statistic
+    from pyvmm.machine.config import HostChoice, MachineConfig
+    from pyvmm.machine.ending import Ending, Requester
+    from pyvmm.machine.events import Listener
+    from pyvmm.machine.guest_memory import GuestMemory
+    from pyvmm.machine.machine_host import Handle, SlotHandle
+    from pyvmm.machine.steering import MachineState
+
+T = TypeVar("T")
+
+
+class InspectedHost(Protocol):
+    """Host of the machine; see `MachineHost`."""
+
+    @property
+    def choice(self) -> HostChoice:
+        """KVM or the model."""
+
+    def statistics(self) -> Sequence[Statistic]:
+        """KVM's statistics of the VM."""
+
+    def handles(self) -> Iterable[Handle]:
+        """Everything that the machine holds of the host's, but for vCPUs and memslots."""
+
+    def slots(self) -> Iterable[SlotHandle]:
+        """Every memslot, ascending by GPA."""
+
+
+class InspectedControl(Protocol):
+    """Control over the guest; see `Control`."""
+
+    @property
+    def state(self) -> MachineState:
+        """State of the machine now."""
+
+    @property
+    def ending(self) -> Ending | None:
+        """Ending of the guest; None while it has not ended."""
+
+    async def pause(self) -> None:
+        """Stop every vCPU."""
+
+    def resume(self) -> None:
+        """Let the guest run."""
+
+    def freeze(self) -> AbstractAsyncContextManager[None]:
+        """Inside of it no vCPU executes an instruction."""
+
+    async def reset(self) -> None:
+        """Start the guest again."""
+
+    def powerdown(self) -> None:
+        """Press the power button."""
+
+    def interrupt(self, detail: str, requester: Requester) -> None:
+        """End the run."""
+
+
+class InspectedVcpu(Protocol):
+    """One vCPU; see `MachineVcpu`."""
+
+    @property
+    def thread_id(self) -> int | None:
+        """The system's number of the vCPU's thread; None before it has begun."""
+
+    async def call(self, function: Callable[[Vcpu], T]) -> T:
+        """Call `function` with the host's vCPU, on its thread."""
+
+
+class InspectedEvents(Protocol):
+    """Events of the machine; see `Events`."""
+
+    def listen(self, listener: Listener) -> AbstractContextManager[None]:
+        """Have `listener` called with each event inside of the block."""
+
+
+class Inspected(Protocol):
+    """A machine."""
+
+    @property
+    def config(self) -> MachineConfig:
+        """Configuration that it was made of."""
+
+    @property
+    def host(self) -> InspectedHost:
+        """Host that it runs on."""
+
+    @property
+    def control(self) -> InspectedControl:
+        """Control over its guest."""
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Memory of its guest."""
+
+    @property
+    def vcpus(self) -> Sequence[InspectedVcpu]:
+        """Its vCPUs, by their numbers."""
+
+    @property
+    def events(self) -> InspectedEvents:
+        """Its events."""

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""An opened machine from its owner's side, by the public names only.
+
+`test_open_blocking_machine` is made of this file by `generate_blocking_tests`: change this one,
+then ``make blocking``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import pyvmm
+from tests.machine.guests import COUNT, EXIT_42, PRINT_AND_SPIN, SPIN
+from tests.machine.in_trio import HANG, in_trio
+
+HOSTS = [
+    pytest.param(pyvmm.HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"),
+    pyvmm.HostChoice.MODEL,
+]
+each_host = pytest.mark.parametrize("host", HOSTS)
+
+
+def config(image: bytes, host: pyvmm.HostChoice, **more: object) -> pyvmm.MachineConfig:
+    return pyvmm.MachineConfig(
+        image,
+        memory=2 << 20,
+        host=host,
+        timeout=HANG,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def echo(host: pyvmm.HostChoice) -> pyvmm.MachineConfig:
+    return pyvmm.MachineConfig(pyvmm.guest_image("echo"), memory=16 << 20, host=host, timeout=HANG)
+
+
+@each_host
+@in_trio
+async def test_a_whole_machine(host: pyvmm.HostChoice) -> None:
+    given = config(EXIT_42, host)
+    async with pyvmm.open_machine(given) as machine:
+        assert machine.config is given
+        assert machine.host.choice is host
+        result = await machine.control.wait()
+        assert result.ending.status == 42
+        assert machine.control.ending == result.ending
+        assert machine.control.state is pyvmm.MachineState.ENDED
+
+
+@each_host
+@in_trio
+async def test_a_conversation(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(echo(host)) as machine:
+        await machine.console.send(b"to and ")
+        assert await machine.console.wait_for(b"and")
+        await machine.control.pause()
+        assert machine.control.state is pyvmm.MachineState.PAUSED
+        machine.control.resume()
+        await machine.console.send(b"fro")
+        machine.console.end_input()
+        assert await machine.console.read_all() == b"to and fro"
+        assert machine.console.output == b"to and fro"
+        assert not await machine.console.wait_for(b"never said")
+        assert (machine.console.total, machine.console.unread) == (10, 0)
+        assert (await machine.control.wait()).ending.status == 0
+
+
+@in_trio
+async def test_a_collector_takes_what_nobody_reads() -> None:
+    collector = pyvmm.Collector(b"typed ahead")
+    async with pyvmm.open_machine(echo(pyvmm.HostChoice.MODEL), collector) as machine:
+        assert await machine.console.wait_for(b"ahead")
+        assert await machine.console.read_all() == b"typed ahead"
+        with pytest.raises(pyvmm.UsageError, match="an attachment serves it"):
+            await machine.console.receive()
+    assert machine.console.output == collector.output == b"typed ahead"
+
+
+@each_host
+@in_trio
+async def test_a_new_machine_waits_for_resume(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(config(PRINT_AND_SPIN, host), paused=True) as machine:
+        assert machine.control.state is pyvmm.MachineState.NEW
+        assert (await machine.vcpus[0].registers()).regs.rip == 0x7C00
+        assert machine.console.total == 0
+        machine.control.resume()
+        assert await machine.console.wait_for(b"OK")
+        machine.control.interrupt("enough")
+        assert (await machine.control.wait()).ending.detail == "enough"
+
+
+@each_host
+@in_trio
+async def test_vcpus_between_two_instructions(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(config(COUNT, host)) as machine:
+        (vcpu,) = machine.vcpus
+        assert vcpu.index == 0
+        async with machine.control.freeze():
+            first = await vcpu.registers()
+            assert await vcpu.call(lambda inner: inner.get_regs()) == first.regs
+            assert await vcpu.translate(0x7C00) == 0x7C00
+        assert isinstance(vcpu.thread_id, int)
+        while await vcpu.registers() == first:
+            pass
+        with pytest.raises(ZeroDivisionError):
+            await vcpu.call(lambda _: 1 // 0)
+
+
+@each_host
+@in_trio
+async def test_memory_and_reset(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(config(SPIN, host)) as machine:
+        await machine.control.pause()
+        assert machine.memory.write(0x10_0000, b"left over")
+        assert machine.memory.read(0x10_0000, 9) == b"left over"
+        assert machine.memory.read(2 << 20, 1) is None
+        assert machine.memory.states.at(0x10_0000) is pyvmm.PageState.SHARED
+        await machine.control.reset()
+        assert machine.memory.read(0x10_0000, 9) == bytes(9)
+        assert machine.memory.read(0x7C00, len(SPIN)) == SPIN
+
+
+@in_trio
+async def test_events_are_heard_and_waited_for() -> None:
+    heard: list[pyvmm.MachineEvent] = []
+    async with pyvmm.open_machine(config(SPIN, pyvmm.HostChoice.MODEL)) as machine:
+        with machine.events.listen(heard.append):
+            await machine.control.pause()
+            machine.control.resume()
+            machine.control.powerdown()
+        await machine.control.reset()
+        machine.control.interrupt()
+        ended = await machine.events.wait_for(pyvmm.Ended)
+        result = await machine.control.wait()
+        assert ended == pyvmm.Ended(result.ending)
+        assert await machine.events.wait_for(pyvmm.Ended) == ended
+        assert await machine.events.wait_for(pyvmm.Paused) is None
+    assert heard == [pyvmm.Paused(), pyvmm.Resumed(), pyvmm.PowerdownAsked()]
+
+
+@each_host
+@in_trio
+async def test_leaving_the_block_ends_the_guest(host: pyvmm.HostChoice) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with pyvmm.open_machine(config(SPIN, host)) as machine:
+            raise ZeroDivisionError
+    assert machine.control.state is pyvmm.MachineState.ENDED
+    assert machine.control.ending is not None
+    assert machine.control.ending.kind is pyvmm.EndingKind.CLOSED
+
+
+@in_trio
+async def test_two_at_once() -> None:
+    given = config(PRINT_AND_SPIN, pyvmm.HostChoice.MODEL)
+    async with pyvmm.open_machine(given) as first, pyvmm.open_machine(given) as second:
+        for machine in (second, first):
+            assert await machine.console.wait_for(b"OK")
+            machine.control.interrupt()
+            assert (await machine.control.wait()).ending.kind is pyvmm.EndingKind.INTERRUPTED
+
+
+@in_trio
+async def test_what_fails_before_the_guest_starts_is_raised_on_entry() -> None:
+    with pytest.raises(pyvmm.ImageError):
+        async with pyvmm.open_machine(config(b"", pyvmm.HostChoice.MODEL)):
+            raise AssertionError("it was entered")
+
+
+@in_trio
+async def test_a_run_that_fails_raises_on_leaving_unless_that_was_told() -> None:
+    async def broken(_port: object) -> None:
+        raise pyvmm.HostLacksError("serve a console", "the test says no")
+
+    given = config(SPIN, pyvmm.HostChoice.MODEL)
+    with pytest.raises(pyvmm.HostLacksError, match="the test says no"):
+        async with pyvmm.open_machine(given, broken) as machine:
+            assert await machine.events.wait_for(pyvmm.Paused) is None
+    async with pyvmm.open_machine(given, broken) as machine:
+        for _ in range(2):
+            with pytest.raises(pyvmm.HostLacksError):
+                await machine.control.wait()
