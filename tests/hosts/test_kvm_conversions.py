@@ -12,6 +12,7 @@ import pytest
 from pyvmm.errors import InternalError, SystemCallError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.capabilities import MemoryAttribute
+from pyvmm.hosts.held_ranges import HeldKind, LeaseRefusal, refused_row
 from pyvmm.hosts.interface import Converted, Memslot, ServedSpan
 from pyvmm.hosts.kvm.binding import lib, new
 from pyvmm.hosts.kvm.constants import ExitReason
@@ -128,6 +129,33 @@ def test_only_what_lies_in_one_span_is_taken(private_guest: MakePrivateGuest) ->
     ]
     vm.conversions.serve([])
     assert not take(vm, DATA, 1, TO_SHARED)
+
+
+def test_what_is_held_is_left_to_python_and_nothing_else(private_guest: MakePrivateGuest) -> None:
+    vm = (made := private_guest()).vm
+    held = vm.conversions.held
+    vm.conversions.serve([made.span()])
+    held.add_region(0, 0, RAM_SIZE, writable=True)
+    lease = held.lease([DATA + PAGE + 5, 1], True)
+    listener = held.hold([(DATA + 4 * PAGE, PAGE)], HeldKind.LISTENER)
+    held.hold([(DATA, RAM_SIZE - DATA)], HeldKind.WAITING)
+    for gpa, pages in ((DATA, 2), (DATA + PAGE, 1), (DATA, 6), (DATA + 3 * PAGE, 2)):
+        assert not take(vm, gpa, pages, TO_PRIVATE)
+        assert not take(vm, gpa, pages, TO_SHARED)
+    assert vm.conversions.drain() == []
+    for page in (0, 2, 5):
+        assert take(vm, DATA + page * PAGE, 1, TO_PRIVATE)
+    assert [held.is_shared(DATA + page * PAGE, PAGE) for page in range(6)] == [
+        False, True, False, True, True, False,
+    ]  # fmt: skip
+    assert refused_row(held.lease([DATA, 1], True)) == (0, LeaseRefusal.NOT_SHARED)
+    held.release(HeldKind.LEASE, lease)
+    assert take(vm, DATA, 4, TO_PRIVATE)
+    assert not take(vm, DATA, 5, TO_PRIVATE)
+    held.release(HeldKind.LISTENER, listener)
+    assert take(vm, DATA, 5, TO_SHARED)
+    assert held.is_shared(DATA, 5 * PAGE)
+    assert not held.is_shared(DATA, 6 * PAGE)
 
 
 def test_what_is_not_taken_ends_the_run_unchanged(private_guest: MakePrivateGuest) -> None:
