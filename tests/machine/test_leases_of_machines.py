@@ -24,6 +24,7 @@ from pyvmm.machine.events import MachineEvent, WasReset
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageState
@@ -134,16 +135,16 @@ def test_pausing_and_ending_end_a_wait(private_choice: HostChoice) -> None:
                 nursery.start_soon(convert)
                 while not is_waited_for(memory, gpa):
                     await trio.sleep(0.001)
-                await guest.machine.pause()
+                await guest.machine.control.pause()
                 assert not is_waited_for(memory, gpa)
-                guest.machine.resume()
+                guest.machine.control.resume()
             assert answers == [-errno.EAGAIN]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(convert)
                 while not is_waited_for(memory, gpa):
                     await trio.sleep(0.001)
-                guest.machine.interrupt("enough")
-                await guest.machine.wait()
+                guest.machine.control.interrupt("enough")
+                await guest.machine.control.wait()
                 nursery.cancel_scope.cancel()
 
     assert talked(private_choice, act).result.ending.detail == "enough"
@@ -152,7 +153,7 @@ def test_pausing_and_ending_end_a_wait(private_choice: HostChoice) -> None:
 def within(machine_config: MachineConfig, act: Callable[[Machine], Awaitable[None]]) -> None:
     async def whole() -> None:
         with trio.fail_after(HANG):
-            async with Machine(machine_config, discard) as machine:
+            async with open_machine(machine_config, discard) as machine:
                 await act(machine)
 
     trio.run(whole)
@@ -165,11 +166,11 @@ def test_a_reset_waits_for_leases_and_is_refused_with_nothing_changed(host: Host
         machine.memory.leases.patience = 0.0
         lease = machine.memory.lease([(MIB, 6)], writable=True, holder="disk0")
         with pytest.raises(LeaseHeldError, match="disk0"):
-            await machine.reset()
+            await machine.control.reset()
         assert bytes(lease.views[0]) == b"before"
         machine.memory.leases.patience = FOR_EVER
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(machine.reset)
+            nursery.start_soon(machine.control.reset)
             while not is_waited_for(machine.memory, MIB):
                 await trio.sleep(0.001)
             assert bytes(lease.views[0]) == b"before"
@@ -185,9 +186,9 @@ def test_a_guest_that_resets_under_a_lease_that_does_not_end_is_no_hang(host: Ho
     async def act(machine: Machine) -> None:
         machine.memory.leases.patience = 0.0
         with machine.memory.lease([(MIB, 6)], writable=True, holder="disk0") as lease:
-            machine.resume()
+            machine.control.resume()
             with pytest.raises(LeaseHeldError, match="disk0"):
-                await machine.wait()
+                await machine.control.wait()
             lease.views[0][:] = b"mine!!"
 
     async def whole() -> None:
@@ -195,7 +196,7 @@ def test_a_guest_that_resets_under_a_lease_that_does_not_end_is_no_hang(host: Ho
             made = MachineConfig(
                 RESETS_ITSELF, memory=16 * MIB, host=host, reboot=RebootPolicy.AGAIN
             )
-            async with Machine(made, discard, paused=True) as machine:
+            async with open_machine(made, discard, paused=True) as machine:
                 await act(machine)
 
     trio.run(whole)
@@ -307,11 +308,11 @@ def test_leases_conversions_pauses_and_the_end_at_once(
                     assert await guest.ask("CONVERT", at, 1, TO_PRIVATE) == -errno.EAGAIN
                     counted["told to try again"] += 1
                 if chance.random() < 0.2:
-                    await guest.machine.pause()
-                    guest.machine.resume()
+                    await guest.machine.control.pause()
+                    guest.machine.control.resume()
             if seed % 2:  # The end comes in the middle.
-                guest.machine.interrupt("enough")
-                await guest.machine.wait()
+                guest.machine.control.interrupt("enough")
+                await guest.machine.control.wait()
         finally:
             await trio.to_thread.run_sync(threads.stop)
         counted.update(threads.counts)
@@ -342,12 +343,12 @@ def test_leases_and_resets_at_once(host: HostChoice) -> None:
         machine.memory.leases.patience = 0.002
         threads = Threads(machine.memory, MIB, 3, converts=False)
         try:
-            with machine.listening(
+            with machine.events.listen(
                 lambda event: resets.append(event) if isinstance(event, WasReset) else None
             ):
                 while len(resets) < 10 or counted["refused"] < 2:
                     try:
-                        await machine.reset()
+                        await machine.control.reset()
                     except LeaseHeldError:
                         counted["refused"] += 1
                     await trio.sleep(chance.random() / 500)
