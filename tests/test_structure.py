@@ -259,6 +259,24 @@ NO_SLOTS_OF_A_MACHINE = {"lifetime", "replay"}
 """Rooms whose VMs are stories of their own."""
 
 
+UNITS = {"MIB": layout.MIB, "GIB": layout.GIB, "PAGE_SIZE": abi.PAGE_SIZE}
+PLACES = {
+    value
+    for value in vars(layout).values()
+    if isinstance(value, int) and value > FROM and value & value - 1
+}
+
+
+def product(node: ast.BinOp) -> int | None:
+    """The value of a number of units, or of a number shifted: `3 * GIB`, `3 << 30`."""
+    match node:
+        case ast.BinOp(ast.Constant(int(left)), ast.Mult(), ast.Name(unit)) if unit in UNITS:
+            return left * UNITS[unit]
+        case ast.BinOp(ast.Constant(int(left)), ast.LShift(), ast.Constant(int(right))):
+            return left << right
+    return None
+
+
 def addresses(path: Path) -> Iterator[str]:
     """Numbers of a file that look like guest-physical addresses, and are not in the list."""
     nodes = source(path)[1]
@@ -270,6 +288,8 @@ def addresses(path: Path) -> Iterator[str]:
     }
     known = NO_ADDRESSES_OF_A_MACHINE.get(str(path), set())
     for node in nodes:
+        if isinstance(node, ast.BinOp) and product(node) in PLACES:
+            yield f"{path}:{node.lineno}: {ast.unparse(node)}"
         if isinstance(node, ast.Constant) and type(node.value) is int and id(node) not in masks:
             value = node.value
             is_one = (value >= FROM and value % 0x400 == 0) or value in LOW_ADDRESSES
