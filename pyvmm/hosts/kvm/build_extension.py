@@ -26,7 +26,12 @@ _HEADERS = (
     "calls.h",
 )
 """For the compiler and for cffi alike, each after what it needs."""
-_SOURCES = ("posted.c", "conversions.c", "held.c", "history.c", "exit_code.c", "run.c", "calls.c")
+_INSIDE = ("conversions_inside.h", "held_inside.h")
+"""For the compiler only."""
+_SOURCES = (
+    "posted.c", "conversions.c", "conversions_lock.c", "held.c", "history.c", "exit_code.c",
+    "run.c", "calls.c",
+)  # fmt: skip
 
 
 def _here() -> Path:
@@ -68,7 +73,7 @@ def _describe() -> FFI:
         "".join(f'#include "{name}"\n' for name in _HEADERS),
         sources=[str(_ROOM / name) for name in _SOURCES],
         include_dirs=[str(here)],
-        depends=[str(_ROOM / name) for name in (*_HEADERS, "held_inside.h")],
+        depends=[str(_ROOM / name) for name in (*_HEADERS, *_INSIDE)],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", _no_paths(), *_strictness()],
     )
     return ffi

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Conversions that a vCPU's thread makes by itself. See conversions.h. */
 #define _GNU_SOURCE
-#include "conversions.h"
+#include "conversions_inside.h"
 #include "held_inside.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -25,16 +24,6 @@
 
 /* A call that is still refused with EINTR or EAGAIN after this many times has failed. */
 #define ATTEMPTS 1000
-
-struct pyvmm_conversions {
-    uint32_t served; /* how many spans; written under `lock`, read without it as a hint */
-    pthread_mutex_t lock;
-    int vm_fd; /* -1 once closed */
-    struct pyvmm_served_span spans[PYVMM_SERVED_SPANS];
-    struct pyvmm_held *held;
-    uint32_t journalled; /* how many entries the journal has */
-    struct pyvmm_converted journal[PYVMM_JOURNAL_ENTRIES];
-};
 
 struct request {
     uint64_t gpa;
@@ -67,21 +56,6 @@ void pyvmm_conversions_free(struct pyvmm_conversions *conversions)
     pthread_mutex_destroy(&conversions->lock);
     pyvmm_held_free(conversions->held);
     free(conversions);
-}
-
-struct pyvmm_held *pyvmm_conversions_held(struct pyvmm_conversions *conversions)
-{
-    return conversions->held;
-}
-
-int pyvmm_conversions_lock(struct pyvmm_conversions *conversions)
-{
-    return -pthread_mutex_lock(&conversions->lock);
-}
-
-int pyvmm_conversions_unlock(struct pyvmm_conversions *conversions)
-{
-    return -pthread_mutex_unlock(&conversions->lock);
 }
 
 /* Locks, and tells whether the caller is to unlock: not what it held before. */

@@ -11,5 +11,5 @@ void pyvmm_held_close(struct pyvmm_held *held);
 bool pyvmm_held_stops(const struct pyvmm_held *held, uint64_t gpa, uint64_t size);
 /* Notes what a vCPU's thread has converted. */
 void pyvmm_held_converted(struct pyvmm_held *held, uint64_t gpa, uint64_t size, bool shared);
-/* conversions.c's own. */
+/* conversions_lock.c's. */
 struct pyvmm_held *pyvmm_conversions_held(struct pyvmm_conversions *conversions);
