@@ -210,6 +210,9 @@ class Bus:
                 return
             guard.acquire()
             try:
+                if count == 1:
+                    write(offset, 1, data[0])
+                    return
                 for value in data:
                     write(offset, 1, value)
             finally:
