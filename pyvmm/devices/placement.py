@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, NoReturn
 from pyvmm.devices.ports import PORT_SPACE_SIZE
 from pyvmm.devices.protocols import Backend, Guard, Registers, Resettable
 from pyvmm.errors import UsageError
+from pyvmm.memory.address_map import AddressMap, RangeKind
 
 WIDTHS: Final = (1, 2, 4, 8)
 """Widest accesses that a window may take whole, in bytes."""
@@ -37,6 +38,8 @@ class Space(enum.Enum):
 class Window(NamedTuple):
     """Addresses at which `registers` answer: [start, start + length) of `space`, ports or GPAs.
 
+    None: the host answers there by itself, and no access gets to a bus.
+
     Accesses of up to `width` bytes go whole. One that is not `serialised` is entered by several
     threads at once and under no lock: its registers see to that themselves, or work that takes long
     is done there. `name` is the device's where there is none.
@@ -45,7 +48,7 @@ class Window(NamedTuple):
     space: Space
     start: int
     length: int
-    registers: Registers
+    registers: Registers | None
     width: int = 1
     name: str = ""
     serialised: bool = True
@@ -108,6 +111,17 @@ class Platform:
                     )
         self._refuse_overlaps()
 
+    def require_room(self, address_map: AddressMap) -> None:
+        """Raise `UsageError` for an MMIO window where memory or a controller answers instead."""
+        others = [
+            *((one.range, one.name) for one in address_map.slots),
+            *((one.range, one.name) for one in address_map.of_kind(RangeKind.CONTROLLER)),
+        ]
+        for window, placed in self.windows(Space.MMIO):
+            for gpas, name in others:
+                if window.start < gpas.end and gpas.start < window.end:
+                    _refuse(window, placed, f"{name} at [{gpas.start:#x}, {gpas.end:#x})")
+
     def windows(self, space: Space) -> Iterator[tuple[Window, PlacedDevice]]:
         """Every window in `space` with its device, in the order of the devices."""
         for placed in self.devices:
@@ -153,8 +167,12 @@ def _refuse_pair(
 ) -> NoReturn:
     """Refuse two windows; the device that comes later in the list is the one that has no room."""
     first, second = sorted((one, other), key=lambda side: devices.index(side[1]))
+    _refuse(*second, describe(*first))
+
+
+def _refuse(window: Window, placed: PlacedDevice, other: str) -> NoReturn:
     raise UsageError(
-        f"put {describe(*second)} into the {second[0].space.value} space",
-        f"it overlaps {describe(*first)}",
-        second[1].hint,
+        f"put {describe(window, placed)} into the {window.space.value} space",
+        f"it overlaps {other}",
+        placed.hint,
     )

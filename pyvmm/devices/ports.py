@@ -16,6 +16,22 @@ from typing import Final
 PORT_SPACE_SIZE: Final = 0x1_0000
 """The x86 port space: 16-bit addresses (SDM volume 1, 19.3)."""
 
+PIC: Final = 0x20
+"""8259A interrupt controller; the host's, where there are interrupt controllers."""
+
+SECOND_PIC: Final = 0xA0
+ELCR: Final = 0x4D0
+"""Trigger registers of the two, edge or level."""
+
+PIC_LENGTH: Final = 2
+"""Of each of these three."""
+
+CASCADE_IRQ: Final = 2
+"""Input of the first controller that the second one is connected to."""
+
+PIT_IRQ: Final = 0
+"""Interrupt line of the timer's first counter."""
+
 PIT: Final = 0x40
 """8254 interval timer; ours only where the host has none, that is without interrupt controllers."""
 

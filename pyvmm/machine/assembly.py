@@ -127,7 +127,9 @@ class Assembly(StackOwner):
                 )
             else:
                 self._load()
-            self.board = Board(pc_platform(self._wiring(control, console), config.devices))
+            platform = pc_platform(self._wiring(control, console), config.devices)
+            platform.require_room(self.address_map)
+            self.board = Board(platform)
             self.board.attach_fast_path(self.vm.posted)
             self.own(stack)
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from pyvmm.devices.bus import Bus, BusRange
-from pyvmm.devices.placement import PlacedDevice, Platform, Space
+from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
 from pyvmm.devices.protocols import Backend, Guard, Saveable
 from pyvmm.errors import UsageError
 from pyvmm.hosts.interface import PostedRing
@@ -48,7 +48,7 @@ class Board:
     def _ranges(self, space: Space) -> Iterator[BusRange]:
         for placed, guard in self._guarded:
             for window in placed.windows:
-                if window.space is space:
+                if window.space is space and window.registers is not None:
                     yield BusRange(
                         window.start,
                         window.length,
@@ -57,6 +57,11 @@ class Board:
                         window.registers,
                         guard if window.serialised else None,
                     )
+
+    def windows(self, space: Space) -> tuple[Window, ...]:
+        """Every window in `space`, those that the host answers too, each with a name."""
+        found = self.platform.windows(space)
+        return tuple(window._replace(name=window.name or one.name) for window, one in found)
 
     # -- all devices --
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pyvmm.devices.placement import Space
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import HostChoice
 
 if TYPE_CHECKING:
-    from pyvmm.devices.bus import BusRange
+    from pyvmm.devices.placement import Window
     from pyvmm.hosts.kvm.stats import Statistic
     from pyvmm.machine.memory_sides import MemorySides
     from pyvmm.memory.address_map import AddressMap
@@ -90,16 +91,14 @@ class MachineHost:
         return self._assembly.remarks
 
     @property
-    def mmio(self) -> tuple[int, Sequence[BusRange]]:
+    def mmio(self) -> tuple[int, Sequence[Window]]:
         """Size of the guest-physical address space in bytes, and the devices' windows in it."""
-        bus = self._assembly.board.mmio
-        return bus.size, bus.ranges
+        return Space.MMIO.size, self._assembly.board.windows(Space.MMIO)
 
     @property
-    def ports(self) -> tuple[int, Sequence[BusRange]]:
-        """Number of I/O ports, and the devices' windows."""
-        bus = self._assembly.board.ports
-        return bus.size, bus.ranges
+    def ports(self) -> tuple[int, Sequence[Window]]:
+        """Number of I/O ports, and the devices' windows, with those that the host answers."""
+        return Space.PORT.size, self._assembly.board.windows(Space.PORT)
 
     def statistics(self) -> Sequence[Statistic]:
         """Read KVM's statistics of the VM. Raises `HostLacksError` where the host has none."""

@@ -19,6 +19,7 @@ from pyvmm.devices.pci_ports import PciPorts
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
 from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
 from pyvmm.devices.reset import FastReset, KeyboardController
+from pyvmm.devices.stateless import Stateless
 from pyvmm.devices.timers import PitTimer, PmTimer
 from pyvmm.devices.uart import Uart16550
 from pyvmm.machine.backends import ClockTask, UartInput
@@ -52,6 +53,8 @@ def _devices(wiring: Wiring, choice: DeviceChoice) -> Iterator[PlacedDevice]:
     yield _pci(wiring)
     if not wiring.has_controllers:
         yield _pit()
+    else:
+        yield from _host_s_own()
     timer = PmTimer(time.monotonic)
     yield _at(ports.PM_TIMER, ports.PM_TIMER_LENGTH, timer, "PM timer", width=4)
     yield _test_device(wiring, choice)
@@ -125,6 +128,20 @@ def _pci(wiring: Wiring) -> PlacedDevice:
             Window(_PORT, ports.PCI_DATA, length, pci.data, width, "PCI data"),
         ),
     )
+
+
+def _host_s_own() -> Iterator[PlacedDevice]:
+    """Interrupt controllers and timer, which the host has: nobody else can have their places."""
+    pic = [
+        Window(_PORT, start, ports.PIC_LENGTH, None, name=name)
+        for start, name in ((ports.PIC, "pic"), (ports.SECOND_PIC, "pic"), (ports.ELCR, "elcr"))
+    ]
+    yield PlacedDevice("8259A", Stateless(), tuple(pic), gsis=(ports.CASCADE_IRQ,))
+    pit = (
+        Window(_PORT, ports.PIT, ports.PIT_LENGTH, None, name="pit"),
+        Window(_PORT, ports.PORT_B, 1, None, name="pcspk"),
+    )
+    yield PlacedDevice("8254", Stateless(), pit, gsis=(ports.PIT_IRQ,))
 
 
 def _pit() -> PlacedDevice:

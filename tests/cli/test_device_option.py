@@ -71,6 +71,13 @@ def test_no_exit_port_is_put_onto_another_device(
 ) -> None:
     assert run(tmp_path, flat.HALT, "--device", "isa-debug-exit,iobase=0x70") == 64
     assert "overlaps CMOS clock at [0x70, 0x72)" in capsys.readouterr().err
+    # Ports that the host's controllers answer, without an exit.
+    arguments = ["--irqchip", "on", "--device", "isa-debug-exit,iobase=0x20"]
+    assert run(tmp_path, flat.HALT, *arguments) == 64
+    told = capsys.readouterr().err
+    assert "put exit port at [0x20, 0x22)" in told
+    assert "it overlaps pic at [0x20, 0x22)" in told
+    assert told.count("\n") == 1
 
 
 def test_port_0xe9_is_the_debug_console_unless_the_test_device_is_asked_for(

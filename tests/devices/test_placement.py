@@ -8,6 +8,8 @@ import pytest
 from pyvmm.devices.exit_port import ExitPort
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
 from pyvmm.errors import UsageError
+from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import MIB
 
 PORT, MMIO = Space.PORT, Space.MMIO
 
@@ -100,3 +102,24 @@ def test_gsis_are_shared_by_those_who_say_so() -> None:
 
 def test_saved_state_goes_by_names_so_they_are_unique() -> None:
     assert "'one'" in refusal(device("one"), device("one"))
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "says"),
+    [
+        (0x1F_F000, 0x1000, "RAM"),
+        (0xA_0000, 0x1000, "RAM"),
+        (0xFEC0_0010, 4, "ioapic at [0xfec00000, 0xfec01000)"),
+        (0xFEDF_0000, 0x2_0000, "apic at [0xfee00000"),
+    ],
+)
+def test_no_window_lies_where_memory_or_a_controller_answers(
+    start: int, length: int, says: str
+) -> None:
+    address_map = AddressMap.of(2 * MIB, controllers=True)
+    platform = Platform((device("one", (MMIO, 0x20_0000, 4)), device("two", (MMIO, start, length))))
+    with pytest.raises(UsageError) as refused:
+        platform.require_room(address_map)
+    assert f"put two at [{start:#x}, {start + length:#x})" in str(refused.value)
+    assert says.lower() in str(refused.value).lower()
+    Platform(platform.devices[:1]).require_room(address_map)

@@ -41,6 +41,7 @@ def test_no_two_devices_share_a_port() -> None:
     taken: dict[int, str] = dict.fromkeys(
         [0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x4D1, 0x40, 0x41, 0x42, 0x43, 0x61], "kernel"
     )
+    assert {ports.PIC, ports.SECOND_PIC + 1, ports.ELCR + ports.PIC_LENGTH - 1} <= taken.keys()
     assert {ports.PIT, ports.PIT + ports.PIT_LENGTH - 1, ports.PORT_B} <= taken.keys()
     for name, (start, length) in places.items():
         for port in range(start, start + length):

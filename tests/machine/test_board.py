@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 import trio
 
+from pyvmm.devices import ports
 from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
 from pyvmm.devices.posting import PortPosting
@@ -351,6 +352,15 @@ def test_one_that_has_no_room_is_refused_before_the_guest_starts(start: int, say
         run(MachineConfig(ASK, memory=2 * MIB, host=HostChoice.MODEL, devices=choice))
     assert "put doubler at" in str(refused.value)
     assert says in str(refused.value)
+
+
+def test_one_that_wants_the_line_of_another_is_refused_by_name() -> None:
+    def make(wiring: Wiring) -> PlacedDevice:
+        return replace(doubler([], 0x8000, wiring), gsis=(ports.COM1_IRQ,))
+
+    choice = DeviceChoice(added=(make,))
+    with pytest.raises(UsageError, match="give GSI 4 to doubler: 16550 at COM1 has it"):
+        run(MachineConfig(ASK, memory=2 * MIB, host=HostChoice.MODEL, devices=choice))
 
 
 def test_a_backend_that_fails_ends_the_run_with_what_it_says() -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from pyvmm.devices.bus import BusRange
+from pyvmm.devices.placement import Window
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.monitor.expressions import LineError, TrailingError, evaluate, take_format
@@ -35,10 +35,6 @@ from pyvmm.rules.abi import PAGE_SIZE
 
 LONGEST_LINE = 1024
 """Characters that a line may have."""
-_CONTROLLER_PORTS = (
-    (0x20, 0x22, "pic"), (0x40, 0x44, "pit"), (0x61, 0x62, "pcspk"), (0xA0, 0xA2, "pic"),
-    (0x4D0, 0x4D2, "elcr"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,18 +265,13 @@ def _address_spaces(machine: Machine) -> tuple[AddressSpace, AddressSpace]:
         *_device_entries(host.mmio[1]),
     ]
     ports = [*_device_entries(host.ports[1])]
-    if host.has_interrupts:
-        ports += [
-            TreeEntry(GpaRange(start, end), TreeKind.DEVICE, name)
-            for start, end, name in _CONTROLLER_PORTS
-        ]
     return (
         AddressSpace("memory", "system", host.mmio[0], tuple(memory)),
         AddressSpace("I/O", "io", host.ports[0], tuple(ports)),
     )
 
 
-def _device_entries(windows: Iterable[BusRange]) -> Iterator[TreeEntry]:
+def _device_entries(windows: Iterable[Window]) -> Iterator[TreeEntry]:
     for one in windows:
         yield TreeEntry(GpaRange(one.start, one.end), TreeKind.DEVICE, one.name)
 
