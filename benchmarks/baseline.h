@@ -27,6 +27,7 @@
 #define KVM_GET_VCPU_MMAP_SIZE 0xae04UL
 #define KVM_GET_SUPPORTED_CPUID 0xc008ae05UL
 #define KVM_CREATE_VCPU 0xae41UL
+#define KVM_CREATE_IRQCHIP 0xae60UL
 #define KVM_SET_USER_MEMORY_REGION 0x4020ae46UL
 #define KVM_SET_USER_MEMORY_REGION2 0x40a0ae49UL
 #define KVM_CREATE_GUEST_MEMFD 0xc040aed4UL
@@ -48,6 +49,7 @@
 #define CPUID_ROOM 128
 
 struct guest {
+    bool irqchip; /* set before open_guest: with interrupt controllers */
     int kvm;
     int vm;
     int vcpu;
@@ -193,6 +195,8 @@ static inline void open_guest(struct guest *guest, size_t ram_size, const void *
         (size_t)checked(ioctl(guest->kvm, KVM_GET_VCPU_MMAP_SIZE, 0UL), "ask for kvm_run's size");
     guest->vm = checked(ioctl(guest->kvm, KVM_CREATE_VM, 0UL), "create a VM");
     give_ram(guest);
+    if (guest->irqchip)
+        checked(ioctl(guest->vm, KVM_CREATE_IRQCHIP, 0UL), "create interrupt controllers");
     memcpy(guest->ram + FLAT_ENTRY, code, size);
     guest->vcpu = checked(ioctl(guest->vm, KVM_CREATE_VCPU, 0UL), "create a vCPU");
     guest->run = mmap(NULL, guest->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, guest->vcpu, 0);

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+ENTRY = 0x7C00
+"""GPA of the first instruction."""
+
 MEMORY = 256 << 20
 """Bytes of RAM: what ``pyvmm run`` gives by default; the C baselines give the same."""
 

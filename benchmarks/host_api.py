@@ -12,6 +12,7 @@ from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan
 from pyvmm.hosts.interface import GuestMapping, Memslot, Vcpu
 from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.backing import RamBacking, choose_backing
 
@@ -24,22 +25,30 @@ def planned(code: bytes) -> BootPlan:
 
 
 @contextmanager
+def ram(system: System, vm: Vm, plan: BootPlan) -> Iterator[memoryview]:
+    """All RAM of a VM, with what `plan` places in it."""
+    with ExitStack() as stack:
+        choice = choose_backing(system.capabilities())
+        guest_memfd = None
+        if choice.kind is RamBacking.GUEST_MEMFD:
+            guest_memfd = stack.enter_context(vm.create_guest_memfd(MEMORY, choice.flags))
+            mapping: GuestMapping = stack.enter_context(guest_memfd.map())
+        else:
+            mapping = stack.enter_context(system.map_anonymous(MEMORY))
+        vm.set_memslot(Memslot(0, 0, MEMORY, mapping.hva, guest_memfd=guest_memfd))
+        view = stack.enter_context(mapping.view())
+        for placement in plan.placements:
+            view[placement.gpa : placement.gpa + len(placement.data)] = placement.data
+        yield view
+
+
+@contextmanager
 def guest(plan: BootPlan) -> Iterator[Vcpu]:
     """A vCPU ready to execute `plan`, from opening /dev/kvm on; all closed at the end."""
     with ExitStack() as stack:
         system = stack.enter_context(System())
-        choice = choose_backing(system.capabilities())
         vm = stack.enter_context(system.create_vm())
-        guest_memfd = None
-        if choice.kind is RamBacking.GUEST_MEMFD:
-            guest_memfd = stack.enter_context(vm.create_guest_memfd(MEMORY, choice.flags))
-            ram: GuestMapping = stack.enter_context(guest_memfd.map())
-        else:
-            ram = stack.enter_context(system.map_anonymous(MEMORY))
-        vm.set_memslot(Memslot(slot=0, gpa=0, size=MEMORY, hva=ram.hva, guest_memfd=guest_memfd))
-        with ram.view() as view:
-            for placement in plan.placements:
-                view[placement.gpa : placement.gpa + len(placement.data)] = placement.data
+        stack.enter_context(ram(system, vm, plan))
         vcpu = stack.enter_context(vm.create_vcpu(0))
         vcpu.use_host_cpuid()
         apic_base = vcpu.get_sregs().apic_base

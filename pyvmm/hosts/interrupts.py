@@ -112,11 +112,11 @@ class InterruptLine(Owned, Protocol):
         ...
 
     def pulse(self) -> None:
-        """Raise and lower it; the guest may get it a moment later. With `Trigger.EDGE` only."""
+        """Raise and lower it. With `Trigger.EDGE` only."""
         ...
 
     def raise_(self) -> None:
-        """Hold it up. With `Trigger.LEVEL` only."""
+        """Hold it up. With `Trigger.LEVEL` only; it is up a moment later with resampling."""
         ...
 
     def lower(self) -> None:

@@ -94,11 +94,13 @@ class Assembly(StackOwner):
         with ExitStack() as stack:
             self.host = open_host(config.host, private=config.private is not None)
             self.system: System = stack.enter_context(self.host.system)
+            # Closed behind the VM, which undoes them quicker than they are undone one by one.
+            behind = stack.enter_context(ExitStack())
             self.vm = stack.enter_context(self._create_vm())
             if self._interrupts:
                 self.vm.create_irqchip()
                 self.vm.create_pit()
-            self.interrupts = stack.enter_context(
+            self.interrupts = behind.enter_context(
                 DeviceInterrupts(self.vm, has_controllers=self._interrupts)
             )
             self.ram = stack.enter_context(

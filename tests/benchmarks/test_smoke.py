@@ -199,3 +199,12 @@ def test_saved_state_is_measured_beside_the_same_ioctls_in_c(tmp_path: Path) -> 
     assert [one["baseline"] for one in found["comparisons"]] == ["C", "C"]
     (table,) = found["tables"]
     assert [row[0] for row in table["rows"]] == ["save", "restore"]
+
+
+def test_interrupts_are_measured_beside_c(tmp_path: Path) -> None:
+    found = measured("interrupts", tmp_path)
+    for what in ("doorbell", "message"):
+        for who in ("C", "trio"):
+            assert found["subjects"][f"{who}, {what}"]["figures"][f"{what}_us"]["min"] > 0
+    pairs = {(one["subject"], one["baseline"], one["target"]) for one in found["comparisons"]}
+    assert pairs == {(f"trio, {what}", f"C, {what}", "<= 2.00") for what in ("doorbell", "message")}

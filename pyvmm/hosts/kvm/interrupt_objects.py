@@ -15,7 +15,7 @@ from pyvmm.hosts.kvm.interrupts import VmInterrupts
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.doorbells import Doorbell
     from pyvmm.hosts.kvm.gsis import Gsis
-    from pyvmm.hosts.kvm.lines import LevelLine
+    from pyvmm.hosts.kvm.lines import Line
     from pyvmm.hosts.kvm.messages import Message
 
 
@@ -42,7 +42,7 @@ class InterruptObjects(VmInterrupts):
         *,
         shared: bool = False,
         resample: bool = False,
-    ) -> LevelLine:
+    ) -> Line:
         """A line to pin `gsi`, as `interface.VmInterrupts.create_line` says."""
         from pyvmm.hosts.kvm.lines import make_line
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Interrupt lines on KVM: KVM_IRQ_LINE for levels, an irqfd for pulses and for resampling.
+"""Interrupt lines on KVM: KVM_IRQ_LINE, and an irqfd where the guest's end of interrupt lowers it.
 
-KVM_IRQ_LINE has raised the line when it returns, and a line that nobody raises costs nothing to
-make. An irqfd is raised from a work queue of the kernel's a moment later (api.rst 4.75).
+KVM_IRQ_LINE has raised the line when it returns, and a line that nobody raises costs nothing. An
+irqfd (api.rst 4.75) is raised from a work queue of the kernel's a moment later, a write to its
+eventfd takes as long as the ioctl, and to take one away takes milliseconds.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pyvmm.hosts.kvm.gsis import Gsis
 from pyvmm.hosts.owner import Owner
 
 
-class LevelLine(Owner):
-    """A line that is up as long as its device says so."""
+class Line(Owner):
+    """A line that its device raises and lowers, or pulses."""
 
     def __init__(self, gsis: Gsis, holder: PinHolder) -> None:
         self._gsis = gsis
@@ -28,22 +29,29 @@ class LevelLine(Owner):
         return self._holder.gsi
 
     def pulse(self) -> None:
-        """Refused."""
-        raise self._holder.refused("pulse it")
+        """Raise and lower it."""
+        with self._gsis.lock:
+            self._require(Trigger.EDGE, "pulse it")
+            self._gsis.set_level(self._holder, True)
+            self._gsis.set_level(self._holder, False)
 
     def raise_(self) -> None:
         """Hold it up."""
-        self._set(True)
+        with self._gsis.lock:
+            self._require(Trigger.LEVEL, "raise it")
+            self._gsis.set_level(self._holder, True)
 
     def lower(self) -> None:
         """Let it go."""
-        self._set(False)
-
-    def _set(self, level: bool) -> None:
         with self._gsis.lock:
-            if self._closed:
-                raise self._holder.refused("use it", "it has been closed")
-            self._gsis.set_level(self._holder, level)
+            self._require(Trigger.LEVEL, "lower it")
+            self._gsis.set_level(self._holder, False)
+
+    def _require(self, trigger: Trigger, doing: str) -> None:
+        if self._holder.trigger is not trigger:
+            raise self._holder.refused(doing)
+        if self._closed:
+            raise self._holder.refused(doing, "it has been closed")
 
     def fileno(self) -> int:
         """Refused: nothing to be told."""
@@ -61,43 +69,7 @@ class LevelLine(Owner):
                 self._gsis.give_pin(self._holder)
 
 
-class EdgeLine(LevelLine):
-    """A line that is pulsed, through an irqfd that is made for the first pulse."""
-
-    def __init__(self, gsis: Gsis, holder: PinHolder) -> None:
-        super().__init__(gsis, holder)
-        self._eventfd: Eventfd | None = None
-
-    def pulse(self) -> None:
-        """Raise and lower it, a moment later."""
-        with self._gsis.lock:
-            if self._closed:
-                raise self._holder.refused("use it", "it has been closed")
-            if self._eventfd is None:
-                self._eventfd = self._assigned()
-            self._eventfd.signal()
-
-    def _assigned(self) -> Eventfd:
-        eventfd = Eventfd()
-        try:
-            self._gsis.vm.assign_irqfd(eventfd.fileno(), self.gsi)
-        except BaseException:
-            eventfd.close()
-            raise
-        return eventfd
-
-    def _set(self, level: bool) -> None:
-        raise self._holder.refused(f"{'raise' if level else 'lower'} it")
-
-    def close(self) -> None:
-        """Let go of the irqfd and the pin; what was signalled is with the controllers."""
-        with self._gsis.lock:
-            if self._eventfd is not None and not self._closed:
-                _deassign(self._gsis, self._eventfd, self.gsi)
-            super().close()
-
-
-class ResampledLine(LevelLine):
+class ResampledLine(Line):
     """A line that the guest's end of interrupt lowers (KVM_IRQFD_FLAG_RESAMPLE)."""
 
     def __init__(self, gsis: Gsis, holder: PinHolder) -> None:
@@ -115,13 +87,15 @@ class ResampledLine(LevelLine):
             self._raised.close()
             raise
 
-    def _set(self, level: bool) -> None:
-        if not level:
-            raise self._holder.refused("lower it", "the guest's end of interrupt does that")
+    def raise_(self) -> None:
+        """Hold it up, a moment later."""
         with self._gsis.lock:
-            if self._closed:
-                raise self._holder.refused("use it", "it has been closed")
+            self._require(Trigger.LEVEL, "raise it")
             self._raised.signal()
+
+    def lower(self) -> None:
+        """Refused."""
+        raise self._holder.refused("lower it", "the guest's end of interrupt does that")
 
     def fileno(self) -> int:
         """An eventfd, readable when the guest has lowered the line; -1 once closed."""
@@ -135,22 +109,16 @@ class ResampledLine(LevelLine):
         """Let go of the irqfd, which lowers the line, and of the pin."""
         with self._gsis.lock:
             if not self._closed:
-                _deassign(self._gsis, self._raised, self.gsi)
-                self._ended.close()
+                try:
+                    # A VM that has been closed has undone it.
+                    if self._gsis.vm.fd >= 0:
+                        self._gsis.vm.deassign_irqfd(self._raised.fileno(), self.gsi)
+                finally:
+                    self._raised.close()
+                    self._ended.close()
             super().close()
 
 
-def _deassign(gsis: Gsis, eventfd: Eventfd, gsi: int) -> None:
-    """Undo an irqfd, whose VM may be closed already: that undoes it, too."""
-    try:
-        if gsis.vm.fd >= 0:
-            gsis.vm.deassign_irqfd(eventfd.fileno(), gsi)
-    finally:
-        eventfd.close()
-
-
-def make_line(gsis: Gsis, holder: PinHolder) -> LevelLine:
+def make_line(gsis: Gsis, holder: PinHolder) -> Line:
     """The line of a pin's holder. Raises `KvmError`."""
-    if holder.resample:
-        return ResampledLine(gsis, holder)
-    return EdgeLine(gsis, holder) if holder.trigger is Trigger.EDGE else LevelLine(gsis, holder)
+    return ResampledLine(gsis, holder) if holder.resample else Line(gsis, holder)
