@@ -120,7 +120,10 @@ class InterruptLine(Owned, Protocol):
         ...
 
     def lower(self) -> None:
-        """Let it go. With `Trigger.LEVEL` only, and not with resampling: the guest lowers that."""
+        """Let it go. With `Trigger.LEVEL` only.
+
+        With resampling the guest does that; this is for a reset, and takes milliseconds on KVM.
+        """
         ...
 
     def fileno(self) -> int:
@@ -220,7 +223,7 @@ class VmInterrupts(Protocol):
         ...
 
     def create_doorbell(self, place: DoorbellPlace, owner: str) -> Doorbell:
-        """A doorbell; a place that a memslot covers is memory, and never rings."""
+        """A doorbell; a place that a writable memslot covers is memory, and never rings."""
         ...
 
     def changing_routes(self) -> AbstractContextManager[None]:

@@ -201,6 +201,8 @@ def test_saved_state_is_measured_beside_the_same_ioctls_in_c(tmp_path: Path) -> 
     assert [row[0] for row in table["rows"]] == ["save", "restore"]
 
 
+@pytest.mark.kvm
+@pytest.mark.slow
 def test_interrupts_are_measured_beside_c(tmp_path: Path) -> None:
     found = measured("interrupts", tmp_path)
     for what in ("doorbell", "message"):

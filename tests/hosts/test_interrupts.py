@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +32,12 @@ from tests.hosts.model.small_guest import SIZE
 from tests.readable import is_readable, wait_readable
 
 
-@pytest.fixture(params=[pytest.param(System, marks=pytest.mark.kvm), ModelSystem])
+@pytest.fixture(
+    params=[
+        pytest.param(System, marks=pytest.mark.kvm, id="kvm"),
+        pytest.param(ModelSystem, id="model"),
+    ]
+)
 def system(request: pytest.FixtureRequest) -> Iterator[interface.System]:
     with request.param() as system:
         yield system
@@ -104,6 +110,19 @@ def test_the_guest_s_end_of_interrupt_lowers_a_line_and_tells(guest: Guest, pin:
         other.pulse()
         guest.serves(EDGE)
         assert not is_readable(device.line)
+
+
+def test_a_reset_lowers_a_line_that_resamples(guest: Guest) -> None:
+    device = Device(guest.vm, LEVEL_PIN)
+    with device.line, guest.vm.create_line(EDGE_PIN, Trigger.EDGE, "another") as other:
+        device.line.raise_()
+        device.line.lower()
+        other.pulse()
+        guest.serves(EDGE)
+        assert not is_readable(device.line)
+        device.add(1)
+        guest.serves(LEVEL)
+        device.look()
 
 
 def test_two_on_one_level_hold_it_up_together(guest: Guest) -> None:
@@ -199,6 +218,32 @@ def test_a_masked_message_waits_shows_and_comes_once(guest: Guest) -> None:
         guest.serves(HIGH)
 
 
+def test_masking_in_the_middle_loses_nothing_and_doubles_nothing(guest: Guest) -> None:
+    with guest.vm.create_message("one") as high, guest.vm.create_message("two") as low:
+        high.route(HIGH_MESSAGE)
+        low.route(LOW_MESSAGE)
+        low.unmask()
+        over = threading.Event()
+
+        def churn() -> None:
+            while not over.is_set():
+                high.unmask()
+                high.mask()
+            high.unmask()
+
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            for _ in range(30):
+                high.signal()
+                guest.serves(HIGH)
+        finally:
+            over.set()
+            thread.join()
+        low.signal()
+        guest.serves(LOW)
+
+
 def test_what_is_signalled_before_there_is_a_route_waits_for_it(guest: Guest) -> None:
     with guest.vm.create_message("one") as message:
         message.signal()
@@ -276,6 +321,7 @@ def test_a_message_that_goes_away_takes_what_it_keeps_along(guest: Guest) -> Non
 
 
 RING_PORT = "mov $0x42, %al; out %al, $0x61; inc %al; out %al, $0x61; out %al, $0x62; hlt"
+RING_STRING = "xor %esi, %esi; mov $3, %ecx; mov $0x61, %edx; rep outsb; out %al, $0x62; hlt"
 RING_GPA = f"movl $0x42, {SIZE:#x}; movl $0x43, {SIZE:#x}; movw $0x42, {SIZE:#x}; hlt"
 
 
@@ -292,6 +338,28 @@ def test_a_port_rings(system: interface.System, value: int | None) -> None:
             assert bell.drain() == (2 if value is None else 1)
             assert not is_readable(bell)
             assert guest.next() == exits.Hlt()
+
+
+def test_a_string_of_writes_rings_for_each(system: interface.System) -> None:
+    with running(system, RING_STRING, interrupts=False) as guest:
+        place = DoorbellPlace(0x61, 1, is_port=True, value=0)
+        with guest.vm.create_doorbell(place, "the test device") as bell:
+            assert isinstance(guest.next(), exits.IoOut)
+            assert bell.drain() == 3
+
+
+def test_a_doorbell_closes_while_it_is_rung(system: interface.System) -> None:
+    with running(system, "1: out %al, $0x61; jmp 1b", interrupts=False) as guest:
+        place = DoorbellPlace(0x61, 1, is_port=True)
+        seen: list[exits.Exit] = []
+        for _ in range(3):
+            # Rung until it is closed, from when on a write is an exit.
+            bell = guest.vm.create_doorbell(place, "the test device")
+            closer = threading.Thread(target=lambda bell=bell: (wait_readable(bell), bell.close()))
+            closer.start()
+            seen.append(guest.next())
+            closer.join()
+        assert seen == [exits.IoOut(0x61, 1, 1, b"\0")] * 3
 
 
 @pytest.mark.parametrize("value", [None, 0x42])
@@ -378,9 +446,8 @@ def test_what_a_line_is_not_for_is_refused(system: interface.System) -> None:
                 with pytest.raises(UsageError, match=r"GSI 5 of the disk.*by level"):
                     action()
         with vm.create_line(5, Trigger.LEVEL, "the disk", resample=True) as resampled:
-            for action in (resampled.pulse, resampled.lower):
-                with pytest.raises(UsageError, match="GSI 5 of the disk"):
-                    action()
+            with pytest.raises(UsageError, match="GSI 5 of the disk"):
+                resampled.pulse()
 
 
 def test_without_controllers_there_are_doorbells_only(system: interface.System) -> None:

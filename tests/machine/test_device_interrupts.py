@@ -5,14 +5,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
+import trio
 
+from pyvmm.devices.placement import PlacedDevice
+from pyvmm.devices.protocols import Guard
+from pyvmm.devices.stateless import Stateless
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.interrupts import DoorbellPlace, Msi, Trigger
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.vm import ModelVm
+from pyvmm.machine.blocking import run
+from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
+from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.machine.device_interrupts import DeviceInterrupts
+from pyvmm.machine.ending import EndingKind
+from pyvmm.machine.wiring import Wiring
+from pyvmm.memory.layout import MIB
+from tests.hosts.model.small_guest import assemble
 
 LEVEL_TRIGGERED = 0x4D0
 
@@ -92,3 +104,87 @@ def test_all_of_it_ends_with_the_machine(vm: ModelVm) -> None:
     assert set(os.listdir("/proc/self/fd")) <= before
     assert not message.is_pending
     vm.create_line(4, Trigger.EDGE, "another").close()
+
+
+# -- a device that a task works for, in a machine --
+
+PORT, PIN, ENDING = 0x5000, 5, 7
+GUEST = f"""
+    xor %ax, %ax; mov %ax, %ds; mov %ax, %ss; mov $0x7c00, %sp
+    movw $handler, 4 * (32 + {PIN}); movw %ax, 4 * (32 + {PIN}) + 2
+    mov $0x11, %al; out %al, $0x20; mov $32, %al; out %al, $0x21
+    mov $4, %al; out %al, $0x21; mov $1, %al; out %al, $0x21; mov $0, %al; out %al, $0x21
+    mov $0x4d0, %dx; mov ${1 << PIN}, %al; out %al, %dx
+    mov ${PORT:#x}, %dx; mov $3, %cx
+1:  out %ax, %dx; loop 1b
+2:  sti; hlt; jmp 2b
+handler:
+    mov $0x20, %al; out %al, $0x20
+    incw served; cmpw $3, served; jb 3f
+    mov ${ENDING}, %al; out %al, $0xf4
+3:  iret
+served: .word 0
+"""
+"""Rings three times, and ends when it has been interrupted three times."""
+
+
+class Ringing(Stateless):
+    """A device that interrupts once for each time it is rung; `bell` and `line` are the host's."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        assert wiring.interrupts is not None
+        place = DoorbellPlace(PORT, 2, is_port=True)
+        self.bell = wiring.interrupts.doorbell(place, "ringing")
+        self.line = wiring.interrupts.line(PIN, Trigger.LEVEL, "ringing", resample=True)
+
+
+class RingingTask:
+    def __init__(self, device: Ringing, guard: Guard) -> None:
+        del guard
+        self._device = device
+        self.waiting = 0
+
+    async def serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_rings)
+            nursery.start_soon(self._take_ends)
+
+    async def _take_rings(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._device.bell.fileno())
+            before, self.waiting = self.waiting, self.waiting + self._device.bell.drain()
+            if not before:
+                self._device.line.raise_()
+
+    async def _take_ends(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._device.line.fileno())
+            self.waiting -= self._device.line.drain()
+            if self.waiting:
+                self._device.line.raise_()
+
+
+@pytest.mark.parametrize(
+    "host", [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
+)
+def test_a_task_takes_the_guest_s_rings_and_interrupts_it(host: HostChoice) -> None:
+    made: list[Ringing] = []
+
+    def make(wiring: Wiring) -> PlacedDevice:
+        device = Ringing(wiring)
+        made.append(device)
+        return PlacedDevice(
+            "ringing", device, (), gsis=(PIN,), backend=partial(RingingTask, device)
+        )
+
+    config = MachineConfig(
+        assemble(GUEST, 16, 0x7C00),
+        memory=2 * MIB,
+        host=host,
+        irqchip=IrqchipPolicy.ON,
+        devices=DeviceChoice(added=(make,)),
+        timeout=120.0,
+    )
+    result = run(config).result
+    assert (result.ending.kind, result.ending.status) == (EndingKind.EXITED, ENDING), result
+    assert [made[0].bell.fileno(), made[0].line.fileno()] == [-1, -1]

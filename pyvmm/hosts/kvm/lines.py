@@ -94,8 +94,12 @@ class ResampledLine(Line):
             self._raised.signal()
 
     def lower(self) -> None:
-        """Refused."""
-        raise self._holder.refused("lower it", "the guest's end of interrupt does that")
+        """Let it go, by taking the irqfd away for a moment, which alone does that."""
+        with self._gsis.lock:
+            self._require(Trigger.LEVEL, "lower it")
+            raised, ended = self._raised.fileno(), self._ended.fileno()
+            self._gsis.vm.deassign_irqfd(raised, self.gsi)
+            self._gsis.vm.assign_irqfd(raised, self.gsi, resample=ended)
 
     def fileno(self) -> int:
         """An eventfd, readable when the guest has lowered the line; -1 once closed."""

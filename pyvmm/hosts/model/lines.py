@@ -74,8 +74,7 @@ class ModelLine(Owner):
     def lower(self) -> None:
         """Let it go."""
         with self._gsis.lock:
-            is_level = self._holder.trigger is Trigger.LEVEL
-            self._require(is_level and self._ended is None, "lower it")
+            self._require(self._holder.trigger is Trigger.LEVEL, "lower it")
             self._gsis.controllers.hold_line(self.gsi, self._holder, False)
 
     def _require(self, fits: bool, doing: str) -> None:
