@@ -14,19 +14,20 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.devices.rtc_flags import (
     SET,
     AlarmTime,
     RtcFlags,
-    SavedRtcFlags,
     microseconds,
     time_of,
 )
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import MIB
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedCmos
 
 SIZE: Final = 128
 """Bytes of CMOS memory, the clock's included."""
@@ -104,17 +105,6 @@ _READ_ONLY: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SavedCmos:
-    """State of a `Cmos`: all its bytes, the selected one, the time at which SET holds the clock
-    (microseconds since 1970), and the events."""
-
-    contents: bytes
-    index: int
-    held: int | None
-    flags: SavedRtcFlags
-
-
 class Cmos:
     """Two single-byte ports: the index at offset 0, the byte it selects at offset 1.
 
@@ -152,6 +142,8 @@ class Cmos:
 
     def save(self) -> SavedCmos:
         """Memory and events. The time is the host's, wherever it is restored."""
+        from pyvmm.devices.saved_values import SavedCmos
+
         held = None if self._held is None else microseconds(self._held)
         return SavedCmos(bytes(self._bytes), self._index, held, self._flags.save())
 

@@ -12,7 +12,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedFwCfg
 
 SIGNATURE: Final = b"QEMU"
 DMA_SIGNATURE: Final = b"QEMU CFG"
@@ -140,16 +143,6 @@ def with_directory(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class SavedFwCfg:
-    """State of an `FwCfg`: the key that is selected, if one was, the offset of the next byte of its
-    item, and the upper half of a descriptor's address."""
-
-    key: int | None
-    offset: int
-    upper: int
-
-
 class FwCfg:
     """The items and where a guest is in one of them. `items` is asked for them once, when needed.
 
@@ -173,6 +166,8 @@ class FwCfg:
 
     def save(self) -> SavedFwCfg:
         """The guest's place in the items, not the items."""
+        from pyvmm.devices.saved_values import SavedFwCfg
+
         return SavedFwCfg(self._key, self._offset, self.dma.upper)
 
     def restore(self, value: SavedFwCfg) -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-
-@dataclass(frozen=True, slots=True)
-class SavedLaunchPort:
-    """State of a `LaunchPort`."""
-
-    launched: bool
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedLaunchPort
 
 
 class LaunchPort:
@@ -32,6 +28,8 @@ class LaunchPort:
 
     def save(self) -> SavedLaunchPort:
         """Tell if the launch is complete."""
+        from pyvmm.devices.saved_values import SavedLaunchPort
+
         return SavedLaunchPort(not self._pending)
 
     def restore(self, value: SavedLaunchPort) -> None:

@@ -8,24 +8,17 @@ window of memory that is no RAM.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.devices.ports import TEST_LENGTH as BANK_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedTestDevice
 
 WINDOW_SIZE: Final = 0x1_0000
 """Bytes of `Window`."""
 LINES: Final = 24
 """Interrupt lines, a port each."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedTestDevice:
-    """State of a `PcTestDevice`: the bank's bytes, the raised lines, the window's bytes, if any."""
-
-    bank: bytes
-    raised: tuple[int, ...]
-    window: bytes
 
 
 class PcTestDevice:
@@ -45,10 +38,14 @@ class PcTestDevice:
 
     def reset(self) -> None:
         """Zero in the bank and in the window, and no line raised."""
-        self.restore(SavedTestDevice(bytes(BANK_SIZE), (), b""))
+        self._value[:] = bytes(BANK_SIZE)
+        self.lines.set(())
+        self.window.contents = b""
 
     def save(self) -> SavedTestDevice:
         """Bank, lines and window."""
+        from pyvmm.devices.saved_values import SavedTestDevice
+
         return SavedTestDevice(bytes(self._value), self.lines.raised, self.window.contents)
 
     def restore(self, value: SavedTestDevice) -> None:

@@ -10,8 +10,10 @@ control register's, whose low byte counts: so has QEMU's q35 it, and its pc for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedPciPorts
 
 _RESET_KIND: Final = 1 << 1
 _RESET_CPU: Final = 1 << 2
@@ -21,8 +23,7 @@ _CONTROL: Final = 1
 _ADDRESS_SIZE: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class PciFunction:
+class PciFunction(NamedTuple):
     """Number of a PCI function: bus 0..255, device 0..31, function 0..7."""
 
     bus: int
@@ -44,14 +45,6 @@ class ConfigurationSpace(Protocol):
     def write(self, function: PciFunction, register: int, size: int, value: int) -> None:
         """Take `value`; where there is no such function it is dropped."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class SavedPciPorts:
-    """State of `PciPorts`: the address that is selected, and the kind of reset written last."""
-
-    address: int
-    kind: int
 
 
 class PciPorts:
@@ -76,6 +69,8 @@ class PciPorts:
 
     def save(self) -> SavedPciPorts:
         """The address and the kind of reset."""
+        from pyvmm.devices.saved_values import SavedPciPorts
+
         return SavedPciPorts(self.data.address, self._kind)
 
     def restore(self, value: SavedPciPorts) -> None:

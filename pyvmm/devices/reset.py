@@ -9,10 +9,12 @@ say. Linux tries the keyboard controller, then 0xcf9 (``arch/x86/kernel/reboot.c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.devices.stateless import Stateless
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedFastReset
 
 _PULSE: Final = 0xF0
 _PULSE_NOT_RESET: Final = 0x01
@@ -64,13 +66,6 @@ class KeyboardController(Stateless):
         self.data = KeyboardData()
 
 
-@dataclass(frozen=True, slots=True)
-class SavedFastReset:
-    """State of a `FastReset`: the byte that reads back."""
-
-    value: int
-
-
 class FastReset:
     """PS/2 system control port A, 0x92: bit 0 resets when it goes from 0 to 1, bit 1 gates A20.
 
@@ -87,6 +82,8 @@ class FastReset:
 
     def save(self) -> SavedFastReset:
         """The value that reads back."""
+        from pyvmm.devices.saved_values import SavedFastReset
+
         return SavedFastReset(self._value)
 
     def restore(self, value: SavedFastReset) -> None:

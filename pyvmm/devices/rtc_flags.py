@@ -10,8 +10,10 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedRtcFlags
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
@@ -34,15 +36,6 @@ def microseconds(time: datetime.datetime) -> int:
 def time_of(number: int) -> datetime.datetime:
     """Invert `microseconds`."""
     return _EPOCH + number * _MICROSECOND
-
-
-@dataclass(frozen=True, slots=True)
-class SavedRtcFlags:
-    """State of `RtcFlags` beside the registers: until when it has looked (microseconds since 1970),
-    and register C."""
-
-    looked: int
-    happened: int
 
 
 class Flag(enum.IntFlag):
@@ -112,6 +105,8 @@ class RtcFlags:
 
     def save(self) -> SavedRtcFlags:
         """The events so far; the line is up where one of them interrupts."""
+        from pyvmm.devices.saved_values import SavedRtcFlags
+
         return SavedRtcFlags(microseconds(self._looked), int(self._happened))
 
     def restore(self, value: SavedRtcFlags, a: int, b: int, alarm: AlarmTime) -> None:

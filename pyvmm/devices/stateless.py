@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-
-@dataclass(frozen=True, slots=True)
-class NoState:
-    """State of a device that has none: it tells only that the device was there."""
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import NoState
 
 
 class Stateless:
@@ -19,6 +17,8 @@ class Stateless:
 
     def save(self) -> NoState:
         """Return the state that there is not."""
+        from pyvmm.devices.saved_values import NoState
+
         return NoState()
 
     def restore(self, value: NoState) -> None:

@@ -8,10 +8,12 @@ restored goes on from where it was saved.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.hosts.pit import Pit, SavedPit
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedPmTimer
 
 PM_TIMER_HZ: Final = 3_579_545
 _PM_TIMER_BITS: Final = 24
@@ -78,13 +80,6 @@ class PortB:
         self._pit.write_port_b(value & 0xFF, self._now())
 
 
-@dataclass(frozen=True, slots=True)
-class SavedPmTimer:
-    """State of a `PmTimer`: seconds since its counter was 0, as it would be without an end."""
-
-    seconds: float
-
-
 class PmTimer:
     """The power management timer (ACPI 6.5, 4.8.3.3): a 24-bit counter in a 32-bit port."""
 
@@ -98,6 +93,8 @@ class PmTimer:
 
     def save(self) -> SavedPmTimer:
         """The count."""
+        from pyvmm.devices.saved_values import SavedPmTimer
+
         return SavedPmTimer(self._now() - self._origin)
 
     def restore(self, value: SavedPmTimer) -> None:

@@ -17,14 +17,14 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.devices.posting import PortPosting
 from pyvmm.devices.uart_registers import (
+    DIVISOR_AT_RESET,
     FIFO_SIZE,
     IIR_FIFOS_ENABLED,
     MCR_MASK,
-    NEW_UART,
     TRIGGER_LEVELS,
     Fcr,
     Ier,
@@ -34,8 +34,10 @@ from pyvmm.devices.uart_registers import (
     Mcr,
     Msr,
     Register,
-    SavedUart,
 )
+
+if TYPE_CHECKING:
+    from pyvmm.devices.saved_values import SavedUart
 
 # Members as plain ints: arithmetic on IntFlag members makes new members, at a microsecond each.
 _IER_RECEIVED: Final = int(Ier.RECEIVED)
@@ -102,15 +104,25 @@ class Uart16550:
             self._read_msr,
             lambda: self._scr,
         )
-        self.restore(NEW_UART)
+        self._start()
 
     def reset(self) -> None:
         """As at power-on, with the other end there; what was received and not read is lost."""
-        self.restore(NEW_UART)
+        self._start()
         self._tell_room()
+
+    def _start(self) -> None:
+        self._received: deque[int] = deque()
+        self._carrier = self._msr = _MSR_CARRIER
+        self._ier = self._fcr = self._lcr = self._mcr = self._scr = 0
+        self._divisor = DIVISOR_AT_RESET
+        self._overrun = self._thr_empty_pending = False
+        self._settle()
 
     def save(self) -> SavedUart:
         """Registers, FIFO and modem lines; the interrupt line follows from them."""
+        from pyvmm.devices.saved_values import SavedUart
+
         return SavedUart(
             received=bytes(self._received),
             lines=self._carrier,

@@ -8,28 +8,7 @@ June 1995, section 8.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final
-
-
-@dataclass(frozen=True, slots=True)
-class SavedUart:
-    """State of a UART: registers by their names, `lines` the outside's modem lines as MSR has them.
-
-    `received` is the receive FIFO, oldest byte first.
-    """
-
-    received: bytes
-    lines: int
-    ier: int
-    fcr: int
-    lcr: int
-    mcr: int
-    scr: int
-    divisor: int
-    msr: int
-    overrun: bool
-    thr_empty_pending: bool
 
 
 class Register(enum.IntEnum):
@@ -131,18 +110,3 @@ FIFO_SIZE: Final = 16
 
 DIVISOR_AT_RESET: Final = 12
 """9600 baud; the datasheet leaves it undefined, QEMU and firmware start with this."""
-
-NEW_UART: Final = SavedUart(
-    received=b"",
-    lines=int(Msr.DCD | Msr.DSR | Msr.CTS),
-    ier=0,
-    fcr=0,
-    lcr=0,
-    mcr=0,
-    scr=0,
-    divisor=DIVISOR_AT_RESET,
-    msr=int(Msr.DCD | Msr.DSR | Msr.CTS),
-    overrun=False,
-    thr_empty_pending=False,
-)
-"""As at power-on, with the other end there."""

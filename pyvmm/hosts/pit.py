@@ -7,7 +7,7 @@ argument, in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 HZ = 1_193_182
 CHANNELS = 3
@@ -18,8 +18,10 @@ _REFRESH_SECONDS = 15e-6
 """Seconds between two toggles of the refresh bit of port 0x61 (DRAM refresh of a PC)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SavedCounter:
+# Named tuples, not dataclasses: these take eight times as long to make when a command starts.
+
+
+class SavedCounter(NamedTuple):
     """State of one counter. `passed` are the seconds that it has run; None: it does not."""
 
     mode: int = 0
@@ -34,8 +36,7 @@ class SavedCounter:
     read_high: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SavedPit:
+class SavedPit(NamedTuple):
     """State of a `Pit`. `due` is in seconds from the moment of saving; None: no tick to come."""
 
     counters: tuple[SavedCounter, ...]

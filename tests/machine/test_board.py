@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -16,7 +16,8 @@ from pyvmm.devices.debug_console import DebugConsole
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
 from pyvmm.devices.posting import PortPosting
 from pyvmm.devices.protocols import Guard
-from pyvmm.devices.stateless import NoState, Stateless
+from pyvmm.devices.saved_values import NoState
+from pyvmm.devices.stateless import Stateless
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.hosts.model.posted import ModelPosts
 from pyvmm.machine.blocking import run
@@ -356,7 +357,7 @@ def test_one_that_has_no_room_is_refused_before_the_guest_starts(start: int, say
 
 def test_one_that_wants_the_line_of_another_is_refused_by_name() -> None:
     def make(wiring: Wiring) -> PlacedDevice:
-        return replace(doubler([], 0x8000, wiring), gsis=(ports.COM1_IRQ,))
+        return doubler([], 0x8000, wiring)._replace(gsis=(ports.COM1_IRQ,))
 
     choice = DeviceChoice(added=(make,))
     with pytest.raises(UsageError, match="give GSI 4 to doubler: 16550 at COM1 has it"):
