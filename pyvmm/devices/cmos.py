@@ -23,7 +23,7 @@ from pyvmm.devices.rtc_flags import (
     microseconds,
     time_of,
 )
-from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.address_map import memory_below
 from pyvmm.memory.layout import MIB
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ _CONFIGURING: Final = frozenset(
 )
 
 _BASE_KIB: Final = 640
+_4_GIB: Final = 1 << 32
 _UNIT: Final = 64 * 1024
 
 _READ_ONLY: Final = frozenset(
@@ -268,7 +269,7 @@ class Cmos:
         return self._digits((hour + 11) % 12 + 1) | (_PM if hour >= 12 else 0)
 
     def _put_memory_size(self, memory_size: int) -> None:
-        below_4g = AddressMap.of(memory_size).ram[0].range.size
+        below_4g = min(memory_size, memory_below(_4_GIB))
         above_4g = memory_size - below_4g
         extended = min(max(below_4g - MIB, 0) // 1024, 0xFFFF)
         self._put(CmosByte.BASE_MEMORY, _BASE_KIB, 2)
