@@ -8,7 +8,7 @@ writes the VM's routing table, which is replaced as a whole (KVM api.rst 4.52).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from pyvmm.errors import HostLacksError, UsageError
@@ -109,6 +109,11 @@ class GsiTable:
             self._routes.pop(gsi, None)
         else:
             self._routes[gsi] = msi
+
+    @property
+    def routes(self) -> Collection[Msi]:
+        """Messages that have a route, masked ones too."""
+        return self._routes.values()
 
     def commit(self) -> None:
         """Write what has changed, or leave that to the end of `changing`."""

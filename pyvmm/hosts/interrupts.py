@@ -234,7 +234,7 @@ class VmInterrupts(Protocol):
         ...
 
     def can_send_unmaskable(self) -> bool:
-        """Tell whether a line of the in-kernel controllers can send an NMI, SMI or INIT."""
+        """Tell whether a pin of the controllers or a message can send an NMI, SMI or INIT."""
         ...
 
     def reset_controllers(self) -> None:

@@ -108,6 +108,16 @@ def test_msi(guest: MakeGuest) -> None:
         guest(HALT_FOR_EVER).vm.signal_msi(Msi(0xFEE0_0000, 0x31))
 
 
+def test_a_message_that_is_an_nmi_may_wake_who_takes_no_interrupts(guest: MakeGuest) -> None:
+    vm = guest(HALT_FOR_EVER, prepare=with_controllers).vm
+    with vm.create_message("the test device") as message:
+        message.route(Msi(0xFEE0_0000, 0x31))
+        assert not vm.can_send_unmaskable()
+        message.route(Msi(0xFEE0_0000, 0x400))
+        assert vm.can_send_unmaskable()
+    assert not vm.can_send_unmaskable()
+
+
 def test_interrupt_without_controllers(guest: MakeGuest) -> None:
     vcpu = guest(HALT_FOR_EVER).vcpu
     vcpu.interrupt(0x20)

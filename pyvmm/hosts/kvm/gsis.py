@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pyvmm.hosts.gsi_table import PINS, GsiTable, PinHolder
 from pyvmm.hosts.interrupts import Msi
 from pyvmm.hosts.kvm.interrupts import GsiRoute, Irqchip, IrqchipPin, MsiRoute, VmInterrupts
+from pyvmm.hosts.kvm.sleeping import is_unmaskable_message
 
 _PIC_PINS = 8
 
@@ -37,6 +38,11 @@ class Gsis:
         routes = pin_routes()
         routes.extend(MsiRoute(gsi, msi) for gsi, msi in messages.items())
         self.vm.set_gsi_routing(routes)
+
+    def has_unmaskable_message(self) -> bool:
+        """Tell whether a message may send more than an interrupt, now or once it is unmasked."""
+        with self.lock:
+            return any(map(is_unmaskable_message, self.table.routes))
 
     @contextmanager
     def changing(self) -> Iterator[None]:

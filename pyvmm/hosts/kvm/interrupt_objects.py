@@ -34,6 +34,12 @@ class InterruptObjects(VmInterrupts):
         super().create_irqchip()
         self._has_irqchip = True
 
+    def can_send_unmaskable(self) -> bool:
+        """Tell whether a pin of the I/O APIC or a message sends more than an interrupt."""
+        if self._gsis is not None and self._gsis.has_unmaskable_message():
+            return True
+        return super().can_send_unmaskable()
+
     def create_line(
         self,
         gsi: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.hosts.interrupts import Msi
 from pyvmm.hosts.kvm.vcpu_values import MpState, VcpuEvents
 from pyvmm.hosts.registers import Regs
 
@@ -63,6 +64,11 @@ def has_unmaskable_pin(ioapic: bytes) -> bool:
     """Tell whether a pin may send more than interrupts; `ioapic` is what KVM_GET_IRQCHIP gives."""
     entries = struct.unpack_from(f"<{_IOAPIC_PINS}Q", ioapic, _IOAPIC_REDIRECTION)
     return any(_is_unmaskable(entry) for entry in entries)
+
+
+def is_unmaskable_message(msi: Msi) -> bool:
+    """Tell whether a message sends more than an interrupt (SDM vol. 3A, 11.11.2)."""
+    return msi.data >> 8 & 7 not in _MODES_OF_INTERRUPTS
 
 
 def _is_unmaskable(entry: int) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from pyvmm.hosts import exits
 from pyvmm.hosts.model.local_apic import LocalApic
+from tests.hosts.model.small_guest import after, guest
+from tests.hosts.model.test_interrupts import with_controllers
 
 ID, VERSION, TASK_PRIORITY, PROCESSOR_PRIORITY, END, SPURIOUS = 0x20, 0x30, 0x80, 0xA0, 0xB0, 0xF0
 IN_SERVICE, REQUESTS = 0x100, 0x200
@@ -91,3 +94,17 @@ def test_it_is_saved_and_restored() -> None:
     other.write(END, 0)
     assert other.acknowledge() == 0x50
     assert other.read(TASK_PRIORITY) == 0x10
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_a_vcpu_whose_apic_is_on_does_not_sleep_for_good(is_on: bool) -> None:
+    services, _ = with_controllers()
+    source = f"movl ${0x1FF if is_on else 0xFF:#x}, 0xfee000f0; sti; hlt; jmp ."
+    with guest(source, services, index=1) as v:
+        timer = after(0.01, v.kick)
+        while not v.get_further().halted:
+            assert v.run() == exits.Interrupted()
+            timer.join()
+            timer = after(0.01, v.kick)
+        timer.join()
+        assert v.sleeps_for_good() is not is_on
