@@ -14,6 +14,8 @@ from itertools import chain
 from types import TracebackType
 from typing import Self
 
+import trio
+
 from pyvmm.errors import ConversionRefusedError, InternalError, PyvmmError
 from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal, refused_row
 from pyvmm.machine.tracked_memory import TrackedMemory
@@ -247,6 +249,11 @@ class Vacating:
         holder = self._leases.holder_over(self._range)
         if holder is not None:
             raise LeaseHeldError(attempt, holder, interrupted=interrupted)
+
+    async def wait_in_trio(self, attempt: str) -> None:
+        """As `wait`, on a worker thread where there is something to wait for."""
+        if not self.is_vacant:
+            await trio.to_thread.run_sync(self.wait, attempt)
 
     def __enter__(self) -> Self:
         self._number = self._held.hold([(self._range.start, self._range.size)], HeldKind.WAITING)

@@ -61,10 +61,8 @@ async def reset(
 
 async def _vacate(vacating: Vacating, control: RunControl, *, by_guest: bool) -> None:
     """Wait for devices that work on memory; none begins to meanwhile. Raises `LeaseHeldError`."""
-    if vacating.is_vacant:
-        return
     try:
-        await trio.to_thread.run_sync(vacating.wait, _ATTEMPT)
+        await vacating.wait_in_trio(_ATTEMPT)
     except LeaseHeldError as failure:
         if by_guest and not control.is_over:
             control.fail(failure)

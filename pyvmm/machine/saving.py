@@ -17,6 +17,7 @@ from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.leases import ALL_MEMORY
 from pyvmm.machine.memory_reading import contents
 from pyvmm.machine.saved_machine import (
     SavedConsole,
@@ -47,8 +48,9 @@ class Inside:
 async def save(inside: Inside) -> SavedMachine:
     """Save all of a machine that goes on afterwards as if nothing had been.
 
-    Raises `UsageError` for one with private memory, which the host cannot read; `InternalError`
-    where the guest has ended.
+    It waits for leases of its memory: what a device is in the middle of is not saved. Raises
+    `LeaseHeldError` where one does not end, `UsageError` for a machine with private memory, which
+    the host cannot read, and `InternalError` where the guest has ended.
     """
     config, control, assembly = inside.config, inside.control, inside.assembly
     console = inside.console
@@ -56,28 +58,34 @@ async def save(inside: Inside) -> SavedMachine:
     async with control.frozen():
         if control.is_over:
             raise InternalError(_SAVE, "the guest has ended")
-        # No task of a device's comes between these two; what one sends after them is in the local
-        # APICs of the vCPUs, where it is at worst an interrupt too many.
-        devices, vm = assembly.board.save_devices(), assembly.vm.save()
-        vcpus: list[SavedVcpu] = [await one.call(lambda vcpu: vcpu.save()) for one in inside.vcpus]
-        memory = await trio.to_thread.run_sync(_read, assembly.memory)
-        return SavedMachine(
-            config=config,
-            vcpus=tuple(vcpus),
-            vm=vm,
-            devices=devices,
-            states=assembly.memory.states.runs(),
-            memory=memory,
-            console=SavedConsole(console.total, console.queued_input(), console.input_has_ended),
-        )
+        with assembly.memory.leases.vacating(ALL_MEMORY) as vacating:
+            await vacating.wait_in_trio(_SAVE)
+            # No task of a device's comes between these two; what one sends after them is in the
+            # local APICs of the vCPUs, where it is at worst an interrupt too many.
+            devices, vm = assembly.board.save_devices(), assembly.vm.save()
+            vcpus: list[SavedVcpu] = [
+                await one.call(lambda vcpu: vcpu.save()) for one in inside.vcpus
+            ]
+            memory = await trio.to_thread.run_sync(_read, assembly.memory)
+            return SavedMachine(
+                config=config,
+                vcpus=tuple(vcpus),
+                vm=vm,
+                devices=devices,
+                states=assembly.memory.states.runs(),
+                memory=memory,
+                console=SavedConsole(
+                    console.total, console.queued_input(), console.input_has_ended
+                ),
+            )
 
 
 async def restore(inside: Inside, saved: SavedMachine) -> None:
     """Make a machine what `saved` is, whatever it was; best before its first instruction.
 
-    Raises, before anything has changed, `HostLacksError` for a state of another host, version or
-    processor, `UsageError` for one of another configuration; each names both sides. If the host
-    fails in the middle, the run fails too.
+    It waits for leases as a reset does. Raises, before anything has changed, `HostLacksError` for a
+    state of another host, version or processor, `UsageError` for one of another configuration (each
+    names both sides), and `LeaseHeldError`. If the host fails in the middle, the run fails too.
     """
     config, control, assembly = inside.config, inside.control, inside.assembly
     console = inside.console
@@ -89,7 +97,11 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
             raise InternalError(_RESTORE, "the guest has ended")
         # From here on the guest is neither what it was nor what it will be. Bounded: a vCPU that
         # does not answer ends the run.
-        with trio.CancelScope(shield=True):
+        with (
+            trio.CancelScope(shield=True),
+            assembly.memory.leases.vacating(ALL_MEMORY) as vacating,
+        ):
+            await vacating.wait_in_trio(_RESTORE)
             begun = False
             try:
                 # Refuses other devices first. Then lines go up as devices hold them, and what the
