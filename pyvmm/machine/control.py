@@ -262,6 +262,11 @@ class RunControl:
             await self._reset_event.wait()
             self._reset_event = trio.Event()
 
+    @property
+    def reset_is_asked(self) -> bool:
+        """True from `guest_reset` to `reset_done`."""
+        return self._reset_asked
+
     def reset_done(self) -> None:
         """The machine is as at its start; inside of `resetting`, whose end lets the vCPUs run."""
         with self._condition:

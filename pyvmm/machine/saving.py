@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,9 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import ALL_MEMORY
+from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory_reading import contents
+from pyvmm.machine.running import Attachment, Running, running
 from pyvmm.machine.saved_machine import (
     SavedConsole,
     SavedMachine,
@@ -44,6 +47,12 @@ class Inside:
     console: ConsolePort
     vcpus: Sequence[MachineVcpu]
 
+    @classmethod
+    def of(cls, running: Running) -> Inside:
+        """The parts of a machine that runs."""
+        machine = running.machine
+        return cls(machine.config, running.control, running.assembly, running.port, machine.vcpus)
+
 
 async def save(inside: Inside) -> SavedMachine:
     """Save all of a machine that goes on afterwards as if nothing had been.
@@ -58,6 +67,8 @@ async def save(inside: Inside) -> SavedMachine:
     async with control.frozen():
         if control.is_over:
             raise InternalError(_SAVE, "the guest has ended")
+        if control.reset_is_asked:
+            raise InternalError(_SAVE, "its guest has just reset it", "save it a moment later")
         with assembly.memory.leases.vacating(ALL_MEMORY) as vacating:
             await vacating.wait_in_trio(_SAVE)
             # No task of a device's comes between these two; what one sends after them is in the
@@ -91,7 +102,12 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
     console = inside.console
     _require_shared(config, _RESTORE)
     require_same_machine(saved.config, config)
-    require_same_origin(saved.vm.origin, assembly.vm.save().origin)
+    if len(saved.vcpus) != config.cpus:
+        cause = f"the state has {len(saved.vcpus)} vCPUs, and this one has {config.cpus}"
+        raise UsageError(_RESTORE, cause)
+    here = assembly.vm.save().origin
+    for origin in (saved.vm.origin, *(state.origin for state in saved.vcpus)):
+        require_same_origin(origin, here)
     async with control.resetting():
         if control.is_over:
             raise InternalError(_RESTORE, "the guest has ended")
@@ -120,6 +136,26 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
             console.offer(saved.console.unread)
             if saved.console.input_ended:
                 console.end_input()
+
+
+@asynccontextmanager
+async def open_saved_machine(
+    saved: SavedMachine,
+    attach: Attachment | None = None,
+    *,
+    config: MachineConfig | None = None,
+    paused: bool = False,
+) -> AsyncIterator[Machine]:
+    """Make a machine in which the guest goes on from what was saved, as `open_machine` does.
+
+    `config` may differ from the one saved in what the guest does not see, such as the time limit.
+    Raises as `restore` and as `open_machine`.
+    """
+    async with running(config or saved.config, attach, paused=True) as made:
+        await restore(Inside.of(made), saved)
+        if not paused:
+            made.machine.control.resume()
+        yield made.machine
 
 
 def _restore_vcpu(state: SavedVcpu, vcpu: Vcpu) -> None:

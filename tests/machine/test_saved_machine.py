@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from pyvmm import bundled_guests
-from pyvmm.errors import HostLacksError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.kvm.vcpu import Vcpu as KvmVcpu
 from pyvmm.hosts.model.vcpu import ModelVcpu
@@ -25,7 +25,7 @@ from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.machine.saved_machine import SavedMachine, SavedMemory
-from pyvmm.machine.saving import Inside, restore, save
+from pyvmm.machine.saving import Inside, open_saved_machine, restore, save
 from pyvmm.memory.layout import MIB
 from tests.hosts.model.small_guest import assemble
 from tests.machine.inside import assembly_of, control_of, is_paused, ram_of
@@ -241,8 +241,11 @@ GUESTS = {
 
 
 def points(name: str, total: int, count: int) -> list[int]:
-    """Numbers of exits from one stop to the next."""
-    chosen = sorted(random.Random(name).sample(range(1, total), min(count, total - 1)))
+    """Numbers of exits from one stop to the next: a random one in each part of the run."""
+    count = min(count, total - 1)
+    ends = [1 + (total - 1) * part // count for part in range(count + 1)]
+    choosing = random.Random(name)
+    chosen = [choosing.randrange(start, end) for start, end in pairwise(ends)]
     return [at - before for before, at in zip([0, *chosen], chosen, strict=False)]
 
 
@@ -328,7 +331,9 @@ def test_a_machine_that_was_saved_goes_on_and_so_does_its_copy(host: HostChoice)
     assert not any(bytes(4096) == part.data[:4096] for part in again.memory)
 
     async def second(machine: Machine) -> None:
+        ram_of(machine).write(32 * MIB, b"of this machine")
         await restore(inside(machine), again)
+        assert ram_of(machine).read(32 * MIB, 15) == bytes(15)
         assert ram_of(machine).read(64 * MIB, 15) == b"a page far away"
         machine.control.resume()
         await hear(machine, b"x" * 40)
@@ -398,6 +403,15 @@ def test_private_memory_is_refused() -> None:
     within(config, act)
 
 
+def test_a_machine_that_is_being_reset_is_not_saved() -> None:
+    async def act(machine: Machine) -> None:
+        control_of(machine)._reset_asked = True
+        with pytest.raises(InternalError, match="just reset it"):
+            await save(inside(machine))
+
+    within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)
+
+
 @pytest.mark.kvm
 def test_a_state_of_one_host_is_not_the_others() -> None:
     kvm = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.KVM)
@@ -408,3 +422,37 @@ def test_a_state_of_one_host_is_not_the_others() -> None:
             await restore(inside(machine), saved)
 
     within(replace(kvm, host=HostChoice.MODEL), act)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_machine_is_made_of_what_was_saved(host: HostChoice) -> None:
+    config = MachineConfig(bundled("echo"), host=host)
+
+    async def first(machine: Machine) -> SavedMachine:
+        machine.control.resume()
+        await machine.console.send(b"one")
+        await hear(machine, b"one")
+        return await save(inside(machine))
+
+    saved = within(config, first)
+
+    async def main() -> None:
+        with trio.fail_after(HANG):
+            async with open_saved_machine(saved) as machine:
+                await machine.console.send(b"two")
+                await hear(machine, b"two")
+            short = replace(config, timeout=HANG)
+            async with open_saved_machine(saved, config=short, paused=True) as machine:
+                before = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
+                assert before == await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
+                machine.control.resume()
+                await machine.console.send(b"three")
+                await hear(machine, b"three")
+            with pytest.raises(UsageError, match="memory"):
+                async with open_saved_machine(saved, config=replace(config, memory=64 * MIB)):
+                    raise AssertionError("it was made")
+            with pytest.raises(UsageError, match="the state has 0 vCPUs, and this one has 1"):
+                async with open_saved_machine(replace(saved, vcpus=())):
+                    raise AssertionError("it was made")
+
+    trio.run(main)
