@@ -156,6 +156,24 @@ def test_two_that_resample_are_told_both(guest: Guest) -> None:
         guest.serves(LEVEL)
 
 
+def test_the_end_of_interrupt_lowers_those_that_resample_alone(guest: Guest) -> None:
+    vm = guest.vm
+    with (
+        vm.create_line(LEVEL_PIN, Trigger.LEVEL, "one", shared=True) as held,
+        vm.create_line(LEVEL_PIN, Trigger.LEVEL, "two", shared=True, resample=True) as resampled,
+        vm.create_line(EDGE_PIN, Trigger.EDGE, "another") as other,
+    ):
+        held.raise_()
+        resampled.raise_()
+        guest.serves(LEVEL)
+        wait_readable(resampled)
+        guest.takes(LEVEL)
+        held.lower()
+        guest.ends(LEVEL)
+        other.pulse()
+        guest.serves(EDGE)
+
+
 def test_a_line_that_goes_away_goes_down(guest: Guest) -> None:
     vm = guest.vm
     for resample in (False, True):
