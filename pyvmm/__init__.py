@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SystemCallError,
         UsageError,
     )
+    from pyvmm.hosts.held_ranges import LeaseRefusal
     from pyvmm.machine.blocking import (
         Completed,
         open_blocking_machine,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     )
     from pyvmm.machine.image_file import guest_image
     from pyvmm.machine.implicit import ImplicitConversion
+    from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
     from pyvmm.machine.machine import Machine
     from pyvmm.machine.running import open_machine
     from pyvmm.machine.steering import MachineState
@@ -79,6 +81,10 @@ __all__ = (
     "ImplicitPolicy",
     "InternalError",
     "IrqchipPolicy",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseRefusal",
+    "LeaseRefusedError",
     "Machine",
     "MachineConfig",
     "MachineEvent",
@@ -121,6 +127,10 @@ _MODULES = {
     "ImplicitPolicy": "pyvmm.machine.config",
     "InternalError": "pyvmm.errors",
     "IrqchipPolicy": "pyvmm.machine.config",
+    "Lease": "pyvmm.machine.leases",
+    "LeaseHeldError": "pyvmm.machine.leases",
+    "LeaseRefusal": "pyvmm.hosts.held_ranges",
+    "LeaseRefusedError": "pyvmm.machine.leases",
     "Machine": "pyvmm.machine.machine",
     "MachineConfig": "pyvmm.machine.config",
     "MachineEvent": "pyvmm.machine.events",

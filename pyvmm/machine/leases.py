@@ -16,7 +16,7 @@ from typing import Self
 
 import trio
 
-from pyvmm.errors import ConversionRefusedError, InternalError, PyvmmError
+from pyvmm.errors import ConversionRefusedError, ExitCode, InternalError, PyvmmError
 from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal, refused_row
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
@@ -37,6 +37,8 @@ Range = tuple[int, int]
 
 class LeaseRefusedError(PyvmmError):
     """A lease cannot be given, and nothing has been touched: `reason`, for the range at `index`."""
+
+    exit_code = ExitCode.USAGE
 
     def __init__(self, attempt: str, cause: str, reason: LeaseRefusal, index: int) -> None:
         super().__init__(attempt, cause)
