@@ -103,7 +103,8 @@ class Running:
         console_done = trio.Event()
         console_scope = trio.CancelScope()
         nursery.start_soon(pump_posted, control, assembly, port)
-        nursery.start_soon(serve_resets, control, assembly, vcpus, self.audience)
+        if config.reboot is RebootPolicy.AGAIN:
+            nursery.start_soon(serve_resets, control, assembly, vcpus, self.audience)
         for backend in assembly.board.backends:
             nursery.start_soon(serve_backend, control, backend)
         if assembly.has_interrupts:
