@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.errors import UsageError
@@ -69,7 +69,7 @@ class PrivateConfig:
     a private side, withheld until the guest touches it. Raises `UsageError`.
     """
 
-    firmware: bytes
+    firmware: bytes = field(repr=False)
     expected_digest: bytes | None = None
     window: int = 2 * MIB
     implicit: ImplicitPolicy = ImplicitPolicy.HONOUR
@@ -101,12 +101,12 @@ class MachineConfig:
     file-backed shared mappings.
     """
 
-    image: bytes
+    image: bytes = field(repr=False)
     name: str = "image"
     memory: int = 256 * MIB
     cpus: int = 1
     command_line: bytes = b""
-    initrd: bytes | None = None
+    initrd: bytes | None = field(default=None, repr=False)
     initrd_name: str = "initrd"
     timeout: float | None = None
     irqchip: IrqchipPolicy = IrqchipPolicy.AUTO

@@ -26,8 +26,8 @@ from tests.machine.private_machines import Talk, config, talk
 
 from .guests import HOSTS, run, spinning
 
-GUEST_MEMFDS = {"anon_inode:[kvm-gmem]", "anon_inode:[guest_memfd]"}
-"""What kernels call the file."""
+GUEST_MEMFDS = {"[kvm-gmem]", "[guest_memfd]"}
+"""What kernels call the file, each in words of its own around it."""
 
 
 def mapped() -> list[str]:
@@ -227,7 +227,7 @@ def test_handles_are_what_this_process_has_open() -> None:
             assert links["vcpu1"] == "anon_inode:kvm-vcpu:1"
             assert handles["vcpu1"]["keeps"] == ["vm"]
             if ram_of(machine).guest_memfd is not None:
-                assert links["guest-memfd"] in GUEST_MEMFDS
+                assert any(name in links["guest-memfd"] for name in GUEST_MEMFDS)
                 assert handles["mapping of RAM"]["keeps"] == ["guest-memfd"]
             else:
                 assert "memfd:pyvmm-guest" in links["mapping of RAM"]
