@@ -31,7 +31,7 @@ class LeaseRefusal(enum.Enum):
     NOT_SHARED = (4, "a page of it is private or withheld")
     READ_ONLY = (5, "the guest's memory there is read-only")
     OVERLAPS = (6, "it overlaps another range of the same writable lease")
-    CONVERTING = (7, "a conversion of its pages waits for a lease to end")
+    CONVERTING = (7, "its pages are about to be converted, reset or saved")
     TOO_MANY = (8, "too many ranges are leased")
     CLOSED = (9, "the machine has ended")
     TWO_REGIONS = (

@@ -144,6 +144,13 @@ def test_a_refused_conversion_is_told_by_name_and_changes_nothing(
                 await ask(guest.machine, "convert", **given)
             assert caught.value.description.startswith(f"{refusal.name}: cannot convert")
             assert refusal.cause in caught.value.description
+        guest.memory.leases.patience = 0.0
+        gpa = guest.mailbox.gpa
+        with (
+            guest.memory.lease([(gpa, 8)], holder="net0"),
+            pytest.raises(CommandError, match=r"^LEASED: cannot convert .*net0"),
+        ):
+            await ask(guest.machine, "convert", start=gpa, size=PAGE_SIZE, to="private")
         with pytest.raises(CommandError, match="'to' does not accept value 'nowhere'"):
             await ask(guest.machine, "convert", start=0, size=PAGE_SIZE, to="nowhere")
         assert guest.memory.states.runs() == before
