@@ -22,8 +22,9 @@ from tests.hosts.model.small_guest import CODE, SIZE, STACK, assemble
 READY, TAKEN, ENDED = 0x70, 0x80, 0x81
 GDT, IDT, PAGE_TABLES = 0x9000, 0xA000, 0x10000
 CODE_SELECTOR = 8
-EDGE_PIN, LEVEL_PIN, SLAVE_PIN = 3, 5, 11
-"""The guest makes the last two level-triggered, by the ELCR."""
+EDGE_PIN, LEVEL_PIN, SLAVE_PIN = 6, 5, 11
+"""The guest makes the last two level-triggered, by the ELCR. The first has the lowest priority: who
+sees it served knows that nothing else waited."""
 LOW, HIGH = 0x50, 0x60
 """Vectors of messages: of two that wait, the higher one is delivered first."""
 APIC = 0xFEE0_0000

@@ -12,7 +12,7 @@ import pytest
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import exits
 from pyvmm.hosts.interface import Memslot, MemslotFlag
-from pyvmm.hosts.interrupts import DoorbellPlace, Msi
+from pyvmm.hosts.interrupts import DoorbellPlace, Msi, Trigger
 from pyvmm.hosts.kvm.coalesced import CoalescedWrite, CoalescedZone
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.dirty_ring import DirtyPage
@@ -96,6 +96,25 @@ def test_irqfd_and_routing(guest: MakeGuest) -> None:
     finally:
         os.close(eventfd)
     assert errno_of(vm.assign_irqfd, 999, 4) == errno.EBADF
+
+
+def test_a_line_that_resamples_can_be_lowered_without_the_guest(guest: MakeGuest) -> None:
+    vm = guest(HALT_FOR_EVER, prepare=with_controllers).vm
+
+    def is_up() -> int:
+        return vm.get_irqchip(Irqchip.PIC_MASTER)[0] & 1 << 5  # its last levels
+
+    with vm.create_line(5, Trigger.LEVEL, "the test device", resample=True) as line:
+        for _ in range(2):
+            line.raise_()
+            for _ in range(5000):
+                if is_up():
+                    break
+                time.sleep(0.001)
+            else:
+                pytest.fail("the line never went up")
+            line.lower()
+            assert not is_up()
 
 
 def test_msi(guest: MakeGuest) -> None:
