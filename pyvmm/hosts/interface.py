@@ -20,7 +20,7 @@ from pyvmm.hosts.held_ranges import HeldRanges
 from pyvmm.hosts.interrupts import VmInterrupts
 from pyvmm.hosts.owner import Owned
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
-from pyvmm.hosts.saved_state import SaveableVcpu, SaveableVm
+from pyvmm.hosts.saveable import SaveableVcpu, SaveableVm
 
 
 class MemslotFlag(enum.IntFlag):

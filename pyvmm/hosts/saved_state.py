@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
 
 from pyvmm.errors import HostLacksError, UsageError
 
@@ -53,42 +52,6 @@ class SavedVm:
     """State of a VM beside its vCPUs and its memory; each host has its own kind of it."""
 
     origin: Origin
-
-
-class SaveableVcpu(Protocol):
-    """The part of `interface.Vcpu` that saves it and restores it."""
-
-    def save(self) -> SavedVcpu:
-        """All of its state; complete the last exit first (`complete`), and any that comes of that.
-
-        No vCPU of the VM runs meanwhile. Raises `InternalError` where an exit is under way.
-        """
-        ...
-
-    def restore(self, saved: SavedVcpu) -> None:
-        """Take a state that `save` of such a vCPU gave; before it, guest memory is as it was then.
-
-        An exit under way is forgotten. No vCPU of the VM runs meanwhile, and `SaveableVm.restore`
-        comes after all of them. Raises `HostLacksError`, which names both, for a state of another
-        host, version or processor, `UsageError` for one of another vCPU; then nothing has changed.
-        """
-        ...
-
-
-class SaveableVm(Protocol):
-    """The part of `interface.Vm` that saves its clock and controllers and restores them."""
-
-    def save(self) -> SavedVm:
-        """Clock, controllers and timer, while no vCPU runs; neither memory nor vCPUs."""
-        ...
-
-    def restore(self, saved: SavedVm) -> None:
-        """Take a state that `save` of such a VM gave, before any vCPU runs, and after their own.
-
-        Lines that devices hold up are raised before: what controllers have made of them is in the
-        state. Raises as `SaveableVcpu.restore`.
-        """
-        ...
 
 
 def require_same_origin(saved: Origin, here: Origin) -> None:

@@ -17,7 +17,6 @@ from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.ownership import FdOwner
-from pyvmm.hosts.kvm.saving import Known, Saving
 from pyvmm.hosts.kvm.vm import Vm
 
 DEVICE = "/dev/kvm"
@@ -50,7 +49,7 @@ class _Answers:
         self.capabilities: Capabilities | None = None
         self.cpuid: CData | None = None
         self.cpuid_of_vcpu: dict[int, CData] = {}
-        self.known = Known()
+        self.known: Known | None = None
 
 
 _answers: dict[tuple[int, int, int], _Answers] = {}
@@ -186,9 +185,16 @@ class System(FdOwner):
     ) -> Vm:
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
         fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
+        return Vm(
+            fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, saving=self._saving
+        )
 
-        saving = Saving(self._answers.known, self, self._cpuid_table, self.create_vm)
-        return Vm(fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, saving=saving)
+    def _saving(self) -> Saving:
+        from pyvmm.hosts.kvm.saving import Known, Saving  # Most VMs are never saved or reset.
+
+        if self._answers.known is None:
+            self._answers.known = Known()
+        return Saving(self._answers.known, self, self._cpuid_table, self.create_vm)
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd; see `Mapping` for `in_core`.
@@ -201,6 +207,7 @@ class System(FdOwner):
 if TYPE_CHECKING:
     from pyvmm.hosts import interface
     from pyvmm.hosts.kvm.extensions import Extension
+    from pyvmm.hosts.kvm.saving import Known, Saving
 
     def _is_a_host(system: System) -> interface.System:
         """Holds this package to the interface: the type checker refuses it otherwise."""

@@ -63,12 +63,12 @@ class Vcpu(VcpuState):
         finish_hypercalls: bool = False,
         vm_type: VmType,
         has_apic: bool,
-        saving: Saving,
+        saving: Callable[[], Saving],
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
         `finish_hypercalls`: get past those of private code, for which KVM_CAP_SYNC_REGS is needed.
-        `saving` knows what there is to be saved, and what a new one is like.
+        `saving` gives what knows what there is to be saved, and what a new one is like.
         """
         super().__init__(fd)
         self._vm_type = vm_type
@@ -289,7 +289,7 @@ class Vcpu(VcpuState):
 
         Complete the last exit first. Raises `KvmError`.
         """
-        self.restore(self._saving.new_vcpu(self._kind(), self.index))
+        self.restore(self._saving().new_vcpu(self._kind(), self.index))
 
     def save(self) -> KvmSavedVcpu:
         """All its state; complete the last exit first (`pyvmm.hosts.kvm.saved_vcpu`).
@@ -321,7 +321,7 @@ class Vcpu(VcpuState):
     def _saved_like(self) -> VcpuLike:
         from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
 
-        saving, kind = self._saving, self._kind()
+        saving, kind = self._saving(), self._kind()
         return VcpuLike(
             saving.origin,
             self.index,

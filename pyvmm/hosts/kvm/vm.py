@@ -71,11 +71,11 @@ class Vm(InterruptObjects):
         posted_capacity: int | None = None,
         vm_type: VmType = VmType.DEFAULT,
         *,
-        saving: Saving,
+        saving: Callable[[], Saving],
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
-        `saving` knows what there is to be saved, and what new controllers are like.
+        `saving` gives what knows what there is to be saved, and what new controllers are like.
         """
         super().__init__(fd)
         self._run_size = run_size
@@ -351,20 +351,20 @@ class Vm(InterruptObjects):
 
     def reset_controllers(self) -> None:
         """The in-kernel controllers and the timer as they were made; while no vCPU runs."""
-        self.restore(self._saving.new_controllers(has_pit=self._has_pit))
+        self.restore(self._saving().new_controllers(has_pit=self._has_pit))
 
     def save(self) -> KvmSavedVm:
         """Clock, controllers and timer, while no vCPU runs; not memory."""
         from pyvmm.hosts.kvm import saved_vm
 
-        origin = self._saving.origin
+        origin = self._saving().origin
         return saved_vm.save(self, origin, has_irqchip=self._has_irqchip, has_pit=self._has_pit)
 
     def restore(self, saved: SavedVm) -> None:
         """Take a state that `save` gave, while no vCPU runs; see `interface.Vm.restore`."""
         from pyvmm.hosts.kvm import saved_vm
 
-        origin = self._saving.origin
+        origin = self._saving().origin
         has_irqchip, has_pit = self._has_irqchip, self._has_pit
         saved_vm.restore(self, saved, origin, has_irqchip=has_irqchip, has_pit=has_pit)
 

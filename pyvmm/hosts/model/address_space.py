@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyvmm.hosts.exits import Exit
-from pyvmm.hosts.model.saved_values import SavedApic
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import SavedApic
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts.model.local_apic import LocalApic
 from pyvmm.hosts.model.pic import Pic
-from pyvmm.hosts.model.saved_values import ModelSavedVm, SavedApic
 from pyvmm.hosts.pit import Pit
-from pyvmm.hosts.saved_state import Origin, require_same_controllers
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import ModelSavedVm, SavedApic
+    from pyvmm.hosts.saved_state import Origin
 
 _PIC_PORTS = {0x20: (0, 0), 0x21: (0, 1), 0xA0: (1, 0), 0xA1: (1, 1)}
 _TRIGGER_PORTS = {0x4D0: 0, 0x4D1: 1}
@@ -56,12 +59,16 @@ class ModelControllers:
 
     def save(self, origin: Origin) -> ModelSavedVm:
         """The controllers and the timer; while no vCPU runs."""
+        from pyvmm.hosts.model.saved_values import ModelSavedVm
+
         with self._changed:
             pit = None if self._pit is None else self._pit.save(time.monotonic())
             return ModelSavedVm(origin, tuple(pic.save() for pic in self._pics), pit)
 
     def restore(self, saved: ModelSavedVm) -> None:
         """Take what `save` gave; while no vCPU runs. Raises `UsageError` for other controllers."""
+        from pyvmm.hosts.saved_state import require_same_controllers
+
         with self._changed:
             has_pit = saved.pit is not None
             require_same_controllers("a VM", saved=bool(saved.pics), here=True)

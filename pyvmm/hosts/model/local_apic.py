@@ -7,7 +7,11 @@ and interprocessor interrupts: whoever asks for one of their registers is told s
 
 from __future__ import annotations
 
-from pyvmm.hosts.model.saved_values import SavedApic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import SavedApic
+
 
 _ID, _VERSION, _TASK_PRIORITY, _PROCESSOR_PRIORITY = 0x20, 0x30, 0x80, 0xA0
 _END, _SPURIOUS = 0xB0, 0xF0
@@ -33,6 +37,8 @@ class LocalApic:
 
     def save(self) -> SavedApic:
         """All its state."""
+        from pyvmm.hosts.model.saved_values import SavedApic
+
         return SavedApic(self._task_priority, self._spurious, self._requests, self._in_service)
 
     def restore(self, saved: SavedApic) -> None:

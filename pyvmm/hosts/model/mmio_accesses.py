@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model import instructions
 from pyvmm.hosts.model.engine import Engine
-from pyvmm.hosts.model.saved_values import SavedAccesses
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import SavedAccesses
 
 _MOST = 32
 """More than one instruction makes: unaligned, a move of 8 bytes makes 2 reads and 8 writes."""
@@ -64,6 +67,8 @@ class MmioAccesses:
 
     def save(self) -> SavedAccesses:
         """Accesses of an instruction that is to be begun again; the engine does not run."""
+        from pyvmm.hosts.model.saved_values import SavedAccesses
+
         return SavedAccesses(
             tuple(self._done),
             tuple(self._again),

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pyvmm.hosts.model.saved_values import SavedPic
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import SavedPic
+
 
 _ICW1 = 0x10
 _ICW4_NEEDED = 0x01
@@ -35,6 +38,8 @@ class Pic:
 
     def save(self) -> SavedPic:
         """All its registers and the levels of its lines."""
+        from pyvmm.hosts.model.saved_values import SavedPic
+
         return SavedPic(
             self.base,
             self.level_triggered,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
@@ -24,10 +25,12 @@ from pyvmm.hosts.model.exceptions import (
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.msrs import Msrs
-from pyvmm.hosts.model.saved_values import ModelSavedVcpu, SavedAccesses
 from pyvmm.hosts.model.strand import Strand
 from pyvmm.hosts.model.watch import Watch
 from pyvmm.rules.abi import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import ModelSavedVcpu, SavedAccesses
 
 _DISABLE_HLT = 2
 _IF = 1 << 9

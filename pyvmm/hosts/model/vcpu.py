@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import exits
@@ -12,14 +13,15 @@ from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.model.address_space import VcpuServices
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess
-from pyvmm.hosts.model.origin import origin
 from pyvmm.hosts.model.reset_state import reset_registers
 from pyvmm.hosts.model.runner import Runner
-from pyvmm.hosts.model.saved_values import ModelSavedVcpu
 from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
-from pyvmm.hosts.saved_state import SavedVcpu, require_same_origin, require_same_vcpu
 from pyvmm.rules.abi import APIC_DEFAULT_BASE
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.model.saved_values import ModelSavedVcpu
+    from pyvmm.hosts.saved_state import SavedVcpu
 
 _BSP = 1 << 8
 _IF = 1 << 9
@@ -43,7 +45,8 @@ class ModelVcpu(Owner):
         self._cr8 = 0
         self._closed = False
         self._gone = gone
-        self._new = self._save()
+        self._as_new = self._runner.engine.state.save(), self._runner.msrs.apic_base
+        """The processor and the APIC base as they were made."""
 
     def _make_runner(self) -> Runner:
         """A processor after reset."""
@@ -190,7 +193,21 @@ class ModelVcpu(Owner):
 
     def reset(self) -> None:
         """Everything as it was made, but CPUID; what was pending is forgotten."""
-        self.restore(replace(self._new, has_cpuid=self._runner.has_cpuid))
+        from pyvmm.hosts.model.saved_values import SavedAccesses
+
+        context, apic_base = self._as_new
+        saved = replace(
+            self._save(),
+            context=context,
+            cr8=0,
+            apic_base=apic_base,
+            tsc=0,
+            is_halted=False,
+            waits_for_startup=self._services.controllers is not None and self.index > 0,
+            accesses=SavedAccesses(),
+            apic=None,
+        )
+        self.restore(saved)
 
     def save(self) -> ModelSavedVcpu:
         """All its state; complete the last exit first. Raises `InternalError` else."""
@@ -200,6 +217,9 @@ class ModelVcpu(Owner):
         return self._save()
 
     def _save(self) -> ModelSavedVcpu:
+        from pyvmm.hosts.model.origin import origin
+        from pyvmm.hosts.model.saved_values import ModelSavedVcpu
+
         runner = self._runner
         controllers = self._services.controllers
         return ModelSavedVcpu(
@@ -222,6 +242,10 @@ class ModelVcpu(Owner):
 
         Raises `HostLacksError` and `UsageError` as `interface.Vcpu.restore`.
         """
+        from pyvmm.hosts.model.origin import origin
+        from pyvmm.hosts.model.saved_values import ModelSavedVcpu
+        from pyvmm.hosts.saved_state import require_same_origin, require_same_vcpu
+
         self._require_open()
         require_same_origin(saved.origin, origin())
         if not isinstance(saved, ModelSavedVcpu):
@@ -231,7 +255,7 @@ class ModelVcpu(Owner):
         require_same_vcpu(
             saved, self.index, saved_apic=saved.has_controllers, has_apic=controllers is not None
         )
-        if len(saved.context) != len(self._new.context):
+        if len(saved.context) != len(self._as_new[0]):
             raise UsageError(f"restore vCPU {self.index}", "its context has not the right size")
         self._kept = self._delivered = None
         self._runner.drop()

@@ -16,13 +16,10 @@ from pyvmm.hosts.model.doorbells import ModelDoorbell, ModelDoorbells
 from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.guest_space import GuestSpace, ModelSlot
 from pyvmm.hosts.model.host_memory import Mapped
-from pyvmm.hosts.model.origin import origin
 from pyvmm.hosts.model.posted import ModelPosts
 from pyvmm.hosts.model.refusals import closed, refused
-from pyvmm.hosts.model.saved_values import ModelSavedVm
 from pyvmm.hosts.model.turn import Turn
 from pyvmm.hosts.owner import Owner
-from pyvmm.hosts.saved_state import SavedVm, require_same_controllers, require_same_origin
 from pyvmm.rules.attributes import SetAttributes, set_attributes
 from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
 from pyvmm.rules.memslots import (
@@ -40,7 +37,9 @@ if TYPE_CHECKING:
     from pyvmm.hosts.model.address_space import InterruptControllers
     from pyvmm.hosts.model.controllers import ModelControllers
     from pyvmm.hosts.model.lines import ModelGsis, ModelLine, ModelMessage
+    from pyvmm.hosts.model.saved_values import ModelSavedVm
     from pyvmm.hosts.model.vcpu import ModelVcpu
+    from pyvmm.hosts.saved_state import SavedVm
 
 
 class ModelVm(Owner):
@@ -222,6 +221,9 @@ class ModelVm(Owner):
 
     def save(self) -> ModelSavedVm:
         """The controllers and the timer, while no vCPU runs; there is no clock beside."""
+        from pyvmm.hosts.model.origin import origin
+        from pyvmm.hosts.model.saved_values import ModelSavedVm
+
         self._require_open("save a VM")
         if self._controllers is None:
             return ModelSavedVm(origin(), (), None)
@@ -229,6 +231,10 @@ class ModelVm(Owner):
 
     def restore(self, saved: SavedVm) -> None:
         """Take a state that `save` gave, while no vCPU runs; see `interface.Vm.restore`."""
+        from pyvmm.hosts.model.origin import origin
+        from pyvmm.hosts.model.saved_values import ModelSavedVm
+        from pyvmm.hosts.saved_state import require_same_controllers, require_same_origin
+
         self._require_open("restore a VM")
         require_same_origin(saved.origin, origin())
         if not isinstance(saved, ModelSavedVm):
