@@ -26,11 +26,16 @@ def pin_routes() -> list[GsiRoute]:
 
 
 class Gsis:
-    """The GSIs of `vm`; `table` under `lock`. Any thread."""
+    """The GSIs of `vm`; `table` and irqfds under `lock`, levels of pins under `levels`. Any thread.
+
+    KVM lets who changes an irqfd wait, for milliseconds at times; who sets a level does not wait
+    for that. `levels` is the inner one.
+    """
 
     def __init__(self, vm: VmInterrupts) -> None:
         self.vm = vm
         self.lock = threading.RLock()
+        self.levels = threading.Lock()
         self.table = GsiTable(self._write)
         self._up: dict[int, set[PinHolder]] = {}
 
@@ -51,18 +56,20 @@ class Gsis:
             yield
 
     def set_level(self, holder: PinHolder, level: bool) -> None:
-        """Raise a pin for one of its holders, or let it go; it is up while one holds it up."""
-        with self.lock:
-            up = self._up.setdefault(holder.gsi, set())
-            if level:
-                up.add(holder)
-            else:
-                up.discard(holder)
-            self.vm.set_irq_line(holder.gsi, bool(up))
+        """Raise a pin for one of its holders, or let it go; it is up while one holds it up.
 
-    def give_pin(self, holder: PinHolder) -> None:
-        """Take a line off its pin: what it holds up goes down."""
-        with self.lock:
-            if holder in self._up.get(holder.gsi, ()) and self.vm.fd >= 0:
-                self.set_level(holder, False)
-            self.table.give_pin(holder)
+        Under `levels`.
+        """
+        up = self._up.setdefault(holder.gsi, set())
+        if level:
+            up.add(holder)
+        else:
+            up.discard(holder)
+        self.vm.set_irq_line(holder.gsi, bool(up))
+
+    def let_go(self, holder: PinHolder) -> None:
+        """Lower what it holds up, if the VM is still there. Under `levels`."""
+        up = self._up.get(holder.gsi, set())
+        if holder in up and self.vm.fd >= 0:
+            self.set_level(holder, False)
+        up.discard(holder)

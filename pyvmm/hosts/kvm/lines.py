@@ -30,20 +30,20 @@ class Line(Owner):
 
     def pulse(self) -> None:
         """Raise and lower it."""
-        with self._gsis.lock:
+        with self._gsis.levels:
             self._require(Trigger.EDGE, "pulse it")
             self._gsis.set_level(self._holder, True)
             self._gsis.set_level(self._holder, False)
 
     def raise_(self) -> None:
         """Hold it up."""
-        with self._gsis.lock:
+        with self._gsis.levels:
             self._require(Trigger.LEVEL, "raise it")
             self._gsis.set_level(self._holder, True)
 
     def lower(self) -> None:
         """Let it go."""
-        with self._gsis.lock:
+        with self._gsis.levels:
             self._require(Trigger.LEVEL, "lower it")
             self._gsis.set_level(self._holder, False)
 
@@ -64,9 +64,18 @@ class Line(Owner):
     def close(self) -> None:
         """Let it go, and give the pin back; a second call does nothing."""
         with self._gsis.lock:
-            if not self._closed:
+            with self._gsis.levels:
+                if self._closed:
+                    return
                 self._closed = True
-                self._gsis.give_pin(self._holder)
+                self._gsis.let_go(self._holder)
+            try:
+                self._undo()
+            finally:
+                self._gsis.table.give_pin(self._holder)
+
+    def _undo(self) -> None:
+        """Give back what else there is. Under the lock of irqfds."""
 
 
 class ResampledLine(Line):
@@ -89,7 +98,7 @@ class ResampledLine(Line):
 
     def raise_(self) -> None:
         """Hold it up, a moment later."""
-        with self._gsis.lock:
+        with self._gsis.levels:
             self._require(Trigger.LEVEL, "raise it")
             self._raised.signal()
 
@@ -109,18 +118,14 @@ class ResampledLine(Line):
         """Make it unreadable; the number of times that the guest has lowered it since."""
         return self._ended.drain()
 
-    def close(self) -> None:
-        """Let go of the irqfd, which lowers the line, and of the pin."""
-        with self._gsis.lock:
-            if not self._closed:
-                try:
-                    # A VM that has been closed has undone it.
-                    if self._gsis.vm.fd >= 0:
-                        self._gsis.vm.deassign_irqfd(self._raised.fileno(), self.gsi)
-                finally:
-                    self._raised.close()
-                    self._ended.close()
-            super().close()
+    def _undo(self) -> None:
+        """Take the irqfd away, which lowers the line; a VM that has been closed has done so."""
+        try:
+            if self._gsis.vm.fd >= 0:
+                self._gsis.vm.deassign_irqfd(self._raised.fileno(), self.gsi)
+        finally:
+            self._raised.close()
+            self._ended.close()
 
 
 def make_line(gsis: Gsis, holder: PinHolder) -> Line:
