@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -17,10 +18,14 @@ import trio
 from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts import exits
+from pyvmm.hosts.kvm import vm as kvm_vm
+from pyvmm.hosts.kvm.posted import PostedRing
 from pyvmm.hosts.kvm.vcpu import Vcpu as KvmVcpu
+from pyvmm.hosts.model import posted as model_posted
 from pyvmm.hosts.model.vcpu import ModelVcpu
 from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig, PrivateConfig
+from pyvmm.machine.console import port
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
@@ -456,3 +461,46 @@ def test_a_machine_is_made_of_what_was_saved(host: HostChoice) -> None:
                     raise AssertionError("it was made")
 
     trio.run(main)
+
+
+COUNT_TO_CONSOLE = bytes.fromhex("31c0 e6e9 fec0 ebfa")
+"""xor ax, ax; l: out 0xe9, al; inc al; jmp l"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_guest_that_waits_for_its_reader_is_saved_and_nothing_is_lost(
+    host: HostChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few bytes fill the console and then the ring: the guest waits in the middle of a write.
+    monkeypatch.setattr(port, "OUTPUT_LIMIT", 100)
+    monkeypatch.setattr(model_posted, "CAPACITY", 8)
+    small = partial(PostedRing, 8)
+    monkeypatch.setattr(kvm_vm, "PostedRing", lambda _capacity: small())
+    config = MachineConfig(COUNT_TO_CONSOLE, memory=2 * MIB, host=host)
+    said = b""
+
+    async def stopped(machine: Machine) -> SavedMachine:
+        nonlocal said
+        machine.control.resume()
+        while not machine.console._port.is_full:
+            await trio.sleep(0.001)
+        # Most often it has filled the ring as well then, and always the state is one to be saved.
+        await trio.sleep(0.01)
+        await machine.control.pause()
+        saved = await save(inside(machine))
+        said += machine.console._port.receive_nowait()
+        assert saved.console.said == len(said) - before
+        return saved
+
+    before = 0
+    saved = within(config, stopped)
+    for _ in range(5):
+        before = len(said)
+
+        async def again(machine: Machine, state: SavedMachine = saved) -> SavedMachine:
+            await restore(inside(machine), state)
+            return await stopped(machine)
+
+        saved = within(config, again)
+    assert len(said) >= 600
+    assert said == bytes(number & 0xFF for number in range(len(said)))
