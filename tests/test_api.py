@@ -15,7 +15,11 @@ import pyvmm
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.console import Console
 from pyvmm.machine.events import Events, MachineEvent
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.leases import Leases
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.memory_conversion import MemoryConversion
+from pyvmm.machine.memory_states import MemoryStates
 from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpus import MachineVcpu
 
@@ -96,6 +100,19 @@ def test_every_object_and_field_is_documented() -> None:
     config = API[API.index("## MachineConfig") : API.index("## Machine\n")]
     for name in MachineConfig.__annotations__:
         assert f"`{name}`" in config, name
+
+
+def test_what_is_documented_of_memory_is_there() -> None:
+    start = API.index("| `memory` | never")
+    table = API[start : API.index("\n\n", start)].splitlines()[2:]
+    kinds: dict[str, type] = {"`states`": MemoryStates, "`conversion`": MemoryConversion}
+    for row in table:
+        _, name, what, _ = row.split("|")
+        kind = kinds.get(name.strip())
+        where, names = (GuestMemory, name) if kind is None else (kind, what)
+        for found in re.findall(r"`(\w+)\(", names):
+            assert found == "lease" or callable(getattr(where, found)), found
+    assert callable(Leases.lease)  # What `GuestMemory.lease` is.
 
 
 def examples(path: str) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.ending import Ending, Requester
     from pyvmm.machine.events import Listener
     from pyvmm.machine.guest_memory import GuestMemory
-    from pyvmm.machine.machine_host import Handle, SlotHandle
+    from pyvmm.machine.host_handles import Handle, SlotHandle
     from pyvmm.machine.steering import MachineState
 
 T = TypeVar("T")

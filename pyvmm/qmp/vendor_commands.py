@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm.errors import ConversionRefusedError, HostLacksError, InternalError
+from pyvmm.machine.host_handles import GUEST_MEMFD, Handle, SlotHandle, descriptor
 from pyvmm.machine.leases import LeaseHeldError
-from pyvmm.machine.machine_host import GUEST_MEMFD, Handle, SlotHandle, descriptor
 from pyvmm.memory.conversion import Refusal, Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
