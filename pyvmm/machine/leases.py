@@ -131,16 +131,17 @@ class Leases:
         `MOST_RANGES` ranges. Any thread; hold no lock of the machine's meanwhile.
 
         Raises `LeaseRefusedError` for a range that is private, withheld or no memory, read-only (if
-        `writable`), empty, that wraps, that overlaps another (if `writable`), or of which a
-        conversion waits for another lease to end.
+        `writable`), empty, that wraps, that overlaps another (if `writable`), or that is
+        about to be converted, reset or saved as soon as other leases have ended.
         """
         if not 0 < len(ranges) <= MOST_RANGES:
             raise self._refused_number(len(ranges))
+        ranges = tuple(ranges)  # What is looked at here is what is leased.
         try:
             numbers = [*chain.from_iterable(ranges)]
             if len(numbers) != 2 * len(ranges):
                 raise _refused_numbers(ranges)
-            number = self._lease(numbers, writable)
+            number = self._lease(numbers, len(ranges), writable)
         except (OverflowError, TypeError) as error:
             raise _refused_numbers(ranges) from error
         if number < 0:
@@ -151,7 +152,7 @@ class Leases:
                 views = [self._view(gpa, size) for gpa, size in ranges]
             else:
                 base, first = self._tracked.bases[slot]
-                views = [base[gpa - first : gpa - first + size] for gpa, size in ranges]
+                views = [base[(at := gpa - first) : at + size] for gpa, size in ranges]
             if not writable:
                 views = [view.toreadonly() for view in views]
             self._holders[number] = holder

@@ -10,7 +10,6 @@ from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.kvm.binding import CData, lib, new
 
-_lease = lib.pyvmm_held_lease
 _ROW = "uint64_t[]"
 
 
@@ -19,7 +18,9 @@ class KvmHeldRanges:
 
     def __init__(self, raw: CData) -> None:
         self._raw = raw
-        # As often as `lease`: spared a call.
+        # These two are called for every request of a device's: spared a call.
+        self.lease: Callable[[list[int], int, bool], int] = partial(lib.pyvmm_held_lease, raw)
+        """Lease all of the ranges or none; see `HeldRanges`."""
         self.release: Callable[[HeldKind, int], bool] = partial(lib.pyvmm_held_release, raw)
         """Give back what the number was given for; tell whether a conversion waits."""
 
@@ -41,11 +42,6 @@ class KvmHeldRanges:
     def is_shared(self, gpa: int, size: int) -> bool:
         """Tell whether it is within one region, and all of it shared."""
         return bool(lib.pyvmm_held_is_shared(self._raw, gpa, size))
-
-    def lease(self, numbers: list[int], writable: bool) -> int:
-        """Lease all of the ranges or none; see `HeldRanges`."""
-        number: int = _lease(self._raw, numbers, len(numbers) >> 1, writable)
-        return number
 
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
         """Hold ranges in another way than as a lease. Raises `UsageError` as the interface says."""

@@ -72,10 +72,10 @@ class ModelHeldRanges:
             region = self._region_of(gpa, size)
             return region is not None and size > 0 and _all_shared(region, gpa, size)
 
-    def lease(self, numbers: list[int], writable: bool) -> int:
+    def lease(self, numbers: list[int], count: int, writable: bool, /) -> int:
         """Lease all of the ranges or none; see `HeldRanges`."""
         numbers = array("Q", numbers).tolist()  # Raises what the compiled ones raise.
-        ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
+        ranges = list(zip(numbers[::2], numbers[1::2], strict=True))[:count]
         refused = _ill_formed(ranges, writable=writable)
         if refused:
             return refused
