@@ -16,12 +16,11 @@ import enum
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
+from pyvmm.devices.ports import CMOS_SIZE
 from pyvmm.devices.rtc_flags import (
     SET,
     AlarmTime,
     RtcFlags,
-    microseconds,
-    time_of,
 )
 from pyvmm.memory.address_map import memory_below
 from pyvmm.memory.layout import MIB
@@ -29,7 +28,7 @@ from pyvmm.memory.layout import MIB
 if TYPE_CHECKING:
     from pyvmm.devices.saved_values import SavedCmos
 
-SIZE: Final = 128
+SIZE: Final = CMOS_SIZE
 """Bytes of CMOS memory, the clock's included."""
 
 
@@ -143,13 +142,15 @@ class Cmos:
 
     def save(self) -> SavedCmos:
         """Memory and events. The time is the host's, wherever it is restored."""
-        from pyvmm.devices.saved_values import SavedCmos
+        from pyvmm.devices.saved_values import SavedCmos, microseconds
 
         held = None if self._held is None else microseconds(self._held)
         return SavedCmos(bytes(self._bytes), self._index, held, self._flags.save())
 
     def restore(self, value: SavedCmos) -> None:
         """Take over memory and events; those since the saving happen at the next look."""
+        from pyvmm.devices.saved_values import time_of
+
         self._bytes[:] = value.contents
         self._index = value.index
         self._held = None if value.held is None else time_of(value.held)

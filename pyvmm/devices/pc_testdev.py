@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.devices.ports import TEST_LENGTH as BANK_SIZE
+from pyvmm.devices.ports import TEST_LINE_COUNT, TEST_WINDOW_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.devices.saved_values import SavedTestDevice
 
-WINDOW_SIZE: Final = 0x1_0000
+WINDOW_SIZE: Final = TEST_WINDOW_SIZE
 """Bytes of `Window`."""
-LINES: Final = 24
+LINES: Final = TEST_LINE_COUNT
 """Interrupt lines, a port each."""
 
 

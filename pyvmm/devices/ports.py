@@ -55,6 +55,9 @@ CMOS_DATA: Final = 0x71
 CMOS_LENGTH: Final = 2
 """`CMOS_INDEX` and `CMOS_DATA` together."""
 
+CMOS_SIZE: Final = 128
+"""Bytes of CMOS memory, the clock's included."""
+
 CMOS_IRQ: Final = 8
 """Interrupt line of the real-time clock."""
 
@@ -76,6 +79,10 @@ unless pc-testdev is asked for."""
 
 TEST_LENGTH: Final = 4
 """Of each of these three."""
+
+TEST_LINE_COUNT: Final = 24
+TEST_WINDOW_SIZE: Final = 0x1_0000
+"""Bytes of pc-testdev's memory that is no RAM."""
 
 TEST_LINES: Final = 0x2000
 """pc-testdev's interrupt lines, a port each."""

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pyvmm.devices.saved_values import SavedRtcFlags
 
-_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_MICROSECOND: Final = datetime.timedelta(microseconds=1)
 _SECOND: Final = datetime.timedelta(seconds=1)
 _TIME_BASE: Final = 32768
 _DIVIDER: Final = 0x70
@@ -26,16 +24,6 @@ SET: Final = 1 << 7
 """Bit of register B: no updates."""
 _STEPS: Final = 24 + 60 + 60
 """Hours, minutes and seconds that may have to be skipped on the way to an alarm."""
-
-
-def microseconds(time: datetime.datetime) -> int:
-    """A time (UTC) as a number: microseconds since 1970."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def time_of(number: int) -> datetime.datetime:
-    """Invert `microseconds`."""
-    return _EPOCH + number * _MICROSECOND
 
 
 class Flag(enum.IntFlag):
@@ -105,12 +93,14 @@ class RtcFlags:
 
     def save(self) -> SavedRtcFlags:
         """The events so far; the line is up where one of them interrupts."""
-        from pyvmm.devices.saved_values import SavedRtcFlags
+        from pyvmm.devices.saved_values import SavedRtcFlags, microseconds
 
         return SavedRtcFlags(microseconds(self._looked), int(self._happened))
 
     def restore(self, value: SavedRtcFlags, a: int, b: int, alarm: AlarmTime) -> None:
         """Take over the events, with these registers (see `configure`)."""
+        from pyvmm.devices.saved_values import time_of
+
         self._looked = time_of(value.looked)
         self._set_registers(a, b, alarm)
         self._put(Flag(value.happened))

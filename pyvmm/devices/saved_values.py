@@ -2,12 +2,57 @@
 """Saved state of each device: frozen values of bytes and numbers.
 
 In a module of their own, which is loaded when a device is saved: making these classes takes longer
-than making all devices of a machine, and most machines are never saved.
+than making all devices of a machine, and most machines are never saved. A value that no device can
+have been saved with is refused when it is made (`UsageError`): restoring one would break later.
 """
 
 from __future__ import annotations
 
+import datetime
+import math
 from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.devices.ports import CMOS_SIZE, TEST_LENGTH, TEST_LINE_COUNT, TEST_WINDOW_SIZE
+from pyvmm.devices.uart_registers import FIFO_SIZE
+from pyvmm.errors import UsageError
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+
+
+def microseconds(time: datetime.datetime) -> int:
+    """A time (UTC) as a number: microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def time_of(number: int) -> datetime.datetime:
+    """Invert `microseconds`."""
+    return _EPOCH + number * _MICROSECOND
+
+
+def _require(*, holds: bool, of: object, part: str) -> None:
+    if not holds:
+        raise UsageError(
+            f"restore a device from a {type(of).__name__}",
+            f"no device was ever saved with such {part}",
+            "save it again",
+        )
+
+
+def _require_numbers(of: object, *names: str, bits: int) -> None:
+    for name in names:
+        value = getattr(of, name)
+        fits = isinstance(value, int) and 0 <= value < 1 << bits
+        _require(holds=fits, of=of, part=name)
+
+
+def _is_time(number: int) -> bool:
+    try:
+        time_of(number)
+    except (OverflowError, TypeError):
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +79,11 @@ class SavedUart:
     overrun: bool
     thr_empty_pending: bool
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, "lines", "ier", "fcr", "lcr", "mcr", "scr", "msr", bits=8)
+        _require_numbers(self, "divisor", bits=16)
+        _require(holds=len(self.received) <= FIFO_SIZE, of=self, part="received")
+
 
 @dataclass(frozen=True, slots=True)
 class SavedRtcFlags:
@@ -42,6 +92,10 @@ class SavedRtcFlags:
 
     looked: int
     happened: int
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, "happened", bits=8)
+        _require(holds=_is_time(self.looked), of=self, part="looked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +108,21 @@ class SavedCmos:
     held: int | None
     flags: SavedRtcFlags
 
+    def __post_init__(self) -> None:
+        _require(holds=len(self.contents) == CMOS_SIZE, of=self, part="contents")
+        _require_numbers(self, "index", bits=7)
+        _require(holds=self.held is None or _is_time(self.held), of=self, part="held")
+        _require(holds=isinstance(self.flags, SavedRtcFlags), of=self, part="flags")
+
 
 @dataclass(frozen=True, slots=True)
 class SavedFastReset:
     """State of a `FastReset`: the byte that reads back."""
 
     value: int
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, "value", bits=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +132,19 @@ class SavedPciPorts:
     address: int
     kind: int
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, "address", bits=32)
+        _require_numbers(self, "kind", bits=8)
+
 
 @dataclass(frozen=True, slots=True)
 class SavedPmTimer:
     """State of a `PmTimer`: seconds since its counter was 0, as it would be without an end."""
 
     seconds: float
+
+    def __post_init__(self) -> None:
+        _require(holds=math.isfinite(self.seconds), of=self, part="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +155,12 @@ class SavedTestDevice:
     raised: tuple[int, ...]
     window: bytes
 
+    def __post_init__(self) -> None:
+        _require(holds=len(self.bank) == TEST_LENGTH, of=self, part="bank")
+        lines = set(self.raised) <= set(range(TEST_LINE_COUNT))
+        _require(holds=lines, of=self, part="raised")
+        _require(holds=len(self.window) in (0, TEST_WINDOW_SIZE), of=self, part="window")
+
 
 @dataclass(frozen=True, slots=True)
 class SavedFwCfg:
@@ -94,6 +170,12 @@ class SavedFwCfg:
     key: int | None
     offset: int
     upper: int
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, "offset", bits=64)
+        _require_numbers(self, "upper", bits=32)
+        if self.key is not None:
+            _require_numbers(self, "key", bits=16)
 
 
 @dataclass(frozen=True, slots=True)

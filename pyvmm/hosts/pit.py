@@ -7,7 +7,10 @@ argument, in seconds.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+from pyvmm.errors import UsageError
 
 HZ = 1_193_182
 CHANNELS = 3
@@ -163,6 +166,15 @@ _NEW = SavedPit(
 )
 
 
+def _can_be(value: SavedCounter) -> bool:
+    return (
+        value.mode in range(6)
+        and value.access in (_LOW, _HIGH, _BOTH)
+        and 0 < value.reload <= 0x10000
+        and (value.passed is None or math.isfinite(value.passed))
+    )
+
+
 class Pit:
     """Ports at offsets 0 to 3, and port 0x61; `expire` tells when counter 0 raises its line."""
 
@@ -184,7 +196,12 @@ class Pit:
         )
 
     def restore(self, value: SavedPit, now: float) -> None:
-        """Be as the timer that `value` was saved from, and go on from there."""
+        """Be as the timer that `value` was saved from, and go on from there.
+
+        Raises `UsageError` for a state that no timer can be in.
+        """
+        if len(value.counters) != CHANNELS or not all(map(_can_be, value.counters)):
+            raise UsageError("restore a timer", "no 8254 is in such a state", "save it again")
         for counter, saved in zip(self._counters, value.counters, strict=True):
             counter.restore(saved, now)
         self._due = None if value.due is None else now + value.due

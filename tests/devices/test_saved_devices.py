@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +34,7 @@ from pyvmm.devices.reset import FastReset, KeyboardController
 from pyvmm.devices.stateless import Stateless
 from pyvmm.devices.timers import PitTimer, PmTimer
 from pyvmm.devices.uart import Uart16550
+from pyvmm.errors import UsageError
 
 from .guest_bytes import Memory
 from .test_pci_ports import OneFunction
@@ -356,3 +358,50 @@ def test_a_device_of_each_module_is_there() -> None:
         if "def write(self, offset" in path.read_text() and path.stem != "protocols"
     }
     assert with_reset == kinds
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("uart", {"received": bytes(17)}),
+        ("uart", {"divisor": 1 << 16}),
+        ("uart", {"ier": -1}),
+        ("uart", {"lcr": "3"}),
+        ("cmos", {"contents": bytes(5)}),
+        ("cmos", {"index": 128}),
+        ("cmos", {"held": 1 << 70}),
+        ("cmos", {"flags": None}),
+        ("fast reset", {"value": 256}),
+        ("pci ports", {"address": 1 << 32}),
+        ("pm timer", {"seconds": float("nan")}),
+        ("pc-testdev", {"bank": b""}),
+        ("pc-testdev", {"raised": (LINES,)}),
+        ("pc-testdev", {"window": b"1"}),
+        ("fw_cfg", {"key": 1 << 16}),
+        ("fw_cfg", {"upper": 1 << 32}),
+        ("fw_cfg", {"offset": -1}),
+    ],
+)
+def test_a_value_that_no_device_was_saved_with_is_refused(
+    name: str, changed: dict[str, object]
+) -> None:
+    saved = DEVICES[name](World())[0].save()
+    assert dataclasses.replace(saved) == saved
+    with pytest.raises(UsageError) as refused:
+        dataclasses.replace(saved, **changed)
+    assert type(saved).__name__ in str(refused.value)
+    assert next(iter(changed)) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"reload": 0}, {"reload": 0x10001}, {"mode": 6}, {"access": 0}, {"passed": math.inf}],
+)
+def test_a_timer_that_cannot_be_is_refused_and_changes_nothing(changed: dict[str, Any]) -> None:
+    device = PitTimer(World().monotonic)
+    saved = device.save()
+    first, *others = saved.counters
+    for counters in ((first._replace(**changed), *others), (first,)):
+        with pytest.raises(UsageError, match="no 8254 is in such a state"):
+            device.restore(saved._replace(counters=counters))
+    assert device.save() == saved
