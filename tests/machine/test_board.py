@@ -446,6 +446,9 @@ def test_a_clock_interrupts_again_after_a_reset_in_place(host: HostChoice) -> No
                     for index, value in ((0x0A, 0x26), (0x0B, 0x42)):
                         board.port_out(0x70, 1, 1, bytes((index,)))
                         board.port_out(0x71, 1, 1, bytes((value,)))
+                    # What has happened until now is taken: the next event needs the task.
+                    board.port_out(0x70, 1, 1, b"\x0c")
+                    board.port_in(0x71, 1, 1)
                     cmos = next(one.device for one in devices if one.name == "CMOS clock")
                     while not cmos.save().flags.happened & 0x80:  # type: ignore[attr-defined]
                         await trio.sleep(0.001)
