@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 
+_RESERVE = 4 << 20
+"""Bytes that suffice to load, and to compile, the modules that tell of a limit."""
+
 
 class _UsageFailure(Exception):  # noqa: N818 - not an error of the tree: argparse's own message
     """Message that argparse would print before it exits with its own code."""
@@ -156,6 +159,7 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
     _claim_standard_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    reserve = _reserve()
     try:
         return int(_dispatch(arguments, ending))
     except _UsageFailure as failure:
@@ -174,12 +178,12 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
         if debug:
             _show_traceback()
         else:
-            say_to_user(_with_limit(error) or str(error))
+            say_to_user(_with_limit(error, reserve) or str(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - told in one line, or with its traceback
         if debug:
             _show_traceback()
-        limit = _with_limit(error)
+        limit = _with_limit(error, reserve)
         if not debug:
             say_to_user(
                 limit
@@ -189,8 +193,17 @@ def main(argv: Sequence[str] | None = None, ending: EndingSignals | None = None)
         return ExitCode.SYSTEM_CALL if limit else ExitCode.INTERNAL
 
 
-def _with_limit(error: Exception) -> str:
+def _reserve() -> list[bytearray]:
+    """Address space to give up where memory runs out, for what tells of it; takes no memory."""
+    try:
+        return [bytearray(_RESERVE)]
+    except MemoryError:
+        return []
+
+
+def _with_limit(error: Exception, reserve: list[bytearray]) -> str:
     """A line for an error that a limit of this process or system is behind; "" for any other."""
+    reserve.clear()
     if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.EMFILE:
         # Gives up what was held where it failed: what tells of it has modules to read.
         error.__traceback__ = None

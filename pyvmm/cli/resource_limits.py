@@ -186,6 +186,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _scarce(error: BaseException) -> Scarce | None:
     if isinstance(error, MemoryError):
         return Scarce.MEMORY
+    if isinstance(error, SystemError) and "without" in str(error):
+        # "error return without exception set": CPython's compiler, where it finds no memory.
+        return Scarce.MEMORY
     number = getattr(error, "errno", None)
     if type(error).__module__.startswith("unicorn"):
         return Scarce.MEMORY if number == _UNICORN_NO_MEMORY else None

@@ -74,6 +74,7 @@ SIZE = "may write files of 100 KiB, guest RAM included (ulimit -f)"
         (OSError(errno.ENFILE, "x"), "files open (fs.file-max)"),
         (OSError(errno.ENOMEM, "x"), MEMORY),
         (MemoryError(), MEMORY),
+        (SystemError("error return without exception set"), MEMORY),
         (UcError(), MEMORY),
         (ImportError("x.so: failed to map segment from shared object"), MEMORY),
         (PyvmmError("start QEMU", "allocate: Cannot allocate memory"), MEMORY),
@@ -86,6 +87,7 @@ SIZE = "may write files of 100 KiB, guest RAM included (ulimit -f)"
         (BlockingIOError(errno.EAGAIN, "a pipe is full"), None),
         (OSError(errno.ENOENT, "x"), None),
         (RuntimeError("x"), None),
+        (SystemError("x"), None),
         (PyvmmError("x", "y"), None),
     ],
     ids=str,
@@ -211,7 +213,7 @@ def test_a_run_on_kvm(letter: str, value: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [20_000, 24_000])
+@pytest.mark.parametrize("most", [18_000, 20_000, 22_000, 24_000])
 def test_memory_is_short_before_a_run_begins(most: int) -> None:
     done = pyvmm("run", "hello", "--host", "model", prefix=limited(f"ulimit -d {most}"))
     assert_named(done.code, done.err, "d", most)
