@@ -52,8 +52,9 @@ class Saveable(Protocol):
     def restore(self, value: Any) -> None:
         """Be as the device that `value` was saved from; its type is that of `save`'s.
 
-        An interrupt line is set where it differs from how this device drives it now; so the
-        controllers are restored before.
+        An interrupt line is set where it differs from how this device drives it now. Memory and
+        controllers are restored after all devices (decision 13): what wants either waits until
+        memory can be leased.
         """
         ...
 

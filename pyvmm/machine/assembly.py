@@ -156,6 +156,7 @@ class Assembly(StackOwner):
             fw_cfg=self._fw_cfg_items,
             dma=GuestDma(self.memory, "fw_cfg"),
             launched=None if self.launch is None else self.launch.complete,
+            leases=self.memory.leases,
         )
 
     def _fw_cfg_items(self) -> Mapping[int, Item]:

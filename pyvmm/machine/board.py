@@ -86,8 +86,8 @@ class Board:
     def restore_devices(self, saved: Iterable[SavedDevice]) -> None:
         """Restore what `save_devices` gave on a board with the same platform. No vCPU runs.
 
-        The controllers are restored before. Raises `UsageError`, before anything is changed, where
-        a device is missing on one of the sides, or is of another kind.
+        The controllers are restored after that. Raises `UsageError`, before anything is changed,
+        where a device is missing on one of the sides, or is of another kind.
         """
         values = dict(saved)
         found = dict(self.save_devices())

@@ -11,6 +11,7 @@ from pyvmm.devices.fw_cfg import GuestBytes, Item
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.device_interrupts import DeviceInterrupts
 from pyvmm.machine.ending import Ending
+from pyvmm.machine.leases import Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Wiring:
     `memory` is the size of RAM in bytes; `end` ends the run, `reset` resets the machine; `console`
     takes what the guest says. `interrupts` makes lines, messages and doorbells; None: nobody takes
     any. `fw_cfg` makes the items that the guest is told, and `dma` is how it reaches guest memory;
-    None: there is no fw_cfg. `launched` is for the launch port of a private machine.
+    None: there is no fw_cfg. `launched` is for the launch port of a private machine, `leases` for
+    backends that work on guest memory.
     """
 
     memory: int
@@ -31,6 +33,7 @@ class Wiring:
     fw_cfg: Callable[[], Mapping[int, Item]] = dict
     dma: GuestBytes | None = None
     launched: Callable[[], None] | None = None
+    leases: Leases | None = None
 
     @property
     def has_controllers(self) -> bool:

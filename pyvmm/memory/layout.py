@@ -93,6 +93,10 @@ LOCAL_APIC_GPA = APIC_DEFAULT_BASE
 """The local APIC's registers, while nobody moves them: one page."""
 TEST_WINDOW_GPA = 0xFF00_0000
 """The window of the test device, where QEMU's pc-testdev has it (QEMU ``hw/misc/pc-testdev.c``)."""
+VIRTIO_GPA = 0xFEF0_0000
+"""Registers of a virtio device: behind the addresses to which messages are written."""
+VIRTIO_STRIDE = 0x200
+"""Bytes from one virtio device's registers to the next one's, as on QEMU's microvm."""
 
 # PCI, for a machine that has it.
 ACPI_GPA = 0xE_0000

@@ -34,6 +34,7 @@ from pyvmm.devices.reset import FastReset, KeyboardController
 from pyvmm.devices.stateless import Stateless
 from pyvmm.devices.timers import PitTimer, PmTimer
 from pyvmm.devices.uart import Uart16550
+from pyvmm.devices.virtio_mmio import Interrupt, Register, VirtioMmio
 from pyvmm.errors import UsageError
 
 from .guest_bytes import Memory
@@ -133,6 +134,37 @@ def keyboard(world: World) -> Made:
     return device, [device.command, device.data]
 
 
+def virtio(world: World) -> Made:
+    device = VirtioMmio(2, 1 << 9, bytes(8), (256, 16))
+    device.on_change = partial(world.note, "changed")
+    device.on_interrupt = lambda: world.set_line(5, True)
+    device.on_reset = lambda: world.set_line(5, False)
+    device.on_restore = lambda: world.set_line(5, device.interrupt_status != 0)
+    return device, [device, Reasons(device)]
+
+
+class Reasons:
+    """What the backend does, as a register."""
+
+    def __init__(self, device: VirtioMmio) -> None:
+        self.device = device
+
+    def read(self, offset: int, size: int) -> int:
+        del size
+        queue = self.device.queue(offset & 1)
+        if queue is None:
+            return 0
+        queue.available, queue.used = queue.available + 1, queue.used + 1
+        return queue.used
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        del offset, size
+        if value == 1:
+            self.device.interrupt(Interrupt.USED_BUFFER)
+        elif value == 2:
+            self.device.fail()
+
+
 def alone(make: Callable[[World], Any]) -> Callable[[World], Made]:
     def made(world: World) -> Made:
         device = make(world)
@@ -155,6 +187,7 @@ DEVICES: dict[str, Callable[[World], Made]] = {
     "fw_cfg": fw_cfg,
     "launch port": alone(lambda world: LaunchPort(lambda: world.note("launched"))),
     "exit port": alone(lambda world: ExitPort(world.note)),
+    "virtio": virtio,
 }
 
 Step = tuple[str, int, int, int, int]
@@ -200,6 +233,27 @@ PHRASES: dict[str, list[list[Step]]] = {
         [("read", 0, 1, 1, 0)],
         *writes(1, 4, 0, 1),
         *writes(1, 4, 0, offset=4),
+    ],
+    "virtio": [
+        *writes(0, 4, 0, 3, 11, 15, offset=Register.STATUS),
+        *writes(0, 4, 0, 1, 2, offset=Register.QUEUE_SELECT),
+        *writes(0, 4, 0, 1, offset=Register.DRIVER_FEATURES_SELECT),
+        *writes(0, 4, 0, 1, 1 << 9, offset=Register.DRIVER_FEATURES),
+        *writes(0, 4, 16, offset=Register.QUEUE_SIZE),
+        *writes(0, 4, 0x1000, offset=Register.DESCRIPTORS_LOW),
+        *writes(0, 4, 1, offset=Register.DEVICE_HIGH),
+        *writes(0, 4, 0, 1, offset=Register.QUEUE_READY),
+        [
+            ("write", 0, Register.STATUS, 4, 3),
+            ("write", 0, Register.DRIVER_FEATURES_SELECT, 4, 1),
+            ("write", 0, Register.DRIVER_FEATURES, 4, 1),
+            ("write", 0, Register.STATUS, 4, 11),
+            ("write", 0, Register.QUEUE_READY, 4, 1),
+            ("write", 0, Register.STATUS, 4, 15),
+            ("read", 1, 0, 4, 0),
+        ],
+        *writes(1, 4, 1, 2),
+        [("read", 0, int(where), 4, 0) for where in Register],
     ],
     "pc-testdev": [*writes(3, 1, 1, offset=5), *writes(4, 4, 0x1234)],
 }
@@ -380,6 +434,10 @@ def test_a_device_of_each_module_is_there() -> None:
         ("fw_cfg", {"key": 1 << 16}),
         ("fw_cfg", {"upper": 1 << 32}),
         ("fw_cfg", {"offset": -1}),
+        ("virtio", {"status": 256}),
+        ("virtio", {"driver_features": 1 << 64}),
+        ("virtio", {"interrupt": 4}),
+        ("virtio", {"selects": (0, 0)}),
     ],
 )
 def test_a_value_that_no_device_was_saved_with_is_refused(

@@ -172,6 +172,10 @@ def test_exit(qemu: Qemu, append: str, status: int) -> None:
     assert qemu.boot("exit", append) == (status, "")
 
 
+def test_block_without_a_device(qemu: Qemu) -> None:
+    assert qemu.boot("block") == (2, "there is no virtio block device\n")
+
+
 def test_timer(qemu: Qemu) -> None:
     started = time.monotonic()
     status, console = qemu.boot("timer", "ticks=45")

@@ -18,6 +18,7 @@ from pyvmm.memory.layout import MIB
 from .guests import bundled
 
 SHARED = {
+    "block": b"",
     "hello": b"some words",
     "echo": b"",
     "exit": b"7",
