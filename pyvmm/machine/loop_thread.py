@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from pyvmm.errors import InternalError
+from pyvmm.errors import InternalError, SystemCallError
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -43,8 +43,21 @@ class LoopThread(Generic[U]):
     # -- its life --
 
     def open(self) -> U:
-        """Start the thread and return what is held. Raises what opening that raises."""
-        self._thread.start()
+        """Start the thread and return what is held. Raises what opening that raises.
+
+        Raises `SystemCallError` where the system has no thread to give.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._ready.set_exception(
+                SystemCallError(
+                    "start a thread for the machine's loop",
+                    0,
+                    str(error),
+                    "raise the limits on threads and address space (ulimit -u, ulimit -v)",
+                )
+            )
         return self._ready.result()
 
     def close(self) -> None:
@@ -53,7 +66,8 @@ class LoopThread(Generic[U]):
         if self._ready.exception() is None:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._closing.set)
-        self._thread.join()
+        if self._thread.ident is not None:  # Else the system had none to give.
+            self._thread.join()
 
     def raise_failure(self) -> None:
         """Raise what closing it has raised."""

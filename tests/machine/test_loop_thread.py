@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import trio
 
-from pyvmm.errors import InternalError
+from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.machine.loop_thread import LoopThread
 
 HANG = 240.0
@@ -156,3 +156,15 @@ def test_a_failure_on_the_way_in_and_out() -> None:
     loop.close()
     with pytest.raises(LookupError, match="out"):
         loop.raise_failure()
+
+
+def test_a_thread_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(SystemCallError, match="loop: can't start new thread") as refused:
+            with opened():
+                raise AssertionError("it was entered")
+    assert "ulimit -u" in refused.value.remedy
