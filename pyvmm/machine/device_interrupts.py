@@ -33,7 +33,7 @@ class DeviceInterrupts(StackOwner):
     def __init__(self, vm: Vm, *, has_controllers: bool) -> None:
         self.has_controllers = has_controllers
         self._vm = vm
-        self._pins: dict[int, InterruptLine | None] = {}
+        self._pins: dict[tuple[str, int], InterruptLine | None] = {}
         self.own(ExitStack())
 
     def _owned(self, made: T) -> T:
@@ -73,15 +73,16 @@ class DeviceInterrupts(StackOwner):
 
     def set_pin(self, owner: str, gsi: int, level: bool) -> None:
         """Set the level of a line of the owner's to any pin that others share; others stay."""
-        if gsi not in self._pins:
+        pin = (owner, gsi)
+        if pin not in self._pins:
             if not level:
                 return
             try:
-                self._pins[gsi] = self.line(gsi, Trigger.LEVEL, owner, shared=True)
+                self._pins[pin] = self.line(gsi, Trigger.LEVEL, owner, shared=True)
             except UsageError:
                 # A device has the pin for itself, and the guest cannot know.
-                self._pins[gsi] = None
-        line = self._pins[gsi]
+                self._pins[pin] = None
+        line = self._pins[pin]
         if line is not None:
             _set_level(line, level)
 

@@ -66,6 +66,15 @@ def test_a_device_s_level_and_the_test_device_s_hold_a_pin_up_together(
     assert requests(vm) == 1 << 5
 
 
+def test_two_owners_hold_a_pin_up_together(vm: ModelVm, interrupts: DeviceInterrupts) -> None:
+    for owner in ("pc-testdev", "another"):
+        interrupts.set_pin(owner, 4, True)
+    interrupts.set_pin("another", 4, False)
+    assert requests(vm) == 1 << 4
+    interrupts.set_pin("pc-testdev", 4, False)
+    assert requests(vm) == 0
+
+
 def test_a_pin_that_a_device_has_for_itself_is_not_the_test_device_s(
     vm: ModelVm, interrupts: DeviceInterrupts
 ) -> None:
