@@ -119,8 +119,11 @@ class TrackedMemory:
         return any(sides.region.range.overlaps(asked) for sides in self.unplugged.values())
 
     def shared_at(self, gpa: int, size: int) -> MemorySides | None:
-        """The region that holds all of [gpa, gpa + size); None unless there is and it is shared."""
-        region = self.regions.at(gpa)
+        """The region that holds all of [gpa, gpa + size); None unless there is and it is shared.
+
+        None, too, once the machine is closed: the host sees nothing of it any more.
+        """
+        region = None if self.is_closed else self.regions.at(gpa)
         if region is None or size <= 0 or not region.range.contains(gpa, size):
             return None
         asked = GpaRange(gpa, gpa + size)

@@ -145,6 +145,9 @@ async def test_leaving_the_block_ends_the_guest(host: pyvmm.HostChoice) -> None:
         async with pyvmm.open_machine(config(SPIN, host)) as machine:
             raise ZeroDivisionError
     assert machine.control.state is pyvmm.MachineState.ENDED
+    assert machine.memory.read(0x7C00, 1) is None
+    assert not machine.memory.write(0x7C00, b"late")
+    assert not machine.memory.clear(0x7C00, 4)
     assert machine.control.ending is not None
     assert machine.control.ending.kind is pyvmm.EndingKind.CLOSED
 
