@@ -116,6 +116,7 @@ class RunControl:
                 self.ending = ending
                 self._stop()
                 self._settle_pause()
+                self._in_trio(self._look_again)
 
     def fail(self, failure: BaseException) -> None:
         """End the run because pyvmm or the host failed. From any thread."""
@@ -124,6 +125,7 @@ class RunControl:
                 self.failure = failure
             self._stop()
             self._settle_pause()
+            self._in_trio(self._look_again)
 
     def kick_all(self) -> None:
         """Kick every vCPU that still runs, once more."""
@@ -188,9 +190,9 @@ class RunControl:
     async def frozen(self) -> AsyncIterator[None]:
         """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
 
-        It waits for the end of a reset.
+        It waits for the end of a reset, unless the run is over.
         """
-        while self._resetting:
+        while self._resetting and not self.is_over:
             await self._thawed.wait()
         async with self._freeze():
             yield
@@ -210,8 +212,7 @@ class RunControl:
                 self._let_go()
             if not self._frozen:
                 self._resetting = False
-                self._thawed.set()
-                self._thawed = trio.Event()
+                self._look_again()
 
     async def _all_parked(self) -> bool:
         """Have every vCPU stop, and wait for it. False where something came between."""
@@ -231,12 +232,20 @@ class RunControl:
     def _may_not_run(self) -> bool:
         return self._paused or self._frozen > 0 or self._reset_asked or self._missing > 0
 
+    def _look_again(self) -> None:
+        """Wake who waits for the end of a reset or of being frozen. In the trio thread."""
+        self._thawed.set()
+        self._thawed = trio.Event()
+
     # -- resets --
 
     @asynccontextmanager
     async def resetting(self) -> AsyncIterator[None]:
-        """As `frozen`; it waits until nobody is inside of that, and keeps everybody out."""
-        while self._frozen:
+        """As `frozen`; it waits until nobody is inside of that, and keeps everybody out.
+
+        So who is inside of `frozen` waits here for itself: until the run is over.
+        """
+        while self._frozen and not self.is_over:
             await self._thawed.wait()
         self._resetting = True
         async with self._freeze():

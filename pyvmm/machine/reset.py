@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -73,9 +72,14 @@ async def serve_resets(
     control: RunControl, assembly: Assembly, vcpus: Sequence[MachineVcpu], audience: Audience
 ) -> None:
     """Make the resets that the guest asks for, until the run is over."""
-    with suppress(PyvmmError):  # The host failed, which the run tells, or the guest has ended.
-        while True:
-            await control.reset_asked()
+    while not control.is_over:
+        await control.reset_asked()
+        try:
             await reset(control, assembly, vcpus, by_guest=True)
-            if not control.is_over:  # Whose end has been told: nothing comes after that.
+        except PyvmmError:
+            return  # The host failed, which the run tells, or the guest has ended.
+        if not control.is_over:  # Whose end has been told: nothing comes after that.
+            try:
                 audience.tell(WasReset(by_guest=True))
+            except Exception as failure:  # noqa: BLE001 - a listener's; told by `Control.wait`
+                control.fail(failure)

@@ -88,7 +88,8 @@ class Control:
     async def freeze(self) -> AsyncIterator[None]:
         """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
 
-        Nobody is told of it. It nests, and does not keep the run from ending.
+        Nobody is told of it. It nests, and does not keep the run from ending. `reset` waits until
+        nobody is inside: who calls it there waits for itself until the run ends.
         """
         async with self._control.frozen():
             yield
@@ -96,9 +97,11 @@ class Control:
     async def reset(self) -> None:
         """Start the guest again: vCPUs, devices and memory as they were when it started.
 
-        RAM is zero but for the image, as after switching a PC off and on. What the guest said and
-        what it was sent but had not read are kept; so is a pause. Raises `UsageError` on a machine
-        with private memory, `InternalError` where the guest has ended.
+        RAM is zero but for the image, as after switching a PC off and on. What the guest said is
+        kept, and what it was sent, but for the bytes in the UART's receive FIFO (16 at the most).
+        So is a pause. It waits until nobody is inside of `freeze`: not to be called there. Raises
+        `UsageError` on a machine with private memory, `InternalError` where the guest has ended, or
+        ends while this waits.
         """
         await reset(self._control, self._assembly, self._vcpus)
         if not self._control.is_over:

@@ -13,7 +13,7 @@ import trio.testing
 
 from pyvmm import bundled_guests
 from pyvmm.cli.main import main
-from pyvmm.errors import ExitCode, UsageError
+from pyvmm.errors import ExitCode, InternalError, UsageError
 from pyvmm.machine.blocking import run
 from pyvmm.machine.config import (
     HostChoice,
@@ -102,6 +102,37 @@ def test_with_reboot_again_a_guest_starts_anew_as_often_as_it_asks(
 def test_a_time_limit_ends_a_guest_that_resets_for_ever(host: HostChoice) -> None:
     config = small(MARK_AND_RESET, host=host, reboot=RebootPolicy.AGAIN, timeout=0.1)
     assert run(config).result.ending.kind is EndingKind.TIME_LIMIT
+
+
+def test_a_listener_that_fails_ends_the_run() -> None:
+    def fail(event: MachineEvent) -> None:
+        if event == WasReset(by_guest=True):
+            raise UsageError("listen to it", "the test says no")
+
+    async def act(machine: Machine) -> None:
+        with machine.events.listen(fail), pytest.raises(UsageError, match="the test says no"):
+            await machine.control.wait()
+
+    within(small(MARK_AND_RESET, host=HostChoice.MODEL, reboot=RebootPolicy.AGAIN), act)
+
+
+def test_who_resets_inside_of_its_own_freezing_waits_no_longer_than_the_run() -> None:
+    async def act(machine: Machine) -> None:
+        async with trio.open_nursery() as nursery, machine.control.freeze():
+
+            async def end() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                machine.control.interrupt("enough")
+
+            nursery.start_soon(end)
+            with pytest.raises(InternalError, match="the guest has ended"):
+                await machine.control.reset()
+            async with machine.control.freeze():  # Nobody is kept out for it.
+                pass
+        async with machine.control.freeze():
+            pass
+
+    within(small(bytes.fromhex("ebfe"), host=HostChoice.MODEL), act)
 
 
 def test_a_reset_waits_for_who_has_frozen_the_machine_and_keeps_others_out() -> None:
