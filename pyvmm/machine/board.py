@@ -86,8 +86,10 @@ class Board:
     def restore_devices(self, saved: Iterable[SavedDevice]) -> None:
         """Restore what `save_devices` gave on a board with the same platform. No vCPU runs.
 
-        The controllers are restored after that. Raises `UsageError`, before anything is changed,
-        where a device is missing on one of the sides, or is of another kind.
+        Lines go up and down as the devices had them, and the controllers are restored after. Where
+        backends have run in between, restore the devices once more, right behind the controllers.
+        Raises `UsageError`, before anything is changed, where a device is missing on one of the
+        sides, or is of another kind.
         """
         values = dict(saved)
         found = dict(self.save_devices())

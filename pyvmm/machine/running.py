@@ -67,6 +67,7 @@ class Running:
         self.audience = Audience()
         self.threads = VcpuThreads(config, control, assembly, port, allow)
         self._attach = attach
+        self.may_attach = trio.Event()
         vcpus = tuple(
             MachineVcpu(
                 thread.index,
@@ -148,6 +149,8 @@ class Running:
     ) -> None:
         try:
             with scope:
+                if not self.may_attach.is_set():
+                    await self.may_attach.wait()
                 await attach(self.port)
         except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
             self.control.fail(failure)
@@ -169,8 +172,12 @@ async def running(
     *,
     allow: Allow | None = None,
     paused: bool = False,
+    attached: bool = True,
 ) -> AsyncIterator[Running]:
-    """As `open_machine`, with the machine's inside."""
+    """As `open_machine`, with the machine's inside.
+
+    Without `attached`, `attach` is not called before `Running.may_attach` is set.
+    """
     allowed = allow_by_policy(config.private, allow)
     port = ConsolePort()
     control = RunControl(
@@ -185,6 +192,8 @@ async def running(
         inside = Running(
             config, control, port, assembly, attach=attach, allow=allowed, paused=paused
         )
+        if attached:
+            inside.may_attach.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(inside.conduct, nursery)
             try:

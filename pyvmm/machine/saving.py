@@ -119,23 +119,27 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
         ):
             await vacating.wait_in_trio(_RESTORE)
             begun = False
-            try:
-                # Refuses other devices first. Then lines go up as devices hold them, and what the
-                # controllers have made of that is restored at the end.
-                assembly.board.restore_devices(saved.devices)
-                begun = True
-                await trio.to_thread.run_sync(_write, assembly, saved.memory)
-                for state in saved.vcpus:
-                    await inside.vcpus[state.index].call(partial(_restore_vcpu, state))
-                assembly.vm.restore(saved.vm)
-            except PyvmmError as failure:
-                refused = isinstance(failure, UsageError) and not begun
-                if not (refused or control.is_over):
-                    control.fail(failure)
-                raise
-            console.offer(saved.console.unread)
-            if saved.console.input_ended:
-                console.end_input()
+            # Input for the UART as it is now would be lost with it.
+            with console.holding_input():
+                try:
+                    # Refuses other devices first. Then lines go up as devices hold them, and what
+                    # the controllers have made of that is restored at the end.
+                    assembly.board.restore_devices(saved.devices)
+                    begun = True
+                    await trio.to_thread.run_sync(_write, assembly, saved.memory)
+                    for state in saved.vcpus:
+                        await inside.vcpus[state.index].call(partial(_restore_vcpu, state))
+                    assembly.vm.restore(saved.vm)
+                    # A backend may have raised a line meanwhile, of which these controllers know
+                    # nothing. With the devices as they were it raises it again.
+                    assembly.board.restore_devices(saved.devices)
+                except PyvmmError as failure:
+                    refused = isinstance(failure, UsageError) and not begun
+                    if not (refused or control.is_over):
+                        control.fail(failure)
+                    raise
+                unread, ended = saved.console.unread, saved.console.input_ended
+                console.restore_input(unread, ended=ended)
 
 
 @asynccontextmanager
@@ -148,11 +152,13 @@ async def open_saved_machine(
 ) -> AsyncIterator[Machine]:
     """Make a machine in which the guest goes on from what was saved, as `open_machine` does.
 
+    `attach` begins when that is restored: what it sends comes behind the input that was saved.
     `config` may differ from the one saved in what the guest does not see, such as the time limit.
     Raises as `restore` and as `open_machine`.
     """
-    async with running(config or saved.config, attach, paused=True) as made:
+    async with running(config or saved.config, attach, paused=True, attached=False) as made:
         await restore(Inside.of(made), saved)
+        made.may_attach.set()
         if not paused:
             made.machine.control.resume()
         yield made.machine

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -46,6 +46,7 @@ class ConsolePort:
         self._input_size = 0
         self._input_changed = trio.Event()
         self._input_ended = False
+        self._input_held = False
         self._deliver: Callable[[], None] = _nobody
 
     # -- output, from vCPU threads --
@@ -187,6 +188,28 @@ class ConsolePort:
         self._input_ended = True
         self._deliver()
 
+    @contextmanager
+    def holding_input(self) -> Iterator[None]:
+        """Inside of it the UART is given nothing, and behind it what waits. No vCPU runs."""
+        self._input_held = True
+        try:
+            yield
+        finally:
+            self._input_held = False
+            self._deliver()
+
+    def restore_input(self, unread: bytes, *, ended: bool) -> None:
+        """Queue all of `unread` ahead of what is queued here; nothing is delivered.
+
+        It may be more than `INPUT_LIMIT`: what `queued_input` gave can be, too. `ended`: no more
+        input will come, as after `end_input`.
+        """
+        if unread:
+            with self._room:
+                self._input.appendleft(unread)
+                self._input_size += len(unread)
+        self._input_ended = self._input_ended or ended
+
     def queued_input(self) -> bytes:
         """Input that the guest's UART has not taken; it stays queued."""
         with self._room:
@@ -200,11 +223,11 @@ class ConsolePort:
     @property
     def input_ended(self) -> bool:
         """True once the input has ended and the guest has been given all of it."""
-        return self._input_ended and not self._input_size
+        return self._input_ended and not (self._input_size or self._input_held)
 
     def feed(self, receive: Callable[[bytes], int]) -> None:
         """Hand queued input to the UART while it takes it. Any thread, under the UART's guard."""
-        if not self._input_size:
+        if not self._input_size or self._input_held:
             return
         with self._room:
             while self._input:

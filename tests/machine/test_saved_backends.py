@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""Backends and the console go on while a machine is saved or restored, and nothing gets lost."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import trio
+
+from pyvmm.devices.ports import CMOS_INDEX
+from pyvmm.devices.rtc_flags import Flag
+from pyvmm.devices.saved_values import SavedCmos, SavedUart
+from pyvmm.errors import UsageError
+from pyvmm.hosts.kvm.saved_values import KvmSavedVm
+from pyvmm.hosts.model.saved_values import ModelSavedVm
+from pyvmm.hosts.saved_state import SavedVm
+from pyvmm.machine import pc_platform, saving
+from pyvmm.machine.board import Board
+from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
+from pyvmm.machine.console.collector import Collector
+from pyvmm.machine.console.port import INPUT_LIMIT, ConsolePort
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.saved_machine import SavedMachine
+from pyvmm.machine.saving import open_saved_machine, restore, save
+from pyvmm.memory.layout import MIB
+from tests.machine.inside import assembly_of
+
+from .guests import SPIN, bundled
+from .test_saved_machine import HANG, HOSTS, hear, inside, saved_now, within
+
+MODEL = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL)
+MESSAGE = b"a message that is longer than the FIFO of a UART"
+
+
+def flags_of(board: Board) -> int:
+    return next(
+        value.flags.happened for _, value in board.save_devices() if isinstance(value, SavedCmos)
+    )
+
+
+def received(saved: SavedMachine) -> bytes:
+    return next(value.received for _, value in saved.devices if isinstance(value, SavedUart))
+
+
+def requests_of_second_pic(saved: SavedVm) -> int:
+    if isinstance(saved, KvmSavedVm):
+        return saved.irqchips[1][1]
+    assert isinstance(saved, ModelSavedVm)
+    return saved.pics[1].requests
+
+
+def before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
+    """Call `act` on the worker thread that reads or writes memory, before it does."""
+    original = getattr(saving, name)
+
+    def then(*arguments: object) -> object:
+        act()
+        return original(*arguments)
+
+    monkeypatch.setattr(saving, name, then)
+
+
+def pause_until(board: Board, flags: int) -> None:
+    """Wait, on a worker thread, until the clock's backend has seen these events."""
+
+    async def seen() -> None:
+        await clock_has(board, flags)
+
+    trio.from_thread.run(seen)
+
+
+async def clock_has(board: Board, flags: int) -> None:
+    while flags_of(board) & flags != flags:
+        await trio.sleep(0.001)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_clock_that_interrupts_during_a_restore_interrupts_the_guest(
+    host: HostChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    monkeypatch.setattr(pc_platform, "_utc_now", lambda: now)
+    config = replace(MODEL, host=host, irqchip=IrqchipPolicy.ON)
+
+    async def wanting_updates(machine: Machine) -> SavedMachine:
+        board = assembly_of(machine).board
+        for index, value in ((0x0B, 0x12), (0x0C, None)):
+            board.port_out(CMOS_INDEX, 1, 1, bytes((index,)))
+            if value is None:
+                board.port_in(CMOS_INDEX + 1, 1, 1)
+            else:
+                board.port_out(CMOS_INDEX + 1, 1, 1, bytes((value,)))
+        return await save(inside(machine))
+
+    saved = within(config, wanting_updates)
+    now += datetime.timedelta(seconds=2)
+
+    async def restored(machine: Machine) -> None:
+        assembly = assembly_of(machine)
+        board = assembly.board
+        before(monkeypatch, "_write", lambda: pause_until(board, Flag.INTERRUPT))
+        await restore(inside(machine), saved)
+        await clock_has(board, Flag.INTERRUPT)
+        assert requests_of_second_pic(assembly.vm.save()) & 1
+
+    within(config, restored)
+
+
+@pytest.mark.parametrize("unread", [b"", b"saved, and then "])
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_attachment_s_input_comes_behind_what_was_saved(host: HostChoice, unread: bytes) -> None:
+    async def idle(machine: Machine) -> SavedMachine:
+        machine.control.resume()
+        await machine.console.send(b"one")
+        await hear(machine, b"one")
+        return await save(inside(machine))
+
+    saved = within(MachineConfig(bundled("echo"), host=host), idle)
+    saved = replace(saved, console=replace(saved.console, unread=unread))
+    typing = Collector(b"typed ahead\n")
+
+    async def main() -> None:
+        with trio.fail_after(HANG):
+            async with open_saved_machine(saved, typing) as machine:
+                result = await machine.control.wait()
+                assert result.ending.status == 0
+                assert machine.console.output == unread + b"typed ahead\n"
+
+    trio.run(main)
+
+
+def test_an_attachment_takes_nothing_for_a_machine_that_is_refused() -> None:
+    saved = within(MODEL, saved_now)
+    served = []
+
+    async def attach(port: ConsolePort) -> None:
+        served.append(port)
+
+    async def main() -> None:
+        with trio.fail_after(HANG), pytest.raises(UsageError, match="has 0 vCPUs"):
+            async with open_saved_machine(replace(saved, vcpus=()), attach):
+                raise AssertionError("it was made")
+
+    trio.run(main)
+    assert not served
+
+
+def test_what_is_typed_during_a_restore_comes_behind_what_was_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved = within(MODEL, saved_now)
+    saved = replace(saved, console=replace(saved.console, unread=b"saved, and then "))
+
+    async def restored(machine: Machine) -> None:
+        await machine.console.send(b"x")  # For the UART as it was.
+        before(monkeypatch, "_write", lambda: trio.from_thread.run(machine.console.send, MESSAGE))
+        await restore(inside(machine), saved)
+        after = await save(inside(machine))
+        assert received(after) != b""
+        assert received(after) + after.console.unread == b"saved, and then " + MESSAGE
+
+    within(MODEL, restored)
+
+
+def test_saved_input_is_restored_whole_and_its_end_too() -> None:
+    unread = bytes(range(256)) * (INPUT_LIMIT // 256) + b"and more"
+    saved = within(MODEL, saved_now)
+    saved = replace(saved, console=replace(saved.console, unread=unread, input_ended=True))
+
+    async def restored(machine: Machine) -> None:
+        await restore(inside(machine), saved)
+        after = await save(inside(machine))
+        assert received(after) + after.console.unread == unread
+        assert after.console.input_ended
+
+    within(MODEL, restored)
