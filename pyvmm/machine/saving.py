@@ -71,9 +71,10 @@ async def save(inside: Inside) -> SavedMachine:
             raise InternalError(_SAVE, "its guest has just reset it", "save it a moment later")
         with assembly.memory.leases.vacating(ALL_MEMORY) as vacating:
             await vacating.wait_in_trio(_SAVE)
-            # No task of a device's comes between these two; what one sends after them is in the
-            # local APICs of the vCPUs, where it is at worst an interrupt too many.
+            # No task comes between these: neither a device's nor the console's. What a device sends
+            # after them is in the local APICs of the vCPUs: at worst an interrupt too many.
             devices, vm = assembly.board.save_devices(), assembly.vm.save()
+            queued = SavedConsole(console.total, console.queued_input(), console.input_has_ended)
             vcpus: list[SavedVcpu] = [
                 await one.call(lambda vcpu: vcpu.save()) for one in inside.vcpus
             ]
@@ -85,9 +86,7 @@ async def save(inside: Inside) -> SavedMachine:
                 devices=devices,
                 states=assembly.memory.states.runs(),
                 memory=memory,
-                console=SavedConsole(
-                    console.total, console.queued_input(), console.input_has_ended
-                ),
+                console=queued,
             )
 
 

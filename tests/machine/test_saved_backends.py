@@ -177,3 +177,16 @@ def test_saved_input_is_restored_whole_and_its_end_too() -> None:
         assert after.console.input_ended
 
     within(MODEL, restored)
+
+
+def test_a_message_that_arrives_during_a_save_is_saved_whole_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def act(machine: Machine) -> None:
+        before(monkeypatch, "_read", lambda: trio.from_thread.run(machine.console.send, MESSAGE))
+        saved = await save(inside(machine))
+        # The UART has taken the head of it meanwhile.
+        assert 0 < len(machine.console._port.queued_input()) < len(MESSAGE)
+        assert received(saved) + saved.console.unread in (b"", MESSAGE)
+
+    within(MODEL, act)
