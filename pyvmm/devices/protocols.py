@@ -54,7 +54,7 @@ class Saveable(Protocol):
 
         An interrupt line is set where it differs from how this device drives it now. Memory and
         controllers are restored after all devices (decision 13): what wants either waits until
-        memory can be leased.
+        memory can be leased. Behind the controllers it is called once more with the same value.
         """
         ...
 
