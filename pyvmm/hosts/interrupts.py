@@ -123,6 +123,7 @@ class InterruptLine(Owned, Protocol):
         """Let it go. With `Trigger.LEVEL` only.
 
         With resampling the guest does that; this is for a reset, and takes milliseconds on KVM.
+        Where it fails there, `raise_` is refused until it has succeeded.
         """
         ...
 
@@ -134,7 +135,11 @@ class InterruptLine(Owned, Protocol):
         ...
 
     def drain(self) -> int:
-        """Make `fileno` unreadable; the number of times that the guest has lowered it since."""
+        """Make `fileno` unreadable; the number of times that the guest has lowered it since.
+
+        So has another device, on KVM, that resamples on the same pin and has lowered or closed its
+        line.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ leased pages away waits for a while (`Vacating`), and is refused then.
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -117,6 +118,7 @@ class Leases:
         self._wanted = wanted
         self.patience = patience
         self._condition = threading.Condition(threading.Lock())
+        self._changes = 0
         self._holders: dict[int, str] = {}
 
     def lease(
@@ -159,6 +161,8 @@ class Leases:
             return Lease(self.give_back, number, views)
         except BaseException as failure:
             self.give_back(number)
+            if isinstance(failure, Exception) and self._tracked.is_closed:
+                raise self._refused(ranges, 0, LeaseRefusal.CLOSED) from failure
             if isinstance(failure, ValueError):  # Three numbers and one are as many as two and two.
                 raise _refused_numbers(ranges) from failure
             raise
@@ -174,8 +178,7 @@ class Leases:
         """The lease of that number has ended."""
         self._holders.pop(number, None)
         if self._release(_LEASE, number):
-            with self._condition:
-                self._condition.notify_all()
+            self.interrupt()
 
     def holder_over(self, range_: GpaRange) -> str | None:
         """The name of who holds a lease of any of `range_`; None where nobody does."""
@@ -189,6 +192,7 @@ class Leases:
     def interrupt(self) -> None:
         """End the waits of vCPU threads, which are wanted elsewhere. Any thread."""
         with self._condition:
+            self._changes += 1
             self._condition.notify_all()
 
     def wait(self, range_: GpaRange, *, on_vcpu: bool) -> bool:
@@ -197,11 +201,17 @@ class Leases:
         def is_wanted() -> bool:
             return on_vcpu and self._wanted()
 
-        with self._condition:
-            self._condition.wait_for(
-                lambda: not self._held.leased(range_.start, range_.size) or is_wanted(),
-                self.patience,
-            )
+        def has_changed() -> bool:
+            return self._changes != seen or is_wanted()
+
+        until = time.monotonic() + self.patience
+        seen = self._changes
+        # Asking waits for the lock of conversions: not under the condition, for which trio waits.
+        while self._held.leased(range_.start, range_.size) and not is_wanted():
+            with self._condition:
+                if not self._condition.wait_for(has_changed, until - time.monotonic()):
+                    break
+                seen = self._changes
         return is_wanted()
 
     # -- refusals --

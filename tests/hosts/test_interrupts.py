@@ -16,6 +16,7 @@ from pyvmm.hosts.interrupts import DoorbellPlace, Msi, SavedMessage, Trigger
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.owner import Owned
+from tests.hosts.interleaving import call_with_another_at
 from tests.hosts.interrupt_guest import (
     APIC,
     EDGE_PIN,
@@ -155,6 +156,42 @@ def test_two_that_resample_are_told_both(guest: Guest) -> None:
         assert one.drain() == two.drain() == 1
         two.raise_()
         guest.serves(LEVEL)
+
+
+@pytest.mark.parametrize("how", ["lower", "close"])
+def test_one_of_two_that_resample_goes_down_alone(guest: Guest, how: str) -> None:
+    vm = guest.vm
+    with (
+        vm.create_line(EDGE_PIN, Trigger.EDGE, "another") as other,
+        vm.create_line(LEVEL_PIN, Trigger.LEVEL, "one", shared=True, resample=True) as one,
+        vm.create_line(LEVEL_PIN, Trigger.LEVEL, "two", shared=True, resample=True) as two,
+    ):
+        one.raise_()
+        getattr(one, how)()
+        for _ in range(2):
+            other.pulse()
+            guest.serves(EDGE)
+        two.drain()
+        two.raise_()
+        guest.serves(LEVEL)
+        wait_readable(two)
+
+
+@pytest.mark.parametrize("how", ["lower", "close"])
+def test_who_holds_the_line_up_as_well_holds_it_up_still_or_is_told(guest: Guest, how: str) -> None:
+    vm = guest.vm
+    with (
+        vm.create_line(LEVEL_PIN, Trigger.LEVEL, "one", shared=True, resample=True) as one,
+        vm.create_line(LEVEL_PIN, Trigger.LEVEL, "two", shared=True, resample=True) as two,
+    ):
+        one.raise_()
+        two.raise_()
+        getattr(one, how)()
+        if is_readable(two):
+            two.drain()
+            two.raise_()
+        guest.serves(LEVEL)
+        wait_readable(two)
 
 
 def test_the_end_of_interrupt_lowers_those_that_resample_alone(guest: Guest) -> None:
@@ -467,6 +504,16 @@ def test_what_a_line_is_not_for_is_refused(system: interface.System) -> None:
         with vm.create_line(5, Trigger.LEVEL, "the disk", resample=True) as resampled:
             with pytest.raises(UsageError, match="GSI 5 of the disk"):
                 resampled.pulse()
+
+
+def test_a_doorbell_that_two_threads_close_is_closed_once(system: interface.System) -> None:
+    place = DoorbellPlace(0x61, 1, is_port=True)
+    with system.create_vm() as vm:
+        for step in range(1, 16):
+            doorbell = vm.create_doorbell(place, "the disk")
+            close = type(doorbell).close.__code__
+            call_with_another_at(step, close, doorbell.close, doorbell.close)
+            assert doorbell.fileno() == -1
 
 
 def test_without_controllers_there_are_doorbells_only(system: interface.System) -> None:

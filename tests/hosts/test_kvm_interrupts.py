@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,7 @@ from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.dirty_ring import DirtyPage
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.interrupts import Irqchip, IrqchipPin, MsiRoute
+from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Clock, Vm
 from pyvmm.hosts.registers import Regs
@@ -115,6 +117,45 @@ def test_a_line_that_resamples_can_be_lowered_without_the_guest(guest: MakeGuest
                 pytest.fail("the line never went up")
             line.lower()
             assert not is_up()
+
+
+def test_a_line_that_could_not_be_assigned_again_says_so(
+    guest: MakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = guest(HALT_FOR_EVER, prepare=with_controllers).vm
+
+    def short_of_memory(*_arguments: object, **_more: object) -> None:
+        raise KvmError.of("KVM_IRQFD", FdKind.VM, vm.fd, "", errno.ENOMEM)
+
+    make = partial(vm.create_line, 5, Trigger.LEVEL, shared=True, resample=True)
+    with make("one") as one, make("two") as two:
+        with monkeypatch.context() as patched:
+            patched.setattr(vm, "assign_irqfd", short_of_memory)
+            with pytest.raises(KvmError):
+                one.lower()
+        for line in (one, two):
+            with pytest.raises(UsageError, match="could not be assigned again"):
+                line.raise_()
+        two.lower()
+        for line in (one, two):
+            line.raise_()
+
+
+def test_a_line_whose_level_cannot_be_set_is_closed_all_the_same(
+    guest: MakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = guest(HALT_FOR_EVER, prepare=with_controllers).vm
+
+    def refused(*_arguments: object) -> None:
+        raise KvmError.of("KVM_IRQ_LINE", FdKind.VM, vm.fd, "", errno.EIO)
+
+    line = vm.create_line(5, Trigger.LEVEL, "the test device")
+    line.raise_()
+    with monkeypatch.context() as patched:
+        patched.setattr(vm, "set_irq_line", refused)
+        with pytest.raises(KvmError):
+            line.close()
+    vm.create_line(5, Trigger.EDGE, "another").close()  # the pin is free
 
 
 def test_msi(guest: MakeGuest) -> None:

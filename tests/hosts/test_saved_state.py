@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 
@@ -28,6 +29,7 @@ from pyvmm.hosts.registers import Regs
 from pyvmm.hosts.saved_state import SavedVcpu
 
 from .flat_guest import COUNT_TO_F1, ENTRY, MakeGuest, has_hardware_virtualization
+from .interleaving import call_with_another_at
 
 _TSC = 0x10
 _TSC_DEADLINE = 0x6E0
@@ -273,6 +275,22 @@ def test_an_msr_that_cannot_be_set_is_an_error_where_it_differs(
     msrs.write(vcpu.fd, entry.pack(_LSTAR, 0x99))
     assert vcpu.get_msrs([_LSTAR]) == {_LSTAR: 0x99}
     assert saved.msr_values()[_LSTAR] == 0
+
+
+def test_two_machines_may_learn_of_an_msr_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 16
+    entries = struct.pack("<I4xQI4xQ", _LSTAR, 1, 0x1_2345, 2)
+    # None can be set, and each is what it should be by the time that it is looked at alone.
+    monkeypatch.setattr(saved_msrs, "_set", lambda _fd, _entries: 0)
+    monkeypatch.setattr(
+        saved_msrs,
+        "_read",
+        lambda _fd, wanted: (wanted if len(wanted) == size else b"", frozenset()),
+    )
+    for step in range(1, 250):
+        msrs = saved_msrs.MsrList([_LSTAR])
+        write = partial(msrs.write, -1, entries)
+        call_with_another_at(step, saved_msrs.MsrList.write.__code__, write, write)
 
 
 @pytest.mark.kvm

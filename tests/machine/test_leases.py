@@ -41,6 +41,8 @@ END = 1 << 64
 FOR_EVER = 600.0
 """Seconds of a wait that something else must end."""
 AT_ONCE = 0.0
+SOON = 60.0
+"""Seconds for what waits for nobody, on a machine however busy."""
 
 
 class World:
@@ -346,3 +348,43 @@ def test_the_host_waits_on_though_vcpus_are_wanted(world: World) -> None:
         lease.close()
     assert answers == [None]
     assert world.memory.states.at(0) is None
+
+
+def test_who_waits_for_the_lock_of_conversions_holds_up_nobody_who_interrupts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trio interrupts while it has control's lock: it may not wait for a conversion."""
+    leases, held = world.memory.leases, world.kernel.held
+    leased = held.leased
+    stalled: list[bool] = []
+
+    def while_somebody_interrupts(gpa: int, size: int) -> int:
+        one = threading.Thread(target=leases.interrupt, daemon=True)
+        one.start()
+        one.join(SOON)
+        stalled.append(one.is_alive())
+        return leased(gpa, size)
+
+    monkeypatch.setattr(held, "leased", while_somebody_interrupts)
+    assert not leases.wait(RAM, on_vcpu=True)
+    assert stalled == [False]
+
+
+@pytest.mark.parametrize("asked", [[(0, 8)], [(0, 8), (MORE_RAM.start, 8)]], ids=["one", "two"])
+def test_a_lease_that_meets_the_end_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[int, int]]
+) -> None:
+    """The machine ends between the lock of conversions and the views."""
+    leases = world.memory.leases
+    granted = leases._lease
+
+    def then_the_end(numbers: list[int], count: int, writable: bool, /) -> int:
+        number = granted(numbers, count, writable)
+        world.memory.close()
+        return number
+
+    monkeypatch.setattr(leases, "_lease", then_the_end)
+    with pytest.raises(LeaseRefusedError, match="the machine has ended") as refused:
+        leases.lease(asked)
+    assert refused.value.reason is LeaseRefusal.CLOSED
+    assert not world.is_leased()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pyvmm.hosts.gsi_table import PINS, GsiTable, PinHolder
 from pyvmm.hosts.interrupts import Msi
 from pyvmm.hosts.kvm.interrupts import GsiRoute, Irqchip, IrqchipPin, MsiRoute, VmInterrupts
+from pyvmm.hosts.kvm.resampling import Resamplers
 from pyvmm.hosts.kvm.sleeping import is_unmaskable_message
 
 _PIC_PINS = 8
@@ -26,7 +27,7 @@ def pin_routes() -> list[GsiRoute]:
 
 
 class Gsis:
-    """The GSIs of `vm`; `table` and irqfds under `lock`, levels of pins under `levels`. Any thread.
+    """The GSIs of `vm`; `table`, `resamplers` under `lock`, levels under `levels`. Any thread.
 
     KVM lets who changes an irqfd wait, for milliseconds at times; who sets a level does not wait
     for that. `levels` is the inner one.
@@ -37,6 +38,7 @@ class Gsis:
         self.lock = threading.RLock()
         self.levels = threading.Lock()
         self.table = GsiTable(self._write)
+        self.resamplers = Resamplers(vm)
         self._up: dict[int, set[PinHolder]] = {}
 
     def _write(self, messages: Mapping[int, Msi]) -> None:

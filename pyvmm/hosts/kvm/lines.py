@@ -8,10 +8,12 @@ eventfd takes as long as the ioctl, and to take one away takes milliseconds.
 
 from __future__ import annotations
 
-from pyvmm.hosts.eventfd import Eventfd
+from contextlib import ExitStack
+
 from pyvmm.hosts.gsi_table import PinHolder
 from pyvmm.hosts.interrupts import Trigger
 from pyvmm.hosts.kvm.gsis import Gsis
+from pyvmm.hosts.kvm.resampling import Resampler
 from pyvmm.hosts.owner import Owner
 
 
@@ -63,16 +65,14 @@ class Line(Owner):
 
     def close(self) -> None:
         """Let it go, and give the pin back; a second call does nothing."""
-        with self._gsis.lock:
-            with self._gsis.levels:
-                if self._closed:
-                    return
-                self._closed = True
-                self._gsis.let_go(self._holder)
-            try:
-                self._undo()
-            finally:
-                self._gsis.table.give_pin(self._holder)
+        with self._gsis.lock, ExitStack() as steps, self._gsis.levels:
+            if self._closed:
+                return
+            self._closed = True
+            # From the last to the first, without `levels`, and all of them whatever fails.
+            steps.callback(self._gsis.table.give_pin, self._holder)
+            steps.callback(self._undo)
+            self._gsis.let_go(self._holder)
 
     def _undo(self) -> None:
         """Give back what else there is. Under the lock of irqfds."""
@@ -83,49 +83,45 @@ class ResampledLine(Line):
 
     def __init__(self, gsis: Gsis, holder: PinHolder) -> None:
         super().__init__(gsis, holder)
-        self._raised = Eventfd()
+        self._irqfd = Resampler()
         try:
-            self._ended = Eventfd()
-            try:
-                raised, ended = self._raised.fileno(), self._ended.fileno()
-                gsis.vm.assign_irqfd(raised, holder.gsi, resample=ended)
-            except BaseException:
-                self._ended.close()
-                raise
+            gsis.resamplers.add(holder.gsi, self._irqfd)
         except BaseException:
-            self._raised.close()
+            self._irqfd.close()
             raise
 
     def raise_(self) -> None:
         """Hold it up, a moment later."""
         with self._gsis.levels:
             self._require(Trigger.LEVEL, "raise it")
-            self._raised.signal()
+            if self._irqfd.is_lost:
+                raise self._holder.refused("raise it", "its irqfd could not be assigned again")
+            self._irqfd.raised.signal()
 
     def lower(self) -> None:
-        """Let it go, by taking the irqfd away for a moment, which alone does that."""
+        """Let it go, by taking the irqfd away for a moment, which alone does that.
+
+        Where it fails it may not be assigned any more; to raise it is refused then, until this
+        succeeds.
+        """
         with self._gsis.lock:
             self._require(Trigger.LEVEL, "lower it")
-            raised, ended = self._raised.fileno(), self._ended.fileno()
-            self._gsis.vm.deassign_irqfd(raised, self.gsi)
-            self._gsis.vm.assign_irqfd(raised, self.gsi, resample=ended)
+            self._gsis.resamplers.lower(self.gsi, self._irqfd, stays=True)
 
     def fileno(self) -> int:
         """An eventfd, readable when the guest has lowered the line; -1 once closed."""
-        return self._ended.fileno()
+        return self._irqfd.ended.fileno()
 
     def drain(self) -> int:
         """Make it unreadable; the number of times that the guest has lowered it since."""
-        return self._ended.drain()
+        return self._irqfd.ended.drain()
 
     def _undo(self) -> None:
         """Take the irqfd away, which lowers the line; a VM that has been closed has done so."""
         try:
-            if self._gsis.vm.fd >= 0:
-                self._gsis.vm.deassign_irqfd(self._raised.fileno(), self.gsi)
+            self._gsis.resamplers.lower(self.gsi, self._irqfd, stays=False)
         finally:
-            self._raised.close()
-            self._ended.close()
+            self._irqfd.close()
 
 
 def make_line(gsis: Gsis, holder: PinHolder) -> Line:

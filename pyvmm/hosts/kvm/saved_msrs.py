@@ -28,22 +28,26 @@ _UNLISTED = (
 
 
 class MsrList:
-    """The MSRs of vCPUs of one kind (CPUID, VM type, controllers), learned as they are read."""
+    """The MSRs of vCPUs of one kind (CPUID, VM type, controllers), learned as they are read.
+
+    Any thread: machines of one process share it.
+    """
 
     def __init__(self, listed: Iterable[int]) -> None:
         """`listed` is what KVM_GET_MSR_INDEX_LIST gives."""
         indices = {*listed, *_UNLISTED} - {_TSC, _TSC_DEADLINE}
         # The counter before the deadline, which is compared with it.
-        self._indices = [_TSC, *sorted(indices), _TSC_DEADLINE]
-        self._fixed: list[int] = []
+        # Dictionaries, since each change of one, and a copy of all its keys, is one step.
+        self._indices = dict.fromkeys([_TSC, *sorted(indices), _TSC_DEADLINE])
+        self._fixed: dict[int, None] = {}
 
     def read(self, fd: int) -> bytes:
         """All that the vCPU has: entries of ``kvm_msrs``. Raises `KvmError`."""
         wanted = [*self._indices, *self._fixed]
         found, refused = _read(fd, b"".join(_ENTRY.pack(index, 0) for index in wanted))
-        if refused:
-            self._indices = [index for index in self._indices if index not in refused]
-            self._fixed = [index for index in self._fixed if index not in refused]
+        for index in refused:
+            self._indices.pop(index, None)
+            self._fixed.pop(index, None)
         return found
 
     def write(self, fd: int, entries: bytes) -> None:
@@ -64,8 +68,8 @@ class MsrList:
                 raise KvmError.of(ioctls.SET_MSRS.name, FdKind.VCPU, fd, described, 0)
             if index in self._indices:
                 # At the end: then what can be set is set by one ioctl, and this one compared.
-                self._indices.remove(index)
-                self._fixed.append(index)
+                self._fixed[index] = None
+                self._indices.pop(index, None)
             at += _ENTRY.size
 
 

@@ -19,7 +19,8 @@ class ModelDoorbell(Owner):
     ) -> None:
         self.place = place
         self.owner = owner
-        self._gone: Callable[[ModelDoorbell], None] | None = gone
+        # Taken by whoever closes first, which is one step for all threads.
+        self._gone = [gone]
         self.eventfd = Eventfd()
 
     def fileno(self) -> int:
@@ -32,10 +33,12 @@ class ModelDoorbell(Owner):
 
     def close(self) -> None:
         """From now on such a write is an exit again; a second call does nothing."""
-        gone, self._gone = self._gone, None
-        if gone is not None:
-            gone(self)
-            self.eventfd.close()
+        try:
+            gone = self._gone.pop()
+        except IndexError:
+            return
+        gone(self)
+        self.eventfd.close()
 
 
 class ModelDoorbells:
