@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from pyvmm.devices.virtqueue import QueuePlace
 from pyvmm.errors import UsageError
+from pyvmm.memory.layout import VIRTIO_STRIDE
 
 if TYPE_CHECKING:
     from pyvmm.devices.saved_values import SavedVirtio
 
-LENGTH: Final = 0x200
-"""Length of the registers, as QEMU's microvm has them."""
+LENGTH: Final = VIRTIO_STRIDE
+"""Length of the registers in bytes."""
 CONFIG: Final = 0x100
 WIDTH: Final = 8
 VERSION_1: Final = 1 << 32
