@@ -77,6 +77,13 @@ async def clock_has(board: Board, flags: int) -> None:
         await trio.sleep(0.001)
 
 
+async def arrive(machine: Machine, data: bytes) -> None:
+    """Send it, and wait until the UART has begun to take it: its backend may be about to start."""
+    await machine.console.send(data)
+    while len(machine.console._port.queued_input()) == len(data):
+        await trio.sleep(0.001)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_clock_that_interrupts_during_a_restore_interrupts_the_guest(
     host: HostChoice, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +162,7 @@ def test_what_is_typed_during_a_restore_comes_behind_what_was_saved(
     saved = replace(saved, console=replace(saved.console, unread=b"saved, and then "))
 
     async def restored(machine: Machine) -> None:
-        await machine.console.send(b"x")  # For the UART as it was.
+        await arrive(machine, b"x")  # In the UART as it was.
         before(monkeypatch, "_write", lambda: trio.from_thread.run(machine.console.send, MESSAGE))
         await restore(inside(machine), saved)
         after = await save(inside(machine))
@@ -183,7 +190,7 @@ def test_a_message_that_arrives_during_a_save_is_saved_whole_or_not_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def act(machine: Machine) -> None:
-        before(monkeypatch, "_read", lambda: trio.from_thread.run(machine.console.send, MESSAGE))
+        before(monkeypatch, "_read", lambda: trio.from_thread.run(arrive, machine, MESSAGE))
         saved = await save(inside(machine))
         # The UART has taken the head of it meanwhile.
         assert 0 < len(machine.console._port.queued_input()) < len(MESSAGE)
