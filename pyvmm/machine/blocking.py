@@ -17,8 +17,8 @@ the block, by an exception or Ctrl-C too, ends the guest and gives everything ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from pyvmm.machine.blocking_objects import BlockingMachine, blocking
@@ -26,8 +26,9 @@ from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import RunResult
 from pyvmm.machine.loop_thread import LoopThread
-from pyvmm.machine.running import Attachment, open_machine
-from pyvmm.machine.vcpu_thread import Allow
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import Attachment, running
+from pyvmm.machine.vcpu_thread import Allow, VcpuThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,19 @@ def open_blocking_machine(
 ) -> Iterator[BlockingMachine]:
     """Make a machine and run its guest inside of the block; as `open_machine`, without trio.
 
-    Its methods may be called from any thread, and raise `InternalError` when it has been closed.
+    Its methods may be called from any thread, but for its listeners'; those that wait not on a
+    vCPU's (by `allow`, or what `BlockingVcpu.call` calls) either. They raise `InternalError` there,
+    and when it has been closed.
     """
-    loop = LoopThread(open_machine(config, attach, allow=allow, paused=paused))
+    threads: list[VcpuThread] = []
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Machine]:
+        async with running(config, attach, allow=allow, paused=paused) as inside:
+            threads.extend(inside.threads.threads)
+            yield inside.machine
+
+    loop = LoopThread(opened(), lambda: any(thread.is_current for thread in threads))
     try:
         yield blocking(loop, loop.open())
     finally:

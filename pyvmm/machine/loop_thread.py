@@ -32,8 +32,14 @@ _ATTEMPT = "steer a machine"
 class LoopThread(Generic[U]):
     """The thread, its loop, and what it holds open there from `open` to `close`."""
 
-    def __init__(self, held: AbstractAsyncContextManager[U]) -> None:
+    def __init__(
+        self,
+        held: AbstractAsyncContextManager[U],
+        is_waited_for: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_waited_for`: what is held may wait for the calling thread, which must not for it."""
         self._held = held
+        self._is_waited_for = is_waited_for
         self._ready: Future[U] = Future()
         self._failure: BaseException | None = None
         self._closing = trio.Event()
@@ -99,8 +105,13 @@ class LoopThread(Generic[U]):
 
         Raises what that raises, `TimeoutError` after `timeout` seconds, and `InternalError` where
         the machine has been closed or is closed meanwhile. Who is interrupted (Ctrl-C) while it
-        waits leaves nothing behind that still waits.
+        waits leaves nothing behind that still waits. Raises `InternalError` on a thread that the
+        machine may wait for, too.
         """
+        self._refuse_waited_for()
+        return self._call(function, timeout)
+
+    def _call(self, function: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
         done: Future[T] = Future()
 
         async def carry_out() -> None:
@@ -114,18 +125,20 @@ class LoopThread(Generic[U]):
             return done.result()
 
     def now(self, function: Callable[[], T]) -> T:
-        """Call what does not wait, in the loop. Raises as `call` does."""
+        """Call what does not wait, in the loop, from any thread but its own. Raises as `call`."""
 
         async def act() -> T:
             return function()
 
-        return self.call(act)
+        return self._call(act)
 
     @contextmanager
     def entered(
         self, manager: AbstractAsyncContextManager[T] | AbstractContextManager[T]
     ) -> Iterator[T]:
         """Inside of the block `manager` is entered, in a task of the loop's. Raises as `call`."""
+        if isinstance(manager, AbstractAsyncContextManager):
+            self._refuse_waited_for()
         entered: Future[T] = Future()
         left: Future[None] = Future()
         leave = trio.Event()
@@ -149,6 +162,14 @@ class LoopThread(Generic[U]):
                 with suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(leave.set)
                 left.result()
+
+    def _refuse_waited_for(self) -> None:
+        if self._is_waited_for():
+            raise InternalError(
+                _ATTEMPT,
+                "a vCPU's thread must not wait for its own machine",
+                "do it on another thread",
+            )
 
     @contextmanager
     def _cancelled_at_the_end(

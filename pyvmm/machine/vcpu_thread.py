@@ -101,6 +101,11 @@ class VcpuThread:
         """The system's number of the thread; None before it has begun."""
         return self._thread.native_id
 
+    @property
+    def is_current(self) -> bool:
+        """True on the thread itself."""
+        return threading.current_thread() is self._thread
+
     def join(self) -> None:
         """Wait for a thread that has called `on_done`: it has nothing left to do."""
         if self._thread.ident is not None:

@@ -13,7 +13,11 @@ import pytest
 import trio
 
 from pyvmm.errors import InternalError, SystemCallError
+from pyvmm.hosts.interface import Vcpu
+from pyvmm.machine.blocking import open_blocking_machine
+from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.loop_thread import LoopThread
+from tests.machine.guests import EXIT_42, SPIN
 
 HANG = 240.0
 
@@ -168,3 +172,25 @@ def test_a_thread_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             with opened():
                 raise AssertionError("it was entered")
     assert "ulimit -u" in refused.value.remedy
+
+
+def test_a_vcpu_s_thread_does_not_wait_for_its_own_machine() -> None:
+    def small(image: bytes) -> MachineConfig:
+        return MachineConfig(image, memory=2 << 20, timeout=HANG, host=HostChoice.MODEL)
+
+    with (
+        open_blocking_machine(small(EXIT_42)) as another,
+        open_blocking_machine(small(SPIN)) as machine,
+    ):
+
+        def wait(_vcpu: Vcpu) -> int | None:
+            for act in (machine.control.wait, machine.control.pause, machine.control.reset):
+                with pytest.raises(InternalError, match="not wait for its own machine"):
+                    act(timeout=0)
+            with pytest.raises(InternalError, match="not wait"), machine.control.freeze():
+                raise AssertionError("it is frozen")
+            machine.control.interrupt("from its own thread")
+            return another.control.wait(timeout=HANG).ending.status
+
+        assert machine.vcpus[0].call(wait, timeout=HANG) == 42
+        assert machine.control.wait(timeout=HANG).ending.detail == "from its own thread"
