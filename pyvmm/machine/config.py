@@ -95,10 +95,10 @@ class MachineConfig:
     """A machine to be: the image's bytes, `memory` in bytes, number of vCPUs, and so on.
 
     Raises `UsageError` when a value cannot be. `name` and `initrd_name` stand for the files in
-    messages, and in what a Multiboot kernel is told. `timeout` is in seconds from the guest's first
-    instruction. With `dump_guest_core` a core of this process has the guest's memory, as far as it
-    is mapped and the process's coredump_filter (core(5)) lets it in: a guest_memfd only with bit 3,
-    file-backed shared mappings.
+    messages, and in what a Multiboot kernel is told. `timeout` is in seconds from the opening of
+    the machine, paused or not. With `dump_guest_core` a core of this process has the guest's
+    memory, as far as it is mapped and the process's coredump_filter (core(5)) lets it in: a
+    guest_memfd only with bit 3, file-backed shared mappings.
     """
 
     image: bytes = field(repr=False)
