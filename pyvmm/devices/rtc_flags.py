@@ -169,7 +169,7 @@ class RtcFlags:
         return self._alarm.next(after)
 
     def next_due(self) -> float | None:
-        """In how many seconds `poll` would interrupt; None: not unless something changes."""
+        """Seconds until `poll` would interrupt; None: it would not unless something changes."""
         if self._set_line is None or self._happened & Flag.INTERRUPT:
             return None
         kinds = (Flag.UPDATE, Flag.ALARM, Flag.PERIODIC)
