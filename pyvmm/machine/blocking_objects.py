@@ -51,7 +51,7 @@ class BlockingControl:
         self._loop.call(self._inner.pause, timeout)
 
     def resume(self) -> None:
-        """Let a paused guest run on, or a new one run."""
+        """Let a paused guest run on, or a new one run; nothing where it has ended."""
         self._loop.now(self._inner.resume)
 
     @contextmanager
@@ -76,7 +76,10 @@ class BlockingControl:
         self._loop.call(self._inner.reset, timeout)
 
     def powerdown(self) -> None:
-        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""
+        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.
+
+        Nobody does where the guest has ended.
+        """
         self._loop.now(self._inner.powerdown)
 
     def interrupt(
@@ -160,7 +163,8 @@ class BlockingMachineVcpu:
     def call(self, function: Callable[[Vcpu], T], *, timeout: float | None = None) -> T:
         """Call `function` with the host's vCPU, on its thread, between two instructions.
 
-        Raises what `function` raises, and `InternalError` when the run ends first.
+        Who is cancelled before that has not had it called. Raises what `function` raises, and
+        `InternalError` when the run ends first.
         """
         return self._loop.call(partial(self._inner.call, function), timeout)
 

@@ -21,7 +21,7 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The vCPUs run on, or for the first time."""
+    """The vCPUs run on, after `Paused`. A machine that was opened paused begins untold."""
 
 
 @dataclass(frozen=True, slots=True)

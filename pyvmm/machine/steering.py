@@ -76,7 +76,9 @@ class Control:
             self._audience.tell(Paused())
 
     def resume(self) -> None:
-        """Let a paused guest run on, or a new one run."""
+        """Let a paused guest run on, or a new one run; nothing where it has ended."""
+        if self._control.is_over:
+            return
         if self._outcome.first_run is None:
             self._outcome.first_run = trio.current_time()
         self._control.resume()
@@ -108,8 +110,12 @@ class Control:
             self._audience.tell(WasReset())
 
     def powerdown(self) -> None:
-        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it."""
-        self._audience.tell(PowerdownAsked())
+        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.
+
+        Nobody does where the guest has ended.
+        """
+        if not self._control.is_over:
+            self._audience.tell(PowerdownAsked())
 
     def interrupt(
         self,

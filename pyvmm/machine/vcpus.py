@@ -54,13 +54,17 @@ class MachineVcpu:
     async def call(self, function: Callable[[Vcpu], T]) -> T:
         """Call `function` with the host's vCPU, on its thread, between two instructions.
 
-        Raises what `function` raises, and `InternalError` when the run ends first.
+        Who is cancelled before that has not had it called. Raises what `function` raises, and
+        `InternalError` when the run ends first.
         """
         done = trio.Event()
+        withdrawn = False
         token = trio.lowlevel.current_trio_token()
         outcome: list[tuple[T | None, BaseException | None]] = []
 
         def call(vcpu: Vcpu) -> None:
+            if withdrawn:
+                return
             try:
                 outcome.append((function(vcpu), None))
             except BaseException as failure:  # noqa: BLE001 - handed to the one who asked
@@ -68,15 +72,18 @@ class MachineVcpu:
             token.run_sync_soon(done.set)
 
         self._control.call(self._index, call)
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
 
-            async def give_up_at_the_end() -> None:
-                await self._stopped.wait()
-                done.set()
+                async def give_up_at_the_end() -> None:
+                    await self._stopped.wait()
+                    done.set()
 
-            nursery.start_soon(give_up_at_the_end)
-            await done.wait()
-            nursery.cancel_scope.cancel()
+                nursery.start_soon(give_up_at_the_end)
+                await done.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            withdrawn = True
         if not outcome:
             raise InternalError(f"look at vCPU {self._index}", "the guest has ended")
         value, failure = outcome[0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -222,6 +223,44 @@ def test_a_listener_hears_while_it_listens_only() -> None:
     assert [type(event) for event in events] == [Paused, Resumed, Ended]
 
 
+def test_nothing_is_told_after_the_end() -> None:
+    async def act(machine: Machine) -> None:
+        await machine.control.pause()
+        machine.control.interrupt("by the test")
+        await machine.control.wait()
+        machine.control.resume()
+        machine.control.powerdown()
+
+    events, _result = told(small(SPIN, HostChoice.MODEL), act)
+    assert [type(event) for event in events] == [Paused, Ended]
+
+
+def test_a_call_that_was_cancelled_is_not_made() -> None:
+    made: list[str] = []
+
+    async def act(machine: Machine) -> None:
+        (vcpu,) = machine.vcpus
+        begun, let_go = trio.Event(), threading.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def keep(_vcpu: Vcpu) -> None:
+            token.run_sync_soon(begun.set)
+            let_go.wait(HANG)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vcpu.call, keep)
+            await begun.wait()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await vcpu.call(lambda _vcpu: made.append("cancelled"))
+            let_go.set()
+            await vcpu.call(lambda _vcpu: made.append("waited for"))
+        machine.control.interrupt("by the test")
+
+    told(small(SPIN, HostChoice.MODEL), act)
+    assert made == ["waited for"]
+
+
 def test_a_vcpu_is_not_waited_for_once_the_guest_has_ended() -> None:
     """Not even while somebody who reads slowly still takes the guest's last words."""
 
@@ -235,6 +274,7 @@ def test_a_vcpu_is_not_waited_for_once_the_guest_has_ended() -> None:
                 while machine.control.ending is None:
                     await trio.sleep(0.001)
                 with pytest.raises(InternalError, match="has ended"):
-                    await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
+                    while True:  # Its thread may still be on its way out, and do it.
+                        await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
 
     trio.run(main)
