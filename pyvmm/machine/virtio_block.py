@@ -143,7 +143,6 @@ class BlockTask:
         self._guard = guard
         self._ended = ended
         self._raised = False
-        self._restored = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._wanted = trio.Event()
         self._scope = trio.CancelScope()
@@ -195,11 +194,14 @@ class BlockTask:
         if self._raised:
             self._line.lower()
             self._raised = False
-        self._restored = False
         self._soon(self._cancel_stale)
 
     def _take_up(self) -> None:
-        self._restored = True
+        if self._raised and not self._device.interrupt_status:
+            self._line.lower()
+        # Raised anew even where it is up: of that the controllers that are restored know nothing.
+        self._raised = False
+        self._raise()
         self._tell()
 
     def _soon(self, function: Callable[[], None]) -> None:
@@ -220,8 +222,6 @@ class BlockTask:
     async def _serve_next(self) -> bool:
         """Serve a chain, if there is one. Return True if there may be another."""
         try:
-            if self._restored:
-                self._interrupt_after_restore()
             with self._guard:
                 queue = self._device.queue(0)
                 if queue is None:
@@ -244,16 +244,6 @@ class BlockTask:
                 if self._device.epoch == self._epoch:
                     self._device.fail()
             return False
-
-    def _interrupt_after_restore(self) -> None:
-        """Raise the line anew once controllers are restored, which is when memory can be leased.
-
-        What an irqfd had raised before that, asynchronously, may be in the old state or in none.
-        """
-        self._lease(((0, 1),), writable=False).close()
-        with self._guard:
-            self._restored = self._raised = False
-            self._raise()
 
     async def _serve_queue(self, queue: Queue) -> bool:
         with ExitStack() as stack:
