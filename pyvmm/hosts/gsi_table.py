@@ -32,10 +32,13 @@ class PinHolder:
         self.shared = shared
         self.resample = resample
 
-    def refused(self, doing: str, cause: str = "") -> UsageError:
+    def refused(self, doing: str, cause: str = "", remedy: str = "") -> UsageError:
         """The error for what a line of this kind is not for, or for `cause`."""
+        attempt = f"{doing} (GSI {self.gsi} of {self.owner})"
+        if cause:
+            return UsageError(attempt, cause, remedy)
         kind = f"it is driven by {self.trigger.value}, {'with' if self.resample else 'without'} "
-        return UsageError(f"{doing} (GSI {self.gsi} of {self.owner})", cause or f"{kind}resampling")
+        return UsageError(attempt, f"{kind}resampling", remedy or "make a line of another kind")
 
 
 class GsiTable:
@@ -61,7 +64,8 @@ class GsiTable:
         if resample and trigger is not Trigger.LEVEL:
             raise UsageError(attempt, "a line that is pulsed is not resampled", "drive it by level")
         if not 0 <= gsi < PINS:
-            raise UsageError(attempt, f"the interrupt controllers have pins 0 to {PINS - 1}")
+            cause = f"the interrupt controllers have pins 0 to {PINS - 1}"
+            raise UsageError(attempt, cause, "take one of them, or a message")
         holders = self._pins.setdefault(gsi, [])
         for other in holders:
             if not (shared and other.shared):

@@ -23,7 +23,7 @@ class HeldKind(enum.IntEnum):
 
 
 class LeaseRefusal(enum.Enum):
-    """Reason why a lease is refused; `cause` is for people."""
+    """Reason why a lease is refused; `cause` and `remedy` are for people."""
 
     EMPTY = (1, "it has no bytes")
     WRAPS = (2, "its end is beyond the last 64-bit address")
@@ -31,18 +31,21 @@ class LeaseRefusal(enum.Enum):
     NOT_SHARED = (4, "a page of it is private or withheld")
     READ_ONLY = (5, "the guest's memory there is read-only")
     OVERLAPS = (6, "it overlaps another range of the same writable lease")
-    CONVERTING = (7, "its pages are about to be converted, reset or saved")
-    TOO_MANY = (8, "too many ranges are leased")
+    CONVERTING = (7, "its pages are about to be converted, reset or saved", "try again afterwards")
+    TOO_MANY = (8, "too many ranges are leased", "close other leases first")
     CLOSED = (9, "the machine has ended")
+    MEMORY_SHORT = (10, "the host has no memory left", "give it more, or close other leases")
     TWO_REGIONS = (
-        10,
+        11,
         "it reaches from one memory region into the next, which lies elsewhere in the host",
+        "ask for two ranges",
     )
-    NOT_A_RANGE = (11, "a GPA and a length are numbers from 0 to 2^64 - 1")
+    NOT_A_RANGE = (12, "a GPA and a length are numbers from 0 to 2^64 - 1")
 
-    def __init__(self, code: int, cause: str) -> None:
+    def __init__(self, code: int, cause: str, remedy: str = "") -> None:
         self.code = code
         self.cause = cause
+        self.remedy = remedy
 
 
 REFUSALS = {refusal.code: refusal for refusal in LeaseRefusal}
@@ -65,7 +68,8 @@ class HeldRanges(Protocol):
     def add_region(self, slot: int, gpa: int, size: int, *, writable: bool) -> None:
         """There is memory, all shared: whole pages; `slot` is below `SEVERAL`.
 
-        Raises `InternalError` where there is some already, or the slot is taken.
+        Raises `InternalError` where there is some already, or the slot is taken, and
+        `SystemCallError` (ENOMEM).
         """
         ...
 
@@ -93,7 +97,8 @@ class HeldRanges(Protocol):
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
         """Hold ranges, each a GPA and a length, in another way than as a lease; its number.
 
-        Raises `UsageError` for one that is empty or wraps.
+        Raises `UsageError` for one that is empty or wraps and where there are too many, and
+        `SystemCallError` (ENOMEM).
         """
         ...
 

@@ -90,11 +90,12 @@ def check_doorbell(
     attempt = f"put a doorbell of {owner} at {place}"
     sizes, end = (_PORT_SIZES, _PORTS) if place.is_port else (_MMIO_SIZES, _GPA_END)
     if place.size not in sizes:
-        raise UsageError(attempt, f"its size is none of {', '.join(map(str, sizes))}")
+        listed = ", ".join(map(str, sizes))
+        raise UsageError(attempt, f"its size is none of {listed}", "give it one of them")
     if not 0 <= place.address <= end - place.size:
-        raise UsageError(attempt, "it lies outside of the address space")
+        raise UsageError(attempt, "it lies outside of the address space", "move it")
     if place.value is not None and not 0 <= place.value < 1 << 8 * place.size:
-        raise UsageError(attempt, "no such write has this value")
+        raise UsageError(attempt, "no such write has this value", "give one of its size")
     for taken, by in present:
         if place.overlaps(taken):
             raise UsageError(attempt, f"{by} has one at {taken}", "give one of them another place")

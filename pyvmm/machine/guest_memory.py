@@ -42,6 +42,7 @@ class GuestMemory:
     ) -> None:
         tracked = TrackedMemory(vm, honours_touches=honours_touches, is_over=is_over)
         self._tracked = tracked
+        self.is_over = is_over
         self.leases = Leases(tracked, wanted, patience)
         """Leases that are out, and waiting for them; the machine's own affair."""
         self.lease = self.leases.lease

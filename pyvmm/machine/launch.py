@@ -16,6 +16,7 @@ from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.interface import System, Vm
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.memory_sides import SharedMemory
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.address_map import MapSlot, RangeKind
@@ -91,13 +92,25 @@ class PrivateLaunch(StackOwner):
         return self._report
 
     def complete(self) -> None:
-        """Take firmware and staging area away from the guest, and give their memory back."""
-        if self._firmware is None or self._staging is None:
+        """Take firmware and staging area away from the guest, and give their memory back.
+
+        Raises `LeaseHeldError` where a device works on them for long or the run ends meanwhile.
+        """
+        firmware, staging_area = self._firmware, self._staging
+        if firmware is None or staging_area is None:
             return
         self._report = self.report
-        firmware, self._firmware = self._firmware, None
-        staging_area, self._staging = self._staging, None
         for gone in (firmware, staging_area):
-            self._memory.regions.remove(gone.sides.region.slot)
+            self._remove(gone.sides.region.slot)
+        self._firmware = self._staging = None
         firmware.close()
         staging_area.close()
+
+    def _remove(self, slot: int) -> None:
+        try:
+            self._memory.regions.remove(slot, on_vcpu=True)
+        except LeaseHeldError as held:
+            if not held.interrupted or self._memory.is_over():
+                raise
+            # A pause: it waits as long as the guest's write does, which cannot be done in part.
+            self._memory.regions.remove(slot)

@@ -41,8 +41,10 @@ class LeaseRefusedError(PyvmmError):
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, attempt: str, cause: str, reason: LeaseRefusal, index: int) -> None:
-        super().__init__(attempt, cause)
+    def __init__(
+        self, attempt: str, cause: str, reason: LeaseRefusal, index: int, remedy: str = ""
+    ) -> None:
+        super().__init__(attempt, cause, remedy or reason.remedy)
         self.reason = reason
         self.index = index
 
@@ -79,7 +81,8 @@ class Lease:
         """Let conversions have the pages; a second call does nothing. Any thread.
 
         Raises `BufferError` while a view is in use (a system call, an array made of it): then the
-        lease goes on.
+        lease goes on, of all its ranges, though the views before that one are released. Close it
+        again once nothing uses the view.
         """
         if self.views:
             for view in self.views:
@@ -222,20 +225,19 @@ class Leases:
             f"a lease has from 1 to {MOST_RANGES}",
             LeaseRefusal.TOO_MANY if count else LeaseRefusal.EMPTY,
             0,
+            "ask for several leases" if count else "",
         )
 
     def _refused(
         self, ranges: Sequence[Range], index: int, reason: LeaseRefusal
     ) -> LeaseRefusedError:
         gpa, size = ranges[index]
-        cause = reason.cause
         if reason is LeaseRefusal.NO_MEMORY:
             if self._tracked.is_closed:
                 reason = LeaseRefusal.CLOSED
             elif self._tracked.regions.parts(GpaRange(gpa, gpa + size)) is not None:
                 reason = LeaseRefusal.TWO_REGIONS
-            cause = reason.cause
-        return LeaseRefusedError(_attempt(ranges, index), cause, reason, index)
+        return LeaseRefusedError(_attempt(ranges, index), reason.cause, reason, index)
 
 
 class Vacating:

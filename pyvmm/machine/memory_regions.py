@@ -42,15 +42,15 @@ class MemoryRegions:
             self._tracked.add(sides)
             self._tracked.executor.tell_what_is_shared(whole)
 
-    def remove(self, slot: int) -> None:
+    def remove(self, slot: int, *, on_vcpu: bool = False) -> None:
         """Delete a region's memslot; the guest finds nothing there any more, as nowhere else.
 
-        Waits for leases of it. Raises `SystemCallError` or `LeaseHeldError`, and then the region is
-        still there as it was.
+        Waits for leases of it, `on_vcpu` as for `Vacating.wait`. Raises `SystemCallError` or
+        `LeaseHeldError`, and then the region is still there as it was.
         """
         sides = self._tracked.sides[slot]
         whole = sides.region.range
-        with self._vacated(sides, "remove"), self._tracked.exclusive():
+        with self._vacated(sides, "remove", on_vcpu), self._tracked.exclusive():
             with self._tracked.executor.leaving(whole):
                 if slot not in self._tracked.unplugged:
                     self._tracked.vm.set_memslot(sides.no_memslot())
@@ -74,11 +74,12 @@ class MemoryRegions:
             raise
 
     @contextmanager
-    def _vacated(self, sides: MemorySides, verb: str) -> Iterator[None]:
+    def _vacated(self, sides: MemorySides, verb: str, on_vcpu: bool = False) -> Iterator[None]:
         """Wait for leases of a region; none is given inside. Raises `LeaseHeldError`."""
         region = sides.region
         with self._leases.vacating(region.range) as vacating:
-            vacating.wait(f"{verb} {region.what} at gpa {region.range.start:#x}")
+            attempt = f"{verb} {region.what} at gpa {region.range.start:#x}"
+            vacating.wait(attempt, on_vcpu=on_vcpu)
             yield
 
     def listen(self, listener: MemoryListener, covered: Sequence[GpaRange]) -> None:

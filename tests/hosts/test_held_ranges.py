@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal, refused_row
+from pyvmm.hosts.kvm.binding import INTERFACE, lib, require_interface
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.model.conversions import ModelConversions
 
@@ -188,3 +191,53 @@ def test_both_hosts_answer_alike(asked: list[tuple[object, ...]]) -> None:
     for call in [("add", 3), ("add", 1), *asked]:
         answers = [do(host.held, call) for host in hosts]
         assert answers[0] == answers[1], call
+
+
+def test_the_numbers_of_refusals_are_held_h_s() -> None:
+    numbered = [one for one in LeaseRefusal if one.code < LeaseRefusal.TWO_REGIONS.code]
+    assert len(numbered) == 10
+    for one in numbered:
+        assert getattr(lib, f"PYVMM_LEASE_{one.name}") == one.code
+    assert all(one.code < 16 for one in LeaseRefusal)
+
+
+SHORT_OF_MEMORY = """
+import array, resource
+from pyvmm.errors import SystemCallError
+from pyvmm.hosts.held_ranges import HeldKind, LeaseRefusal, refused_row
+from pyvmm.hosts.kvm.binding import ffi, lib
+from pyvmm.hosts.kvm.binding import INTERFACE, lib, require_interface
+from pyvmm.hosts.kvm.conversions import FastConversions
+
+held = FastConversions(-1).held
+held.add_region(0, 0, 1 << 30, writable=True)
+many = 1 << 20
+rows = array.array("Q", [1, 1]) * many
+ranges = [(1, 1)] * 50000
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+room = used + (4 << 20)  # Less than the rows take that are sorted, more than all else.
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+pointer = ffi.cast("uint64_t *", rows.buffer_info()[0])
+print(refused_row(lib.pyvmm_held_lease(held._raw, pointer, many, True)))
+try:
+    held.add_region(1, 1 << 40, 1 << 52, writable=True)
+except SystemCallError as error:
+    print(error)
+"""
+
+
+def test_a_host_without_memory_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    lease, region = done.stdout.splitlines()
+    assert lease == f"{(0, LeaseRefusal.MEMORY_SHORT)}"
+    assert "ENOMEM" in region
+
+
+@pytest.mark.parametrize("number", [0, INTERFACE - 1, INTERFACE + 1])
+def test_an_extension_of_other_sources_is_refused(number: int) -> None:
+    require_interface(lib.PYVMM_INTERFACE)
+    with pytest.raises(HostLacksError, match="built from other sources; build it again"):
+        require_interface(number)

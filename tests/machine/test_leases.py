@@ -17,8 +17,9 @@ from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
 from pyvmm.hosts.held_ranges import HeldKind, LeaseRefusal
 from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, Vm
 from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.launch import PrivateLaunch
 from pyvmm.machine.leases import MOST_RANGES, LeaseHeldError, LeaseRefusedError
-from pyvmm.machine.memory_sides import MemorySides
+from pyvmm.machine.memory_sides import MemorySides, SharedMemory
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
@@ -51,10 +52,12 @@ class World:
     def __init__(self, *, attributes_rule: bool = True) -> None:
         self.kernel = Kernel()
         self.wanted = False
+        self.is_over = False
         self.memory = GuestMemory(
             cast(Vm, self.kernel),
             attributes_rule=attributes_rule,
             wanted=lambda: self.wanted,
+            is_over=lambda: self.is_over,
             patience=AT_ONCE,
         )
         self.memory.regions.add(sides(self.kernel, MemoryRegion(0, RAM, True, "RAM"), 0))
@@ -388,3 +391,74 @@ def test_a_lease_that_meets_the_end_is_refused(
         leases.lease(asked)
     assert refused.value.reason is LeaseRefusal.CLOSED
     assert not world.is_leased()
+
+
+# -- a launch that completes --
+
+
+class Placed:
+    """Shared memory of a launch."""
+
+    def __init__(self, world: World, slot: int) -> None:
+        self.sides = world.memory._tracked.sides[slot]
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def launch_of(world: World) -> tuple[PrivateLaunch, list[Placed]]:
+    launch = object.__new__(PrivateLaunch)
+    placed = [Placed(world, slot) for slot in (1, 2)]
+    launch._memory = world.memory
+    launch._report = None
+    launch._firmware, launch._staging = cast(list[SharedMemory], placed)
+    return launch, placed
+
+
+def test_the_end_of_the_run_ends_a_launch_s_wait_for_a_lease(world: World) -> None:
+    launch, placed = launch_of(world)
+    with world.memory.lease([(WINDOW.start, 8)], holder="net0"):
+        with waiting(world, launch.complete) as answers:
+            world.wanted = world.is_over = True
+            world.memory.leases.interrupt()
+        [held] = answers
+        assert isinstance(held, LeaseHeldError)
+        assert held.interrupted
+    assert not any(one.is_closed for one in placed)
+    assert launch._firmware is not None, "what has not gone is still the launch's"
+
+
+def test_a_pause_does_not_keep_a_launch_from_completing(world: World) -> None:
+    launch, placed = launch_of(world)
+    lease = world.memory.lease([(WINDOW.start, 8)], holder="net0")
+    with waiting(world, launch.complete) as answers:
+        world.wanted = True
+        world.memory.leases.interrupt()
+        lease.close()
+    assert answers == [None]
+    assert all(one.is_closed for one in placed)
+    assert world.memory.states.at(WINDOW.start) is None
+
+
+@pytest.mark.parametrize("reason", list(LeaseRefusal))
+def test_a_refusal_says_what_to_do_where_there_is_something(
+    world: World, monkeypatch: pytest.MonkeyPatch, reason: LeaseRefusal
+) -> None:
+    monkeypatch.setattr(world.memory.leases, "_lease", lambda *_: -reason.code)
+    with pytest.raises(LeaseRefusedError) as refused:
+        world.memory.lease([(0, 8)])
+    expected = reason
+    if reason is LeaseRefusal.NO_MEMORY:
+        expected = LeaseRefusal.TWO_REGIONS  # not a hole, so this is what it must have been
+    assert refused.value.reason is expected
+    assert refused.value.remedy == expected.remedy
+    assert str(refused.value).endswith(expected.remedy or expected.cause)
+    reasons = LeaseRefusal
+    asks_for_something = {
+        reasons.CONVERTING,
+        reasons.TOO_MANY,
+        reasons.MEMORY_SHORT,
+        reasons.TWO_REGIONS,
+    }
+    assert bool(reason.remedy) == (reason in asks_for_something)

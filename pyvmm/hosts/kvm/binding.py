@@ -29,6 +29,22 @@ CData: TypeAlias = Any
 ffi: Any = _kvm.ffi
 lib: Any = _kvm.lib
 
+INTERFACE = 2
+"""Number of the interface that is called here: PYVMM_INTERFACE of calls.h."""
+
+
+def require_interface(number: int) -> None:
+    """Raise `HostLacksError` for a compiled part of other sources than these."""
+    if number != INTERFACE:
+        raise HostLacksError(
+            "use /dev/kvm",
+            "the compiled part of pyvmm was built from other sources",
+            "build it again (in a checkout: make), or install pyvmm again",
+        )
+
+
+require_interface(getattr(lib, "PYVMM_INTERFACE", 0))
+
 
 def new(declaration: str, content: dict[str, Any] | int | None = None) -> CData:
     """A zeroed C object that lives as long as the value returned.

@@ -8,6 +8,9 @@
 #include "kvm_abi.h"
 #endif
 
+/* Raised with every change of what Python calls or reads of these headers (binding.py has it, too). */
+#define PYVMM_INTERFACE 2
+
 int64_t pyvmm_ioctl_value(int fd, uint64_t request, uint64_t argument);
 int64_t pyvmm_ioctl_pointer(int fd, uint64_t request, void *argument);
 int64_t pyvmm_map(int fd, uint64_t size, int flags, uint64_t offset);

@@ -10,6 +10,7 @@
 #define BITS 64
 /* With more rows than this, sorting them costs less than comparing each with each. */
 #define FEW_ROWS 16
+#define NO_ROW (-1)
 
 struct region {
     uint64_t gpa;
@@ -230,21 +231,21 @@ bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, u
 
 /* -- what is held -- */
 
-static bool make_room(struct table *table, uint32_t more)
+static int make_room(struct table *table, uint32_t more)
 {
     if (more > PYVMM_HELD_RANGES - table->count)
-        return false;
+        return -E2BIG;
     uint32_t room = table->room;
     while (room < table->count + more)
         room = room == 0 ? 16 : 2 * room;
     if (room == table->room)
-        return true;
+        return 0;
     struct range *ranges = realloc(table->ranges, room * sizeof(*ranges));
     if (ranges == NULL)
-        return false;
+        return -ENOMEM;
     table->ranges = ranges;
     table->room = room;
-    return true;
+    return 0;
 }
 
 static void append(struct table *table, const uint64_t *rows, uint32_t count, int64_t number)
@@ -264,7 +265,7 @@ static int by_gpa(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* None is empty, and none wraps. The index of a row that overlaps another; -1: none does. */
+/* None is empty, and none wraps. The index of a row that overlaps another, NO_ROW or -ENOMEM. */
 static int64_t overlapping_row(const uint64_t *rows, uint32_t count)
 {
     if (count <= FEW_ROWS) {
@@ -273,16 +274,16 @@ static int64_t overlapping_row(const uint64_t *rows, uint32_t count)
                 if (rows[2 * i] <= rows[2 * j] + (rows[2 * j + 1] - 1) &&
                     rows[2 * j] <= rows[2 * i] + (rows[2 * i + 1] - 1))
                     return i;
-        return -1;
+        return NO_ROW;
     }
     struct range *sorted = malloc(count * sizeof(*sorted));
     if (sorted == NULL)
-        return 0;
+        return -ENOMEM;
     for (uint32_t i = 0; i < count; i++)
         sorted[i] = (struct range){rows[2 * i], rows[2 * i + 1], i};
     qsort(sorted, count, sizeof(*sorted), by_gpa);
-    int64_t found = -1;
-    for (uint32_t i = 1; i < count && found < 0; i++)
+    int64_t found = NO_ROW;
+    for (uint32_t i = 1; i < count && found == NO_ROW; i++)
         if (sorted[i].gpa <= sorted[i - 1].gpa + (sorted[i - 1].size - 1))
             found = sorted[i].number;
     free(sorted);
@@ -297,8 +298,10 @@ static int64_t ill_formed(const uint64_t *rows, uint32_t count, bool writable)
         if (rows[2 * i + 1] - 1 > UINT64_MAX - rows[2 * i])
             return refusal(i, PYVMM_LEASE_WRAPS);
     }
-    int64_t row = writable ? overlapping_row(rows, count) : -1;
-    return row < 0 ? 0 : refusal((uint32_t)row, PYVMM_LEASE_OVERLAPS);
+    int64_t row = writable ? overlapping_row(rows, count) : NO_ROW;
+    if (row == -ENOMEM)
+        return refusal(0, PYVMM_LEASE_MEMORY_SHORT);
+    return row == NO_ROW ? 0 : refusal((uint32_t)row, PYVMM_LEASE_OVERLAPS);
 }
 
 static int refused(const struct pyvmm_held *held, const struct region *region, uint64_t gpa,
@@ -331,8 +334,9 @@ static int64_t lease(struct pyvmm_held *held, const uint64_t *rows, uint32_t cou
             return refusal(i, reason);
         slot = i == 0 || slot == region->slot ? region->slot : PYVMM_HELD_SEVERAL;
     }
-    if (!make_room(table, count))
-        return refusal(0, PYVMM_LEASE_TOO_MANY);
+    int room = make_room(table, count);
+    if (room != 0)
+        return refusal(0, room == -ENOMEM ? PYVMM_LEASE_MEMORY_SHORT : PYVMM_LEASE_TOO_MANY);
     int64_t number = next_number(held, slot);
     append(table, rows, count, number);
     return number;
@@ -358,8 +362,8 @@ int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, co
         return -EINVAL;
     bool entered = enter(conversions);
     struct pyvmm_held *held = pyvmm_conversions_held(conversions);
-    int64_t result = -ENOMEM;
-    if (make_room(&held->tables[kind], count)) {
+    int64_t result = make_room(&held->tables[kind], count);
+    if (result == 0) {
         result = next_number(held, PYVMM_HELD_SEVERAL);
         append(&held->tables[kind], rows, count, result);
     }

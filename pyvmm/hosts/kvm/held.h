@@ -33,6 +33,7 @@ struct pyvmm_conversions;
 #define PYVMM_LEASE_CONVERTING 7
 #define PYVMM_LEASE_TOO_MANY 8
 #define PYVMM_LEASE_CLOSED 9
+#define PYVMM_LEASE_MEMORY_SHORT 10
 
 /*
  * All of these take the lock of all conversions unless the calling thread has it. Rows are pairs of
@@ -57,7 +58,10 @@ bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, u
  */
 int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const uint64_t *rows,
                          uint32_t count, bool writable);
-/* Holds the rows, of whatever kind but a lease; the number to release them by. */
+/*
+ * Holds the rows, of whatever kind but a lease; the number to release them by. -EINVAL for rows that
+ * are empty or wrap, -E2BIG where too many are held, -ENOMEM.
+ */
 int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, const uint64_t *rows,
                         uint32_t count);
 /* Returns whether somebody waits for a lease. */

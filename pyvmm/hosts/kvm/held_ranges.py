@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.held_ranges import HeldKind
-from pyvmm.hosts.kvm.binding import CData, lib, new
+from pyvmm.hosts.kvm.binding import CData, lib, new, refused
 
 _ROW = "uint64_t[]"
 
@@ -26,10 +27,12 @@ class KvmHeldRanges:
 
     def add_region(self, slot: int, gpa: int, size: int, *, writable: bool) -> None:
         """There is memory, all shared. Raises `InternalError` where there is some already."""
-        if lib.pyvmm_held_add_region(self._raw, slot, gpa, size, writable):
-            raise InternalError(
-                f"note memory region {slot} at {gpa:#x}", "it is there already, or memory is short"
-            )
+        result = lib.pyvmm_held_add_region(self._raw, slot, gpa, size, writable)
+        attempt = f"note memory region {slot} at {gpa:#x}"
+        if result == -errno.ENOMEM:
+            raise refused(errno.ENOMEM, attempt)
+        if result < 0:
+            raise InternalError(attempt, "it is there already, or none that could be")
 
     def remove_region(self, slot: int) -> None:
         """The region is there no longer."""
@@ -49,11 +52,13 @@ class KvmHeldRanges:
         for index, (gpa, size) in enumerate(ranges):
             rows[2 * index], rows[2 * index + 1] = gpa, size
         number: int = lib.pyvmm_held_hold(self._raw, kind, rows, len(ranges))
+        attempt = f"hold {len(ranges)} ranges of guest memory"
+        if number == -errno.ENOMEM:
+            raise refused(errno.ENOMEM, attempt)
+        if number == -errno.E2BIG:
+            raise UsageError(attempt, "too many are held", "cover the memory with fewer")
         if number < 0:
-            raise UsageError(
-                f"hold {len(ranges)} ranges of guest memory",
-                "one is empty or wraps, or there are too many",
-            )
+            raise UsageError(attempt, "one is empty or wraps")
         return number
 
     def leased(self, gpa: int, size: int) -> int:

@@ -53,7 +53,7 @@ class Line(Owner):
         if self._holder.trigger is not trigger:
             raise self._holder.refused(doing)
         if self._closed:
-            raise self._holder.refused(doing, "it has been closed")
+            raise self._holder.refused(doing, "it has been closed", "make another")
 
     def fileno(self) -> int:
         """Refused: nothing to be told."""
@@ -95,7 +95,8 @@ class ResampledLine(Line):
         with self._gsis.levels:
             self._require(Trigger.LEVEL, "raise it")
             if self._irqfd.is_lost:
-                raise self._holder.refused("raise it", "its irqfd could not be assigned again")
+                cause = "its irqfd could not be assigned again"
+                raise self._holder.refused("raise it", cause, "lower it first, or close it")
             self._irqfd.raised.signal()
 
     def lower(self) -> None:

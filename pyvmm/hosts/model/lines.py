@@ -81,7 +81,7 @@ class ModelLine(Owner):
         if not fits:
             raise self._holder.refused(doing)
         if self._closed:
-            raise self._holder.refused(doing, "it has been closed")
+            raise self._holder.refused(doing, "it has been closed", "make another")
 
     def fileno(self) -> int:
         """An eventfd, readable when the guest has lowered the line; -1 once closed."""
