@@ -110,6 +110,9 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
     async with control.resetting():
         if control.is_over:
             raise InternalError(_RESTORE, "the guest has ended")
+        if control.reset_is_asked:  # It would undo this.
+            cause = "its guest has just reset it"
+            raise InternalError(_RESTORE, cause, "restore it a moment later")
         # From here on the guest is neither what it was nor what it will be. Bounded: a vCPU that
         # does not answer ends the run.
         with (

@@ -417,6 +417,16 @@ def test_a_machine_that_is_being_reset_is_not_saved() -> None:
     within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)
 
 
+def test_a_machine_that_is_being_reset_is_not_restored() -> None:
+    async def act(machine: Machine) -> None:
+        saved = await save(inside(machine))
+        control_of(machine)._reset_asked = True
+        with pytest.raises(InternalError, match="just reset it; restore it a moment later"):
+            await restore(inside(machine), saved)
+
+    within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)
+
+
 @pytest.mark.kvm
 def test_a_state_of_one_host_is_not_the_others() -> None:
     kvm = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.KVM)
