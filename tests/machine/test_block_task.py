@@ -17,9 +17,10 @@ from pyvmm.devices.virtio_block import FEATURE_FLUSH, config_space
 from pyvmm.devices.virtio_mmio import Register, VirtioMmio
 from pyvmm.devices.virtqueue import QueuePlace
 from pyvmm.hosts.held_ranges import LeaseRefusal
+from pyvmm.machine import virtio_block
 from pyvmm.machine.block_store import MemoryStore
 from pyvmm.machine.leases import LeaseRefusedError
-from pyvmm.machine.virtio_block import BlockParts, BlockTask
+from pyvmm.machine.virtio_block import BlockParts, BlockTask, VirtioPort
 from tests.devices.test_virtio_mmio import DRIVER_OK, NEEDS_RESET, Driver
 
 PLACE = QueuePlace(4, 0x1000, 0x2000, 0x3000)
@@ -179,3 +180,28 @@ def test_memory_that_is_being_vacated_is_tried_again() -> None:
     made.memory.lease = refusing  # type: ignore[method-assign]
     made.serve()
     assert (made.used, made.status) == ((1, 0, 513), 0)
+
+
+def test_a_reset_waits_no_longer_than_it_has_patience_and_the_status_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(virtio_block, "RESET_PATIENCE", 0.01)
+    made = disk()
+    port = VirtioPort(made.device)
+    made.device.begin()
+    port.write(Register.STATUS, 4, 0)
+    assert port.read(Register.STATUS, 4) == DRIVER_OK
+    made.device.end()
+    assert port.read(Register.STATUS, 4) == 0
+
+
+def test_what_is_finished_behind_a_reset_gets_nowhere() -> None:
+    class Resetting(MemoryStore):
+        async def read(self, offset: int, into: memoryview) -> None:
+            made.driver.write(Register.STATUS, 0)
+            await super().read(offset, into)
+
+    made = Disk(Resetting(bytearray(1024)))
+    made.serve()
+    assert made.used == (0, 0, 0)
+    assert (made.driver.status, made.device.interrupt_status) == (0, 0)
