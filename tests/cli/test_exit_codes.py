@@ -123,10 +123,13 @@ def test_triple_fault() -> None:
 
 
 def test_time_limit() -> None:
-    outcome = pyvmm("run", "hang", "--timeout", "0.3")
-    assert outcome.code == 124
+    for seconds in ("0.3", "3", "30"):
+        outcome = pyvmm("run", "hang", "--timeout", seconds)
+        assert outcome.code == 124
+        if outcome.out:  # On a busy machine the guest may not get that far in so short a time.
+            break
     assert outcome.out == b"hanging\n"
-    assert outcome.lines[0] == "pyvmm: the guest was still running after 0.3 s"
+    assert outcome.lines[0] == f"pyvmm: the guest was still running after {seconds} s"
     assert_reported(outcome.err)
     assert "code at rip: eb fe" in outcome.err
 

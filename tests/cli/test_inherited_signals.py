@@ -38,10 +38,13 @@ every = pytest.mark.parametrize("inherited", EVERY)
 @every
 def test_a_run_ends_as_ever(inherited: Callable[[], None], host: str) -> None:
     """A time limit: vCPUs are kicked by a signal."""
-    process = start("run", "hang", "--timeout", "0.3", "--host", host, preparation=inherited)
-    with ending(process):
-        outcome = finish(process)
-    assert outcome.code == 124
+    for seconds in ("0.3", "3", "30"):
+        process = start("run", "hang", "--timeout", seconds, "--host", host, preparation=inherited)
+        with ending(process):
+            outcome = finish(process)
+        assert outcome.code == 124
+        if outcome.out:  # On a busy machine the guest may not get that far in so short a time.
+            break
     assert outcome.out == b"hanging\n"
 
 
