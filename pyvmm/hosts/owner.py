@@ -27,6 +27,8 @@ class Owned(Protocol):
 class Owner:
     """A context manager that closes at its end."""
 
+    __slots__ = ()
+
     def close(self) -> None:
         """Give the resource back; a second call does nothing."""
         raise NotImplementedError

@@ -40,41 +40,28 @@ maps its page. half-closed: the same with the descriptor closed whose object the
 (the VM's where files pin VMs, the file's where slots pin files). linked: a second file on the same
 inode for vm1, both bound and mapped."""
 
+_MAINLINE = (
+    Protection.SLOTS_LOCK,
+    Protection.INVALIDATE_LOCK,
+    Protection.SRCU_GRACE,
+    Protection.FILE_MEMORY,
+    Protection.UNLESS_ZERO,
+    Protection.RETRY,
+)
+_V11 = (
+    Protection.SLOTS_LOCK,
+    Protection.INVALIDATE_LOCK,
+    Protection.SRCU_GRACE,
+    Protection.RCU_GRACE,
+    Protection.FILE_MEMORY,
+    Protection.UNLESS_ZERO,
+    Protection.RETRY,
+)
 PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
-    Locking.MAINLINE: (
-        Protection.SLOTS_LOCK,
-        Protection.INVALIDATE_LOCK,
-        Protection.SRCU_GRACE,
-        Protection.FILE_MEMORY,
-        Protection.UNLESS_ZERO,
-        Protection.RETRY,
-    ),
-    Locking.MAINLINE_BEFORE: (
-        Protection.SLOTS_LOCK,
-        Protection.INVALIDATE_LOCK,
-        Protection.SRCU_GRACE,
-        Protection.FILE_MEMORY,
-        Protection.UNLESS_ZERO,
-        Protection.RETRY,
-    ),
-    Locking.V11: (
-        Protection.SLOTS_LOCK,
-        Protection.INVALIDATE_LOCK,
-        Protection.SRCU_GRACE,
-        Protection.RCU_GRACE,
-        Protection.FILE_MEMORY,
-        Protection.UNLESS_ZERO,
-        Protection.RETRY,
-    ),
-    Locking.V11_ORDER: (
-        Protection.SLOTS_LOCK,
-        Protection.INVALIDATE_LOCK,
-        Protection.SRCU_GRACE,
-        Protection.RCU_GRACE,
-        Protection.FILE_MEMORY,
-        Protection.UNLESS_ZERO,
-        Protection.RETRY,
-    ),
+    Locking.MAINLINE: _MAINLINE,
+    Locking.MAINLINE_BEFORE: _MAINLINE,
+    Locking.V11: _V11,
+    Locking.V11_ORDER: _V11,
     Locking.PROPOSAL: (
         Protection.SLOTS_LOCK,
         Protection.INVALIDATE_LOCK,

@@ -19,6 +19,7 @@ import trio
 
 from pyvmm.errors import ConversionRefusedError, ExitCode, InternalError, PyvmmError
 from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal, refused_row
+from pyvmm.hosts.owner import Owner
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
 
@@ -60,7 +61,7 @@ class LeaseHeldError(ConversionRefusedError):
         self.interrupted = interrupted
 
 
-class Lease:
+class Lease(Owner):
     """Guest memory that is not converted until `close`: a context manager.
 
     `views` has a `memoryview` for each range that was asked for, in that order: the memory itself,
@@ -89,17 +90,6 @@ class Lease:
                 view.release()
             self.views = ()
             self._give_back(self._number)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Leases:
