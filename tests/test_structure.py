@@ -23,8 +23,8 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 LEVELS = (
     "cli",
     "demo",
-    "compare",
     "testing",
+    "compare",
     "lab",
     "qmp",
     "machine",
