@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Boot tests: machines as ordinary as fixtures (docs/decisions/0015-boot-tests.md)."""
