@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
     from pyvmm.machine.machine import Machine
     from pyvmm.machine.running import open_machine
+    from pyvmm.machine.saved_machine import SavedMachine
     from pyvmm.machine.steering import MachineState
     from pyvmm.memory.conversion import Side
     from pyvmm.memory.page_states import PageState
@@ -100,6 +101,7 @@ __all__ = (
     "Requester",
     "Resumed",
     "RunResult",
+    "SavedMachine",
     "Side",
     "SystemCallError",
     "UsageError",
@@ -146,6 +148,7 @@ _MODULES = {
     "Requester": "pyvmm.machine.ending",
     "Resumed": "pyvmm.machine.events",
     "RunResult": "pyvmm.machine.ending",
+    "SavedMachine": "pyvmm.machine.saved_machine",
     "Side": "pyvmm.memory.conversion",
     "SystemCallError": "pyvmm.errors",
     "UsageError": "pyvmm.errors",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.saved_state import SavedVcpu, SavedVm
+    from pyvmm.hosts.saved_state import Origin, SavedVcpu, SavedVm
 
 
 class SaveableVcpu(Protocol):
@@ -34,6 +34,11 @@ class SaveableVcpu(Protocol):
 
 class SaveableVm(Protocol):
     """The part of `interface.Vm` that saves its clock and controllers and restores them."""
+
+    @property
+    def origin(self) -> Origin:
+        """Origin of what is saved here, and of all that can be restored here."""
+        ...
 
     def save(self) -> SavedVm:
         """Clock, controllers and timer, while no vCPU runs; neither memory nor vCPUs."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyvmm.machine.blocking_objects import BlockingMachine, blocking
 from pyvmm.machine.config import MachineConfig
@@ -29,6 +30,9 @@ from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import Attachment, running
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
+
+if TYPE_CHECKING:
+    from pyvmm.machine.saved_machine import SavedMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ def open_blocking_machine(
     *,
     allow: Allow | None = None,
     paused: bool = False,
+    saved: SavedMachine | None = None,
 ) -> Iterator[BlockingMachine]:
     """Make a machine and run its guest inside of the block; as `open_machine`, without trio.
 
@@ -68,7 +73,7 @@ def open_blocking_machine(
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Machine]:
-        async with running(config, attach, allow=allow, paused=paused) as inside:
+        async with running(config, attach, allow=allow, paused=paused, saved=saved) as inside:
             threads.extend(inside.threads.threads)
             yield inside.machine
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.config import MachineConfig
@@ -17,9 +18,12 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
-from pyvmm.machine.monitor.register_lines import VcpuRegisters
 from pyvmm.machine.steering import Control, MachineState
 from pyvmm.machine.vcpus import MachineVcpu, T
+
+if TYPE_CHECKING:
+    from pyvmm.machine.monitor.register_lines import VcpuRegisters
+    from pyvmm.machine.saved_machine import SavedMachine
 
 
 class BlockingControl:
@@ -74,6 +78,27 @@ class BlockingControl:
         ends while this waits.
         """
         self._loop.call(self._inner.reset, timeout)
+
+    def save(self, *, timeout: float | None = None) -> SavedMachine:
+        """Save all of the machine: vCPUs, controllers, devices, memory, input not yet taken.
+
+        The guest stands still meanwhile and goes on then; a pause stays one. What it said is not in
+        it. Waits for the leases of its memory, a second at the most (`LeaseHeldError`). Raises
+        `UsageError` for a machine with private memory, which the host cannot read, and
+        `InternalError` where the guest has ended or has just reset its machine.
+        """
+        return self._loop.call(self._inner.save, timeout)
+
+    def restore(self, saved: SavedMachine, *, timeout: float | None = None) -> None:
+        """Make the machine what `saved` is; it goes on from there, or stays paused.
+
+        Input that was sent and not yet taken by the UART comes behind what was saved. Waits, as
+        `reset` does: not to be called inside of `freeze`. Raises, before anything has changed,
+        `HostLacksError` for a state of another host, version or processor, `UsageError` for one of
+        another configuration (each names both sides), `LeaseHeldError` and `InternalError` as
+        `save`. If the host fails in the middle, the run fails too.
+        """
+        self._loop.call(partial(self._inner.restore, saved), timeout)
 
     def powerdown(self) -> None:
         """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.

@@ -161,18 +161,39 @@ def _imports(body: str) -> Iterator[str]:
         "LoopThread": "pyvmm.machine.loop_thread",
         "Machine": "pyvmm.machine.machine",
     }
+    typing: set[str] = set()
     for module in (_MACHINE, *TWINS.values()):
         known = dict(_origins(module)) | known
+        typing |= _only_for_types(module)
     needed: dict[str, set[str]] = {}
     for node in ast.walk(ast.parse(body)):
         if isinstance(node, ast.Name) and node.id in known:
             needed.setdefault(known[node.id], set()).add(node.id)
+    late = {module for module in needed if module in typing}
+    ours = {module for module in needed if module.startswith("pyvmm.")} - late
+    theirs = needed.keys() - ours - late
+    if late:
+        needed["typing"] = {"TYPE_CHECKING"}
+        theirs.add("typing")
     yield from ("", "from __future__ import annotations", "")
-    ours = {module for module in needed if module.startswith("pyvmm.")}
-    for group in (needed.keys() - ours, ours):
+    for group, indent in ((theirs, ""), (ours, ""), (late, "    ")):
+        if indent and group:
+            yield "if TYPE_CHECKING:"
         for module in sorted(group):
-            yield f"from {module} import {', '.join(sorted(needed[module], key=_isort))}"
+            names = ", ".join(sorted(needed[module], key=_isort))
+            yield f"{indent}from {module} import {names}"
         yield ""
+
+
+def _only_for_types(module: str) -> set[str]:
+    """Modules that a module of the machine's imports for its annotations alone."""
+    return {
+        node.module or ""
+        for block in _tree(module).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+    }
 
 
 def _isort(name: str) -> tuple[int, str]:

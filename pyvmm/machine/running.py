@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -35,6 +36,9 @@ from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpu_thread import Allow
 from pyvmm.machine.vcpu_threads import VcpuThreads, allow_by_policy
 from pyvmm.machine.vcpus import MachineVcpu
+
+if TYPE_CHECKING:  # Most machines are made of their configuration alone.
+    from pyvmm.machine.saved_machine import SavedMachine
 
 Attachment = Callable[[ConsolePort], Awaitable[None]]
 """Function that serves a machine's console until the output has ended and is all passed on.
@@ -83,10 +87,12 @@ class Running:
             MachineHost(assembly),
             Control(
                 control,
-                self.outcome,
-                self.audience,
-                assembly,
-                vcpus,
+                config=config,
+                port=port,
+                outcome=self.outcome,
+                audience=self.audience,
+                assembly=assembly,
+                vcpus=vcpus,
             ),
             Console(port, attach),
             assembly.memory,
@@ -172,31 +178,33 @@ async def running(
     *,
     allow: Allow | None = None,
     paused: bool = False,
-    attached: bool = True,
+    saved: SavedMachine | None = None,
 ) -> AsyncIterator[Running]:
-    """As `open_machine`, with the machine's inside.
-
-    Without `attached`, `attach` is not called before `Running.may_attach` is set.
-    """
+    """As `open_machine`, with the machine's inside."""
+    waits = paused or saved is not None
     allowed = allow_by_policy(config.private, allow)
     port = ConsolePort()
     control = RunControl(
         config.cpus,
         port.release,
         port.rearm,
-        paused=paused,
+        paused=waits,
         reboots=config.reboot is RebootPolicy.AGAIN,
     )
     body_failure: BaseException | None = None
     with Assembly(config, control, port) as assembly:
         inside = Running(
-            config, control, port, assembly, attach=attach, allow=allowed, paused=paused
+            config, control, port, assembly, attach=attach, allow=allowed, paused=waits
         )
-        if attached:
-            inside.may_attach.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(inside.conduct, nursery)
             try:
+                if saved is not None:
+                    await inside.machine.control.restore(saved)
+                # Not before: what it sends comes behind the input that was saved.
+                inside.may_attach.set()
+                if waits and not paused:
+                    inside.machine.control.resume()
                 yield inside
             except BaseException as failure:  # noqa: BLE001 - raised again, without a group
                 body_failure = failure
@@ -215,6 +223,7 @@ async def open_machine(
     *,
     allow: Allow | None = None,
     paused: bool = False,
+    saved: SavedMachine | None = None,
 ) -> AsyncIterator[Machine]:
     """Make a machine and run its guest inside of the block, in a trio task.
 
@@ -222,11 +231,12 @@ async def open_machine(
     nobody reads waits once 1 MiB has piled up. `allow` decides on conversions that the guest did
     not announce where the policy is `ImplicitPolicy.ASK`; it is called on a vCPU's thread, which
     waits for it. With `paused` the guest waits for `Control.resume` before its first instruction;
-    its time limit does not wait.
+    its time limit does not wait. With `saved` it is that machine and goes on from there: then
+    `config` may differ from the one saved in what the guest does not see, such as the time limit.
 
     Raises a `PyvmmError`: `UsageError` where nobody answers for ASK, `ImageError`, `HostLacksError`
-    and others before the guest starts, and at the end of the block what made the run fail, unless
-    `Control.wait` has raised it.
+    and others, for `saved` as `Control.restore`, before the guest starts, and at the end of the
+    block what made the run fail, unless `Control.wait` has raised it.
     """
-    async with running(config, attach, allow=allow, paused=paused) as inside:
+    async with running(config, attach, allow=allow, paused=paused, saved=saved) as inside:
         yield inside.machine

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Saving a machine, and restoring it in another one."""
+"""Saving a machine, and restoring it, in another one too."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,9 +18,7 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import ALL_MEMORY
-from pyvmm.machine.machine import Machine
 from pyvmm.machine.memory_reading import contents
-from pyvmm.machine.running import Attachment, Running, running
 from pyvmm.machine.saved_machine import (
     SavedConsole,
     SavedMachine,
@@ -46,12 +43,6 @@ class Inside:
     assembly: Assembly
     console: ConsolePort
     vcpus: Sequence[MachineVcpu]
-
-    @classmethod
-    def of(cls, running: Running) -> Inside:
-        """The parts of a machine that runs."""
-        machine = running.machine
-        return cls(machine.config, running.control, running.assembly, running.port, machine.vcpus)
 
 
 async def save(inside: Inside) -> SavedMachine:
@@ -104,7 +95,7 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
     if len(saved.vcpus) != config.cpus:
         cause = f"the state has {len(saved.vcpus)} vCPUs, and this one has {config.cpus}"
         raise UsageError(_RESTORE, cause)
-    here = assembly.vm.save().origin
+    here = assembly.vm.origin
     for origin in (saved.vm.origin, *(state.origin for state in saved.vcpus)):
         require_same_origin(origin, here)
     async with control.resetting():
@@ -142,28 +133,6 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
                     raise
                 unread, ended = saved.console.unread, saved.console.input_ended
                 console.restore_input(unread, ended=ended)
-
-
-@asynccontextmanager
-async def open_saved_machine(
-    saved: SavedMachine,
-    attach: Attachment | None = None,
-    *,
-    config: MachineConfig | None = None,
-    paused: bool = False,
-) -> AsyncIterator[Machine]:
-    """Make a machine in which the guest goes on from what was saved, as `open_machine` does.
-
-    `attach` begins when that is restored: what it sends comes behind the input that was saved.
-    `config` may differ from the one saved in what the guest does not see, such as the time limit.
-    Raises as `restore` and as `open_machine`.
-    """
-    async with running(config or saved.config, attach, paused=True, attached=False) as made:
-        await restore(Inside.of(made), saved)
-        made.may_attach.set()
-        if not paused:
-            made.machine.control.resume()
-        yield made.machine
 
 
 def _restore_vcpu(state: SavedVcpu, vcpu: Vcpu) -> None:

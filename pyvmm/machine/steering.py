@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""Steering a machine from outside: pause, reset, power button, end."""
+"""Steering a machine from outside: pause, reset, saving, power button, end."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
 from pyvmm.machine.assembly import Assembly
+from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
 from pyvmm.machine.events import Audience, Paused, PowerdownAsked, Resumed, WasReset
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.reset import reset
 from pyvmm.machine.vcpus import MachineVcpu
+
+if TYPE_CHECKING:  # Most machines are never saved.
+    from pyvmm.machine.saved_machine import SavedMachine
+    from pyvmm.machine.saving import Inside
 
 
 class MachineState(enum.Enum):
@@ -35,12 +42,17 @@ class Control:
     def __init__(
         self,
         control: RunControl,
+        *,
+        config: MachineConfig,
+        port: ConsolePort,
         outcome: Outcome,
         audience: Audience,
         assembly: Assembly,
         vcpus: Sequence[MachineVcpu],
     ) -> None:
+        self._config = config
         self._control = control
+        self._port = port
         self._outcome = outcome
         self._audience = audience
         self._assembly = assembly
@@ -108,6 +120,36 @@ class Control:
         await reset(self._control, self._assembly, self._vcpus)
         if not self._control.is_over:
             self._audience.tell(WasReset())
+
+    async def save(self) -> SavedMachine:
+        """Save all of the machine: vCPUs, controllers, devices, memory, input not yet taken.
+
+        The guest stands still meanwhile and goes on then; a pause stays one. What it said is not in
+        it. Waits for the leases of its memory, a second at the most (`LeaseHeldError`). Raises
+        `UsageError` for a machine with private memory, which the host cannot read, and
+        `InternalError` where the guest has ended or has just reset its machine.
+        """
+        from pyvmm.machine.saving import save
+
+        return await save(self._inside())
+
+    async def restore(self, saved: SavedMachine) -> None:
+        """Make the machine what `saved` is; it goes on from there, or stays paused.
+
+        Input that was sent and not yet taken by the UART comes behind what was saved. Waits, as
+        `reset` does: not to be called inside of `freeze`. Raises, before anything has changed,
+        `HostLacksError` for a state of another host, version or processor, `UsageError` for one of
+        another configuration (each names both sides), `LeaseHeldError` and `InternalError` as
+        `save`. If the host fails in the middle, the run fails too.
+        """
+        from pyvmm.machine.saving import restore
+
+        await restore(self._inside(), saved)
+
+    def _inside(self) -> Inside:
+        from pyvmm.machine.saving import Inside
+
+        return Inside(self._config, self._control, self._assembly, self._port, self._vcpus)
 
     def powerdown(self) -> None:
         """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.

@@ -25,7 +25,6 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
-from pyvmm.machine.saving import restore, save
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageState
@@ -33,7 +32,6 @@ from pyvmm.rules.abi import PAGE_SIZE
 
 from .guests import SPIN
 from .private_machines import Ended, Talk, config, talk
-from .test_saved_machine import inside
 
 HANG = 240.0
 FOR_EVER = 600.0
@@ -208,16 +206,16 @@ def test_a_guest_that_resets_under_a_lease_that_does_not_end_is_no_hang(host: Ho
 def test_saving_and_restoring_wait_for_leases(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         machine.memory.write(MIB, b"before")
-        saved = await save(inside(machine))
+        saved = await machine.control.save()
         machine.memory.leases.patience = 0.0
         with machine.memory.lease([(MIB, 6)], writable=True, holder="disk0") as lease:
             with pytest.raises(LeaseHeldError, match="disk0"):
-                await save(inside(machine))
+                await machine.control.save()
             lease.views[0][:] = b"device"
             with pytest.raises(LeaseHeldError, match="disk0"):
-                await restore(inside(machine), saved)
+                await machine.control.restore(saved)
             assert bytes(lease.views[0]) == b"device"
-        await restore(inside(machine), saved)
+        await machine.control.restore(saved)
         assert machine.memory.read(MIB, 6) == b"before"
         nothing_is_held(machine.memory)
 

@@ -182,3 +182,39 @@ async def test_a_run_that_fails_raises_on_leaving_unless_that_was_told() -> None
         for _ in range(2):
             with pytest.raises(pyvmm.HostLacksError):
                 await machine.control.wait()
+
+
+@each_host
+@in_trio
+async def test_a_saved_machine_goes_on_as_often_as_one_likes(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(echo(host)) as machine:
+        await machine.console.send(b"first")
+        assert await machine.console.wait_for(b"first")
+        saved = await machine.control.save()
+        assert saved.config is machine.config
+        machine.memory.write(8 << 20, b"what was written since")
+        await machine.console.send(b" second")
+        assert await machine.console.wait_for(b"second")
+        await machine.control.restore(saved)
+        assert machine.memory.read(8 << 20, 22) == bytes(22)
+        await machine.console.send(b" third")
+        assert await machine.console.wait_for(b"third")
+        assert machine.console.output == b"first second third"
+    async with pyvmm.open_machine(echo(host), paused=True, saved=saved) as machine:
+        assert machine.control.state is pyvmm.MachineState.NEW
+        machine.control.resume()
+        await machine.console.send(b"elsewhere")
+        machine.console.end_input()
+        assert await machine.console.read_all() == b"elsewhere"
+        assert (await machine.control.wait()).ending.status == 0
+        with pytest.raises(pyvmm.InternalError, match="cannot save the machine: the guest has end"):
+            await machine.control.save()
+        with pytest.raises(pyvmm.InternalError, match="restore the machine: the guest has ended"):
+            await machine.control.restore(saved)
+    typed = pyvmm.Collector(b"ahead")
+    async with pyvmm.open_machine(echo(host), typed, saved=saved) as machine:
+        assert await machine.console.read_all() == b"ahead"
+    other = pyvmm.MachineConfig(SPIN, memory=2 << 20, host=host)
+    with pytest.raises(pyvmm.UsageError, match=r"saved with image .* this one has"):
+        async with pyvmm.open_machine(other, saved=saved):
+            raise AssertionError("it was opened")

@@ -23,13 +23,13 @@ from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.console.port import INPUT_LIMIT, ConsolePort
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.running import open_machine
 from pyvmm.machine.saved_machine import SavedMachine
-from pyvmm.machine.saving import open_saved_machine, restore, save
 from pyvmm.memory.layout import MIB
 from tests.machine.inside import assembly_of
 
 from .guests import SPIN, bundled
-from .test_saved_machine import HANG, HOSTS, hear, inside, saved_now, within
+from .test_saved_machine import HANG, HOSTS, hear, saved_now, within
 
 MODEL = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL)
 MESSAGE = b"a message that is longer than the FIFO of a UART"
@@ -100,7 +100,7 @@ def test_a_clock_that_interrupts_during_a_restore_interrupts_the_guest(
                 board.port_in(CMOS_INDEX + 1, 1, 1)
             else:
                 board.port_out(CMOS_INDEX + 1, 1, 1, bytes((value,)))
-        return await save(inside(machine))
+        return await machine.control.save()
 
     saved = within(config, wanting_updates)
     now += datetime.timedelta(seconds=2)
@@ -109,7 +109,7 @@ def test_a_clock_that_interrupts_during_a_restore_interrupts_the_guest(
         assembly = assembly_of(machine)
         board = assembly.board
         before(monkeypatch, "_write", lambda: pause_until(board, Flag.INTERRUPT))
-        await restore(inside(machine), saved)
+        await machine.control.restore(saved)
         await clock_has(board, Flag.INTERRUPT)
         assert requests_of_second_pic(assembly.vm.save()) & 1
 
@@ -123,7 +123,7 @@ def test_an_attachment_s_input_comes_behind_what_was_saved(host: HostChoice, unr
         machine.control.resume()
         await machine.console.send(b"one")
         await hear(machine, b"one")
-        return await save(inside(machine))
+        return await machine.control.save()
 
     saved = within(MachineConfig(bundled("echo"), host=host), idle)
     saved = replace(saved, console=replace(saved.console, unread=unread))
@@ -131,7 +131,7 @@ def test_an_attachment_s_input_comes_behind_what_was_saved(host: HostChoice, unr
 
     async def main() -> None:
         with trio.fail_after(HANG):
-            async with open_saved_machine(saved, typing) as machine:
+            async with open_machine(saved.config, typing, saved=saved) as machine:
                 result = await machine.control.wait()
                 assert result.ending.status == 0
                 assert machine.console.output == unread + b"typed ahead\n"
@@ -148,7 +148,7 @@ def test_an_attachment_takes_nothing_for_a_machine_that_is_refused() -> None:
 
     async def main() -> None:
         with trio.fail_after(HANG), pytest.raises(UsageError, match="has 0 vCPUs"):
-            async with open_saved_machine(replace(saved, vcpus=()), attach):
+            async with open_machine(MODEL, attach, saved=replace(saved, vcpus=())):
                 raise AssertionError("it was made")
 
     trio.run(main)
@@ -164,8 +164,8 @@ def test_what_is_typed_during_a_restore_comes_behind_what_was_saved(
     async def restored(machine: Machine) -> None:
         await arrive(machine, b"x")  # In the UART as it was.
         before(monkeypatch, "_write", lambda: trio.from_thread.run(machine.console.send, MESSAGE))
-        await restore(inside(machine), saved)
-        after = await save(inside(machine))
+        await machine.control.restore(saved)
+        after = await machine.control.save()
         assert received(after) != b""
         assert received(after) + after.console.unread == b"saved, and then " + MESSAGE
 
@@ -178,8 +178,8 @@ def test_saved_input_is_restored_whole_and_its_end_too() -> None:
     saved = replace(saved, console=replace(saved.console, unread=unread, input_ended=True))
 
     async def restored(machine: Machine) -> None:
-        await restore(inside(machine), saved)
-        after = await save(inside(machine))
+        await machine.control.restore(saved)
+        after = await machine.control.save()
         assert received(after) + after.console.unread == unread
         assert after.console.input_ended
 
@@ -191,7 +191,7 @@ def test_a_message_that_arrives_during_a_save_is_saved_whole_or_not_at_all(
 ) -> None:
     async def act(machine: Machine) -> None:
         before(monkeypatch, "_read", lambda: trio.from_thread.run(arrive, machine, MESSAGE))
-        saved = await save(inside(machine))
+        saved = await machine.control.save()
         # The UART has taken the head of it meanwhile.
         assert 0 < len(machine.console._port.queued_input()) < len(MESSAGE)
         assert received(saved) + saved.console.unread in (b"", MESSAGE)

@@ -30,10 +30,9 @@ from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.machine.saved_machine import SavedMachine, SavedMemory
-from pyvmm.machine.saving import Inside, open_saved_machine, restore, save
 from pyvmm.memory.layout import MIB
 from tests.hosts.model.small_guest import assemble
-from tests.machine.inside import assembly_of, control_of, is_paused, ram_of
+from tests.machine.inside import control_of, is_paused, ram_of
 
 from .guests import HALT, SPIN, bundled
 
@@ -42,16 +41,6 @@ HANG = 600.0
 OFTEN = int(os.environ.get("PYVMM_MOVES", "100"))
 """Moves of each guest; fewer in the lab, where each takes seconds."""
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
-
-
-def inside(machine: Machine) -> Inside:
-    return Inside(
-        machine.config,
-        control_of(machine),
-        assembly_of(machine),
-        machine.console._port,
-        machine.vcpus,
-    )
 
 
 class Stop:
@@ -111,7 +100,7 @@ async def live(config: MachineConfig, stop: Stop, stops: Sequence[int]) -> Lived
     for left in [*stops, 0]:
         async with open_machine(config, paused=True) as machine:
             if saved is not None:
-                await restore(inside(machine), saved)
+                await machine.control.restore(saved)
             stopped = trio.Event()
             control = control_of(machine)
             token = trio.lowlevel.current_trio_token()
@@ -135,7 +124,7 @@ async def live(config: MachineConfig, stop: Stop, stops: Sequence[int]) -> Lived
                 nursery.cancel_scope.cancel()
             if machine.control.ending is None:
                 await machine.control.pause()
-                saved = await save(inside(machine))
+                saved = await machine.control.save()
                 said += machine.console._port.receive_nowait()
                 moves += 1
                 continue
@@ -303,7 +292,7 @@ async def hear(machine: Machine, wanted: bytes) -> None:
 
 
 async def saved_now(machine: Machine) -> SavedMachine:
-    return await save(inside(machine))
+    return await machine.control.save()
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -315,13 +304,13 @@ def test_a_machine_that_was_saved_goes_on_and_so_does_its_copy(host: HostChoice)
         await machine.console.send(b"one")
         await hear(machine, b"one")
         ram_of(machine).write(64 * MIB, b"a page far away")
-        kept = await save(inside(machine))
+        kept = await machine.control.save()
         await machine.console.send(b"two")
         await hear(machine, b"two")
         await machine.control.pause()
         await machine.console.send(b"x" * 40)
         machine.console.end_input()
-        again = await save(inside(machine))
+        again = await machine.control.save()
         assert again.console.said > kept.console.said
         assert is_paused(machine)
         return again
@@ -337,7 +326,7 @@ def test_a_machine_that_was_saved_goes_on_and_so_does_its_copy(host: HostChoice)
 
     async def second(machine: Machine) -> None:
         ram_of(machine).write(32 * MIB, b"of this machine")
-        await restore(inside(machine), again)
+        await machine.control.restore(again)
         assert ram_of(machine).read(32 * MIB, 15) == bytes(15)
         assert ram_of(machine).read(64 * MIB, 15) == b"a page far away"
         machine.control.resume()
@@ -352,7 +341,7 @@ def test_a_machine_that_was_saved_goes_on_and_so_does_its_copy(host: HostChoice)
 def test_reading_memory_to_save_it_takes_none(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         before = machine.memory.states.residency()
-        saved = await save(inside(machine))
+        saved = await machine.control.save()
         assert sum(len(part.data) for part in saved.memory) < MIB
         assert machine.memory.states.residency() == before
 
@@ -367,7 +356,7 @@ def test_another_machine_is_refused_and_both_are_named(host: HostChoice) -> None
     def refused(here: MachineConfig, state: SavedMachine = saved) -> str:
         async def act(machine: Machine) -> str:
             with pytest.raises((UsageError, HostLacksError)) as caught:
-                await restore(inside(machine), state)
+                await machine.control.restore(state)
             # Nothing has changed: it still runs.
             before = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
             assert before.rip == 0x7C00
@@ -390,7 +379,7 @@ def test_another_machine_is_refused_and_both_are_named(host: HostChoice) -> None
     assert str(saved.vm.origin) in said
     lacking = refused(config, replace(saved, devices=saved.devices[1:]))
     assert saved.devices[0][0] in lacking
-    within(replace(config, timeout=5.0), lambda machine: restore(inside(machine), saved))
+    within(replace(config, timeout=5.0), lambda machine: machine.control.restore(saved))
 
 
 def test_private_memory_is_refused() -> None:
@@ -403,7 +392,7 @@ def test_private_memory_is_refused() -> None:
 
     async def act(machine: Machine) -> None:
         with pytest.raises(UsageError, match="private memory, which the host can neither read"):
-            await save(inside(machine))
+            await machine.control.save()
 
     within(config, act)
 
@@ -412,17 +401,17 @@ def test_a_machine_that_is_being_reset_is_not_saved() -> None:
     async def act(machine: Machine) -> None:
         control_of(machine)._reset_asked = True
         with pytest.raises(InternalError, match="just reset it"):
-            await save(inside(machine))
+            await machine.control.save()
 
     within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)
 
 
 def test_a_machine_that_is_being_reset_is_not_restored() -> None:
     async def act(machine: Machine) -> None:
-        saved = await save(inside(machine))
+        saved = await machine.control.save()
         control_of(machine)._reset_asked = True
         with pytest.raises(InternalError, match="just reset it; restore it a moment later"):
-            await restore(inside(machine), saved)
+            await machine.control.restore(saved)
 
     within(MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL), act)
 
@@ -434,7 +423,7 @@ def test_a_state_of_one_host_is_not_the_others() -> None:
 
     async def act(machine: Machine) -> None:
         with pytest.raises(HostLacksError, match=r"saved by KVM.* this is the model"):
-            await restore(inside(machine), saved)
+            await machine.control.restore(saved)
 
     within(replace(kvm, host=HostChoice.MODEL), act)
 
@@ -447,27 +436,27 @@ def test_a_machine_is_made_of_what_was_saved(host: HostChoice) -> None:
         machine.control.resume()
         await machine.console.send(b"one")
         await hear(machine, b"one")
-        return await save(inside(machine))
+        return await machine.control.save()
 
     saved = within(config, first)
 
     async def main() -> None:
         with trio.fail_after(HANG):
-            async with open_saved_machine(saved) as machine:
+            async with open_machine(config, saved=saved) as machine:
                 await machine.console.send(b"two")
                 await hear(machine, b"two")
             short = replace(config, timeout=HANG)
-            async with open_saved_machine(saved, config=short, paused=True) as machine:
+            async with open_machine(short, paused=True, saved=saved) as machine:
                 before = await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
                 assert before == await machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
                 machine.control.resume()
                 await machine.console.send(b"three")
                 await hear(machine, b"three")
             with pytest.raises(UsageError, match="memory"):
-                async with open_saved_machine(saved, config=replace(config, memory=64 * MIB)):
+                async with open_machine(replace(config, memory=64 * MIB), saved=saved):
                     raise AssertionError("it was made")
             with pytest.raises(UsageError, match="the state has 0 vCPUs, and this one has 1"):
-                async with open_saved_machine(replace(saved, vcpus=())):
+                async with open_machine(config, saved=replace(saved, vcpus=())):
                     raise AssertionError("it was made")
 
     trio.run(main)
@@ -497,7 +486,7 @@ def test_a_guest_that_waits_for_its_reader_is_saved_and_nothing_is_lost(
         # Most often it has filled the ring as well then, and always the state is one to be saved.
         await trio.sleep(0.01)
         await machine.control.pause()
-        saved = await save(inside(machine))
+        saved = await machine.control.save()
         said += machine.console._port.receive_nowait()
         assert saved.console.said == len(said) - before
         return saved
@@ -508,7 +497,7 @@ def test_a_guest_that_waits_for_its_reader_is_saved_and_nothing_is_lost(
         before = len(said)
 
         async def again(machine: Machine, state: SavedMachine = saved) -> SavedMachine:
-            await restore(inside(machine), state)
+            await machine.control.restore(state)
             return await stopped(machine)
 
         saved = within(config, again)

@@ -19,7 +19,6 @@ from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.running import Running, running
 from pyvmm.machine.saved_machine import SavedMachine
-from pyvmm.machine.saving import Inside, restore, save
 from pyvmm.machine.virtio_block import BlockTask, place_block
 from pyvmm.memory.layout import MIB
 
@@ -185,13 +184,11 @@ def test_what_is_under_way_when_a_machine_is_saved_is_done_after_it_is_restored(
     async def first() -> tuple[SavedMachine, list[bytes]]:
         async with running(config) as made:
             await deaf.wait()
-            saved = await save(Inside.of(made))
+            saved = await made.machine.control.save()
             return saved, made.port.receive_nowait().splitlines()
 
     async def second(saved: SavedMachine) -> list[bytes]:
-        async with running(config, paused=True) as made:
-            await restore(Inside.of(made), saved)
-            made.machine.control.resume()
+        async with running(config, saved=saved) as made:
             result = await made.machine.control.wait()
             assert result.ending.status == 0, result
             return made.port.receive_nowait().splitlines()

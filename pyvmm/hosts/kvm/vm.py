@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyvmm.hosts.kvm.saved_values import KvmSavedVm
     from pyvmm.hosts.kvm.saving import Saving
     from pyvmm.hosts.kvm.stats import Stats
-    from pyvmm.hosts.saved_state import SavedVm
+    from pyvmm.hosts.saved_state import Origin, SavedVm
 
 _MSR_FILTER_DEFAULT_DENY = 1
 _CREATE_DEVICE_TEST = 1
@@ -353,18 +353,23 @@ class Vm(InterruptObjects):
         """The in-kernel controllers and the timer as they were made; while no vCPU runs."""
         self.restore(self._saving().new_controllers(has_pit=self._has_pit))
 
+    @property
+    def origin(self) -> Origin:
+        """Origin of what is saved here. Raises `KvmError`."""
+        return self._saving().origin
+
     def save(self) -> KvmSavedVm:
         """Clock, controllers and timer, while no vCPU runs; not memory."""
         from pyvmm.hosts.kvm import saved_vm
 
-        origin = self._saving().origin
+        origin = self.origin
         return saved_vm.save(self, origin, has_irqchip=self._has_irqchip, has_pit=self._has_pit)
 
     def restore(self, saved: SavedVm) -> None:
         """Take a state that `save` gave, while no vCPU runs; see `interface.Vm.restore`."""
         from pyvmm.hosts.kvm import saved_vm
 
-        origin = self._saving().origin
+        origin = self.origin
         has_irqchip, has_pit = self._has_irqchip, self._has_pit
         saved_vm.restore(self, saved, origin, has_irqchip=has_irqchip, has_pit=has_pit)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pyvmm.hosts.model.lines import ModelGsis, ModelLine, ModelMessage
     from pyvmm.hosts.model.saved_values import ModelSavedVm
     from pyvmm.hosts.model.vcpu import ModelVcpu
-    from pyvmm.hosts.saved_state import SavedVm
+    from pyvmm.hosts.saved_state import Origin, SavedVm
 
 
 class ModelVm(Owner):
@@ -219,24 +219,29 @@ class ModelVm(Owner):
         """The controllers and the timer as they were made."""
         self._with_controllers("reset the interrupt controllers").reset()
 
+    @property
+    def origin(self) -> Origin:
+        """Origin of what is saved here. Raises `HostLacksError` without Unicorn."""
+        from pyvmm.hosts.model.origin import origin
+
+        return origin()
+
     def save(self) -> ModelSavedVm:
         """The controllers and the timer, while no vCPU runs; there is no clock beside."""
-        from pyvmm.hosts.model.origin import origin
         from pyvmm.hosts.model.saved_values import ModelSavedVm
 
         self._require_open("save a VM")
         if self._controllers is None:
-            return ModelSavedVm(origin(), (), None)
-        return self._controllers.save(origin())
+            return ModelSavedVm(self.origin, (), None)
+        return self._controllers.save(self.origin)
 
     def restore(self, saved: SavedVm) -> None:
         """Take a state that `save` gave, while no vCPU runs; see `interface.Vm.restore`."""
-        from pyvmm.hosts.model.origin import origin
         from pyvmm.hosts.model.saved_values import ModelSavedVm
         from pyvmm.hosts.saved_state import require_same_controllers, require_same_origin
 
         self._require_open("restore a VM")
-        require_same_origin(saved.origin, origin())
+        require_same_origin(saved.origin, self.origin)
         if not isinstance(saved, ModelSavedVm):
             raise InternalError("restore a VM", f"a {type(saved).__name__} is not the model's")
         if self._controllers is None:
