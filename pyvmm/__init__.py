@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.image_file import guest_image
     from pyvmm.machine.implicit import ImplicitConversion
     from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
+    from pyvmm.machine.loop_thread import LoopThread
     from pyvmm.machine.machine import Machine
     from pyvmm.machine.running import open_machine
     from pyvmm.machine.saved_machine import SavedMachine
@@ -86,6 +87,7 @@ __all__ = (
     "LeaseHeldError",
     "LeaseRefusal",
     "LeaseRefusedError",
+    "LoopThread",
     "Machine",
     "MachineConfig",
     "MachineEvent",
@@ -133,6 +135,7 @@ _MODULES = {
     "LeaseHeldError": "pyvmm.machine.leases",
     "LeaseRefusal": "pyvmm.hosts.held_ranges",
     "LeaseRefusedError": "pyvmm.machine.leases",
+    "LoopThread": "pyvmm.machine.loop_thread",
     "Machine": "pyvmm.machine.machine",
     "MachineConfig": "pyvmm.machine.config",
     "MachineEvent": "pyvmm.machine.events",

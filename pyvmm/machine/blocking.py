@@ -11,14 +11,15 @@
         result = machine.control.wait()
 
 The objects are made from the asynchronous ones (`generate_blocking`); every method that waits takes
-a `timeout`. Each machine has a trio loop of its own on a thread of its own (`LoopThread`). Leaving
-the block, by an exception or Ctrl-C too, ends the guest and gives everything back.
+a `timeout`. A machine has a trio loop of its own on a thread of its own, or shares one with others
+(`LoopThread`). Leaving the block, by an exception or Ctrl-C too, ends the guest and gives
+everything back.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,13 +44,19 @@ class Completed:
     output: bytes
 
 
-def run(config: MachineConfig, given: bytes = b"", *, allow: Allow | None = None) -> Completed:
+def run(
+    config: MachineConfig,
+    given: bytes = b"",
+    *,
+    allow: Allow | None = None,
+    loop: LoopThread | None = None,
+) -> Completed:
     """Run a guest to its end; `given` is its console input, ended after the last byte.
 
-    `allow` is `open_machine`'s. Raises a `PyvmmError` where the host or pyvmm failed. What the
-    guest does wrong is in the result's ending.
+    `allow` and `loop` are `open_blocking_machine`'s. Raises a `PyvmmError` where the host or pyvmm
+    failed. What the guest does wrong is in the result's ending.
     """
-    with open_blocking_machine(config, Collector(given), allow=allow) as machine:
+    with open_blocking_machine(config, Collector(given), allow=allow, loop=loop) as machine:
         result = machine.control.wait()
     return Completed(result, machine.console.output)
 
@@ -62,9 +69,12 @@ def open_blocking_machine(
     allow: Allow | None = None,
     paused: bool = False,
     saved: SavedMachine | None = None,
+    loop: LoopThread | None = None,
 ) -> Iterator[BlockingMachine]:
     """Make a machine and run its guest inside of the block; as `open_machine`, without trio.
 
+    `loop`, where given, holds the machine beside others, and goes on afterwards: a loop for each
+    takes longer. A listener of one machine must not wait for another in the same loop, either.
     Its methods may be called from any thread, but for its listeners'; those that wait not on a
     vCPU's (by `allow`, or what `BlockingVcpu.call` calls) either. They raise `InternalError` there,
     and when it has been closed.
@@ -77,9 +87,8 @@ def open_blocking_machine(
             threads.extend(inside.threads.threads)
             yield inside.machine
 
-    loop = LoopThread(opened(), lambda: any(thread.is_current for thread in threads))
-    try:
-        yield blocking(loop, loop.open())
-    finally:
-        loop.close()
-    loop.raise_failure()
+    with ExitStack() as stack:
+        if loop is None:
+            loop = stack.enter_context(LoopThread())
+        holding = loop.holding(opened(), lambda: any(thread.is_current for thread in threads))
+        yield blocking(stack.enter_context(holding))

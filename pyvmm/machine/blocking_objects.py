@@ -15,7 +15,7 @@ from pyvmm.machine.console.console import Console
 from pyvmm.machine.ending import Ending, Requester, RunResult
 from pyvmm.machine.events import E, Events, Listener
 from pyvmm.machine.guest_memory import GuestMemory
-from pyvmm.machine.loop_thread import LoopThread
+from pyvmm.machine.loop_thread import LoopTask
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
 from pyvmm.machine.steering import Control, MachineState
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class BlockingControl:
     """Control over a running guest."""
 
-    def __init__(self, loop: LoopThread[Machine], inner: Control) -> None:
-        self._loop = loop
+    def __init__(self, task: LoopTask[Machine], inner: Control) -> None:
+        self._task = task
         self._inner = inner
 
     @property
@@ -48,15 +48,15 @@ class BlockingControl:
 
         Raises what made the run fail, where it was not the guest: a `PyvmmError`.
         """
-        return self._loop.call(self._inner.wait, timeout)
+        return self._task.call(self._inner.wait, timeout)
 
     def pause(self, *, timeout: float | None = None) -> None:
         """Stop every vCPU between two instructions; returns when all have stopped."""
-        self._loop.call(self._inner.pause, timeout)
+        self._task.call(self._inner.pause, timeout)
 
     def resume(self) -> None:
         """Let a paused guest run on, or a new one run; nothing where it has ended."""
-        self._loop.now(self._inner.resume)
+        self._task.now(self._inner.resume)
 
     @contextmanager
     def freeze(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ class BlockingControl:
         Nobody is told of it. It nests, and does not keep the run from ending. `reset` waits until
         nobody is inside: who calls it there waits for itself until the run ends.
         """
-        with self._loop.entered(self._inner.freeze()) as value:
+        with self._task.entered(self._inner.freeze()) as value:
             yield value
 
     def reset(self, *, timeout: float | None = None) -> None:
@@ -77,7 +77,7 @@ class BlockingControl:
         `UsageError` on a machine with private memory, `InternalError` where the guest has ended, or
         ends while this waits.
         """
-        self._loop.call(self._inner.reset, timeout)
+        self._task.call(self._inner.reset, timeout)
 
     def save(self, *, timeout: float | None = None) -> SavedMachine:
         """Save all of the machine: vCPUs, controllers, devices, memory, input not yet taken.
@@ -87,7 +87,7 @@ class BlockingControl:
         `UsageError` for a machine with private memory, which the host cannot read, and
         `InternalError` where the guest has ended or has just reset its machine.
         """
-        return self._loop.call(self._inner.save, timeout)
+        return self._task.call(self._inner.save, timeout)
 
     def restore(self, saved: SavedMachine, *, timeout: float | None = None) -> None:
         """Make the machine what `saved` is; it goes on from there, or stays paused.
@@ -98,20 +98,20 @@ class BlockingControl:
         another configuration (each names both sides), `LeaseHeldError` and `InternalError` as
         `save`. If the host fails in the middle, the run fails too.
         """
-        self._loop.call(partial(self._inner.restore, saved), timeout)
+        self._task.call(partial(self._inner.restore, saved), timeout)
 
     def powerdown(self) -> None:
         """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.
 
         Nobody does where the guest has ended.
         """
-        self._loop.now(self._inner.powerdown)
+        self._task.now(self._inner.powerdown)
 
     def interrupt(
         self, detail: str = "interrupted by its owner", requester: Requester = Requester.OWNER
     ) -> None:
         """End the run from outside, as Ctrl-C does. A second call changes nothing."""
-        self._loop.now(partial(self._inner.interrupt, detail, requester))
+        self._task.now(partial(self._inner.interrupt, detail, requester))
 
 
 class BlockingConsole:
@@ -121,8 +121,8 @@ class BlockingConsole:
     guest whose output nobody takes waits once `OUTPUT_LIMIT` bytes (1 MiB) have piled up.
     """
 
-    def __init__(self, loop: LoopThread[Machine], inner: Console) -> None:
-        self._loop = loop
+    def __init__(self, task: LoopTask[Machine], inner: Console) -> None:
+        self._task = task
         self._inner = inner
 
     def receive(self, *, timeout: float | None = None) -> bytes:
@@ -131,18 +131,18 @@ class BlockingConsole:
         When it is cancelled, nothing has been taken. Raises `UsageError` where an attachment
         serves the console.
         """
-        return self._loop.call(self._inner.receive, timeout)
+        return self._task.call(self._inner.receive, timeout)
 
     def wait_for(self, text: bytes, *, timeout: float | None = None) -> bool:
         """Take what the guest says until `text` is in `output`; False where it ends before.
 
         Raises `UsageError` where another attachment than a `Collector` serves the console.
         """
-        return self._loop.call(partial(self._inner.wait_for, text), timeout)
+        return self._task.call(partial(self._inner.wait_for, text), timeout)
 
     def read_all(self, *, timeout: float | None = None) -> bytes:
         """Take what the guest says until it ends; return `output`. Raises as `wait_for` does."""
-        return self._loop.call(self._inner.read_all, timeout)
+        return self._task.call(self._inner.read_all, timeout)
 
     @property
     def output(self) -> bytes:
@@ -161,18 +161,18 @@ class BlockingConsole:
 
     def send(self, data: bytes, *, timeout: float | None = None) -> None:
         """Type `data`; waits while much is queued that the guest has not taken (64 KiB)."""
-        self._loop.call(partial(self._inner.send, data), timeout)
+        self._task.call(partial(self._inner.send, data), timeout)
 
     def end_input(self) -> None:
         """End the input, as Ctrl-D on an empty line does: the guest sees the carrier drop."""
-        self._loop.now(self._inner.end_input)
+        self._task.now(self._inner.end_input)
 
 
 class BlockingMachineVcpu:
     """One vCPU of a machine."""
 
-    def __init__(self, loop: LoopThread[Machine], inner: MachineVcpu) -> None:
-        self._loop = loop
+    def __init__(self, task: LoopTask[Machine], inner: MachineVcpu) -> None:
+        self._task = task
         self._inner = inner
 
     @property
@@ -191,11 +191,11 @@ class BlockingMachineVcpu:
         Who is cancelled before that has not had it called. Raises what `function` raises, and
         `InternalError` when the run ends first.
         """
-        return self._loop.call(partial(self._inner.call, function), timeout)
+        return self._task.call(partial(self._inner.call, function), timeout)
 
     def registers(self, *, timeout: float | None = None) -> VcpuRegisters:
         """Read the registers. Raises `InternalError` when the run ends first."""
-        return self._loop.call(self._inner.registers, timeout)
+        return self._task.call(self._inner.registers, timeout)
 
     def translate(self, address: int, *, timeout: float | None = None) -> int | None:
         """Translate a linear address by the vCPU's page tables to a GPA.
@@ -203,14 +203,14 @@ class BlockingMachineVcpu:
         None where it is not mapped, or the host cannot see the tables. Raises `InternalError` when
         the run ends first.
         """
-        return self._loop.call(partial(self._inner.translate, address), timeout)
+        return self._task.call(partial(self._inner.translate, address), timeout)
 
 
 class BlockingEvents:
     """Events of a machine, as they come."""
 
-    def __init__(self, loop: LoopThread[Machine], inner: Events) -> None:
-        self._loop = loop
+    def __init__(self, task: LoopTask[Machine], inner: Events) -> None:
+        self._task = task
         self._inner = inner
 
     @contextmanager
@@ -219,7 +219,7 @@ class BlockingEvents:
 
         It is called in the machine's own thread, and neither waits nor raises.
         """
-        with self._loop.entered(self._inner.listen(listener)) as value:
+        with self._task.entered(self._inner.listen(listener)) as value:
             yield value
 
     def wait_for(self, kind: type[E], *, timeout: float | None = None) -> E | None:
@@ -227,7 +227,7 @@ class BlockingEvents:
 
         `Ended` is told to whoever asks later, too.
         """
-        return self._loop.call(partial(self._inner.wait_for, kind), timeout)
+        return self._task.call(partial(self._inner.wait_for, kind), timeout)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,14 +243,15 @@ class BlockingMachine:
     events: BlockingEvents
 
 
-def blocking(loop: LoopThread[Machine], machine: Machine) -> BlockingMachine:
-    """The twin of `machine`, which `loop` holds."""
+def blocking(task: LoopTask[Machine]) -> BlockingMachine:
+    """The twin of the machine that `task` holds."""
+    machine = task.value
     return BlockingMachine(
         machine.config,
         machine.host,
-        BlockingControl(loop, machine.control),
-        BlockingConsole(loop, machine.console),
+        BlockingControl(task, machine.control),
+        BlockingConsole(task, machine.console),
         machine.memory,
-        tuple(BlockingMachineVcpu(loop, one) for one in machine.vcpus),
-        BlockingEvents(loop, machine.events),
+        tuple(BlockingMachineVcpu(task, one) for one in machine.vcpus),
+        BlockingEvents(task, machine.events),
     )

@@ -2,7 +2,7 @@
 """``python -m pyvmm.machine.generate_blocking``: makes the blocking twins of a machine's objects.
 
 Each public method of an asynchronous class becomes one that does the same in the machine's loop
-(`LoopThread`) and blocks: a coroutine takes a `timeout` more, a context manager is entered and left
+(`LoopTask`) and blocks: a coroutine takes a `timeout` more, a context manager is entered and left
 there, a property is read as it is. ``make blocking`` writes them to `blocking_objects`, and a test
 compares.
 """
@@ -72,7 +72,7 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
         head = f"def {node.name}({ast.unparse(node.args)}) -> Iterator{inside}:"
         name, _, arguments = call.partition(", ")
         yield from _lines("@contextmanager", head, doc)
-        yield f"        with self._loop.entered({name}({arguments})) as value:"
+        yield f"        with self._task.entered({name}({arguments})) as value:"
         yield "            yield value"
         return
     if isinstance(node, ast.AsyncFunctionDef):
@@ -82,10 +82,10 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
         timed.args.kwonlyargs.append(ast.arg("timeout", seconds))
         timed.args.kw_defaults.append(ast.Constant(None))
         yield from _lines(f"def {node.name}({ast.unparse(timed.args)}) -> {returns}:", doc)
-        result = f"self._loop.call({bound}, timeout)"
+        result = f"self._task.call({bound}, timeout)"
     else:
         yield from _lines(f"def {node.name}({ast.unparse(node.args)}) -> {returns}:", doc)
-        result = f"self._loop.now({bound})"
+        result = f"self._task.now({bound})"
     yield f"        {result}" if returns == "None" else f"        return {result}"
 
 
@@ -99,8 +99,8 @@ def _lines(*parts: str) -> Iterator[str]:
 
 def _twin(node: ast.ClassDef) -> Iterator[str]:
     yield from ("", "", f"class Blocking{node.name}:", f'    """{_docstring(node)}"""', "")
-    yield f"    def __init__(self, loop: LoopThread[Machine], inner: {node.name}) -> None:"
-    yield "        self._loop = loop"
+    yield f"    def __init__(self, task: LoopTask[Machine], inner: {node.name}) -> None:"
+    yield "        self._task = task"
     yield "        self._inner = inner"
     for method in node.body:
         match method:
@@ -119,10 +119,10 @@ def _machine(node: ast.ClassDef) -> Iterator[str]:
         name, kind = field.target.id, ast.unparse(field.annotation)
         of_many = kind.removeprefix("tuple[").removesuffix(", ...]")
         if kind in TWINS:
-            made.append(f"Blocking{kind}(loop, machine.{name})")
+            made.append(f"Blocking{kind}(task, machine.{name})")
             kind = f"Blocking{kind}"
         elif of_many in TWINS:
-            made.append(f"tuple(Blocking{of_many}(loop, one) for one in machine.{name})")
+            made.append(f"tuple(Blocking{of_many}(task, one) for one in machine.{name})")
             kind = f"tuple[Blocking{of_many}, ...]"
         else:
             made.append(f"machine.{name}")
@@ -130,9 +130,10 @@ def _machine(node: ast.ClassDef) -> Iterator[str]:
     yield from (
         "",
         "",
-        "def blocking(loop: LoopThread[Machine], machine: Machine) -> BlockingMachine:",
+        "def blocking(task: LoopTask[Machine]) -> BlockingMachine:",
     )
-    yield '    """The twin of `machine`, which `loop` holds."""'
+    yield '    """The twin of the machine that `task` holds."""'
+    yield "    machine = task.value"
     yield f"    return BlockingMachine({', '.join(made)})"
 
 
@@ -158,7 +159,7 @@ def _imports(body: str) -> Iterator[str]:
         "contextmanager": "contextlib",
         "dataclass": "dataclasses",
         "Iterator": "collections.abc",
-        "LoopThread": "pyvmm.machine.loop_thread",
+        "LoopTask": "pyvmm.machine.loop_thread",
         "Machine": "pyvmm.machine.machine",
     }
     typing: set[str] = set()

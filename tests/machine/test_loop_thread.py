@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The thread that a blocking machine's loop has: who waits for it is told, whatever happens."""
+"""The thread that blocking machines' loop has: who waits for it is told, whatever happens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import trio
 
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.interface import Vcpu
-from pyvmm.machine.blocking import open_blocking_machine
+from pyvmm.machine.blocking import open_blocking_machine, run
 from pyvmm.machine.config import HostChoice, MachineConfig
-from pyvmm.machine.loop_thread import LoopThread
+from pyvmm.machine.loop_thread import LoopTask, LoopThread
+from pyvmm.machine.steering import MachineState
 from tests.machine.guests import EXIT_42, SPIN
 
 HANG = 240.0
@@ -54,19 +55,27 @@ async def held_open(held: Held) -> AsyncIterator[Held]:
 
 
 @contextmanager
-def opened() -> Iterator[tuple[LoopThread[Held], Held]]:
-    loop = LoopThread(held_open(Held()))
-    try:
-        yield loop, loop.open()
-    finally:
-        loop.close()
-    loop.raise_failure()
+def opened() -> Iterator[tuple[LoopTask[Held], Held]]:
+    with LoopThread() as loop, loop.holding(held_open(Held())) as task:
+        yield task, task.value
+
+
+@asynccontextmanager
+async def failing(on_entry: bool) -> AsyncIterator[None]:
+    if on_entry:
+        raise LookupError("on the way in")
+    yield
+    raise LookupError("on the way out")
+
+
+def small(image: bytes) -> MachineConfig:
+    return MachineConfig(image, memory=2 << 20, timeout=HANG, host=HostChoice.MODEL)
 
 
 def test_a_call_that_takes_too_long_is_cancelled() -> None:
-    with opened() as (loop, held):
+    with opened() as (task, held):
         with pytest.raises(TimeoutError, match=r"not within 0\.01 s"):
-            loop.call(held.for_ever, 0.01)
+            task.call(held.for_ever, 0.01)
         assert held.noted == ["no longer waiting"]
     assert held.noted == ["no longer waiting", "closed"]
 
@@ -80,26 +89,26 @@ def test_who_still_waits_when_it_is_closed_is_told() -> None:
         except InternalError as failure:
             failures.append(failure)
 
-    with opened() as (loop, held):
-        thread = threading.Thread(target=wait, args=[lambda: loop.call(held.for_ever)])
+    with opened() as (task, held):
+        thread = threading.Thread(target=wait, args=[lambda: task.call(held.for_ever)])
         thread.start()
         assert held.waiting.wait(HANG)
     thread.join(HANG)
     assert held.noted == ["no longer waiting", "closed"]
-    wait(lambda: loop.call(held.for_ever))
-    wait(lambda: loop.now(lambda: 1))
-    wait(lambda: loop.entered(held.inside()).__enter__())
+    wait(lambda: task.call(held.for_ever))
+    wait(lambda: task.now(lambda: 1))
+    wait(lambda: task.entered(held.inside()).__enter__())
     assert ["been closed" in str(one) for one in failures] == [True] * 4
 
 
 def test_its_own_thread_does_not_wait_for_itself() -> None:
-    with opened() as (loop, _), pytest.raises(InternalError, match="must not wait for itself"):
-        loop.now(lambda: loop.now(lambda: 1))
+    with opened() as (task, _), pytest.raises(InternalError, match="must not wait for itself"):
+        task.now(lambda: task.now(lambda: 1))
 
 
 def test_a_manager_is_entered_and_left_there() -> None:
-    with opened() as (loop, held):
-        with pytest.raises(ZeroDivisionError), loop.entered(held.inside()) as value:
+    with opened() as (task, held):
+        with pytest.raises(ZeroDivisionError), task.entered(held.inside()) as value:
             assert value == "inside"
             assert held.noted == ["entered"]
             raise ZeroDivisionError
@@ -110,20 +119,19 @@ def test_a_manager_is_entered_and_left_there() -> None:
             raise LookupError("not today")
             yield
 
-        with pytest.raises(LookupError, match="not today"), loop.entered(refusing()):
+        with pytest.raises(LookupError, match="not today"), task.entered(refusing()):
             raise AssertionError("it was entered")
 
 
 def test_one_that_is_inside_when_it_is_closed_is_told() -> None:
-    loop = LoopThread(held_open(Held()))
-    held = loop.open()
-    with pytest.raises(InternalError, match="been closed"), loop.entered(held.inside()):
-        loop.close()
-    assert held.noted == ["entered", "left", "closed"]
+    with opened() as (task, held):
+        with pytest.raises(InternalError, match="been closed"), task.entered(held.inside()):
+            task.close()
+        assert held.noted == ["entered", "left", "closed"]
 
 
 def test_ctrl_c_leaves_nothing_that_waits() -> None:
-    with opened() as (loop, held):
+    with opened() as (task, held):
 
         def interrupt() -> None:
             held.waiting.wait(HANG)
@@ -134,32 +142,96 @@ def test_ctrl_c_leaves_nothing_that_waits() -> None:
             thread = threading.Thread(target=interrupt)
             thread.start()
             with pytest.raises(KeyboardInterrupt):
-                loop.call(held.for_ever)
+                task.call(held.for_ever)
         finally:
             signal.signal(signal.SIGINT, before)
         thread.join()
         # In order: what was cancelled is done before what is asked for later.
-        loop.now(lambda: None)
+        task.now(lambda: None)
         assert held.noted == ["no longer waiting"]
 
 
 def test_a_failure_on_the_way_in_and_out() -> None:
-    @asynccontextmanager
-    async def fails(on_entry: bool) -> AsyncIterator[None]:
-        if on_entry:
-            raise LookupError("on the way in")
-        yield
-        raise LookupError("on the way out")
+    with LoopThread() as loop:
+        with pytest.raises(LookupError, match="in"), loop.holding(failing(on_entry=True)):
+            raise AssertionError("it was entered")
+        entered = False
+        with pytest.raises(LookupError, match="out"), loop.holding(failing(on_entry=False)):
+            entered = True
+        assert entered
 
-    loop = LoopThread(fails(True))
-    with pytest.raises(LookupError, match="in"):
-        loop.open()
+
+def test_many_are_held_at_once_and_one_s_failure_is_its_own() -> None:
+    with LoopThread("many") as loop:
+        assert [one.name for one in threading.enumerate()].count("many") == 1
+        with loop.holding(held_open(Held())) as first, loop.holding(held_open(Held())) as second:
+            with pytest.raises(LookupError, match="in"), loop.holding(failing(on_entry=True)):
+                raise AssertionError("it was entered")
+            with pytest.raises(LookupError, match="out"), loop.holding(failing(on_entry=False)):
+                pass
+            with pytest.raises(TimeoutError):
+                first.call(first.value.for_ever, 0)
+            first.close()
+            assert first.value.noted[-1] == "closed"
+            assert second.now(lambda: second.value.noted) == []
+        with loop.holding(held_open(Held())) as third:
+            assert third.now(lambda: 3) == 3
+        assert third.value.noted == ["closed"]
+    assert "many" not in [one.name for one in threading.enumerate()]
+
+
+def test_what_is_held_when_its_loop_is_closed_is_cancelled_and_who_holds_it_told() -> None:
+    failures: list[BaseException] = []
+
+    async def beside_another(held: Held) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await held.for_ever()
+
+    def wait() -> None:
+        try:
+            task.call(lambda: beside_another(task.value))
+        except InternalError as failure:
+            failures.append(failure)
+
+    with LoopThread() as loop:
+        with (
+            pytest.raises(InternalError, match="been closed"),
+            loop.holding(held_open(Held())) as task,
+        ):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            assert task.value.waiting.wait(HANG)
+            loop.close()
+            thread.join(HANG)
+            assert task.value.noted == ["no longer waiting", "closed"]
+            with pytest.raises(InternalError, match="been closed"):
+                task.now(lambda: None)
+        assert "been closed" in str(failures[0])
+        with pytest.raises(InternalError, match="been closed"), loop.holding(held_open(Held())):
+            raise AssertionError("it was entered")
+
+
+def test_a_loop_that_has_not_begun_holds_nothing() -> None:
+    loop = LoopThread()
+    with pytest.raises(InternalError, match="been closed"), loop.holding(held_open(Held())):
+        raise AssertionError("it was entered")
     loop.close()
-    loop = LoopThread(fails(False))
-    loop.open()
-    loop.close()
-    with pytest.raises(LookupError, match="out"):
-        loop.raise_failure()
+
+
+def test_machines_that_share_a_loop() -> None:
+    with LoopThread("shared") as loop:
+        with open_blocking_machine(small(SPIN), loop=loop) as spinning:
+            completed = run(small(EXIT_42), loop=loop)
+            assert completed.result.ending.status == 42
+            with open_blocking_machine(small(SPIN), loop=loop) as another:
+                another.control.interrupt("the second")
+                assert another.control.wait(timeout=HANG).ending.detail == "the second"
+            assert spinning.control.state is MachineState.RUNNING
+            names = [one.name for one in threading.enumerate()]
+            assert (names.count("shared"), names.count("machine")) == (1, 0)
+        with pytest.raises(InternalError, match="been closed"):
+            spinning.control.wait(timeout=HANG)
 
 
 def test_a_thread_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +247,10 @@ def test_a_thread_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_vcpu_s_thread_does_not_wait_for_its_own_machine() -> None:
-    def small(image: bytes) -> MachineConfig:
-        return MachineConfig(image, memory=2 << 20, timeout=HANG, host=HostChoice.MODEL)
-
     with (
-        open_blocking_machine(small(EXIT_42)) as another,
-        open_blocking_machine(small(SPIN)) as machine,
+        LoopThread() as loop,
+        open_blocking_machine(small(EXIT_42), loop=loop) as another,
+        open_blocking_machine(small(SPIN), loop=loop) as machine,
     ):
 
         def wait(_vcpu: Vcpu) -> int | None:
