@@ -34,12 +34,23 @@ _Noreturn void guest_exit(uint8_t status);
 _Noreturn void guest_crash(void);
 _Noreturn void panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-#define assert(condition)                                                                          \
-	((condition) ? (void)0                                                                     \
-		     : panic("%s:%d: assertion failed: %s", __FILE__, __LINE__, #condition))
+/* Where an assertion stands, and its text. */
+struct assertion {
+	const char *file;
+	unsigned int line;
+	const char *text;
+};
+
+_Noreturn void assertion_failed(const struct assertion *assertion);
+
+#define ASSERTION(text) (&(const struct assertion){__FILE__, __LINE__, text})
+/* Ends the test case that it fails in; outside of one, panics. assertions.h has more of its kind. */
+#define assert(condition) ((condition) ? (void)0 : assertion_failed(ASSERTION(#condition)))
 
 /* The console. A program that reads must read before it first writes, or what waits is lost. */
 void console_write(const char *bytes, size_t size);
+/* Ends the line that was begun, if one was. */
+void console_begin_line(void);
 /* A byte, or -1 when none has arrived. */
 int console_read(void);
 /* Nothing more will arrive: the other side hung up. */
@@ -89,6 +100,8 @@ const struct hvm_module *boot_modules(size_t *count);
 const char *command_line(void);
 /* The number behind "key=" on the command line, in decimal; `otherwise` where there is none. */
 uint64_t guest_option(const char *key, uint64_t otherwise);
+/* What is behind "key=", up to the next space; NULL where there is none. */
+const char *guest_text_option(const char *key, size_t *size);
 /* The first word of the command line that is a number; `otherwise` where there is none. */
 uint64_t guest_number(uint64_t otherwise);
 

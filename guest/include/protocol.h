@@ -42,6 +42,14 @@
 #define PORT_PVPANIC 0x505
 #define PVPANIC_PANICKED 0x1
 
+/* An entry of the section .pyvmm.cases: offsets, in bytes. Name, file and body are u64 virtual addresses, */
+/* those of zero-terminated texts and of code; the line is u32, reserved a u32 that is 0. */
+#define CASE_BYTES 32
+#define CASE_NAME 0
+#define CASE_FILE 8
+#define CASE_BODY 16
+#define CASE_LINE 24
+
 /* KVM's hypercalls: one that does nothing and returns 0, and the one that converts memory. */
 #define HYPERCALL_VAPIC_POLL_IRQ 1
 #define HYPERCALL_MAP_GPA_RANGE 12

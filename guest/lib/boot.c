@@ -72,6 +72,20 @@ static const char *after_prefix(const char *text, const char *prefix)
 	return text;
 }
 
+const char *guest_text_option(const char *key, size_t *size)
+{
+	for (const char *word = first_word(); *word; word = next_word(word)) {
+		const char *value = after_prefix(word, key);
+
+		if (value && *value == '=') {
+			for (*size = 0, value++; value[*size] && value[*size] != ' ';)
+				++*size;
+			return value;
+		}
+	}
+	return NULL;
+}
+
 uint64_t guest_option(const char *key, uint64_t otherwise)
 {
 	for (const char *word = first_word(); *word; word = next_word(word)) {

@@ -21,6 +21,8 @@
 static unsigned int fifo_size;
 /* How many of these are left before the status must be read again: each read is an exit. */
 static unsigned int fifo_room;
+/* The last byte written did not end a line. */
+static bool is_within_line;
 
 /*
  * Halves the exits of writing. But turning the FIFOs on empties them (data sheet, 8.4), so a program
@@ -47,6 +49,8 @@ void console_write(const char *bytes, size_t size)
 {
 	if (!fifo_size)
 		enable_fifo();
+	if (size)
+		is_within_line = bytes[size - 1] != '\n';
 	while (size) {
 		while (!fifo_room && !(read_status() & TRANSMITTER_HOLDING_EMPTY))
 			pause();
@@ -58,6 +62,12 @@ void console_write(const char *bytes, size_t size)
 		size -= chunk;
 		fifo_room -= chunk;
 	}
+}
+
+void console_begin_line(void)
+{
+	if (is_within_line)
+		console_write("\n", 1);
 }
 
 int console_read(void)

@@ -76,6 +76,7 @@ void exception_report(const struct interrupt_frame *frame)
 {
 	const char *name = exception_name(frame->vector);
 
+	console_begin_line();
 	print("EXCEPTION %lu: %s, error code 0x%lx\n", frame->vector, name, frame->error_code);
 	if (frame->vector == PAGE_FAULT)
 		print_page_fault(frame->error_code);

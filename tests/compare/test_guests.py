@@ -48,6 +48,7 @@ CASES: dict[str, Case] = {
     "block": Case(end="exited 2"),
     "echo": Case(typed=bytes(range(5, 256)) + b"\n\x04never seen"),
     "exit": Case(end="exited 63", append=b"63"),
+    "failing": Case(end="exited 1", append=b"case=checks_go_on"),
     "fault": Case(end="panicked", explained={"console": {"resume-flag"}}),
     "hang": Case(end="time-limit", timeout=2.0),
     "hello": Case(append=b"debugcon=1 x"),
@@ -64,6 +65,7 @@ CASES: dict[str, Case] = {
     "panic": Case(end="panicked"),
     "ring3": Case(append=b"loops=300000"),
     "selftest": Case(append=b"a=5 12"),
+    "tests": Case(),
     "timer": Case(append=b"ticks=12"),
     "triple": Case(end="restarted"),
 }

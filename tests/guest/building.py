@@ -20,6 +20,7 @@ PROGRAMS = (
     "block",
     "echo",
     "exit",
+    "failing",
     "fault",
     "hang",
     "hello",
@@ -29,6 +30,7 @@ PROGRAMS = (
     "panic",
     "ring3",
     "selftest",
+    "tests",
     "timer",
     "triple",
 )

@@ -68,7 +68,7 @@ def test_notes(images: Path, program: str) -> None:
         ("pyvmm", names["NOTE_PYVMM_PRIVATE_ENTRY"]),
     }
     assert found["Xen", names["NOTE_XEN_PHYS32_ENTRY"]] == entry.to_bytes(4, "little")
-    needs = GuestNeed.INTERRUPTS if program in ("block", "timer") else GuestNeed(0)
+    needs = GuestNeed.INTERRUPTS if program in ("block", "tests", "timer") else GuestNeed(0)
     assert found["pyvmm", names["NOTE_PYVMM_NEEDS"]] == needs.to_bytes(4, "little")
 
 
@@ -82,7 +82,7 @@ def test_segments_lie_between_1_mib_and_the_least_memory(images: Path, program: 
     assert min(header["p_paddr"] for header in segments) == HIGH_MEMORY_START
     # A quarter of the second MiB is left for the program.
     assert max(header["p_paddr"] + header["p_memsz"] for header in segments) <= MIN_MEMORY * 7 // 8
-    assert sum(header["p_filesz"] for header in segments) <= 40 << 10
+    assert sum(header["p_filesz"] for header in segments) <= 48 << 10
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -45,6 +45,7 @@ GUESTS = {
     "block": "",
     "echo": "",
     "exit": "7",
+    "failing": "case=checks_go_on",
     "fault": "",
     "hang": "",
     "hello": "a=1 and more",
@@ -54,6 +55,7 @@ GUESTS = {
     "panic": "",
     "ring3": "loops=1000",
     "selftest": "",
+    "tests": "",
     "timer": "ticks=3",
     "triple": "",
 }
