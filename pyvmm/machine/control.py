@@ -58,7 +58,7 @@ class RunControl:
         self._paused = paused
         self._frozen = 0
         self._missing = cpus
-        self._thawed = trio.Event()
+        self._thawed: trio.Event | None = None
         self._parked: set[int] = set()
         self._halted: set[int] = set()
         self._pause_pending: trio.Event | None = None
@@ -116,7 +116,7 @@ class RunControl:
                 self.ending = ending
                 self._stop()
                 self._settle_pause()
-                self._in_trio(self._look_again)
+                self._settle_thaw()
 
     def fail(self, failure: BaseException) -> None:
         """End the run because pyvmm or the host failed. From any thread."""
@@ -125,7 +125,7 @@ class RunControl:
                 self.failure = failure
             self._stop()
             self._settle_pause()
-            self._in_trio(self._look_again)
+            self._settle_thaw()
 
     def kick_all(self) -> None:
         """Kick every vCPU that still runs, once more."""
@@ -193,7 +193,7 @@ class RunControl:
         It waits for the end of a reset, unless the run is over.
         """
         while self._resetting and not self.is_over:
-            await self._thawed.wait()
+            await self._thaw()
         async with self._freeze():
             yield
 
@@ -232,10 +232,24 @@ class RunControl:
     def _may_not_run(self) -> bool:
         return self._paused or self._frozen > 0 or self._reset_asked or self._missing > 0
 
+    async def _thaw(self) -> None:
+        """Wait for the end of a reset or of being frozen, or of the run."""
+        if self._thawed is None:
+            self._thawed = trio.Event()
+        # Behind that: who ends the run looks afterwards whether somebody waits.
+        if not self.is_over:
+            await self._thawed.wait()
+
     def _look_again(self) -> None:
-        """Wake who waits for the end of a reset or of being frozen. In the trio thread."""
-        self._thawed.set()
-        self._thawed = trio.Event()
+        """Wake who waits in `_thaw`. In the trio thread."""
+        if self._thawed is not None:
+            self._thawed.set()
+            self._thawed = None
+
+    def _settle_thaw(self) -> None:
+        """Wake who waits in `_thaw`, if anybody does: trio is not woken for nothing."""
+        if self._thawed is not None:
+            self._in_trio(self._look_again)
 
     # -- resets --
 
@@ -246,7 +260,7 @@ class RunControl:
         So who is inside of `frozen` waits here for itself: until the run is over.
         """
         while self._frozen and not self.is_over:
-            await self._thawed.wait()
+            await self._thaw()
         self._resetting = True
         async with self._freeze():
             yield

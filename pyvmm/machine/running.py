@@ -72,6 +72,8 @@ class Running:
         self.threads = VcpuThreads(config, control, assembly, port, allow)
         self._attach = attach
         self.may_attach = trio.Event()
+        self._console_done = trio.Event()
+        self._console_scope = trio.CancelScope()
         vcpus = tuple(
             MachineVcpu(
                 thread.index,
@@ -103,26 +105,31 @@ class Running:
             control, vcpus, assembly.vm.can_send_unmaskable, lambda: port.is_full
         )
 
-    async def conduct(self, nursery: trio.Nursery) -> None:
-        """Run the vCPUs to their end; what serves them meanwhile goes into `nursery`."""
-        control, port, assembly, outcome = self.control, self.port, self.assembly, self.outcome
-        config, vcpus = self.machine.config, self.machine.vcpus
-        console_done = trio.Event()
-        console_scope = trio.CancelScope()
-        nursery.start_soon(pump_posted, control, assembly, port)
-        if config.reboot is RebootPolicy.AGAIN:
-            nursery.start_soon(serve_resets, control, assembly, vcpus, self.audience)
+    def serve(self, nursery: trio.Nursery) -> None:
+        """Start in `nursery` what serves the vCPUs while they run."""
+        control, assembly = self.control, self.assembly
+        nursery.start_soon(pump_posted, control, assembly, self.port)
+        if self.machine.config.reboot is RebootPolicy.AGAIN:
+            nursery.start_soon(serve_resets, control, assembly, self.machine.vcpus, self.audience)
         for backend in assembly.board.backends:
             nursery.start_soon(serve_backend, control, backend)
         if assembly.has_interrupts:
             nursery.start_soon(watch_for_halt, self.watched)
         if self._attach is None:
-            console_done.set()
+            self._console_done.set()
         else:
-            nursery.start_soon(self._serve_console, self._attach, console_scope, console_done)
+            nursery.start_soon(self._serve_console, self._attach)
+
+    async def conduct(self) -> None:
+        """Run the vCPUs to their end, and collect the result."""
+        port, assembly, outcome = self.port, self.assembly, self.outcome
+        config, console_done = self.machine.config, self._console_done
         deadline = self._started + (config.timeout or float("inf"))
         try:
             try:
+                # What serves them waits by then. Otherwise it and the vCPUs' threads, which begin
+                # with many short system calls, hand each other the interpreter lock at each.
+                await trio.lowlevel.checkpoint()
                 await self.threads.run(deadline)
             finally:
                 outcome.stopped.set()
@@ -131,9 +138,10 @@ class Running:
             self._tell_end()
             port.end_output()
             await outcome.flush(console_done, deadline, config.timeout)
-            console_scope.cancel()
-            # Until then the console may still put back what it could not pass on.
-            await console_done.wait()
+            if not console_done.is_set():
+                self._console_scope.cancel()
+                # Until then the console may still put back what it could not pass on.
+                await console_done.wait()
             if outcome.ending is not None:
                 outcome.result = make_result(
                     config,
@@ -142,26 +150,24 @@ class Running:
                     self.threads.threads,
                     ending=outcome.ending,
                     seconds=seconds,
-                    resets=control.resets,
+                    resets=self.control.resets,
                 )
         except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
-            control.fail(failure)
+            self.control.fail(failure)
         finally:
             self.audience.close()
             outcome.finished.set()
 
-    async def _serve_console(
-        self, attach: Attachment, scope: trio.CancelScope, done: trio.Event
-    ) -> None:
+    async def _serve_console(self, attach: Attachment) -> None:
         try:
-            with scope:
+            with self._console_scope:
                 if not self.may_attach.is_set():
                     await self.may_attach.wait()
                 await attach(self.port)
         except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
             self.control.fail(failure)
         finally:
-            done.set()
+            self._console_done.set()
 
     def _tell_end(self) -> None:
         for thread in self.threads.threads:
@@ -197,7 +203,8 @@ async def running(
             config, control, port, assembly, attach=attach, allow=allowed, paused=waits
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(inside.conduct, nursery)
+            inside.serve(nursery)
+            nursery.start_soon(inside.conduct)
             try:
                 if saved is not None:
                     await inside.machine.control.restore(saved)

@@ -151,6 +151,33 @@ def test_nobody_waits_for_vcpus_that_have_ended(over_before: bool) -> None:
     in_trio(act)
 
 
+@pytest.mark.parametrize("end", [RunControl.end, RunControl.fail])
+@pytest.mark.parametrize("first_a_reset", [True, False])
+def test_who_waits_for_the_end_of_a_reset_or_a_freeze_hears_of_the_run_s(
+    first_a_reset: bool, end: Callable[[RunControl, object], None]
+) -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        first, second = control.resetting, control.frozen
+        if not first_a_reset:
+            first, second = second, first
+        waited = trio.Event()
+
+        async def wait() -> None:
+            async with second():
+                waited.set()
+
+        control._parked.update(range(CPUS))
+        async with first():
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            assert not waited.is_set()
+            # On another thread, as a vCPU ends it.
+            await trio.to_thread.run_sync(end, control, OVER)
+            await waited.wait()
+
+    in_trio(act)
+
+
 def test_a_paused_start_has_to_be_looked_at() -> None:
     async def main() -> None:
         control = RunControl(CPUS, lambda: None, lambda: None, paused=True)

@@ -97,8 +97,10 @@ uint32_t pyvmm_posted_drain(struct pyvmm_posted *posted, struct pyvmm_posted_wri
         out[i] = posted->ring[(posted->tail + i) & posted->mask];
     posted->tail += count;
     eventfd_t ignored;
-    /* What did not fit in `out` keeps the fd readable: no further write would announce it. */
-    if (count == used && posted->eventfd >= 0 && eventfd_read(posted->eventfd, &ignored) != 0)
+    /* What did not fit in `out` keeps the fd readable: no further write would announce it. Where
+     * nothing was there, nothing has been announced. */
+    if (used > 0 && count == used && posted->eventfd >= 0 &&
+        eventfd_read(posted->eventfd, &ignored) != 0)
         errno = 0;
     pthread_mutex_unlock(&posted->lock);
     return count;

@@ -102,7 +102,8 @@ class ConsolePort:
 
         When it is cancelled, nothing has been taken.
         """
-        await trio.lowlevel.checkpoint()
+        if self._size or self._ended:
+            await trio.lowlevel.checkpoint()
         while True:
             # No checkpoint between taking and returning: a cancellation there would lose data.
             data = self.receive_nowait()
