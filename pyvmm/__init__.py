@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.loop_thread import LoopThread
     from pyvmm.machine.machine import Machine
     from pyvmm.machine.running import open_machine
+    from pyvmm.machine.saved_file import SavedFileError
     from pyvmm.machine.saved_machine import SavedMachine
     from pyvmm.machine.steering import MachineState
     from pyvmm.memory.conversion import Side
@@ -103,6 +104,7 @@ __all__ = (
     "Requester",
     "Resumed",
     "RunResult",
+    "SavedFileError",
     "SavedMachine",
     "Side",
     "SystemCallError",
@@ -151,6 +153,7 @@ _MODULES = {
     "Requester": "pyvmm.machine.ending",
     "Resumed": "pyvmm.machine.events",
     "RunResult": "pyvmm.machine.ending",
+    "SavedFileError": "pyvmm.machine.saved_file",
     "SavedMachine": "pyvmm.machine.saved_machine",
     "Side": "pyvmm.memory.conversion",
     "SystemCallError": "pyvmm.errors",

@@ -172,6 +172,8 @@ def _can_be(value: SavedCounter) -> bool:
         and value.access in (_LOW, _HIGH, _BOTH)
         and 0 < value.reload <= 0x10000
         and (value.passed is None or math.isfinite(value.passed))
+        and all(byte is None or byte in range(0x100) for byte in (value.low, value.status))
+        and (value.latched is None or value.latched in range(0x10000))
     )
 
 

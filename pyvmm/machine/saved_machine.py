@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts.saved_state import SavedVcpu, SavedVm
@@ -50,6 +51,31 @@ class SavedMachine:
     states: tuple[PageRun, ...]
     memory: tuple[SavedMemory, ...]
     console: SavedConsole
+
+    def to_file(self, path: str | Path) -> None:
+        """Write it to a file, in place of what is there: whole, or not at all.
+
+        The file holds the guest's memory, and only its owner may read it. Raises `UsageError` for a
+        machine with devices that the library's user has added, `NoPermissionError` and others.
+        """
+        from pyvmm.machine.saved_file import write
+
+        write(Path(path), self, _OWN)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> SavedMachine:
+        """Read what `to_file` of the same version of pyvmm wrote.
+
+        Nothing in a file is executed. Raises `SavedFileError` for one that is not whole, or was not
+        written so, `NoInputError` and others where it cannot be read.
+        """
+        from pyvmm.machine.saved_file import read
+
+        return read(Path(path), cls, _OWN)
+
+
+_OWN = (SavedMachine, SavedMemory, SavedConsole)
+"""Kinds that files may have beside those of hosts and devices."""
 
 
 def require_same_machine(saved: MachineConfig, here: MachineConfig) -> None:

@@ -95,6 +95,14 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
     if len(saved.vcpus) != config.cpus:
         cause = f"the state has {len(saved.vcpus)} vCPUs, and this one has {config.cpus}"
         raise UsageError(_RESTORE, cause)
+    if [state.index for state in saved.vcpus] != [*range(config.cpus)]:
+        raise UsageError(_RESTORE, "the state has a vCPU twice, and another one not at all")
+    for part in saved.memory:
+        if assembly.address_map.file_offset(part.gpa, len(part.data)) is None:
+            cause = (
+                f"the state has {len(part.data)} bytes at gpa {part.gpa:#x}, where there is no RAM"
+            )
+            raise UsageError(_RESTORE, cause)
     here = assembly.vm.origin
     for origin in (saved.vm.origin, *(state.origin for state in saved.vcpus)):
         require_same_origin(origin, here)

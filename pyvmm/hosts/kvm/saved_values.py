@@ -50,6 +50,8 @@ class KvmSavedVcpu(SavedVcpu):
         sizes = {name: len(getattr(self, name)) == size for name, size in _SIZES.items()}
         sizes["sregs"] = len(self.sregs) in (SREGS_SIZE, SREGS2_SIZE)
         sizes["xsave"] = len(self.xsave) == self.origin.xsave_size
+        sizes["mp_state"] = self.mp_state in range(1 << 32)
+        sizes["tsc_khz"] = self.tsc_khz in range(1 << 32)
         sizes["msrs"] = len(self.msrs) % _MSR_ENTRY.size == 0
         sizes["lapic"] = self.lapic is None or len(self.lapic) == _LAPIC_SIZE
         sizes["cpuid"] = not self.cpuid or len(self.cpuid) == (
@@ -78,6 +80,7 @@ class KvmSavedVm(SavedVm):
         """Raise `UsageError` where a structure has not its size."""
         chips = all(len(chip) == _CHIP_SIZE for chip in self.irqchips)
         sizes = {
+            "clock": self.clock is None or self.clock in range(1 << 64),
             "irqchips": chips and len(self.irqchips) in (0, _CHIPS),
             "pit": self.pit is None or len(self.pit) == _PIT_SIZE,
         }

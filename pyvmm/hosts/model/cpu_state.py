@@ -99,6 +99,21 @@ class CpuState:
         end = self._layout.dr + _OLD_EXCEPTION_AFTER_DR
         return bytes(self.raw[:start]) + bytes(end - start) + bytes(self.raw[end:])
 
+    def derive(self) -> None:
+        """Make the hidden flags follow from the other state, as after any change; no breakpoints.
+
+        Those of QEMU's that are kept beside them become what they are in a guest.
+        """
+        start = self._layout.dr + _BREAKPOINTS_AFTER_DR
+        end = self._layout.dr + _OLD_EXCEPTION_AFTER_DR
+        self.raw[start:end] = bytes(end - start)
+        _I.pack_into(self.raw, _HFLAGS2, _HF2_GIF)
+        self._refresh()
+
+    def intercepts(self, mask: int) -> bool:
+        """Tell whether one of these instructions ends the run."""
+        return bool(self._get(self._layout.dr + _INTERCEPT_AFTER_DR) & mask)
+
     # -- single fields --
 
     def _get(self, offset: int) -> int:

@@ -329,8 +329,10 @@ class Engine:
         return self.state
 
     def restore(self, context: bytes) -> None:
-        """Go on from a state that `CpuState.save` gave, in memory that may be another."""
-        self.state.raw[:] = context
+        """Go on from a state that `CpuState.save` gave (`UsageError`: or cannot have given)."""
+        from pyvmm.hosts.model.saved_context import take
+
+        self.intercept_pause(take(self._context, self.state, context, PAUSE_INTERCEPT))
         self.forget_translations()
         self._code_is_stale = True
         self._forget_code()

@@ -1,15 +1,36 @@
 # SPDX-License-Identifier: MIT
-"""Saved states of the model's vCPUs and VMs. `FORMAT` is the version of all of them."""
+"""Saved states of the model's vCPUs and VMs. `FORMAT` is the version of all of them.
+
+A value that nothing can have been saved with is refused when it is made (`UsageError`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyvmm.errors import UsageError
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.pit import SavedPit
 from pyvmm.hosts.saved_state import SavedVcpu, SavedVm
 
 FORMAT = 1
+_PICS = 2
+_LINES = 8
+_MOST_EXPECTED = 3
+
+
+def _require(of: object, **holds: bool) -> None:
+    for part, possible in holds.items():
+        if not possible:
+            raise UsageError(
+                f"restore from a {type(of).__name__}",
+                f"nothing was ever saved with such {part}",
+                "save it again",
+            )
+
+
+def _require_numbers(of: object, *names: str, bits: int) -> None:
+    _require(of, **{name: 0 <= getattr(of, name) < 1 << bits for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +43,10 @@ class SavedAccesses:
     left_at: tuple[int, int] = (-1, -1)
     tries: int = 0
 
+    def __post_init__(self) -> None:
+        answers = [answer for _, answer in (*self.done, *self.again)]
+        _require(self, answers=all(0 <= answer < 1 << 64 for answer in answers))
+
 
 @dataclass(frozen=True, slots=True)
 class SavedApic:
@@ -31,6 +56,11 @@ class SavedApic:
     spurious: int
     requests: int
     in_service: int
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, "task_priority", bits=8)
+        _require_numbers(self, "spurious", bits=9)
+        _require_numbers(self, "requests", "in_service", bits=256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +82,10 @@ class ModelSavedVcpu(SavedVcpu):
     accesses: SavedAccesses
     apic: SavedApic | None = None
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, "cr8", bits=4)
+        _require_numbers(self, "apic_base", "tsc", bits=64)
+
 
 @dataclass(frozen=True, slots=True)
 class SavedPic:
@@ -68,6 +102,16 @@ class SavedPic:
     auto_end: bool
     read_in_service: bool
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, "base", "level_triggered", "mask", "requests", bits=8)
+        _require_numbers(self, "in_service", "lines", bits=8)
+        _require(
+            self,
+            lowest=self.lowest in range(_LINES),
+            expecting=len(self.expecting) <= _MOST_EXPECTED
+            and all(word in range(_LINES) for word in self.expecting),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSavedVm(SavedVm):
@@ -75,3 +119,6 @@ class ModelSavedVm(SavedVm):
 
     pics: tuple[SavedPic, ...]
     pit: SavedPit | None
+
+    def __post_init__(self) -> None:
+        _require(self, pics=len(self.pics) in (0, _PICS))

@@ -41,9 +41,11 @@ INSN_IN = 218
 INSN_OUT = 500
 INSN_SYSCALL = 699
 
+REG_FPSW = 31
 REG_RAX = 35
 REG_DR0 = 66
 REG_LDTR = 244
+REG_FPCW = 246
 REG_MSR = 248
 
 _CTL_WRITE = 1 << 30
@@ -88,6 +90,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "uc_context_free": (c_int, (c_void_p,)),
     "uc_context_save": (c_int, (c_void_p, c_void_p)),
     "uc_context_restore": (c_int, (c_void_p, c_void_p)),
+    "uc_context_reg_read": (c_int, (c_void_p, c_int, c_void_p)),
+    "uc_context_reg_write": (c_int, (c_void_p, c_int, c_void_p)),
     "uc_context_size": (c_size_t, (c_void_p,)),
 }
 
