@@ -60,6 +60,10 @@ PURE_MODULES = {
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
     ),
+    "testing/matrix": (
+        "__init__", "plan", "matrix_file", "toml_table", "results", "summary", "json_report",
+        "html_report",
+    ),
 }  # fmt: skip
 """Rooms of which only these modules are pure."""
 EFFECTS = {
