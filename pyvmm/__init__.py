@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from pyvmm.machine.events import (
         AccessRefused,
+        BreakpointHit,
         Ended,
         MachineEvent,
         Paused,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 __all__ = (
     "AccessRefused",
     "BlockingMachine",
+    "BreakpointHit",
     "Collector",
     "Completed",
     "ConversionRefusedError",
@@ -120,6 +122,7 @@ __all__ = (
 _MODULES = {
     "AccessRefused": "pyvmm.machine.events",
     "BlockingMachine": "pyvmm.machine.blocking_objects",
+    "BreakpointHit": "pyvmm.machine.events",
     "Collector": "pyvmm.machine.console.collector",
     "Completed": "pyvmm.machine.blocking",
     "ConversionRefusedError": "pyvmm.errors",

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from pyvmm.hosts.breakpoints import BreakableHost, BreakableVcpu
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.held_ranges import HeldRanges
@@ -159,7 +160,7 @@ class Converted:
     plugged: bool = False
 
 
-class Vcpu(Owned, SaveableVcpu, Protocol):
+class Vcpu(Owned, SaveableVcpu, BreakableVcpu, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
 
     def run(self) -> Exit:
@@ -361,7 +362,7 @@ class Vm(VmInterrupts, SaveableVm, Owned, Protocol):
         ...
 
 
-class System(Owned, Protocol):
+class System(Owned, BreakableHost, Protocol):
     """A host: where VMs are made."""
 
     def capabilities(self) -> Capabilities:

@@ -54,6 +54,26 @@ class BlockingControl:
         """Stop every vCPU between two instructions; returns when all have stopped."""
         self._task.call(self._inner.pause, timeout)
 
+    @property
+    def breakpoints(self) -> tuple[int, ...]:
+        """Linear addresses that have a breakpoint, in the order in which they were set."""
+        return self._inner.breakpoints
+
+    def set_breakpoint(self, address: int, *, timeout: float | None = None) -> None:
+        """Pause the machine, with `BreakpointHit`, before a vCPU executes what is at `address`.
+
+        It is a linear address, on every vCPU whatever its page tables are; the guest's memory is
+        not changed. `resume` goes on past it. Breakpoints stay through a reset and are no part of
+        what is saved. One that repeats itself (REP, a jump to itself) is told once, until it is
+        left. Raises `UsageError` for what is no address, `HostLacksError` where the host has no
+        (more) breakpoints, `InternalError` where the guest has ended; then nothing has changed.
+        """
+        self._task.call(partial(self._inner.set_breakpoint, address), timeout)
+
+    def clear_breakpoint(self, address: int, *, timeout: float | None = None) -> None:
+        """Take one away again. Raises `UsageError` where there is none, and as setting one."""
+        self._task.call(partial(self._inner.clear_breakpoint, address), timeout)
+
     def resume(self) -> None:
         """Let a paused guest run on, or a new one run; nothing where it has ended."""
         self._task.now(self._inner.resume)

@@ -66,12 +66,21 @@ class RunControl:
         self._reset_asked = False
         self._reset_event = trio.Event()
         self._resetting = False
+        self._hits: list[tuple[int, int]] = []
+        self._tell_hits: Callable[[list[tuple[int, int]]], None] = lambda _hits: None
         self.resets = 0
         """Count of the times the machine has been put back to its start."""
 
     def release_too(self, release: Callable[[], None]) -> None:
         """Call `release` as well when vCPU threads are to stop waiting; it reads `attention`."""
         self._releases.append(release)
+
+    def tell_breakpoints(self, tell: Callable[[list[tuple[int, int]]], None]) -> None:
+        """Have `tell` called in the trio thread when breakpoints have paused the machine.
+
+        It gets (vCPU, linear address) of each that was hit.
+        """
+        self._tell_hits = tell
 
     # -- vCPU threads come and go --
 
@@ -186,6 +195,27 @@ class RunControl:
         self._go_on()
         self._condition.notify_all()
 
+    def hit_breakpoint(self, index: int, address: int) -> None:
+        """On a vCPU's thread, which has come to one: pause the machine.
+
+        A `resume` that was meant for something before does not take the pause away: it is one from
+        when it is told on.
+        """
+        with self._condition:
+            if not self.is_over:
+                self.interventions += 1
+                self._hits.append((index, address))
+                self._stop()
+
+    def _pause_for_hits(self) -> None:
+        """In the trio thread, when every vCPU has stopped."""
+        with self._condition:
+            hits, self._hits = self._hits, []
+            if self.is_over or not hits:
+                return
+            self._paused = True
+        self._tell_hits(hits)
+
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
         """Inside of it no vCPU executes an instruction, whatever `resume` says meanwhile.
@@ -230,7 +260,13 @@ class RunControl:
 
     @property
     def _may_not_run(self) -> bool:
-        return self._paused or self._frozen > 0 or self._reset_asked or self._missing > 0
+        return (
+            self._paused
+            or self._frozen > 0
+            or self._reset_asked
+            or self._missing > 0
+            or bool(self._hits)
+        )
 
     async def _thaw(self) -> None:
         """Wait for the end of a reset or of being frozen, or of the run."""
@@ -335,6 +371,8 @@ class RunControl:
         self._parked.add(index)
         if len(self._parked) == self._cpus:
             self._settle_pause()
+            if self._hits:
+                self._in_trio(self._pause_for_hits)
         self._condition.wait_for(
             lambda: not self._may_not_run or self.is_over or bool(self._calls[index])
         )

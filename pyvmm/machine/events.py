@@ -25,6 +25,14 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakpointHit:
+    """vCPU `vcpu` is before the instruction at the linear `address`; told after `Paused`."""
+
+    vcpu: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
 class WasReset:
     """The machine has been put back to its start: from outside, or because the guest asked."""
 
@@ -51,11 +59,13 @@ class Ended:
     ending: Ending
 
 
-MachineEvent: TypeAlias = Paused | Resumed | WasReset | PowerdownAsked | AccessRefused | Ended
+MachineEvent: TypeAlias = (
+    Paused | Resumed | BreakpointHit | WasReset | PowerdownAsked | AccessRefused | Ended
+)
 Listener: TypeAlias = Callable[[MachineEvent], None]
 """Called in the machine's trio thread; does not wait and does not raise."""
 
-E = TypeVar("E", Paused, Resumed, WasReset, PowerdownAsked, AccessRefused, Ended)
+E = TypeVar("E", Paused, Resumed, BreakpointHit, WasReset, PowerdownAsked, AccessRefused, Ended)
 
 
 class Audience:
@@ -101,7 +111,6 @@ class Events:
 
         `Ended` is told to whoever asks later, too.
         """
-        await trio.lowlevel.checkpoint()
         heard: list[E] = []
         some = trio.Event()
 
@@ -113,6 +122,7 @@ class Events:
 
         audience = self._audience
         if isinstance(audience.last, kind):
+            await trio.lowlevel.checkpoint()
             return audience.last
         with self.listen(hear):
             async with trio.open_nursery() as nursery:

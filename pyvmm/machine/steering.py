@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from pyvmm.errors import InternalError, UsageError
+from pyvmm.hosts.breakpoints import require_breakpoints
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
-from pyvmm.machine.events import Audience, Paused, PowerdownAsked, Resumed, WasReset
+from pyvmm.machine.events import Audience, BreakpointHit, Paused, PowerdownAsked, Resumed, WasReset
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.reset import reset
 from pyvmm.machine.vcpus import MachineVcpu
@@ -58,6 +60,8 @@ class Control:
         self._assembly = assembly
         self._vcpus = vcpus
         self._told_paused = False
+        self._breakpoints: tuple[int, ...] = ()
+        control.tell_breakpoints(self._hit)
 
     @property
     def state(self) -> MachineState:
@@ -83,9 +87,57 @@ class Control:
     async def pause(self) -> None:
         """Stop every vCPU between two instructions; returns when all have stopped."""
         await self._control.pause()
-        if self._control.is_paused and not self._told_paused and not self._control.is_over:
+        if self._control.is_paused and not self._control.is_over:
+            self._tell_paused()
+
+    def _tell_paused(self) -> None:
+        if not self._told_paused:
             self._told_paused = True
             self._audience.tell(Paused())
+
+    def _hit(self, hits: Sequence[tuple[int, int]]) -> None:
+        self._tell_paused()
+        for vcpu, address in hits:
+            self._audience.tell(BreakpointHit(vcpu, address))
+
+    @property
+    def breakpoints(self) -> tuple[int, ...]:
+        """Linear addresses that have a breakpoint, in the order in which they were set."""
+        return self._breakpoints
+
+    async def set_breakpoint(self, address: int) -> None:
+        """Pause the machine, with `BreakpointHit`, before a vCPU executes what is at `address`.
+
+        It is a linear address, on every vCPU whatever its page tables are; the guest's memory is
+        not changed. `resume` goes on past it. Breakpoints stay through a reset and are no part of
+        what is saved. One that repeats itself (REP, a jump to itself) is told once, until it is
+        left. Raises `UsageError` for what is no address, `HostLacksError` where the host has no
+        (more) breakpoints, `InternalError` where the guest has ended; then nothing has changed.
+        """
+        if address in self._breakpoints:
+            return
+        wanted = (*self._breakpoints, address)
+        most = await trio.to_thread.run_sync(self._assembly.system.most_breakpoints)
+        require_breakpoints(wanted, most)
+        await self._change_breakpoints(lambda now: (*now, address))
+
+    async def clear_breakpoint(self, address: int) -> None:
+        """Take one away again. Raises `UsageError` where there is none, and as setting one."""
+        if address not in self._breakpoints:
+            raise UsageError(f"clear the breakpoint at {address:#x}", "there is none")
+        await self._change_breakpoints(lambda now: tuple(one for one in now if one != address))
+
+    async def _change_breakpoints(
+        self, change: Callable[[tuple[int, ...]], tuple[int, ...]]
+    ) -> None:
+        """Let every vCPU have them. A vCPU takes what they are then: changes may overlap."""
+        if self._control.is_over:
+            raise InternalError("change the breakpoints", "the guest has ended")
+        self._breakpoints = change(self._breakpoints)
+        # Not half of them. Bounded: a vCPU that does not answer ends the run.
+        with trio.CancelScope(shield=True):
+            for vcpu in self._vcpus:
+                await vcpu.call(lambda inside: inside.set_breakpoints(self._breakpoints))
 
     def resume(self) -> None:
         """Let a paused guest run on, or a new one run; nothing where it has ended."""

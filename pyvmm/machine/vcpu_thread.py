@@ -74,6 +74,7 @@ class VcpuThread:
             exits.KvmInternalError: self._internal_error,
             exits.FailEntry: self._fail_entry,
             exits.SystemEvent: self._system_event,
+            exits.Debug: self._debug,
             exits.Hypercall: self._hypercall,
             exits.MemoryFault: self._memory_fault,
             exits.ReadMsr: self._msr,
@@ -241,6 +242,9 @@ class VcpuThread:
             self._unhandled(reason)
         else:
             self._control.end(ending)
+
+    def _debug(self, reason: exits.Debug) -> None:
+        self._control.hit_breakpoint(self.index, reason.pc)
 
     def _hypercall(self, reason: exits.Hypercall) -> None:
         result = -_KVM_ENOSYS

@@ -206,3 +206,35 @@ def test_no_vcpu_runs_before_all_are_there() -> None:
         assert not RunControl(1, lambda: None, lambda: None).attention
 
     trio.run(main)
+
+
+def test_a_resume_meant_for_something_before_takes_no_breakpoint_away() -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        told: list[tuple[int, int]] = []
+        hit = trio.Event()
+
+        def tell(hits: list[tuple[int, int]]) -> None:
+            told.extend(hits)
+            hit.set()
+
+        control.tell_breakpoints(tell)
+        control.hit_breakpoint(1, 0x1234)
+        control.resume()
+        async with attending(control, 0), attending(control, 1):
+            await hit.wait()
+            assert control.is_paused
+            assert len(control._parked) == CPUS
+            control.resume()
+        assert not control.is_held
+        assert told == [(1, 0x1234)]
+
+    in_trio(act)
+
+
+def test_a_breakpoint_at_the_end_of_the_run_is_none() -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        control.end(OVER)
+        control.hit_breakpoint(0, 0x1234)
+        assert not control.is_held
+
+    in_trio(act)

@@ -50,6 +50,7 @@ class _Answers:
         self.cpuid: CData | None = None
         self.cpuid_of_vcpu: dict[int, CData] = {}
         self.known: Known | None = None
+        self.breakpoints: int | None = None
 
 
 _answers: dict[tuple[int, int, int], _Answers] = {}
@@ -195,6 +196,14 @@ class System(FdOwner):
         if self._answers.known is None:
             self._answers.known = Known()
         return Saving(self._answers.known, self, self._cpuid_table, self.create_vm)
+
+    def most_breakpoints(self) -> int:
+        """Count the breakpoints that a vCPU can have; 0: a guest, tried with one, ran past it."""
+        if self._answers.breakpoints is None:
+            from pyvmm.hosts.kvm.breakpoints import try_one
+
+            self._answers.breakpoints = try_one(self)
+        return self._answers.breakpoints
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd; see `Mapping` for `in_core`.

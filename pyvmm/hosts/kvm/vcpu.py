@@ -30,6 +30,7 @@ from pyvmm.hosts.kvm.vcpu_state import VcpuState
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.breakpoints import Breakpoints
     from pyvmm.hosts.kvm.coalesced import CoalescedWrite
     from pyvmm.hosts.kvm.dirty_ring import DirtyRing
     from pyvmm.hosts.kvm.saved_values import KvmSavedVcpu
@@ -101,6 +102,7 @@ class Vcpu(VcpuState):
         if finish_hypercalls:
             lib.pyvmm_vcpu_finish_hypercalls(vcpu)
         self._run: Callable[[CData], int] = lib.pyvmm_vcpu_run
+        self._breakpoints: Breakpoints | None = None
 
     def run(self) -> Exit:
         """Run guest code until something needs the monitor (KVM_RUN, api.rst 4.10).
@@ -113,6 +115,20 @@ class Vcpu(VcpuState):
             return code_cache[code]
         except KeyError:
             return decode(code, self._run_structure, self.fd)
+
+    def set_breakpoints(self, addresses: Sequence[int]) -> None:
+        """Have `run` return `Debug` before any of these linear addresses (`hosts.breakpoints`).
+
+        Raises `UsageError` and `HostLacksError` for what cannot be one, `KvmError`.
+        """
+        from pyvmm.hosts.breakpoints import require_breakpoints
+        from pyvmm.hosts.kvm.breakpoints import MOST, Breakpoints
+
+        require_breakpoints(addresses, MOST)
+        if self._breakpoints is None:
+            self._breakpoints = Breakpoints(self, self._shared(), lib.pyvmm_vcpu_run)
+        self._breakpoints.set(addresses)
+        self._run = self._breakpoints.run if addresses else lib.pyvmm_vcpu_run
 
     def answer(self, data: bytes) -> None:
         """Answer `IoIn` or `MmioRead` with exactly the bytes that it asks for.
@@ -314,6 +330,8 @@ class Vcpu(VcpuState):
         found = saved_vcpu.require(saved, like)
         attempt = f"complete the last exit of vCPU {self.index}"
         check(lib.pyvmm_vcpu_drop_exit(self._vcpu), attempt)
+        if self._breakpoints is not None:
+            self._breakpoints.forget()
         if found.cpuid and found.cpuid != like.cpuid:
             self.give_cpuid(found.cpuid)
         saved_vcpu.restore(self.fd, self._saved_like(), found)

@@ -9,15 +9,22 @@ memory-mapped devices are made while the instruction executes: `Devices` answers
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from dataclasses import dataclass
 from typing import Protocol
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.model import unicorn_library as unicorn
 from pyvmm.hosts.model.address_space import AddressSpace, Span
 from pyvmm.hosts.model.cpu_state import BEHIND_CR, MSRS, CpuState, Layout
+from pyvmm.hosts.model.outcomes import (
+    AtBreakpoint,
+    Broken,
+    Outcome,
+    Stopped,
+    Trap,
+    Unreachable,
+)
 from pyvmm.hosts.registers import Efer
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -57,39 +64,6 @@ _EFER = 0xC000_0080
 _EFER_MARK = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE
 """As the engine begins, and two bits more."""
 _MARK = 0x1D5E_A5ED_C0FF_EE11
-
-
-@dataclass(frozen=True, slots=True)
-class Trap:
-    """An intercept: SVM's exit code, and what came with it."""
-
-    code: int
-    info: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """Something asked for it, between two instructions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """An access to [gpa, gpa + size) that no span serves; the instruction has not been executed."""
-
-    gpa: int
-    size: int
-    write: bool
-    fetch: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Unicorn gave up."""
-
-    code: int
-
-
-Outcome = Trap | Stopped | Unreachable | Broken
 
 
 class Devices(Protocol):
@@ -137,6 +111,9 @@ class Engine:
         self.is_stopping = False
         """True once `stop` has been called since `execute` began."""
         self._code_is_stale = False
+        self._breaks: list[int] = []
+        self._is_at_break = False
+        self.ignores_breaks = False
         self._tables = bytearray(_CONTROL_SIZE)
         handle = c_void_p()
         unicorn.check(
@@ -161,6 +138,7 @@ class Engine:
             unicorn.OnMmioRead(self._on_mmio_read),
             unicorn.OnMmioWrite(self._on_mmio_write),
             unicorn.OnSyscall(self._on_syscall),
+            unicorn.OnCode(self._on_code),
         )
         unicorn.hook(handle, unicorn.HOOK_INTR, self._hooks[0])
         memory = unicorn.HOOK_MEM_UNMAPPED | unicorn.HOOK_MEM_PROT
@@ -229,6 +207,19 @@ class Engine:
         size = _CONTROL_SIZE - PAGE_SIZE
         code = self._library.uc_mem_map_ptr(self._handle, _CONTROL_GPA, size, 3, aligned)
         unicorn.check(code, "set up the processor (tables)")
+
+    def break_at(self, addresses: Sequence[int]) -> None:
+        """Have `execute` end with `AtBreakpoint` before the instruction at any of these addresses.
+
+        They are linear; while nothing is under way. `ignores_breaks` has them wait.
+        """
+        for number in self._breaks:
+            code = self._library.uc_hook_del(self._handle, number)
+            unicorn.check(code, "clear a breakpoint")
+        callback = self._hooks[7]
+        self._breaks = [unicorn.hook_at(self._handle, one, callback) for one in addresses]
+        self._code_is_stale = True
+        self._forget_code()
 
     def intercept_pause(self, wanted: bool) -> None:
         """Set whether PAUSE ends `execute` as well. Part of the state."""
@@ -354,6 +345,7 @@ class Engine:
         self._trap = -1
         self.is_stopping = False
         self._missed = None
+        self._is_at_break = False
         self.state.forget_exception()
         self._library.uc_context_restore(self._handle, self._context)
         self._is_executing = True
@@ -371,6 +363,8 @@ class Engine:
     def _reason(self, code: int) -> Outcome:
         if self._missed is not None:
             return self._missed
+        if self._is_at_break:
+            return AtBreakpoint()
         return Broken(code) if code else Stopped()
 
     def stop(self) -> None:
@@ -382,6 +376,11 @@ class Engine:
     def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:
         self._trap = number
         self._library.uc_emu_stop(self._handle)
+
+    def _on_code(self, _engine: int, _address: int, _size: int, _data: int) -> None:
+        if not self.ignores_breaks:
+            self._is_at_break = True
+            self._library.uc_emu_stop(self._handle)
 
     def _on_syscall(self, _engine: int, _data: int) -> None:
         self._trap = EXIT + SYSCALL

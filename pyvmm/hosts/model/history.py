@@ -15,6 +15,7 @@ _RECORDS = 32
 _REASONS: dict[type, tuple[int, str]] = {
     exits.IoOut: (2, "IO"),
     exits.IoIn: (2, "IO"),
+    exits.Debug: (4, "DEBUG"),
     exits.Hypercall: (3, "HYPERCALL"),
     exits.Hlt: (5, "HLT"),
     exits.MmioRead: (6, "MMIO"),

@@ -10,9 +10,10 @@ from pyvmm.hosts import exits
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model import cpuid, engine, instructions
 from pyvmm.hosts.model.address_space import VcpuServices
+from pyvmm.hosts.model.breakpoints import Breakpoints
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ, CpuState
 from pyvmm.hosts.model.devices import DeviceAccess
-from pyvmm.hosts.model.engine import Broken, Engine, Trap, Unreachable
+from pyvmm.hosts.model.engine import Engine
 from pyvmm.hosts.model.exceptions import (
     GENERAL_PROTECTION,
     INVALID_OPCODE,
@@ -25,6 +26,7 @@ from pyvmm.hosts.model.exceptions import (
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.msrs import Msrs
+from pyvmm.hosts.model.outcomes import AtBreakpoint, Broken, Outcome, Trap, Unreachable
 from pyvmm.hosts.model.strand import Strand
 from pyvmm.hosts.model.watch import Watch
 from pyvmm.rules.abi import PAGE_SIZE
@@ -64,6 +66,7 @@ class Runner:
         self._memory = GuestMemoryAccess(services.memory, self.engine.state)
         self._devices.attach(self.engine, self._memory)
         self._strand: Strand[Exit | None] = Strand(self._body, f"guest code {index}")
+        self.breakpoints = Breakpoints(self.engine)
         self._watch = Watch(self._is_wanted, self.engine.stop, f"watch {index}")
         self._turn: AbstractContextManager[None] | None = None
         self._hypercall = False
@@ -139,6 +142,7 @@ class Runner:
 
     def restore(self, saved: ModelSavedVcpu) -> None:
         """Take a saved state; nothing is under way."""
+        self.breakpoints.forget()
         self.engine.restore(saved.context)
         self.msrs.apic_base = saved.apic_base
         self.msrs.tsc = saved.tsc
@@ -218,12 +222,13 @@ class Runner:
         self.slices += 1
         engine_ = self.engine
         engine_.follow(self._services.memory)
+        passes = self.breakpoints.pass_one()
         try:
-            if not self._inject():
+            if not self.breakpoints.keeps_interrupts_out and not self._inject():
                 return exits.Shutdown()
             self._watch.on()
             try:
-                outcome = engine_.execute()
+                outcome = engine_.execute(int(passes))
                 self._devices.accesses.forget()
                 while not self._dying and self._devices.accesses.take_left():
                     outcome = engine_.execute(1)
@@ -238,6 +243,9 @@ class Runner:
             return blocked or self._internal_error()
         except TaskGateError:
             return self._internal_error()
+        finally:
+            if passes:
+                self.breakpoints.passed()
 
     def _inject(self) -> bool:
         """Deliver an interrupt if one can be; False: triple fault."""
@@ -254,12 +262,14 @@ class Runner:
 
     # -- outcomes --
 
-    def _handle(self, outcome: engine.Outcome) -> Exit | None:
+    def _handle(self, outcome: Outcome) -> Exit | None:
         match outcome:
             case Trap():
                 return self._trap(outcome)
             case Unreachable():
                 return self._unreachable(outcome)
+            case AtBreakpoint():
+                return self.breakpoints.hit()
             case Broken():
                 return self._internal_error()
             case _:

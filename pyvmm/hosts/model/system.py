@@ -8,6 +8,7 @@ import errno
 from pyvmm.errors import HostLacksError, SystemCallError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.model import unicorn_library
+from pyvmm.hosts.model.breakpoints import MOST_BREAKPOINTS
 from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.mapping import ModelMapping
 from pyvmm.hosts.model.vm import ModelVm
@@ -60,6 +61,10 @@ class ModelSystem(Owner):
             user_space_msr=0,
             physical_address_bits=_PHYSICAL_ADDRESS_BITS,
         )
+
+    def most_breakpoints(self) -> int:
+        """Count the breakpoints that a vCPU can have."""
+        return MOST_BREAKPOINTS
 
     def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> ModelVm:
         """KVM_CREATE_VM. Raises `SystemCallError` for a type that is not offered."""

@@ -26,6 +26,7 @@ PROT_EXEC = 4
 
 HOOK_INTR = 1 << 0
 HOOK_INSN = 1 << 1
+HOOK_CODE = 1 << 2
 HOOK_MEM_UNMAPPED = 0b111 << 4
 HOOK_MEM_PROT = 0b111 << 7
 
@@ -57,6 +58,7 @@ CTL_TLB_TYPE = 12 | 1 << 26 | _CTL_WRITE
 CTL_CODE_BUFFER = 13 | 1 << 26 | _CTL_WRITE
 TLB_CPU = 0
 
+OnCode = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 OnSyscall = CFUNCTYPE(None, c_void_p, c_void_p)
 OnInterrupt = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
 OnIn = CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
@@ -86,6 +88,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_int,
         (c_void_p, c_uint64, c_uint64, OnMmioRead, c_void_p, OnMmioWrite, c_void_p),
     ),
+    "uc_hook_del": (c_int, (c_void_p, c_size_t)),
     "uc_context_alloc": (c_int, (c_void_p, POINTER(c_void_p))),
     "uc_context_free": (c_int, (c_void_p,)),
     "uc_context_save": (c_int, (c_void_p, c_void_p)),
@@ -147,6 +150,26 @@ def control(handle: c_void_p, request: int, *arguments: Any) -> None:
     """uc_ctl, which takes any number of arguments."""
     call: Callable[..., int] = library().uc_ctl
     check(call(handle, c_int(request), *arguments), f"set up the processor ({request:#x})")
+
+
+def hook_at(handle: c_void_p, address: int, callback: Any) -> int:
+    """uc_hook_add for the instruction at one linear address: its number, for uc_hook_del.
+
+    Code that has been translated already has it not. Keep `callback` alive.
+    """
+    made = c_size_t()
+    call: Callable[..., int] = library().uc_hook_add
+    code = call(
+        handle,
+        ctypes.byref(made),
+        c_int(HOOK_CODE),
+        callback,
+        None,
+        c_uint64(address),
+        c_uint64(address),
+    )
+    check(code, f"set a breakpoint at {address:#x}")
+    return made.value
 
 
 def hook(handle: c_void_p, kind: int, callback: Any, *more: Any) -> None:

@@ -81,6 +81,18 @@ class ModelVcpu(Owner):
         if self._closed:
             raise InternalError(f"use vCPU {self.index}", "it has been closed")
 
+    def set_breakpoints(self, addresses: Sequence[int]) -> None:
+        """Have `run` return `Debug` before any of these linear addresses (`hosts.breakpoints`).
+
+        Raises `UsageError` and `HostLacksError` for what cannot be one.
+        """
+        from pyvmm.hosts.breakpoints import require_breakpoints
+        from pyvmm.hosts.model.breakpoints import MOST_BREAKPOINTS
+
+        self._settle()
+        require_breakpoints(addresses, MOST_BREAKPOINTS)
+        self._runner.breakpoints.set(addresses)
+
     def answer(self, data: bytes) -> None:
         """Answer `IoIn` or `MmioRead`. Raises `InternalError` where nothing asks for that."""
         match self._delivered:
