@@ -179,8 +179,9 @@ def _default_signals_for_children() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
-KEPT_OPEN = 4
-"""Descriptors that a test may leave open: a library opened for good, a cache."""
+KEPT_OPEN = 6
+"""Descriptors that a test may leave open: a library opened for good, a cache, the session's loop.
+"""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

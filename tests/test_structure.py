@@ -57,6 +57,9 @@ PURE_MODULES = {
         "__init__", "subjects", "observations", "plan", "statistics", "ram", "inventory",
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
     ),
+    "testing": (
+        "__init__", "driver", "failures", "monitors", "nearest", "patterns", "transcript",
+    ),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
     ),

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 TWINS = {
     "Control": "steering",
     "Console": "console.console",
@@ -29,9 +30,42 @@ _HEAD = '''# SPDX-License-Identifier: MIT
 _MANAGERS = {"contextmanager": "Iterator", "asynccontextmanager": "AsyncIterator"}
 
 
-def _tree(module: str) -> ast.Module:
-    path = _HERE.joinpath(*module.split(".")).with_suffix(".py")
-    return ast.parse(path.read_text(encoding="utf-8"))
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Classes of one room, and the twins to be made of them.
+
+    `classes` are in these modules of `package`; `name` gives a twin's name; `task` is the type of
+    what calls into the loop, from `task_module`. With `adds_timeout` a coroutine's twin takes a
+    `timeout` more: else it has one itself.
+    """
+
+    package: str
+    classes: Mapping[str, str]
+    head: str
+    name: Callable[[str], str]
+    task: str
+    task_module: str
+    adds_timeout: bool
+    others: Mapping[str, str]
+    """Further names that are used, and the modules of `package` that have them."""
+    first: str = ""
+    """Lines before the classes."""
+
+    def tree(self, module: str) -> ast.Module:
+        """Parse a module of the package."""
+        path = _PACKAGE.joinpath(*self.package.split(".")[1:], *module.split("."))
+        return ast.parse(path.with_suffix(".py").read_text(encoding="utf-8"))
+
+    def generated(self, more: str = "") -> str:
+        """Return the module's text, with `more` at its end; ``ruff format`` lays it out."""
+        lines = (
+            line
+            for name, module in self.classes.items()
+            for line in _twin(self, _class(self.tree(module), name))
+        )
+        parts = [*(["", "", self.first] if self.first else []), *lines, *([more] if more else [])]
+        body = "\n".join(parts)
+        return "\n".join((self.head.rstrip("\n"), *_imports(self, body))).rstrip("\n") + body + "\n"
 
 
 def _class(tree: ast.Module, name: str) -> ast.ClassDef:
@@ -55,7 +89,7 @@ def _call(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     return ", ".join((f"self._inner.{node.name}", *positional, *named))
 
 
-def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+def _method(twins: Twins, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     assert node.returns is not None
     returns = ast.unparse(node.returns)
     doc = _docstring(node)
@@ -64,8 +98,14 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     call = _call(node)
     bound = call if "," not in call else f"partial({call})"
     if "property" in decorators:
-        yield from _lines("@property", f"def {node.name}(self) -> {returns}:", doc)
-        yield f"        return self._inner.{node.name}"
+        made = returns in twins.classes
+        kind = twins.name(returns) if made else returns
+        yield from _lines("@property", f"def {node.name}(self) -> {kind}:", doc)
+        yield (
+            f"        return self._{node.name}"
+            if made
+            else f"        return self._inner.{node.name}"
+        )
         return
     if managed is not None:
         inside = returns.removeprefix(_MANAGERS[managed])
@@ -76,17 +116,23 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
         yield "            yield value"
         return
     if isinstance(node, ast.AsyncFunctionDef):
-        timed = ast.parse(f"def f({ast.unparse(node.args)}): pass").body[0]
-        assert isinstance(timed, ast.FunctionDef)
-        seconds = ast.parse("float | None", mode="eval").body
-        timed.args.kwonlyargs.append(ast.arg("timeout", seconds))
-        timed.args.kw_defaults.append(ast.Constant(None))
-        yield from _lines(f"def {node.name}({ast.unparse(timed.args)}) -> {returns}:", doc)
-        result = f"self._task.call({bound}, timeout)"
+        arguments = _timed(node) if twins.adds_timeout else ast.unparse(node.args)
+        yield from _lines(f"def {node.name}({arguments}) -> {returns}:", doc)
+        result = f"self._task.call({bound}{', timeout' if twins.adds_timeout else ''})"
     else:
         yield from _lines(f"def {node.name}({ast.unparse(node.args)}) -> {returns}:", doc)
         result = f"self._task.now({bound})"
     yield f"        {result}" if returns == "None" else f"        return {result}"
+
+
+def _timed(node: ast.AsyncFunctionDef) -> str:
+    """The arguments, and a `timeout` more."""
+    timed = ast.parse(f"def f({ast.unparse(node.args)}): pass").body[0]
+    assert isinstance(timed, ast.FunctionDef)
+    seconds = ast.parse("float | None", mode="eval").body
+    timed.args.kwonlyargs.append(ast.arg("timeout", seconds))
+    timed.args.kw_defaults.append(ast.Constant(None))
+    return ast.unparse(timed.args)
 
 
 def _lines(*parts: str) -> Iterator[str]:
@@ -97,15 +143,24 @@ def _lines(*parts: str) -> Iterator[str]:
     yield f'        """{doc}"""'
 
 
-def _twin(node: ast.ClassDef) -> Iterator[str]:
-    yield from ("", "", f"class Blocking{node.name}:", f'    """{_docstring(node)}"""', "")
-    yield f"    def __init__(self, task: LoopTask[Machine], inner: {node.name}) -> None:"
+def _twin(twins: Twins, node: ast.ClassDef) -> Iterator[str]:
+    methods = [
+        one
+        for one in node.body
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and not one.name.startswith("_")
+    ]
+    name = twins.name(node.name)
+    yield from ("", "", f"class {name}:", f'    """{_docstring(node)}"""', "")
+    yield f"    def __init__(self, task: {twins.task}, inner: {node.name}) -> None:"
     yield "        self._task = task"
     yield "        self._inner = inner"
-    for method in node.body:
-        match method:
-            case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) if not name.startswith("_"):
-                yield from _method(method)
+    for method in methods:
+        kind = "" if method.returns is None else ast.unparse(method.returns)
+        if "property" in _decorators(method) and kind in twins.classes:
+            made = f"{twins.name(kind)}(task, inner.{method.name})"
+            yield f"        self._{method.name} = {made}"
+    for method in methods:
+        yield from _method(twins, method)
 
 
 def _machine(node: ast.ClassDef) -> Iterator[str]:
@@ -137,38 +192,38 @@ def _machine(node: ast.ClassDef) -> Iterator[str]:
     yield f"    return BlockingMachine({', '.join(made)})"
 
 
-def _origins(module: str) -> Iterator[tuple[str, str]]:
-    """Every name that a module of the machine's defines or imports, and where it is from."""
-    tree = _tree(module)
+def _origins(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+    """Every name that a module defines or imports, and where it is from."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             yield from ((alias.name, node.module or "") for alias in node.names)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            yield node.name, f"pyvmm.machine.{module}"
+            yield node.name, module
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name):
-                    yield target.id, f"pyvmm.machine.{module}"
+                    yield target.id, module
 
 
-def _imports(body: str) -> Iterator[str]:
+def _imports(twins: Twins, body: str) -> Iterator[str]:
     """Yield the imports that the twins need, in isort's order."""
     known = {
         "partial": "functools",
         "contextmanager": "contextlib",
         "dataclass": "dataclasses",
         "Iterator": "collections.abc",
-        "LoopTask": "pyvmm.machine.loop_thread",
-        "Machine": "pyvmm.machine.machine",
+        twins.task.partition("[")[0]: twins.task_module,
+        **{name: f"{twins.package}.{module}" for name, module in twins.others.items()},
     }
     typing: set[str] = set()
-    for module in (_MACHINE, *TWINS.values()):
-        known = dict(_origins(module)) | known
-        typing |= _only_for_types(module)
+    for module in (*twins.others.values(), *twins.classes.values()):
+        tree = twins.tree(module)
+        known = dict(_origins(tree, f"{twins.package}.{module}")) | known
+        typing |= _only_for_types(tree)
     needed: dict[str, set[str]] = {}
     for node in ast.walk(ast.parse(body)):
-        if isinstance(node, ast.Name) and node.id in known:
+        if isinstance(node, ast.Name) and node.id in known and not node.id.startswith("_"):
             needed.setdefault(known[node.id], set()).add(node.id)
     late = {module for module in needed if module in typing}
     ours = {module for module in needed if module.startswith("pyvmm.")} - late
@@ -186,11 +241,11 @@ def _imports(body: str) -> Iterator[str]:
         yield ""
 
 
-def _only_for_types(module: str) -> set[str]:
-    """Modules that a module of the machine's imports for its annotations alone."""
+def _only_for_types(tree: ast.Module) -> set[str]:
+    """Modules that are imported for annotations alone."""
     return {
         node.module or ""
-        for block in _tree(module).body
+        for block in tree.body
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in block.body
         if isinstance(node, ast.ImportFrom)
@@ -202,13 +257,21 @@ def _isort(name: str) -> tuple[int, str]:
     return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
 
 
+MACHINES = Twins(
+    package="pyvmm.machine",
+    classes=TWINS,
+    head=_HEAD,
+    name="Blocking{}".format,
+    task="LoopTask[Machine]",
+    task_module="pyvmm.machine.loop_thread",
+    adds_timeout=True,
+    others={"Machine": "machine"},
+)
+
+
 def generated() -> str:
-    """Return the module's text; ``ruff format`` lays it out."""
-    twins: Iterable[str] = (
-        line for name, module in TWINS.items() for line in _twin(_class(_tree(module), name))
-    )
-    body = "\n".join((*twins, *_machine(_class(_tree(_MACHINE), "Machine"))))
-    return "\n".join((_HEAD.rstrip("\n"), *_imports(body))).rstrip("\n") + body + "\n"
+    """Return the text of `blocking_objects`; ``ruff format`` lays it out."""
+    return MACHINES.generated("\n".join(_machine(_class(MACHINES.tree(_MACHINE), "Machine"))))
 
 
 if __name__ == "__main__":

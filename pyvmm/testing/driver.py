@@ -99,7 +99,10 @@ class Registers:
 
 
 class Driver(Protocol):
-    """A guest that runs under a monitor. Everything is used from one trio task at a time.
+    """A guest that runs under a monitor.
+
+    One trio task calls `receive`, another `wait`, and one at a time all else. The driver
+    ends the run at the request's `timeout` (`OutcomeKind.TIME_LIMIT`), and when it panics.
 
     A method that the monitor cannot do raises `CannotError`; what fails raises `PyvmmError`.
     Addresses are GPAs unless said otherwise, sizes bytes.

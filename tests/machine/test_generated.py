@@ -15,6 +15,8 @@ from pyvmm.machine.events import Events
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpus import MachineVcpu
+from pyvmm.testing import blocking_vm
+from pyvmm.testing.generate_blocking import TESTING
 from tests.machine import generate_blocking_tests, test_open_blocking_machine
 
 
@@ -23,8 +25,9 @@ from tests.machine import generate_blocking_tests, test_open_blocking_machine
     [
         (blocking_objects.__file__, generate_blocking.generated),
         (test_open_blocking_machine.__file__, generate_blocking_tests.generated),
+        (blocking_vm.__file__, TESTING.generated),
     ],
-    ids=["objects", "tests"],
+    ids=["objects", "tests", "vm"],
 )
 def test_what_is_there_is_what_is_made(file: str, generated: object) -> None:
     assert callable(generated)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""The console of a booted guest: what it is waited for to say, and what it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from pyvmm.errors import UsageError
+from pyvmm.testing.failures import ExpectError, is_told
+from pyvmm.testing.life import Life
+from pyvmm.testing.nearest import nearest
+from pyvmm.testing.patterns import Hit, Match, Pattern, Patterns, Search, as_patterns
+
+__tracebackhide__ = is_told
+
+_QUIET = 0.02
+"""Seconds of silence after which there is time for a thorough search; then twice that."""
+
+
+class AsyncConsole:
+    """Serial console of a guest, read all the time: a guest never waits for its reader.
+
+    A cursor stands behind the last match: nothing is matched twice. Of a guest that says more than
+    128 MiB the beginning (1 MiB) and the last 64 MiB are kept.
+    """
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._cursor = 0
+
+    # -- output --
+
+    async def expect(
+        self, pattern: Patterns, *, timeout: float | None = None, forbid: Patterns = ()
+    ) -> Match:
+        """Wait until the guest says `pattern`; the cursor is behind the match then.
+
+        Text and bytes are meant literally, a compiled regular expression is searched for. Of
+        several patterns the one counts that is complete first. A match of a regular expression that
+        the next letter could change (``[0-9]+``, ``$``) counts once that has come, or at the end.
+        Raises `ExpectError`: at once where the guest ends without it, or says one of `forbid`
+        before; and when `timeout` seconds, or the boot's time limit, have passed.
+        """
+        match = await self._find(as_patterns(pattern), as_patterns(forbid), timeout)
+        self._cursor = match.end
+        return match
+
+    async def expect_all(
+        self, patterns: Sequence[Pattern], *, timeout: float | None = None, forbid: Patterns = ()
+    ) -> tuple[Match, ...]:
+        """Wait until the guest has said each of `patterns`, in whatever order, even overlapping.
+
+        The cursor is behind the last of them then; `timeout` is for all. Raises as `expect`.
+        """
+        until = trio.current_time() + (float("inf") if timeout is None else timeout)
+        matches = []
+        for index, pattern in enumerate(as_patterns(patterns)):
+            left = None if timeout is None else max(0.0, until - trio.current_time())
+            found = await self._find((pattern,), as_patterns(forbid), left)
+            matches.append(found.numbered(index))
+        self._cursor = max((match.end for match in matches), default=self._cursor)
+        return tuple(matches)
+
+    async def read_until(self, pattern: Patterns, *, timeout: float | None = None) -> bytes:
+        """Bytes that the guest says up to the end of `pattern`. As `expect`, and raises as that."""
+        match = await self.expect(pattern, timeout=timeout)
+        return match.before + match.data
+
+    async def read_line(self, *, timeout: float | None = None) -> str:
+        """The next line, without its end; the last may lack one. Raises as `expect`."""
+        life = self._life
+        self._require_kept("read a line")
+        found = -1
+        searched = self._cursor
+        with life.deadline.limit(timeout) as limit:
+            while (found := life.transcript.find(b"\n", searched)) < 0 and not life.is_over:
+                searched = life.transcript.end
+                await life.change()
+        end = life.transcript.end if found < 0 else found + 1
+        line = life.transcript.between(self._cursor, end)
+        if found < 0 and (limit.passed or not line):
+            detail = "" if limit.passed else life.end()
+            reason = f"the guest ended: {detail}" if detail else f"not {limit.name}"
+            raise self._failure("read a line", reason, ())
+        self._cursor = end
+        return line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+    def drop(self) -> bytes:
+        """Put the cursor behind all that has come so far; return what it went over."""
+        skipped = self._life.transcript.since(self._cursor)
+        self._cursor = self._life.transcript.end
+        return skipped
+
+    @property
+    def transcript(self) -> bytes:
+        """All that the guest has said since its boot, whoever read it; after its end, too."""
+        return self._life.transcript.all()
+
+    # -- input --
+
+    async def send(self, data: str | bytes, *, timeout: float | None = None) -> None:
+        """Type `data`; waits while much is queued that the guest has not taken (64 KiB).
+
+        Raises `ExpectError` at the time limits.
+        """
+        typed = data.encode() if isinstance(data, str) else data
+        await self._life.do(f"send {data!r}", partial(self._life.driver.send, typed), timeout)
+
+    async def send_line(self, line: str | bytes = "", *, timeout: float | None = None) -> None:
+        """Type `line` and a newline. Raises as `send`."""
+        await self.send(line + "\n" if isinstance(line, str) else line + b"\n", timeout=timeout)
+
+    async def end_input(self) -> None:
+        """End the input, as Ctrl-D on an empty line does. Raises as `send`."""
+        await self._life.do("end the console's input", self._life.driver.end_input, None)
+
+    # -- waiting --
+
+    async def _find(
+        self, wanted: Sequence[Pattern], forbidden: Sequence[Pattern], timeout: float | None
+    ) -> Match:
+        """Wait for a match behind the cursor, and leave that where it is."""
+        if not wanted:
+            raise UsageError("expect nothing", "there is no pattern", "give one")
+        attempt = f"expect {', '.join(map(repr, wanted))}"
+        life = self._life
+        self._require_kept(attempt)
+        search = Search(wanted, forbidden, self._cursor)
+        hit = search.look(life.transcript, thorough=True)
+        reason = ""
+        if hit is None:
+            with life.deadline.limit(timeout) as limit:
+                hit = await self._look_until_over(search)
+            if limit.passed:
+                hit = search.look(life.transcript, thorough=True)
+                reason = f"not {limit.name}{_open_end(search)}"
+            elif hit is None:
+                detail = life.end()
+                reason = f"the guest ended without it: {detail}" if detail else ""
+        if hit is not None and not hit.is_forbidden:
+            return hit.match
+        if hit is not None:
+            reason = f"it said {hit.match.pattern!r}, which is forbidden"
+        raise self._failure(attempt, reason or f"not {life.deadline.name}", wanted)
+
+    async def _look_until_over(self, search: Search) -> Hit | None:
+        life = self._life
+        quiet = _QUIET
+        while not life.is_over:
+            with trio.move_on_after(quiet if search.is_behind else float("inf")) as silence:
+                await life.change()
+            if silence.cancelled_caught:
+                quiet *= 2
+            hit = search.look(life.transcript, thorough=silence.cancelled_caught)
+            if hit is not None:
+                return hit
+        return search.look(life.transcript, thorough=True)
+
+    def _require_kept(self, attempt: str) -> None:
+        transcript = self._life.transcript
+        if self._cursor < transcript.start:
+            raise UsageError(
+                attempt,
+                f"the guest has said {transcript.end - self._cursor} bytes since the last match, "
+                f"and the first {transcript.start - self._cursor} of them are not kept",
+                "expect earlier, or drop() what is not wanted",
+            )
+
+    def _failure(self, attempt: str, reason: str, wanted: Sequence[Pattern]) -> ExpectError:
+        life = self._life
+        miss = nearest(wanted, life.transcript, self._cursor)
+        return ExpectError(attempt, reason, life.expectation(tuple(map(repr, wanted)), miss))
+
+
+def _open_end(search: Search) -> str:
+    open_end = next(search.open_ends(), None)
+    if open_end is None:
+        return ""
+    return (
+        f"; {open_end!r} matches the end of what was said, where the next letter could change it: "
+        "leave `$` out, or match what follows"
+    )

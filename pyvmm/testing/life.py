@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""The life of one booted guest, as everybody who waits for something in it shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.testing.deadline import Deadline
+from pyvmm.testing.driver import Driver, Event, Outcome, OutcomeKind
+from pyvmm.testing.failures import Expectation, ExpectError, is_told
+from pyvmm.testing.request import BootRequest
+from pyvmm.testing.transcript import Transcript
+
+__tracebackhide__ = is_told
+
+T = TypeVar("T")
+
+TOLD = 1 << 14
+"""Bytes of the console's end that a failure carries."""
+
+
+class Life:
+    """Output, events and end of a guest, as they come; two tasks read them from its driver."""
+
+    def __init__(self, request: BootRequest, driver: Driver) -> None:
+        self.request = request
+        self.driver = driver
+        self.deadline = Deadline(request.timeout)
+        self.transcript = Transcript()
+        self.events: list[Event] = []
+        self.outcome: Outcome | None = None
+        self.is_taken = False
+        """The test has been told how the guest ended."""
+        self.failure: PyvmmError | None = None
+        """Reason why the run failed, where it was not the guest."""
+        self.is_closed = False
+        self._changed = trio.Event()
+        driver.listen(self._hear)
+
+    async def follow(self) -> None:
+        """Read from the driver until the guest has ended and all is said."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_console)
+            nursery.start_soon(self._await_end)
+
+    async def _read_console(self) -> None:
+        try:
+            while data := await self.driver.receive():
+                self.transcript.append(data)
+                self._tell()
+        except PyvmmError as failure:
+            self.failure = self.failure or failure
+        self.transcript.has_ended = True
+        self._tell()
+
+    async def _await_end(self) -> None:
+        try:
+            self.outcome = await self.driver.wait()
+        except PyvmmError as failure:
+            self.failure = self.failure or failure
+        self._tell()
+
+    def _hear(self, event: Event) -> None:
+        self.events.append(event)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """True once the guest has ended and all that it said is in the transcript."""
+        ended = self.outcome is not None or self.failure is not None
+        return ended and self.transcript.has_ended
+
+    async def change(self) -> None:
+        """Wait until something has come."""
+        await self._changed.wait()
+
+    async def over(self) -> None:
+        """Wait until `is_over`."""
+        while not self.is_over:
+            await self.change()
+
+    def end(self) -> str:
+        """End of the guest in words; raises what made the run fail.
+
+        "" where it was the boot's time limit.
+        """
+        if self.failure is not None:
+            failure, self.is_taken = self.failure, True
+            raise failure
+        assert self.outcome is not None
+        if self.outcome.kind is OutcomeKind.TIME_LIMIT:
+            return ""
+        self.is_taken = True
+        return self.outcome.detail
+
+    async def do(
+        self, attempt: str, action: Callable[[], Awaitable[T]], timeout: float | None
+    ) -> T:
+        """Have the driver do something within the time limits. Raises `ExpectError` at those."""
+        self.require_open(attempt)
+        result: list[T] = []
+        with self.deadline.limit(timeout) as limit:
+            result.append(await action())
+        if not result:
+            raise ExpectError(attempt, f"not done {limit.name}")
+        return result[0]
+
+    def expectation(self, patterns: tuple[str, ...] = (), nearest: str = "") -> Expectation:
+        """Expectation that was not met, with what was said instead."""
+        said = self.transcript.since(self.transcript.end - TOLD)
+        return Expectation(patterns, nearest, said)
+
+    def require_open(self, attempt: str) -> None:
+        """Raise `UsageError` where the boot's block has been left."""
+        if self.is_closed:
+            raise UsageError(
+                attempt, "the guest's block has been left, and it is gone", "do it inside of that"
+            )

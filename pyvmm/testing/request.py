@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""Requests for a boot: what a test says, checked, read and made one frozen value."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyvmm import bundled_guests
+from pyvmm.errors import NoInputError, UsageError
+from pyvmm.machine.image_file import image_path, read_image, read_input
+from pyvmm.memory.sizes import size_of
+from pyvmm.testing.failures import is_told
+from pyvmm.testing.monitors import HostName
+
+__tracebackhide__ = is_told
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds from the boot on after which a guest is ended, and its test has failed."""
+DEFAULT_MEMORY = "64M"
+
+
+@dataclass(frozen=True, slots=True)
+class BootRequest:
+    """A guest to boot: `memory` in bytes, `timeout` in seconds from the boot on.
+
+    `path` is the image's file, None where a test gave the bytes; `name` is for messages. With
+    `crash` a guest that panics or crashes does not fail its test. `firmware` starts it where
+    `private`: what it does not share, the host does not see.
+    """
+
+    image: bytes = field(repr=False)
+    name: str
+    path: Path | None = None
+    append: bytes = b""
+    memory: int = 64 << 20
+    cpus: int = 1
+    private: bool = False
+    firmware: bytes | None = field(default=None, repr=False)
+    host: HostName = HostName.AUTO
+    initrd: bytes | None = field(default=None, repr=False)
+    initrd_path: Path | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    crash: bool = False
+
+
+def make_request(
+    image: str | os.PathLike[str] | bytes,
+    *,
+    append: str | bytes = "",
+    memory: str | int = DEFAULT_MEMORY,
+    cpus: int = 1,
+    private: bool = False,
+    host: str | HostName = HostName.AUTO,
+    initrd: str | os.PathLike[str] | bytes | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    crash: bool = False,
+) -> BootRequest:
+    """Make the request of what a test says. Files are read here.
+
+    `image`: a path, the name of a bundled guest, or an image's bytes. `memory`: ``"64M"``, or a
+    number of bytes. Raises `UsageError` where a value cannot be, `NoInputError` and what else
+    `read_image` raises where there is no image.
+    """
+    if not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
+        raise UsageError(f"boot with timeout={timeout!r}", "it is seconds, a finite number above 0")
+    if not (isinstance(cpus, int) and cpus > 0):
+        raise UsageError(f"boot with cpus={cpus!r}", "it is a number of vCPUs, from 1 on")
+    content, name, path = _read_guest(image)
+    size = _memory(memory)
+    ramdisk, initrd_path = _read_initrd(initrd, size)
+    return BootRequest(
+        image=content,
+        name=name,
+        path=path,
+        append=_append(append),
+        memory=size,
+        cpus=cpus,
+        private=private,
+        firmware=bundled_guests.firmware() if private else None,
+        host=_host(host),
+        initrd=ramdisk,
+        initrd_path=initrd_path,
+        timeout=float(timeout),
+        crash=crash,
+    )
+
+
+def _read_guest(image: str | os.PathLike[str] | bytes) -> tuple[bytes, str, Path | None]:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image), "image", None
+    if not isinstance(image, (str, os.PathLike)):
+        raise UsageError(
+            f"boot {image!r}", "an image is a path, the name of a bundled guest, or bytes"
+        )
+    name = os.fspath(image)
+    path = image_path(name) if isinstance(image, str) and name else Path(name)
+    if name and os.path.lexists(path):
+        return read_image(path), name, path
+    names = ", ".join(guest.name for guest in bundled_guests.all_guests())
+    raise NoInputError(
+        f"boot {name!r}",
+        f"there is no such file here ({Path.cwd()}), and no bundled guest of that name",
+        f"give a path, an image's bytes, or one of {names}",
+    )
+
+
+def _read_initrd(
+    initrd: str | os.PathLike[str] | bytes | None, memory: int
+) -> tuple[bytes | None, Path | None]:
+    if initrd is None or isinstance(initrd, bytes):
+        return initrd, None
+    path = Path(initrd)
+    return read_input(path, memory, "the guest's memory", "give the guest more with memory="), path
+
+
+def _append(append: str | bytes) -> bytes:
+    line = os.fsencode(append)
+    if b"\0" in line:
+        raise UsageError(
+            f"boot with append={append!r}", "a command line ends at a zero byte", "leave that out"
+        )
+    return line
+
+
+def _memory(memory: str | int) -> int:
+    size = size_of(memory) if isinstance(memory, str) else memory
+    if not isinstance(size, int) or size <= 0:
+        raise UsageError(f"boot with memory={memory!r}", "it is a size (64M, 2G), or bytes")
+    return size
+
+
+def _host(host: str | HostName) -> HostName:
+    try:
+        return HostName(host)
+    except ValueError:
+        known = ", ".join(one.value for one in HostName)
+        attempt = f"boot on host={host!r}"
+        raise UsageError(attempt, "there is no such host", f"give {known}") from None

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""A booted guest for asynchronous tests, under whatever monitor, and its opening.
+
+::
+
+    async with open_vm(make_request("echo")) as vm:
+        await vm.console.send_line("hello")
+        await vm.console.expect("hello")
+
+`blocking_vm` is its twin, made of this (`generate_blocking`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import trio
+
+from pyvmm.errors import UsageError
+from pyvmm.testing.console import AsyncConsole
+from pyvmm.testing.driver import Driver, Outcome, OutcomeKind, Registers
+from pyvmm.testing.failures import ExpectError, GuestFailedError, is_told
+from pyvmm.testing.life import TOLD, Life
+from pyvmm.testing.monitors import HostName
+from pyvmm.testing.request import BootRequest
+from pyvmm.testing.vm_events import AsyncEvents
+from pyvmm.testing.vm_memory import AsyncMemory
+
+__tracebackhide__ = is_told
+
+_FAILED = frozenset({OutcomeKind.PANICKED, OutcomeKind.CRASHED})
+
+
+class AsyncVm:
+    """A guest that has been booted, until its block is left.
+
+    A method that the monitor cannot do raises `CannotError`; each takes a `timeout` in seconds,
+    and none goes on for longer than the boot's own: `ExpectError`.
+    """
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._console = AsyncConsole(life)
+        self._memory = AsyncMemory(life)
+        self._events = AsyncEvents(life)
+
+    @property
+    def console(self) -> AsyncConsole:
+        """Its serial console."""
+        return self._console
+
+    @property
+    def memory(self) -> AsyncMemory:
+        """Its memory, as the host sees it."""
+        return self._memory
+
+    @property
+    def events(self) -> AsyncEvents:
+        """Things that have become of it."""
+        return self._events
+
+    @property
+    def request(self) -> BootRequest:
+        """The boot that was asked for."""
+        return self._life.request
+
+    @property
+    def host(self) -> HostName:
+        """Host that it runs on: never `HostName.AUTO`."""
+        return self._life.driver.host
+
+    @property
+    def by_hand(self) -> str:
+        """Command line that repeats the run by hand."""
+        return self._life.driver.by_hand
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Outcome of its run; None while it runs. Looking at it is not taking it (`wait`)."""
+        return self._life.outcome
+
+    async def wait(self, *, timeout: float | None = None) -> Outcome:
+        """Wait for its end; however it was, the test has taken it then.
+
+        Raises `ExpectError` where it has not ended when `timeout` seconds, or the boot's time
+        limit, have passed, and a `PyvmmError` where the run failed and it was not the guest.
+        """
+        life = self._life
+        attempt = "wait for the guest's end"
+        with life.deadline.limit(timeout) as limit:
+            await life.over()
+        if not limit.passed and life.end():
+            assert life.outcome is not None
+            return life.outcome
+        name = limit.name if limit.passed else life.deadline.name
+        raise ExpectError(attempt, f"not {name}", life.expectation())
+
+    # -- steering --
+
+    async def stop(self, *, timeout: float | None = None) -> None:
+        """Stop every vCPU between two instructions."""
+        await self._life.do("stop the guest", self._life.driver.stop, timeout)
+
+    async def resume(self, *, timeout: float | None = None) -> None:
+        """Let the vCPUs run on."""
+        await self._life.do("resume the guest", self._life.driver.resume, timeout)
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """Put the machine back to its start; what was said and not matched yet stays so."""
+        await self._life.do("reset the guest", self._life.driver.reset, timeout)
+
+    async def powerdown(self, *, timeout: float | None = None) -> None:
+        """Press the power button."""
+        await self._life.do("press the power button", self._life.driver.powerdown, timeout)
+
+    async def save(self, *, timeout: float | None = None) -> object:
+        """Save the whole machine, for `restore`; it goes on, or stays stopped."""
+        return await self._life.do("save the guest", self._life.driver.save, timeout)
+
+    async def restore(self, saved: object, *, timeout: float | None = None) -> None:
+        """Make the machine what `saved` is; it goes on from there, or stays stopped."""
+        await self._life.do("restore it", partial(self._life.driver.restore, saved), timeout)
+
+    # -- looking inside --
+
+    async def registers(self, cpu: int = 0, *, timeout: float | None = None) -> Registers:
+        """Read the registers of vCPU `cpu`, between two of its instructions."""
+        read = partial(self._life.driver.registers, cpu)
+        return await self._life.do(f"read the registers of vCPU {cpu}", read, timeout)
+
+    async def translate(
+        self, address: int, cpu: int = 0, *, timeout: float | None = None
+    ) -> int | None:
+        """GPA of a linear address by the page tables of vCPU `cpu`; None where it is not mapped."""
+        walk = partial(self._life.driver.translate, cpu, address)
+        return await self._life.do(f"translate {address:#x}", walk, timeout)
+
+    async def page_states(
+        self, *, timeout: float | None = None
+    ) -> tuple[tuple[int, int, str], ...]:
+        """(GPA, size in bytes, "shared", "private" or "withheld") of all pages, ascending."""
+        return tuple(
+            await self._life.do("read the page states", self._life.driver.page_states, timeout)
+        )
+
+    async def convert(
+        self, gpa: int, size: int, side: str, *, timeout: float | None = None
+    ) -> None:
+        """Convert the pages of [gpa, gpa + size) to "shared" or "private"."""
+        convert = partial(self._life.driver.convert, gpa, size, side)
+        await self._life.do(f"convert {size} bytes at gpa {gpa:#x} to {side}", convert, timeout)
+
+    async def breakpoint(self, address: int, *, timeout: float | None = None) -> None:
+        """Stop the guest, with the event "breakpoint", before what is at the linear `address`."""
+        set_it = partial(self._life.driver.set_breakpoint, address)
+        await self._life.do(f"set a breakpoint at {address:#x}", set_it, timeout)
+
+    async def clear_breakpoint(self, address: int, *, timeout: float | None = None) -> None:
+        """Take that breakpoint away."""
+        clear = partial(self._life.driver.clear_breakpoint, address)
+        await self._life.do(f"clear the breakpoint at {address:#x}", clear, timeout)
+
+
+@asynccontextmanager
+async def open_vm(request: BootRequest) -> AsyncIterator[AsyncVm]:
+    """Boot a guest inside of the block, in a trio task; it is gone when the block is left.
+
+    Raises `CannotError` where its host is not here or cannot run it, other `PyvmmError`s where the
+    image is none, and so on. At the end of a block that went well it raises `GuestFailedError`
+    where the guest has panicked or crashed, unless the request said `crash`, or the test was told.
+    """
+    async with open_driver(request) as driver:
+        life = Life(request, driver)
+        body_failure: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(life.follow)
+            try:
+                yield AsyncVm(life)
+            except BaseException as failure:  # noqa: BLE001 - raised again, without a group
+                body_failure = failure
+            life.is_closed = True
+            nursery.cancel_scope.cancel()
+    if body_failure is not None:
+        raise body_failure
+    _judge(life)
+
+
+def _judge(life: Life) -> None:
+    if life.is_taken:
+        return
+    if life.failure is not None:
+        raise life.failure
+    if life.outcome is not None and life.outcome.kind in _FAILED and not life.request.crash:
+        raise GuestFailedError(life.outcome, life.transcript.since(life.transcript.end - TOLD))
+
+
+def open_driver(request: BootRequest) -> AbstractAsyncContextManager[Driver]:
+    """The driver for the request's host, which boots the guest inside of the block."""
+    if request.host in (HostName.QEMU_TCG, HostName.QEMU_KVM):
+        raise UsageError(f"boot on {request.host.value}", "there is no driver for it yet")
+    from pyvmm.testing.pyvmm_driver import open_pyvmm_driver
+
+    return open_pyvmm_driver(request)
+
+
+def excuse(vm: AsyncVm) -> None:
+    """Let the end of `vm`'s block raise nothing: its test has failed by itself."""
+    vm._life.is_taken = True

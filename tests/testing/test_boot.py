@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Guests booted by the plugin's fixtures, as a test has them, on the host that is there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from pyvmm.errors import NoInputError, UsageError
+from pyvmm.testing.boots import AsyncBoots, Boots
+from pyvmm.testing.driver import EventName, OutcomeKind
+from pyvmm.testing.failures import ExpectError, GuestFailedError
+from pyvmm.testing.monitors import HostName
+from tests.machine.in_trio import in_trio
+
+HOSTS = pytest.mark.parametrize("host", ["model", pytest.param("kvm", marks=pytest.mark.kvm)])
+
+
+@HOSTS
+def test_a_guest_says_something_and_ends(boot: Boots, host: str) -> None:
+    with boot("exit", append="9", host=host) as vm:
+        outcome = vm.wait()
+    assert (outcome.kind, outcome.status) == (OutcomeKind.EXITED, 9)
+    assert vm.host is HostName(host)
+
+
+@HOSTS
+def test_a_guest_is_waited_for_and_talked_to(boot: Boots, host: str) -> None:
+    with boot("echo", host=host) as vm:
+        vm.console.send_line("first")
+        assert vm.console.expect("first").before == b""
+        vm.console.send_line("second")
+        match = vm.console.expect(re.compile(r"(\w+)d\b"))
+        assert (match[0], match[1]) == ("second", "secon")
+        vm.console.end_input()
+        assert vm.wait().status == 0
+    assert vm.console.transcript == b"first\nsecond\n"
+
+
+@in_trio
+async def test_a_guest_in_the_tests_own_loop() -> None:
+    async with AsyncBoots()("echo") as vm:
+        await vm.console.send_line("hello")
+        assert (await vm.console.read_line()) == "hello"
+        await vm.console.end_input()
+        assert (await vm.wait()).status == 0
+        assert [event.name for event in vm.events.all] == [EventName.ENDED]
+
+
+def test_a_guest_that_ends_ends_what_waits_for_it(boot: Boots) -> None:
+    with boot("hello") as vm, pytest.raises(ExpectError) as raised:
+        vm.console.expect("memory: none")
+    told = str(raised.value)
+    assert "the guest ended without it: the guest ended with status 0" in told
+    assert "  | command line: " in told
+
+
+def test_an_error_names_the_limit_that_has_passed(boot: Boots) -> None:
+    with boot("hang", timeout=50) as vm, pytest.raises(ExpectError, match="this call's own"):
+        vm.console.expect("never", timeout=0.05)
+    with (
+        boot("hang", timeout=0.3) as vm,
+        pytest.raises(ExpectError, match=r"within 0\.3 s, the boot"),
+    ):
+        vm.console.expect("never", timeout=50)
+    with (
+        boot("hang", timeout=0.3) as vm,
+        pytest.raises(ExpectError, match=r"within 0\.3 s, the boot"),
+    ):
+        vm.wait()
+
+
+def test_a_panic_fails_a_test_that_did_not_look(boot: Boots) -> None:
+    with pytest.raises(GuestFailedError, match=r"has panicked(.|\n)*\| PANIC"), boot("panic") as vm:
+        vm.events.wait_for("panicked")
+        while vm.outcome is None:
+            vm.memory.read(0x1000, 1)
+
+
+def test_a_panic_that_was_looked_at_or_meant_fails_nothing(boot: Boots) -> None:
+    with boot("panic") as vm:
+        assert vm.wait().kind is OutcomeKind.PANICKED
+    with boot("panic", crash=True) as vm:
+        vm.events.wait_for(EventName.PANICKED)
+
+
+def test_an_image_that_is_none(boot: Boots) -> None:
+    with pytest.raises(NoInputError, match=r"no bundled guest of that name; give .*hello"):
+        boot("helo")
+    with pytest.raises(UsageError, match="a path, the name of a bundled guest, or bytes"):
+        boot(3)  # type: ignore[arg-type]
+
+
+def test_arguments_that_are_none(boot: Boots) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'memry'"):
+        boot("hello", memry="64M")  # type: ignore[call-arg]
+    values: list[dict[str, Any]] = [
+        {"memory": "lots"},
+        {"host": "mars"},
+        {"timeout": 0},
+        {"cpus": 0},
+    ]
+    for wrong in values:
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            boot("hello", **wrong)
+
+
+@HOSTS
+def test_a_guest_is_saved_and_goes_on_from_there_again(boot: Boots, host: str) -> None:
+    with boot("echo", host=host) as vm:
+        vm.console.send_line("one")
+        vm.console.expect("one\n")
+        saved = vm.save()
+        vm.memory.write(0x1000, b"other")
+        vm.restore(saved)
+        assert vm.memory.read(0x1000, 5) != b"other"
+        vm.console.send_line("two")
+        assert vm.console.expect("two\n").before == b""
