@@ -58,7 +58,8 @@ PURE_MODULES = {
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
     ),
     "testing": (
-        "__init__", "driver", "failures", "monitors", "nearest", "patterns", "transcript",
+        "__init__", "cases", "driver", "failures", "guest_failures", "monitors", "nearest",
+        "patterns", "tap", "tap_lines", "tap_results", "tap_stream", "transcript",
     ),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
