@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from pyvmm.devices.bus import Bus, BusRange
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
@@ -72,23 +73,31 @@ class Board:
             with guard:
                 placed.device.reset()
 
+    @cached_property
+    def _saveable(self) -> tuple[tuple[str, Saveable, Guard], ...]:
+        """The devices that can be saved; to ask them takes longer than to save them."""
+        return tuple(
+            (placed.name, placed.device, guard)
+            for placed, guard in self._guarded
+            if isinstance(placed.device, Saveable)
+        )
+
     def save_devices(self) -> tuple[SavedDevice, ...]:
         """Save every device that can be. No vCPU runs; what was posted counts as said."""
         self._posted.deliver()
         return tuple(self._save_each())
 
     def _save_each(self) -> Iterator[SavedDevice]:
-        for placed, guard in self._guarded:
-            if isinstance(placed.device, Saveable):
-                with guard:
-                    yield placed.name, placed.device.save()
+        for name, device, guard in self._saveable:
+            with guard:
+                yield name, device.save()
 
     def restore_devices(self, saved: Iterable[SavedDevice]) -> None:
         """Restore what `save_devices` gave on a board with the same platform. No vCPU runs.
 
         Lines go up and down as the devices had them, and the controllers are restored after. Where
-        backends have run in between, restore the devices once more, right behind the controllers.
-        Raises `UsageError`, before anything is changed, where a device is missing on one of the
+        backends have run in between, restore the devices once more (`restore_again`), right behind
+        the controllers. Raises `UsageError`, before anything is changed, where a device is missing on one of the
         sides, or is of another kind.
         """
         values = dict(saved)
@@ -110,10 +119,14 @@ class Board:
                     f"saved is a {type(value).__name__}",
                     "make the machine with the same devices",
                 )
-        for placed, guard in self._guarded:
-            if isinstance(placed.device, Saveable):
-                with guard:
-                    placed.device.restore(values[placed.name])
+        self.restore_again(values.items())
+
+    def restore_again(self, saved: Iterable[SavedDevice]) -> None:
+        """Restore what `restore_devices` has taken. No vCPU runs."""
+        values = dict(saved)
+        for name, device, guard in self._saveable:
+            with guard:
+                device.restore(values[name])
 
     # -- posted ports --
 

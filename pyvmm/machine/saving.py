@@ -32,6 +32,8 @@ from pyvmm.rules.abi import PAGE_SIZE
 _SAVE = "save the machine"
 _RESTORE = "restore the machine"
 _ZEROES = bytes(PAGE_SIZE)
+_WRITTEN_AT_ONCE = 1 << 20
+"""The most bytes of guest memory that are written without a worker thread: a fraction of a ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +129,13 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
                     # the controllers have made of that is restored at the end.
                     assembly.board.restore_devices(saved.devices)
                     begun = True
-                    await trio.to_thread.run_sync(_write, assembly, saved.memory)
+                    await _write_soon(assembly, saved.memory)
                     for state in saved.vcpus:
                         await inside.vcpus[state.index].call(partial(_restore_vcpu, state))
                     assembly.vm.restore(saved.vm)
                     # A backend may have raised a line meanwhile, of which these controllers know
                     # nothing. With the devices as they were it raises it again.
-                    assembly.board.restore_devices(saved.devices)
+                    assembly.board.restore_again(saved.devices)
                 except PyvmmError as failure:
                     refused = isinstance(failure, UsageError) and not begun
                     if not (refused or control.is_over):
@@ -178,8 +180,16 @@ def _not_zero(gpa: int, data: memoryview | bytes) -> Iterator[SavedMemory]:
         yield SavedMemory(gpa + start, bytes(data[start:]))
 
 
+async def _write_soon(assembly: Assembly, memory: Sequence[SavedMemory]) -> None:
+    """Replace all of guest memory; on a worker thread where that takes longer than to get one."""
+    if sum(len(part.data) for part in memory) <= _WRITTEN_AT_ONCE:
+        _write(assembly, memory)
+    else:
+        await trio.to_thread.run_sync(_write, assembly, memory)
+
+
 def _write(assembly: Assembly, memory: Sequence[SavedMemory]) -> None:
-    """Replace all of guest memory; on a worker thread, while no vCPU runs."""
+    """Replace all of guest memory; while no vCPU runs."""
     assembly.ram.clear()
     for part in memory:
         assembly.ram.write(part.gpa, part.data)

@@ -61,6 +61,7 @@ def before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]
         return original(*arguments)
 
     monkeypatch.setattr(saving, name, then)
+    monkeypatch.setattr(saving, "_WRITTEN_AT_ONCE", 0)
 
 
 def pause_until(board: Board, flags: int) -> None:
