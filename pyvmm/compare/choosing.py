@@ -20,7 +20,7 @@ from pyvmm.compare.subjects import (
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.hosts import open_host
-from pyvmm.qmp.accelerators import Accelerator, probe
+from pyvmm.qmp.accelerators import Accelerator, Accelerators
 from pyvmm.visible import visible
 
 DEFAULT_QEMU = "qemu-system-x86_64"
@@ -43,9 +43,10 @@ async def choose(wanted: Wanted) -> tuple[tuple[Subject, ...], tuple[Absent, ...
     no QEMU, or nothing at all of one side; `QemuError` for what is no QEMU.
     """
     ours, absent = _ours(wanted.hosts)
+    known = Accelerators()
     theirs: list[Subject] = []
     for program in wanted.programs:
-        found, missing = await _qemus(program, wanted)
+        found, missing = await _qemus(program, wanted, known)
         theirs += found
         absent += missing
     for side, what in ((ours, "pyvmm"), (theirs, "QEMU")):
@@ -70,12 +71,14 @@ def _ours(hosts: Sequence[PyvmmHost] | None) -> tuple[list[Subject], list[Absent
     return found, absent
 
 
-async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Absent]]:
+async def _qemus(
+    program: str, wanted: Wanted, known: Accelerators
+) -> tuple[list[Subject], list[Absent]]:
     found: list[Subject] = []
     absent: list[Absent] = []
     for machine in wanted.machines:
         for accelerator in wanted.accelerators or QemuAccelerator:
-            subject, why = await _qemu(program, accelerator, machine)
+            subject, why = await _qemu(known, program, accelerator, machine)
             if subject is not None:
                 found.append(subject)
                 continue
@@ -87,13 +90,13 @@ async def _qemus(program: str, wanted: Wanted) -> tuple[list[Subject], list[Abse
 
 
 async def _qemu(
-    program: str, accelerator: QemuAccelerator, machine: QemuMachine
+    known: Accelerators, program: str, accelerator: QemuAccelerator, machine: QemuMachine
 ) -> tuple[QemuSubject | None, str]:
     """Find what works, with firmware that leaves RAM alone if QEMU has it; or why nothing does."""
     why = ""
     for firmware in (QBOOT, "") if machine is QemuMachine.MICROVM else ("",):
         subject = QemuSubject(program, "", accelerator, machine, "", firmware=firmware)
-        probed = await probe(program, Accelerator(accelerator.value), subject.machine_option)
+        probed = await known.probe(program, Accelerator(accelerator.value), subject.machine_option)
         if probed.cpu is not None:
             return replace(subject, version=probed.version, cpu=probed.cpu), ""
         why = probed.why

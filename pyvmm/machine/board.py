@@ -97,8 +97,8 @@ class Board:
 
         Lines go up and down as the devices had them, and the controllers are restored after. Where
         backends have run in between, restore the devices once more (`restore_again`), right behind
-        the controllers. Raises `UsageError`, before anything is changed, where a device is missing on one of the
-        sides, or is of another kind.
+        the controllers. Raises `UsageError`, before anything is changed, where a device is missing
+        on one of the sides, or is of another kind.
         """
         values = dict(saved)
         found = dict(self.save_devices())

@@ -51,24 +51,32 @@ class Probe:
 
 
 _VERSION = ("major", "minor", "micro")
-_known: dict[tuple[str, Accelerator, str], Probe] = {}
+
+
+class Accelerators:
+    """Probes that were made so far: each is made once, as long as its owner keeps this."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Accelerator, str], Probe] = {}
+
+    async def probe(
+        self, program: str, accelerator: Accelerator, machine: str, patience: float = PROBE_PATIENCE
+    ) -> Probe:
+        """Find out, or remember. Raises as `probe`."""
+        key = (program, accelerator, machine)
+        if key not in self._known:
+            self._known[key] = await probe(program, accelerator, machine, patience)
+        return self._known[key]
 
 
 async def probe(
     program: str, accelerator: Accelerator, machine: str, patience: float = PROBE_PATIENCE
 ) -> Probe:
-    """Find out; what was found out once is remembered as long as this process lives.
+    """Find out which processor model works.
 
     Raises `HostLacksError` where `program` is not there at all, and `QemuError` where it runs but
     is no QEMU (it hangs, or babbles): then nothing it could do is of interest.
     """
-    key = (program, accelerator, machine)
-    if key not in _known:
-        _known[key] = await _find_out(program, accelerator, machine, patience)
-    return _known[key]
-
-
-async def _find_out(program: str, accelerator: Accelerator, machine: str, patience: float) -> Probe:
     version = await _version(program, patience)
     refusals: list[str] = []
     for cpu in CPU_MODELS[accelerator]:

@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from pyvmm.errors import HostLacksError
-from pyvmm.qmp import accelerators
-from pyvmm.qmp.accelerators import CPU_MODELS, Accelerator, Probe, probe
+from pyvmm.qmp.accelerators import CPU_MODELS, Accelerator, Accelerators, Probe, probe
 from pyvmm.qmp.peer import QemuError
 
 PATIENCE = 2.0
@@ -96,13 +94,6 @@ class FakeQemu:
         return trio.run(probe, self.program, accelerator, "microvm", patience)
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing that another test found out is known here, nor the other way round."""
-    monkeypatch.setattr(accelerators, "_known", {})
-    yield
-
-
 @pytest.mark.qemu
 def test_tcg_always_works() -> None:
     found = trio.run(probe, "qemu-system-x86_64", Accelerator.TCG, "microvm")
@@ -145,11 +136,20 @@ def test_the_best_model_is_taken(tmp_path: Path, accelerator: Accelerator) -> No
 @pytest.mark.slow
 def test_what_was_found_out_is_remembered(tmp_path: Path) -> None:
     fake = FakeQemu(tmp_path)
-    first = fake.probe(Accelerator.TCG)
+    known = Accelerators()
+
+    def found(accelerator: Accelerator) -> Probe:
+        return trio.run(known.probe, fake.program, accelerator, "microvm", 30.0)
+
+    first = found(Accelerator.TCG)
     times = len(fake.started)
-    assert fake.probe(Accelerator.TCG) is first
+    assert found(Accelerator.TCG) is first
     assert len(fake.started) == times
-    fake.probe(Accelerator.KVM)
+    found(Accelerator.KVM)
+    assert len(fake.started) > times
+    times = len(fake.started)
+    known = Accelerators()
+    assert found(Accelerator.TCG) == first
     assert len(fake.started) > times
 
 
