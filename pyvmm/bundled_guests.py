@@ -23,12 +23,21 @@ _TO_FIND_FIRMWARE = "find the bundled firmware"
 _TO_BUILD = "run make guests in the checkout"
 
 
+_NEEDS = {"block": "a virtio block device, which only a program that uses pyvmm can add"}
+"""Needs of guests that no option of ``pyvmm run`` meets (docs/machine.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class BundledGuest:
     """A bundled image: what ``pyvmm run NAME`` calls it, and its file."""
 
     name: str
     path: Path
+
+    @property
+    def needs(self) -> str:
+        """Thing that it needs and that ``pyvmm run`` cannot give it; "" for most."""
+        return _NEEDS.get(self.name, "")
 
 
 def directory() -> Path:

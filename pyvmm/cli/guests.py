@@ -18,11 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Print a line for each guest: its name and its path."""
-    guests = [(guest.name, visible(str(guest.path))) for guest in bundled_guests.all_guests()]
+    """Print a line for each guest: its name, its path, and what cannot be given to it here."""
+    guests = [
+        (guest.name, visible(str(guest.path)), guest.needs) for guest in bundled_guests.all_guests()
+    ]
     if options.json:
-        print_answer(json.dumps([{"name": name, "path": path} for name, path in guests]))
+        told = [{"name": name, "path": path, "needs": needs} for name, path, needs in guests]
+        print_answer(json.dumps(told))
         return ExitCode.OK
-    width = max(len(name) for name, _ in guests)
-    print_answer("\n".join(f"{name:<{width}}  {path}" for name, path in guests))
+    width = max(len(name) for name, _, _ in guests)
+    lines = (
+        f"{name:<{width}}  {path}{f'  (needs {needs})' if needs else ''}"
+        for name, path, needs in guests
+    )
+    print_answer("\n".join(lines))
     return ExitCode.OK

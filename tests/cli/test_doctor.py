@@ -87,7 +87,9 @@ def test_without_kvm_and_without_unicorn_a_run_names_both(
 
 def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["guests", "--json"]) == 0
-    guests = {guest["name"]: guest["path"] for guest in json.loads(capsys.readouterr().out)}
+    listed = json.loads(capsys.readouterr().out)
+    guests = {guest["name"]: guest["path"] for guest in listed}
+    assert [guest["name"] for guest in listed if guest["needs"]] == ["block"]
     assert {
         "hello", "guest", "echo", "exit", "timer", "ring3", "memtest", "fault", "triple", "hang",
         "panic",
@@ -96,6 +98,10 @@ def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixtu
     assert main(["guests"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(guests)
+    (block,) = (line for line in lines if line.startswith("block "))
+    assert block.endswith(
+        "(needs a virtio block device, which only a program that uses pyvmm can add)"
+    )
     assert Path(guests["guest"]).read_bytes() == Path(guests["hello"]).read_bytes()
 
 
