@@ -78,7 +78,7 @@ async def _qemus(
     absent: list[Absent] = []
     for machine in wanted.machines:
         for accelerator in wanted.accelerators or QemuAccelerator:
-            subject, why = await _qemu(known, program, accelerator, machine)
+            subject, why = await find_qemu(known, program, accelerator, machine)
             if subject is not None:
                 found.append(subject)
                 continue
@@ -89,10 +89,13 @@ async def _qemus(
     return found, absent
 
 
-async def _qemu(
+async def find_qemu(
     known: Accelerators, program: str, accelerator: QemuAccelerator, machine: QemuMachine
 ) -> tuple[QemuSubject | None, str]:
-    """Find what works, with firmware that leaves RAM alone if QEMU has it; or why nothing does."""
+    """Find what works, with firmware that leaves RAM alone if QEMU has it; or why nothing does.
+
+    `known` is asked. Raises as it does.
+    """
     why = ""
     for firmware in (QBOOT, "") if machine is QemuMachine.MICROVM else ("",):
         subject = QemuSubject(program, "", accelerator, machine, "", firmware=firmware)

@@ -50,6 +50,14 @@ def run_folder(environment: Mapping[str, str] = os.environ) -> Path:
         ) from error
 
 
+def shared_folder(kind: str) -> Path:
+    """A folder in `run_folder` for a lab that those share who want one of that `kind`."""
+    import hashlib
+
+    name = hashlib.sha256(kind.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return _private(run_folder() / f"shared-{name}")
+
+
 def _absolute(environment: Mapping[str, str], name: str) -> Path | None:
     value = environment.get(name, "")
     return Path(value) if os.path.isabs(value) else None  # noqa: PTH117

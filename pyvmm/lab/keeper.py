@@ -3,7 +3,8 @@
 
 One for a single command (``pyvmm lab run`` without a lab that is up): its only client is the one
 that started it, over an inherited socket, and the lab ends with that connection. One for a lab that
-stays up: it listens on a Unix socket, and tells the one that started it when the lab is ready.
+stays up: it listens on a Unix socket, and tells the one that started it when the lab is ready. One
+that is shared: the same, and the lab ends when the one that started it and all others have gone.
 
 QEMU dies with the keeper (`pyvmm.qmp.child`), whatever the keeper dies of.
 """
@@ -53,8 +54,8 @@ class _Keeper:
         if self._failure is None:
             log.path.unlink(missing_ok=True)
 
-    async def listening(self) -> None:
-        """A lab that stays up until it is told to go down."""
+    async def listening(self, *, shared: bool) -> None:
+        """A lab that stays up until it is told to go down; or, `shared`, until nobody uses it."""
         with ExitStack() as stack:
             if not self._take_lock(stack):
                 await self._tell_failure(LabBusyError("start a lab", "another one is starting"))
@@ -64,11 +65,15 @@ class _Keeper:
 
             async def serve(board: Switchboard) -> None:
                 listener = self._listen(stack)
-                await board.preload()
+                if not shared:
+                    await board.preload()
                 await self._starter.send_all(Frame(FrameType.READY).encode())
 
                 async def accept() -> None:
-                    await trio.serve_listeners(board.serve, [listener])
+                    async with trio.open_nursery() as nursery:
+                        if shared:
+                            nursery.start_soon(board.stop_when_unused, self._starter)
+                        await trio.serve_listeners(board.serve, [listener])
 
                 await self._until_end(board, accept)
 
@@ -164,12 +169,15 @@ async def _keep(mode: str, keeper: _Keeper) -> None:
                     nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch_signals)
-        await (keeper.listening() if mode == "listen" else keeper.for_one_command())
+        if mode == "once":
+            await keeper.for_one_command()
+        else:
+            await keeper.listening(shared=mode == "shared")
         nursery.cancel_scope.cancel()
 
 
 def main() -> int:
-    """``keeper.py listen|once DIRECTORY FD SETTINGS``: see `pyvmm.lab.starting`."""
+    """``keeper.py listen|shared|once DIRECTORY FD SETTINGS``: see `pyvmm.lab.starting`."""
     mode, directory, fd, settings = sys.argv[1:]
     starter = socket.socket(fileno=int(fd))
     starter.set_inheritable(False)

@@ -19,19 +19,23 @@ from pathlib import Path
 from pyvmm.errors import PyvmmError, SystemCallError, UsageError
 from pyvmm.lab import failures
 from pyvmm.lab.failures import LabBusyError, LabError
-from pyvmm.lab.folders import run_folder
+from pyvmm.lab.folders import run_folder, shared_folder
 from pyvmm.lab.protocol import Decoder, Frame, FrameType
 from pyvmm.lab.settings import SOCKET_NAME, STARTED_IN, LabSettings, LabWishes, working_directory
 
 _SHORT_PATIENCE = 10.0
 _START_PATIENCE = 150.0
+_LOOK_AGAIN = 0.1
 _KEEPER_LOG = "keeper.log"
 _ADDRESS_MAX = 100
 
 
-def connect() -> socket.socket | None:
-    """A connection to the keeper of the lab that is up; None where none is."""
-    directory = run_folder()
+def connect(directory: Path | None = None) -> socket.socket | None:
+    """A connection to the keeper of the lab that is up; None where none is.
+
+    `directory`: the folder of a lab that `share` started.
+    """
+    directory = directory or run_folder()
     path = directory / SOCKET_NAME
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -100,6 +104,31 @@ def start_for_one_command(settings: LabSettings) -> socket.socket:
     return _start_keeper("once", settings)
 
 
+def share(settings: LabSettings) -> tuple[socket.socket, socket.socket | None]:
+    """Join a lab of such settings that is shared, or start it: a connection for one command.
+
+    The other socket, where there is one, is to be kept open as long as the lab is wanted: it ends
+    when nobody has a connection to it any more. Raises what starting can raise.
+    """
+    directory = shared_folder(f"{settings.to_json()} {working_directory()}")
+    deadline = time.monotonic() + _START_PATIENCE
+    while True:
+        connection = connect(directory)
+        if connection is not None:
+            return connection, None
+        starter = _start_keeper("shared", settings, directory)
+        try:
+            if _is_ready(starter, deadline):
+                connection = connect(directory)
+                if connection is not None:
+                    return connection, starter
+        except BaseException:
+            starter.close()
+            raise
+        starter.close()
+        time.sleep(_LOOK_AGAIN)
+
+
 def up(wishes: LabWishes) -> tuple[dict[str, object], bool]:
     """See that a lab is up: its status, and whether it was so before.
 
@@ -120,19 +149,28 @@ def up(wishes: LabWishes) -> tuple[dict[str, object], bool]:
             )
         was_up = False
         with _start_keeper("listen", wishes.settings()) as connection:
-            connection.settimeout(max(1.0, deadline - time.monotonic()))
-            try:
-                frame = _one_frame(connection)
-            except TimeoutError as error:
-                raise LabError("bring up a lab", f"it took over {_START_PATIENCE:g} s") from error
-        if frame is None:
-            raise keeper_ended("bring up a lab")
-        if frame.type == FrameType.FAILED:
-            failure = failures.from_bytes(frame.payload)
-            if not isinstance(failure, LabBusyError) or time.monotonic() > deadline:
-                raise failure
-            # Somebody else brings it up, or it is just going down.
-            time.sleep(0.1)
+            if not _is_ready(connection, deadline):
+                time.sleep(_LOOK_AGAIN)
+
+
+def _is_ready(starter: socket.socket, deadline: float) -> bool:
+    """Wait for a keeper's lab; False where somebody else brings it up, or it is just going down.
+
+    Raises what starting can raise, and that it took too long.
+    """
+    starter.settimeout(max(1.0, deadline - time.monotonic()))
+    try:
+        frame = _one_frame(starter)
+    except TimeoutError as error:
+        raise LabError("bring up a lab", f"it took over {_START_PATIENCE:g} s") from error
+    if frame is None:
+        raise keeper_ended("bring up a lab")
+    if frame.type == FrameType.FAILED:
+        failure = failures.from_bytes(frame.payload)
+        if not isinstance(failure, LabBusyError) or time.monotonic() > deadline:
+            raise failure
+        return False
+    return True
 
 
 def down() -> bool:
@@ -165,10 +203,10 @@ def keeper_ended(attempt: str) -> PyvmmError:
     )
 
 
-def _start_keeper(mode: str, settings: LabSettings) -> socket.socket:
+def _start_keeper(mode: str, settings: LabSettings, directory: Path | None = None) -> socket.socket:
     import subprocess
 
-    directory = run_folder()
+    directory = directory or run_folder()
     started_in = str(working_directory())
     ours, theirs = socket.socketpair()
     log = os.open(

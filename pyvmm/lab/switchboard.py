@@ -20,6 +20,8 @@ from pyvmm.lab.protocol import Decoder, Frame, FrameType, ProtocolError, Request
 
 _RECEIVE = 128 << 10
 _LAST_WORDS_PATIENCE = 2.0
+_LINGER = 1.0
+"""Seconds that a shared lab stays up when nobody uses it any more."""
 _PRELOADED = b"pyvmm.cli.preloaded"
 _FINAL = {FrameType.EXITED, FrameType.REFUSED}
 
@@ -42,6 +44,7 @@ class Switchboard:
         self._numbers = itertools.count(1)
         self._since = time.time()
         self._clients: set[trio.SocketStream] = set()
+        self._client_left = trio.lowlevel.ParkingLot()
         self._preloaded = "no"
         self._loaded_code = b""
         self._restarting = False
@@ -120,8 +123,23 @@ class Switchboard:
                     self.stop.set()
         finally:
             self._clients.discard(client)
+            self._client_left.unpark_all()
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(client)
+
+    async def stop_when_unused(self, starter: trio.SocketStream) -> None:
+        """Set `stop` when `starter` has gone, and all clients have."""
+        with suppress(trio.BrokenResourceError):
+            while await starter.receive_some(_RECEIVE):
+                pass
+        while True:
+            while self._clients:
+                await self._client_left.park()
+            # Who has just been told that there is a lab comes now.
+            await trio.sleep(_LINGER)
+            if not self._clients:
+                break
+        self.stop.set()
 
     async def _run(
         self, client: trio.SocketStream, decoder: Decoder, first: Frame, rest: list[Frame]

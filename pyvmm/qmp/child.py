@@ -41,11 +41,16 @@ class Child:
 
     @classmethod
     def start(
-        cls, command: Sequence[str], pass_fds: Sequence[int] = (), stdin: int | None = None
+        cls,
+        command: Sequence[str],
+        pass_fds: Sequence[int] = (),
+        stdin: int | None = None,
+        stdout: int | None = None,
     ) -> Child:
-        """Start `command`, output and error as pipes to us; `stdin` is its standard input.
+        """Start `command` with descriptors of ours as its standard input and output.
 
-        None: that is empty. It writes no core file. Raises `HostLacksError` where there is no such
+        None: its input is empty, its output a pipe to us; errors always are. It writes no core
+        file. Raises `HostLacksError` where there is no such
         program, `SystemCallError` where the kernel refuses.
         """
         prctl = _libc_prctl()
@@ -62,7 +67,7 @@ class Child:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=subprocess.PIPE,
                 pass_fds=pass_fds,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - no lock is taken in it

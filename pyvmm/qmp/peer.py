@@ -67,9 +67,16 @@ class QemuEvent:
 class QemuPeer:
     """A QEMU that runs and answers. Made by `open_qemu`."""
 
-    def __init__(self, child: Child, library: AsyncioThread) -> None:
+    def __init__(
+        self,
+        child: Child,
+        library: AsyncioThread,
+        on_event: Callable[[QemuEvent], object] = lambda _: None,
+    ) -> None:
         self.child = child
         self._library = library
+        self._on_event = on_event
+        self._told = 0
         self._tail = b""
         self._client: QMPClient | None = None
         self._heard_all = trio.Event()
@@ -127,6 +134,7 @@ class QemuPeer:
             if self._client is not None and self._client.runstate is Runstate.RUNNING:
                 await self._library.run(self._client.runstate_changed)
             await self._heard_all.wait()
+        self.tell_events()
         return code
 
     def events(self) -> tuple[QemuEvent, ...]:
@@ -142,11 +150,26 @@ class QemuPeer:
         """The run state: "running", "paused", "shutdown", ... (QMP's RunState)."""
         return str((await self.execute("query-status"))["status"])
 
-    async def _listen(self, on_output: Callable[[bytes], object]) -> None:
+    async def _listen(self, on_output: Callable[[bytes], object] | None) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.child.pump, "stderr", self._keep_tail)
-            nursery.start_soon(self.child.pump, "stdout", on_output)
+            if on_output is not None:
+                nursery.start_soon(self.child.pump, "stdout", on_output)
         self._heard_all.set()
+
+    async def _watch_events(self) -> None:
+        """Tell of each event as it arrives, until cancelled."""
+        assert self._client is not None
+        while True:
+            await self._library.run(self._client.events.get)
+            self.tell_events()
+
+    def tell_events(self) -> None:
+        """Tell of the events that have arrived, those before the last answer among them."""
+        new = self.events()[self._told :]
+        self._told += len(new)
+        for event in new:
+            self._on_event(event)
 
     def _keep_tail(self, data: bytes) -> None:
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
@@ -226,14 +249,17 @@ async def open_qemu(
     *,
     pass_fds: Sequence[int] = (),
     stdin: int | None = None,
+    stdout: int | None = None,
     on_output: Callable[[bytes], object] = lambda _: None,
+    on_event: Callable[[QemuEvent], object] | None = None,
     patience: float = PATIENCE,
 ) -> AsyncIterator[QemuPeer]:
     """Start `command`, a QEMU without a monitor of its own, and connect to it.
 
     `pass_fds` are descriptors that it inherits, `stdin` (None: empty) its standard input;
-    `on_output` gets what it writes to standard output. When the block is left QEMU has ended and
-    is reaped. Raises `HostLacksError` where it is not
+    `on_output` gets what it writes to standard output, unless that is the descriptor `stdout`;
+    `on_event` gets each event when it arrives, and all of them before `QemuPeer.wait` returns.
+    When the block is left QEMU has ended and is reaped. Raises `HostLacksError` where it is not
     installed, `QemuError` where it dies, prints rubbish, or does not greet us within `patience`
     seconds.
     """
@@ -250,10 +276,12 @@ async def open_qemu(
             ],
             (*pass_fds, theirs.fileno()),
             stdin,
+            stdout,
         )
         try:
             theirs.close()
-            async with _spoken_to(child, ours, on_output, patience) as peer:
+            heard = None if stdout is not None else on_output
+            async with _spoken_to(child, ours, heard, on_event, patience) as peer:
                 yield peer
         finally:
             await child.end()
@@ -261,17 +289,23 @@ async def open_qemu(
 
 @asynccontextmanager
 async def _spoken_to(
-    child: Child, end: socket.socket, on_output: Callable[[bytes], object], patience: float
+    child: Child,
+    end: socket.socket,
+    on_output: Callable[[bytes], object] | None,
+    on_event: Callable[[QemuEvent], object] | None,
+    patience: float,
 ) -> AsyncIterator[QemuPeer]:
     # Imported while QEMU already starts.
     from pyvmm.qmp.asyncio_thread import open_asyncio
 
     try:
         async with open_asyncio() as library, trio.open_nursery() as nursery:
-            peer = QemuPeer(child, library)
+            peer = QemuPeer(child, library, on_event or (lambda _: None))
             nursery.start_soon(peer._listen, on_output)
             try:
                 await peer._greet(end, patience)
+                if on_event is not None:
+                    nursery.start_soon(peer._watch_events)
                 yield peer
             finally:
                 await peer._close()
