@@ -13,6 +13,7 @@ from pyvmm.testing.failures import is_told
 from pyvmm.testing.monitors import HostName
 from pyvmm.testing.patterns import Match, Pattern, Patterns
 from pyvmm.testing.request import BootRequest
+from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.vm import AsyncVm
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory
@@ -242,10 +243,19 @@ class Vm:
         """Convert the pages of [gpa, gpa + size) to "shared" or "private"."""
         self._task.call(partial(self._inner.convert, gpa, size, side, timeout=timeout))
 
-    def breakpoint(self, address: int, *, timeout: float | None = None) -> None:
-        """Stop the guest, with the event "breakpoint", before what is at the linear `address`."""
-        self._task.call(partial(self._inner.breakpoint, address, timeout=timeout))
+    def breakpoint(self, where: int | str, *, timeout: float | None = None) -> int:
+        """Stop the guest, with the event "breakpoint", before what is at `where`; the address.
 
-    def clear_breakpoint(self, address: int, *, timeout: float | None = None) -> None:
+        `where`: a linear address, or the name of a symbol of the image. Raises `UsageError` where
+        there is no such symbol, `CannotError` where the host has no (more) breakpoints.
+        """
+        return self._task.call(partial(self._inner.breakpoint, where, timeout=timeout))
+
+    def clear_breakpoint(self, where: int | str, *, timeout: float | None = None) -> None:
         """Take that breakpoint away."""
-        self._task.call(partial(self._inner.clear_breakpoint, address, timeout=timeout))
+        self._task.call(partial(self._inner.clear_breakpoint, where, timeout=timeout))
+
+    @property
+    def symbols(self) -> Symbols:
+        """Symbols of the image: addresses of names, and names of addresses; none if it has none."""
+        return self._inner.symbols

@@ -86,6 +86,8 @@ class Boots:
         initrd: str | os.PathLike[str] | bytes | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         crash: bool = False,
+        symbols: str | os.PathLike[str] | None = None,
+        paused: bool = False,
     ) -> Boot:
         """A boot, to be entered. Raises as `make_request`, whose arguments these are."""
         made = Boot(
@@ -100,6 +102,8 @@ class Boots:
                 initrd=initrd,
                 timeout=timeout,
                 crash=crash,
+                symbols=symbols,
+                paused=paused,
             ),
         )
         self._made.append(made)
@@ -127,6 +131,8 @@ class AsyncBoots:
         initrd: str | os.PathLike[str] | bytes | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         crash: bool = False,
+        symbols: str | os.PathLike[str] | None = None,
+        paused: bool = False,
     ) -> AbstractAsyncContextManager[AsyncVm]:
         """A boot, to be entered in a trio task.
 
@@ -152,5 +158,7 @@ class AsyncBoots:
                 initrd=initrd,
                 timeout=timeout,
                 crash=crash,
+                symbols=symbols,
+                paused=paused,
             )
         )

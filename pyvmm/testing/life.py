@@ -13,6 +13,8 @@ from pyvmm.testing.deadline import Deadline
 from pyvmm.testing.driver import Driver, Event, Outcome, OutcomeKind
 from pyvmm.testing.failures import Expectation, ExpectError, is_told
 from pyvmm.testing.request import BootRequest
+from pyvmm.testing.symbol_files import find_symbols
+from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.transcript import Transcript
 
 __tracebackhide__ = is_told
@@ -38,8 +40,17 @@ class Life:
         self.failure: PyvmmError | None = None
         """Reason why the run failed, where it was not the guest."""
         self.is_closed = False
+        self._symbols: Symbols | None = None
         self._changed = trio.Event()
         driver.listen(self._hear)
+
+    @property
+    def symbols(self) -> Symbols:
+        """Symbols of the image. Raises what `find_symbols` raises."""
+        if self._symbols is None:
+            request = self.request
+            self._symbols = find_symbols(request.image, request.name, request.path, request.symbols)
+        return self._symbols
 
     async def follow(self) -> None:
         """Read from the driver until the guest has ended and all is said."""

@@ -323,5 +323,6 @@ async def open_pyvmm_driver(request: BootRequest) -> AsyncIterator[PyvmmDriver]:
         driver = PyvmmDriver(machine, request)
         stack.enter_context(machine.events.listen(driver.hear))
         # Not before somebody listens: a guest may end at once.
-        machine.control.resume()
+        if not request.paused:
+            machine.control.resume()
         yield driver

@@ -27,7 +27,9 @@ class BootRequest:
 
     `path` is the image's file, None where a test gave the bytes; `name` is for messages. With
     `crash` a guest that panics or crashes does not fail its test. `firmware` starts it where
-    `private`: what it does not share, the host does not see.
+    `private`: what it does not share, the host does not see. `symbols` is the
+    image's ELF file with symbols, where a test names it. With `paused` it
+    waits for the first ``resume`` before its first instruction.
     """
 
     image: bytes = field(repr=False)
@@ -43,6 +45,8 @@ class BootRequest:
     initrd_path: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     crash: bool = False
+    symbols: Path | None = None
+    paused: bool = False
 
 
 def make_request(
@@ -56,6 +60,8 @@ def make_request(
     initrd: str | os.PathLike[str] | bytes | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     crash: bool = False,
+    symbols: str | os.PathLike[str] | None = None,
+    paused: bool = False,
 ) -> BootRequest:
     """Make the request of what a test says. Files are read here.
 
@@ -84,6 +90,8 @@ def make_request(
         initrd_path=initrd_path,
         timeout=float(timeout),
         crash=crash,
+        symbols=None if symbols is None else Path(symbols),
+        paused=paused,
     )
 
 

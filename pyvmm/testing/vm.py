@@ -25,6 +25,7 @@ from pyvmm.testing.failures import ExpectError, GuestFailedError, is_told
 from pyvmm.testing.life import TOLD, Life
 from pyvmm.testing.monitors import HostName
 from pyvmm.testing.request import BootRequest
+from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory
 
@@ -152,15 +153,30 @@ class AsyncVm:
         convert = partial(self._life.driver.convert, gpa, size, side)
         await self._life.do(f"convert {size} bytes at gpa {gpa:#x} to {side}", convert, timeout)
 
-    async def breakpoint(self, address: int, *, timeout: float | None = None) -> None:
-        """Stop the guest, with the event "breakpoint", before what is at the linear `address`."""
+    async def breakpoint(self, where: int | str, *, timeout: float | None = None) -> int:
+        """Stop the guest, with the event "breakpoint", before what is at `where`; the address.
+
+        `where`: a linear address, or the name of a symbol of the image. Raises `UsageError` where
+        there is no such symbol, `CannotError` where the host has no (more) breakpoints.
+        """
+        address = self._address(where)
         set_it = partial(self._life.driver.set_breakpoint, address)
         await self._life.do(f"set a breakpoint at {address:#x}", set_it, timeout)
+        return address
 
-    async def clear_breakpoint(self, address: int, *, timeout: float | None = None) -> None:
+    async def clear_breakpoint(self, where: int | str, *, timeout: float | None = None) -> None:
         """Take that breakpoint away."""
+        address = self._address(where)
         clear = partial(self._life.driver.clear_breakpoint, address)
         await self._life.do(f"clear the breakpoint at {address:#x}", clear, timeout)
+
+    @property
+    def symbols(self) -> Symbols:
+        """Symbols of the image: addresses of names, and names of addresses; none if it has none."""
+        return self._life.symbols
+
+    def _address(self, where: int | str) -> int:
+        return self._life.symbols.address(where) if isinstance(where, str) else where
 
 
 @asynccontextmanager
