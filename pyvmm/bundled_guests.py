@@ -8,8 +8,8 @@ An installed package has them in ``pyvmm/images``; a checkout in ``guest/build``
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyvmm.errors import HostLacksError
 from pyvmm.memory.layout import FIRMWARE_SIZE
@@ -27,8 +27,7 @@ _NEEDS = {"block": "a virtio block device, which only a program that uses pyvmm 
 """Needs of guests that no option of ``pyvmm run`` meets (docs/machine.md)."""
 
 
-@dataclass(frozen=True, slots=True)
-class BundledGuest:
+class BundledGuest(NamedTuple):
     """A bundled image: what ``pyvmm run NAME`` calls it, and its file."""
 
     name: str

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
 from pyvmm.memory.layout import GpaRange
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """`range` (GPAs, never empty) belongs to `what`; `data` is its start, the rest of it is zero.
 
     ``len(data) <= range.size``. Nothing else may be placed anywhere in `range`.
@@ -29,8 +28,7 @@ def claim_of(gpa: int, data: bytes | memoryview, what: str) -> Claim:
     return Claim(GpaRange(gpa, gpa + len(data)), data, what)
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """The part of an image that goes to memory as it is, and where it wants to be entered (a GPA).
 
     `needs`, `private_entry`, `private_flaw` and `remarks` are as in `pyvmm.boot.plan.BootPlan`.
@@ -45,8 +43,7 @@ class Kernel:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BootData:
+class BootData(NamedTuple):
     """Data that a protocol puts into memory beside the kernel, and the state that refers to it.
 
     `start_info` is as in `pyvmm.boot.plan.BootPlan`.

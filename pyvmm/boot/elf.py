@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -51,8 +50,7 @@ class ElfClass(enum.IntEnum):
         return 32 if self is ElfClass.ELF32 else 56
 
 
-@dataclass(frozen=True, slots=True)
-class LoadSegment:
+class LoadSegment(NamedTuple):
     """A PT_LOAD segment that occupies memory: `claim` by physical address, `virtual` is p_vaddr."""
 
     claim: Claim
@@ -64,8 +62,7 @@ class LoadSegment:
         return self.claim.range.start + offset if 0 <= offset < self.claim.range.size else None
 
 
-@dataclass(frozen=True, slots=True)
-class ElfImage:
+class ElfImage(NamedTuple):
     """Parts of an ELF file that booting needs.
 
     `entry` is e_entry as it stands: usually virtual. `note_damage` says of

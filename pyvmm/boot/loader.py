@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -79,9 +78,7 @@ def plan_boot(
     names = (name, initrd_name)
     data = _boot_data(kernel, address_map, command_line, where, names=names, free=free)
     plan = _checked_plan(kernel, data, (*claims, *data.claims), address_map, attempt)
-    return dataclasses.replace(
-        plan, kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks
-    )
+    return plan._replace(kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks)
 
 
 def _span(claims: Sequence[Claim]) -> GpaRange:
@@ -148,7 +145,7 @@ def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kern
 
 
 def _with_remarks(remarks: tuple[str, ...], kernel: Kernel) -> Kernel:
-    return dataclasses.replace(kernel, remarks=remarks + kernel.remarks)
+    return kernel._replace(remarks=remarks + kernel.remarks)
 
 
 def _no_such_entry(entry: int, attempt: str) -> ImageError:

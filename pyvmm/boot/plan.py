@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.hosts.registers import Regs, Sregs
 from pyvmm.memory.layout import GpaRange
@@ -25,8 +25,7 @@ class GuestNeed(enum.IntFlag):
     """An interrupt controller and a timer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Bytes to copy to guest RAM at `gpa`. RAM is zero elsewhere: zero fill needs no placement."""
 
     gpa: int
@@ -34,16 +33,14 @@ class Placement:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class EntryState:
+class EntryState(NamedTuple):
     """The boot vCPU's registers at its first instruction. `sregs.apic_base` is left to the host."""
 
     regs: Regs
     sregs: Sregs
 
 
-@dataclass(frozen=True, slots=True)
-class BootPlan:
+class BootPlan(NamedTuple):
     """Everything that a machine needs from an image.
 
     Placements lie within usable RAM and do not overlap. `needs` is None where the image does not

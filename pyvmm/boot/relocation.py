@@ -8,8 +8,7 @@ to if there is RAM. Addresses are moved, contents are not touched: such code rel
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.boot.elf import ElfImage, LoadSegment
 from pyvmm.errors import ImageError
@@ -21,8 +20,7 @@ DEFAULT_ALIGN = 2 * MIB
 """Xen's, for a note that gives none where the segments are aligned to less than a page."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadRule:
+class LoadRule(NamedTuple):
     """Constraints on a kernel's load address: start aligned to `align`, all of it in `within`."""
 
     align: int
@@ -81,7 +79,7 @@ def moved(elf: ElfImage, offset: int) -> ElfImage:
     if not offset:
         return elf
     segments = tuple(_moved(segment, offset) for segment in elf.segments)
-    return dataclasses.replace(elf, segments=segments)
+    return elf._replace(segments=segments)
 
 
 def entry_gpa(elf: ElfImage, entry: int, offset: int, attempt: str) -> int:
@@ -106,7 +104,7 @@ def offset_remarks(elf: ElfImage, offset: int) -> tuple[str, ...]:
 def _moved(segment: LoadSegment, offset: int) -> LoadSegment:
     claim = segment.claim
     where = GpaRange(claim.range.start + offset, claim.range.end + offset)
-    return LoadSegment(dataclasses.replace(claim, range=where), segment.virtual)
+    return LoadSegment(claim._replace(range=where), segment.virtual)
 
 
 def _usual_align(elf: ElfImage, default: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import argparse
 import enum
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyvmm.cli.place_options import Switches, parse_place
 
@@ -25,8 +25,7 @@ class ConsoleKind(enum.Enum):
     UNIX = "unix"
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleOption:
+class ConsoleOption(NamedTuple):
     """A kind, with a file's or a socket's path; `append` keeps what a file has."""
 
     kind: ConsoleKind

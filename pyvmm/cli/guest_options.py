@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.sizes import parse_size
@@ -14,8 +14,7 @@ from pyvmm.errors import NoInputError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
 
 
-@dataclass(frozen=True, slots=True)
-class GuestInput:
+class GuestInput(NamedTuple):
     """Input of a boot: file contents, the command line without its zero byte, message names."""
 
     name: str

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import SystemCallError, UsageError
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 _Identity = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NamedFile:
+class NamedFile(NamedTuple):
     """A file that is read or written; `role` says as what ("the image", "the run's result")."""
 
     role: str

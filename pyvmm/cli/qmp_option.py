@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyvmm.cli.place_options import Switches, parse_place
 
 _KINDS: dict[str, Switches] = {"unix": {"server": (True,), "wait": (True, False)}}
 
 
-@dataclass(frozen=True, slots=True)
-class QmpOption:
+class QmpOption(NamedTuple):
     """A socket's path; with `wait` the guest waits for the first client."""
 
     path: Path

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm import bundled_guests
-from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, add_console_argument
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
@@ -57,6 +56,8 @@ On a terminal: Ctrl-A x ends the run, Ctrl-A c opens the monitor, Ctrl-A h helps
 
 
 def _digest(text: str) -> bytes:
+    from pyvmm.boot.launch_format import DIGEST_BYTES
+
     try:
         digest = bytes.fromhex(text)
     except ValueError:

@@ -11,8 +11,7 @@ import enum
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pyvmm.devices.saved_values import SavedFwCfg
@@ -106,8 +105,7 @@ class GuestBytes(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """An item's bytes: `pieces` by their offset, ascending; zeroes between and up to `size`."""
 
     size: int

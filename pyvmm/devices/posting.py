@@ -15,11 +15,10 @@ The contract between a `pyvmm.devices.protocols.PostingDevice` and whoever runs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class PortPosting:
+class PortPosting(NamedTuple):
     """Single-byte accesses at `offset` (bytes from the device's start) that need no Python now.
 
     `write`: bytes written may be collected and handed over later through ``posted_write``.

@@ -8,7 +8,7 @@ a decision is always made on a feature and never on a version.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class GuestMemfdFlag(enum.IntFlag):
@@ -35,8 +35,7 @@ class VmType(enum.IntEnum):
     TDX = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """The answers of one host. Zero (or an empty flag) means: not offered."""
 
     api_version: int

@@ -18,6 +18,21 @@ EHWPOISON: Final = 133
 """``include/uapi/asm-generic/errno.h``; Python's errno module has it under some libcs only."""
 
 
+class _WithoutValues:
+    """An exit that its kind says all of. No dataclass: making one takes long at every start."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
 @dataclass(frozen=True, slots=True)
 class IoOut:
     """The guest wrote to a port: `data` is `count` values of `size` bytes each, in order."""
@@ -53,14 +68,16 @@ class MmioRead:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hlt:
+class Hlt(_WithoutValues):
     """The vCPU executed HLT and no in-kernel interrupt controller waits on its behalf."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Shutdown:
+
+class Shutdown(_WithoutValues):
     """A triple fault (KVM_EXIT_SHUTDOWN)."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +163,10 @@ class WriteMsr:
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
-class IrqWindowOpen:
+class IrqWindowOpen(_WithoutValues):
     """The guest can take an interrupt now (user-space interrupt controller)."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,24 +176,28 @@ class IoapicEoi:
     vector: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetTpr:
+class SetTpr(_WithoutValues):
     """The guest changed its task priority (user-space local APIC)."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class DirtyRingFull:
+
+class DirtyRingFull(_WithoutValues):
     """The vCPU's ring of dirtied pages is full."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class PostedFull:
+
+class PostedFull(_WithoutValues):
     """The ring of posted port writes is full: drain it, then run on. Ours, not KVM's."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+
+class Interrupted(_WithoutValues):
     """KVM_RUN returned EINTR or EAGAIN: a kick, or immediate_exit. The guest saw nothing."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

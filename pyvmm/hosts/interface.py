@@ -11,8 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyvmm.hosts.breakpoints import BreakableHost, BreakableVcpu
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
@@ -110,8 +109,7 @@ class GuestMemfd(Owned, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Memslot:
+class Memslot(NamedTuple):
     """One memslot (api.rst 4.35, 4.140): [gpa, gpa + size) in bytes.
 
     `hva` is where the shared side is mapped; `guest_memfd` with the file offset of its first byte
@@ -127,8 +125,7 @@ class Memslot:
     guest_memfd_offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ServedSpan:
+class ServedSpan(NamedTuple):
     """Span where vCPU threads convert pages by themselves: [gpa, gpa + size), bytes, page-aligned.
 
     Its shared side is mapped at `hva`; its private side begins at the file offset
@@ -147,8 +144,7 @@ class ServedSpan:
     missing: Memslot | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(NamedTuple):
     """A conversion that a vCPU's thread made by itself: [gpa, gpa + size), bytes, page-aligned.
 
     `plugged`: that is the whole of a span, whose memslot was missing and has been set.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 RESET_CS_BASE = 0xFFFF_0000
 RESET_RIP = 0xFFF0
@@ -137,8 +138,7 @@ class Sregs:
     apic_base: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FpuRegs:
+class FpuRegs(NamedTuple):
     """x87 and SSE: `fpr` 8 registers, `xmm` 16, each of 16 bytes; `ftw` abridged as in FXSAVE."""
 
     fpr: tuple[bytes, ...]
@@ -149,8 +149,7 @@ class FpuRegs:
     mxcsr: int
 
 
-@dataclass(frozen=True, slots=True)
-class FurtherRegs:
+class FurtherRegs(NamedTuple):
     """Registers of a vCPU beside `Regs` and `Sregs`; None where a host does not tell.
 
     `dr` are DR0 to DR3, DR6, DR7. `halted`: it waits in HLT for an interrupt; `interrupt_shadow`:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from pyvmm.boot.launch_format import DIGEST_BYTES
 from pyvmm.errors import UsageError
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.memory.address_map import AddressMap
@@ -75,6 +74,8 @@ class PrivateConfig:
     implicit: ImplicitPolicy = ImplicitPolicy.HONOUR
 
     def __post_init__(self) -> None:
+        from pyvmm.boot.launch_format import DIGEST_BYTES  # Most machines have no private memory.
+
         if self.window % PAGE_SIZE or not 0 <= self.window <= WINDOW_MAX:
             raise UsageError(
                 f"make a shared window of {self.window} bytes",

@@ -5,22 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts.interface import Vm
 from pyvmm.machine.attributes import set_attributes
 from pyvmm.machine.memory_listener import MemoryListener
 from pyvmm.machine.memory_sides import MemorySides
-from pyvmm.memory.conversion import (
-    ConversionPlan,
-    DiscardPrivate,
-    DiscardShared,
-    SetAttributes,
-    TellJoined,
-    TellLeaving,
-)
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState, PageStates
 from pyvmm.memory.regions import RegionTable
+
+if TYPE_CHECKING:
+    from pyvmm.memory.conversion import ConversionPlan
 
 
 class ConversionExecutor:
@@ -57,6 +53,14 @@ class ConversionExecutor:
         Raises `SystemCallError` when the kernel fails in the middle: the states tell how far it
         got.
         """
+        from pyvmm.memory.conversion import (  # Loaded by whoever has made the plan.
+            DiscardPrivate,
+            DiscardShared,
+            SetAttributes,
+            TellJoined,
+            TellLeaving,
+        )
+
         chunk: GpaRange | None = None
         try:
             for step in planned.steps:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import field
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import GUEST_STATUS_MAX, ExitCode
 
@@ -80,8 +80,7 @@ _REPORTED = frozenset(
 """Kinds after which the vCPUs' state is worth keeping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """Reason why a run ended, in one line (`detail`), and the guest's `status` where it gave one.
 
     `requester` is who interrupted it, where somebody did.
@@ -118,8 +117,7 @@ def ending_of_status(value: int) -> Ending:
     return Ending(EndingKind.EXITED, f"the guest ended with status {value}", value)
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(NamedTuple):
     """Result of a finished run: its ending, the vCPUs' reports, and what it took.
 
     `exits` counts by reason over all vCPUs; `seconds` is wall time from the first instruction to

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import trio
 
 from pyvmm.machine.ending import Ending
-from pyvmm.machine.implicit import FaultRefused
+
+if TYPE_CHECKING:
+    from pyvmm.machine.implicit import FaultRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,7 @@ class BreakpointHit:
     address: int
 
 
-@dataclass(frozen=True, slots=True)
-class WasReset:
+class WasReset(NamedTuple):
     """The machine has been put back to its start: from outside, or because the guest asked."""
 
     by_guest: bool = False
@@ -44,16 +45,14 @@ class PowerdownAsked:
     """Somebody pressed the power button. Our machines have none that a guest could see."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRefused:
+class AccessRefused(NamedTuple):
     """vCPU `vcpu` touched memory that nothing gives it; the run ends."""
 
     vcpu: int
     fault: FaultRefused
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """No vCPU runs any more."""
 
     ending: Ending

@@ -4,12 +4,6 @@
 from __future__ import annotations
 
 from pyvmm.hosts.exits import MemoryFault
-from pyvmm.memory.faults import Impossible
-
-STUCK = Impossible(
-    "KVM refuses it again and again, although the page is where the access needs it and nothing "
-    "has changed in between"
-)
 
 
 class FaultProgress:

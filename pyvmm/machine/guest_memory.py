@@ -8,16 +8,20 @@ Three ways lead to a conversion: the guest asks (KVM_HC_MAP_GPA_RANGE), the gues
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts.interface import Vm
 from pyvmm.machine.leases import LEASE_PATIENCE, Leases
-from pyvmm.machine.memory_conversion import MemoryConversion
-from pyvmm.machine.memory_exits import MemoryExits
 from pyvmm.machine.memory_regions import MemoryRegions
 from pyvmm.machine.memory_states import MemoryStates
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
+
+if TYPE_CHECKING:
+    from pyvmm.machine.memory_conversion import MemoryConversion
+    from pyvmm.machine.memory_exits import MemoryExits
 
 
 class GuestMemory:
@@ -49,12 +53,35 @@ class GuestMemory:
         """Lease ranges for work on the memory itself: `Leases.lease`. A call less on the way."""
         self.states = MemoryStates(tracked)
         """States of the pages, and what they take."""
-        self.conversion = MemoryConversion(tracked, self.leases, is_over)
-        """Conversions on the host's wish, and the count of all."""
         self.regions = MemoryRegions(tracked, self.leases)
         """Regions that come and go; the machine's own affair, as are `exits`."""
-        self.exits = MemoryExits(tracked, self.conversion, attributes_rule=attributes_rule)
+        self._attributes_rule = attributes_rule
+        self._making = threading.Lock()
+        self._converting: tuple[MemoryConversion, MemoryExits] | None = None
+
+    @property
+    def conversion(self) -> MemoryConversion:
+        """Conversions on the host's wish, and the count of all."""
+        return (self._converting or self._make_converting())[0]
+
+    @property
+    def exits(self) -> MemoryExits:
         """Answers to the guest's requests and faults."""
+        return (self._converting or self._make_converting())[1]
+
+    def _make_converting(self) -> tuple[MemoryConversion, MemoryExits]:
+        """Make what most guests never need: the rules of conversions take 10 ms to load."""
+        from pyvmm.machine.memory_conversion import MemoryConversion
+        from pyvmm.machine.memory_exits import MemoryExits
+
+        with self._making:
+            if self._converting is None:
+                conversion = MemoryConversion(self._tracked, self.leases, self.is_over)
+                exits = MemoryExits(
+                    self._tracked, conversion, attributes_rule=self._attributes_rule
+                )
+                self._converting = conversion, exits
+            return self._converting
 
     def close(self) -> None:
         """Before the sides go: nothing is converted any more."""

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 _UNLIMITED = 1 << 62
 
@@ -31,8 +31,7 @@ def _cgroup_headrooms() -> list[int]:
     return [limit.headroom() for limit in _limits_of(_read("/proc/self/cgroup"))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
+class _Version(NamedTuple):
     """Files by which one version of control groups tells a group's memory limit."""
 
     controller: bytes
@@ -54,8 +53,7 @@ _VERSIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
+class _Limit(NamedTuple):
     """The files of a group that has a memory limit, or may be given one."""
 
     folder: str

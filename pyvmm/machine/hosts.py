@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.hosts.interface import System
@@ -11,8 +11,7 @@ from pyvmm.machine.config import HostChoice
 from pyvmm.memory.backing import choose_two_sided_backing
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedHost:
+class OpenedHost(NamedTuple):
     """A host to run on; `without_kvm` is why it is not KVM, where that was left to us."""
 
     system: System

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
-from pyvmm.machine.fault_progress import STUCK
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.memory_conversion import MemoryConversion
@@ -25,6 +24,11 @@ from pyvmm.memory.conversion import (
 from pyvmm.memory.faults import Convert, Impossible, Retry, meaning_of
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
+
+STUCK = Impossible(
+    "KVM refuses it again and again, although the page is where the access needs it and nothing "
+    "has changed in between"
+)
 
 
 class MemoryExits:

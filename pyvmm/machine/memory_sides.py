@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, ServedSpan, System, Vm
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
-from pyvmm.memory.residency import Residency
 from pyvmm.rules.abi import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm.memory.residency import Residency
 
 _CLEARED_AT_ONCE = 1 << 20
 
@@ -42,7 +44,7 @@ class MemorySides:
 
     def no_memslot(self) -> Memslot:
         """Return the memslot value that deletes the slot (api.rst 4.35: a size of 0)."""
-        return replace(self._memslot, size=0)
+        return self._memslot._replace(size=0)
 
     def served_span(self, *, touches: bool, missing: bool = False) -> ServedSpan | None:
         """For the host's fast path; None where there is nothing for it to do.
@@ -94,6 +96,8 @@ class MemorySides:
 
     def residency(self, shared_bytes: int, private_bytes: int) -> Residency:
         """Ask what is resident, beside the given bytes in either state. Raises `HostLacksError`."""
+        from pyvmm.memory.residency import Residency  # Most machines are never asked.
+
         shared_resident, private_resident = self.resident(self.region.range)
         return Residency(
             self.region.what, shared_bytes, shared_resident, private_bytes, private_resident

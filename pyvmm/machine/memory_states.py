@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
-from pyvmm.memory.page_map import page_map
 from pyvmm.memory.page_states import PageRun, PageState
-from pyvmm.memory.residency import Residency
+
+if TYPE_CHECKING:
+    from pyvmm.memory.residency import Residency
 
 
 class MemoryStates:
@@ -35,6 +37,8 @@ class MemoryStates:
 
     def page_map(self, mark: int | None = None) -> Iterator[str]:
         """The page states as lines to print; `mark` is a GPA to point at."""
+        from pyvmm.memory.page_map import page_map  # Who prints it loads it.
+
         return page_map(self.runs(), mark)
 
     def residency(self) -> tuple[Residency, ...]:

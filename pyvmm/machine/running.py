@@ -26,7 +26,6 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
 from pyvmm.machine.events import AccessRefused, Audience, Ended, Events
-from pyvmm.machine.halt_watch import Watched, watch_for_halt
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
 from pyvmm.machine.outcome import Outcome
@@ -101,9 +100,6 @@ class Running:
             vcpus,
             Events(self.audience),
         )
-        self.watched = Watched(
-            control, vcpus, assembly.vm.can_send_unmaskable, lambda: port.is_full
-        )
 
     def serve(self, nursery: trio.Nursery) -> None:
         """Start in `nursery` what serves the vCPUs while they run."""
@@ -114,7 +110,7 @@ class Running:
         for backend in assembly.board.backends:
             nursery.start_soon(serve_backend, control, backend)
         if assembly.has_interrupts:
-            nursery.start_soon(watch_for_halt, self.watched)
+            self._watch_for_halt(nursery)
         if self._attach is None:
             self._console_done.set()
         else:
@@ -157,6 +153,19 @@ class Running:
         finally:
             self.audience.close()
             outcome.finished.set()
+
+    def _watch_for_halt(self, nursery: trio.Nursery) -> None:
+        from pyvmm.machine.halt_watch import Watched, watch_for_halt  # Without, HLT exits.
+
+        nursery.start_soon(
+            watch_for_halt,
+            Watched(
+                self.control,
+                self.machine.vcpus,
+                self.assembly.vm.can_send_unmaskable,
+                lambda: self.port.is_full,
+            ),
+        )
 
     async def _serve_console(self, attach: Attachment) -> None:
         try:

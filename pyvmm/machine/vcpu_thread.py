@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts import exits
@@ -19,17 +19,17 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
 from pyvmm.machine.guest_memory import GuestMemory
-from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
+    from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
     from pyvmm.machine.report import VcpuReport
 
 _KVM_ENOSYS = 1000
 """Linux's answer to a hypercall that nobody knows (include/uapi/linux/kvm_para.h), negated."""
 _SYSTEM_EVENT_RESET = 2
 
-Allow = Callable[[ImplicitConversion], bool]
+Allow: TypeAlias = "Callable[[ImplicitConversion], bool]"
 """Callback that allows or refuses a conversion the guest did not announce; on a vCPU's thread."""
 
 

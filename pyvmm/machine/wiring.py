@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from pyvmm.devices.fw_cfg import GuestBytes, Item
 from pyvmm.machine.console.port import ConsolePort
@@ -14,8 +14,7 @@ from pyvmm.machine.ending import Ending
 from pyvmm.machine.leases import Leases
 
 
-@dataclass(frozen=True, slots=True)
-class Wiring:
+class Wiring(NamedTuple):
     """Callbacks and values by which devices reach the machine. No callback takes a device's guard.
 
     `memory` is the size of RAM in bytes; `end` ends the run, `reset` resets the machine; `console`

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
@@ -26,8 +26,7 @@ class RamBacking(enum.Enum):
     """A memfd for what is shared, and a guest_memfd that the monitor cannot map for the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackingChoice:
+class BackingChoice(NamedTuple):
     """`kind`, the `flags` to create a guest_memfd with (0 for a memfd), and why: one line."""
 
     kind: RamBacking

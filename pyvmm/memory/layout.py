@@ -18,7 +18,7 @@ ends exclusive, all sizes multiples of a page.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.rules.abi import APIC_DEFAULT_BASE, IOAPIC_DEFAULT_BASE
 
@@ -111,8 +111,7 @@ PCI_LOW_BESIDE_LAUNCH_GPA = ECAM_GPA + ECAM_SIZE
 """The same window where a private launch takes that place: up to the I/O APIC."""
 
 
-@dataclass(frozen=True, slots=True)
-class GpaRange:
+class GpaRange(NamedTuple):
     """[start, end) in bytes of guest-physical address."""
 
     start: int

@@ -6,6 +6,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from pyvmm.errors import InternalError
 from pyvmm.memory.layout import GpaRange
@@ -15,8 +16,7 @@ RegionPart = tuple["MemoryRegion", GpaRange]
 """A region, and the part of it that is meant: GPAs, never empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryRegion:
+class MemoryRegion(NamedTuple):
     """One memslot: `range` in bytes of GPA, whole pages.
 
     `two_sided`: it has a guest_memfd for its private pages beside the host's mapping of its shared

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -290,7 +289,7 @@ def missing_span(made_of: ServedSpan, slot: int) -> ServedSpan:
         guest_memfd=made_of.guest_memfd,
         guest_memfd_offset=made_of.guest_memfd_offset,
     )
-    return replace(made_of, missing=memslot)
+    return made_of._replace(missing=memslot)
 
 
 def test_a_missing_memslot_is_set_by_the_first_private_touch(
@@ -314,13 +313,13 @@ def test_a_missing_memslot_is_set_by_the_first_private_touch(
         with pytest.raises(SystemCallError, match="EEXIST"):
             vm.set_memslot(overlapping)
         assert span.missing is not None
-        vm.set_memslot(replace(span.missing, size=0))
+        vm.set_memslot(span.missing._replace(size=0))
         vm.set_memslot(overlapping)
         vm.conversions.serve([span])
         assert not touch(vm, gpa), "what KVM refuses is left to Python"
         assert vm.conversions.drain() == []
         vm.conversions.serve([])
-        vm.set_memslot(replace(overlapping, size=0))
+        vm.set_memslot(overlapping._replace(size=0))
 
 
 def test_a_guest_plugs_memory_in_without_an_exit(private_guest: MakePrivateGuest) -> None:
@@ -338,8 +337,8 @@ def test_a_guest_plugs_memory_in_without_an_exit(private_guest: MakePrivateGuest
     vm = made.vm
     file = made.file
     whole = Memslot(0, 0, RAM_SIZE, made.ram.hva, guest_memfd=file, guest_memfd_offset=FILE_OFFSET)
-    vm.set_memslot(replace(whole, size=0))
-    vm.set_memslot(replace(whole, size=DATA))
+    vm.set_memslot(whole._replace(size=0))
+    vm.set_memslot(whole._replace(size=DATA))
     vm.set_memory_attributes(first, 8 * PAGE, MemoryAttribute.PRIVATE)
     vm.conversions.serve(
         [missing_span(made.span(gpa, 4 * PAGE), slot)
@@ -494,9 +493,9 @@ def test_spans_that_cannot_be(system: System, guest: MakeGuest) -> None:
             [ServedSpan(0, PAGE, 0)],
             [ServedSpan(0, PAGE, 0, touch_block=PAGE // 2)],
             [ServedSpan(0, PAGE, 0, touch_block=3 * PAGE)],
-            [missing_span(replace(span(0), guest_memfd=None, touch_block=PAGE), 1)],
-            [replace(missing_span(span(0), 1), size=2 * PAGE)],
-            [replace(missing_span(span(0), 1), guest_memfd_offset=PAGE)],
+            [missing_span(span(0)._replace(guest_memfd=None, touch_block=PAGE), 1)],
+            [missing_span(span(0), 1)._replace(size=2 * PAGE)],
+            [missing_span(span(0), 1)._replace(guest_memfd_offset=PAGE)],
         ):
             with pytest.raises(UsageError):
                 vm.conversions.serve(bad)

@@ -77,7 +77,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: object) -> None:
         pass
 
-    monkeypatch.setattr("pyvmm.machine.running.watch_for_halt", nothing)
+    monkeypatch.setattr(halt_watch, "watch_for_halt", nothing)
 
 
 def watched(machine: Machine) -> halt_watch.Watched:

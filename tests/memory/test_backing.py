@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,7 +77,7 @@ def test_guest_memfd_where_everything_is_offered() -> None:
 def test_memfd_otherwise_with_exactly_what_is_missing(
     change: dict[str, object], named: set[str]
 ) -> None:
-    choice = choose_backing(replace(EVERYTHING, **change))  # type: ignore[arg-type]
+    choice = choose_backing(EVERYTHING._replace(**change))  # type: ignore[arg-type]
     assert choice.kind is RamBacking.MEMFD
     assert choice.flags == GuestMemfdFlag(0)
     words = set(choice.reason.replace(",", " ").split())
@@ -88,7 +86,7 @@ def test_memfd_otherwise_with_exactly_what_is_missing(
 
 
 def test_more_flags_than_we_know_change_nothing() -> None:
-    choice = choose_backing(replace(EVERYTHING, guest_memfd_flags=GuestMemfdFlag(0xFF)))
+    choice = choose_backing(EVERYTHING._replace(guest_memfd_flags=GuestMemfdFlag(0xFF)))
     assert choice.kind is RamBacking.GUEST_MEMFD
     assert choice.flags == BOTH
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts.interrupts import DoorbellPlace, Msi
@@ -33,8 +32,7 @@ class Irqchip(enum.IntEnum):
     IOAPIC = 2
 
 
-@dataclass(frozen=True, slots=True)
-class IrqchipPin:
+class IrqchipPin(NamedTuple):
     """GSI `gsi` is pin `pin` of `chip`."""
 
     gsi: int
@@ -42,8 +40,7 @@ class IrqchipPin:
     pin: int
 
 
-@dataclass(frozen=True, slots=True)
-class MsiRoute:
+class MsiRoute(NamedTuple):
     """GSI `gsi` sends `msi`."""
 
     gsi: int

@@ -9,7 +9,7 @@ kernel's Documentation/virt/kvm/api.rst that describes it.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Direction(enum.IntEnum):
@@ -33,8 +33,7 @@ class FdKind(enum.Enum):
     DEVICE = "device"
 
 
-@dataclass(frozen=True, slots=True)
-class IoctlSpec:
+class IoctlSpec(NamedTuple):
     """One ioctl.
 
     `argument` is the C type that the argument points to, "value" for an integer passed by value,

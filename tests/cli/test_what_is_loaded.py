@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""What a plain run loads: every start pays for it, so nothing that it does not use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_NOT_NEEDED = (
+    "asyncio",
+    "json",
+    "pyvmm.boot.launch_format",
+    "pyvmm.compare",
+    "pyvmm.hosts.model",
+    "pyvmm.lab",
+    "pyvmm.machine.blocking",
+    "pyvmm.machine.halt_watch",
+    "pyvmm.machine.launch",
+    "pyvmm.machine.memory_exits",
+    "pyvmm.machine.monitor",
+    "pyvmm.machine.report",
+    "pyvmm.machine.saved_machine",
+    "pyvmm.machine.virtio_block",
+    "pyvmm.memory.conversion",
+    "pyvmm.memory.residency",
+    "pyvmm.qmp",
+    "pyvmm.rules.rule",
+    "pyvmm.testing",
+)
+"""Modules and packages that are for other guests, other commands, or who asks."""
+
+
+@pytest.mark.kvm
+@pytest.mark.slow
+def test_a_plain_run_loads_nothing_that_it_does_not_use() -> None:
+    code = (
+        "import sys; from pyvmm.cli.main import main; "
+        "code = main(['run', 'exit', '--append', '7', '--host', 'kvm']); "
+        "print(code, *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.stderr == ""
+    status, *loaded = done.stdout.split()
+    assert status == "7"
+    assert {"pyvmm.machine.running", "pyvmm.hosts.kvm.vm"} <= set(loaded)
+    found = [one for one in loaded for name in _NOT_NEEDED if f"{one}.".startswith(f"{name}.")]
+    assert found == []
