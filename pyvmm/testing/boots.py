@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Factories that tests boot guests with: synchronous ones, and in a trio task of the test's."""
+"""Boots of synchronous tests, in the loop that all of a session share."""
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import ExitStack
 from types import TracebackType
-from typing import NoReturn
-
-import trio
+from typing import NoReturn, Unpack
 
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_task import BootTask
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.monitors import HostName
-from pyvmm.testing.request import DEFAULT_MEMORY, DEFAULT_TIMEOUT, BootRequest, make_request
+from pyvmm.testing.request import BootArguments, BootRequest, make_request
 from pyvmm.testing.vm import AsyncVm, excuse, open_vm
 
 __tracebackhide__ = is_told
@@ -75,37 +72,10 @@ class Boots:
         self._made: list[Boot] = []
 
     def __call__(
-        self,
-        image: str | os.PathLike[str] | bytes,
-        *,
-        append: str | bytes = "",
-        memory: str | int = DEFAULT_MEMORY,
-        cpus: int = 1,
-        private: bool = False,
-        host: str | HostName = HostName.AUTO,
-        initrd: str | os.PathLike[str] | bytes | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        crash: bool = False,
-        symbols: str | os.PathLike[str] | None = None,
-        paused: bool = False,
+        self, image: str | os.PathLike[str] | bytes, **arguments: Unpack[BootArguments]
     ) -> Boot:
         """A boot, to be entered. Raises as `make_request`, whose arguments these are."""
-        made = Boot(
-            self._loop,
-            make_request(
-                image,
-                append=append,
-                memory=memory,
-                cpus=cpus,
-                private=private,
-                host=host,
-                initrd=initrd,
-                timeout=timeout,
-                crash=crash,
-                symbols=symbols,
-                paused=paused,
-            ),
-        )
+        made = Boot(self._loop, make_request(image, **arguments))
         self._made.append(made)
         return made
 
@@ -114,51 +84,3 @@ class Boots:
         with ExitStack() as stack:
             for boot in self._made:
                 stack.callback(boot.close)
-
-
-class AsyncBoots:
-    """Factory of boots in the trio loop of an asynchronous test."""
-
-    def __call__(
-        self,
-        image: str | os.PathLike[str] | bytes,
-        *,
-        append: str | bytes = "",
-        memory: str | int = DEFAULT_MEMORY,
-        cpus: int = 1,
-        private: bool = False,
-        host: str | HostName = HostName.AUTO,
-        initrd: str | os.PathLike[str] | bytes | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        crash: bool = False,
-        symbols: str | os.PathLike[str] | None = None,
-        paused: bool = False,
-    ) -> AbstractAsyncContextManager[AsyncVm]:
-        """A boot, to be entered in a trio task.
-
-        Raises as `make_request`, and `UsageError` outside of trio.
-        """
-        try:
-            trio.lowlevel.current_task()
-        except RuntimeError:
-            raise UsageError(
-                "boot a guest in this event loop",
-                "pyvmm's machines live in trio",
-                "have the test run on trio (pytest-trio, or anyio_backend = 'trio'), "
-                "or use the fixture boot in a synchronous test",
-            ) from None
-        return open_vm(
-            make_request(
-                image,
-                append=append,
-                memory=memory,
-                cpus=cpus,
-                private=private,
-                host=host,
-                initrd=initrd,
-                timeout=timeout,
-                crash=crash,
-                symbols=symbols,
-                paused=paused,
-            )
-        )

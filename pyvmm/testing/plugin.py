@@ -15,7 +15,8 @@ import pytest
 
 if TYPE_CHECKING:
     from pyvmm.machine.loop_thread import LoopThread
-    from pyvmm.testing.boots import AsyncBoots, Boots
+    from pyvmm.testing.async_boots import AsyncBoots
+    from pyvmm.testing.boots import Boots
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +40,15 @@ def boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
 
 
 @pytest.fixture
-def async_boot() -> AsyncBoots:
+def async_boot() -> Iterator[AsyncBoots]:
     """Boot guests in a trio test: ``async with async_boot("exit", append="9") as vm:``."""
-    from pyvmm.testing.boots import AsyncBoots
+    from pyvmm.testing.async_boots import AsyncBoots
 
-    return AsyncBoots()
+    boots = AsyncBoots()
+    try:
+        yield boots
+    finally:
+        boots.close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -74,4 +79,4 @@ def _skip_if_it_cannot(failure: BaseException) -> None:
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     if isinstance(failure, driver.CannotError):
-        pytest.skip(str(failure))
+        raise pytest.skip.Exception(str(failure), _use_item_location=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from pyvmm import bundled_guests
 from pyvmm.errors import NoInputError, UsageError
@@ -27,9 +28,9 @@ class BootRequest:
 
     `path` is the image's file, None where a test gave the bytes; `name` is for messages. With
     `crash` a guest that panics or crashes does not fail its test. `firmware` starts it where
-    `private`: what it does not share, the host does not see. `symbols` is the
-    image's ELF file with symbols, where a test names it. With `paused` it
-    waits for the first ``resume`` before its first instruction.
+    `private`: what it does not share, the host does not see. `symbols` is the image's ELF file with
+    symbols, where a test names it. With `paused` it waits for the first ``resume`` before its first
+    instruction.
     """
 
     image: bytes = field(repr=False)
@@ -47,6 +48,21 @@ class BootRequest:
     crash: bool = False
     symbols: Path | None = None
     paused: bool = False
+
+
+class BootArguments(TypedDict, total=False):
+    """Arguments of `make_request`, for those who pass them on."""
+
+    append: str | bytes
+    memory: str | int
+    cpus: int
+    private: bool
+    host: str | HostName
+    initrd: str | os.PathLike[str] | bytes | None
+    timeout: float
+    crash: bool
+    symbols: str | os.PathLike[str] | None
+    paused: bool
 
 
 def make_request(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pyvmm.errors import NoInputError, UsageError
-from pyvmm.testing.boots import AsyncBoots, Boots
+from pyvmm.testing.async_boots import AsyncBoots
+from pyvmm.testing.boots import Boots
 from pyvmm.testing.driver import EventName, OutcomeKind
 from pyvmm.testing.failures import ExpectError, GuestFailedError
 from pyvmm.testing.monitors import HostName
