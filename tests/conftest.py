@@ -17,6 +17,8 @@ from hypothesis import settings
 
 from tests.selection import Selection, has_nothing_quick, starts_early
 
+pytest_plugins = ["pytester"]
+
 # A busy machine is no finding: tests never depend on wall time.
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
