@@ -11,7 +11,7 @@ GPAs are bytes; sizes are bytes.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 EHWPOISON: Final = 133
@@ -237,7 +237,8 @@ class ExitRecord:
     """One entry of a vCPU's record of recent exits, as the host's fast path keeps it.
 
     `reason` is KVM's number; `address` a port or GPA; `size` in bytes; `count` of repetitions that
-    the record folds together; `value` the first datum written.
+    the record folds together; `value` the first datum written; `when` the time of the last of them
+    (``time.monotonic_ns``).
     """
 
     reason: int
@@ -247,6 +248,7 @@ class ExitRecord:
     is_write: bool
     value: int
     count: int
+    when: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         where = f" {self.address:#x}/{self.size}" if self.size else ""

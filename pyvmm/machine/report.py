@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class VcpuReport:
     code: bytes
     code_walk: PageWalk | None
     exits: tuple[ExitRecord, ...]
+    at: int = 0
+    """Time of the report (``time.monotonic_ns``)."""
 
     @property
     def mode(self) -> str:
@@ -73,8 +76,19 @@ class VcpuReport:
             yield from (f"    {step}" for step in self.code_walk.steps)
             gpa = self.code_walk.gpa
             yield f"    -> {'not mapped' if gpa is None else f'gpa {gpa:#x}'}"
-        yield f"  last exits, oldest first ({len(self.exits)}):"
-        yield from (f"    {record}" for record in self.exits)
+        yield from self.exit_lines()
+
+    def exit_lines(self) -> Iterator[str]:
+        """The last exits, a line each, with the seconds from each to the report."""
+        yield f"  last exits, oldest first ({len(self.exits)}), seconds before this:"
+        yield from (
+            f"    {age:11.6f}  {record}"
+            for age, record in zip(self.ages(), self.exits, strict=True)
+        )
+
+    def ages(self) -> tuple[float, ...]:
+        """Seconds from each of the last exits to the report."""
+        return tuple((self.at - record.when) / 1e9 for record in self.exits)
 
     def to_json(self) -> dict[str, object]:
         """The same as plain values."""
@@ -92,6 +106,7 @@ class VcpuReport:
             "code": self.code.hex(),
             "page_walk": [str(step) for step in self.code_walk.steps] if self.code_walk else [],
             "last_exits": [str(record) for record in self.exits],
+            "last_exit_ages": [round(age, 6) for age in self.ages()],
         }
 
 
@@ -119,14 +134,15 @@ def collect(index: int, vcpu: Vcpu, read: Callable[[int, int], bytes | None]) ->
 
     `read` reads guest RAM by GPA. What cannot be had is left out: a report never raises.
     """
-    exits = tuple(vcpu.recent_exits())
+    exits, at = tuple(vcpu.recent_exits()), time.monotonic_ns()
     try:
         regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     except PyvmmError:
-        return VcpuReport(index, None, None, b"", None, exits)
+        return VcpuReport(index, None, None, b"", None, exits, at)
     linear = regs.rip if sregs.cs.l else (regs.rip + sregs.cs.base) & 0xFFFF_FFFF
     code_walk = walk(read, sregs, linear)
-    return VcpuReport(index, regs, sregs, _code(read, sregs, linear), code_walk, exits)
+    code = _code(read, sregs, linear)
+    return VcpuReport(index, regs, sregs, code, code_walk, exits, at)
 
 
 def _code(read: Callable[[int, int], bytes | None], sregs: Sregs, linear: int) -> bytes:

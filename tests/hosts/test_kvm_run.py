@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -273,7 +274,9 @@ def test_recent_exits_fold_what_differs_only_in_value(guest: MakeGuest) -> None:
     made = guest(bytes.fromhex("e661 fec0" * 4 + "e460 a20090 f4"), Regs(rip=ENTRY, rax=7))
     vcpu = made.vcpu
     for _ in range(4):
+        before_the_last = time.monotonic_ns()
         assert isinstance(vcpu.run(), exits.IoOut)
+    behind = time.monotonic_ns()
     assert isinstance(vcpu.run(), exits.IoIn)
     vcpu.answer(b"\x03")
     assert isinstance(vcpu.run(), exits.MmioWrite)
@@ -285,6 +288,9 @@ def test_recent_exits_fold_what_differs_only_in_value(guest: MakeGuest) -> None:
         ExitRecord(5, "HLT", 0, 0, False, 0, 1),
     ]
     assert vcpu.exit_counts() == {"IO": 5, "MMIO": 1, "HLT": 1}
+    times = [record.when for record in vcpu.recent_exits()]
+    assert times == sorted(times)
+    assert before_the_last <= times[0] <= behind <= times[1]
 
 
 def test_recent_exits_are_the_last_32(guest: MakeGuest) -> None:

@@ -3,6 +3,7 @@
 #include "history.h"
 
 #include <string.h>
+#include <time.h>
 
 uint64_t pyvmm_little_endian(const uint8_t *bytes, uint32_t size)
 {
@@ -44,16 +45,26 @@ static void describe(const struct kvm_run *run, bool sound, struct pyvmm_record 
     }
 }
 
+/* By the vDSO: no system call. */
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
 void pyvmm_history_add(struct pyvmm_history *history, const struct kvm_run *run, bool sound)
 {
     struct pyvmm_record record;
     describe(run, sound, &record);
+    record.when = now();
     struct pyvmm_record *last =
         &history->records[(history->next + PYVMM_RECORDS - 1) % PYVMM_RECORDS];
     if (history->held != 0 && last->reason == record.reason &&
         last->address == record.address && last->size == record.size &&
         last->is_write == record.is_write) {
         last->count++;
+        last->when = record.when;
         return;
     }
     history->records[history->next] = record;

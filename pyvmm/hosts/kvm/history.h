@@ -23,8 +23,12 @@
 #define PYVMM_RECORDS 32
 #define PYVMM_REASONS 64
 
-/* One exit, or `count` of them that differ in nothing but the value, of which the first is kept. */
+/*
+ * One exit, or `count` of them that differ in nothing but the value, of which the first is kept;
+ * `when` is the last one's time, CLOCK_MONOTONIC in ns.
+ */
 struct pyvmm_record {
+    uint64_t when;
     uint64_t address;
     uint64_t value;
     uint64_t count;

@@ -379,6 +379,7 @@ class Vcpu(VcpuState):
                 bool(row.is_write),
                 row.value,
                 row.count,
+                row.when,
             )
             for row in (rows[i] for i in range(count))
         ]

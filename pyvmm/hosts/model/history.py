@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from time import monotonic_ns
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.exits import ExitRecord
@@ -44,13 +45,13 @@ class History:
         number, name = known
         self._counts[name] += 1
         address, size, is_write, value = _described(reason)
-        self._append(ExitRecord(number, name, address, size, is_write, value, 1))
+        self._append(ExitRecord(number, name, address, size, is_write, value, 1, monotonic_ns()))
 
     def posted(self, port: int, value: int | None) -> None:
         """An access to a port that ended no run; `value` is what was written, None: a read."""
         write = value is not None
         self._counts["POSTED_WRITE" if write else "POSTED_READ"] += 1
-        self._append(ExitRecord(2, "IO", port, 1, write, value or 0, 1))
+        self._append(ExitRecord(2, "IO", port, 1, write, value or 0, 1, monotonic_ns()))
 
     def converted(self) -> None:
         """A conversion that ended no run."""
@@ -66,7 +67,7 @@ class History:
                 record.size,
                 record.is_write,
             ):
-                records[-1] = replace(last, count=last.count + 1)
+                records[-1] = replace(last, count=last.count + 1, when=record.when)
                 return
         records.append(record)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pyvmm.errors import InternalError
@@ -231,6 +233,8 @@ def test_closing_in_the_middle_of_an_access_ends_the_threads() -> None:
 def test_records_of_exits_fold_what_repeats() -> None:
     with guest("mov $3, %ecx; 1: out %al, $0x80; loop 1b; hlt") as v:
         while v.run() != exits.Hlt():
-            pass
+            behind = time.monotonic_ns()
+        assert 0 < v.recent_exits()[0].when <= behind
+        assert behind <= v.recent_exits()[1].when <= time.monotonic_ns()
         assert [str(record) for record in v.recent_exits()] == ["IO 0x80/1 <- 0x0 x3", "HLT"]
         assert v.exit_counts() == {"IO": 3, "HLT": 1}
