@@ -122,6 +122,13 @@ def _load_compare(parser: argparse.ArgumentParser) -> Command:
     return compare.command
 
 
+def _load_matrix(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import matrix
+
+    matrix.add_arguments(parser)
+    return matrix.command
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
     "run": ("Boot a guest image; end with its exit status.", _load_run),
     "measure": ("Say which launch digest a private run of a guest comes to.", _load_measure),
@@ -129,6 +136,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
     "lifetime": ("Explore, replay and draw who pins whom: guest_memfds and VMs.", _load_lifetime),
     "compare": ("Run a guest under pyvmm and under QEMU, and compare.", _load_compare),
+    "matrix": ("Boot images by memory, CPUs and hosts, and say what became of each.", _load_matrix),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 

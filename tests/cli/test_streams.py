@@ -30,6 +30,7 @@ ANSWERS = [
     ["lab", "run", "--help"],
     ["lifetime", "explore", "--help"],
     ["compare", "--help"],
+    ["matrix", "--help"],
     ["guests"],
     ["guests", "--json"],
     ["doctor", "--json"],

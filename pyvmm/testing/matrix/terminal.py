@@ -114,8 +114,11 @@ def _cell(one: BootResult | None) -> str:
 
 
 def _reasons(summary: Summary) -> Iterator[RenderableType]:
-    """A line for each boot that did not just pass; equal reasons of those as expected once."""
-    told = summary.told()
+    """A line for each boot that did not just pass; equal reasons of those as expected once.
+
+    Of those that were not run there is nothing to say but that.
+    """
+    told = [one for one in summary.told() if one.verdict is not Verdict.NOT_RUN]
     wrong = [one for one in told if not one.verdict.is_as_expected]
     for one in wrong[:_TOLD]:
         colour = _COLOURS.get(one.verdict, "red")
