@@ -85,12 +85,12 @@ class HeldRanges(Protocol):
         """Tell whether [gpa, gpa + size) is within one region, and all of it shared."""
         ...
 
-    def lease(self, numbers: list[int], count: int, writable: bool, /) -> int:
-        """Lease `count` ranges, all or none: a GPA and a length for each. A number for `release`.
+    def lease(self, rows: bytes, count: int, writable: bool, /) -> int:
+        """Lease `count` ranges, all or none. A number for `release`.
 
-        Its lower 16 bits are the slot that all of them are in, or `SEVERAL`. A negative number:
-        refused (`refused_row`). Raises `OverflowError` and `TypeError` for what are no unsigned
-        64-bit numbers.
+        `rows` has a GPA and a length for each, as the machine's own unsigned 64-bit numbers. The
+        lower 16 bits of the answer are the slot that all of them are in, or `SEVERAL`. A negative
+        number: refused (`refused_row`).
         """
         ...
 

@@ -7,6 +7,7 @@ leased pages away waits for a while (`Vacating`), and is refused then.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from array import array
@@ -112,6 +113,8 @@ class Leases:
         self.patience = patience
         self._condition = threading.Condition(threading.Lock())
         self._changes = 0
+        self._packers: dict[int, Callable[..., bytes]] = {}
+        """By the number of ranges: what makes the rows that the host takes."""
         self._holders: dict[int, str] = {}
 
     def lease(
@@ -129,16 +132,18 @@ class Leases:
         `writable`), empty, that wraps, that overlaps another (if `writable`), or that is
         about to be converted, reset or saved as soon as other leases have ended.
         """
-        if not 0 < len(ranges) <= MOST_RANGES:
-            raise self._refused_number(len(ranges))
+        count = len(ranges)
+        if not 0 < count <= MOST_RANGES:
+            raise self._refused_number(count)
         ranges = tuple(ranges)  # What is looked at here is what is leased.
+        pack = self._packers.get(count)
+        if pack is None:
+            pack = self._packers[count] = struct.Struct(f"={2 * count}Q").pack
         try:
-            numbers = [*chain.from_iterable(ranges)]
-            if len(numbers) != 2 * len(ranges):
-                raise _refused_numbers(ranges)
-            number = self._lease(numbers, len(ranges), writable)
-        except (OverflowError, TypeError) as error:
+            rows = pack(*chain.from_iterable(ranges))
+        except (struct.error, TypeError) as error:
             raise _refused_numbers(ranges) from error
+        number = self._lease(rows, count, writable)
         if number < 0:
             raise self._refused(ranges, *refused_row(number))
         try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 import threading
 
 import pytest
@@ -135,7 +136,7 @@ def test_what_is_held_is_left_to_python_and_nothing_else(private_guest: MakePriv
     held = vm.conversions.held
     vm.conversions.serve([made.span()])
     held.add_region(0, 0, RAM_SIZE, writable=True)
-    lease = held.lease([DATA + PAGE + 5, 1], 1, True)
+    lease = held.lease(struct.pack("=QQ", DATA + PAGE + 5, 1), 1, True)
     listener = held.hold([(DATA + 4 * PAGE, PAGE)], HeldKind.LISTENER)
     held.hold([(DATA, RAM_SIZE - DATA)], HeldKind.WAITING)
     for gpa, pages in ((DATA, 2), (DATA + PAGE, 1), (DATA, 6), (DATA + 3 * PAGE, 2)):
@@ -147,7 +148,10 @@ def test_what_is_held_is_left_to_python_and_nothing_else(private_guest: MakePriv
     assert [held.is_shared(DATA + page * PAGE, PAGE) for page in range(6)] == [
         False, True, False, True, True, False,
     ]  # fmt: skip
-    assert refused_row(held.lease([DATA, 1], 1, True)) == (0, LeaseRefusal.NOT_SHARED)
+    assert refused_row(held.lease(struct.pack("=QQ", DATA, 1), 1, True)) == (
+        0,
+        LeaseRefusal.NOT_SHARED,
+    )
     held.release(HeldKind.LEASE, lease)
     assert take(vm, DATA, 4, TO_PRIVATE)
     assert not take(vm, DATA, 5, TO_PRIVATE)

@@ -154,6 +154,7 @@ def refusals() -> Iterator[Any]:
     yield pytest.param([(END, 1)], 0, reasons.NOT_A_RANGE, id="65 bits")
     yield pytest.param([(0, 1, 2, 3)], 0, reasons.NOT_A_RANGE, id="four numbers")
     yield pytest.param([(0,), (1, 2, 3)], 0, reasons.NOT_A_RANGE, id="one and three")
+    yield pytest.param([(0, 1), (1.5, 1)], 1, reasons.NOT_A_RANGE, id="a fraction")
     yield pytest.param([("0", 1)], 0, reasons.NOT_A_RANGE, id="text")
     yield pytest.param([None], 0, reasons.NOT_A_RANGE, id="nothing")
 
@@ -381,8 +382,8 @@ def test_a_lease_that_meets_the_end_is_refused(
     leases = world.memory.leases
     granted = leases._lease
 
-    def then_the_end(numbers: list[int], count: int, writable: bool, /) -> int:
-        number = granted(numbers, count, writable)
+    def then_the_end(rows: bytes, count: int, writable: bool, /) -> int:
+        number = granted(rows, count, writable)
         world.memory.close()
         return number
 

@@ -342,9 +342,10 @@ static int64_t lease(struct pyvmm_held *held, const uint64_t *rows, uint32_t cou
     return number;
 }
 
-int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const uint64_t *rows,
-                         uint32_t count, bool writable)
+int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const void *packed, uint32_t count,
+                         bool writable)
 {
+    const uint64_t *rows = packed;
     int64_t result = ill_formed(rows, count, writable);
     if (result != 0)
         return result;

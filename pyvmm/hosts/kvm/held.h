@@ -54,10 +54,11 @@ bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, u
 /*
  * Takes a lease on all rows or on none, and gives its number, whose lower 16 bits are the slot of the
  * region that has all of them: PYVMM_HELD_SEVERAL where there is more than one. `writable`: no row
- * may overlap another.
+ * may overlap another. `rows` are `count` pairs of uint64_t; untyped, so that cffi passes Python's
+ * bytes as they are.
  */
-int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const uint64_t *rows,
-                         uint32_t count, bool writable);
+int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const void *rows, uint32_t count,
+                         bool writable);
 /*
  * Holds the rows, of whatever kind but a lease; the number to release them by. -EINVAL for rows that
  * are empty or wrap, -E2BIG where too many are held, -ENOMEM.

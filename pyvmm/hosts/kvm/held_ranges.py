@@ -20,7 +20,7 @@ class KvmHeldRanges:
     def __init__(self, raw: CData) -> None:
         self._raw = raw
         # These two are called for every request of a device's: spared a call.
-        self.lease: Callable[[list[int], int, bool], int] = partial(lib.pyvmm_held_lease, raw)
+        self.lease: Callable[[bytes, int, bool], int] = partial(lib.pyvmm_held_lease, raw)
         """Lease all of the ranges or none; see `HeldRanges`."""
         self.release: Callable[[HeldKind, int], bool] = partial(lib.pyvmm_held_release, raw)
         """Give back what the number was given for; tell whether a conversion waits."""

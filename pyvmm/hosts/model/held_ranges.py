@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, LeaseRefusal
 from pyvmm.rules.abi import PAGE_SIZE
 
 _END = 1 << 64
+_ROW = struct.Struct("=QQ")
 MOST_RANGES = 65536
 """Largest number of ranges of one kind at a time."""
 
@@ -72,10 +73,9 @@ class ModelHeldRanges:
             region = self._region_of(gpa, size)
             return region is not None and size > 0 and _all_shared(region, gpa, size)
 
-    def lease(self, numbers: list[int], count: int, writable: bool, /) -> int:
+    def lease(self, rows: bytes, count: int, writable: bool, /) -> int:
         """Lease all of the ranges or none; see `HeldRanges`."""
-        numbers = array("Q", numbers).tolist()  # Raises what the compiled ones raise.
-        ranges = list(zip(numbers[::2], numbers[1::2], strict=True))[:count]
+        ranges = list(_ROW.iter_unpack(rows))[:count]
         refused = _ill_formed(ranges, writable=writable)
         if refused:
             return refused
