@@ -27,6 +27,8 @@ _TAIL_LINES = 5
 _TAIL_BYTES = 8192
 _QUIT_PATIENCE = 2.0
 _LAST_WORDS_PATIENCE = 0.5
+_ALL_WORDS_PATIENCE = 10.0
+"""Seconds for what an ended QEMU has said, which is all there, to be read on a busy machine."""
 PATIENCE = 30.0
 """Seconds that QEMU may take to greet us, or to answer."""
 
@@ -130,7 +132,7 @@ class QemuPeer:
         from qemu.qmp import Runstate
 
         code = await self.child.wait()
-        with trio.move_on_after(_LAST_WORDS_PATIENCE):
+        with trio.move_on_after(_ALL_WORDS_PATIENCE):
             if self._client is not None and self._client.runstate is Runstate.RUNNING:
                 await self._library.run(self._client.runstate_changed)
             await self._heard_all.wait()

@@ -24,6 +24,7 @@ class Feature(enum.Enum):
     RESET = "reset"
     POWERDOWN = "a power button"
     CORE = "a core file"
+    END_OF_INPUT = "the end of the console's input"
 
 
 class CannotError(PyvmmError):

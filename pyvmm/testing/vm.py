@@ -24,6 +24,7 @@ from pyvmm.testing.driver import Driver, Outcome, OutcomeKind, Registers
 from pyvmm.testing.failures import ExpectError, GuestFailedError, is_told
 from pyvmm.testing.life import TOLD, Life
 from pyvmm.testing.monitors import HostName
+from pyvmm.testing.presence import is_in_lab
 from pyvmm.testing.request import BootRequest
 from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.vm_events import AsyncEvents
@@ -215,7 +216,15 @@ def _judge(life: Life) -> None:
 def open_driver(request: BootRequest) -> AbstractAsyncContextManager[Driver]:
     """The driver for the request's host, which boots the guest inside of the block."""
     if request.host in (HostName.QEMU_TCG, HostName.QEMU_KVM):
-        raise UsageError(f"boot on {request.host.value}", "there is no driver for it yet")
+        from pyvmm.testing.qemu_driver import open_qemu_driver
+
+        return open_qemu_driver(request)
+    if request.host is HostName.LAB and not is_in_lab():
+        raise UsageError(
+            "boot on the lab from here",
+            "a test for the lab runs in the lab",
+            'mark it: @pytest.mark.pyvmm(hosts=["lab"]), or give --pyvmm-host lab',
+        )
     from pyvmm.testing.pyvmm_driver import open_pyvmm_driver
 
     return open_pyvmm_driver(request)

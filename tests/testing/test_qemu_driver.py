@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: MIT
+"""Guests under QEMU, by the fixture that boots them under pyvmm: what they do, and what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from pyvmm.bundled_guests import find
+from pyvmm.errors import UsageError
+from pyvmm.hosts.registers import RESET_RIP
+from pyvmm.qmp.peer import QemuError
+from pyvmm.testing import console_pipes
+from pyvmm.testing.boots import Boots
+from pyvmm.testing.console_pipes import ConsolePipes
+from pyvmm.testing.driver import CannotError, Event, EventName, Feature, OutcomeKind
+from pyvmm.testing.qemu_driver import open_qemu_driver
+from pyvmm.testing.qemu_registers import (
+    SenselessAnswerError,
+    parse_registers,
+    parse_translation,
+)
+from pyvmm.testing.request import make_request
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+TCG, KVM = "qemu-tcg", "qemu-kvm"
+by_both = pytest.mark.parametrize("host", [TCG, pytest.param(KVM, marks=pytest.mark.kvm)])
+HANG = 60.0
+
+
+def children() -> set[int]:
+    """QEMUs that this process has started, whichever thread it was."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        for pid in map(int, (task / "children").read_text().split()):
+            if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+@by_both
+@pytest.mark.parametrize(
+    ("guest", "append", "kind", "status"),
+    [
+        ("exit", "9", OutcomeKind.EXITED, 9),
+        # Its QEMU ends with 1, as one does that fails.
+        ("exit", "0", OutcomeKind.EXITED, 0),
+        ("exit", "64", OutcomeKind.CRASHED, None),
+        ("panic", "", OutcomeKind.PANICKED, None),
+    ],
+)
+def test_ends(
+    boot: Boots, host: str, guest: str, append: str, kind: OutcomeKind, status: int | None
+) -> None:
+    with boot(guest, append=append, host=host) as vm:
+        outcome = vm.wait()
+        assert (outcome.kind, outcome.status) == (kind, status)
+        names = [event.name for event in vm.events.all]
+        assert names[-1] is EventName.ENDED
+        assert (EventName.PANICKED in names) == (kind is OutcomeKind.PANICKED)
+    assert not children()
+
+
+def test_a_triple_fault_is_no_reset(boot: Boots) -> None:
+    with boot("triple", host=TCG) as vm:
+        outcome = vm.wait()
+        assert (outcome.kind, outcome.detail) == (OutcomeKind.CRASHED, "triple fault")
+
+
+def test_under_kvm_nobody_can_tell_them_apart(boot: Boots) -> None:
+    with boot("triple", host=KVM) as vm:
+        outcome = vm.wait()
+        assert outcome.kind is OutcomeKind.RESET
+        assert "triple fault" in outcome.detail
+
+
+def test_bytes_of_all_kinds_go_in_and_come_out_once(boot: Boots) -> None:
+    # All but the one at which this guest ends. No echo, no line discipline, no escape character.
+    typed = bytes(byte for byte in range(256) if byte != 4) * 3
+    with boot("echo", host=TCG) as vm:
+        vm.console.send(typed + b"\x04")
+        assert vm.wait().status == 0
+        assert vm.console.transcript == typed
+
+
+@by_both
+def test_looking_inside_and_standing_still(boot: Boots, host: str) -> None:
+    with boot("echo", host=host) as vm:
+        vm.console.send(b"ready")
+        vm.console.expect("ready")
+        vm.stop()
+        registers = vm.registers()
+        assert registers == vm.registers()
+        assert registers.values["cs"] & 3 == 0
+        assert registers.values["cr0"] & 1
+        gpa = vm.translate(registers.values["rip"])
+        assert gpa is not None
+        code = vm.memory.read(gpa, 16)
+        found = find("echo")
+        assert found is not None
+        assert code in found.path.read_bytes()
+        assert vm.translate(0x7FFF_0000_0000) is None
+        assert vm.memory.ranges == ((0, 64 << 20),)
+        vm.memory.write((64 << 20) - 4, b"left")
+        vm.console.send(b"more")
+        vm.resume()
+        vm.console.expect("more")
+        with pytest.raises(UsageError, match="vCPU"):
+            vm.registers(1)
+        with pytest.raises(UsageError, match="RAM"):
+            vm.memory.read((64 << 20) - 3, 4)
+        vm.console.send(b"\x04")
+        assert vm.wait().status == 0
+        # Its memory outlives QEMU.
+        assert vm.memory.read((64 << 20) - 4, 4) == b"left"
+        names = [event.name for event in vm.events.all]
+        assert names == [EventName.PAUSED, EventName.RESUMED, EventName.ENDED]
+        with pytest.raises(UsageError, match="over: the guest ended with status 0"):
+            vm.stop()
+
+
+@by_both
+def test_saved_and_restored_in_place_and_elsewhere(boot: Boots, host: str) -> None:
+    with boot("echo", host=host) as vm:
+        vm.console.send(b"one")
+        vm.console.expect("one")
+        vm.memory.write(32 << 20, b"before")
+        saved = vm.save()
+        vm.memory.write(32 << 20, b"after!")
+        vm.console.send(b"two")
+        vm.console.expect("two")
+        vm.stop()
+        assert vm.save() != saved
+        standing = vm.save()
+        vm.restore(saved)
+        assert vm.memory.read(32 << 20, 6) == b"before"
+        vm.console.send(b"three")
+        vm.console.expect("three")
+        vm.restore(standing)
+        assert vm.memory.read(32 << 20, 6) == b"after!"
+        vm.resume()
+        vm.console.send(b"\x04")
+        assert vm.wait().status == 0
+        assert len(children()) == 0
+    with boot("echo", host=host) as vm:
+        vm.restore(saved)
+        assert vm.memory.read(32 << 20, 6) == b"before"
+        vm.console.send(b"\x04")
+        assert vm.wait().status == 0
+    with boot("echo", host=host, memory="32M") as vm:
+        for wrong in (saved, b"something"):
+            with pytest.raises(UsageError, match="not saved from a machine like this"):
+                vm.restore(wrong)
+
+
+@by_both
+def test_reset_and_the_power_button(boot: Boots, host: str) -> None:
+    with boot("hang", host=host) as vm:
+        vm.console.expect("hanging")
+        vm.reset()
+        vm.console.expect("hanging")
+        vm.powerdown()
+        vm.events.wait_for("powerdown")
+        vm.stop()
+        vm.reset()
+        vm.resume()
+        vm.console.expect("hanging")
+        names = [event.name.value for event in vm.events.all]
+        assert names == ["reset", "powerdown", "paused", "reset", "resumed"]
+
+
+def test_one_that_waits_before_its_first_instruction(boot: Boots) -> None:
+    with boot("hang", host=TCG, paused=True) as vm:
+        assert vm.registers().values["rip"] == RESET_RIP
+        assert vm.registers().values["rip"] == RESET_RIP
+        vm.resume()
+        vm.console.expect("hanging")
+
+
+def test_a_time_limit(boot: Boots) -> None:
+    with boot("hang", host=TCG, timeout=1) as vm:
+        with pytest.raises(AssertionError, match="time limit"):
+            vm.wait()
+    assert not children()
+
+
+def test_its_core_file_is_an_elf_file(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with open_qemu_driver(make_request("hang", host=TCG, memory="4M")) as driver:
+            driver.listen(events.append)
+            assert await driver.receive()
+            await driver.core(str(core))
+
+    trio.run(main)
+    assert core.read_bytes()[:4] == b"\x7fELF"
+    assert core.stat().st_size > 4 << 20
+    assert events == []
+
+
+def test_things_that_qemu_cannot_do(boot: Boots) -> None:
+    with boot("hang", host=TCG) as vm:
+        for feature, action in (
+            (Feature.PAGE_STATES, vm.page_states),
+            (Feature.PAGE_STATES, lambda: vm.convert(0, 4096, "private")),
+            (Feature.BREAKPOINTS, lambda: vm.breakpoint(0)),
+            (Feature.END_OF_INPUT, vm.console.end_input),
+        ):
+            with pytest.raises(CannotError) as caught:
+                action()
+            assert caught.value.feature is feature
+    flat = b"\xf4"
+    for refused in (
+        boot("hello", host=TCG, private=True),
+        boot(flat, host=TCG),
+        boot("hello", host=TCG, memory=(64 << 20) + 4096),
+    ):
+        with pytest.raises(CannotError):
+            refused.__enter__()
+
+
+def test_one_that_is_killed_says_so(boot: Boots) -> None:
+    with boot("hang", host=TCG) as vm:
+        vm.console.expect("hanging")
+        (qemu,) = children()
+        os.kill(qemu, signal.SIGKILL)
+        with pytest.raises(QemuError, match="SIGKILL"):
+            vm.wait()
+
+
+BOOTS_AND_WAITS = """
+import os, sys, time
+from pyvmm.machine.loop_thread import LoopThread
+from pyvmm.testing.boots import Boots
+from tests.testing.test_qemu_driver import children
+with LoopThread("boots") as loop, Boots(loop)("hang", host="qemu-tcg") as vm:
+    vm.console.expect("hanging")
+    print(*children(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_process_that_is_killed_leaves_no_qemu() -> None:
+    with subprocess.Popen([sys.executable, "-c", BOOTS_AND_WAITS], stdout=subprocess.PIPE) as test:
+        assert test.stdout is not None
+        qemu = int(test.stdout.readline())
+        test.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + HANG
+    while Path(f"/proc/{qemu}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{qemu}").exists()
+
+
+def test_a_reader_that_stalls_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_pipes, "WAITING_MAX", 1 << 16)
+    monkeypatch.setattr(console_pipes, "_ROOM", 1 << 16)
+    said = os.urandom(1 << 20)
+
+    async def main() -> bytes:
+        pipes = ConsolePipes()
+        got = b""
+        async with trio.open_nursery() as nursery:
+
+            async def say() -> None:
+                os.set_blocking(pipes.child_output, False)
+                at = 0
+                while at < len(said):
+                    await trio.lowlevel.wait_writable(pipes.child_output)
+                    at += os.write(pipes.child_output, said[at : at + 4096])
+                pipes.end()
+
+            nursery.start_soon(pipes.pump)
+            nursery.start_soon(say)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            while data := await pipes.receive():
+                got += data
+        await pipes.close()
+        return got
+
+    assert trio.run(main) == said
+
+
+IN_64_BIT = """
+CPU#0
+RAX=0000000000000061 RBX=000000000010cfef RCX=000000000010cff0 RDX=00000000000003fe
+RSI=0000000000000000 RDI=000000000010cff0 RBP=0000000000000000 RSP=000000000010cfe0
+R8 =00000000000003fd R9 =00000000000003f8 R10=0000000000000001 R11=0000000000000001
+R12=0000000000000000 R13=0000000000000000 R14=0000000000000000 R15=000000000000000f
+RIP=0000000000100435 RFL=00000047 [---Z-PC] CPL=0 II=0 A20=1 SMM=0 HLT=0
+ES =0010 0000000000000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
+CS =0008 0000000000001000 ffffffff 00af9b00 DPL=0 CS64 [-RA]
+SS =0010 0000000000000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
+DS =0010 0000000000000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
+FS =0010 0000000000000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
+GS =0010 0000000000000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
+LDT=0000 0000000000000000 0000ffff 00008200 DPL=0 LDT
+TR =0028 000000000010e020 00000067 00008b00 DPL=0 TSS64-busy
+GDT=     000000000010e0a0 00000037
+IDT=     000000000010e110 00000fff
+CR0=80010011 CR2=0000000000000000 CR3=0000000000102000 CR4=00000020
+DR0=0000000000000000 DR1=0000000000000000 DR2=0000000000000000 DR3=0000000000000000
+DR6=00000000ffff0ff0 DR7=0000000000000400
+EFER=0000000000000500
+FCW=037f FSW=0000 [ST=0] FTW=00 MXCSR=00001f80
+"""
+
+
+def test_registers_are_read_strictly() -> None:
+    registers = parse_registers(IN_64_BIT)
+    values = registers.values
+    assert [values[name] for name in ("rax", "r8", "r15", "rip")] == [0x61, 0x3FD, 15, 0x100435]
+    assert [values[name] for name in ("rflags", "cs", "tr", "cr0")] == [0x47, 8, 0x28, 0x80010011]
+    assert (registers.bases["cs"], registers.bases["tr"]) == (0x1000, 0x10E020)
+    with pytest.raises(SenselessAnswerError, match="no efer"):
+        parse_registers(IN_64_BIT.replace("EFER", "LEFT"))
+    with pytest.raises(SenselessAnswerError, match="no cs"):
+        parse_registers(IN_64_BIT.replace("CS =0008", "CS =what"))
+    short = IN_64_BIT.replace("R8 =", "X8 =").replace("RAX=00000000", "EAX=")
+    assert parse_registers(short).values["rax"] == 0x61
+    assert parse_translation("gpa: 0x1000\r\n") == 0x1000
+    assert parse_translation("Unmapped\r\n") is None
+    with pytest.raises(SenselessAnswerError):
+        parse_translation("unknown command: 'gva2gpa'")
