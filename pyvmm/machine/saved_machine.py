@@ -60,7 +60,7 @@ class SavedMachine:
         """
         from pyvmm.machine.saved_file import write
 
-        write(Path(path), self, _OWN)
+        write(Path(path), self, KINDS)
 
     @classmethod
     def from_file(cls, path: str | Path) -> SavedMachine:
@@ -71,10 +71,10 @@ class SavedMachine:
         """
         from pyvmm.machine.saved_file import read
 
-        return read(Path(path), cls, _OWN)
+        return read(Path(path), cls, KINDS)
 
 
-_OWN = (SavedMachine, SavedMemory, SavedConsole)
+KINDS = (SavedMachine, SavedMemory, SavedConsole)
 """Kinds that files may have beside those of hosts and devices."""
 
 

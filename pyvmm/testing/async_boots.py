@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from types import TracebackType
-from typing import NoReturn, Unpack
+from typing import NoReturn, TypeVar, Unpack
 
 import trio
 
@@ -20,6 +20,9 @@ from pyvmm.testing.request import BootArguments, BootRequest, make_request
 from pyvmm.testing.vm import AsyncVm, excuse, open_vm
 
 __tracebackhide__ = is_told
+
+
+T = TypeVar("T", bound="AsyncBoot")
 
 
 class AsyncBoot:
@@ -118,6 +121,9 @@ class AsyncBoots:
 
         Raises as `make_request`, and `UsageError` outside of trio.
         """
+        return self._keep(AsyncBoot(make_request(image, **arguments)))
+
+    def _keep(self, made: T) -> T:
         try:
             trio.lowlevel.current_task()
         except RuntimeError:
@@ -127,7 +133,6 @@ class AsyncBoots:
                 "have the test run on trio (pytest-trio, or anyio_backend = 'trio'), "
                 "or use the fixture boot in a synchronous test",
             ) from None
-        made = AsyncBoot(make_request(image, **arguments))
         self._made.append(made)
         return made
 

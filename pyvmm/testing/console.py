@@ -29,7 +29,7 @@ class AsyncConsole:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._cursor = 0
+        self._cursor = 0 if life.request.saved is None else life.request.saved.cursor
 
     # -- output --
 

@@ -35,6 +35,11 @@ class Deadline:
         """The boot's own limit, for messages."""
         return f"within {self._seconds:g} s, the boot's time limit"
 
+    @property
+    def seconds_passed(self) -> float:
+        """Seconds since the boot."""
+        return trio.current_time() - self._at + self._seconds
+
     @contextmanager
     def limit(self, timeout: float | None) -> Iterator[Limit]:
         """Cancel the block after `timeout` seconds, or when the boot's deadline has passed.

@@ -33,6 +33,8 @@ class Life:
         self.driver = driver
         self.deadline = Deadline(request.timeout)
         self.transcript = Transcript()
+        if request.saved is not None:
+            self.transcript.append(request.saved.said)
         self.events: list[Event] = []
         self.outcome: Outcome | None = None
         self.is_taken = False

@@ -8,7 +8,7 @@ the first test that asks for a boot.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.loop_thread import LoopThread
     from pyvmm.testing.async_boots import AsyncBoots
     from pyvmm.testing.boots import Boots
+    from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +50,56 @@ def async_boot() -> Iterator[AsyncBoots]:
         yield boots
     finally:
         boots.close()
+
+
+@pytest.fixture(scope="session")
+def _pyvmm_saved_boots(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SavedBoots]:
+    from pyvmm.testing.saved_boots import SavedBoots
+
+    base = tmp_path_factory.getbasetemp()
+    # A worker of pytest-xdist has a folder in the one that all of them share.
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+    with SavedBoots(shared / "pyvmm-saved-boots") as saved:
+        yield saved
+
+
+@pytest.fixture
+def booted(
+    request: pytest.FixtureRequest, _pyvmm_loop: LoopThread, _pyvmm_saved_boots: SavedBoots
+) -> Iterator[Booted]:
+    """Start behind a boot: ``with booted("echo", until="ready") as vm:``.
+
+    The session boots such a guest once, and restores it for each test. Clones of one boot share
+    whatever randomness their guest had collected.
+    """
+    from pyvmm.testing.saved_boots import Booted
+
+    booted = Booted(_pyvmm_loop, _pyvmm_saved_boots, _teller(request.node))
+    try:
+        yield booted
+    finally:
+        booted.close()
+
+
+@pytest.fixture
+def async_booted(
+    request: pytest.FixtureRequest, _pyvmm_saved_boots: SavedBoots
+) -> Iterator[AsyncBooted]:
+    """Start behind a boot in a trio test: ``async with async_booted("echo", until=...) as vm:``."""
+    from pyvmm.testing.saved_boots import AsyncBooted
+
+    booted = AsyncBooted(_pyvmm_saved_boots, _teller(request.node))
+    try:
+        yield booted
+    finally:
+        booted.close()
+
+
+def _teller(item: pytest.Item) -> Callable[[str], None]:
+    """Function that adds a line to a test's report."""
+    return lambda line: item.add_report_section("call", "boot", line + "\n")
 
 
 @pytest.hookimpl(wrapper=True)

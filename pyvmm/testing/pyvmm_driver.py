@@ -314,9 +314,12 @@ async def open_pyvmm_driver(request: BootRequest) -> AsyncIterator[PyvmmDriver]:
     Raises `CannotError` where the host is not here, or lacks what the machine needs.
     """
     config = machine_config(request)
+    saved = None if request.saved is None else request.saved.machine
     async with AsyncExitStack() as stack:
         try:
-            machine = await stack.enter_async_context(open_machine(config, paused=True))
+            machine = await stack.enter_async_context(
+                open_machine(config, paused=True, saved=saved)
+            )
         except (HostLacksError, NoPermissionError) as error:
             feature = Feature.PRIVATE_MEMORY if request.private else None
             raise CannotError(request.host, feature, f"{error.attempt}: {error.cause}") from error

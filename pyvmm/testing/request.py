@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from pyvmm import bundled_guests
 from pyvmm.errors import NoInputError, UsageError
@@ -14,6 +14,9 @@ from pyvmm.machine.image_file import image_path, read_image, read_input
 from pyvmm.memory.sizes import size_of
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.monitors import HostName
+
+if TYPE_CHECKING:
+    from pyvmm.testing.saved_boot import SavedBoot
 
 __tracebackhide__ = is_told
 
@@ -30,7 +33,7 @@ class BootRequest:
     `crash` a guest that panics or crashes does not fail its test. `firmware` starts it where
     `private`: what it does not share, the host does not see. `symbols` is the image's ELF file with
     symbols, where a test names it. With `paused` it waits for the first ``resume`` before its first
-    instruction.
+    instruction. With `saved` it is not booted, and goes on from there.
     """
 
     image: bytes = field(repr=False)
@@ -48,6 +51,7 @@ class BootRequest:
     crash: bool = False
     symbols: Path | None = None
     paused: bool = False
+    saved: SavedBoot | None = field(default=None, repr=False)
 
 
 class BootArguments(TypedDict, total=False):

@@ -15,12 +15,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import InternalError, UsageError
 from pyvmm.testing.console import AsyncConsole
-from pyvmm.testing.driver import Driver, Outcome, OutcomeKind, Registers
+from pyvmm.testing.driver import (
+    CannotError,
+    Driver,
+    Feature,
+    Outcome,
+    OutcomeKind,
+    Registers,
+)
 from pyvmm.testing.failures import ExpectError, GuestFailedError, is_told
 from pyvmm.testing.life import TOLD, Life
 from pyvmm.testing.monitors import HostName
@@ -29,6 +37,9 @@ from pyvmm.testing.request import BootRequest
 from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory
+
+if TYPE_CHECKING:
+    from pyvmm.testing.saved_boot import SavedBoot
 
 __tracebackhide__ = is_told
 
@@ -228,6 +239,39 @@ def open_driver(request: BootRequest) -> AbstractAsyncContextManager[Driver]:
     from pyvmm.testing.pyvmm_driver import open_pyvmm_driver
 
     return open_pyvmm_driver(request)
+
+
+async def save_boot(vm: AsyncVm) -> SavedBoot:
+    """Save a guest where it is, with what it has said; it is stopped then.
+
+    Raises `CannotError` where the monitor's state is not to be kept in a file, `UsageError` where
+    the guest has ended by then.
+    """
+    from pyvmm.machine.saved_machine import SavedMachine
+    from pyvmm.testing.saved_boot import SavedBoot
+
+    life = vm._life
+    seconds = life.deadline.seconds_passed
+    await vm.stop()
+    try:
+        machine = await vm.save()
+    except InternalError as failure:
+        raise UsageError(
+            f"save {vm.request.name} at a point of its boot",
+            failure.cause,
+            "choose a point at which it waits for something",
+        ) from failure
+    if not isinstance(machine, SavedMachine):
+        raise CannotError(vm.host, Feature.SAVING, "its state does not go into a file")
+    said = life.transcript
+    end = machine.console.said + (0 if life.request.saved is None else len(life.request.saved.said))
+    with life.deadline.limit(None) as limit:
+        while said.end < end:
+            await life.change()
+    if limit.passed:
+        raise ExpectError("read what the guest has said", f"not {limit.name}")
+    cursor = max(vm.console._cursor, said.start) - said.start
+    return SavedBoot(machine, said.between(said.start, end), cursor, seconds)
 
 
 def excuse(vm: AsyncVm) -> None:
