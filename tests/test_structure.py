@@ -59,7 +59,7 @@ PURE_MODULES = {
     ),
     "testing": (
         "__init__", "cases", "driver", "failures", "guest_failures", "monitors", "nearest",
-        "patterns", "tap", "tap_lines", "tap_results", "tap_stream", "transcript",
+        "patterns", "tap", "tap_lines", "tap_results", "tap_stream", "transcript", "verdicts",
     ),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",

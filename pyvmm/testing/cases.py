@@ -45,8 +45,13 @@ class GuestCase:
     file: str
     line: int
     number: int
-    option: str
-    """Value of ``case=`` that has the guest run it: its name, or its number where names repeat."""
+    own_name: str
+    """Name that the guest has for it; others may have the same."""
+
+    @property
+    def option(self) -> str:
+        """Value of ``case=`` that has the guest run it: its name, or its number."""
+        return self.name if self.name == self.own_name else str(self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +162,5 @@ def _told_apart(cases: list[GuestCase]) -> tuple[GuestCase, ...]:
             count += 1
             name = f"{case.name}#{count}"
         taken.add(name)
-        told.append(replace(case, name=name, option=str(case.number)))
+        told.append(replace(case, name=name))
     return tuple(told)

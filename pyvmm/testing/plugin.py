@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
 
 
-@pytest.fixture(scope="session")
-def _pyvmm_loop() -> Iterator[LoopThread]:
-    from pyvmm.machine.loop_thread import LoopThread
+pytest_plugins = ("pyvmm.testing.collecting",)
 
-    with LoopThread("boots") as loop:
-        yield loop
+
+@pytest.fixture(scope="session")
+def _pyvmm_loop(pytestconfig: pytest.Config) -> LoopThread:
+    from pyvmm.testing.session_loop import session_loop
+
+    return session_loop(pytestconfig)
 
 
 @pytest.fixture

@@ -246,7 +246,13 @@ def test_a_run_that_boots_nothing_loads_nothing(pytester: pytest.Pytester) -> No
     pytester.makepyfile("def test_it(): pass")
     result = pytester.runpytest_subprocess(*PLUGINS)
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["heavy:", "ours: pyvmm pyvmm.testing pyvmm.testing.plugin"])
+    result.stdout.fnmatch_lines(
+        [
+            "heavy:",
+            "ours: pyvmm pyvmm.testing pyvmm.testing.collecting pyvmm.testing.ktap_reports "
+            "pyvmm.testing.plugin",
+        ]
+    )
 
 
 WAITS = """

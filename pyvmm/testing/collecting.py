@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Images as files of tests: collected without a boot, an item for each case, or one for all.
+
+Part of the plugin: imports pytest and nothing of pyvmm that costs anything until an image is seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyvmm.testing.ktap_reports import CARRIED, Unfolding, carried
+
+if TYPE_CHECKING:
+    from pyvmm.testing.image_items import CaseItem, KtapItem
+    from pyvmm.testing.image_lines import ImageLine
+
+_LINES = pytest.StashKey["list[ImageLine]"]()
+_ELF = b"\x7fELF"
+_NOTE_OF_A_GUEST = b"Xen\0"
+"""Within the PVH note, without which an ELF file is an ordinary program."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what says which images are files of tests."""
+    parser.addini(
+        "pyvmm_images",
+        "images that are collected as files of tests, a line each: "
+        "GLOB [ktap] [crash] [private] [append=TEXT] [memory=SIZE] [cpus=N] [timeout=SECONDS] "
+        "[host=HOST] [initrd=FILE]",
+        type="linelist",
+    )
+    group = parser.getgroup("pyvmm", "guests booted by pyvmm")
+    group.addoption(
+        "--pyvmm-ktap",
+        action="store_true",
+        help="images that are given print KTAP or TAP: one boot each, a report for each result",
+    )
+    group.addoption(
+        "--pyvmm-images",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="a line more, before those of the ini option pyvmm_images",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the lines; unfold results where reports are written, not in a worker of pytest-xdist."""
+    if _has_lines(config):
+        _lines(config)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Unfolding(config), "pyvmm-unfolding")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have the report of a boot with many results carry them."""
+    report = yield
+    results = getattr(item, "results", None)
+    if call.when == "call" and results is not None and isinstance(item.parent, ImageFile):
+        setattr(report, CARRIED, carried(results))
+    return report
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect an image that was given, or that a line of ``pyvmm_images`` matches."""
+    config = parent.config
+    is_given = parent.session.isinitpath(file_path)
+    has_lines = _has_lines(config)
+    if not is_given and not has_lines:
+        return None
+    from pyvmm.testing.image_lines import ImageLine, find_line
+
+    line = find_line(_lines(config), file_path, config.rootpath) if has_lines else None
+    if line is None:
+        if not is_given:
+            return None
+        line = ImageLine("", is_ktap=config.getoption("--pyvmm-ktap"))
+        if not line.is_ktap and not _may_be_guest(file_path):
+            return None
+    collector: pytest.Collector = ImageFile.from_parent(parent, path=file_path, line=line)
+    return collector
+
+
+def _has_lines(config: pytest.Config) -> bool:
+    return bool(config.getini("pyvmm_images") or config.getoption("--pyvmm-images"))
+
+
+def _lines(config: pytest.Config) -> list[ImageLine]:
+    """The lines, read once. Raises pytest's usage error for one that is none."""
+    lines = config.stash.get(_LINES, None)
+    if lines is None:
+        from pyvmm.errors import UsageError
+        from pyvmm.testing.image_lines import read_line
+
+        written = [*config.getoption("--pyvmm-images"), *config.getini("pyvmm_images")]
+        try:
+            lines = [read_line(each) for each in written]
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.stash[_LINES] = lines
+    return lines
+
+
+def _may_be_guest(path: Path) -> bool:
+    """Tell whether `path` lists test cases, or is a guest that says so in an ELF note.
+
+    Other programs are left to other plugins.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_ELF)) != _ELF:
+                return False
+        content = path.read_bytes()
+    except OSError:
+        return False
+    from pyvmm.testing.cases import SECTION
+
+    return SECTION.encode() in content or _NOTE_OF_A_GUEST in content
+
+
+class ImageFile(pytest.File):
+    """An image: its cases, or one item whose boot gives all results."""
+
+    def __init__(self, *, line: ImageLine, **more: object) -> None:
+        super().__init__(**more)  # type: ignore[arg-type]
+        self.line = line
+
+    def collect(self) -> Iterable[CaseItem | KtapItem]:
+        """List the cases, in their order. Raises `CollectError` with one line."""
+        from pyvmm.errors import PyvmmError
+        from pyvmm.testing.cases import list_cases
+        from pyvmm.testing.image_items import CaseItem, KtapItem
+
+        shown = os.path.relpath(self.path, self.config.invocation_params.dir)
+        if self.line.is_ktap:
+            return [KtapItem.from_parent(self, name="boot", line=self.line)]
+        attempt = f"list the test cases of {shown}"
+        try:
+            cases = list_cases(self.path.read_bytes(), attempt)
+        except OSError as error:
+            raise self.CollectError(f"cannot {attempt}: {error.strerror}") from None
+        except PyvmmError as error:
+            raise self.CollectError(str(error)) from None
+        if cases is None:
+            raise self.CollectError(
+                f"cannot {attempt}: it has no section .pyvmm.cases; link test cases into it "
+                "(guest/include/cases.h), or say --pyvmm-ktap where it prints KTAP or TAP"
+            )
+        return [
+            CaseItem.from_parent(self, name=case.name, case=case, line=self.line) for case in cases
+        ]

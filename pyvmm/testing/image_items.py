@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Items of images: a boot for one case, or one boot whose results are all reported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pyvmm.testing.boots import Boot, Boots
+from pyvmm.testing.cases import GuestCase
+from pyvmm.testing.driver import Outcome
+from pyvmm.testing.failures import ExpectError, console_end
+from pyvmm.testing.guest_failures import GuestFailure
+from pyvmm.testing.guest_longrepr import failure_repr
+from pyvmm.testing.image_lines import ImageLine
+from pyvmm.testing.request import DEFAULT_MEMORY, DEFAULT_TIMEOUT
+from pyvmm.testing.session_loop import session_loop
+from pyvmm.testing.source_files import find_source
+from pyvmm.testing.tap_results import TapReport, TapStatus
+from pyvmm.testing.verdicts import judge_case, judge_run, read_results
+
+if TYPE_CHECKING:
+    from pyvmm.testing.blocking_vm import Vm
+
+_TOLD = 1 << 14
+"""Bytes of the console's end that a failure shows lines of."""
+
+
+class GuestCaseError(AssertionError):
+    """A test in a guest has failed: `reason` in a line, its assertions, the console's end."""
+
+    def __init__(self, reason: str, failures: tuple[GuestFailure, ...], said: bytes) -> None:
+        super().__init__(reason)
+        self.failures = failures
+        self.said = said
+
+
+class ImageItem(pytest.Item):
+    """An item whose run is one boot of an image."""
+
+    def __init__(self, *, line: ImageLine, **more: Any) -> None:
+        super().__init__(**more)
+        self.line = line
+        # Other plugins look at these of every item.
+        self.fixturenames: list[str] = []
+        self.funcargs: dict[str, object] = {}
+
+    @property
+    def append(self) -> str:
+        """Command line of the boot."""
+        return self.line.append
+
+    @property
+    def limit(self) -> float:
+        """Time limit of the boot, in seconds."""
+        return self.line.timeout or DEFAULT_TIMEOUT
+
+    def boot(self) -> Boot:
+        """A boot, to be entered."""
+        line = self.line
+        return Boots(session_loop(self.config))(
+            self.path,
+            append=self.append,
+            memory=line.memory or DEFAULT_MEMORY,
+            cpus=line.cpus or 1,
+            private=line.private,
+            host=line.host or "auto",
+            initrd=line.initrd and self.config.rootpath / line.initrd,
+            timeout=self.limit,
+            crash=True,  # The verdict is made here.
+        )
+
+    def run_guest(self) -> tuple[Outcome | None, bytes]:
+        """Boot the guest and wait: how it ended, None where it did not, and all that it said."""
+        with self.boot() as vm:
+            self.has_booted(vm)
+            try:
+                outcome = vm.wait()
+            except ExpectError:
+                outcome = None
+            return outcome, vm.console.transcript
+
+    def has_booted(self, vm: Vm) -> None:
+        """Keep what reports say of the boot."""
+        self.user_properties.append(("pyvmm_host", vm.host.value))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Failed assertions of the guest as pytest shows its own; else as any item."""
+        error = excinfo.value
+        if not isinstance(error, GuestCaseError):
+            return super().repr_failure(excinfo, style)
+        path, line, _ = self.reportinfo()
+        return failure_repr(
+            str(error),
+            error.failures,
+            (os.path.relpath(path), (line or 0) + 1),
+            self.source_of,
+            tuple(console_end(error.said[-_TOLD:])),
+        )
+
+    def source_of(self, file: str) -> Path | None:
+        """A source file that the guest names, where it is here."""
+        return find_source(file, self.path, self.config.rootpath)
+
+
+class CaseItem(ImageItem):
+    """A case of an image, in a boot of its own."""
+
+    def __init__(self, *, case: GuestCase, **more: Any) -> None:
+        super().__init__(**more)
+        self.case = case
+
+    @property
+    def append(self) -> str:
+        """Command line of the boot: it names the case."""
+        return f"{self.line.append} case={self.case.option}".strip()
+
+    def runtest(self) -> None:
+        """Boot the guest for the case. Raises `GuestCaseError` where that has not passed."""
+        __tracebackhide__ = True
+        outcome, said = self.run_guest()
+        verdict = judge_case(self.case.own_name, said, outcome, self.limit)
+        match verdict.status:
+            case TapStatus.PASSED | TapStatus.XPASSED:
+                return
+            case TapStatus.SKIPPED:
+                raise pytest.skip.Exception(verdict.reason, _use_item_location=True)
+            case TapStatus.XFAILED:
+                pytest.xfail(verdict.reason)
+            case TapStatus.FAILED | TapStatus.CRASHED:
+                raise GuestCaseError(verdict.reason, verdict.failures, said)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Source file and line of the case, where that is here; else the image."""
+        source = self.source_of(self.case.file)
+        if source is None:
+            return self.path, None, self.name
+        return source, self.case.line - 1, self.name
+
+
+class KtapItem(ImageItem):
+    """A guest that prints KTAP or TAP: its run, beside which each of its results is reported."""
+
+    results: TapReport | None = None
+
+    def runtest(self) -> None:
+        """Boot the guest. Raises `GuestCaseError` where something else than a result is wrong."""
+        __tracebackhide__ = True
+        outcome, said = self.run_guest()
+        self.results = read_results(said)
+        reason = judge_run(self.results, said, outcome, self.limit, crash=self.line.crash)
+        if reason:
+            raise GuestCaseError(reason, (), said)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """The image."""
+        return self.path, None, self.name
