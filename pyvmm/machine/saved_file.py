@@ -23,6 +23,7 @@ import stat
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
@@ -48,6 +49,12 @@ MOST_HEADER: Final = 1 << 26
 _AGAIN: Final = "save the machine again"
 
 
+@cache
+def own_version() -> str:
+    """Version of pyvmm, which takes a millisecond to find out."""
+    return version("pyvmm")
+
+
 class SavedFileError(PyvmmError):
     """A file that is no saved machine, or one that is cut, damaged or another version's."""
 
@@ -67,7 +74,7 @@ def write(path: Path, value: object, own: Iterable[type]) -> None:
         raise UsageError(attempt, str(error), "leave out what the library's user has added") from (
             error
         )
-    header = json.dumps({"pyvmm": version("pyvmm"), "saved": saved}).encode()
+    header = json.dumps({"pyvmm": own_version(), "saved": saved}).encode()
     size = _START.size + len(header) + sum(map(len, blobs)) + _DIGEST
     start = _START.pack(_MAGIC + b"%d\n" % _VERSION, len(header), size)
     digest = hashlib.sha256()
@@ -120,7 +127,7 @@ def read(path: Path, kind: type[T], own: Iterable[type]) -> T:
         header = json.loads(bytes(content[_START.size : at]), parse_constant=_no_number)
         if not isinstance(header, dict) or header.keys() != {"pyvmm", "saved"}:
             raise UnsavedError("its header has not the fields that it should have")
-        theirs, here = header["pyvmm"], version("pyvmm")
+        theirs, here = header["pyvmm"], own_version()
         if theirs != here:
             raise UnsavedError(f"pyvmm {theirs!r:.40} wrote it, and this is {here!r}")
         value = Codec(own).read(kind, header["saved"], blobs.take)

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeAlias, Unpack
@@ -26,6 +25,7 @@ import trio
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.hosts.owner import Owner
 from pyvmm.machine.loop_thread import LoopThread
+from pyvmm.machine.saved_file import own_version
 from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boot
@@ -61,7 +61,7 @@ def key_of(request: BootRequest, until: Any) -> str:
     for name, value in values.items():
         if isinstance(value, bytes):
             values[name] = hashlib.sha256(value).hexdigest()
-    parts = (version("pyvmm"), values, _point(until))
+    parts = (own_version(), values, _point(until))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
