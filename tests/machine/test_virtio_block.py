@@ -147,6 +147,28 @@ def test_a_reset_that_waits_in_vain_is_refused_and_the_guest_goes_on(host: HostC
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_a_machine_is_restored_behind_what_is_under_way(host: HostChoice) -> None:
+    store = SlowStore()
+
+    async def main() -> list[bytes]:
+        async with running(machine_with(store, host, b"rounds=1"), paused=True) as made:
+            control = made.machine.control
+            saved = await control.save()
+            control.resume()
+            await store.begun.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(control.restore, saved)
+                await wait_all_tasks_blocked()
+                store.go_on.set()
+            result = await control.wait()
+            assert result.ending.status == 0, result
+            return made.port.receive_nowait().splitlines()
+
+    assert trio.run(main) == [*START, *START, *rounds(1)]
+    assert not store.cancelled
+
+
+@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("lost", ["what is available", "an interrupt"])
 def test_what_is_under_way_when_a_machine_is_saved_is_done_after_it_is_restored(
     host: HostChoice, lost: str, monkeypatch: pytest.MonkeyPatch
