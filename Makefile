@@ -80,12 +80,14 @@ format: $(TOOLS) ## lay the Python code out as `make lint` wants it
 .PHONY: blocking
 blocking: OBJECTS := pyvmm/machine/blocking_objects.py
 blocking: VM := pyvmm/testing/blocking_vm.py
+blocking: VM_TESTS := tests/testing/test_blocking_vm.py
 blocking: TESTS := tests/machine/test_open_blocking_machine.py
 blocking: $(TOOLS) ## make the blocking twins of a machine's objects, and of their tests, again
 	$(BIN)/python -m pyvmm.machine.generate_blocking >$(OBJECTS).new && mv $(OBJECTS).new $(OBJECTS)
 	$(BIN)/python -m pyvmm.testing.generate_blocking >$(VM).new && mv $(VM).new $(VM)
 	$(BIN)/python -m tests.machine.generate_blocking_tests >$(TESTS).new && mv $(TESTS).new $(TESTS)
-	$(BIN)/ruff format -q $(OBJECTS) $(VM) $(TESTS)
+	$(BIN)/python -m tests.testing.generate_blocking_tests >$(VM_TESTS).new && mv $(VM_TESTS).new $(VM_TESTS)
+	$(BIN)/ruff format -q $(OBJECTS) $(VM) $(TESTS) $(VM_TESTS)
 
 .PHONY: bench
 bench: $(TOOLS) guests ## the benchmarks, as ratios against C and QEMU measured in the same run

@@ -31,7 +31,7 @@ class AsyncBoot:
     def __init__(self, request: BootRequest) -> None:
         self.request = request
         self._vm: AsyncVm | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._ready = trio.Event()
         self._closing = trio.Event()
@@ -81,15 +81,17 @@ class AsyncBoot:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_opening, scope)
-                with scope:
-                    async with open_vm(self.request) as self._vm:
-                        self._ready.set()
-                        await self._closing.wait()
+                try:
+                    with scope:
+                        async with open_vm(self.request) as self._vm:
+                            self._ready.set()
+                            await self._closing.wait()
+                except Exception as failure:  # noqa: BLE001 - told in the test's task
+                    self._failure = failure
                 nursery.cancel_scope.cancel()
-        except BaseException as failure:  # noqa: BLE001 - a system task must not fail
-            self._failure = failure
-        self._ready.set()
-        self._closed.set()
+        finally:
+            self._ready.set()
+            self._closed.set()
 
     async def _cancel_opening(self, scope: trio.CancelScope) -> None:
         await self._closing.wait()

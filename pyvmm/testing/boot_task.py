@@ -9,7 +9,7 @@ from typing import TypeVar
 from pyvmm.errors import PyvmmError
 from pyvmm.machine.loop_thread import LoopTask
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.vm import AsyncVm
+from pyvmm.testing.vm import AsyncVm, require_open
 
 __tracebackhide__ = is_told
 
@@ -24,6 +24,7 @@ class BootTask:
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` in the loop. Raises what that raises."""
+        require_open(self._task.value)
         try:
             return self._task.call(function)
         except (AssertionError, PyvmmError) as failure:
@@ -32,4 +33,5 @@ class BootTask:
 
     def now(self, function: Callable[[], T]) -> T:
         """Call what does not wait, in the loop. Raises what that raises."""
+        require_open(self._task.value)
         return self._task.now(function)

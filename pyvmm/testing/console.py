@@ -160,6 +160,8 @@ class AsyncConsole:
         return search.look(life.transcript, thorough=True)
 
     def _require_kept(self, attempt: str) -> None:
+        """Raise `UsageError` where there is nothing to wait for, or some of it is kept no more."""
+        self._life.require_open(attempt)
         transcript = self._life.transcript
         if self._cursor < transcript.start:
             raise UsageError(

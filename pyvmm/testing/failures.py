@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TOLD_LINES = 12
 """Lines of the console's end that a failure shows."""
+_LINE_BEGINS, _LINE_ENDS = 120, 180
+"""Letters of a long line that it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,15 @@ def console_end(said: bytes) -> list[str]:
     lines = printable(said).split("\n")
     if lines[-1] == "":
         lines.pop()
-    cut = lines[-TOLD_LINES:]
-    return ["the console ended with:", *(f"  | {line}" for line in cut)]
+    return ["the console ended with:", *(f"  | {_shortened(line)}" for line in lines[-TOLD_LINES:])]
+
+
+def _shortened(line: str) -> str:
+    """A line with its middle left out where it is too long to be read."""
+    left_out = len(line) - _LINE_BEGINS - _LINE_ENDS
+    if left_out <= 0:
+        return line
+    return f"{line[:_LINE_BEGINS]} [{left_out} letters] {line[-_LINE_ENDS:]}"
 
 
 def is_told(raised: pytest.ExceptionInfo[BaseException]) -> bool:

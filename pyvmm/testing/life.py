@@ -38,9 +38,10 @@ class Life:
         self.events: list[Event] = []
         self.outcome: Outcome | None = None
         self.is_taken = False
-        """The test has been told how the guest ended."""
+        """The test has taken the outcome, and judges it, or has failed by itself."""
         self.failure: PyvmmError | None = None
         """Reason why the run failed, where it was not the guest."""
+        self.is_failure_told = False
         self.is_closed = False
         self._symbols: Symbols | None = None
         self._changed = trio.Event()
@@ -106,12 +107,11 @@ class Life:
         "" where it was the boot's time limit.
         """
         if self.failure is not None:
-            failure, self.is_taken = self.failure, True
+            failure, self.is_failure_told = self.failure, True
             raise failure
         assert self.outcome is not None
         if self.outcome.kind is OutcomeKind.TIME_LIMIT:
             return ""
-        self.is_taken = True
         return self.outcome.detail
 
     async def do(

@@ -102,10 +102,12 @@ class AsyncVm:
         """
         life = self._life
         attempt = "wait for the guest's end"
+        life.require_open(attempt)
         with life.deadline.limit(timeout) as limit:
             await life.over()
         if not limit.passed and life.end():
             assert life.outcome is not None
+            life.is_taken = True
             return life.outcome
         name = limit.name if limit.passed else life.deadline.name
         raise ExpectError(attempt, f"not {name}", life.expectation())
@@ -216,7 +218,7 @@ async def open_vm(request: BootRequest) -> AsyncIterator[AsyncVm]:
 
 
 def _judge(life: Life) -> None:
-    if life.is_taken:
+    if life.is_taken or life.is_failure_told:
         return
     if life.failure is not None:
         raise life.failure
@@ -277,3 +279,8 @@ async def save_boot(vm: AsyncVm) -> SavedBoot:
 def excuse(vm: AsyncVm) -> None:
     """Let the end of `vm`'s block raise nothing: its test has failed by itself."""
     vm._life.is_taken = True
+
+
+def require_open(vm: AsyncVm) -> None:
+    """Raise `UsageError` where the block of `vm` has been left."""
+    vm._life.require_open("use this guest")

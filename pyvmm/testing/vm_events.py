@@ -39,6 +39,7 @@ class AsyncEvents:
             ) from None
         attempt = f"wait for the event {wanted.value!r}"
         life = self._life
+        life.require_open(attempt)
         with life.deadline.limit(timeout) as limit:
             while (event := self._next(wanted)) is None and not life.is_over:
                 await life.change()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "test_open_machine.py"
@@ -22,13 +23,18 @@ _CHANGES = (
 )
 
 
-def generated() -> str:
-    """Return the module's text; ``ruff format`` lays it out."""
-    text = SOURCE.read_text(encoding="utf-8")
-    for pattern, instead in _CHANGES:
+def changed(source: Path, changes: Iterable[tuple[str, str]]) -> str:
+    """The text of a module after all of the changes, each of which must find something."""
+    text = source.read_text(encoding="utf-8")
+    for pattern, instead in changes:
         text, count = re.subn(pattern, instead, text, flags=re.DOTALL)
         assert count, f"nothing is like {pattern}"
     return text
+
+
+def generated() -> str:
+    """Return the module's text; ``ruff format`` lays it out."""
+    return changed(SOURCE, _CHANGES)
 
 
 if __name__ == "__main__":

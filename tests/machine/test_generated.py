@@ -18,6 +18,8 @@ from pyvmm.machine.vcpus import MachineVcpu
 from pyvmm.testing import blocking_vm
 from pyvmm.testing.generate_blocking import TESTING
 from tests.machine import generate_blocking_tests, test_open_blocking_machine
+from tests.testing import generate_blocking_tests as generate_vm_tests
+from tests.testing import test_blocking_vm
 
 
 @pytest.mark.parametrize(
@@ -26,8 +28,9 @@ from tests.machine import generate_blocking_tests, test_open_blocking_machine
         (blocking_objects.__file__, generate_blocking.generated),
         (test_open_blocking_machine.__file__, generate_blocking_tests.generated),
         (blocking_vm.__file__, TESTING.generated),
+        (test_blocking_vm.__file__, generate_vm_tests.generated),
     ],
-    ids=["objects", "tests", "vm"],
+    ids=["objects", "tests", "vm", "vm-tests"],
 )
 def test_what_is_there_is_what_is_made(file: str, generated: object) -> None:
     assert callable(generated)
