@@ -171,6 +171,17 @@ async def test_an_outcome_is_taken_by_waiting_for_it(async_boot: AsyncBoots) -> 
 
 
 @in_trio
+async def test_what_the_test_raises_counts_before_what_became_of_the_guest(
+    async_boot: AsyncBoots,
+) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with async_boot("triple") as vm:
+            with pytest.raises(ExpectError):
+                await vm.console.expect("never")
+            raise KeyError("mine")
+
+
+@in_trio
 async def test_a_guest_whose_block_was_left(async_boot: AsyncBoots) -> None:
     async with async_boot("hello") as vm:
         await vm.console.expect("Hello")

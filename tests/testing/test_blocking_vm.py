@@ -148,6 +148,16 @@ def test_an_outcome_is_taken_by_waiting_for_it(boot: Boots) -> None:
         assert (vm.wait()).kind is OutcomeKind.CRASHED
 
 
+def test_what_the_test_raises_counts_before_what_became_of_the_guest(
+    boot: Boots,
+) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        with boot("triple") as vm:
+            with pytest.raises(ExpectError):
+                vm.console.expect("never")
+            raise KeyError("mine")
+
+
 def test_a_guest_whose_block_was_left(boot: Boots) -> None:
     with boot("hello") as vm:
         vm.console.expect("Hello")

@@ -94,13 +94,15 @@ def test_groups_are_of_the_patterns_own_kind() -> None:
     assert (data[1], data[2], data[0]) == (b"12", b"\xff", b"pid 12, \xff\n")
 
 
-def test_what_the_next_letter_could_change_does_not_count_yet() -> None:
-    number = re.compile(r"pid (\d+)")
+@pytest.mark.parametrize("number", [re.compile(r"pid (\d+)"), re.compile(rb"pid (\d+)")])
+def test_what_the_next_letter_could_change_does_not_count_yet(
+    number: re.Pattern[str] | re.Pattern[bytes],
+) -> None:
     found = searched([b"pid 1", b"2", b"3\n"], [number])
-    assert found is not None and found[1] == "123"
+    assert found is not None and found[1] in ("123", b"123")
     assert searched([b"pid 123"], [number], ends=False) is None
     found = searched([b"pid 123"], [number])
-    assert found is not None and found[1] == "123"
+    assert found is not None and found[1] in ("123", b"123")
     # Nothing that may follow changes these, so that a prompt is found at once.
     assert searched([b"login: "], [re.compile("login: ")], ends=False) is not None
     assert searched([b"ash# "], [re.compile(rb"\w+# ")], ends=False) is not None
@@ -145,6 +147,36 @@ def test_a_long_match_is_found_though_it_began_long_ago(kind: type) -> None:
     assert search.is_behind
     hit = search.look(transcript, thorough=True)
     assert hit is not None and hit.match.data == b"".join(lines)
+
+
+LONG = "x" * (3 * REACH)
+
+
+@pytest.mark.parametrize("pattern", [re.compile("need?le\n"), re.compile(rb"need?le\n")])
+def test_a_match_may_begin_in_what_was_looked_at(
+    pattern: re.Pattern[str] | re.Pattern[bytes],
+) -> None:
+    transcript = Transcript()
+    search = Search([pattern], (), 0)
+    for piece in (LONG.encode(), b"nee", b"dle", b"\n"):
+        assert search.look(transcript) is None
+        transcript.append(piece)
+    hit = search.look(transcript)
+    assert hit is not None and hit.match.data == b"needle\n"
+
+
+@pytest.mark.parametrize("pattern", [re.compile("y+"), re.compile(b"y+")])
+def test_a_match_that_grows_keeps_its_beginning(
+    pattern: re.Pattern[str] | re.Pattern[bytes],
+) -> None:
+    transcript = Transcript()
+    search = Search([pattern], (), 0)
+    for piece in (LONG.encode(), b"y", LONG[: REACH * 2].replace("x", "y").encode(), b"y", b"x"):
+        assert search.look(transcript) is None
+        transcript.append(piece)
+    hit = search.look(transcript)
+    assert hit is not None
+    assert (hit.match.start, hit.match.end) == (len(LONG), len(LONG) + 2 * REACH + 2)
 
 
 @pytest.mark.parametrize("pattern", ["é", "é".encode(), re.compile("é"), re.compile("é".encode())])
