@@ -58,8 +58,9 @@ PURE_MODULES = {
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
     ),
     "testing": (
-        "__init__", "cases", "driver", "failures", "guest_failures", "monitors", "nearest",
-        "patterns", "tap", "tap_lines", "tap_results", "tap_stream", "transcript", "verdicts",
+        "__init__", "cases", "driver", "failures", "guest_failures", "ktap_document", "monitors",
+        "nearest", "patterns", "tap", "tap_lines", "tap_results", "tap_stream", "transcript",
+        "verdicts",
     ),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",

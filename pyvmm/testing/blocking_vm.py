@@ -14,6 +14,7 @@ from pyvmm.testing.monitors import HostName
 from pyvmm.testing.patterns import Match, Pattern, Patterns
 from pyvmm.testing.request import BootRequest
 from pyvmm.testing.symbols import Symbols
+from pyvmm.testing.tap_results import TapReport
 from pyvmm.testing.vm import AsyncVm
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory
@@ -63,6 +64,16 @@ class Console:
     def read_line(self, *, timeout: float | None = None) -> str:
         """The next line, without its end; the last may lack one. Raises as `expect`."""
         return self._task.call(partial(self._inner.read_line, timeout=timeout))
+
+    def ktap(self, *, timeout: float | None = None, check: bool = True) -> TapReport:
+        """Read KTAP or TAP until all that was planned has come, or the guest has ended.
+
+        Where no plan says how many there are, that is the end of the guest; what is missing then
+        has crashed. The cursor is behind it. Raises `TapFailedError` where a test failed, none ran
+        or the output makes no sense, unless `check` is False; and, with the results so far, at the
+        time limits.
+        """
+        return self._task.call(partial(self._inner.ktap, timeout=timeout, check=check))
 
     def drop(self) -> bytes:
         """Put the cursor behind all that has come so far; return what it went over."""

@@ -13,6 +13,8 @@ from pyvmm.testing.failures import ExpectError, is_told
 from pyvmm.testing.life import Life
 from pyvmm.testing.nearest import nearest
 from pyvmm.testing.patterns import Hit, Match, Pattern, Patterns, Search, as_patterns
+from pyvmm.testing.tap import TapParser
+from pyvmm.testing.tap_results import TapFailedError, TapReport
 
 __tracebackhide__ = is_told
 
@@ -88,6 +90,33 @@ class AsyncConsole:
         self._cursor = end
         return line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
 
+    async def ktap(self, *, timeout: float | None = None, check: bool = True) -> TapReport:
+        """Read KTAP or TAP until all that was planned has come, or the guest has ended.
+
+        Where no plan says how many there are, that is the end of the guest; what is missing then
+        has crashed. The cursor is behind it. Raises `TapFailedError` where a test failed, none ran
+        or the output makes no sense, unless `check` is False; and, with the results so far, at the
+        time limits.
+        """
+        life = self._life
+        self._require_kept("read KTAP")
+        parser = TapParser()
+        with life.deadline.limit(timeout) as limit:
+            while True:
+                is_last = life.is_over
+                self._feed(parser, is_last=is_last)
+                if is_last or parser.is_complete:
+                    break
+                await life.change()
+        report = parser.finish()
+        if limit.passed:
+            raise TapFailedError(report, f"not all of it came {limit.name}")
+        if life.failure is not None:
+            life.end()
+        if check and not report.passed:
+            raise TapFailedError(report)
+        return report
+
     def drop(self) -> bytes:
         """Put the cursor behind all that has come so far; return what it went over."""
         skipped = self._life.transcript.since(self._cursor)
@@ -158,6 +187,14 @@ class AsyncConsole:
             if hit is not None:
                 return hit
         return search.look(life.transcript, thorough=True)
+
+    def _feed(self, parser: TapParser, *, is_last: bool) -> None:
+        """Move the cursor over whole lines until the parser has all: the rest is for others."""
+        for line in self._life.transcript.since(self._cursor).splitlines(keepends=True):
+            if parser.is_complete or not (is_last or line.endswith(b"\n")):
+                return
+            parser.feed(line)
+            self._cursor += len(line)
 
     def _require_kept(self, attempt: str) -> None:
         """Raise `UsageError` where there is nothing to wait for, or some of it is kept no more."""

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pyvmm.testing.tap_lines import Directive
 from pyvmm.visible import visible
 
+SHOWN = 10
+"""Failed tests that an error lists, and lines of output for each."""
+SHOWN_LINES = 12
+
 
 class TapStatus(enum.Enum):
     """Outcome of one test."""
@@ -83,6 +87,25 @@ class TapReport:
         """One line: ``3 passed, 1 failed``."""
         counts = ", ".join(f"{count} {status.value}" for status, count in self.counts().items())
         return counts or "no tests"
+
+
+class TapFailedError(AssertionError):
+    """Tests in a guest have failed: `report` has them all, `reason` is there if time ran out."""
+
+    def __init__(self, report: TapReport, reason: str = "") -> None:
+        super().__init__(report, reason)
+        self.report = report
+        self.reason = reason
+
+    def __str__(self) -> str:
+        lines = [self.reason or f"the guest's tests have not passed: {self.report.describe()}"]
+        lines += self.report.problems
+        for result in self.report.failures[:SHOWN]:
+            lines.append(f"{result.name}: {result.reason or result.status.value}")
+            lines += [f"  | {line}" for line in result.lines[-SHOWN_LINES:]]
+        if len(self.report.failures) > SHOWN:
+            lines.append(f"and {len(self.report.failures) - SHOWN} more that failed")
+        return "\n".join(lines)
 
 
 @dataclass(slots=True)
