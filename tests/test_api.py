@@ -15,9 +15,9 @@ import pyvmm
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.console import Console
 from pyvmm.machine.events import Events, MachineEvent
-from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.machine_memory import MachineMemory
 from pyvmm.machine.memory_conversion import MemoryConversion
 from pyvmm.machine.memory_states import MemoryStates
 from pyvmm.machine.steering import Control
@@ -109,10 +109,12 @@ def test_what_is_documented_of_memory_is_there() -> None:
     for row in table:
         _, name, what, _ = row.split("|")
         kind = kinds.get(name.strip())
-        where, names = (GuestMemory, name) if kind is None else (kind, what)
+        where, names = (MachineMemory, name) if kind is None else (kind, what)
         for found in re.findall(r"`(\w+)\(", names):
             assert found == "lease" or callable(getattr(where, found)), found
-    assert callable(Leases.lease)  # What `GuestMemory.lease` is.
+    assert callable(Leases.lease)  # What `MachineMemory.lease` is.
+    public = {name for name in dir(MachineMemory) if not name.startswith("_")}
+    assert public == {"read", "write", "clear"}
 
 
 def examples(path: str) -> list[str]:

@@ -14,10 +14,10 @@ from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.console import Console
 from pyvmm.machine.ending import Ending, Requester, RunResult
 from pyvmm.machine.events import E, Events, Listener
-from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.loop_thread import LoopTask
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
+from pyvmm.machine.machine_memory import MachineMemory
 from pyvmm.machine.steering import Control, MachineState
 from pyvmm.machine.vcpus import MachineVcpu, T
 
@@ -258,7 +258,7 @@ class BlockingMachine:
     host: MachineHost
     control: BlockingControl
     console: BlockingConsole
-    memory: GuestMemory
+    memory: MachineMemory
     vcpus: tuple[BlockingMachineVcpu, ...]
     events: BlockingEvents
 

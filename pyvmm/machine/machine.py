@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.console import Console
 from pyvmm.machine.events import Events
-from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.machine_host import MachineHost
+from pyvmm.machine.machine_memory import MachineMemory
 from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpus import MachineVcpu
 
@@ -22,6 +22,6 @@ class Machine:
     host: MachineHost
     control: Control
     console: Console
-    memory: GuestMemory
+    memory: MachineMemory
     vcpus: tuple[MachineVcpu, ...]
     events: Events

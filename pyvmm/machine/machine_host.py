@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from pyvmm.devices.placement import Window
     from pyvmm.hosts.kvm.stats import Statistic
     from pyvmm.machine.host_handles import Handle, SlotHandle
+    from pyvmm.machine.memory_reading import Content
+    from pyvmm.machine.memory_sides import MemorySides
     from pyvmm.memory.address_map import AddressMap
     from pyvmm.memory.backing import BackingChoice
+    from pyvmm.memory.layout import GpaRange
+    from pyvmm.memory.page_states import PageRun
 
 
 class MachineHost:
@@ -64,6 +68,17 @@ class MachineHost:
     def ports(self) -> tuple[int, Sequence[Window]]:
         """Number of I/O ports, and the devices' windows, with those that the host answers."""
         return Space.PORT.size, self._assembly.board.windows(Space.PORT)
+
+    @property
+    def regions(self) -> Sequence[MemorySides]:
+        """Regions of the guest's memory, and what is behind each; ascending."""
+        return self._assembly.memory.regions.sides()
+
+    def contents(self, asked: GpaRange, left_out: list[PageRun] | None = None) -> Iterator[Content]:
+        """Yield what `asked`, in bytes, may hold beside zeroes; see `memory_reading.contents`."""
+        from pyvmm.machine.memory_reading import contents
+
+        return contents(self._assembly.memory, asked, left_out)
 
     def statistics(self) -> Sequence[Statistic]:
         """Read KVM's statistics of the VM. Raises `HostLacksError` where the host has none."""

@@ -28,6 +28,7 @@ from pyvmm.machine.ending import Ending, EndingKind
 from pyvmm.machine.events import AccessRefused, Audience, Ended, Events
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
+from pyvmm.machine.machine_memory import MachineMemory
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.reset import serve_resets
 from pyvmm.machine.result import make_result
@@ -96,7 +97,7 @@ class Running:
                 vcpus=vcpus,
             ),
             Console(port, attach),
-            assembly.memory,
+            MachineMemory(assembly.memory),
             vcpus,
             Events(self.audience),
         )

@@ -13,7 +13,6 @@ import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.registers import Cr0
-from pyvmm.machine.memory_reading import contents
 from pyvmm.machine.steering import MachineState
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.mappings import LinearRun, mapped_runs
@@ -26,8 +25,8 @@ from pyvmm.qmp.served import Dump, Served
 
 if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
-    from pyvmm.machine.guest_memory import GuestMemory
-    from pyvmm.qmp.inspected import Inspected
+    from pyvmm.machine.machine_memory import MachineMemory
+    from pyvmm.qmp.inspected import Inspected, InspectedHost
 
 _FORMATS = ("elf",)
 _MODE = 0o400
@@ -132,7 +131,7 @@ async def _dump_to_file(machine: Inspected, order: _Order, dump: Dump, begun: tr
     dump.total = sum(one.memory.size for one in laid_out.contents)
     with await trio.to_thread.run_sync(MemoryFile, order.path, _MODE) as file:
         begun.set()
-        write = partial(_write, file, laid_out, machine.memory, dump)
+        write = partial(_write, file, laid_out, machine.host, dump)
         await trio.to_thread.run_sync(write)
 
 
@@ -168,7 +167,7 @@ def _core_vcpu(index: int, vcpu: Vcpu) -> CoreVcpu:
     return CoreVcpu(index, regs, sregs, vcpu.get_further().kernel_gs_base)
 
 
-def _lay_out(memory: GuestMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreFile:
+def _lay_out(memory: MachineMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreFile:
     """In a worker thread of trio's."""
     pieces = [
         CoreMemory(run.range.start, run.range.size, run.state is PageState.SHARED)
@@ -179,13 +178,13 @@ def _lay_out(memory: GuestMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreF
     return core_file(vcpus, pieces, _mapped(memory, vcpus) if order.paging else None)
 
 
-def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: Dump) -> None:
+def _write(file: MemoryFile, laid_out: CoreFile, host: InspectedHost, dump: Dump) -> None:
     """In a worker thread of trio's."""
     file.put(0, laid_out.head)
     done = 0
     for one in laid_out.contents:
         start = one.memory.gpa
-        for found in contents(memory, GpaRange(start, start + one.memory.size)):
+        for found in host.contents(GpaRange(start, start + one.memory.size)):
             file.put(one.offset + found.gpa - start, found.data)
             dump.completed = done + found.gpa + len(found.data) - start
         done += one.memory.size
@@ -194,7 +193,7 @@ def _write(file: MemoryFile, laid_out: CoreFile, memory: GuestMemory, dump: Dump
     file.finish(laid_out.size)
 
 
-def _mapped(memory: GuestMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] | None:
+def _mapped(memory: MachineMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] | None:
     """Collect the mappings of the vCPUs' page tables, each once; None where none has paging on."""
     with_paging = [vcpu.sregs for vcpu in vcpus if vcpu.sregs.cr0 & Cr0.PG]
     if not with_paging:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from pyvmm.machine.config import HostChoice, MachineConfig
     from pyvmm.machine.ending import Ending, Requester
     from pyvmm.machine.events import Listener
-    from pyvmm.machine.guest_memory import GuestMemory
     from pyvmm.machine.host_handles import Handle, SlotHandle
+    from pyvmm.machine.machine_memory import MachineMemory
+    from pyvmm.machine.memory_reading import Content
+    from pyvmm.machine.memory_sides import MemorySides
     from pyvmm.machine.steering import MachineState
+    from pyvmm.memory.layout import GpaRange
+    from pyvmm.memory.page_states import PageRun
 
 T = TypeVar("T")
 
@@ -26,6 +30,13 @@ class InspectedHost(Protocol):
     @property
     def choice(self) -> HostChoice:
         """KVM or the model."""
+
+    @property
+    def regions(self) -> Sequence[MemorySides]:
+        """Regions of the guest's memory, ascending."""
+
+    def contents(self, asked: GpaRange, left_out: list[PageRun] | None = None) -> Iterator[Content]:
+        """Parts of `asked` that may not be zero; see `MachineHost`."""
 
     def statistics(self) -> Sequence[Statistic]:
         """KVM's statistics of the VM."""
@@ -101,7 +112,7 @@ class Inspected(Protocol):
         """Control over its guest."""
 
     @property
-    def memory(self) -> GuestMemory:
+    def memory(self) -> MachineMemory:
         """Memory of its guest."""
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.machine.memory_reading import VIEWED, contents
+from pyvmm.machine.memory_reading import VIEWED
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageStates
 from pyvmm.memory.page_walk import LinearPart, linear_parts, walk
@@ -93,7 +93,7 @@ def _write_physical(
     machine: Inspected, asked: GpaRange, path: str, left_out: list[PageRun] | None
 ) -> None:
     # A refusal comes before the file is touched.
-    found = contents(machine.memory, asked, left_out)
+    found = machine.host.contents(asked, left_out)
     first = next(found, None)
     with MemoryFile(path, _SAVED_MODE) as file:
         if first is not None:
@@ -129,7 +129,7 @@ def _save_linear(machine: Inspected, sregs: Sregs, asked: GpaRange, path: str) -
                     f"Invalid addr 0x{part.linear:016x}/size {asked.end - part.linear} specified: "
                     f"{_why_not(machine, sregs, part)}"
                 )
-            for content in contents(memory, part.range):
+            for content in machine.host.contents(part.range):
                 offset = part.linear - asked.start + content.gpa - part.gpa
                 file.put(offset, content.data)
         file.finish(asked.size)

@@ -43,7 +43,7 @@ async def query_page_states(served: Served, arguments: Arguments) -> object:
 
 def _page_states(machine: Inspected, asked: GpaRange) -> dict[str, object]:
     runs: list[dict[str, object]] = []
-    for sides in machine.memory.regions.sides():
+    for sides in machine.host.regions:
         region = sides.region.range
         within = GpaRange(max(region.start, asked.start), min(region.end, asked.end))
         for run in machine.memory.states.runs(within):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.blocking_objects import BlockingMachine
 from pyvmm.machine.control import RunControl
+from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.ram import GuestRam
 from pyvmm.machine.steering import MachineState
@@ -14,6 +15,11 @@ from pyvmm.machine.steering import MachineState
 def assembly_of(machine: Machine | BlockingMachine) -> Assembly:
     """The parts that it consists of."""
     return machine.host._assembly
+
+
+def memory_of(machine: Machine | BlockingMachine) -> GuestMemory:
+    """Its memory, with what is the machine's own affair."""
+    return machine.host._assembly.memory
 
 
 def ram_of(machine: Machine | BlockingMachine) -> GuestRam:

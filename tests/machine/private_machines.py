@@ -18,7 +18,7 @@ from pyvmm.machine.running import open_machine
 from pyvmm.machine.vcpu_thread import Allow
 from pyvmm.memory.layout import MIB
 from pyvmm.rules.abi import PAGE_SIZE
-from tests.machine.inside import ram_of
+from tests.machine.inside import memory_of, ram_of
 
 from .guests import bundled
 from .mailbox import Mailbox
@@ -58,7 +58,7 @@ class Talk:
 
     @property
     def memory(self) -> GuestMemory:
-        return self.machine.memory
+        return memory_of(self.machine)
 
     async def ask(self, command: str, *arguments: int) -> int:
         """Have the guest do ``MAIL_`` `command` (guest/include/mailbox.h)."""
@@ -101,7 +101,7 @@ async def _mailbox(machine: Machine, console: Collector) -> Mailbox:
     async with trio.open_nursery() as nursery:
 
         async def look() -> None:
-            found.append(await Mailbox.of(machine.memory, console))
+            found.append(await Mailbox.of(memory_of(machine), console))
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(look)

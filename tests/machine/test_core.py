@@ -65,7 +65,7 @@ def look(config: MachineConfig) -> tuple[Counter[str], Counter[str], int]:
     async def main() -> tuple[Counter[str], Counter[str], int]:
         async with open_machine(config, paused=True) as machine:
             mapped, dumped = in_core()
-            size = sum(sides.region.range.size for sides in machine.memory.regions.sides())
+            size = sum(sides.region.range.size for sides in machine.host.regions)
             return mapped - before, dumped - dumped_before, size
 
     return trio.run(main)

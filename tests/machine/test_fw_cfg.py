@@ -23,7 +23,7 @@ from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import ECAM_GPA, ECAM_SIZE, GIB, MIB, GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
-from tests.machine.inside import ram_of
+from tests.machine.inside import memory_of, ram_of
 
 from ..boot.images import ENTRY, Segment, pvh
 from ..devices.guest_bytes import Memory
@@ -104,7 +104,7 @@ def within(config: MachineConfig, act: Callable[[Machine, GuestDma], None]) -> N
 
     async def whole() -> None:
         async with open_machine(config, paused=True) as machine:
-            act(machine, GuestDma(machine.memory, "a test"))
+            act(machine, GuestDma(memory_of(machine), "a test"))
 
     trio.run(whole)
 
@@ -154,8 +154,8 @@ def test_dma_leaves_private_pages_alone() -> None:
         with dma.held(4 * MIB, PAGE_SIZE) as held:
             assert held is not None
             held.write(0, b"\x22" * 8)
-            assert machine.memory.leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) == "a test"
-        assert machine.memory.leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) is None
+            assert memory_of(machine).leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) == "a test"
+        assert memory_of(machine).leases.holder_over(GpaRange(4 * MIB, 4 * MIB + 1)) is None
         assert ram_of(machine).read(4 * MIB, 16) == b"\x22" * 8 + b"\x11" * 8
 
     private = PrivateConfig(bundled_guests.firmware())

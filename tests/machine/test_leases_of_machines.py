@@ -31,6 +31,7 @@ from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
 
 from .guests import SPIN
+from .inside import memory_of
 from .private_machines import Ended, Talk, config, talk
 
 HANG = 240.0
@@ -163,20 +164,20 @@ def within(machine_config: MachineConfig, act: Callable[[Machine], Awaitable[Non
 def test_a_reset_waits_for_leases_and_is_refused_with_nothing_changed(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         machine.memory.write(MIB, b"before")
-        machine.memory.leases.patience = 0.0
+        memory_of(machine).leases.patience = 0.0
         lease = machine.memory.lease([(MIB, 6)], writable=True, holder="disk0")
         with pytest.raises(LeaseHeldError, match="disk0"):
             await machine.control.reset()
         assert bytes(lease.views[0]) == b"before"
-        machine.memory.leases.patience = FOR_EVER
+        memory_of(machine).leases.patience = FOR_EVER
         async with trio.open_nursery() as nursery:
             nursery.start_soon(machine.control.reset)
-            while not is_waited_for(machine.memory, MIB):
+            while not is_waited_for(memory_of(machine), MIB):
                 await trio.sleep(0.001)
             assert bytes(lease.views[0]) == b"before"
             lease.close()
         assert machine.memory.read(MIB, 6) == bytes(6)
-        nothing_is_held(machine.memory)
+        nothing_is_held(memory_of(machine))
 
     within(MachineConfig(SPIN, memory=16 * MIB, host=host), act)
 
@@ -184,7 +185,7 @@ def test_a_reset_waits_for_leases_and_is_refused_with_nothing_changed(host: Host
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_guest_that_resets_under_a_lease_that_does_not_end_is_no_hang(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
-        machine.memory.leases.patience = 0.0
+        memory_of(machine).leases.patience = 0.0
         with machine.memory.lease([(MIB, 6)], writable=True, holder="disk0") as lease:
             machine.control.resume()
             with pytest.raises(LeaseHeldError, match="disk0"):
@@ -207,7 +208,7 @@ def test_saving_and_restoring_wait_for_leases(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         machine.memory.write(MIB, b"before")
         saved = await machine.control.save()
-        machine.memory.leases.patience = 0.0
+        memory_of(machine).leases.patience = 0.0
         with machine.memory.lease([(MIB, 6)], writable=True, holder="disk0") as lease:
             with pytest.raises(LeaseHeldError, match="disk0"):
                 await machine.control.save()
@@ -217,7 +218,7 @@ def test_saving_and_restoring_wait_for_leases(host: HostChoice) -> None:
             assert bytes(lease.views[0]) == b"device"
         await machine.control.restore(saved)
         assert machine.memory.read(MIB, 6) == b"before"
-        nothing_is_held(machine.memory)
+        nothing_is_held(memory_of(machine))
 
     within(MachineConfig(SPIN, memory=16 * MIB, host=host), act)
 
@@ -360,8 +361,8 @@ def test_leases_and_resets_at_once(host: HostChoice) -> None:
     async def act(machine: Machine) -> None:
         resets: list[MachineEvent] = []
         chance = random.Random(3)
-        machine.memory.leases.patience = 0.002
-        threads = Threads(machine.memory, MIB, 3, converts=False)
+        memory_of(machine).leases.patience = 0.002
+        threads = Threads(memory_of(machine), MIB, 3, converts=False)
         try:
             with machine.events.listen(
                 lambda event: resets.append(event) if isinstance(event, WasReset) else None
@@ -375,7 +376,7 @@ def test_leases_and_resets_at_once(host: HostChoice) -> None:
         finally:
             await trio.to_thread.run_sync(threads.stop)
         counted.update(threads.counts)
-        nothing_is_held(machine.memory)
+        nothing_is_held(memory_of(machine))
 
     within(MachineConfig(SPIN, memory=16 * MIB, host=host), act)
     print(counted)

@@ -28,7 +28,7 @@ from pyvmm.memory.layout import MIB, WINDOW_GPA, GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.hosts.private_guest import has_private_memory
-from tests.machine.inside import ram_of
+from tests.machine.inside import memory_of, ram_of
 
 from .guests import bundled
 from .mailbox import Mailbox, pattern_at, said
@@ -168,7 +168,7 @@ def test_without_a_window() -> None:
 
 def test_a_hole_in_private_memory_is_zero_and_stays_private() -> None:
     async def punch(machine: Machine, console: Collector) -> None:
-        mailbox = await Mailbox.of(machine.memory, console)
+        mailbox = await Mailbox.of(memory_of(machine), console)
         gpa, size = await mailbox.asked("PUNCH")
         assert size == 6 * PAGE_SIZE
         ram = ram_of(machine)
@@ -197,7 +197,7 @@ def test_a_hole_in_private_memory_is_zero_and_stays_private() -> None:
 
 def test_the_guest_notices_that_there_is_no_hole() -> None:
     async def deceive(machine: Machine, console: Collector) -> None:
-        mailbox = await Mailbox.of(machine.memory, console)
+        mailbox = await Mailbox.of(memory_of(machine), console)
         await mailbox.asked("PUNCH")
         mailbox.answer(0)
 
@@ -211,7 +211,7 @@ def test_the_guest_notices_that_there_is_no_hole() -> None:
 
 def test_a_conversation() -> None:
     async def converse(machine: Machine, console: Collector) -> None:
-        mailbox = await Mailbox.of(machine.memory, console)
+        mailbox = await Mailbox.of(memory_of(machine), console)
         memory = machine.memory
         assert await mailbox.ask("ADD", 2, (1 << 64) - 1) == 1
         gpa = await mailbox.ask("TAKE", 2 * MIB)
@@ -276,7 +276,7 @@ def test_no_road_of_the_host_leads_to_the_secret() -> None:
         match = await said(console, r"secret at 0x([0-9a-f]+), checksum")
         gpa = int(match[1], 16)
         start = b"".join(pattern_at(gpa + at, key).to_bytes(8, "little") for at in range(0, 64, 8))
-        mailbox = await Mailbox.of(machine.memory, console)
+        mailbox = await Mailbox.of(memory_of(machine), console)
         assert await mailbox.asked("LOOK") == (gpa, PAGE_SIZE)
         offset = ram_of(machine).address_map.file_offset(gpa, PAGE_SIZE)
         file = ram_of(machine).guest_memfd
@@ -303,7 +303,7 @@ def test_no_road_of_the_host_leads_to_the_secret() -> None:
 
 def test_the_guest_notices_that_its_secret_is_gone() -> None:
     async def drop(machine: Machine, console: Collector) -> None:
-        mailbox = await Mailbox.of(machine.memory, console)
+        mailbox = await Mailbox.of(memory_of(machine), console)
         gpa, size = await mailbox.asked("LOOK")
         machine.memory.conversion.convert(gpa, size, Side.SHARED)
         mailbox.answer(0)
@@ -352,7 +352,7 @@ def test_vcpus_and_host_convert_the_same_pages() -> None:
     chance = random.Random(4)
 
     async def disturb(machine: Machine, console: Collector) -> None:
-        mailbox = await Mailbox.of(machine.memory, console)
+        mailbox = await Mailbox.of(memory_of(machine), console)
         common, own = ranges_of(console.output.decode().splitlines()[0])
         pages = range(common.start, own.end, PAGE_SIZE)
         for _ in range(300):

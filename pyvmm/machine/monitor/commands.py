@@ -258,7 +258,7 @@ async def _info_mtree(line: Line) -> str:
 
 def _address_spaces(machine: Machine) -> tuple[AddressSpace, AddressSpace]:
     host = machine.host
-    regions = [sides.region for sides in machine.memory.regions.sides()]
+    regions = [sides.region for sides in host.regions]
     memory = [
         *region_entries(host.address_map, regions),
         *controller_entries(host.address_map),

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""Memory of a machine's guest, as the machine's owner has it."""
+
+from __future__ import annotations
+
+from pyvmm.machine.guest_memory import GuestMemory
+
+
+class MachineMemory:
+    """Shared memory of a guest, read, written and leased; its page states; conversions.
+
+    Any thread. Of a machine that is closed the host sees nothing.
+    """
+
+    def __init__(self, inner: GuestMemory) -> None:
+        self._inner = inner
+        self.lease = inner.lease
+        """Lease ranges for work on the memory itself: `Leases.lease`. A call less on the way."""
+        self.states = inner.states
+        """States of the pages, and what they take."""
+        self.conversion = inner.conversion
+        """Conversions on the host's wish, and the count of all."""
+
+    def read(self, gpa: int, size: int) -> bytes | None:
+        """`size` bytes from `gpa` on as the host sees them; None unless all of them are shared."""
+        return self._inner.read(gpa, size)
+
+    def write(self, gpa: int, data: bytes | memoryview) -> bool:
+        """Write where all is shared. False, and nothing is written, where it is not."""
+        return self._inner.write(gpa, data)
+
+    def clear(self, gpa: int, size: int) -> bool:
+        """Make zero where all is shared. False, and nothing is changed, where it is not."""
+        return self._inner.clear(gpa, size)
