@@ -16,7 +16,7 @@ import trio
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.request import BootArguments, BootRequest, make_request
+from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.vm import AsyncVm, excuse, open_vm
 
 __tracebackhide__ = is_told
@@ -113,7 +113,9 @@ class AsyncBoot:
 class AsyncBoots:
     """Factory of boots in the trio loop of an asynchronous test."""
 
-    def __init__(self) -> None:
+    def __init__(self, defaults: BootArguments | None = None) -> None:
+        """`defaults` are arguments of the boots that do not say them."""
+        self._defaults = defaults
         self._made: list[AsyncBoot] = []
 
     def __call__(
@@ -123,7 +125,7 @@ class AsyncBoots:
 
         Raises as `make_request`, and `UsageError` outside of trio.
         """
-        return self._keep(AsyncBoot(make_request(image, **arguments)))
+        return self._keep(AsyncBoot(make_request(image, **merged(arguments, self._defaults))))
 
     def _keep(self, made: T) -> T:
         try:

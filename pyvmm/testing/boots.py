@@ -13,7 +13,7 @@ from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_task import BootTask
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.request import BootArguments, BootRequest, make_request
+from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.vm import AsyncVm, excuse, open_vm
 
 __tracebackhide__ = is_told
@@ -67,15 +67,17 @@ class Boot:
 class Boots:
     """Factory of synchronous boots; what it has made is gone when it is closed."""
 
-    def __init__(self, loop: LoopThread) -> None:
+    def __init__(self, loop: LoopThread, defaults: BootArguments | None = None) -> None:
+        """`defaults` are arguments of the boots that do not say them."""
         self._loop = loop
+        self._defaults = defaults
         self._made: list[Boot] = []
 
     def __call__(
         self, image: str | os.PathLike[str] | bytes, **arguments: Unpack[BootArguments]
     ) -> Boot:
         """A boot, to be entered. Raises as `make_request`, whose arguments these are."""
-        made = Boot(self._loop, make_request(image, **arguments))
+        made = Boot(self._loop, make_request(image, **merged(arguments, self._defaults)))
         self._made.append(made)
         return made
 

@@ -17,7 +17,81 @@ if TYPE_CHECKING:
     from pyvmm.machine.loop_thread import LoopThread
     from pyvmm.testing.async_boots import AsyncBoots
     from pyvmm.testing.boots import Boots
+    from pyvmm.testing.lab_tests import LabTests
+    from pyvmm.testing.marks import Axes
+    from pyvmm.testing.request import BootArguments
     from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
+
+_MARK = (
+    "pyvmm(hosts=[...], memory=[...], cpus=[...]): run the test on each of these hosts (auto, "
+    "model, kvm, lab, qemu-tcg, qemu-kvm), with each memory size and number of vCPUs"
+)
+_LAB_TESTS: pytest.StashKey[LabTests] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the plugin's options."""
+    group = parser.getgroup("pyvmm", "boot tests (pyvmm)")
+    group.addoption(
+        "--pyvmm-host", type=_hosts, action="append", metavar="HOST[,HOST]",
+        help="hosts that boot tests run on: auto, model, kvm, lab, qemu-tcg, qemu-kvm. A test with "
+        "the mark pyvmm(hosts=...) runs on those of them that are in its mark. May be repeated.",
+    )  # fmt: skip
+    group.addoption(
+        "--pyvmm-require", type=_hosts, action="append", metavar="HOST[,HOST]",
+        help="hosts that must be here: a test that cannot be done on one of them fails, instead of "
+        "being skipped. May be repeated.",
+    )  # fmt: skip
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    from pyvmm.testing.marks import hosts_option
+
+    return hosts_option(text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark."""
+    config.addinivalue_line("markers", _MARK)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test that boots one for each host, memory size and number of vCPUs."""
+    if "pyvmm_axes" in metafunc.fixturenames:
+        from pyvmm.testing.marks import parametrize
+
+        parametrize(metafunc)
+
+
+@pytest.fixture
+def pyvmm_axes(request: pytest.FixtureRequest) -> Axes | None:
+    """Host, memory and vCPUs that the test's mark or the command line says; None: nobody does."""
+    return getattr(request, "param", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run the lab's tests in the lab."""
+    # Not loaded: no test has said anything of hosts.
+    marks = sys.modules.get("pyvmm.testing.marks")
+    if marks is None or not marks.is_for_lab(item):
+        return None
+    from pyvmm.testing.presence import is_in_lab
+
+    if is_in_lab():
+        return None
+    from pyvmm.testing.lab_tests import LabTests, run_in_lab
+
+    tests = item.config.stash.setdefault(_LAB_TESTS, LabTests(item.config))
+    run_in_lab(tests, item, nextitem)
+    return True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the process of the tests in the lab."""
+    if _LAB_TESTS in session.config.stash:
+        session.config.stash[_LAB_TESTS].finish()
 
 
 pytest_plugins = ("pyvmm.testing.collecting",)
@@ -31,11 +105,11 @@ def _pyvmm_loop(pytestconfig: pytest.Config) -> LoopThread:
 
 
 @pytest.fixture
-def boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
+def boot(_pyvmm_loop: LoopThread, pyvmm_axes: Axes | None) -> Iterator[Boots]:
     """Boot guests: ``with boot("exit", append="9") as vm:``. Gone when the test is over."""
     from pyvmm.testing.boots import Boots
 
-    boots = Boots(_pyvmm_loop)
+    boots = Boots(_pyvmm_loop, _defaults(pyvmm_axes))
     try:
         yield boots
     finally:
@@ -43,11 +117,11 @@ def boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
 
 
 @pytest.fixture
-def async_boot() -> Iterator[AsyncBoots]:
+def async_boot(pyvmm_axes: Axes | None) -> Iterator[AsyncBoots]:
     """Boot guests in a trio test: ``async with async_boot("exit", append="9") as vm:``."""
     from pyvmm.testing.async_boots import AsyncBoots
 
-    boots = AsyncBoots()
+    boots = AsyncBoots(_defaults(pyvmm_axes))
     try:
         yield boots
     finally:
@@ -69,7 +143,10 @@ def _pyvmm_saved_boots(
 
 @pytest.fixture
 def booted(
-    request: pytest.FixtureRequest, _pyvmm_loop: LoopThread, _pyvmm_saved_boots: SavedBoots
+    request: pytest.FixtureRequest,
+    _pyvmm_loop: LoopThread,
+    _pyvmm_saved_boots: SavedBoots,
+    pyvmm_axes: Axes | None,
 ) -> Iterator[Booted]:
     """Start behind a boot: ``with booted("echo", until="ready") as vm:``.
 
@@ -78,7 +155,7 @@ def booted(
     """
     from pyvmm.testing.saved_boots import Booted
 
-    booted = Booted(_pyvmm_loop, _pyvmm_saved_boots, _teller(request.node))
+    booted = Booted(_pyvmm_loop, _pyvmm_saved_boots, _teller(request.node), _defaults(pyvmm_axes))
     try:
         yield booted
     finally:
@@ -87,16 +164,20 @@ def booted(
 
 @pytest.fixture
 def async_booted(
-    request: pytest.FixtureRequest, _pyvmm_saved_boots: SavedBoots
+    request: pytest.FixtureRequest, _pyvmm_saved_boots: SavedBoots, pyvmm_axes: Axes | None
 ) -> Iterator[AsyncBooted]:
     """Start behind a boot in a trio test: ``async with async_booted("echo", until=...) as vm:``."""
     from pyvmm.testing.saved_boots import AsyncBooted
 
-    booted = AsyncBooted(_pyvmm_saved_boots, _teller(request.node))
+    booted = AsyncBooted(_pyvmm_saved_boots, _teller(request.node), _defaults(pyvmm_axes))
     try:
         yield booted
     finally:
         booted.close()
+
+
+def _defaults(axes: Axes | None) -> BootArguments | None:
+    return None if axes is None else axes.arguments()
 
 
 def _teller(item: pytest.Item) -> Callable[[str], None]:
@@ -105,31 +186,37 @@ def _teller(item: pytest.Item) -> Callable[[str], None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Generator[None, object, object]:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Skip a test whose fixtures ask for what its host cannot do."""
     try:
         return (yield)
     except BaseException as failure:
-        _skip_if_it_cannot(failure)
+        _skip_if_it_cannot(item, failure)
         raise
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None, object, object]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Skip a test that asks for what its host cannot do."""
     try:
         return (yield)
     except BaseException as failure:
-        _skip_if_it_cannot(failure)
+        _skip_if_it_cannot(item, failure)
         raise
 
 
-def _skip_if_it_cannot(failure: BaseException) -> None:
-    """Raise pytest's skip, with the reason, where `failure` is a `CannotError` and nothing else."""
+def _skip_if_it_cannot(item: pytest.Item, failure: BaseException) -> None:
+    """Raise a skip with the reason where `failure` is a `CannotError` and nothing else.
+
+    It is a failure where the host is required.
+    """
     driver = sys.modules.get("pyvmm.testing.driver")
     if driver is None:
         return
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     if isinstance(failure, driver.CannotError):
-        raise pytest.skip.Exception(str(failure), _use_item_location=True)
+        from pyvmm.testing.marks import axes_of, named, refusal
+
+        required = named(item.config.getoption("pyvmm_require"))
+        raise refusal(failure, axes_of(item), required) from None

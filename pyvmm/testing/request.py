@@ -69,6 +69,12 @@ class BootArguments(TypedDict, total=False):
     paused: bool
 
 
+def merged(said: BootArguments, defaults: BootArguments | None) -> BootArguments:
+    """Arguments that are `said`, and `defaults` for the others."""
+    both: BootArguments = {**(defaults or {}), **said}
+    return both
+
+
 def make_request(
     image: str | os.PathLike[str] | bytes,
     *,

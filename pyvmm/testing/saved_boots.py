@@ -31,7 +31,7 @@ from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boot
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.patterns import Patterns, as_patterns
-from pyvmm.testing.request import BootArguments, BootRequest, make_request
+from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.saved_boot import SavedBoot
 from pyvmm.testing.vm import AsyncVm, save_boot
 
@@ -205,8 +205,16 @@ class WarmBoot(Boot):
 class Booted:
     """Factory of warm boots: ``with booted("echo", until="ready") as vm:``."""
 
-    def __init__(self, loop: LoopThread, saved: SavedBoots, tell: Tell) -> None:
+    def __init__(
+        self,
+        loop: LoopThread,
+        saved: SavedBoots,
+        tell: Tell,
+        defaults: BootArguments | None = None,
+    ) -> None:
+        """`defaults` are arguments of the boots that do not say them."""
         self._loop = loop
+        self._defaults = defaults
         self._saved = saved
         self._tell = tell
         self._made: list[WarmBoot] = []
@@ -223,7 +231,7 @@ class Booted:
         `until` is a pattern, or several, that the guest says (`Console.expect`), or a function that
         brings the guest to the point. Raises as `boot`, and as reaching the point does.
         """
-        request = make_request(image, **arguments)
+        request = make_request(image, **merged(arguments, self._defaults))
         made = WarmBoot(self._loop, request, self._saved, until, self._tell)
         self._made.append(made)
         return made
@@ -278,8 +286,10 @@ class AsyncWarmBoot(AsyncBoot):
 class AsyncBooted(AsyncBoots):
     """Factory of warm boots in a trio test's loop: ``async with async_booted(...) as vm:``."""
 
-    def __init__(self, saved: SavedBoots, tell: Tell) -> None:
-        super().__init__()
+    def __init__(
+        self, saved: SavedBoots, tell: Tell, defaults: BootArguments | None = None
+    ) -> None:
+        super().__init__(defaults)
         self._saved = saved
         self._tell = tell
 
@@ -291,5 +301,5 @@ class AsyncBooted(AsyncBoots):
         **arguments: Unpack[BootArguments],
     ) -> AsyncWarmBoot:
         """A boot that goes on behind `until`, as `Booted` has it; a function is a coroutine's."""
-        request = make_request(image, **arguments)
+        request = make_request(image, **merged(arguments, self._defaults))
         return self._keep(AsyncWarmBoot(request, self._saved, until, self._tell))
