@@ -1,2 +1,121 @@
 # SPDX-License-Identifier: MIT
-"""Boot tests: machines as ordinary as fixtures (docs/decisions/0015-boot-tests.md)."""
+"""Boot tests: machines as ordinary as fixtures (docs/boot-tests.md).
+
+::
+
+    def test_it_ends_with_9(boot):
+        with boot("exit", append="9") as vm:
+            assert vm.wait().status == 9
+
+The fixtures are pytest's to find. The names here are for annotations, for ``pytest.raises``, and
+for programs that boot guests without pytest; each is loaded when it is first used.
+"""
+
+TYPE_CHECKING = False  # As typing's; importing that would cost more than all of this.
+
+if TYPE_CHECKING:
+    from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
+    from pyvmm.testing.blocking_vm import Console, Events, Memory, Vm
+    from pyvmm.testing.boots import Boot, Boots
+    from pyvmm.testing.console import AsyncConsole
+    from pyvmm.testing.driver import (
+        CannotError,
+        Driver,
+        Event,
+        EventName,
+        Feature,
+        Outcome,
+        OutcomeKind,
+        Registers,
+    )
+    from pyvmm.testing.failures import ExpectError, GuestFailedError
+    from pyvmm.testing.monitors import HostName
+    from pyvmm.testing.patterns import Match
+    from pyvmm.testing.request import BootRequest, make_request
+    from pyvmm.testing.saved_boots import AsyncBooted, Booted
+    from pyvmm.testing.vm import AsyncVm, open_vm
+    from pyvmm.testing.vm_events import AsyncEvents
+    from pyvmm.testing.vm_memory import AsyncMemory
+
+__all__ = (
+    "AsyncBoot",
+    "AsyncBooted",
+    "AsyncBoots",
+    "AsyncConsole",
+    "AsyncEvents",
+    "AsyncMemory",
+    "AsyncVm",
+    "Boot",
+    "BootRequest",
+    "Booted",
+    "Boots",
+    "CannotError",
+    "Console",
+    "Driver",
+    "Event",
+    "EventName",
+    "Events",
+    "ExpectError",
+    "Feature",
+    "GuestFailedError",
+    "HostName",
+    "Match",
+    "Memory",
+    "Outcome",
+    "OutcomeKind",
+    "Registers",
+    "Vm",
+    "make_request",
+    "open_vm",
+)
+
+_MODULES = {
+    "AsyncBoot": "pyvmm.testing.async_boots",
+    "AsyncBooted": "pyvmm.testing.saved_boots",
+    "AsyncBoots": "pyvmm.testing.async_boots",
+    "AsyncConsole": "pyvmm.testing.console",
+    "AsyncEvents": "pyvmm.testing.vm_events",
+    "AsyncMemory": "pyvmm.testing.vm_memory",
+    "AsyncVm": "pyvmm.testing.vm",
+    "Boot": "pyvmm.testing.boots",
+    "BootRequest": "pyvmm.testing.request",
+    "Booted": "pyvmm.testing.saved_boots",
+    "Boots": "pyvmm.testing.boots",
+    "CannotError": "pyvmm.testing.driver",
+    "Console": "pyvmm.testing.blocking_vm",
+    "Driver": "pyvmm.testing.driver",
+    "Event": "pyvmm.testing.driver",
+    "EventName": "pyvmm.testing.driver",
+    "Events": "pyvmm.testing.blocking_vm",
+    "ExpectError": "pyvmm.testing.failures",
+    "Feature": "pyvmm.testing.driver",
+    "GuestFailedError": "pyvmm.testing.failures",
+    "HostName": "pyvmm.testing.monitors",
+    "Match": "pyvmm.testing.patterns",
+    "Memory": "pyvmm.testing.blocking_vm",
+    "Outcome": "pyvmm.testing.driver",
+    "OutcomeKind": "pyvmm.testing.driver",
+    "Registers": "pyvmm.testing.driver",
+    "Vm": "pyvmm.testing.blocking_vm",
+    "make_request": "pyvmm.testing.request",
+    "open_vm": "pyvmm.testing.vm",
+}
+"""Module that each public name is in."""
+
+
+if not TYPE_CHECKING:  # A type checker takes every name for there that this function may return.
+
+    def __getattr__(name: str) -> object:
+        """Load a public name. Raises `AttributeError` for any other."""
+        module = _MODULES.get(name)
+        if module is None:
+            raise AttributeError(f"module 'pyvmm.testing' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(module), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
