@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    boots,
     conversions,
     exits,
     host_facts,
@@ -25,6 +26,7 @@ from benchmarks import (
     lab,
     leases,
     model,
+    plugin,
     pmemsave,
     private_boot,
     private_memory,
@@ -54,6 +56,8 @@ CATALOGUE = {
         pmemsave,
         query_status,
         saved_state,
+        boots,
+        plugin,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import boots, plugin
+from benchmarks.measure import Effort
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -210,3 +213,28 @@ def test_interrupts_are_measured_beside_c(tmp_path: Path) -> None:
             assert found["subjects"][f"{who}, {what}"]["figures"][f"{what}_us"]["min"] > 0
     pairs = {(one["subject"], one["baseline"], one["target"]) for one in found["comparisons"]}
     assert pairs == {(f"trio, {what}", f"C, {what}", "<= 2.00") for what in ("doorbell", "message")}
+
+
+@pytest.mark.kvm
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_boots_are_measured_beside_qemu_s() -> None:
+    found = boots.run(Effort(runs=1, scale=0.01), lambda *_: None).to_json()
+    assert {"pyvmm on KVM", "pyvmm on the model", "QEMU with TCG"} <= set(found["subjects"])
+    for name, subject in found["subjects"].items():
+        assert subject["figures"]["boots_per_s"]["min"] > 0, name
+    targets = {
+        one["baseline"]: one["target"]
+        for one in found["comparisons"]
+        if one["subject"] == "pyvmm on KVM"
+    }
+    assert set(targets.values()) == {">= 10.00"}
+    assert set(targets) == {name for name in found["subjects"] if name.startswith("QEMU")}
+
+
+@pytest.mark.slow
+def test_what_the_plugin_adds_is_measured() -> None:
+    found = plugin.run(Effort(runs=1, scale=1.0), lambda *_: None).to_json()
+    assert set(found["subjects"]) == {"without", "with"}
+    (table,) = found["tables"]
+    assert "target <= 10 ms" in table["rows"][0][2]
