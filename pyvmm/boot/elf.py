@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""ELF executables, read with pyelftools, believed after checking (System V gABI, chapters 4, 5).
+"""ELF executables, believed after checking (System V gABI, chapters 4, 5).
 
-pyelftools decodes the structures; this file decides which bytes it is shown and what is plausible.
-Only ``elftools.elf.structs`` is imported: ``elffile`` brings all of DWARF with it and costs three
-times as much (about 30 ms instead of 10), which every start of a guest would pay.
+Their two structures are read with `struct`: pyelftools would take 10 ms of every start of a guest,
+and knows the names for messages about what is refused.
 """
 
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Iterator
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pyvmm.boot.claims import Claim
 from pyvmm.boot.elf_notes import Note, read_notes
@@ -23,31 +22,18 @@ MAGIC = b"\x7fELF"
 MAX_PROGRAM_HEADERS = 128
 """More than any kernel has (Linux: 5); bounds the work that a hostile image can cause."""
 
-_MACHINES = frozenset({"EM_386", "EM_X86_64"})
+_EM_386, _EM_X86_64 = 3, 62
+_ET_EXEC, _ET_DYN = 2, 3
+_PT_LOAD, _PT_NOTE = 1, 4
 _IDENT_SIZE = 16
 _PHYSICAL_END = 1 << 64
 
 
 class ElfClass(enum.IntEnum):
-    """EI_CLASS; `bits` is the word size."""
+    """EI_CLASS."""
 
     ELF32 = 1
     ELF64 = 2
-
-    @property
-    def bits(self) -> int:
-        """32 or 64."""
-        return 32 if self is ElfClass.ELF32 else 64
-
-    @property
-    def header_size(self) -> int:
-        """Size of the file header in bytes."""
-        return 52 if self is ElfClass.ELF32 else 64
-
-    @property
-    def program_header_size(self) -> int:
-        """Size of one program header in bytes."""
-        return 32 if self is ElfClass.ELF32 else 56
 
 
 class LoadSegment(NamedTuple):
@@ -84,11 +70,26 @@ class ElfImage(NamedTuple):
         return any(segment.claim.range.contains(gpa, 1) for segment in self.segments)
 
 
+class _FileHeader(NamedTuple):
+    """Elf32_Ehdr or Elf64_Ehdr, behind e_ident."""
+
+    type: int
+    machine: int
+    version: int
+    entry: int
+    program_headers: int
+    section_headers: int
+    flags: int
+    size: int
+    program_header_size: int
+    program_header_count: int
+
+
 class _ProgramHeader(NamedTuple):
-    """The decoded fields. No dataclass: making one takes a millisecond at every start."""
+    """Elf32_Phdr or Elf64_Phdr."""
 
     number: int
-    type: str | int
+    type: int
     offset: int
     virtual: int
     physical: int
@@ -97,28 +98,24 @@ class _ProgramHeader(NamedTuple):
     align: int
 
 
-@cache
-def _structs_of(elf_class: ElfClass) -> Any:
-    """The library's declarations; making them (1.5 ms) takes longer than reading with them."""
-    from elftools.elf.structs import ELFStructs
-
-    structs = ELFStructs(little_endian=True, elfclass=elf_class.bits)
-    structs.create_basic_structs()
-    structs.create_advanced_structs("ET_EXEC", "EM_X86_64")
-    return structs
+_FILE_HEADERS = {
+    ElfClass.ELF32: struct.Struct("<16xHHIIIIIHHH6x"),
+    ElfClass.ELF64: struct.Struct("<16xHHIQQQIHHH6x"),
+}
+_PROGRAM_HEADERS = {
+    ElfClass.ELF32: struct.Struct("<IIIIII4xI"),
+    ElfClass.ELF64: struct.Struct("<I4xQQQQQQ"),
+}
+"""Each without p_flags, which lies elsewhere in the two; all else is in one order."""
 
 
 class _Reader:
-    """The border to pyelftools: from here on its answers are ints and strs, its errors ours."""
+    """The bytes of an image: what is asked of them lies within, or they are refused."""
 
     def __init__(self, view: memoryview, attempt: str) -> None:
         self._view = view
         self._attempt = attempt
         self.elf_class = self._class_of_ident()
-        from elftools.construct import ConstructError
-
-        self._error: type[Exception] = ConstructError
-        self._structs = _structs_of(self.elf_class)
 
     def fail(self, cause: str, remedy: str = "") -> ImageError:
         return ImageError(self._attempt, cause, remedy)
@@ -145,36 +142,15 @@ class _Reader:
             )
         return self._view[offset : offset + size]
 
-    def _parse(self, struct: Any, data: memoryview, what: str) -> Any:
-        try:
-            return struct.parse(bytes(data))
-        except self._error as error:
-            raise self.fail(f"{what} cannot be decoded: {error}") from error
-
-    def file_header(self) -> Any:
-        size = self.elf_class.header_size
-        data = self.bytes_at(0, size, "the ELF header")
-        return self._parse(self._structs.Elf_Ehdr, data, "the ELF header")
+    def file_header(self) -> _FileHeader:
+        layout = _FILE_HEADERS[self.elf_class]
+        return _FileHeader._make(layout.unpack(self.bytes_at(0, layout.size, "the ELF header")))
 
     def program_headers(self, offset: int, count: int) -> Iterator[_ProgramHeader]:
-        size = self.elf_class.program_header_size
-        table = self.bytes_at(offset, count * size, "the program header table")
-        for index in range(count):
-            raw = self._parse(
-                self._structs.Elf_Phdr,
-                table[index * size : (index + 1) * size],
-                f"program header {index}",
-            )
-            yield _ProgramHeader(
-                number=index,
-                type=raw.p_type,
-                offset=int(raw.p_offset),
-                virtual=int(raw.p_vaddr),
-                physical=int(raw.p_paddr),
-                file_size=int(raw.p_filesz),
-                memory_size=int(raw.p_memsz),
-                align=int(raw.p_align),
-            )
+        layout = _PROGRAM_HEADERS[self.elf_class]
+        table = self.bytes_at(offset, count * layout.size, "the program header table")
+        for number, fields in enumerate(layout.iter_unpack(table)):
+            yield _ProgramHeader(number, *fields)
 
 
 def parse_elf(view: memoryview, attempt: str) -> ElfImage:
@@ -187,42 +163,55 @@ def parse_elf(view: memoryview, attempt: str) -> ElfImage:
     reader = _Reader(view, attempt)
     header = reader.file_header()
     _check_header(header, reader)
-    headers = tuple(reader.program_headers(int(header.e_phoff), int(header.e_phnum)))
+    headers = tuple(reader.program_headers(header.program_headers, header.program_header_count))
     segments = tuple(
         _load_segment(entry, reader)
         for entry in headers
-        if entry.type == "PT_LOAD" and (entry.memory_size or entry.file_size)
+        if entry.type == _PT_LOAD and (entry.memory_size or entry.file_size)
     )
     if not segments:
         raise reader.fail("it has no segment to load", "link it as an executable")
     notes, damage = _notes(headers, view)
     return ElfImage(
         reader.elf_class,
-        int(header.e_entry),
+        header.entry,
         segments,
         notes,
         damage,
-        header.e_type == "ET_DYN",
-        max(entry.align for entry in headers if entry.type == "PT_LOAD"),
+        header.type == _ET_DYN,
+        max(entry.align for entry in headers if entry.type == _PT_LOAD),
     )
 
 
-def _check_header(header: Any, reader: _Reader) -> None:
-    if header.e_machine not in _MACHINES:
+def _check_header(header: _FileHeader, reader: _Reader) -> None:
+    if header.machine not in (_EM_386, _EM_X86_64):
         raise reader.fail(
-            f"it is for machine {header.e_machine}, not x86-64", "build it for x86-64"
+            f"it is for machine {_name_of('E_MACHINE', header.machine)}, not x86-64",
+            "build it for x86-64",
         )
-    if header.e_type not in ("ET_EXEC", "ET_DYN"):
-        raise reader.fail(f"it is no executable ({header.e_type})", "link it as an executable")
-    expected = reader.elf_class.program_header_size
-    if header.e_phnum == 0:
+    if header.type not in (_ET_EXEC, _ET_DYN):
+        raise reader.fail(
+            f"it is no executable ({_name_of('E_TYPE', header.type)})", "link it as an executable"
+        )
+    expected = _PROGRAM_HEADERS[reader.elf_class].size
+    if header.program_header_count == 0:
         raise reader.fail("it has no program headers", "link it as an executable")
-    if header.e_phentsize != expected:
-        raise reader.fail(f"its program headers are {header.e_phentsize} bytes, not {expected}")
-    if header.e_phnum > MAX_PROGRAM_HEADERS:
+    if header.program_header_size != expected:
         raise reader.fail(
-            f"it has {header.e_phnum} program headers, more than {MAX_PROGRAM_HEADERS}"
+            f"its program headers are {header.program_header_size} bytes, not {expected}"
         )
+    if header.program_header_count > MAX_PROGRAM_HEADERS:
+        raise reader.fail(
+            f"it has {header.program_header_count} program headers, more than {MAX_PROGRAM_HEADERS}"
+        )
+
+
+def _name_of(kind: str, number: int) -> str:
+    """The gABI's name for a number; the number where it has none."""
+    from elftools.elf import enums
+
+    names: dict[str, int] = getattr(enums, f"ENUM_{kind}")
+    return next((name for name, value in names.items() if value == number), str(number))
 
 
 def _load_segment(header: _ProgramHeader, reader: _Reader) -> LoadSegment:
@@ -246,7 +235,7 @@ def _notes(
     notes: list[Note] = []
     damage: list[str] = []
     for header in headers:
-        if header.type != "PT_NOTE":
+        if header.type != _PT_NOTE:
             continue
         what = f"note segment {header.number}"
         end = header.offset + header.file_size

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pyvmm.machine.guest_memory import GuestMemory
+
+if TYPE_CHECKING:
+    from pyvmm.machine.memory_conversion import MemoryConversion
 
 
 class MachineMemory:
@@ -18,8 +23,11 @@ class MachineMemory:
         """Lease ranges for work on the memory itself: `Leases.lease`. A call less on the way."""
         self.states = inner.states
         """States of the pages, and what they take."""
-        self.conversion = inner.conversion
+
+    @property
+    def conversion(self) -> MemoryConversion:
         """Conversions on the host's wish, and the count of all."""
+        return self._inner.conversion
 
     def read(self, gpa: int, size: int) -> bytes | None:
         """`size` bytes from `gpa` on as the host sees them; None unless all of them are shared."""

@@ -10,6 +10,7 @@ import pytest
 
 _NOT_NEEDED = (
     "asyncio",
+    "elftools",
     "json",
     "pyvmm.boot.launch_format",
     "pyvmm.compare",
