@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import trio
 
-from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.testing.deadline import Deadline
 from pyvmm.testing.driver import Driver, Event, Outcome, OutcomeKind
 from pyvmm.testing.failures import Expectation, ExpectError, is_told
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 TOLD = 1 << 14
 """Bytes of the console's end that a failure carries."""
+_TO_BE_TOLD = 1.0
+"""Seconds after which a guest's end is known that a monitor has refused something for."""
 
 
 class Life:
@@ -117,14 +119,32 @@ class Life:
     async def do(
         self, attempt: str, action: Callable[[], Awaitable[T]], timeout: float | None
     ) -> T:
-        """Have the driver do something within the time limits. Raises `ExpectError` at those."""
+        """Have the driver do something within the time limits.
+
+        Raises `ExpectError` at those, and where it cannot be done any more because the guest has
+        ended.
+        """
         self.require_open(attempt)
         result: list[T] = []
         with self.deadline.limit(timeout) as limit:
-            result.append(await action())
+            try:
+                result.append(await action())
+            except InternalError as error:
+                await self._blame_end(attempt, error)
         if not result:
-            raise ExpectError(attempt, f"not done {limit.name}")
+            raise ExpectError(attempt, f"not done {limit.name}", self.expectation())
         return result[0]
+
+    async def _blame_end(self, attempt: str, error: InternalError) -> None:
+        """Raise `error`; `ExpectError` where the guest's end, just now or before, is its cause."""
+        with trio.move_on_after(_TO_BE_TOLD):
+            await self.over()
+        if self.is_over:
+            detail = self.end() or f"not done {self.deadline.name}"
+            raise ExpectError(
+                attempt, f"the guest has ended: {detail}", self.expectation()
+            ) from error
+        raise error
 
     def expectation(self, patterns: tuple[str, ...] = (), nearest: str = "") -> Expectation:
         """Expectation that was not met, with what was said instead."""

@@ -42,6 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="hosts that must be here: a test that cannot be done on one of them fails, instead of "
         "being skipped. May be repeated.",
     )  # fmt: skip
+    group.addoption(
+        "--pyvmm-timeout", type=float, metavar="SECONDS",
+        help="time limit of the boots that do not say theirs (default: 60)",
+    )  # fmt: skip
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -105,11 +109,22 @@ def _pyvmm_loop(pytestconfig: pytest.Config) -> LoopThread:
 
 
 @pytest.fixture
-def boot(_pyvmm_loop: LoopThread, pyvmm_axes: Axes | None) -> Iterator[Boots]:
-    """Boot guests: ``with boot("exit", append="9") as vm:``. Gone when the test is over."""
+def _pyvmm_defaults(request: pytest.FixtureRequest, pyvmm_axes: Axes | None) -> BootArguments:
+    from pyvmm.testing.default_timeout import default_timeout
+
+    said: BootArguments = {} if pyvmm_axes is None else pyvmm_axes.arguments()
+    timeout = default_timeout(request.node)
+    if timeout is not None:
+        said["timeout"] = timeout
+    return said
+
+
+@pytest.fixture(scope="session")
+def session_boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
+    """Boot guests in fixtures of a module's or session's scope: as ``boot``. Gone at the end."""
     from pyvmm.testing.boots import Boots
 
-    boots = Boots(_pyvmm_loop, _defaults(pyvmm_axes))
+    boots = Boots(_pyvmm_loop)
     try:
         yield boots
     finally:
@@ -117,11 +132,23 @@ def boot(_pyvmm_loop: LoopThread, pyvmm_axes: Axes | None) -> Iterator[Boots]:
 
 
 @pytest.fixture
-def async_boot(pyvmm_axes: Axes | None) -> Iterator[AsyncBoots]:
+def boot(_pyvmm_loop: LoopThread, _pyvmm_defaults: BootArguments) -> Iterator[Boots]:
+    """Boot guests: ``with boot("exit", append="9") as vm:``. Gone when the test is over."""
+    from pyvmm.testing.boots import Boots
+
+    boots = Boots(_pyvmm_loop, _pyvmm_defaults)
+    try:
+        yield boots
+    finally:
+        boots.close()
+
+
+@pytest.fixture
+def async_boot(_pyvmm_defaults: BootArguments) -> Iterator[AsyncBoots]:
     """Boot guests in a trio test: ``async with async_boot("exit", append="9") as vm:``."""
     from pyvmm.testing.async_boots import AsyncBoots
 
-    boots = AsyncBoots(_defaults(pyvmm_axes))
+    boots = AsyncBoots(_pyvmm_defaults)
     try:
         yield boots
     finally:
@@ -146,7 +173,7 @@ def booted(
     request: pytest.FixtureRequest,
     _pyvmm_loop: LoopThread,
     _pyvmm_saved_boots: SavedBoots,
-    pyvmm_axes: Axes | None,
+    _pyvmm_defaults: BootArguments,
 ) -> Iterator[Booted]:
     """Start behind a boot: ``with booted("echo", until="ready") as vm:``.
 
@@ -155,7 +182,7 @@ def booted(
     """
     from pyvmm.testing.saved_boots import Booted
 
-    booted = Booted(_pyvmm_loop, _pyvmm_saved_boots, _teller(request.node), _defaults(pyvmm_axes))
+    booted = Booted(_pyvmm_loop, _pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults)
     try:
         yield booted
     finally:
@@ -164,20 +191,16 @@ def booted(
 
 @pytest.fixture
 def async_booted(
-    request: pytest.FixtureRequest, _pyvmm_saved_boots: SavedBoots, pyvmm_axes: Axes | None
+    request: pytest.FixtureRequest, _pyvmm_saved_boots: SavedBoots, _pyvmm_defaults: BootArguments
 ) -> Iterator[AsyncBooted]:
     """Start behind a boot in a trio test: ``async with async_booted("echo", until=...) as vm:``."""
     from pyvmm.testing.saved_boots import AsyncBooted
 
-    booted = AsyncBooted(_pyvmm_saved_boots, _teller(request.node), _defaults(pyvmm_axes))
+    booted = AsyncBooted(_pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults)
     try:
         yield booted
     finally:
         booted.close()
-
-
-def _defaults(axes: Axes | None) -> BootArguments | None:
-    return None if axes is None else axes.arguments()
 
 
 def _teller(item: pytest.Item) -> Callable[[str], None]:

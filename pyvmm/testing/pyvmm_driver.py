@@ -322,7 +322,9 @@ async def open_pyvmm_driver(request: BootRequest) -> AsyncIterator[PyvmmDriver]:
             )
         except (HostLacksError, NoPermissionError) as error:
             feature = Feature.PRIVATE_MEMORY if request.private else None
-            raise CannotError(request.host, feature, f"{error.attempt}: {error.cause}") from error
+            raise CannotError(
+                request.host, feature, f"{error.cause} (to {error.attempt})"
+            ) from error
         driver = PyvmmDriver(machine, request)
         stack.enter_context(machine.events.listen(driver.hear))
         # Not before somebody listens: a guest may end at once.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pyvmm import bundled_guests
-from pyvmm.errors import NoInputError, UsageError
+from pyvmm.errors import NoInputError, PyvmmError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
 from pyvmm.memory.sizes import size_of
 from pyvmm.testing.failures import is_told
@@ -99,9 +99,12 @@ def make_request(
         raise UsageError(f"boot with timeout={timeout!r}", "it is seconds, a finite number above 0")
     if not (isinstance(cpus, int) and cpus > 0):
         raise UsageError(f"boot with cpus={cpus!r}", "it is a number of vCPUs, from 1 on")
-    content, name, path = _read_guest(image)
     size = _memory(memory)
-    ramdisk, initrd_path = _read_initrd(initrd, size)
+    try:
+        content, name, path = _read_guest(image)
+        ramdisk, initrd_path = _read_initrd(initrd, size)
+    except PyvmmError as error:
+        raise error.with_traceback(None) from None  # It says all by itself.
     return BootRequest(
         image=content,
         name=name,

@@ -216,6 +216,19 @@ async def test_a_guest_is_stopped_and_goes_on(async_boot: AsyncBoots, host: str)
 
 @each_host
 @in_trio
+async def test_what_a_guest_that_has_ended_cannot_do(async_boot: AsyncBoots, host: str) -> None:
+    async with async_boot("exit", append="9", host=host) as vm:
+        with pytest.raises(ExpectError, match="has ended: the guest ended with status 9"):
+            while True:
+                await vm.registers()
+        with pytest.raises(ExpectError, match="save the guest: the guest has ended: "):
+            await vm.save()
+        with pytest.raises(ExpectError, match="reset the guest: the guest has ended: "):
+            await vm.reset()
+
+
+@each_host
+@in_trio
 async def test_a_reset_and_the_power_button(async_boot: AsyncBoots, host: str) -> None:
     async with async_boot("echo", host=host) as vm:
         await vm.console.send_line("one")

@@ -190,6 +190,18 @@ def test_a_guest_is_stopped_and_goes_on(boot: Boots, host: str) -> None:
 
 
 @each_host
+def test_what_a_guest_that_has_ended_cannot_do(boot: Boots, host: str) -> None:
+    with boot("exit", append="9", host=host) as vm:
+        with pytest.raises(ExpectError, match="has ended: the guest ended with status 9"):
+            while True:
+                vm.registers()
+        with pytest.raises(ExpectError, match="save the guest: the guest has ended: "):
+            vm.save()
+        with pytest.raises(ExpectError, match="reset the guest: the guest has ended: "):
+            vm.reset()
+
+
+@each_host
 def test_a_reset_and_the_power_button(boot: Boots, host: str) -> None:
     with boot("echo", host=host) as vm:
         vm.console.send_line("one")

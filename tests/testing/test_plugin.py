@@ -204,6 +204,62 @@ def test_asyncio_is_told_what_to_do(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["E *machines live in trio; have the test run on trio *"])
 
 
+LIMITED = """
+import pytest
+
+@pytest.mark.timeout(100)
+def test_mark(boot):
+    assert boot("hello").request.timeout == {mark}
+
+@pytest.mark.timeout(timeout=50)
+def test_mark_by_name(async_boot):
+    assert async_boot._defaults["timeout"] == 45
+
+def test_no_mark(boot):
+    assert boot("hello").request.timeout == {no_mark}
+
+def test_said(boot):
+    assert boot("hello", timeout=7).request.timeout == 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mark", "no_mark"),
+    [
+        ((), 90, 60),
+        (("--timeout=200",), 90, 180),
+        (("-o", "timeout=200"), 90, 180),
+        (("--timeout=0",), 90, 60),
+        (("--timeout=200", "--pyvmm-timeout=80"), 80, 80),
+    ],
+)
+def test_a_boot_ends_before_pytest_timeout_ends_its_test(
+    pytester: pytest.Pytester, arguments: tuple[str, ...], mark: float, no_mark: float
+) -> None:
+    test = LIMITED.format(mark=mark, no_mark=no_mark)
+    run(pytester, test, "-p", "pytest_timeout", *arguments, passed=4)
+
+
+def test_a_guest_for_a_whole_module(pytester: pytest.Pytester) -> None:
+    run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def vm(session_boot):
+            with session_boot("echo", timeout=600) as vm:
+                yield vm
+
+        @pytest.mark.parametrize("word", ["one", "two"])
+        def test_it_answers(vm, word):
+            vm.console.send_line(word)
+            assert vm.console.expect(word + "\\n").before == b""
+        """,
+        passed=2,
+    )
+
+
 def test_collecting_and_planning_boot_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(CANNOT)
     for option in ("--collect-only", "--setup-plan"):
