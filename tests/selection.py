@@ -20,6 +20,8 @@ LONG = (
     "tests/lab/test_life_of_a_lab.py",
     "tests/compare/test_guests_in_lab.py::test_it_behaves_alike",
     "tests/benchmarks/test_smoke.py",
+    # A wheel, a virtual environment, and everything that its reader does.
+    "tests/testing/test_tutorial.py",
     # Larger universes, more machines, more memory, more of the same.
     "tests/lifetime/test_explorer.py::test_what_holds_in_larger_universes",
     "tests/lifetime/test_races.py::test_three_operations_at_a_time_do_no_harm",

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from email.message import Message
@@ -16,54 +14,24 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.distribution.wheels import ROOT, build, copy_project, try_to_build
+
 VERSION = "0.1.0"
 FOLDER = f"pyvmm-{VERSION}"
 DIST_INFO = f"{FOLDER}.dist-info"
-BUILT = ("build", "dist", "images", "__pycache__", "*.egg-info", "*.so", "_kvm.c", "*.pyc")
-HIDDEN = {".ci", ".gitignore"}
-
 pytestmark = pytest.mark.slow
-
-
-def _left_out(_folder: str, names: list[str]) -> set[str]:
-    hidden = {name for name in names if name.startswith(".") and name not in HIDDEN}
-    return hidden | set(shutil.ignore_patterns(*BUILT)(_folder, names))
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's files as they were written, and no git."""
     tree = tmp_path_factory.mktemp("distribution") / "tree"
-    shutil.copytree(ROOT, tree, ignore=_left_out)
+    copy_project(tree)
     return tree
 
 
 def files_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-
-
-def try_to_build(kind: str, tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Have the build backend make an "sdist" or a "wheel" of `tree`, with this machine's tools."""
-    program = (
-        "import sys; from setuptools import build_meta;"
-        f"print('made', build_meta.build_{kind}(sys.argv[1]))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", program, str(tree.parent / kind)],
-        cwd=tree,
-        env={**os.environ, "MAKEFLAGS": "", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def build(kind: str, tree: Path) -> Path:
-    """What was built: a file."""
-    done = try_to_build(kind, tree)
-    assert done.returncode == 0, done.stderr
-    return tree.parent / kind / done.stdout.split()[-1]
 
 
 def test_a_machine_without_tools_is_told_what_to_install(tree: Path, tmp_path: Path) -> None:
