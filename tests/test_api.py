@@ -114,7 +114,7 @@ def test_what_is_documented_of_memory_is_there() -> None:
             assert found == "lease" or callable(getattr(where, found)), found
     assert callable(Leases.lease)  # What `MachineMemory.lease` is.
     public = {name for name in dir(MachineMemory) if not name.startswith("_")}
-    assert public == {"read", "write", "clear"}
+    assert public == {"read", "write", "clear", "conversion"}
 
 
 def examples(path: str) -> list[str]:
