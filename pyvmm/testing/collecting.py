@@ -9,17 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pyvmm.testing.ktap_reports import CARRIED, Unfolding, carried
 
 if TYPE_CHECKING:
+    from pyvmm.testing.cases import GuestCase
     from pyvmm.testing.image_items import CaseItem, KtapItem
     from pyvmm.testing.image_lines import ImageLine
+    from pyvmm.testing.marks import Axes
 
 _LINES = pytest.StashKey["list[ImageLine]"]()
+_HEAD = 4096
+"""Bytes of a file that are looked at for a zero, which no text has."""
 _ELF = b"\x7fELF"
 _NOTE_OF_A_GUEST = b"Xen\0"
 """Within the PVH note, without which an ELF file is an ordinary program."""
@@ -31,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "pyvmm_images",
         "images that are collected as files of tests, a line each: "
         "GLOB [ktap] [crash] [private] [append=TEXT] [memory=SIZE] [cpus=N] [timeout=SECONDS] "
-        "[host=HOST] [initrd=FILE]",
+        "[host=HOST[,HOST]] [initrd=FILE]",
         type="linelist",
     )
     group = parser.getgroup("pyvmm", "guests booted by pyvmm")
@@ -83,7 +87,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         if not is_given:
             return None
         line = ImageLine("", is_ktap=config.getoption("--pyvmm-ktap"))
-        if not line.is_ktap and not _may_be_guest(file_path):
+        if not (_is_binary(file_path) if line.is_ktap else _may_be_guest(file_path)):
             return None
     collector: pytest.Collector = ImageFile.from_parent(parent, path=file_path, line=line)
     return collector
@@ -107,6 +111,15 @@ def _lines(config: pytest.Config) -> list[ImageLine]:
             raise pytest.UsageError(str(error)) from None
         config.stash[_LINES] = lines
     return lines
+
+
+def _is_binary(path: Path) -> bool:
+    """Tell whether `path` may be an image: Python's files and other texts are not."""
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(_HEAD)
+    except OSError:
+        return False
 
 
 def _may_be_guest(path: Path) -> bool:
@@ -135,13 +148,29 @@ class ImageFile(pytest.File):
 
     def collect(self) -> Iterable[CaseItem | KtapItem]:
         """List the cases, in their order. Raises `CollectError` with one line."""
-        from pyvmm.errors import PyvmmError
-        from pyvmm.testing.cases import list_cases
         from pyvmm.testing.image_items import CaseItem, KtapItem
 
+        places = self._places()
+        items: list[CaseItem | KtapItem] = []
+        for case in (None,) if self.line.is_ktap else self._cases():
+            for axes, suffix, marks in places:
+                more: dict[str, Any] = {"line": self.line, "axes": axes}
+                item: CaseItem | KtapItem
+                if case is None:
+                    item = KtapItem.from_parent(self, name=f"boot{suffix}", **more)
+                else:
+                    name = f"{case.name}{suffix}"
+                    item = CaseItem.from_parent(self, name=name, case=case, **more)
+                for mark in marks:
+                    item.add_marker(mark)
+                items.append(item)
+        return items
+
+    def _cases(self) -> tuple[GuestCase, ...]:
+        from pyvmm.errors import PyvmmError
+        from pyvmm.testing.cases import list_cases
+
         shown = os.path.relpath(self.path, self.config.invocation_params.dir)
-        if self.line.is_ktap:
-            return [KtapItem.from_parent(self, name="boot", line=self.line)]
         attempt = f"list the test cases of {shown}"
         try:
             cases = list_cases(self.path.read_bytes(), attempt)
@@ -154,6 +183,17 @@ class ImageFile(pytest.File):
                 f"cannot {attempt}: it has no section .pyvmm.cases; link test cases into it "
                 "(guest/include/cases.h), or say --pyvmm-ktap where it prints KTAP or TAP"
             )
-        return [
-            CaseItem.from_parent(self, name=case.name, case=case, line=self.line) for case in cases
-        ]
+        return cases
+
+    def _places(self) -> list[tuple[Axes | None, str, Iterable[pytest.MarkDecorator]]]:
+        """Hosts that the line or the command line says; what they add to a name, and marks."""
+        from pyvmm.testing.marks import Axes, MarkWords, named, parameters
+
+        chosen = named(self.config.getoption("pyvmm_host"))
+        places: list[tuple[Axes | None, str, Iterable[pytest.MarkDecorator]]] = []
+        for one in parameters(MarkWords(hosts=self.line.hosts), chosen):
+            axes = one.values[0]
+            assert isinstance(axes, Axes)
+            marks = [mark for mark in one.marks if isinstance(mark, pytest.MarkDecorator)]
+            places.append((axes, f"[{one.id}]", marks))
+        return places or [(None, "", ())]

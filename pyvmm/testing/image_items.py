@@ -16,7 +16,8 @@ from pyvmm.testing.failures import ExpectError, console_end
 from pyvmm.testing.guest_failures import GuestFailure
 from pyvmm.testing.guest_longrepr import failure_repr
 from pyvmm.testing.image_lines import ImageLine
-from pyvmm.testing.request import DEFAULT_MEMORY, DEFAULT_TIMEOUT
+from pyvmm.testing.marks import Axes
+from pyvmm.testing.request import DEFAULT_TIMEOUT, BootArguments
 from pyvmm.testing.session_loop import session_loop
 from pyvmm.testing.source_files import find_source
 from pyvmm.testing.tap_results import TapReport, TapStatus
@@ -41,9 +42,10 @@ class GuestCaseError(AssertionError):
 class ImageItem(pytest.Item):
     """An item whose run is one boot of an image."""
 
-    def __init__(self, *, line: ImageLine, **more: Any) -> None:
+    def __init__(self, *, line: ImageLine, axes: Axes | None, **more: Any) -> None:
         super().__init__(**more)
         self.line = line
+        self.pyvmm_axes = axes
         # Other plugins look at these of every item.
         self.fixturenames: list[str] = []
         self.funcargs: dict[str, object] = {}
@@ -60,18 +62,21 @@ class ImageItem(pytest.Item):
 
     def boot(self) -> Boot:
         """A boot, to be entered."""
-        line = self.line
-        return Boots(session_loop(self.config))(
-            self.path,
+        line, axes = self.line, self.pyvmm_axes
+        arguments = BootArguments(
             append=self.append,
-            memory=line.memory or DEFAULT_MEMORY,
-            cpus=line.cpus or 1,
             private=line.private,
-            host=line.host or "auto",
-            initrd=line.initrd and self.config.rootpath / line.initrd,
             timeout=self.limit,
             crash=True,  # The verdict is made here.
         )
+        if line.memory is not None:
+            arguments["memory"] = line.memory
+        if line.cpus is not None:
+            arguments["cpus"] = line.cpus
+        if line.initrd is not None:
+            arguments["initrd"] = self.config.rootpath / line.initrd
+        defaults = None if axes is None else axes.arguments()
+        return Boots(session_loop(self.config), defaults)(self.path, **arguments)
 
     def run_guest(self) -> tuple[Outcome | None, bytes]:
         """Boot the guest and wait: how it ended, None where it did not, and all that it said."""

@@ -15,7 +15,7 @@ from pyvmm.testing.monitors import HostName
 
 _FORM = (
     "a line is: GLOB [ktap] [crash] [private] [append=TEXT] [memory=SIZE] [cpus=N] "
-    "[timeout=SECONDS] [host=HOST] [initrd=FILE]"
+    "[timeout=SECONDS] [host=HOST[,HOST]] [initrd=FILE]"
 )
 
 
@@ -34,7 +34,7 @@ class ImageLine:
     memory: str | None = None
     cpus: int | None = None
     timeout: float | None = None
-    host: str | None = None
+    hosts: tuple[HostName, ...] | None = None
     initrd: str | None = None
 
 
@@ -73,8 +73,8 @@ def _with(line: ImageLine, word: str, attempt: str) -> ImageLine:
         case "timeout", True if value.isascii() and value.replace(".", "", 1).isdigit():
             if float(value) > 0:
                 return replace(line, timeout=float(value))
-        case "host", True if value in {host.value for host in HostName}:
-            return replace(line, host=value)
+        case "host", True if set(value.split(",")) <= {host.value for host in HostName}:
+            return replace(line, hosts=tuple(map(HostName, value.split(","))))
     raise UsageError(attempt, f"{word!r} makes no sense there", _FORM)
 
 

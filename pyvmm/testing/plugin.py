@@ -98,7 +98,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.stash[_LAB_TESTS].finish()
 
 
-pytest_plugins = ("pyvmm.testing.collecting",)
+pytest_plugins = ("pyvmm.testing.collecting", "pyvmm.testing.reporting")
 
 
 @pytest.fixture(scope="session")

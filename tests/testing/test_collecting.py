@@ -196,14 +196,8 @@ def test_a_line_that_makes_no_sense_is_told(
 
 def told(done: pytest.RunResult) -> dict[str, str]:
     """Words of a verbose run, by what is behind the image's name."""
-    found = {}
-    for line in done.outlines:
-        match = re.match(r"(?:\[gw\d\] +\[ *\d+%\] (?P<word>[A-Z]+) )?\S+\.bin::(.+)", line)
-        if match and match["word"]:
-            found[match[2].strip()] = match["word"]
-        elif match and (parts := re.match(r"(.+?) ([A-Z]+)\b", match[2])):
-            found[parts[1]] = parts[2]
-    return found
+    lines = [re.match(r"\S+\.bin::(.+?) ([A-Z]+)\b", line) for line in done.outlines]
+    return {match[1]: match[2] for match in lines if match}
 
 
 EXPECTED = {
@@ -216,13 +210,10 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)])
-def test_every_result_is_a_report_of_its_own(
-    pytester: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
+def test_every_result_is_a_report_of_its_own(pytester: pytest.Pytester) -> None:
     path = image(pytester, KUNIT, status=1)
     xml = pytester.path / "junit.xml"
-    done = run(pytester, "-v", *workers, "--pyvmm-ktap", path, f"--junit-xml={xml}")
+    done = run(pytester, "-v", "--pyvmm-ktap", path, f"--junit-xml={xml}")
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     done.assert_outcomes(passed=3, failed=1, skipped=1, xfailed=1)
     assert told(done) == EXPECTED
@@ -290,3 +281,37 @@ def test_a_tree_of_results_stops_at_the_first_failure_if_asked(pytester: pytest.
     done = run(pytester, "-x", "--pyvmm-ktap", path, other)
     assert "other.bin" not in done.stdout.str()
     done.assert_outcomes(passed=3, failed=1, skipped=1, xfailed=1)
+
+
+def test_text_is_no_image(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_a(): pass")
+    run(pytester, "--pyvmm-ktap", *pytester.path.glob("*.py")).assert_outcomes(passed=1)
+
+
+# -- hosts --
+
+
+@pytest.mark.qemu
+def test_hosts_are_those_of_the_line_and_of_the_command_line(pytester: pytest.Pytester) -> None:
+    line = f"{FAILING} host=model,qemu-tcg"
+    case = f"{FAILING}::passes"
+    done = run(pytester, "-v", FAILING, "-k", "passes", "--pyvmm-images", line)
+    done.assert_outcomes(passed=2, deselected=18)
+    done.stdout.fnmatch_lines(["*::passes[[]model] PASSED*", "*::passes[[]qemu-tcg] PASSED*"])
+    done = run(pytester, "-v", f"{case}[model]", "--pyvmm-host=model,qemu-tcg")
+    done.assert_outcomes(passed=1)
+    done = run(pytester, "-rs", FAILING, "-k", "passes", "--pyvmm-images", line, "--pyvmm-host=kvm")
+    done.assert_outcomes(skipped=2, deselected=18)
+
+
+@pytest.mark.qemu
+def test_a_failure_under_qemu_is_shown_alike(pytester: pytest.Pytester) -> None:
+    done = run(pytester, FAILING, "-k", "asserts_stop or faults", "--pyvmm-host=qemu-tcg")
+    done.assert_outcomes(failed=2, deselected=8)
+    done.stdout.fnmatch_lines(
+        [
+            "E         left: 3",
+            "*failing.c:28: failed in the guest",
+            "E       the guest has panicked: unexpected exception 14 (#PF page fault) at rip 0x*",
+        ]
+    )

@@ -309,7 +309,7 @@ def test_a_run_that_boots_nothing_loads_nothing(pytester: pytest.Pytester) -> No
         [
             "heavy:",
             "ours: pyvmm pyvmm.testing pyvmm.testing.collecting pyvmm.testing.ktap_reports "
-            "pyvmm.testing.plugin",
+            "pyvmm.testing.plugin pyvmm.testing.reporting",
         ]
     )
 

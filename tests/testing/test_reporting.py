@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""What a session reports to CI, in pytest runs of their own."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from pyvmm.testing.tap import TapParser
+from pyvmm.testing.tap_results import TapReport, TapStatus
+
+from .serial_guest import printing
+
+pytestmark = pytest.mark.slow
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
+TESTS = """
+    import pytest
+
+    @pytest.fixture
+    def broken():
+        yield
+        raise ValueError("too late")
+
+    def test_passes(): pass
+
+    @pytest.mark.parametrize("x", ["a b", "c#d"])
+    def test_twice(x): assert x == "a b"
+
+    def test_teardown(broken): pass
+
+    @pytest.mark.xfail(reason="known")
+    def test_expected(): assert False
+
+    def test_skipped(): pytest.skip("no disk # here")
+
+    def test_setup(nothing_of_that_name): pass
+"""
+EXPECTED = {
+    "test_it.py::test_passes": TapStatus.PASSED,
+    "test_it.py::test_twice[a b]": TapStatus.PASSED,
+    "test_it.py::test_twice[c_d]": TapStatus.FAILED,
+    "test_it.py::test_teardown::teardown": TapStatus.FAILED,
+    "test_it.py::test_expected": TapStatus.XFAILED,
+    "test_it.py::test_skipped": TapStatus.SKIPPED,
+    "test_it.py::test_setup": TapStatus.FAILED,
+    "kunit.bin::boot": TapStatus.PASSED,
+    "kunit.bin::suite::a": TapStatus.PASSED,
+    "kunit.bin::suite::b": TapStatus.FAILED,
+}
+KUNIT = """\
+    KTAP version 1
+    1..1
+      KTAP version 1
+      # Subtest: suite
+      1..2
+      ok 1 a
+      not ok 2 b
+    not ok 1 suite
+"""
+
+
+def run(pytester: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
+    return pytester.runpytest_inprocess(*QUICK, *arguments)
+
+
+def read(path: Path) -> TapReport:
+    parser = TapParser()
+    parser.feed(path.read_bytes())
+    return parser.finish()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)])
+def test_the_whole_session_is_one_file_of_ktap(
+    pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(test_it=TESTS)
+    (pytester.path / "kunit.bin").write_bytes(printing(dedent(KUNIT), 1))
+    out = pytester.path / "results" / "out.ktap"
+    done = run(
+        pytester,
+        *workers,
+        "--pyvmm-ktap",
+        "test_it.py",
+        "kunit.bin",
+        "--junit-xml=junit.xml",
+        f"--pyvmm-ktap-out={out}",
+    )
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    report = read(out)
+    (suite,) = ET.parse(pytester.path / "junit.xml").getroot()
+    counts = {name: suite.attrib[name] for name in ("tests", "failures", "skipped", "errors")}
+    assert counts == {"tests": "10", "failures": "2", "skipped": "2", "errors": "2"}
+    assert not report.problems
+    assert {each.name: each.status for each in report.results} == EXPECTED
+    assert [path.name for path in out.parent.iterdir()] == ["out.ktap"]
+    done.stdout.fnmatch_lines([f"*KTAP: {out}*"])
+
+
+def test_a_run_that_broke_off_says_so(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_a(): assert 0\ndef test_b(): pass\n")
+    run(pytester, "-x", "--pyvmm-ktap-out=out.ktap")
+    report = read(pytester.path / "out.ktap")
+    assert report.problems == ("the guest gave up: Bail out! stopping after 1 failures",)
+    pytester.makepyfile("def test_a():\n    import pytest\n    pytest.exit('enough')\n")
+    run(pytester, "--pyvmm-ktap-out=out.ktap")
+    assert "interrupted" in read(pytester.path / "out.ktap").problems[0]
+    pytester.makepyfile("nobody")
+    run(pytester, "--pyvmm-ktap-out=out.ktap")
+    report = read(pytester.path / "out.ktap")
+    assert [each.name.rpartition("::")[2] for each in report.failures] == ["collection"]
+
+
+def test_a_session_without_tests_is_no_pass(pytester: pytest.Pytester) -> None:
+    done = run(pytester, "--pyvmm-ktap-out=out.ktap")
+    assert done.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert not read(pytester.path / "out.ktap").passed
+
+
+def test_a_file_that_cannot_be_written_fails_the_run(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_a(): pass")
+    done = run(pytester, "--pyvmm-ktap-out=.")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["ERROR: --pyvmm-ktap-out: . is a folder"])
+    (pytester.path / "file").write_text("")
+    done = run(pytester, "--pyvmm-ktap-out=file/out.ktap")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stdout.fnmatch_lines(["ERROR: cannot write *out.ktap: *"])
+
+
+def test_the_file_is_replaced_as_a_whole_and_keeps_no_odd_mode(pytester: pytest.Pytester) -> None:
+    out = pytester.path / "out.ktap"
+    out.write_text("old\n" * 1000)
+    pytester.makepyfile("def test_a(): pass")
+    (pytester.path / "other").write_text("")
+    assert run(pytester, "--pyvmm-ktap-out=out.ktap").ret == 0
+    assert read(out).passed
+    assert out.stat().st_mode == (pytester.path / "other").stat().st_mode
