@@ -68,6 +68,10 @@ class GuestFailedError(AssertionError):
         return "\n".join((first, *console_end(self.said)))
 
 
+for _public in (ExpectError, GuestFailedError):
+    _public.__module__ = "pyvmm.testing"  # Their public name, in pytest's summaries too.
+
+
 def console_end(said: bytes) -> list[str]:
     """The last lines that the console said, escaped, for people."""
     if not said:
