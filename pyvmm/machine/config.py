@@ -99,7 +99,8 @@ class MachineConfig:
     messages, and in what a Multiboot kernel is told. `timeout` is in seconds from the opening of
     the machine, paused or not. With `dump_guest_core` a core of this process has the guest's
     memory, as far as it is mapped and the process's coredump_filter (core(5)) lets it in: a
-    guest_memfd only with bit 3, file-backed shared mappings.
+    guest_memfd only with bit 3, file-backed shared mappings. With `report_always` the result has
+    reports of the vCPUs after a panic, a reset, or a status other than 0, too.
     """
 
     image: bytes = field(repr=False)
@@ -116,6 +117,7 @@ class MachineConfig:
     dump_guest_core: bool = False
     reboot: RebootPolicy = RebootPolicy.END
     devices: DeviceChoice = DeviceChoice()  # noqa: RUF009 - immutable
+    report_always: bool = False
 
     def __post_init__(self) -> None:
         self.address_map()

@@ -101,6 +101,13 @@ class Ending(NamedTuple):
         return _EXIT_CODES[self.kind]
 
     @property
+    def is_well(self) -> bool:
+        """True if the guest ended with status 0, or its owner had no more use for it."""
+        return self.kind is EndingKind.CLOSED or (
+            self.kind is EndingKind.EXITED and self.status == 0
+        )
+
+    @property
     def wants_report(self) -> bool:
         """True if the vCPUs should be asked for their state before they go."""
         return self.kind in _REPORTED

@@ -11,7 +11,9 @@ from pyvmm.hosts.saved_state import SavedVcpu, SavedVm
 from pyvmm.machine.config import MachineConfig
 from pyvmm.memory.page_states import PageRun
 
-_OWNERS = frozenset({"timeout", "reboot", "host", "dump_guest_core", "name", "initrd_name"})
+_OWNERS = frozenset(
+    {"timeout", "reboot", "host", "dump_guest_core", "name", "initrd_name", "report_always"}
+)
 """Fields of a configuration that the owner of a run decides on, and the guest does not see."""
 _MOST_TOLD = 40
 

@@ -50,7 +50,9 @@ class VcpuThread:
         memory: GuestMemory,
         allow: Allow,
         on_done: Callable[[], None],
+        report_always: bool = False,
     ) -> None:
+        """`report_always`: there is a `report` after every ending but a good one."""
         self.index = index
         self.refused: FaultRefused | None = None
         self.report: VcpuReport | None = None
@@ -62,6 +64,7 @@ class VcpuThread:
         self._memory = memory
         self._allow = allow
         self._on_done = on_done
+        self._report_always = report_always
         self._crashed = False
         self._handlers: dict[type, Callable[..., None]] = {
             exits.IoIn: self._io_in,
@@ -169,7 +172,9 @@ class VcpuThread:
 
     def _conclude(self, vcpu: Vcpu) -> None:
         ending = self._control.ending
-        if ending is not None and ending.wants_report:
+        if ending is not None and (
+            ending.wants_report or (self._report_always and not ending.is_well)
+        ):
             from pyvmm.machine.report import collect  # A guest that ends well does not need it.
 
             if not self._crashed:

@@ -45,6 +45,7 @@ class VcpuThreads:
                 memory=assembly.memory,
                 allow=allow,
                 on_done=lambda: token.run_sync_soon(self._one_done),
+                report_always=config.report_always,
             )
             for index in range(config.cpus)
         ]

@@ -17,7 +17,8 @@ import trio
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
-from pyvmm.testing.vm import AsyncVm, excuse, open_vm
+from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
+from pyvmm.testing.witness import Witness
 
 __tracebackhide__ = is_told
 
@@ -28,8 +29,9 @@ T = TypeVar("T", bound="AsyncBoot")
 class AsyncBoot:
     """A boot to be: ``async with async_boot(...) as vm`` boots it, and leaving that is its end."""
 
-    def __init__(self, request: BootRequest) -> None:
+    def __init__(self, request: BootRequest, witness: Witness | None = None) -> None:
         self.request = request
+        self._witness = witness
         self._vm: AsyncVm | None = None
         self._failure: Exception | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -62,6 +64,8 @@ class AsyncBoot:
     ) -> None:
         if failure is not None and self._vm is not None:
             excuse(self._vm)
+            if self._witness is not None and self._witness.cares(failure):
+                await examine(self._vm)
         await self._close()
         if failure is None:
             self._raise_failure()
@@ -83,7 +87,7 @@ class AsyncBoot:
                 nursery.start_soon(self._cancel_opening, scope)
                 try:
                     with scope:
-                        async with open_vm(self.request) as self._vm:
+                        async with open_vm(self.request, self._witness) as self._vm:
                             self._ready.set()
                             await self._closing.wait()
                 except Exception as failure:  # noqa: BLE001 - told in the test's task
@@ -113,9 +117,12 @@ class AsyncBoot:
 class AsyncBoots:
     """Factory of boots in the trio loop of an asynchronous test."""
 
-    def __init__(self, defaults: BootArguments | None = None) -> None:
+    def __init__(
+        self, defaults: BootArguments | None = None, witness: Witness | None = None
+    ) -> None:
         """`defaults` are arguments of the boots that do not say them."""
         self._defaults = defaults
+        self._witness = witness
         self._made: list[AsyncBoot] = []
 
     def __call__(
@@ -125,7 +132,8 @@ class AsyncBoots:
 
         Raises as `make_request`, and `UsageError` outside of trio.
         """
-        return self._keep(AsyncBoot(make_request(image, **merged(arguments, self._defaults))))
+        request = make_request(image, **merged(arguments, self._defaults))
+        return self._keep(AsyncBoot(request, self._witness))
 
     def _keep(self, made: T) -> T:
         try:

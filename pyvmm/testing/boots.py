@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import NoReturn, Unpack
 
 from pyvmm.errors import PyvmmError, UsageError
-from pyvmm.machine.loop_thread import LoopThread
+from pyvmm.machine.loop_thread import LoopTask, LoopThread
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_task import BootTask
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
-from pyvmm.testing.vm import AsyncVm, excuse, open_vm
+from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
+from pyvmm.testing.witness import Witness
 
 __tracebackhide__ = is_told
 
@@ -22,9 +24,13 @@ __tracebackhide__ = is_told
 class Boot:
     """A boot to be: ``with boot(...) as vm`` boots it, and leaving the block is its end."""
 
-    def __init__(self, loop: LoopThread, request: BootRequest) -> None:
+    def __init__(
+        self, loop: LoopThread, request: BootRequest, witness: Witness | None = None
+    ) -> None:
         self.request = request
         self._loop = loop
+        self._witness = witness
+        self._task: LoopTask[AsyncVm] | None = None
         self._stack = ExitStack()
         self._inner: AsyncVm | None = None
 
@@ -34,10 +40,15 @@ class Boot:
                 f"boot {self.request.name} again", "this boot has been", "call the fixture again"
             )
         try:
-            task = self._stack.enter_context(self._loop.holding(open_vm(self.request)))
+            task = self._stack.enter_context(
+                self._loop.holding(open_vm(self.request, self._witness))
+            )
         except PyvmmError as failure:
             raise failure.with_traceback(None) from failure.__cause__
+        self._task = task
         self._inner = task.value
+        if self._witness is not None:
+            self._witness.still_open.append(self.examine)
         return Vm(BootTask(task), task.value)
 
     def __exit__(
@@ -46,15 +57,26 @@ class Boot:
         failure: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if failure is not None and self._inner is not None:
-            excuse(self._inner)
-        self.close()
+        try:
+            if failure is not None and self._inner is not None:
+                excuse(self._inner)
+                if self._witness is not None and self._witness.cares(failure):
+                    self.examine()
+        finally:
+            self.close()
+
+    def examine(self) -> None:
+        """Have the test's witness look at the guest, if its block has not been left."""
+        if self._task is not None and self._inner is not None:
+            with suppress(PyvmmError):  # The loop has ended.
+                self._task.call(partial(examine, self._inner))
 
     def close(self) -> None:
         """End the guest, if it was booted and its block has not been left.
 
         Raises `GuestFailedError` as the end of the block does.
         """
+        self._task = None
         try:
             self._stack.close()
         except (AssertionError, PyvmmError) as failure:
@@ -67,17 +89,24 @@ class Boot:
 class Boots:
     """Factory of synchronous boots; what it has made is gone when it is closed."""
 
-    def __init__(self, loop: LoopThread, defaults: BootArguments | None = None) -> None:
+    def __init__(
+        self,
+        loop: LoopThread,
+        defaults: BootArguments | None = None,
+        witness: Witness | None = None,
+    ) -> None:
         """`defaults` are arguments of the boots that do not say them."""
         self._loop = loop
         self._defaults = defaults
+        self._witness = witness
         self._made: list[Boot] = []
 
     def __call__(
         self, image: str | os.PathLike[str] | bytes, **arguments: Unpack[BootArguments]
     ) -> Boot:
         """A boot, to be entered. Raises as `make_request`, whose arguments these are."""
-        made = Boot(self._loop, make_request(image, **merged(arguments, self._defaults)))
+        request = make_request(image, **merged(arguments, self._defaults))
+        made = Boot(self._loop, request, self._witness)
         self._made.append(made)
         return made
 

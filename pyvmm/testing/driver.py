@@ -99,6 +99,24 @@ class Registers:
     bases: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class VcpuState:
+    """State of a vCPU, to be shown to people.
+
+    `registers` is None, and `rip`, a linear address, too, where nobody knows them; `code` is the
+    bytes there, none where they cannot be read. `page_walk` is how `rip` is translated, `exits` the
+    last exits, oldest first, where the monitor tells: a line each.
+    """
+
+    index: int
+    mode: str
+    registers: Registers | None
+    rip: int | None
+    code: bytes
+    page_walk: tuple[str, ...] = ()
+    exits: tuple[str, ...] = ()
+
+
 class Driver(Protocol):
     """A guest that runs under a monitor.
 
@@ -155,6 +173,14 @@ class Driver(Protocol):
 
     async def registers(self, vcpu: int) -> Registers:
         """Read the registers of a vCPU."""
+        ...
+
+    async def vcpu_states(self) -> Sequence[VcpuState]:
+        """Look at every vCPU, while all of them stand still.
+
+        After the end it is what the monitor has kept of them, if anything. `read_states` makes it
+        of the rest of this protocol.
+        """
         ...
 
     async def translate(self, vcpu: int, address: int) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 from pyvmm.testing.boots import Boot, Boots
 from pyvmm.testing.cases import GuestCase
 from pyvmm.testing.driver import Outcome
+from pyvmm.testing.failed_tests import witness_of
 from pyvmm.testing.failures import ExpectError, console_end
 from pyvmm.testing.guest_failures import GuestFailure
 from pyvmm.testing.guest_longrepr import failure_repr
@@ -76,7 +77,8 @@ class ImageItem(pytest.Item):
         if line.initrd is not None:
             arguments["initrd"] = self.config.rootpath / line.initrd
         defaults = None if axes is None else axes.arguments()
-        return Boots(session_loop(self.config), defaults)(self.path, **arguments)
+        boots = Boots(session_loop(self.config), defaults, witness_of(self))
+        return boots(self.path, **arguments)
 
     def run_guest(self) -> tuple[Outcome | None, bytes]:
         """Boot the guest and wait: how it ended, None where it did not, and all that it said."""

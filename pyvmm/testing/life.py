@@ -45,6 +45,10 @@ class Life:
         """Reason why the run failed, where it was not the guest."""
         self.is_failure_told = False
         self.is_closed = False
+        self.unmet: Expectation | None = None
+        """The last expectation that was not met."""
+        self.examine: Callable[[], Awaitable[None]] | None = None
+        """Has the witness of the test look at the guest, once; never raises."""
         self._symbols: Symbols | None = None
         self._changed = trio.Event()
         driver.listen(self._hear)
@@ -149,7 +153,8 @@ class Life:
     def expectation(self, patterns: tuple[str, ...] = (), nearest: str = "") -> Expectation:
         """Expectation that was not met, with what was said instead."""
         said = self.transcript.since(self.transcript.end - TOLD)
-        return Expectation(patterns, nearest, said)
+        self.unmet = Expectation(patterns, nearest, said)
+        return self.unmet
 
     def require_open(self, attempt: str) -> None:
         """Raise `UsageError` where the boot's block has been left."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.testing.marks import Axes
     from pyvmm.testing.request import BootArguments
     from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
+    from pyvmm.testing.witness import Witness
 
 _MARK = (
     "pyvmm(hosts=[...], memory=[...], cpus=[...]): run the test on each of these hosts (auto, "
@@ -119,6 +120,13 @@ def _pyvmm_defaults(request: pytest.FixtureRequest, pyvmm_axes: Axes | None) -> 
     return said
 
 
+@pytest.fixture
+def _pyvmm_witness(request: pytest.FixtureRequest) -> Witness:
+    from pyvmm.testing.failed_tests import witness_of
+
+    return witness_of(request.node)
+
+
 @pytest.fixture(scope="session")
 def session_boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
     """Boot guests in fixtures of a module's or session's scope: as ``boot``. Gone at the end."""
@@ -132,11 +140,13 @@ def session_boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
 
 
 @pytest.fixture
-def boot(_pyvmm_loop: LoopThread, _pyvmm_defaults: BootArguments) -> Iterator[Boots]:
+def boot(
+    _pyvmm_loop: LoopThread, _pyvmm_defaults: BootArguments, _pyvmm_witness: Witness
+) -> Iterator[Boots]:
     """Boot guests: ``with boot("exit", append="9") as vm:``. Gone when the test is over."""
     from pyvmm.testing.boots import Boots
 
-    boots = Boots(_pyvmm_loop, _pyvmm_defaults)
+    boots = Boots(_pyvmm_loop, _pyvmm_defaults, _pyvmm_witness)
     try:
         yield boots
     finally:
@@ -144,11 +154,11 @@ def boot(_pyvmm_loop: LoopThread, _pyvmm_defaults: BootArguments) -> Iterator[Bo
 
 
 @pytest.fixture
-def async_boot(_pyvmm_defaults: BootArguments) -> Iterator[AsyncBoots]:
+def async_boot(_pyvmm_defaults: BootArguments, _pyvmm_witness: Witness) -> Iterator[AsyncBoots]:
     """Boot guests in a trio test: ``async with async_boot("exit", append="9") as vm:``."""
     from pyvmm.testing.async_boots import AsyncBoots
 
-    boots = AsyncBoots(_pyvmm_defaults)
+    boots = AsyncBoots(_pyvmm_defaults, _pyvmm_witness)
     try:
         yield boots
     finally:
@@ -174,6 +184,7 @@ def booted(
     _pyvmm_loop: LoopThread,
     _pyvmm_saved_boots: SavedBoots,
     _pyvmm_defaults: BootArguments,
+    _pyvmm_witness: Witness,
 ) -> Iterator[Booted]:
     """Start behind a boot: ``with booted("echo", until="ready") as vm:``.
 
@@ -182,7 +193,13 @@ def booted(
     """
     from pyvmm.testing.saved_boots import Booted
 
-    booted = Booted(_pyvmm_loop, _pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults)
+    booted = Booted(
+        _pyvmm_loop,
+        _pyvmm_saved_boots,
+        _teller(request.node),
+        _pyvmm_defaults,
+        witness=_pyvmm_witness,
+    )
     try:
         yield booted
     finally:
@@ -191,12 +208,17 @@ def booted(
 
 @pytest.fixture
 def async_booted(
-    request: pytest.FixtureRequest, _pyvmm_saved_boots: SavedBoots, _pyvmm_defaults: BootArguments
+    request: pytest.FixtureRequest,
+    _pyvmm_saved_boots: SavedBoots,
+    _pyvmm_defaults: BootArguments,
+    _pyvmm_witness: Witness,
 ) -> Iterator[AsyncBooted]:
     """Start behind a boot in a trio test: ``async with async_booted("echo", until=...) as vm:``."""
     from pyvmm.testing.saved_boots import AsyncBooted
 
-    booted = AsyncBooted(_pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults)
+    booted = AsyncBooted(
+        _pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults, witness=_pyvmm_witness
+    )
     try:
         yield booted
     finally:
@@ -206,6 +228,18 @@ def async_booted(
 def _teller(item: pytest.Item) -> Callable[[str], None]:
     """Function that adds a line to a test's report."""
     return lambda line: item.add_report_section("call", "boot", line + "\n")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have a failed test's report explain what its guests came to."""
+    report = yield
+    failed_tests = sys.modules.get("pyvmm.testing.failed_tests")
+    if failed_tests is not None:
+        failed_tests.explain_report(item, report, call.excinfo and call.excinfo.value)
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

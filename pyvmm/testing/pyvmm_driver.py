@@ -37,9 +37,11 @@ from pyvmm.testing.driver import (
     Outcome,
     OutcomeKind,
     Registers,
+    VcpuState,
 )
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.monitors import HostName
+from pyvmm.testing.pyvmm_states import registers_of, state_of
 from pyvmm.testing.request import BootRequest
 
 __tracebackhide__ = is_told
@@ -59,8 +61,6 @@ _OUTCOMES = {
     EndingKind.CLOSED: OutcomeKind.INTERRUPTED,
 }
 """All others are crashes."""
-_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
-_CONTROLS = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")
 
 
 class PyvmmDriver:
@@ -70,6 +70,7 @@ class PyvmmDriver:
         self.machine = machine
         self.host = _host(machine, request)
         self.by_hand = _by_hand(request, self.host)
+        self.result: RunResult | None = None
         self._opened = trio.current_time()
         self._listeners: list[Callable[[Event], None]] = []
 
@@ -89,7 +90,8 @@ class PyvmmDriver:
 
     async def wait(self) -> Outcome:
         """Wait for the end of the run."""
-        return outcome_of(await self.machine.control.wait())
+        self.result = await self.machine.control.wait()
+        return outcome_of(self.result)
 
     # -- steering --
 
@@ -133,11 +135,20 @@ class PyvmmDriver:
     async def registers(self, vcpu: int) -> Registers:
         """Read the registers of a vCPU."""
         known = await self._vcpu(vcpu).registers()
-        sregs = known.sregs
-        values = {name: getattr(known.regs, name) for name in known.regs.__slots__}
-        values |= {name: getattr(sregs, name) for name in _CONTROLS}
-        values |= {name: getattr(sregs, name).selector for name in _SEGMENTS}
-        return Registers(values, {name: getattr(sregs, name).base for name in _SEGMENTS})
+        return registers_of(known.regs, known.sregs)
+
+    async def vcpu_states(self) -> Sequence[VcpuState]:
+        """Look at every vCPU, while all of them stand still; after the end, as it was then."""
+        if self.result is not None:
+            return [state_of(report) for report in self.result.reports]
+        from pyvmm.machine.report import collect
+
+        machine = self.machine
+        async with machine.control.freeze():
+            return [
+                state_of(await vcpu.call(partial(collect, vcpu.index, read=machine.memory.read)))
+                for vcpu in machine.vcpus
+            ]
 
     async def translate(self, vcpu: int, address: int) -> int | None:
         """GPA of a linear address by the vCPU's page tables; None where it is not mapped."""
@@ -304,6 +315,7 @@ def machine_config(request: BootRequest) -> MachineConfig:
         timeout=request.timeout,
         host=_CHOICES[request.host],
         private=private,
+        report_always=True,
     )
 
 

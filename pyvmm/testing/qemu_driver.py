@@ -27,12 +27,21 @@ from pyvmm.memory.address_map import AddressMap
 from pyvmm.qmp.accelerators import Accelerators
 from pyvmm.qmp.peer import QemuError
 from pyvmm.testing.console_pipes import ConsolePipes
-from pyvmm.testing.driver import CannotError, Event, EventName, Feature, Outcome, Registers
+from pyvmm.testing.driver import (
+    CannotError,
+    Event,
+    EventName,
+    Feature,
+    Outcome,
+    Registers,
+    VcpuState,
+)
 from pyvmm.testing.monitors import HostName
 from pyvmm.testing.qemu_process import QemuGuest, QemuProcess
 from pyvmm.testing.qemu_registers import parse_registers, parse_translation
 from pyvmm.testing.qemu_saving import QemuSaved, contents_of, fill
 from pyvmm.testing.request import BootRequest
+from pyvmm.testing.vcpu_states import read_states
 
 ACCELERATORS = {HostName.QEMU_TCG: QemuAccelerator.TCG, HostName.QEMU_KVM: QemuAccelerator.KVM}
 MEMORY_STEP = 8192
@@ -143,6 +152,13 @@ class QemuDriver:
         async with self._process.standing_still(attempt):
             said = await self._process.ask_human(attempt, "info registers", vcpu)
         return parse_registers(said)
+
+    async def vcpu_states(self) -> Sequence[VcpuState]:
+        """Look at every vCPU, while all stand still; none are left after the end."""
+        if self._over.is_set():
+            return ()
+        async with self._process.standing_still("look at the vCPUs"):
+            return await read_states(self, self._guest.files.request.cpus)
 
     async def translate(self, vcpu: int, address: int) -> int | None:
         """GPA of a linear address by the vCPU's page tables; None where it is not mapped."""

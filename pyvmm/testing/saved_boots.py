@@ -34,6 +34,7 @@ from pyvmm.testing.patterns import Patterns, as_patterns
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.saved_boot import SavedBoot
 from pyvmm.testing.vm import AsyncVm, save_boot
+from pyvmm.testing.witness import Witness
 
 __tracebackhide__ = is_told
 
@@ -168,9 +169,16 @@ class WarmBoot(Boot):
     """A boot to be that goes on from a saved one; who is first makes that."""
 
     def __init__(
-        self, loop: LoopThread, request: BootRequest, saved: SavedBoots, until: Point, tell: Tell
+        self,
+        loop: LoopThread,
+        request: BootRequest,
+        saved: SavedBoots,
+        until: Point,
+        *,
+        tell: Tell,
+        witness: Witness | None = None,
     ) -> None:
-        super().__init__(loop, request)
+        super().__init__(loop, request, witness)
         self._saved = saved
         self._until = until
         self._tell = tell
@@ -190,7 +198,7 @@ class WarmBoot(Boot):
         return super().__enter__()
 
     def _made(self) -> SavedBoot:
-        with Boot(self._loop, replace(self.request, paused=False)) as vm:
+        with Boot(self._loop, replace(self.request, paused=False), self._witness) as vm:
             try:
                 if callable(self._until):
                     self._until(vm)
@@ -211,10 +219,13 @@ class Booted:
         saved: SavedBoots,
         tell: Tell,
         defaults: BootArguments | None = None,
+        *,
+        witness: Witness | None = None,
     ) -> None:
         """`defaults` are arguments of the boots that do not say them."""
         self._loop = loop
         self._defaults = defaults
+        self._witness = witness
         self._saved = saved
         self._tell = tell
         self._made: list[WarmBoot] = []
@@ -232,7 +243,9 @@ class Booted:
         brings the guest to the point. Raises as `boot`, and as reaching the point does.
         """
         request = make_request(image, **merged(arguments, self._defaults))
-        made = WarmBoot(self._loop, request, self._saved, until, self._tell)
+        made = WarmBoot(
+            self._loop, request, self._saved, until, tell=self._tell, witness=self._witness
+        )
         self._made.append(made)
         return made
 
@@ -247,9 +260,15 @@ class AsyncWarmBoot(AsyncBoot):
     """A warm boot to be, in the loop of an asynchronous test."""
 
     def __init__(
-        self, request: BootRequest, saved: SavedBoots, until: AsyncPoint, tell: Tell
+        self,
+        request: BootRequest,
+        saved: SavedBoots,
+        until: AsyncPoint,
+        *,
+        tell: Tell,
+        witness: Witness | None = None,
     ) -> None:
-        super().__init__(request)
+        super().__init__(request, witness)
         self._saved = saved
         self._until = until
         self._tell = tell
@@ -271,7 +290,7 @@ class AsyncWarmBoot(AsyncBoot):
         return await super().__aenter__()
 
     async def _reached(self) -> SavedBoot:
-        async with AsyncBoot(replace(self.request, paused=False)) as vm:
+        async with AsyncBoot(replace(self.request, paused=False), self._witness) as vm:
             try:
                 if callable(self._until):
                     await self._until(vm)
@@ -287,9 +306,14 @@ class AsyncBooted(AsyncBoots):
     """Factory of warm boots in a trio test's loop: ``async with async_booted(...) as vm:``."""
 
     def __init__(
-        self, saved: SavedBoots, tell: Tell, defaults: BootArguments | None = None
+        self,
+        saved: SavedBoots,
+        tell: Tell,
+        defaults: BootArguments | None = None,
+        *,
+        witness: Witness | None = None,
     ) -> None:
-        super().__init__(defaults)
+        super().__init__(defaults, witness)
         self._saved = saved
         self._tell = tell
 
@@ -302,4 +326,6 @@ class AsyncBooted(AsyncBoots):
     ) -> AsyncWarmBoot:
         """A boot that goes on behind `until`, as `Booted` has it; a function is a coroutine's."""
         request = make_request(image, **merged(arguments, self._defaults))
-        return self._keep(AsyncWarmBoot(request, self._saved, until, self._tell))
+        return self._keep(
+            AsyncWarmBoot(request, self._saved, until, tell=self._tell, witness=self._witness)
+        )

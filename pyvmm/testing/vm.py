@@ -37,6 +37,7 @@ from pyvmm.testing.request import BootRequest
 from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory
+from pyvmm.testing.witness import Witness
 
 if TYPE_CHECKING:
     from pyvmm.testing.saved_boot import SavedBoot
@@ -194,36 +195,46 @@ class AsyncVm:
 
 
 @asynccontextmanager
-async def open_vm(request: BootRequest) -> AsyncIterator[AsyncVm]:
+async def open_vm(request: BootRequest, witness: Witness | None = None) -> AsyncIterator[AsyncVm]:
     """Boot a guest inside of the block, in a trio task; it is gone when the block is left.
 
     Raises `CannotError` where its host is not here or cannot run it, other `PyvmmError`s where the
     image is none, and so on. At the end of a block that went well it raises `GuestFailedError`
     where the guest has panicked or crashed, unless the request said `crash`, or the test was told.
+    Where it fails, `witness` looks at the guest while that is there.
     """
     async with open_driver(request) as driver:
         life = Life(request, driver)
-        body_failure: BaseException | None = None
+        remains = None
+        if witness is not None:
+            remains = witness.meet(life)
+            life.examine = partial(witness.examine, remains)
+        failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.follow)
             try:
                 yield AsyncVm(life)
-            except BaseException as failure:  # noqa: BLE001 - raised again, without a group
-                body_failure = failure
+            except BaseException as raised:  # noqa: BLE001 - raised again, without a group
+                failure = raised
             life.is_closed = True
+            if failure is None:
+                failure = _judged(life)
+            if witness is not None and remains is not None:
+                look = witness.examine if witness.cares(failure) else witness.look_at_end
+                await look(remains)
             nursery.cancel_scope.cancel()
-    if body_failure is not None:
-        raise body_failure
-    _judge(life)
+    if failure is not None:
+        raise failure
 
 
-def _judge(life: Life) -> None:
+def _judged(life: Life) -> BaseException | None:
     if life.is_taken or life.is_failure_told:
-        return
+        return None
     if life.failure is not None:
-        raise life.failure
+        return life.failure
     if life.outcome is not None and life.outcome.kind in _FAILED and not life.request.crash:
-        raise GuestFailedError(life.outcome, life.transcript.since(life.transcript.end - TOLD))
+        return GuestFailedError(life.outcome, life.transcript.since(life.transcript.end - TOLD))
+    return None
 
 
 def open_driver(request: BootRequest) -> AbstractAsyncContextManager[Driver]:
@@ -284,3 +295,9 @@ def excuse(vm: AsyncVm) -> None:
 def require_open(vm: AsyncVm) -> None:
     """Raise `UsageError` where the block of `vm` has been left."""
     vm._life.require_open("use this guest")
+
+
+async def examine(vm: AsyncVm) -> None:
+    """Have the witness of `vm`'s test look at it, before it is gone; never raises."""
+    if vm._life.examine is not None:
+        await vm._life.examine()
