@@ -59,8 +59,8 @@ PURE_MODULES = {
     ),
     "testing": (
         "__init__", "cases", "driver", "failures", "guest_failures", "ktap_document", "monitors",
-        "nearest", "patterns", "tap", "tap_lines", "tap_results", "tap_stream", "transcript",
-        "verdicts",
+        "nearest", "patterns", "report_lines", "tap", "tap_lines", "tap_results", "tap_stream",
+        "transcript", "verdicts",
     ),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",

@@ -26,6 +26,7 @@ from pyvmm.testing.driver import CannotError
 from pyvmm.testing.marks import axes_of, is_for_lab, named, refusal
 from pyvmm.testing.monitors import HostName
 from pyvmm.testing.presence import IN_LAB, absence
+from pyvmm.testing.report_lines import unpacked
 
 PATIENCE = 300.0
 """Seconds of silence after which the lab counts as lost; its process says something every 10."""
@@ -104,13 +105,14 @@ class LabTests:
             said = json.loads(line)
             if "report" in said:
                 yield self._config.hook.pytest_report_from_serializable(
-                    config=self._config, data=said["report"]
+                    config=self._config, data=unpacked(said["report"])
                 )
             elif "lost" in said:
                 return str(said["lost"])
             elif "done" in said:
                 return None
-        said_last = " | ".join(command.last_lines.split("\n")[-_TAIL_LINES:])
+        lines = [line for line in command.last_lines.splitlines() if line.strip()]
+        said_last = " | ".join(lines[-_TAIL_LINES:])
         raise LabError(
             "run the test in the lab",
             f"the process of the lab's tests is gone: {command.ending}",

@@ -42,7 +42,7 @@ class _Wire:
 
     def say(self, **words: object) -> None:
         """Send a line."""
-        data = memoryview(json.dumps(words, default=str).encode() + b"\n")
+        data = memoryview(json.dumps(words).encode() + b"\n")
         with self._lock:
             while data:
                 data = data[os.write(self._out, data) :]
@@ -83,7 +83,10 @@ class _Worker:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send it out."""
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._wire.say(report=data)
+        # Not before pytest, which rewrites assertions of what is not imported yet.
+        from pyvmm.testing.report_lines import packed
+
+        self._wire.say(report=packed(data))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep why a file could not be collected."""

@@ -9,6 +9,25 @@ from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.machine.blocking import run
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.image_file import guest_image
+from pyvmm.testing.marks import axes_of
+from pyvmm.testing.monitors import HostName
+
+NEEDS = {
+    HostName.KVM: ("kvm",),
+    HostName.LAB: ("lab",),
+    HostName.QEMU_TCG: ("qemu",),
+    HostName.QEMU_KVM: ("qemu", "kvm"),
+}
+"""Marks of this suite, by the host that a test is for."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that run on several hosts with what each of them needs."""
+    for item in items:
+        axes = axes_of(item)
+        for mark in () if axes is None else NEEDS.get(axes.host, ()):
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")
