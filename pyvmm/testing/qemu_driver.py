@@ -66,6 +66,8 @@ class QemuDriver:
         self._map = AddressMap.of(request.memory)
         self._booted = trio.current_time()
         self._listeners: list[Callable[[Event], None]] = []
+        self._told: list[Event] = []
+        """All events: the guest runs, and may end, before anybody listens."""
         self._over = trio.Event()
         self._process = self._new_process()
 
@@ -196,7 +198,9 @@ class QemuDriver:
         await self.set_breakpoint(address)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Have `listener` told of each event from now on."""
+        """Have `listener` told of each event, those that there have been at once."""
+        for event in self._told:
+            listener(event)
         self._listeners.append(listener)
 
     async def core(self, path: str) -> None:
@@ -242,6 +246,7 @@ class QemuDriver:
                 self._tell(Event(EventName.ENDED, outcome.detail, None, outcome.seconds))
 
     def _tell(self, event: Event) -> None:
+        self._told.append(event)
         for listener in self._listeners:
             listener(event)
 

@@ -69,6 +69,18 @@ def test_ends(
     assert not children()
 
 
+def test_who_listens_late_is_told_everything() -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with open_qemu_driver(make_request("panic", host=TCG)) as driver:
+            await driver.wait()
+            driver.listen(events.append)
+
+    trio.run(main)
+    assert [event.name for event in events] == [EventName.PANICKED, EventName.ENDED]
+
+
 def test_a_triple_fault_is_no_reset(boot: Boots) -> None:
     with boot("triple", host=TCG) as vm:
         outcome = vm.wait()
