@@ -27,7 +27,7 @@ def changed(source: Path, changes: Iterable[tuple[str, str]]) -> str:
     """The text of a module after all of the changes, each of which must find something."""
     text = source.read_text(encoding="utf-8")
     for pattern, instead in changes:
-        text, count = re.subn(pattern, instead, text, flags=re.DOTALL)
+        text, count = re.subn(pattern, instead, text, flags=re.DOTALL | re.MULTILINE)
         assert count, f"nothing is like {pattern}"
     return text
 

@@ -14,6 +14,7 @@ from pyvmm.testing.failures import ExpectError, GuestFailedError
 from tests.cli.flat import counted, counting
 from tests.machine.guests import COUNT, EXIT_42, PRINT_AND_SPIN, SPIN
 
+pytestmark = pytest.mark.slow
 each_host = pytest.mark.parametrize("host", ["model", pytest.param("kvm", marks=pytest.mark.kvm)])
 
 

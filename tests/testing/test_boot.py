@@ -62,13 +62,13 @@ def test_an_error_names_the_limit_that_has_passed(boot: Boots) -> None:
     with boot("hang", timeout=50) as vm, pytest.raises(ExpectError, match="this call's own"):
         vm.console.expect("never", timeout=0.05)
     with (
-        boot("hang", timeout=0.3) as vm,
-        pytest.raises(ExpectError, match=r"within 0\.3 s, the boot"),
+        boot("hang", timeout=0.1) as vm,
+        pytest.raises(ExpectError, match=r"within 0\.1 s, the boot"),
     ):
         vm.console.expect("never", timeout=50)
     with (
-        boot("hang", timeout=0.3) as vm,
-        pytest.raises(ExpectError, match=r"within 0\.3 s, the boot"),
+        boot("hang", timeout=0.1) as vm,
+        pytest.raises(ExpectError, match=r"within 0\.1 s, the boot"),
     ):
         vm.wait()
 

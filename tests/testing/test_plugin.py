@@ -314,6 +314,36 @@ def test_a_run_that_boots_nothing_loads_nothing(pytester: pytest.Pytester) -> No
     )
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_killed_takes_its_guests_along_and_no_other_test(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import os, signal
+
+        def test_before(boot):
+            with boot("exit", append="3") as vm:
+                assert vm.wait().status == 3
+
+        def test_killed(boot):
+            with boot("hang") as vm:
+                vm.console.expect("hanging")
+                with open("pid", "w") as file:
+                    print(os.getpid(), file=file)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def test_behind(boot):
+            with boot("exit", append="5") as vm:
+                assert vm.wait().status == 5
+        """
+    )
+    result = pytester.runpytest_subprocess(*PLUGINS, "-p", "xdist", "-n1")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*worker 'gw0' crashed while running '*::test_killed'*"])
+    assert not Path("/proc", Path("pid").read_text().strip()).exists()
+
+
 WAITS = """
 def test_it(boot):
     with boot("hang") as vm:
@@ -323,11 +353,31 @@ def test_it(boot):
 """
 
 
+WAITS_IN_TRIO = """
+import pytest
+
+@pytest.mark.trio
+async def test_it(async_boot):
+    async with async_boot("hang") as vm:
+        await vm.console.expect("hanging")
+        open("waits", "w").close()
+        await vm.wait()
+"""
+
+
 @pytest.mark.slow
-def test_control_c_ends_the_wait_and_the_guest(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(WAITS)
+@pytest.mark.parametrize(
+    ("test", "plugins", "ends"),
+    # To pytest-trio an interruption is a failure among others, in a group.
+    [(WAITS, (), {2}), (WAITS_IN_TRIO, ("-p", "pytest_trio.plugin"), {1, 2})],
+    ids=["boot", "async_boot"],
+)
+def test_control_c_ends_the_wait_and_the_guest(
+    pytester: pytest.Pytester, test: str, plugins: tuple[str, ...], ends: set[int]
+) -> None:
+    pytester.makepyfile(test)
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *PLUGINS],
+        [sys.executable, "-m", "pytest", *PLUGINS, *plugins],
         cwd=pytester.path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -338,6 +388,6 @@ def test_control_c_ends_the_wait_and_the_guest(pytester: pytest.Pytester) -> Non
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         told = process.communicate()[0].decode()
-    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert process.returncode in ends
     assert "KeyboardInterrupt" in told
     assert "Exception ignored" not in told
