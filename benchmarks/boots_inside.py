@@ -2,7 +2,7 @@
 """``python -m benchmarks.boots_inside WAY BOOTS``: boots one after another, on one processor.
 
 Prints what they took, as JSON. The ways are hosts of pyvmm's, by the fixture `boot` in a pytest run
-of this file, and QEMU's accelerators.
+of this file, or by `booted`, and QEMU's accelerators.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from pathlib import Path
 import pytest
 
 from pyvmm import bundled_guests
+from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boots
+from pyvmm.testing.saved_boots import Booted
 
+HOSTS = ("kvm", "model")
+RESTORED = {f"{host}-restored": host for host in HOSTS}
 QEMUS = {
     "qemu-kvm": ("-accel", "kvm", "-cpu", "qemu64"),
     "qemu-tcg": ("-accel", "tcg"),
@@ -64,6 +68,22 @@ def test_boots(boot: Boots, measured: Measured) -> None:
     measured.took = _timed(once, measured.boots)
 
 
+def answering(vm: Vm) -> None:
+    """Where the saved guest is: it has answered a letter and waits for the next."""
+    vm.console.send("a")
+    vm.console.expect("a")
+
+
+def test_booted(booted: Booted, measured: Measured) -> None:
+    """Go on from a saved boot, as a test does."""
+
+    def once() -> None:
+        with booted("echo", until=answering, host=measured.host) as vm:
+            answering(vm)
+
+    measured.took = _timed(once, measured.boots)
+
+
 def _timed(once: Callable[[], None], boots: int) -> dict[str, float]:
     for _ in range(_WARM_UP):
         once()
@@ -72,15 +92,20 @@ def _timed(once: Callable[[], None], boots: int) -> dict[str, float]:
         once()
     seconds, after = time.perf_counter() - started, os.times()
     cpu = sum(after[:4]) - sum(before[:4])  # Children's, too.
-    return {"boots_per_s": boots / seconds, "cpu_ms": cpu / boots * 1e3}
+    return {
+        "boots_per_s": boots / seconds,
+        "boot_ms": seconds / boots * 1e3,
+        "cpu_ms": cpu / boots * 1e3,
+    }
 
 
-def _by_the_plugin(host: str, boots: int) -> dict[str, float]:
-    measured = Measured(host, boots)
+def _by_the_plugin(way: str, boots: int) -> dict[str, float]:
+    measured = Measured(RESTORED.get(way, way), boots)
+    test = "test_booted" if way in RESTORED else "test_boots"
     # Nothing of this checkout's own settings for pytest.
-    arguments = ["-q", "--noconftest", "-c", os.devnull, "-p", "no:cacheprovider", __file__]
+    arguments = ["-q", "--noconftest", "-c", os.devnull, "-p", "no:cacheprovider"]
     with redirect_stdout(sys.stderr):
-        status = pytest.main(arguments, plugins=[measured])
+        status = pytest.main([*arguments, f"{__file__}::{test}"], plugins=[measured])
     if status:
         raise SystemExit(f"pytest ended with {status}")
     return measured.took
@@ -127,7 +152,7 @@ def _launch(command: list[str], socket: Path) -> None:
 def main() -> None:
     """Measure on one processor: what a machine of many cores does at once is not of interest."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.boots_inside")
-    parser.add_argument("way", choices=["kvm", "model", *QEMUS])
+    parser.add_argument("way", choices=[*HOSTS, *RESTORED, *QEMUS])
     parser.add_argument("boots", type=int)
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
