@@ -36,6 +36,7 @@ from pyvmm.testing.driver import (
     Registers,
     VcpuState,
 )
+from pyvmm.testing.gdb_stub import GdbStubError
 from pyvmm.testing.monitors import HostName
 from pyvmm.testing.qemu_process import QemuGuest, QemuProcess
 from pyvmm.testing.qemu_registers import parse_registers, parse_translation
@@ -147,6 +148,8 @@ class QemuDriver:
         finally:
             old.close()
         await self.start(saved)
+        for address in sorted(old.breakpoints):
+            await self.set_breakpoint(address)
 
     async def registers(self, vcpu: int) -> Registers:
         """Read the registers of a vCPU; of one that is not in 64-bit code without r8..r15."""
@@ -189,13 +192,19 @@ class QemuDriver:
         """Raise `CannotError`."""
         raise CannotError(self.host, Feature.PAGE_STATES, _NO_PRIVATE)
 
-    async def set_breakpoint(self, address: int) -> None:  # noqa: ARG002
-        """Raise `CannotError`."""
-        raise CannotError(self.host, Feature.BREAKPOINTS, "QEMU's gdbstub is not used")
+    async def set_breakpoint(self, address: int) -> None:
+        """Stop the machine, with an event, before it executes the linear address `address`.
+
+        By QEMU's gdbstub. Raises `CannotError` where it, or the processor, has no (more) of them.
+        """
+        try:
+            await self._process.set_breakpoint(address)
+        except GdbStubError as error:
+            raise CannotError(self.host, Feature.BREAKPOINTS, error.cause) from error
 
     async def clear_breakpoint(self, address: int) -> None:
-        """Raise `CannotError`."""
-        await self.set_breakpoint(address)
+        """Take that breakpoint away."""
+        await self._process.clear_breakpoint(address)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Have `listener` told of each event, those that there have been at once."""

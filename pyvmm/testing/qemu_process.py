@@ -18,7 +18,9 @@ from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.qmp.peer import PATIENCE, QemuError, QemuEvent, QemuPeer, open_qemu
 from pyvmm.testing.console_pipes import ConsolePipes
 from pyvmm.testing.driver import Event, EventName, Outcome
+from pyvmm.testing.gdb_stub import GdbStub, GdbStubError
 from pyvmm.testing.qemu_outcome import broken, out_of_time, outcome_of
+from pyvmm.testing.qemu_registers import next_instruction, parse_registers
 from pyvmm.testing.qemu_saving import QemuSaved, fill, load_devices, save_devices
 
 _EVENTS = {
@@ -31,6 +33,7 @@ _EVENTS = {
 _STANDING_STILL = frozenset({"STOP", "RESUME"})
 _BROKEN = frozenset({"internal-error", "io-error", "guest-panicked"})
 """Run states (QMP's RunState) that the guest does not come out of."""
+_GDB = "gdb"
 _LOG_LIMIT = 1 << 20
 
 
@@ -73,6 +76,9 @@ class QemuProcess:
         self._resets = 0
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
+        self.breakpoints: set[int] = set()
+        """Linear addresses."""
+        self._stub: GdbStub | None = None
         self._devices: bytes | None = None
         """State of the devices, as long as nothing has run since it was saved."""
         self._stack = ExitStack()
@@ -154,8 +160,57 @@ class QemuProcess:
 
     async def resume(self) -> None:
         """Let the vCPUs run on."""
+        attempt = "let the guest run"
         self._devices = None
-        await self.ask("let the guest run", "cont")
+        if self._stub is not None and self.breakpoints:
+            await self._step_over(attempt, self._stub)
+        await self.ask(attempt, "cont")
+
+    async def set_breakpoint(self, address: int) -> None:
+        """Stop before what is at the linear `address`. Raises `GdbStubError` for one too many."""
+        attempt = f"set a breakpoint at {address:#x}"
+        async with self.standing_still(attempt):
+            if self._stub is None:
+                line = {"command-line": f"gdbserver chardev:{_GDB}"}
+                said = str(await self.ask(attempt, "human-monitor-command", line))
+                if not said.startswith("Waiting for gdb connection"):
+                    raise GdbStubError(attempt, f"QEMU has no gdbstub: {said.strip()}")
+                self._stub = GdbStub(self._gdb)
+            await self._stub.insert(address)
+            self.breakpoints.add(address)
+
+    async def clear_breakpoint(self, address: int) -> None:
+        """Take it away, if there is one."""
+        if self._stub is not None and address in self.breakpoints:
+            async with self.standing_still(f"clear the breakpoint at {address:#x}"):
+                await self._stub.remove(address)
+                self.breakpoints.discard(address)
+
+    async def _step_over(self, attempt: str, stub: GdbStub) -> None:
+        """Have each vCPU that stands at a breakpoint execute what is there.
+
+        QEMU would stop it there again.
+        """
+        self._quiet += 1
+        try:
+            for vcpu, address in await self._standing_at(attempt):
+                await stub.remove(address)
+                await stub.step(vcpu)
+                # After this answer all events of the step have come.
+                await self.ask(attempt, "query-status")
+                await stub.insert(address)
+        finally:
+            self._quiet -= 1
+
+    async def _standing_at(self, attempt: str) -> list[tuple[int, int]]:
+        """(vCPU, address) of each that stands at a breakpoint."""
+        found = []
+        for vcpu in range(self._guest.files.request.cpus):
+            said = await self.ask_human(attempt, "info registers", vcpu)
+            address = next_instruction(parse_registers(said))
+            if address in self.breakpoints:
+                found.append((vcpu, address))
+        return found
 
     @asynccontextmanager
     async def standing_still(self, attempt: str) -> AsyncIterator[bool]:
@@ -217,14 +272,19 @@ class QemuProcess:
         if saved is not None:
             command += ("-incoming", "defer")
             fill(self.ram, saved.ram)
-        async with open_qemu(
-            command,
-            pass_fds=(*files.inherited, self.ram, self._log),
-            stdin=self._console.child_input,
-            stdout=self._console.child_output,
-            on_event=self._take,
-        ) as peer:
-            yield peer
+        ours, theirs = trio.socket.socketpair()
+        with ours, theirs:
+            self._gdb = trio.SocketStream(ours)
+            command += ("-chardev", f"socket,id={_GDB},fd={theirs.fileno()}")
+            async with open_qemu(
+                command,
+                pass_fds=(*files.inherited, self.ram, self._log, theirs.fileno()),
+                stdin=self._console.child_input,
+                stdout=self._console.child_output,
+                on_event=self._take,
+            ) as peer:
+                theirs.close()
+                yield peer
 
     async def _begin(self, peer: QemuPeer, saved: QemuSaved | None) -> None:
         attempt = "start the guest"
@@ -271,10 +331,14 @@ class QemuProcess:
         while True:
             await self._stopped.wait()
             self._stopped = trio.Event()
-            with suppress(QemuError):  # It has gone; who waits for that sees it, too.
+            with suppress(QemuError, UsageError):  # It has gone; who waits for that sees it, too.
                 state = await peer.query_status()
                 if state in _BROKEN:
                     return state
+                if state == "debug":
+                    for vcpu, address in await self._standing_at("look at a breakpoint"):
+                        name = EventName.BREAKPOINT
+                        self._tell(Event(name, f"{address:#x}", vcpu, self.seconds()))
 
     def _take(self, event: QemuEvent) -> None:
         if event.name == "RESET":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from pyvmm.errors import ExitCode, PyvmmError
+from pyvmm.hosts.registers import Efer
 from pyvmm.testing.driver import Registers
 
 _GENERAL = re.compile(r"\b([ER][A-Z]{2}|R[89] ?|R1[0-5])=([0-9a-f]{8,16})\b")
@@ -55,6 +56,12 @@ def parse_registers(text: str) -> Registers:
             f"its answer has no {', '.join(sorted(missing))}: {text!r:.200}",
         )
     return Registers(values, bases)
+
+
+def next_instruction(registers: Registers) -> int:
+    """Linear address of the instruction that comes next (SDM vol. 1, 3.4.2.1 and 3.5.1.1)."""
+    is_64_bit = registers.values["efer"] & Efer.LMA and "r8" in registers.values
+    return registers.values["rip"] + (0 if is_64_bit else registers.bases["cs"])
 
 
 def parse_translation(text: str) -> int | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -19,7 +20,7 @@ from pyvmm.lab.settings import KERNEL_VARIABLE, find_kernel
 from pyvmm.testing import lab_tests, lab_worker
 from pyvmm.testing.lab_tests import LabTests
 from pyvmm.testing.presence import IN_LAB
-from tests.lab.places import HANG, qemus_of
+from tests.lab.places import HANG, ROOT, qemus_of
 
 pytestmark = pytest.mark.slow
 PLUGINS = ("-p", "pyvmm.testing.plugin", "-p", "no:cacheprovider", "--pyvmm-host", "lab")
@@ -290,3 +291,53 @@ def test_in_the_lab_itself(
     while qemus_of(place) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not qemus_of(place)
+
+
+CONFTEST = """
+    import os
+    from tests.testing.test_lab_tests import LocalProcess
+    from pyvmm.testing import lab_tests
+
+    def start(_):
+        process = LocalProcess()
+        with open("processes", "a") as file:
+            print(process.process.pid, file=file)
+        return process
+
+    lab_tests.LabTests._new_command = start
+    lab_tests.absence = lambda _: None
+"""
+
+
+def test_workers_of_xdist_and_what_a_killed_one_leaves(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its process; one that is killed in the middle of a test takes its own along."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        """
+        import os, signal
+        import pytest
+
+        @pytest.mark.parametrize("number", range(6))
+        def test_in_there(boot, number):
+            assert os.environ["PYVMM_TESTS_IN_LAB"]
+
+        def test_kills_its_worker(boot):
+            os.kill(os.getppid(), signal.SIGKILL)
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_afterwards(boot, number): ...
+        """
+    )
+    result = pytester.runpytest_subprocess(*PLUGINS, "-p", "xdist", "-n", "2")
+    result.assert_outcomes(passed=10, failed=1)
+    result.stdout.fnmatch_lines(["worker 'gw?' crashed while running *::test_kills_its_worker*"])
+    deadline = time.monotonic() + HANG
+    pids = (pytester.path / "processes").read_text().split()
+    assert len(pids) >= 2
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -68,3 +68,17 @@ def test_a_reset(boot: Boots) -> None:
         vm.powerdown()
         vm.events.wait_for("powerdown")
         assert [event.name.value for event in vm.events.all] == ["reset", "powerdown"]
+
+
+def test_a_breakpoint_by_a_symbol(boot: Boots) -> None:
+    with boot("echo", paused=True) as vm:
+        address = vm.breakpoint("guest_main")
+        vm.resume()
+        event = vm.events.wait_for("breakpoint")
+        assert (event.detail, event.vcpu) == (f"{address:#x}", 0)
+        assert vm.registers().values["rip"] == address == vm.symbols.address("guest_main")
+        vm.clear_breakpoint(address)
+        vm.resume()
+        vm.console.send(b"x\x04")
+        assert vm.wait().status == 0
+        assert vm.console.transcript == b"x"

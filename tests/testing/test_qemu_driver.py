@@ -225,7 +225,6 @@ def test_things_that_qemu_cannot_do(boot: Boots) -> None:
         for feature, action in (
             (Feature.PAGE_STATES, vm.page_states),
             (Feature.PAGE_STATES, lambda: vm.convert(0, 4096, "private")),
-            (Feature.BREAKPOINTS, lambda: vm.breakpoint(0)),
             (Feature.END_OF_INPUT, vm.console.end_input),
         ):
             with pytest.raises(CannotError) as caught:
@@ -260,6 +259,37 @@ with LoopThread("boots") as loop, Boots(loop)("hang", host="qemu-tcg") as vm:
     print(*children(), flush=True)
     time.sleep(600)
 """
+
+
+@by_both
+def test_breakpoints(boot: Boots, host: str) -> None:
+    with boot("echo", host=host) as vm:
+        vm.console.send(b"a")
+        vm.console.expect("a")
+        address = vm.breakpoint("console_write")
+        for typed in (b"b", b"c"):
+            vm.console.send(typed)
+            event = vm.events.wait_for("breakpoint")
+            assert (event.detail, event.vcpu) == (f"{address:#x}", 0)
+            assert vm.registers().values["rip"] == address
+            assert vm.console.transcript[-1:] != typed
+            vm.resume()
+            vm.console.expect(typed)
+        vm.clear_breakpoint(address)
+        vm.console.send(b"d\x04")
+        assert vm.wait().status == 0
+        names = [event.name.value for event in vm.events.all]
+        assert names == [*("paused", "breakpoint", "resumed") * 2, "ended"]
+
+
+def test_one_breakpoint_too_many_for_the_processor(boot: Boots) -> None:
+    with boot("hang", host=KVM) as vm:
+        vm.console.expect("hanging")
+        for address in range(4):
+            vm.breakpoint(0x10000 + address)
+        with pytest.raises(CannotError, match="breakpoints on qemu-kvm"):
+            vm.breakpoint(0x20000)
+        assert vm.events.all == ()
 
 
 def test_a_process_that_is_killed_leaves_no_qemu() -> None:
