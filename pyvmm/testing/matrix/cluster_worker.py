@@ -43,10 +43,7 @@ class Refused:
     """No boot, and no fault of the guest's: `cause` on the worker at `address`."""
 
     address: str
-    """"" where Dask, not a worker, has said so."""
     cause: str
-    is_worth_another: bool = True
-    """False where another attempt would do more harm than good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Done:
 
 
 def kept(content: bytes) -> bytes:
-    """Keep a file on the worker; a task of its own, so that each worker gets it once."""
+    """Keep a file on a worker; a task of its own, so that it is sent there once."""
     return content
 
 
@@ -83,19 +80,17 @@ def boot_on_worker(wanted: str, job: Job, image: bytes, initrd: bytes | None) ->
         task = worker.state.tasks.get(key)
         return task is not None and task.state not in {"cancelled", "released"}
 
-    try:
-        result = trio.run(_boot, job, contents, is_wanted)
-    except ProcessLostError as error:
-        return Refused(worker.address, error.cause)
-    if result is None:
-        return Refused(worker.address, "it was not wanted any more")
-    return Done(worker.address, replace(result, place=str(worker.name or worker.address)))
+    done = trio.run(_boot, job, contents, is_wanted)
+    if isinstance(done, str):
+        return Refused(worker.address, done)
+    return Done(worker.address, replace(done, place=str(worker.name or worker.address)))
 
 
 async def _boot(
     job: Job, contents: dict[str, bytes], is_wanted: Callable[[], bool]
-) -> BootResult | None:
-    result: BootResult | None = None
+) -> BootResult | str:
+    """Do the job; why there is no result, where there is none."""
+    done: BootResult | str = "it was not wanted any more"
     in_lab = job.boot.host is HostName.LAB
     command = lab_command() if in_lab else boot_command()
     async with BootProcess(command) as process, trio.open_nursery() as nursery:
@@ -106,7 +101,9 @@ async def _boot(
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)
-        done = await process.boot(job.inside_the_lab() if in_lab else job, contents)
-        result = job.from_the_lab(done) if in_lab else done
+        try:
+            done = await process.boot(job.inside_the_lab() if in_lab else job, contents)
+        except ProcessLostError as error:
+            done = error.cause
         nursery.cancel_scope.cancel()
-    return result
+    return job.from_the_lab(done) if in_lab and isinstance(done, BootResult) else done

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The boots of a matrix on a Dask cluster: each a task, each counted once, whatever dies meanwhile.
 
-Only as many tasks are out as can run: of a worker that dies all tasks become suspect, and what
-waits elsewhere would with them. A result is taken as soon as it is there.
+Each task is meant for one worker that has room for it. Left alone, Dask has tasks wait for a worker
+that has their image while others idle, and takes all that a dead worker had for suspects; so a boot
+of a worker that is gone is given to another here. A result is taken as soon as it is there.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import CancelledError
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
     from distributed import Future
 
 ATTEMPTS = 3
-"""Times that a boot is given to the cluster before it is given up."""
+"""Times that a boot is begun before it is given up, where worker or process is lost."""
 ABANDONED = 60.0
 """Seconds without any worker after which the rest is given up."""
 _LOOK_EVERY = 1.0
+_AHEAD = 4
+"""Boots that look for a worker, for each one that can run: some may wait for certain workers."""
 
 Tell = Callable[[BootResult], None]
 
@@ -49,27 +54,24 @@ async def run_on_cluster(
     Cancelled, it has the workers end what runs; of those boots there is no result. Raises
     `HostLacksError` where the cluster is lost.
     """
-    run = _Run(cluster, files, tell, notice)
+    run = _Run(cluster, files, notice)
     left = iter(boots)
     boot = next(left, None)
-    hands: set[asyncio.Task[None]] = set()
+    hands: set[asyncio.Task[BootResult]] = set()
     loop = asyncio.get_running_loop()
     looked = with_worker = loop.time()
     try:
         while True:
-            while boot is not None and len(hands) < cluster.slots:
-                hands.add(loop.create_task(run.do(boot)))
+            while boot is not None and len(hands) < _AHEAD * max(1, cluster.slots):
+                hands.add(loop.create_task(run.result(boot)))
                 boot = next(left, None)
-            if boot is None and not hands:
+            if not hands:
                 return
-            if hands:
-                done, hands = await asyncio.wait(
-                    hands, timeout=_LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
-                )
-                for one in done:
-                    one.result()
-            else:
-                await asyncio.sleep(_LOOK_EVERY)
+            done, hands = await asyncio.wait(
+                hands, timeout=_LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
+            )
+            for one in done:
+                tell(one.result())
             if loop.time() - looked >= _LOOK_EVERY:
                 await run.look()
                 looked = loop.time()
@@ -85,20 +87,17 @@ async def run_on_cluster(
 class _Run:
     """State that the boots of a run share."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        files: ImageFiles,
-        tell: Tell,
-        notice: Callable[[str], None],
-    ) -> None:
+    def __init__(self, cluster: Cluster, files: ImageFiles, notice: Callable[[str], None]) -> None:
         self._cluster = cluster
         self._files = files
-        self._tell = tell
         self._notice = notice
         self._name = uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
-        self._sent: dict[str, Future[bytes]] = {}
+        self._sent: dict[tuple[str, str], Future[bytes]] = {}
+        self._busy: Counter[str] = Counter()
+        """Boots that each worker has now."""
+        self._changed = asyncio.Condition()
+        """Told when a worker has room again, or came, or is gone."""
         self._lacking: dict[tuple[HostName, bool], dict[str, BootResult]] = {}
         """Workers on which a host is not there, with what they said of it."""
 
@@ -116,77 +115,115 @@ class _Run:
             return  # It is busy: there is another look soon.
         for address in cluster.unfit.keys() - known:
             self._notice(f"worker {address} is left out: it has {cluster.unfit[address]}")
+        async with self._changed:
+            self._changed.notify_all()
 
-    async def do(self, boot: Boot) -> None:
-        """Have one boot done, and tell its result."""
-        self._tell(await self._result(boot))
-
-    async def _result(self, boot: Boot) -> BootResult:
+    async def result(self, boot: Boot) -> BootResult:
+        """Have one boot done, somewhere."""
         job = self._files.job(boot)
         lacking = self._lacking.setdefault((boot.host, boot.image.private), {})
         avoided: set[str] = set()
         causes: list[str] = []
         while len(causes) < ATTEMPTS:
-            workers = set(self._cluster.able)
-            if workers and workers <= lacking.keys():
-                # No worker has the host: one of them has said why.
-                skipped = lacking[min(workers)]
-                return replace(skipped, key=boot.key, attempts=0)
-            chosen = (workers - lacking.keys() - avoided) or (workers - lacking.keys())
-            answer = await self._answer(job, chosen)
+            async with self._worker(lacking.keys(), avoided) as worker:
+                if worker is None:
+                    # None of the workers has the host: one of them has said why.
+                    said = next(iter(lacking.values()))
+                    return replace(said, key=boot.key, attempts=0)
+                answer = await self._answer(job, worker)
             if isinstance(answer, Refused):
                 avoided.add(answer.address)
                 causes.append(answer.cause)
-                if not answer.is_worth_another:
-                    break
             elif answer.result.verdict is Verdict.SKIPPED:
                 lacking[answer.address] = answer.result
             else:
                 return replace(answer.result, attempts=len(causes) + 1)
         return BootResult(boot.key, Verdict.LOST, causes[-1], attempts=len(causes))
 
-    async def _answer(self, job: Job, workers: set[str]) -> Done | Refused:
-        """Have a worker, one of `workers`, do the job; what Dask says of it is no result."""
+    @asynccontextmanager
+    async def _worker(self, lacking: Iterable[str], avoided: set[str]) -> AsyncIterator[str | None]:
+        """A worker with room for a boot, that one's within the block.
+
+        It is none of `lacking` (None where all are), and one of `avoided` if there is no other.
+        """
+        worker = ""
+        async with self._changed:
+            while not worker:
+                able = self._cluster.able
+                left = able.keys() - set(lacking)
+                if able and not left:
+                    break
+                left = left - avoided or left
+                free = {one: able[one] - self._busy[one] for one in left}
+                worker = max(free, key=lambda one: (free[one], one), default="")
+                if not worker or free[worker] <= 0:
+                    worker = ""
+                    await self._changed.wait()
+            self._busy[worker] += 1
+        try:
+            yield worker or None
+        finally:
+            self._busy[worker] -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _answer(self, job: Job, worker: str) -> Done | Refused:
+        """Have the worker do the job; that Dask lost it is no result."""
         cluster = self._cluster
         future = cluster.client.submit(
             boot_on_worker,
             cluster.version,
             job,
-            self._file(job.image),
-            None if job.initrd is None else self._file(job.initrd),
+            self._file(job.image, worker),
+            None if job.initrd is None else self._file(job.initrd, worker),
             # Each its own: equal calls would be one.
             key=f"pyvmm-{self._name}-{next(self._numbers)}-{job.boot.key}",
             pure=False,
-            workers=sorted(workers) if workers != cluster.everyone else None,
+            workers=[worker],
             resources={RESOURCE: 1} if cluster.has_resource else None,
         )
+        asked = asyncio.ensure_future(_result(future))
+        gone = asyncio.ensure_future(self._until_gone(worker))
         try:
-            answer = await future.result()
+            await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                answer = asked.result()
+                assert isinstance(answer, (Done, Refused))
+                return answer
         except CancelledError:  # Not asyncio's: Dask has given the task up.
             if cluster.is_lost:
                 raise _lost(cluster, "its scheduler is gone") from None
-            return Refused("", "the cluster has forgotten it")
+            return Refused(worker, "the cluster has forgotten it")
         except Exception as error:  # noqa: BLE001 - whatever a task can end with, told as that
             if type(error).__name__ == "KilledWorker":
-                return Refused("", "every worker that tried it died", is_worth_another=False)
-            return Refused("", f"{type(error).__name__}: {first_line(error)}")
+                return Refused(worker, f"worker {worker} died")
+            return Refused(worker, f"{type(error).__name__}: {first_line(error)}")
         finally:
+            asked.cancel()
+            gone.cancel()
+            await asyncio.gather(asked, gone, return_exceptions=True)
             future.release()
-        assert isinstance(answer, (Done, Refused))
-        return answer
+        return Refused(worker, f"worker {worker} is gone")
 
-    def _file(self, digest: str) -> Future[bytes]:
-        """A file on the cluster: a task, so that it is made again where it is lost."""
-        if digest not in self._sent:
-            self._sent[digest] = self._cluster.client.submit(
+    async def _until_gone(self, worker: str) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: worker not in self._cluster.fit)
+
+    def _file(self, digest: str, worker: str) -> Future[bytes]:
+        """A file on a worker; it stays there for the run."""
+        if (digest, worker) not in self._sent:
+            self._sent[digest, worker] = self._cluster.client.submit(
                 kept,
                 self._files.contents[digest],
-                key=f"pyvmm-file-{self._name}-{digest}",
+                key=f"pyvmm-file-{self._name}-{digest}-{worker}",
                 pure=False,
-                workers=sorted(self._cluster.fit),
-                allow_other_workers=True,
+                workers=[worker],
             )
-        return self._sent[digest]
+        return self._sent[digest, worker]
+
+
+async def _result(future: Future[object]) -> object:
+    return await future.result()
 
 
 def _lost(cluster: Cluster, cause: str) -> HostLacksError:

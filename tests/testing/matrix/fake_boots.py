@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A process that boots guests, and does to its boots what their command lines say.
 
-``count FILE``: adds a line to FILE. ``die FILE``: the same, and the process is gone, unless FILE
-has as many lines as the last word says. ``hang``: nothing comes back. ``fail``: it failed.
+``count FILE``: adds a line to FILE. ``die FILE N``: the same, and the process is gone, the first N
+times. ``kill FILE N``: so is its parent, a worker of a cluster. ``hang FILE``: nothing comes back.
+``only FILE``: it is skipped, but below the process whose number is in FILE. ``fail``: it failed.
 """
 
 from __future__ import annotations
@@ -36,17 +37,23 @@ def main() -> None:
 
 
 async def boot(job: Job, contents: dict[str, bytes]) -> BootResult:
-    image = job.boot.image
-    words = image.append.split()
-    if words[:1] == ["hang"]:
-        print("it hangs", file=sys.stderr, flush=True)
-        await trio.sleep_forever()
-    if words[:1] in (["die"], ["count"]):
-        lines = count(Path(words[1]), job)
-        if words[0] == "die" and lines <= int(words[2]):
+    word, *words = job.boot.image.append.split() or [""]
+    verdict = Verdict.PASSED
+    lines = count(Path(words[0]), job) if word in {"count", "die", "kill", "hang"} else 0
+    match word:
+        case "hang":
+            print("it hangs", file=sys.stderr, flush=True)
+            await trio.sleep_forever()
+        case "die" if lines <= int(words[1]):
             print("\nit dies\n", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
-    verdict = Verdict.FAILED if words[:1] == ["fail"] else Verdict.PASSED
+        case "kill" if lines <= int(words[1]):
+            os.kill(os.getppid(), signal.SIGKILL)
+            await trio.sleep_forever()
+        case "only" if number_in(Path(words[0])) != os.getppid():
+            verdict = Verdict.SKIPPED
+        case "fail":
+            verdict = Verdict.FAILED
     return BootResult(
         job.boot.key, verdict, console=contents[job.image][:4], by_hand=str(os.getpid())
     )
@@ -58,3 +65,8 @@ def count(log: Path, job: Job) -> int:
         print(job.boot.key, os.getpid(), file=file, flush=True)
         file.seek(0)
         return len(file.readlines())
+
+
+def number_in(file: Path) -> int:
+    """The number that a file has."""
+    return int(file.read_text(encoding="utf-8"))

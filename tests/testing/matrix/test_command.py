@@ -31,7 +31,7 @@ slow = pytest.mark.slow
 @pytest.fixture
 def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "160")
     path = Path("m.toml")
     path.write_text(EXIT)
     return path

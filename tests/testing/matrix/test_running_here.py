@@ -95,7 +95,7 @@ def test_a_boot_that_takes_each_process_along_is_lost_and_the_others_go_on(folde
 
 
 def test_a_process_that_does_not_answer_is_ended(folder: Path) -> None:
-    text = "hosts = 'kvm'\ntimeout = 0.1\n" + image("a", "hang")
+    text = "hosts = 'kvm'\ntimeout = 0.1\n" + image("a", f"hang {folder / 'log'}")
     ((result),) = run(text, folder, patience=0.1)[1]
     assert result.verdict is Verdict.LOST
     assert result.reason == "its process has not answered for 0.2 s"
@@ -103,7 +103,8 @@ def test_a_process_that_does_not_answer_is_ended(folder: Path) -> None:
 
 def test_cancelled_it_ends_what_runs_and_tells_nothing_of_it(folder: Path) -> None:
     boots, files = planned(
-        "hosts = 'kvm'\n" + image("a", "") + image("b", "hang") + image("c", ""), folder
+        "hosts = 'kvm'\n" + image("a", "") + image("b", f"hang {folder / 'log'}") + image("c", ""),
+        folder,
     )
     results: list[BootResult] = []
 

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: MIT
+"""The boots of a matrix on a Dask cluster: none is lost or counted twice, whatever dies meanwhile.
+
+The cluster is one of processes on this machine; what boots in them is told by `fake_boots`, but for
+the tests of the command.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from distributed import Client, LocalCluster, WorkerPlugin
+
+from pyvmm.cli.main import main
+from pyvmm.errors import HostLacksError
+from pyvmm.testing.matrix.asyncio_thread import in_asyncio
+from pyvmm.testing.matrix.cluster import Cluster, connected, scheduler_address, with_workers
+from pyvmm.testing.matrix.cluster_worker import Facts
+from pyvmm.testing.matrix.results import BootResult, Verdict
+from pyvmm.testing.matrix.running_on_cluster import run_on_cluster
+from tests.cli.command import until
+from tests.testing.matrix.test_running_here import image, is_running, planned
+
+pytestmark = pytest.mark.slow
+
+VERSION = importlib.metadata.version("pyvmm")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two workers, each a process of its own that has room for one boot."""
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=2,
+        processes=True,
+        resources={"vm": 1},
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Any]:
+    """A client of the test's own, to look at workers and change them; both are there."""
+    with Client(cluster.scheduler_address, set_as_default=False) as made:
+        made.wait_for_workers(2, timeout=120)
+        yield made
+
+
+@pytest.fixture
+def fakes(client: Any) -> None:
+    """Let workers boot what `fake_boots` does, those that come later, too."""
+    client.register_plugin(_Fakes(), name="fakes")
+
+
+class _Fakes(WorkerPlugin):  # type: ignore[misc] # distributed has no types for us
+    """A plugin of workers."""
+
+    def setup(self, worker: object) -> None:
+        from pyvmm.testing.matrix import cluster_worker
+        from tests.testing.matrix import fake_boots
+
+        vars(cluster_worker)["boot_command"] = fake_boots.command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "an.img").write_bytes(b"image of a guest")
+    return tmp_path
+
+
+class Ran:
+    """A run on a cluster: its boots, its results, what was said besides."""
+
+    def __init__(self, text: str, folder: Path) -> None:
+        self.boots, self.files = planned(text, folder)
+        self.results: list[BootResult] = []
+        self.notices: list[str] = []
+
+    async def on(
+        self, place: str, tell: Callable[[BootResult], None] | None = None, **options: float
+    ) -> None:
+        async def there() -> None:
+            async with connected(place) as reached:
+                await with_workers(reached, 120)
+                await run_on_cluster(
+                    reached,
+                    self.boots,
+                    self.files,
+                    tell or self.results.append,
+                    self.notices.append,
+                    **options,
+                )
+
+        await in_asyncio(there)
+
+    def verdicts(self) -> dict[str, tuple[Verdict, int]]:
+        """By the image's name; each boot has one result."""
+        assert Counter(one.key for one in self.results) == Counter(one.key for one in self.boots)
+        return {one.key.partition("/")[0]: (one.verdict, one.attempts) for one in self.results}
+
+
+def run(text: str, folder: Path, cluster: LocalCluster) -> Ran:
+    ran = Ran("hosts = 'kvm'\n" + text, folder)
+    trio.run(ran.on, cluster.scheduler_address)
+    return ran
+
+
+def pids(log: Path) -> dict[str, list[int]]:
+    """Processes that did each boot, in their order, by the image's name."""
+    found: dict[str, list[int]] = {}
+    for line in log.read_text().splitlines():
+        key, pid = line.split()
+        found.setdefault(key.partition("/")[0], []).append(int(pid))
+    return found
+
+
+def test_each_boot_is_done_once_and_both_workers_do_some(
+    cluster: LocalCluster, fakes: None, folder: Path
+) -> None:
+    log = folder / "log"
+    ran = run("memory = ['1M', '2M', '3M', '4M']\n" + image("a", f"count {log}"), folder, cluster)
+    assert ran.verdicts() == {"a": (Verdict.PASSED, 1)}
+    assert {one.console for one in ran.results} == {b"imag"}
+    assert len({one.place for one in ran.results}) == 2
+    assert len(pids(log)["a"]) == 4
+    assert not any(map(is_running, pids(log)["a"]))
+
+
+def test_a_worker_that_is_killed_loses_no_boot(
+    cluster: LocalCluster, fakes: None, folder: Path
+) -> None:
+    text = "".join(image(f"i{number}", f"count {folder / 'log'}") for number in range(4))
+    text = image("a", f"kill {folder / 'killed'} 1") + text
+    ran = run(text, folder, cluster)
+    verdicts = ran.verdicts()
+    assert verdicts["a"] == (Verdict.PASSED, 2)
+    assert {verdict for verdict, _ in verdicts.values()} == {Verdict.PASSED}
+    assert len(pids(folder / "killed")["a"]) == 2
+    assert not any(map(is_running, pids(folder / "killed")["a"]))
+    assert set(pids(folder / "log")) == {"i0", "i1", "i2", "i3"}
+
+
+def test_a_boot_that_kills_every_worker_is_lost_and_the_others_are_done(
+    cluster: LocalCluster, fakes: None, folder: Path
+) -> None:
+    text = image("a", f"kill {folder / 'killed'} 99") + image("b", f"count {folder / 'log'}")
+    ran = run(text, folder, cluster)
+    lost = next(one for one in ran.results if one.key.startswith("a/"))
+    assert (lost.verdict, lost.attempts) == (Verdict.LOST, 3)
+    assert lost.reason.startswith("worker tcp://")
+    assert ran.verdicts()["b"][0] is Verdict.PASSED
+    assert len(pids(folder / "killed")["a"]) == 3
+
+
+def test_a_boot_whose_process_dies_is_done_again(
+    cluster: LocalCluster, fakes: None, folder: Path
+) -> None:
+    log = folder / "log"
+    ran = run(image("a", f"die {log} 1") + image("b", f"die {log}2 99"), folder, cluster)
+    assert ran.verdicts() == {"a": (Verdict.PASSED, 2), "b": (Verdict.LOST, 3)}
+    assert [one.reason for one in ran.results if one.key.startswith("b/")] == [
+        "its process was ended by SIGKILL: it dies"
+    ]
+
+
+def test_a_boot_goes_to_a_worker_that_has_its_host(
+    cluster: LocalCluster, client: Any, fakes: None, folder: Path
+) -> None:
+    one, _ = client.run(os.getpid).values()
+    (folder / "pid").write_text(str(one))
+    text = "memory = ['1M', '2M', '3M']\n" + image("a", f"only {folder / 'pid'}")
+    ran = run(text, folder, cluster)
+    assert set(ran.verdicts().values()) == {(Verdict.PASSED, 1)}
+    assert len({each.place for each in ran.results}) == 1
+    (folder / "pid").write_text("0")
+    ran = run(text, folder, cluster)
+    assert {each.verdict for each in ran.results} == {Verdict.SKIPPED}
+    assert len(ran.results) == 3
+
+
+def test_a_worker_that_turns_out_to_have_another_version_is_avoided(
+    cluster: LocalCluster, client: Any, fakes: None, folder: Path
+) -> None:
+    address, _ = client.run(os.getpid)
+    client.run(_pretend_in_tasks, "9.9", workers=[address])
+    try:
+        ran = run("memory = ['1M', '2M', '3M']\n" + image("a", ""), folder, cluster)
+    finally:
+        client.run(_pretend_in_tasks, VERSION, workers=[address])
+    assert {one.verdict for one in ran.results} == {Verdict.PASSED}
+    assert len({one.place for one in ran.results}) == 1
+
+
+def _pretend_in_tasks(number: str) -> None:
+    from pyvmm.testing.matrix import cluster_worker
+
+    vars(cluster_worker)["version"] = lambda _: number
+
+
+def test_a_cancellation_ends_what_runs_on_the_workers(
+    cluster: LocalCluster, fakes: None, folder: Path
+) -> None:
+    log = folder / "log"
+    ran = Ran("hosts = 'kvm'\n" + image("a", "") + image("b", f"hang {log}"), folder)
+
+    async def cancelled() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ran.on, cluster.scheduler_address)
+            while not (ran.results and log.exists() and log.read_text().endswith("\n")):
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+
+    trio.run(cancelled)
+    assert [one.key for one in ran.results] == ["a/64M-1cpu-kvm"]
+    (pid,) = pids(log)["b"]
+    until(lambda: not is_running(pid), "the worker ends what nobody wants any more")
+
+
+# -- clusters that cannot be used --
+
+
+def pretend(number: str) -> None:
+    """Be a worker with that version of pyvmm."""
+    real = importlib.metadata.Distribution
+
+    def version(name: str) -> str:
+        return number if name == "pyvmm" else real.from_name(name).version
+
+    vars(importlib.metadata)["version"] = version
+
+
+MATRIX = "hosts = 'model'\nmemory = '16M'\n[[image]]\npath = 'exit'\n"
+
+
+def test_a_worker_with_another_pyvmm_is_refused_by_the_command(
+    cluster: LocalCluster, client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.toml").write_text(MATRIX)
+    address, _ = client.run(os.getpid)
+    client.run(pretend, "9.9", workers=[address])
+    try:
+        code = main(["matrix", str(tmp_path / "m.toml"), "--cluster", cluster.scheduler_address])
+    finally:
+        client.run(pretend, VERSION, workers=[address])
+    assert code == 69
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        f"pyvmm: cannot boot on the cluster {cluster.scheduler_address}: {address} has pyvmm 9.9, "
+        f"not {VERSION}; install pyvmm {VERSION} there, with the same Python and distributed, and "
+        "start these workers again"
+    )
+
+
+def test_the_command_boots_guests_there(
+    cluster: LocalCluster, client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client.run(_no_fakes)
+    (tmp_path / "m.toml").write_text(
+        MATRIX.replace("'16M'", "['16M', '32M']")
+        + "append = '9'\nexpect = { status = 9 }\n[[image]]\npath = 'panic'\n"
+    )
+    arguments = ["--cluster", cluster.scheduler_address, "--artifacts", str(tmp_path / "all")]
+    assert main(["matrix", str(tmp_path / "m.toml"), *arguments]) == 1
+    out = " ".join(capfd.readouterr().out.split())
+    assert f" on the cluster {cluster.scheduler_address}, 2 workers, 2 at a time: " in out
+    assert out.endswith("2 passed, 2 FAILED")
+    said = tmp_path / "all" / "panic" / "32M-1cpu-model" / "console.log"
+    assert said.read_bytes()
+
+
+def _no_fakes() -> None:
+    from pyvmm.testing.matrix import cluster_worker, processes
+
+    vars(cluster_worker)["boot_command"] = processes.boot_command
+
+
+def test_a_cluster_without_workers() -> None:
+    ran = []
+
+    async def there() -> None:
+        async with LocalCluster(
+            n_workers=0, dashboard_address=":0", asynchronous=True, processes=True
+        ) as made:
+            async with connected(made.scheduler_address) as reached:
+                with pytest.raises(HostLacksError) as caught:
+                    await with_workers(reached, 0.1)
+            ran.append(str(caught.value))
+
+    trio.run(in_asyncio, there)
+    (said,) = ran
+    assert "it has had no workers for 0.1 s; start some: dask worker tcp://" in said
+
+
+def unreachable(place: str) -> str:
+    async def there() -> None:
+        async with connected(place, 0.2):
+            raise AssertionError("it is connected")
+
+    with pytest.raises(HostLacksError) as caught:
+        trio.run(in_asyncio, there)
+    return str(caught.value)
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        said = unreachable(place)
+    assert said == (
+        f"cannot reach the cluster {place}: no Dask scheduler answered within 0.2 s; see that dask "
+        "scheduler runs there, and that this machine may connect to it"
+    )
+
+
+def test_somebody_there_who_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        said = unreachable(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+    assert "no Dask scheduler answered within 0.2 s" in said
+
+
+def test_an_address_of_another_kind() -> None:
+    assert "does not answer as a Dask scheduler does (unknown address scheme" in unreachable(
+        "x://y:1"
+    )
+
+
+def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert "Dask distributed is not installed" in (said := unreachable("tcp://127.0.0.1:1"))
+    assert said.endswith("; pip install 'pyvmm[cluster]'")
+
+
+def test_addresses(tmp_path: Path) -> None:
+    assert scheduler_address("tcp://a:8786") == "tcp://a:8786"
+    assert scheduler_address("tls://[::1]:1") == "tls://[::1]:1"
+    assert scheduler_address("a:8786") == "tcp://a:8786"
+    (tmp_path / "s.json").write_text('{"address": "tcp://b:1", "id": "x"}')
+    assert scheduler_address(str(tmp_path / "s.json")) == "tcp://b:1"
+
+
+def test_who_may_boot_and_how_many_at_a_time() -> None:
+    class Connected:
+        status = "running"
+
+    made = Cluster(Connected(), "x")
+    made.fit = {"a": Facts(4, 0), "b": Facts(2, 0)}
+    assert made.able == {"a": 4, "b": 2}
+    made.fit["c"] = Facts(8, 3)
+    assert (made.able, made.slots) == ({"c": 3}, 3)
