@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.testing.explain import explain
-from pyvmm.testing.witness import Witness
+from pyvmm.testing.witness import Remains, Witness
 
 GUESTS = "pyvmm_guests"
 """Attribute of a failed report: a list of `Explanation.to_json`."""
@@ -16,6 +16,12 @@ _WITNESS = pytest.StashKey[Witness]()
 def witness_of(item: pytest.Item) -> Witness:
     """Return the witness of a test's guests; it has one from then on."""
     return item.stash.setdefault(_WITNESS, Witness())
+
+
+def guests_of(item: pytest.Item) -> tuple[Remains, ...]:
+    """Guests that a test has booted, as far as no failure has been explained."""
+    witness = item.stash.get(_WITNESS, None)
+    return () if witness is None else tuple(witness.guests)
 
 
 def explain_report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,7 +13,7 @@ from pyvmm.testing.boots import Boot, Boots
 from pyvmm.testing.cases import GuestCase
 from pyvmm.testing.driver import Outcome
 from pyvmm.testing.failed_tests import witness_of
-from pyvmm.testing.failures import ExpectError, console_end
+from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.guest_failures import GuestFailure
 from pyvmm.testing.guest_longrepr import failure_repr
 from pyvmm.testing.image_lines import ImageLine
@@ -24,20 +24,14 @@ from pyvmm.testing.source_files import find_source
 from pyvmm.testing.tap_results import TapReport, TapStatus
 from pyvmm.testing.verdicts import judge_case, judge_run, read_results
 
-if TYPE_CHECKING:
-    from pyvmm.testing.blocking_vm import Vm
-
-_TOLD = 1 << 14
-"""Bytes of the console's end that a failure shows lines of."""
-
 
 class GuestCaseError(AssertionError):
-    """A test in a guest has failed: `reason` in a line, its assertions, the console's end."""
+    """A test in a guest has failed: `reason` in a line, and its assertions."""
 
-    def __init__(self, reason: str, failures: tuple[GuestFailure, ...], said: bytes) -> None:
+    def __init__(self, reason: str, failures: tuple[GuestFailure, ...] = ()) -> None:
         super().__init__(reason)
+        self.reason = reason
         self.failures = failures
-        self.said = said
 
 
 class ImageItem(pytest.Item):
@@ -78,21 +72,24 @@ class ImageItem(pytest.Item):
             arguments["initrd"] = self.config.rootpath / line.initrd
         defaults = None if axes is None else axes.arguments()
         boots = Boots(session_loop(self.config), defaults, witness_of(self))
-        return boots(self.path, **arguments)
+        return boots(_as_typed(self.path), **arguments)
 
-    def run_guest(self) -> tuple[Outcome | None, bytes]:
-        """Boot the guest and wait: how it ended, None where it did not, and all that it said."""
+    def runtest(self) -> None:
+        """Boot the guest, wait for its end and judge it. Raises what `judge` raises.
+
+        It is judged while it is there: whoever explains a failure may want to look at it.
+        """
+        __tracebackhide__ = True
         with self.boot() as vm:
-            self.has_booted(vm)
             try:
-                outcome = vm.wait()
+                outcome: Outcome | None = vm.wait()
             except ExpectError:
                 outcome = None
-            return outcome, vm.console.transcript
+            self.judge(outcome, vm.console.transcript)
 
-    def has_booted(self, vm: Vm) -> None:
-        """Keep what reports say of the boot."""
-        self.user_properties.append(("pyvmm_host", vm.host.value))
+    def judge(self, outcome: Outcome | None, said: bytes) -> None:
+        """Judge a run by how it ended (None: it did not) and all that the guest said."""
+        raise NotImplementedError
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Failed assertions of the guest as pytest shows its own; else as any item."""
@@ -101,11 +98,10 @@ class ImageItem(pytest.Item):
             return super().repr_failure(excinfo, style)
         path, line, _ = self.reportinfo()
         return failure_repr(
-            str(error),
+            error.reason,
             error.failures,
             (os.path.relpath(path), (line or 0) + 1),
             self.source_of,
-            tuple(console_end(error.said[-_TOLD:])),
         )
 
     def source_of(self, file: str) -> Path | None:
@@ -125,10 +121,9 @@ class CaseItem(ImageItem):
         """Command line of the boot: it names the case."""
         return f"{self.line.append} case={self.case.option}".strip()
 
-    def runtest(self) -> None:
-        """Boot the guest for the case. Raises `GuestCaseError` where that has not passed."""
+    def judge(self, outcome: Outcome | None, said: bytes) -> None:
+        """Raise `GuestCaseError` where the case has not passed, and pytest's skip and xfail."""
         __tracebackhide__ = True
-        outcome, said = self.run_guest()
         verdict = judge_case(self.case.own_name, said, outcome, self.limit)
         match verdict.status:
             case TapStatus.PASSED | TapStatus.XPASSED:
@@ -138,7 +133,7 @@ class CaseItem(ImageItem):
             case TapStatus.XFAILED:
                 pytest.xfail(verdict.reason)
             case TapStatus.FAILED | TapStatus.CRASHED:
-                raise GuestCaseError(verdict.reason, verdict.failures, said)
+                raise GuestCaseError(verdict.reason, verdict.failures)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Source file and line of the case, where that is here; else the image."""
@@ -153,15 +148,22 @@ class KtapItem(ImageItem):
 
     results: TapReport | None = None
 
-    def runtest(self) -> None:
-        """Boot the guest. Raises `GuestCaseError` where something else than a result is wrong."""
+    def judge(self, outcome: Outcome | None, said: bytes) -> None:
+        """Raise `GuestCaseError` where something else than a result is wrong."""
         __tracebackhide__ = True
-        outcome, said = self.run_guest()
         self.results = read_results(said)
         reason = judge_run(self.results, said, outcome, self.limit, crash=self.line.crash)
         if reason:
-            raise GuestCaseError(reason, (), said)
+            raise GuestCaseError(reason)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """The image."""
         return self.path, None, self.name
+
+
+def _as_typed(path: Path) -> str:
+    """`path` as people would type it, and never the name of a bundled guest."""
+    relative = os.path.relpath(path)
+    if relative.startswith(".."):
+        return str(path)
+    return relative if "/" in relative else f"./{relative}"

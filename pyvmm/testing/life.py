@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TypeVar
 
 import trio
@@ -44,7 +45,9 @@ class Life:
         self.failure: PyvmmError | None = None
         """Reason why the run failed, where it was not the guest."""
         self.is_failure_told = False
-        self.is_closed = False
+        self.opened = monotonic()
+        """By `time.monotonic`; who began the boot may set an earlier time."""
+        self.closed: float | None = None
         self.unmet: Expectation | None = None
         """The last expectation that was not met."""
         self.examine: Callable[[], Awaitable[None]] | None = None
@@ -60,6 +63,16 @@ class Life:
             request = self.request
             self._symbols = find_symbols(request.image, request.name, request.path, request.symbols)
         return self._symbols
+
+    @property
+    def is_closed(self) -> bool:
+        """True once the boot's block has been left."""
+        return self.closed is not None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from the beginning of the boot until its block was left, or until now."""
+        return (monotonic() if self.closed is None else self.closed) - self.opened
 
     async def follow(self) -> None:
         """Read from the driver until the guest has ended and all is said."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import trio
@@ -203,8 +204,10 @@ async def open_vm(request: BootRequest, witness: Witness | None = None) -> Async
     where the guest has panicked or crashed, unless the request said `crash`, or the test was told.
     Where it fails, `witness` looks at the guest while that is there.
     """
+    opened = monotonic()
     async with open_driver(request) as driver:
         life = Life(request, driver)
+        life.opened = opened
         remains = None
         if witness is not None:
             remains = witness.meet(life)
@@ -216,7 +219,7 @@ async def open_vm(request: BootRequest, witness: Witness | None = None) -> Async
                 yield AsyncVm(life)
             except BaseException as raised:  # noqa: BLE001 - raised again, without a group
                 failure = raised
-            life.is_closed = True
+            life.closed = monotonic()
             if failure is None:
                 failure = _judged(life)
             if witness is not None and remains is not None:

@@ -102,8 +102,8 @@ def test_a_crash_takes_no_other_case_along(pytester: pytest.Pytester) -> None:
     done.stdout.fnmatch_lines(
         [
             "E       the guest has panicked: unexpected exception 14 (#PF page fault) at rip 0x*",
-            "  | # faults: did not end",
             "*failing.c:54: the guest has panicked: *",
+            "  | # faults: did not end",
             "E       the guest has panicked: this case has had enough",
             "E       the case gave no result, and the guest has ended: *status 0",
             "E       its output makes no sense: result 1 (*) where 2 was due",

@@ -87,6 +87,7 @@ def test_the_whole_session_is_one_file_of_ktap(
         "test_it.py",
         "kunit.bin",
         "--junit-xml=junit.xml",
+        "--pyvmm-boots=0",
         f"--pyvmm-ktap-out={out}",
     )
     assert done.ret == pytest.ExitCode.TESTS_FAILED
@@ -98,6 +99,7 @@ def test_the_whole_session_is_one_file_of_ktap(
     assert {each.name: each.status for each in report.results} == EXPECTED
     assert [path.name for path in out.parent.iterdir()] == ["out.ktap"]
     done.stdout.fnmatch_lines([f"*KTAP: {out}*"])
+    done.stdout.re_match_lines([r"=+ 1 boot, \d+\.\d+ s =+", r"\./kunit\.bin on \w+, booted, .*"])
 
 
 def test_a_run_that_broke_off_says_so(pytester: pytest.Pytester) -> None:
@@ -139,3 +141,95 @@ def test_the_file_is_replaced_as_a_whole_and_keeps_no_odd_mode(pytester: pytest.
     assert run(pytester, "--pyvmm-ktap-out=out.ktap").ret == 0
     assert read(out).passed
     assert out.stat().st_mode == (pytester.path / "other").stat().st_mode
+
+
+# -- boots --
+
+BOOTS = """
+    import pytest
+
+    @pytest.fixture
+    def guest(boot):
+        with boot("echo") as vm:
+            yield vm
+
+    def test_two(boot, guest):
+        with boot("exit", append="3") as vm:
+            assert vm.wait().status == 3
+        guest.console.send_line("\\x1b[31m <red> \\x00")
+        guest.console.expect("red")
+
+    def test_fails(boot):
+        with boot("exit", append="4") as vm:
+            assert vm.wait().status == 5
+
+    def test_none():
+        pass
+"""
+
+
+def systems_out(path: Path) -> dict[str, str]:
+    (suite,) = ET.parse(path).getroot()
+    return {
+        case.attrib["name"]: "".join(one.text or "" for one in case.iter("system-out"))
+        for case in suite
+    }
+
+
+def test_boots_are_timed_and_consoles_are_in_the_xml_if_asked(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=BOOTS)
+    done = run(pytester, "--pyvmm-boots=0", "--junit-xml=out.xml", "-o", "junit_logging=system-out")
+    done.assert_outcomes(passed=2, failed=1)
+    done.stdout.re_match_lines(
+        [
+            r"=+ 3 boots, \d+\.\d{3} s =+",
+            r"\S+ on \w+, booted, \d+\.\d{3} s: .* \(test_it\.py::test_\w+\)",
+        ]
+    )
+    lines = [line for line in done.outlines if ", booted, " in line]
+    assert sorted(line.partition(" ")[0] for line in lines) == ["echo", "exit", "exit"]
+    assert sum("left while it ran" in line for line in lines) == 1
+    assert sum("ended with status 3" in line for line in lines) == 1
+    said = systems_out(pytester.path / "out.xml")
+    assert "\\x1b[31m <red> \\x00" in said["test_two"]
+    assert "<properties>" not in (pytester.path / "out.xml").read_text()
+
+
+def test_consoles_and_properties_are_where_the_options_have_them(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_it=BOOTS)
+    run(pytester, "--junit-xml=out.xml", "-o", "junit_family=xunit1", "--pyvmm-boots=1")
+    assert set(systems_out(pytester.path / "out.xml").values()) == {""}
+    (suite,) = ET.parse(pytester.path / "out.xml").getroot()
+    properties = {
+        case.attrib["name"]: [
+            each.attrib["value"].partition(",")[0].partition(" ")[0]
+            for each in case.iter("property")
+            if each.attrib["name"] == "pyvmm_boot"
+        ]
+        for case in suite
+    }
+    assert properties == {"test_two": ["echo", "exit"], "test_fails": ["exit"], "test_none": []}
+
+
+def test_files_of_a_guest_are_attached(pytester: pytest.Pytester) -> None:
+    folder = pytester.mkdir("artifacts")
+    (folder / "transcript").write_text("")
+    (folder / "core").write_text("")
+    pytester.makepyfile("def test_a(): assert 0")
+    pytester.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport():
+            report = yield
+            if report.when == "call":
+                report.pyvmm_guests = [{{"artifacts": {str(folder)!r}}}, {{"artifacts": ""}}]
+            return report
+        """
+    )
+    run(pytester, "--junit-xml=out.xml")
+    (said,) = systems_out(pytester.path / "out.xml").values()
+    assert said == f"[[ATTACHMENT|{folder}/core]]\n[[ATTACHMENT|{folder}/transcript]]"

@@ -332,6 +332,25 @@ def test_bail_out_ends_it_all() -> None:
     assert not whole.passed
 
 
+def test_a_guest_that_gave_up_or_has_all_is_complete() -> None:
+    for text, is_complete in (
+        (b"TAP version 13\n1..3\nok 1 a\n", False),
+        (b"TAP version 13\n1..3\nok 1 a\nBail out!\n", True),
+        (b"TAP version 13\nok 1 a\nok 2 b\n", False),
+        (b"TAP version 13\nok 1 a\n1..1\n", True),
+        (b"KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  ok 1 a\n", False),
+    ):
+        parser = TapParser()
+        parser.feed(text)
+        assert parser.is_complete is is_complete, text
+
+
+def test_a_comment_that_begins_like_a_result_is_none() -> None:
+    assert told("TAP version 13\n1..1\n# ok, now the rest\n# ok then\n# not ok\nok 1 a\n") == {
+        "a": P
+    }
+
+
 def test_numbers_and_plans_that_contradict_are_problems() -> None:
     assert report("KTAP version 1\n1..2\nok 1 a\nok 3 b\n").problems == (
         "result 3 (b) where 2 was due",
