@@ -33,6 +33,7 @@ from pyvmm.testing.driver import (
     EventName,
     Feature,
     Outcome,
+    OutcomeKind,
     Registers,
     VcpuState,
 )
@@ -69,6 +70,7 @@ class QemuDriver:
         self._listeners: list[Callable[[Event], None]] = []
         self._told: list[Event] = []
         """All events: the guest runs, and may end, before anybody listens."""
+        self._last_states: Sequence[VcpuState] = ()
         self._over = trio.Event()
         self._process = self._new_process()
 
@@ -159,11 +161,13 @@ class QemuDriver:
         return parse_registers(said)
 
     async def vcpu_states(self) -> Sequence[VcpuState]:
-        """Look at every vCPU, while all stand still; none are left after the end."""
-        if self._over.is_set():
-            return ()
-        async with self._process.standing_still("look at the vCPUs"):
-            return await read_states(self, self._guest.files.request.cpus)
+        """Look at every vCPU, while all stand still.
+
+        After the end: as they were then. None are left of a guest that has ended with a status.
+        """
+        if not self._over.is_set():
+            await self._look()
+        return self._last_states
 
     async def translate(self, vcpu: int, address: int) -> int | None:
         """GPA of a linear address by the vCPU's page tables; None where it is not mapped."""
@@ -246,9 +250,15 @@ class QemuDriver:
         if process is self._process:
             self._end()
 
+    async def _look(self) -> None:
+        async with self._process.standing_still("look at the vCPUs"):
+            self._last_states = await read_states(self, self._guest.files.request.cpus)
+
     def _end(self) -> None:
         if not self._over.is_set():
             outcome = self._process.outcome
+            if outcome is None or outcome.kind is OutcomeKind.EXITED:
+                self._last_states = ()
             self._console.end()
             self._over.set()
             if outcome is not None:
@@ -260,7 +270,7 @@ class QemuDriver:
             listener(event)
 
     def _new_process(self) -> QemuProcess:
-        return QemuProcess(self._guest, self._console, self._tell, self._booted)
+        return QemuProcess(self._guest, self._console, self._tell, self._look, self._booted)
 
     def _offset(self, word: str, gpa: int, size: int) -> int:
         offset = self._map.file_offset(gpa, size) if size >= 0 else None

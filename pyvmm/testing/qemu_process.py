@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +31,10 @@ _EVENTS = {
     "GUEST_PANICKED": EventName.PANICKED,
 }
 _STANDING_STILL = frozenset({"STOP", "RESUME"})
-_BROKEN = frozenset({"internal-error", "io-error", "guest-panicked"})
+_OVER = frozenset({"shutdown", "guest-panicked"})
+_BROKEN = frozenset({"internal-error", "io-error"})
 """Run states (QMP's RunState) that the guest does not come out of."""
+_LOOK_PATIENCE = 10.0
 _GDB = "gdb"
 _LOG_LIMIT = 1 << 20
 
@@ -58,9 +60,13 @@ class QemuProcess:
         guest: QemuGuest,
         console: ConsolePipes,
         tell: Callable[[Event], None],
+        look: Callable[[], Awaitable[None]],
         booted: float,
     ) -> None:
-        """`tell` is told of events; `booted` is the time of the boot, by trio's clock."""
+        """`tell` is told of events; `booted` is the time of the boot, by trio's clock.
+
+        `look` is called when the run is over and QEMU still there: not for an exit with a status.
+        """
         self.outcome: Outcome | None = None
         self.failure: PyvmmError | None = None
         self.over = trio.Event()
@@ -68,10 +74,14 @@ class QemuProcess:
         self._guest = guest
         self._console = console
         self._tell = tell
+        self._look = look
         self._booted = booted
         self._peer: QemuPeer | None = None
         self._is_tcg = guest.subject.accelerator is QemuAccelerator.TCG
         self._begun = False
+        self._ended = False
+        """Set when the guest cannot run on."""
+        self._looking = False
         self._quiet = 0
         self._resets = 0
         self._scope = trio.CancelScope()
@@ -106,6 +116,11 @@ class QemuProcess:
                     self._begun = True
                     task_status.started()
                     self.outcome = await self._until_end(peer)
+                    self._ended = True
+                    if peer.child.returncode is None:
+                        self._looking = True
+                        with trio.move_on_after(_LOOK_PATIENCE), suppress(PyvmmError):
+                            await self._look()
         except PyvmmError as error:
             if not self._begun:
                 raise
@@ -136,7 +151,7 @@ class QemuProcess:
         try:
             return await peer.execute(command, arguments, patience)
         except QemuError:
-            if not self._begun or not _ended_in_order(peer):
+            if not self._begun or self._looking or not _ended_in_order(peer):
                 raise
             await self.over.wait()
             raise self.ended(attempt) from None
@@ -221,7 +236,7 @@ class QemuProcess:
             if running:
                 await self.ask(attempt, "stop")
             yield running
-            if running:
+            if running and not self._ended:
                 self._devices = None
                 await self.ask(attempt, "cont")
         except BaseException:
@@ -267,6 +282,7 @@ class QemuProcess:
         command = qemu_command.inspected(
             guest.subject, files.request, path_of(files.image), initrd, path_of(self.ram)
         )
+        command += ("-no-shutdown",)  # What is left of it then is looked at.
         if self._is_tcg:
             command += ("-d", "cpu_reset", "-D", path_of(self._log))
         if saved is not None:
@@ -317,7 +333,9 @@ class QemuProcess:
                 nursery.cancel_scope.cancel()
         peer.tell_events()
         code = peer.child.returncode
-        if state:
+        if state in _OVER:
+            code = 0
+        elif state:
             return broken(state, peer.last_lines, self.seconds())
         if code is None:
             return out_of_time(timeout, self.seconds())
@@ -333,7 +351,7 @@ class QemuProcess:
             self._stopped = trio.Event()
             with suppress(QemuError, UsageError):  # It has gone; who waits for that sees it, too.
                 state = await peer.query_status()
-                if state in _BROKEN:
+                if state in _BROKEN | _OVER:
                     return state
                 if state == "debug":
                     for vcpu, address in await self._standing_at("look at a breakpoint"):
@@ -343,11 +361,13 @@ class QemuProcess:
     def _take(self, event: QemuEvent) -> None:
         if event.name == "RESET":
             self._resets += 1
+        if event.name in {"SHUTDOWN", "GUEST_PANICKED"}:
+            self._ended = True
         if event.name in _STANDING_STILL:
-            if self._quiet:
-                return
             if event.name == "STOP":
                 self._stopped.set()
+            if self._quiet or self._ended:
+                return
         name = _EVENTS.get(event.name)
         if name is not None:
             self._tell(Event(name, "", None, self.seconds()))

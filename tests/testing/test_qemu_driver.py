@@ -81,10 +81,37 @@ def test_who_listens_late_is_told_everything() -> None:
     assert [event.name for event in events] == [EventName.PANICKED, EventName.ENDED]
 
 
+@by_both
+@pytest.mark.parametrize(("guest", "states"), [("panic", 2), ("hang", 2), ("exit", 0)])
+def test_vcpus_after_the_end_are_as_they_were_then(host: str, guest: str, states: int) -> None:
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with open_qemu_driver(
+            make_request(guest, host=host, cpus=2, timeout=1 if guest == "hang" else 60)
+        ) as driver:
+            driver.listen(events.append)
+            await driver.wait()
+            found = await driver.vcpu_states()
+            assert [state.index for state in found] == list(range(states))
+            if found:
+                assert found[0].registers is not None
+                assert found[0].mode == "64-bit mode"
+                known = find(guest)
+                assert known is not None
+                assert found[0].code in known.path.read_bytes()
+
+    trio.run(main)
+    assert [event.name for event in events if event.name is not EventName.PANICKED] == [
+        EventName.ENDED
+    ]
+
+
 def test_a_triple_fault_is_no_reset(boot: Boots) -> None:
     with boot("triple", host=TCG) as vm:
         outcome = vm.wait()
         assert (outcome.kind, outcome.detail) == (OutcomeKind.CRASHED, "triple fault")
+        assert [event.name for event in vm.events.all] == [EventName.ENDED]
 
 
 def test_under_kvm_nobody_can_tell_them_apart(boot: Boots) -> None:
