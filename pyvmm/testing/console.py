@@ -85,7 +85,7 @@ class AsyncConsole:
         line = life.transcript.between(self._cursor, end)
         if found < 0 and (limit.passed or not line):
             detail = "" if limit.passed else life.end()
-            reason = f"the guest ended: {detail}" if detail else f"not {limit.name}"
+            reason = f"the guest ended: {detail}" if detail else life.not_in_time(limit.name)
             raise self._failure("read a line", reason, ())
         self._cursor = end
         return line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
@@ -165,7 +165,7 @@ class AsyncConsole:
                 hit = await self._look_until_over(search)
             if limit.passed:
                 hit = search.look(life.transcript, thorough=True)
-                reason = f"not {limit.name}{_open_end(search)}"
+                reason = f"{life.not_in_time(limit.name)}{_open_end(search)}"
             elif hit is None:
                 detail = life.end()
                 reason = f"the guest ended without it: {detail}" if detail else ""
@@ -173,7 +173,7 @@ class AsyncConsole:
             return hit.match
         if hit is not None:
             reason = f"it said {hit.match.pattern!r}, which is forbidden"
-        raise self._failure(attempt, reason or f"not {life.deadline.name}", wanted)
+        raise self._failure(attempt, reason or life.not_in_time(life.deadline.name), wanted)
 
     async def _look_until_over(self, search: Search) -> Hit | None:
         life = self._life

@@ -11,7 +11,7 @@ import trio
 
 from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.testing.deadline import Deadline
-from pyvmm.testing.driver import Driver, Event, Outcome, OutcomeKind
+from pyvmm.testing.driver import Driver, Event, EventName, Outcome, OutcomeKind
 from pyvmm.testing.failures import Expectation, ExpectError, is_told
 from pyvmm.testing.request import BootRequest
 from pyvmm.testing.symbol_files import find_symbols
@@ -48,6 +48,7 @@ class Life:
         self.opened = monotonic()
         """By `time.monotonic`; who began the boot may set an earlier time."""
         self.closed: float | None = None
+        self.was_resumed = False
         self.unmet: Expectation | None = None
         """The last expectation that was not met."""
         self.examine: Callable[[], Awaitable[None]] | None = None
@@ -131,7 +132,20 @@ class Life:
         assert self.outcome is not None
         if self.outcome.kind is OutcomeKind.TIME_LIMIT:
             return ""
-        return self.outcome.detail
+        return self.outcome.detail or self.outcome.kind.value
+
+    def not_in_time(self, limit: str) -> str:
+        """Reason for a failure at a time limit of that name."""
+        if self._is_stopped:
+            return f"not {limit}; the guest is stopped, and vm.resume() lets it run on"
+        return f"not {limit}"
+
+    @property
+    def _is_stopped(self) -> bool:
+        for event in reversed(self.events):
+            if event.name in (EventName.PAUSED, EventName.RESUMED):
+                return event.name is EventName.PAUSED
+        return self.request.paused and not self.was_resumed
 
     async def do(
         self, attempt: str, action: Callable[[], Awaitable[T]], timeout: float | None
@@ -149,7 +163,7 @@ class Life:
             except InternalError as error:
                 await self._blame_end(attempt, error)
         if not result:
-            raise ExpectError(attempt, f"not done {limit.name}", self.expectation())
+            raise ExpectError(attempt, self.not_in_time(limit.name), self.expectation())
         return result[0]
 
     async def _blame_end(self, attempt: str, error: InternalError) -> None:
@@ -157,7 +171,7 @@ class Life:
         with trio.move_on_after(_TO_BE_TOLD):
             await self.over()
         if self.is_over:
-            detail = self.end() or f"not done {self.deadline.name}"
+            detail = self.end() or f"not {self.deadline.name}"
             raise ExpectError(
                 attempt, f"the guest has ended: {detail}", self.expectation()
             ) from error

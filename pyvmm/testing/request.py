@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pyvmm import bundled_guests
-from pyvmm.errors import NoInputError, PyvmmError, UsageError
+from pyvmm.errors import HostLacksError, NoInputError, PyvmmError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
 from pyvmm.memory.sizes import size_of
 from pyvmm.testing.failures import is_told
@@ -135,7 +135,10 @@ def _read_guest(image: str | os.PathLike[str] | bytes) -> tuple[bytes, str, Path
     path = image_path(name) if isinstance(image, str) and name else Path(name)
     if name and os.path.lexists(path):
         return read_image(path), name, path
-    names = ", ".join(guest.name for guest in bundled_guests.all_guests())
+    try:
+        names = ", ".join(guest.name for guest in bundled_guests.all_guests())
+    except HostLacksError:
+        names = "the bundled guests, which are not built yet: make guests"
     raise NoInputError(
         f"boot {name!r}",
         f"there is no such file here ({Path.cwd()}), and no bundled guest of that name",
@@ -153,6 +156,8 @@ def _read_initrd(
 
 
 def _append(append: str | bytes) -> bytes:
+    if not isinstance(append, (str, bytes)):
+        raise UsageError(f"boot with append={append!r}", "a command line is text or bytes")
     line = os.fsencode(append)
     if b"\0" in line:
         raise UsageError(

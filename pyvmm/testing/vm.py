@@ -112,7 +112,7 @@ class AsyncVm:
             life.is_taken = True
             return life.outcome
         name = limit.name if limit.passed else life.deadline.name
-        raise ExpectError(attempt, f"not {name}", life.expectation())
+        raise ExpectError(attempt, life.not_in_time(name), life.expectation())
 
     # -- steering --
 
@@ -123,6 +123,7 @@ class AsyncVm:
     async def resume(self, *, timeout: float | None = None) -> None:
         """Let the vCPUs run on."""
         await self._life.do("resume the guest", self._life.driver.resume, timeout)
+        self._life.was_resumed = True
 
     async def reset(self, *, timeout: float | None = None) -> None:
         """Put the machine back to its start; what was said and not matched yet stays so."""

@@ -46,7 +46,8 @@ class AsyncEvents:
         if event is None:
             detail = "" if limit.passed else life.end()
             raise ExpectError(
-                attempt, f"the guest ended without it: {detail}" if detail else f"not {limit.name}"
+                attempt,
+                f"the guest ended without it: {detail}" if detail else life.not_in_time(limit.name),
             )
         self._given[wanted] += 1
         return event

@@ -214,6 +214,23 @@ async def test_a_guest_is_stopped_and_goes_on(async_boot: AsyncBoots, host: str)
             await vm.registers(1)
 
 
+@in_trio
+async def test_waiting_for_a_guest_that_is_stopped_says_so(async_boot: AsyncBoots) -> None:
+    stopped = r"not within 0 s, this call's own time limit; the guest is stopped, and vm.resume"
+    async with async_boot("echo", paused=True) as vm:
+        with pytest.raises(ExpectError, match=stopped):
+            await vm.console.expect("one", timeout=0)
+        await vm.resume()
+        await vm.console.send_line("one")
+        await vm.console.expect("one")
+        with pytest.raises(ExpectError, match=r"time limit\n"):
+            await vm.wait(timeout=0)
+        await vm.stop()
+        await vm.events.wait_for("paused")
+        with pytest.raises(ExpectError, match=stopped):
+            await vm.wait(timeout=0)
+
+
 @each_host
 @in_trio
 async def test_what_a_guest_that_has_ended_cannot_do(async_boot: AsyncBoots, host: str) -> None:

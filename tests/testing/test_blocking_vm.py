@@ -190,6 +190,22 @@ def test_a_guest_is_stopped_and_goes_on(boot: Boots, host: str) -> None:
             vm.registers(1)
 
 
+def test_waiting_for_a_guest_that_is_stopped_says_so(boot: Boots) -> None:
+    stopped = r"not within 0 s, this call's own time limit; the guest is stopped, and vm.resume"
+    with boot("echo", paused=True) as vm:
+        with pytest.raises(ExpectError, match=stopped):
+            vm.console.expect("one", timeout=0)
+        vm.resume()
+        vm.console.send_line("one")
+        vm.console.expect("one")
+        with pytest.raises(ExpectError, match=r"time limit\n"):
+            vm.wait(timeout=0)
+        vm.stop()
+        vm.events.wait_for("paused")
+        with pytest.raises(ExpectError, match=stopped):
+            vm.wait(timeout=0)
+
+
 @each_host
 def test_what_a_guest_that_has_ended_cannot_do(boot: Boots, host: str) -> None:
     with boot("exit", append="9", host=host) as vm:

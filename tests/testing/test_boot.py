@@ -102,6 +102,7 @@ def test_arguments_that_are_none(boot: Boots) -> None:
         {"host": "mars"},
         {"timeout": 0},
         {"cpus": 0},
+        {"append": 9},
     ]
     for wrong in values:
         with pytest.raises(UsageError, match=next(iter(wrong))):
