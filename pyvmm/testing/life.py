@@ -75,11 +75,10 @@ class Life:
         """Wall time from the beginning of the boot until its block was left, or until now."""
         return (monotonic() if self.closed is None else self.closed) - self.opened
 
-    async def follow(self) -> None:
-        """Read from the driver until the guest has ended and all is said."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_console)
-            nursery.start_soon(self._await_end)
+    def follow(self, nursery: trio.Nursery) -> None:
+        """Read from the driver, in `nursery`, until the guest has ended and all is said."""
+        nursery.start_soon(self._read_console)
+        nursery.start_soon(self._await_end)
 
     async def _read_console(self) -> None:
         try:

@@ -215,7 +215,7 @@ async def open_vm(request: BootRequest, witness: Witness | None = None) -> Async
             life.examine = partial(witness.examine, remains)
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(life.follow)
+            life.follow(nursery)
             try:
                 yield AsyncVm(life)
             except BaseException as raised:  # noqa: BLE001 - raised again, without a group
