@@ -92,8 +92,14 @@ def core_file(
     vcpus: Sequence[CoreVcpu],
     memory: Sequence[CoreMemory],
     mapped: Sequence[LinearRun] | None = None,
+    *,
+    vmcoreinfo: bytes | None = None,
+    qemu_notes: bool = True,
 ) -> CoreFile:
     """Lay out the dump of a guest in this state; `memory` ascends and does not overlap.
+
+    `vmcoreinfo` is what a Linux kernel says of itself (Documentation/admin-guide/kdump). Without
+    it, debuggers for kernels refuse a file that has `qemu_notes`.
 
     Memory is at its guest-physical addresses; with `mapped` it is where that says, and memory that
     nothing maps is in the file without being anywhere.
@@ -103,7 +109,10 @@ def core_file(
     segments = _segments(memory, mapped)
     # All of the first kind, then all of the second, as QEMU has them.
     notes = b"".join(_note(b"CORE", NT_PRSTATUS, _prstatus(vcpu)) for vcpu in vcpus)
-    notes += b"".join(_note(b"QEMU", 0, _qemu_state(vcpu)) for vcpu in vcpus)
+    if qemu_notes:
+        notes += b"".join(_note(b"QEMU", 0, _qemu_state(vcpu)) for vcpu in vcpus)
+    if vmcoreinfo is not None:
+        notes += _note(b"VMCOREINFO", 0, vmcoreinfo)
     sections_at = _FILE_HEADER.size
     programs_at = sections_at + 2 * _SECTION_HEADER.size
     programs = 1 + len(segments)

@@ -3,44 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
 from pyvmm.errors import PyvmmError
-from pyvmm.hosts.registers import Cr0
 from pyvmm.machine.steering import MachineState
 from pyvmm.memory.layout import GpaRange
-from pyvmm.memory.mappings import LinearRun, mapped_runs
-from pyvmm.memory.page_states import PageState
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
-from pyvmm.qmp.core_file import CoreFile, CoreMemory, CoreVcpu, core_file
+from pyvmm.qmp.core_writing import ALL_MEMORY, CoreOrder, core_vcpus, write_core
 from pyvmm.qmp.event_names import RESUME, STOP, dump_completed
-from pyvmm.qmp.memory_file import MemoryFile
 from pyvmm.qmp.served import Dump, Served
 
-if TYPE_CHECKING:
-    from pyvmm.hosts.interface import Vcpu
-    from pyvmm.machine.machine_memory import MachineMemory
-    from pyvmm.qmp.inspected import Inspected, InspectedHost
-
 _FORMATS = ("elf",)
-_MODE = 0o400
-"""As QEMU's: what was in the guest is for its owner alone."""
-_ALL = GpaRange(0, 1 << 64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """Parameters of the dump that a client asked for."""
-
-    path: str
-    asked: GpaRange
-    paging: bool
 
 
 def refuse_while_dumping(served: Served) -> None:
@@ -64,7 +40,7 @@ async def dump_guest_memory(served: Served, arguments: Arguments) -> object:
     Pages that the host cannot see are in the file's headers, without contents. With `detach` the
     answer comes when the file has been opened; the rest is done beside the guest.
     """
-    order = _Order(_path(arguments["protocol"]), _asked(arguments), arguments["paging"])
+    order = CoreOrder(_path(arguments["protocol"]), _asked(arguments), arguments["paging"])
     refuse_while_dumping(served)
     dump = served.dump = Dump()
     if not arguments.get("detach", False):
@@ -88,12 +64,13 @@ async def dump_guest_memory(served: Served, arguments: Arguments) -> object:
     return {}
 
 
-async def _carry_out(served: Served, order: _Order, dump: Dump, begun: trio.Event) -> None:
+async def _carry_out(served: Served, order: CoreOrder, dump: Dump, begun: trio.Event) -> None:
     """Do it all; `begun` when there is a file, from when on the end is told as an event."""
     try:
         async with _held(served, dump):
             try:
-                await _dump_to_file(served.machine, order, dump, begun)
+                machine = served.machine
+                await write_core(machine, await core_vcpus(machine), order, dump, begun)
                 dump.error = None
             except (CommandError, PyvmmError) as failure:
                 dump.error = str(failure)
@@ -122,19 +99,6 @@ async def _held(served: Served, dump: Dump) -> AsyncIterator[None]:
                 served.tell(RESUME)
 
 
-async def _dump_to_file(machine: Inspected, order: _Order, dump: Dump, begun: trio.Event) -> None:
-    vcpus = [
-        await vcpu.call(partial(_core_vcpu, index)) for index, vcpu in enumerate(machine.vcpus)
-    ]
-    lay_out = partial(_lay_out, machine.memory, vcpus, order)
-    laid_out = await trio.to_thread.run_sync(lay_out)
-    dump.total = sum(one.memory.size for one in laid_out.contents)
-    with await trio.to_thread.run_sync(MemoryFile, order.path, _MODE) as file:
-        begun.set()
-        write = partial(_write, file, laid_out, machine.host, dump)
-        await trio.to_thread.run_sync(write)
-
-
 def _path(protocol: str) -> str:
     if protocol.startswith("file:"):
         return protocol.removeprefix("file:")
@@ -148,7 +112,7 @@ def _path(protocol: str) -> str:
 def _asked(arguments: Arguments) -> GpaRange:
     begin, length = arguments.get("begin"), arguments.get("length")
     if begin is None and length is None:
-        return _ALL
+        return ALL_MEMORY
     for name, value in (("begin", begin), ("length", length)):
         if value is None:
             raise CommandError(f"Parameter '{name}' is missing")
@@ -159,55 +123,6 @@ def _asked(arguments: Arguments) -> GpaRange:
     if length <= 0:
         raise CommandError("Invalid parameter 'length'")
     return GpaRange(begin, begin + length)
-
-
-def _core_vcpu(index: int, vcpu: Vcpu) -> CoreVcpu:
-    """On the vCPU's thread."""
-    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
-    return CoreVcpu(index, regs, sregs, vcpu.get_further().kernel_gs_base)
-
-
-def _lay_out(memory: MachineMemory, vcpus: list[CoreVcpu], order: _Order) -> CoreFile:
-    """In a worker thread of trio's."""
-    pieces = [
-        CoreMemory(run.range.start, run.range.size, run.state is PageState.SHARED)
-        for run in memory.states.runs(order.asked)
-    ]
-    if not pieces:
-        raise CommandError("dump: no guest memory to dump")
-    return core_file(vcpus, pieces, _mapped(memory, vcpus) if order.paging else None)
-
-
-def _write(file: MemoryFile, laid_out: CoreFile, host: InspectedHost, dump: Dump) -> None:
-    """In a worker thread of trio's."""
-    file.put(0, laid_out.head)
-    done = 0
-    for one in laid_out.contents:
-        start = one.memory.gpa
-        for found in host.contents(GpaRange(start, start + one.memory.size)):
-            file.put(one.offset + found.gpa - start, found.data)
-            dump.completed = done + found.gpa + len(found.data) - start
-        done += one.memory.size
-        dump.completed = done
-    file.put(laid_out.size - len(laid_out.tail), laid_out.tail)
-    file.finish(laid_out.size)
-
-
-def _mapped(memory: MachineMemory, vcpus: Iterable[CoreVcpu]) -> list[LinearRun] | None:
-    """Collect the mappings of the vCPUs' page tables, each once; None where none has paging on."""
-    with_paging = [vcpu.sregs for vcpu in vcpus if vcpu.sregs.cr0 & Cr0.PG]
-    if not with_paging:
-        return None
-    found: dict[LinearRun, None] = {}
-    for sregs in {(one.cr3, one.cr4, one.efer): one for one in with_paging}.values():
-        for run in mapped_runs(memory.read, sregs):
-            found[run] = None
-            trio.from_thread.check_cancelled()
-    if not found:
-        raise CommandError(
-            "the guest's page tables map nothing, or are private; take the memory without paging"
-        )
-    return sorted(found, key=lambda run: (run.gpa, run.linear))
 
 
 async def query_dump(served: Served, _arguments: Arguments) -> object:

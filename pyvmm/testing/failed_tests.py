@@ -5,17 +5,30 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.testing.explain import explain
+from pyvmm.testing.artifacts import Artifacts, with_files
+from pyvmm.testing.explain import explain, with_artifacts
 from pyvmm.testing.witness import Remains, Witness
 
 GUESTS = "pyvmm_guests"
 """Attribute of a failed report: a list of `Explanation.to_json`."""
 _WITNESS = pytest.StashKey[Witness]()
+_ARTIFACTS = pytest.StashKey[Artifacts]()
 
 
 def witness_of(item: pytest.Item) -> Witness:
     """Return the witness of a test's guests; it has one from then on."""
-    return item.stash.setdefault(_WITNESS, Witness())
+    witness = item.stash.get(_WITNESS, None)
+    if witness is None:
+        config = item.config
+        folder = config.getoption("--pyvmm-artifacts")
+        core_path = None
+        if folder is not None:
+            here = config.invocation_params.dir
+            artifacts = item.stash[_ARTIFACTS] = Artifacts(here / folder, item.nodeid, here)
+            core_path = artifacts.core_path
+        always = bool(folder) and config.getoption("--pyvmm-artifacts-always")
+        witness = item.stash[_WITNESS] = Witness(core_path, always=always)
+    return witness
 
 
 def guests_of(item: pytest.Item) -> tuple[Remains, ...]:
@@ -33,15 +46,39 @@ def explain_report(
     report of the phase that failed first.
     """
     witness = item.stash.get(_WITNESS, None)
-    if witness is None or not report.failed:
+    if witness is None:
         return
+    is_last = report.when == "teardown"
+    if report.failed or (is_last and witness.always):
+        _explain(item, witness, report, failure)
+    artifacts = item.stash.get(_ARTIFACTS, None)
+    if is_last and artifacts is not None:
+        artifacts.drop()
+
+
+def _explain(
+    item: pytest.Item,
+    witness: Witness,
+    report: pytest.TestReport,
+    failure: BaseException | None,
+) -> None:
     for look in witness.still_open:
         look()
-    told = []
-    for remains in witness.guests:
-        explanation = explain(remains, failure)
-        report.sections.append((explanation.title, explanation.to_text()))
-        told.append(explanation.to_json())
+    guests = list(witness.guests)
     witness.guests.clear()
+    artifacts = item.stash.get(_ARTIFACTS, None)
+    told = []
+    for number, remains in enumerate(guests, 1):
+        explanation = explain(remains, failure)
+        if artifacts is not None:
+            explanation = artifacts.write(remains, explanation, number, len(guests))
+        if not explanation.artifacts:
+            by_hand = with_files(remains.life.request, explanation.by_hand)
+            explanation = with_artifacts(explanation, "", by_hand)
+        if report.failed:
+            report.sections.append((explanation.title, explanation.to_text()))
+            told.append(explanation.to_json())
+    if artifacts is not None and artifacts.failures and report.failed:
+        report.sections.append(("pyvmm artifacts", "\n".join(artifacts.failures)))
     if told:
         setattr(report, GUESTS, told)

@@ -7,6 +7,8 @@ the first test that asks for a boot.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
@@ -47,6 +49,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--pyvmm-timeout", type=float, metavar="SECONDS",
         help="time limit of the boots that do not say theirs (default: 60)",
     )  # fmt: skip
+    group.addoption(
+        "--pyvmm-artifacts", metavar="DIR",
+        help="have a folder in DIR for each test that fails: its guests' console, result, events, "
+        "explanation, and core for gdb, crash and drgn",
+    )  # fmt: skip
+    group.addoption(
+        "--pyvmm-artifacts-always", action="store_true",
+        help="with --pyvmm-artifacts: for each test that boots, failed or not",
+    )  # fmt: skip
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -56,8 +67,18 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark."""
+    """Register the mark; refuse a folder for artifacts that cannot be made or written to."""
     config.addinivalue_line("markers", _MARK)
+    folder = config.getoption("--pyvmm-artifacts")
+    if folder is not None:
+        try:
+            place = config.invocation_params.dir / folder
+            place.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                told = f"--pyvmm-artifacts: cannot write to {folder}: {error.strerror}"
+                raise pytest.UsageError(told) from None
 
 
 @pytest.hookimpl(trylast=True)

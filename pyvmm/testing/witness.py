@@ -8,7 +8,9 @@ what cannot be had is left out with a line that says so.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +28,8 @@ PATIENCE = 5.0
 CORE_PATIENCE = 60.0
 """Seconds that writing its core takes at the most."""
 
-CorePath = Callable[[], Path]
+_UNSEEN = ("private", "withheld")
+CorePath = Callable[[], Path | None]
 
 
 @dataclass
@@ -95,7 +98,9 @@ class Witness:
             if scope.cancelled_caught:
                 remains.remarks.append(f"its state could not be had within {PATIENCE:g} s")
             elif self._core_path is not None:
-                await self._write_core(remains, self._core_path())
+                path = self._core_path()
+                if path is not None:
+                    await self._write_core(remains, path)
 
     async def _look(self, remains: Remains) -> None:
         driver = remains.life.driver
@@ -115,8 +120,22 @@ class Witness:
         with trio.move_on_after(CORE_PATIENCE) as scope:
             if await _tried(remains, "its core", write):
                 remains.core = path
+                unseen = sum(size for _gpa, size, state in remains.memory if state in _UNSEEN)
+                if unseen:
+                    remains.remarks.append(
+                        f"its core has no contents of {unseen >> 10} KiB that the host does not see"
+                    )
         if scope.cancelled_caught:
             remains.remarks.append(f"its core could not be written within {CORE_PATIENCE:g} s")
+        if remains.core is None:
+            _remove_part(path)
+
+
+def _remove_part(path: Path) -> None:
+    """Remove what there is of a core that has not become one."""
+    with suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 async def _tried(remains: Remains, what: str, function: Callable[[], Awaitable[T]]) -> T | None:

@@ -26,7 +26,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
-from pyvmm.qmp import dump_command
+from pyvmm.qmp import core_writing
 from pyvmm.qmp.command import CommandError
 from pyvmm.qmp.event_names import RESUME, STOP, dump_completed
 from pyvmm.qmp.peer import QemuPeer, open_qemu
@@ -142,7 +142,7 @@ def test_the_guest_stands_still_meanwhile(
                     seen.append(trio.from_thread.run(counter))
                     trio.from_thread.run(trio.sleep, 0.02)
 
-            monkeypatch.setattr(dump_command, "_write", look)
+            monkeypatch.setattr(core_writing, "_write", look)
             await dump(machine, tmp_path / "core")
             assert seen[0] == seen[1]
             while await counter() == seen[1]:
