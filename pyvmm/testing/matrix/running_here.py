@@ -20,6 +20,7 @@ from pyvmm.testing.matrix.processes import (
 )
 from pyvmm.testing.matrix.results import BootResult, Verdict
 from pyvmm.testing.monitors import HostName
+from pyvmm.testing.presence import absence
 
 ATTEMPTS = 3
 """Times that a boot is begun before it is given up, where what boots it is lost."""
@@ -63,13 +64,10 @@ async def _work_in_lab(
     boots: Iterable[Boot], files: ImageFiles, tell: Tell, patience: float
 ) -> None:
     """Do all of them with one process in the lab, or skip them where there is no lab."""
-    from pyvmm.lab.settings import find_kernel
-
-    try:
-        find_kernel(None)
-    except PyvmmError as error:
+    reason = absence(HostName.LAB)
+    if reason is not None:
         for boot in boots:
-            tell(BootResult(boot.key, Verdict.SKIPPED, str(error)))
+            tell(BootResult(boot.key, Verdict.SKIPPED, reason))
         return
     async with BootProcess(lab_command(), patience) as process:
         for boot in boots:

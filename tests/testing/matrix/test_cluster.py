@@ -32,14 +32,16 @@ from tests.testing.matrix.test_running_here import image, is_running, planned
 
 pytestmark = pytest.mark.slow
 
+WORKERS = 3
+"""As many as boots have attempts: one that kills its worker each time meets no worker twice."""
 VERSION = importlib.metadata.version("pyvmm")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """Two workers, each a process of its own that has room for one boot."""
+    """Three workers, each a process of its own that has room for one boot."""
     with LocalCluster(
-        n_workers=2,
+        n_workers=WORKERS,
         threads_per_worker=2,
         processes=True,
         resources={"vm": 1},
@@ -51,9 +53,15 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Any]:
-    """A client of the test's own, to look at workers and change them; both are there."""
+    """A client of the test's own, to look at workers and change them; all are there."""
     with Client(cluster.scheduler_address, set_as_default=False) as made:
-        made.wait_for_workers(2, timeout=120)
+
+        def are_there() -> bool:
+            # Who starts a worker again gives up where that is killed before it has quite begun.
+            cluster.scale(WORKERS)
+            return len(made.nthreads()) == WORKERS
+
+        until(are_there, "all workers are there again")
         yield made
 
 
@@ -125,14 +133,14 @@ def pids(log: Path) -> dict[str, list[int]]:
     return found
 
 
-def test_each_boot_is_done_once_and_both_workers_do_some(
+def test_each_boot_is_done_once_and_all_workers_do_some(
     cluster: LocalCluster, fakes: None, folder: Path
 ) -> None:
     log = folder / "log"
     ran = run("memory = ['1M', '2M', '3M', '4M']\n" + image("a", f"count {log}"), folder, cluster)
     assert ran.verdicts() == {"a": (Verdict.PASSED, 1)}
     assert {one.console for one in ran.results} == {b"imag"}
-    assert len({one.place for one in ran.results}) == 2
+    assert len({one.place for one in ran.results}) == WORKERS
     assert len(pids(log)["a"]) == 4
     assert not any(map(is_running, pids(log)["a"]))
 
@@ -177,29 +185,30 @@ def test_a_boot_whose_process_dies_is_done_again(
 def test_a_boot_goes_to_a_worker_that_has_its_host(
     cluster: LocalCluster, client: Any, fakes: None, folder: Path
 ) -> None:
-    one, _ = client.run(os.getpid).values()
+    one, *_ = client.run(os.getpid).values()
     (folder / "pid").write_text(str(one))
-    text = "memory = ['1M', '2M', '3M']\n" + image("a", f"only {folder / 'pid'}")
+    text = "memory = ['1M', '2M']\n" + image("a", f"only {folder / 'pid'}")
     ran = run(text, folder, cluster)
     assert set(ran.verdicts().values()) == {(Verdict.PASSED, 1)}
     assert len({each.place for each in ran.results}) == 1
     (folder / "pid").write_text("0")
     ran = run(text, folder, cluster)
     assert {each.verdict for each in ran.results} == {Verdict.SKIPPED}
-    assert len(ran.results) == 3
+    assert len(ran.results) == 2
 
 
 def test_a_worker_that_turns_out_to_have_another_version_is_avoided(
     cluster: LocalCluster, client: Any, fakes: None, folder: Path
 ) -> None:
-    address, _ = client.run(os.getpid)
+    address, *_ = client.run(os.getpid)
     client.run(_pretend_in_tasks, "9.9", workers=[address])
     try:
         ran = run("memory = ['1M', '2M', '3M']\n" + image("a", ""), folder, cluster)
     finally:
         client.run(_pretend_in_tasks, VERSION, workers=[address])
     assert {one.verdict for one in ran.results} == {Verdict.PASSED}
-    assert len({one.place for one in ran.results}) == 1
+    assert address not in {one.place for one in ran.results}
+    assert not any(one.attempts > 2 for one in ran.results)
 
 
 def _pretend_in_tasks(number: str) -> None:
@@ -247,7 +256,7 @@ def test_a_worker_with_another_pyvmm_is_refused_by_the_command(
     cluster: LocalCluster, client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "m.toml").write_text(MATRIX)
-    address, _ = client.run(os.getpid)
+    address, *_ = client.run(os.getpid)
     client.run(pretend, "9.9", workers=[address])
     try:
         code = main(["matrix", str(tmp_path / "m.toml"), "--cluster", cluster.scheduler_address])
@@ -274,7 +283,7 @@ def test_the_command_boots_guests_there(
     arguments = ["--cluster", cluster.scheduler_address, "--artifacts", str(tmp_path / "all")]
     assert main(["matrix", str(tmp_path / "m.toml"), *arguments]) == 1
     out = " ".join(capfd.readouterr().out.split())
-    assert f" on the cluster {cluster.scheduler_address}, 2 workers, 2 at a time: " in out
+    assert f" on the cluster {cluster.scheduler_address}, 3 workers, 3 at a time: " in out
     assert out.endswith("2 passed, 2 FAILED")
     said = tmp_path / "all" / "panic" / "32M-1cpu-model" / "console.log"
     assert said.read_bytes()
