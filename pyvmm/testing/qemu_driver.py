@@ -234,6 +234,8 @@ class QemuDriver:
                 why = refusal(error.last_lines)
                 if why is not None:
                     raise CannotError(self.host, None, f"QEMU refuses it: {why}") from error
+            if isinstance(error, HostLacksError):
+                raise CannotError(self.host, None, f"{error.cause}; {error.remedy}") from error
             raise
 
     def close(self) -> None:
