@@ -14,7 +14,7 @@ import pytest
 
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts import exits, interface
-from pyvmm.hosts.kvm import saved_msrs
+from pyvmm.hosts.kvm import cpuid, saved_msrs
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.interrupts import Irqchip
@@ -126,7 +126,7 @@ def test_all_of_a_vcpu_of_kvm(system: System, owned: ExitStack, controllers: boo
         if field.name not in ("origin", "index", "cpuid", "tsc_khz"):
             changed = getattr(saved, field.name) != getattr(new, field.name)
             skipped = field.name in ("lapic", "mp_state") and not controllers
-            assert changed or skipped or field.name == "xcrs", field.name
+            assert changed or skipped or field.name in ("xcrs", "nested"), field.name
     target = kvm_vcpu(system, owned, controllers=controllers)
     target.restore(saved)
     same(saved, target.save())
@@ -402,3 +402,25 @@ def test_a_new_cpuid_is_given_before_the_rest(system: System, owned: ExitStack) 
     with pytest.raises(KvmError) as caught:
         target.give_cpuid(struct.pack("<II", 300, 0) + bytes(40 * 300))
     assert caught.value.errno == errno.E2BIG
+
+
+@pytest.mark.kvm
+def test_a_state_as_a_hypervisor_says_its_own_size(system: System, owned: ExitStack) -> None:
+    saved = kvm_vcpu(system, owned).save()
+    for size, said in ((128, 128), (4224, 4224)):
+        nested = struct.pack("<HHI", 0, 0, said).ljust(size, b"\0")
+        assert replace(saved, nested=nested).nested == nested
+    for size, said in ((127, 127), (128, 4224), (4224, 128), (0, 0)):
+        with pytest.raises(UsageError, match="its nested has not the right size"):
+            replace(saved, nested=struct.pack("<HHI", 0, 0, said).ljust(size, b"\0")[:size])
+
+
+def test_who_may_run_guests_is_in_cpuid() -> None:
+    features, extended, other = (
+        cpuid.as_bytes(cpuid.encode([cpuid.CpuidEntry(leaf, ecx=ecx), cpuid.CpuidEntry(7)]))
+        for leaf, ecx in ((1, 1 << 5), (0x8000_0001, 1 << 2), (1, 1 << 2))
+    )
+    assert cpuid.lets_guests_run_guests(features)
+    assert cpuid.lets_guests_run_guests(extended)
+    assert not cpuid.lets_guests_run_guests(other)
+    assert not cpuid.lets_guests_run_guests(b"")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ _MOST_ROOM = 4096
 FEATURES = 0x1
 TOPOLOGY_LEAVES = (0xB, 0x1F)
 ADDRESS_SIZES = 0x8000_0008
+_VMX, _SVM = (FEATURES, 1 << 5), (0x8000_0001, 1 << 2)
+"""Leaf and bit of ECX that say it (SDM vol. 2A, CPUID; APM vol. 3, appendix E)."""
+_ENTRY = struct.Struct("<7I12x")
+_HEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +138,12 @@ def from_bytes(content: bytes) -> CData:
     table = new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
     ffi.memmove(table, content, len(content))
     return table
+
+
+def lets_guests_run_guests(table: bytes) -> bool:
+    """Tell whether a ``kvm_cpuid2``, as bytes, has VMX or SVM."""
+    return any(
+        (function == leaf and ecx & bit)
+        for function, _, _, _, _, ecx, _ in _ENTRY.iter_unpack(table[_HEAD:])
+        for leaf, bit in (_VMX, _SVM)
+    )

@@ -237,6 +237,12 @@ GET_DEBUGREGS = _ioctl(
 SET_DEBUGREGS = _ioctl(
     "KVM_SET_DEBUGREGS", 0x4080AEA2, WRITE, "struct kvm_debugregs", FdKind.VCPU, "4.34"
 )
+GET_NESTED_STATE = _ioctl(
+    "KVM_GET_NESTED_STATE", 0xC080AEBE, READ_WRITE, "struct kvm_nested_state", FdKind.VCPU, "4.114"
+)
+SET_NESTED_STATE = _ioctl(
+    "KVM_SET_NESTED_STATE", 0x4080AEBF, WRITE, "struct kvm_nested_state", FdKind.VCPU, "4.115"
+)
 SET_TSC_KHZ = _ioctl("KVM_SET_TSC_KHZ", 0x0000AEA2, NONE, "value", FdKind.VCPU, "4.55")
 GET_TSC_KHZ = _ioctl("KVM_GET_TSC_KHZ", 0x0000AEA3, NONE, "", FdKind.VCPU, "4.56")
 GET_XSAVE = _ioctl("KVM_GET_XSAVE", 0x9000AEA4, READ, "struct kvm_xsave", FdKind.VCPU, "4.42")

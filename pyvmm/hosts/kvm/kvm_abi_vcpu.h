@@ -172,6 +172,14 @@ struct kvm_vcpu_events {
     uint64_t exception_payload;
 };
 
+/* The header; the state follows where there is more: VMCS or VMCB of the guest's guest. */
+struct kvm_nested_state {
+    uint16_t flags;
+    uint16_t format;
+    uint32_t size;
+    uint64_t hdr[15];
+};
+
 struct kvm_debugregs {
     uint64_t db[4];
     uint64_t dr6;
@@ -332,6 +340,7 @@ static_assert(sizeof(struct kvm_cpuid_entry2) == 40, "ABI");
 static_assert(sizeof(struct kvm_cpuid2) == 8, "ABI");
 static_assert(sizeof(struct kvm_lapic_state) == 1024, "ABI");
 static_assert(sizeof(struct kvm_vcpu_events) == 64, "ABI");
+static_assert(sizeof(struct kvm_nested_state) == 128, "ABI");
 static_assert(sizeof(struct kvm_debugregs) == 128, "ABI");
 static_assert(sizeof(struct kvm_mp_state) == 4, "ABI");
 static_assert(sizeof(struct kvm_translation) == 24, "ABI");

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pyvmm.errors import UsageError
 from pyvmm.hosts.saved_state import SavedVcpu, SavedVm
 
-FORMAT = 1
+FORMAT = 2
 SREGS_SIZE = 312
 SREGS2_SIZE = 320
 _MSR_ENTRY = struct.Struct("<I4xQ")
 _CPUID_HEAD, _CPUID_ENTRY = 8, 40
 _SIZES = {"events": 64, "regs": 144, "xcrs": 392, "debugregs": 128}
 _LAPIC_SIZE = 1024
+NESTED_HEAD = 128
+"""Bytes of a ``kvm_nested_state`` that nothing follows; its own size is at 4."""
 _CHIP_SIZE = 512
 _CHIPS = 3
 _PIT_SIZE = 112
@@ -30,7 +32,8 @@ class KvmSavedVcpu(SavedVcpu):
 
     `cpuid` is the table as the vCPU was given it, empty where it was given none. `sregs` is a
     ``kvm_sregs2`` where the host has it, else a ``kvm_sregs``. `msrs` are entries of ``kvm_msrs``,
-    in the order in which they are set. `lapic` is None without in-kernel controllers.
+    in the order in which they are set. `lapic` is None without in-kernel controllers. `nested` is
+    a ``kvm_nested_state`` with what follows it, None where the vCPU can run no guests of its own.
     """
 
     cpuid: bytes
@@ -44,6 +47,7 @@ class KvmSavedVcpu(SavedVcpu):
     debugregs: bytes
     msrs: bytes
     lapic: bytes | None
+    nested: bytes | None = None
 
     def __post_init__(self) -> None:
         """Raise `UsageError` where a structure has not its size: the kernel would read past it."""
@@ -54,10 +58,19 @@ class KvmSavedVcpu(SavedVcpu):
         sizes["tsc_khz"] = self.tsc_khz in range(1 << 32)
         sizes["msrs"] = len(self.msrs) % _MSR_ENTRY.size == 0
         sizes["lapic"] = self.lapic is None or len(self.lapic) == _LAPIC_SIZE
+        sizes["nested"] = self.nested is None or (
+            len(self.nested) >= NESTED_HEAD
+            and (int.from_bytes(self.nested[4:8], "little") == len(self.nested))
+        )
         sizes["cpuid"] = not self.cpuid or len(self.cpuid) == (
             _CPUID_HEAD + _CPUID_ENTRY * int.from_bytes(self.cpuid[:4], "little")
         )
         _require(f"vCPU {self.index}", sizes)
+
+    def msr_entry(self, index: int) -> bytes:
+        """The entry of one model-specific register; empty where it has none."""
+        values = self.msr_values()
+        return _MSR_ENTRY.pack(index, values[index]) if index in values else b""
 
     def msr_values(self) -> dict[int, int]:
         """The model-specific registers by index."""

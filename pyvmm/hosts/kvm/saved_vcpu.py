@@ -6,6 +6,7 @@ Everything is kept as KVM gives it. Docs/decisions/0013 says what went wrong els
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from pyvmm.errors import InternalError
@@ -13,7 +14,7 @@ from pyvmm.hosts.kvm import ioctls
 from pyvmm.hosts.kvm.binding import CData, call, ffi, new
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.saved_msrs import MsrList
-from pyvmm.hosts.kvm.saved_values import SREGS2_SIZE, KvmSavedVcpu
+from pyvmm.hosts.kvm.saved_values import NESTED_HEAD, SREGS2_SIZE, KvmSavedVcpu
 from pyvmm.hosts.saved_state import (
     Origin,
     SavedVcpu,
@@ -22,13 +23,18 @@ from pyvmm.hosts.saved_state import (
 )
 
 _LEGACY_XSAVE = 4096
+_FEATURE_CONTROL = 0x3A
+_SVM_FORMAT = 1
+_GIF_SET = 1 << 8
+_NO_PAGE = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class VcpuLike:
     """Facts of a vCPU that saving has to know beside its fd.
 
-    `cpuid` is the table that it was given; `msrs` those that vCPUs like it have.
+    `cpuid` is the table that it was given; `msrs` those that vCPUs like it have; `nested_room` the
+    bytes for what it has as a hypervisor, 0 where it is none.
     """
 
     origin: Origin
@@ -37,6 +43,7 @@ class VcpuLike:
     has_apic: bool
     has_sregs2: bool
     msrs: MsrList
+    nested_room: int
 
 
 def save(fd: int, like: VcpuLike) -> KvmSavedVcpu:
@@ -64,6 +71,7 @@ def save(fd: int, like: VcpuLike) -> KvmSavedVcpu:
         debugregs=_get(fd, ioctls.GET_DEBUGREGS, "struct kvm_debugregs *"),
         msrs=like.msrs.read(fd),
         lapic=_get(fd, ioctls.GET_LAPIC, "struct kvm_lapic_state *") if like.has_apic else None,
+        nested=_get_nested(fd, like.nested_room) if like.nested_room else None,
     )
 
 
@@ -85,13 +93,21 @@ def restore(fd: int, like: VcpuLike, saved: KvmSavedVcpu) -> None:
 
     The rate of the time stamp counter comes before the counter; special registers before the local
     APIC, which they place, and that before the MSRs: a deadline is taken in its timer mode only.
-    XCR0 before what it enables; registers before events, since setting them forgets exceptions;
+    What the vCPU has as a hypervisor comes behind the special registers, which may be its guest's,
+    and have SVM's switch; VMX has its own in an MSR, which comes before. To begin with there is no
+    guest of its own, lest special registers become that one's. XCR0 before what it enables;
+    registers before events, since setting them forgets exceptions;
     last of all what it waits for. Raises `KvmError`.
     """
     if call(ioctls.GET_TSC_KHZ, fd) != saved.tsc_khz:
         call(ioctls.SET_TSC_KHZ, fd, saved.tsc_khz)
+    if saved.nested is not None:
+        _set(fd, ioctls.SET_NESTED_STATE, _without_guest(saved.nested))
+        like.msrs.write(fd, saved.msr_entry(_FEATURE_CONTROL))
     two = len(saved.sregs) == SREGS2_SIZE
     _set(fd, ioctls.SET_SREGS2 if two else ioctls.SET_SREGS, saved.sregs)
+    if saved.nested is not None:
+        _set(fd, ioctls.SET_NESTED_STATE, saved.nested)
     _set(fd, ioctls.SET_REGS, saved.regs)
     _set(fd, ioctls.SET_XCRS, saved.xcrs)
     _set(fd, ioctls.SET_XSAVE, saved.xsave)
@@ -114,6 +130,24 @@ def _get_xsave(fd: int, size: int) -> bytes:
     raw: CData = new("char[]", size)
     call(spec, fd, raw, f"size={size}")
     return bytes(ffi.buffer(raw))
+
+
+def _get_nested(fd: int, room: int) -> bytes:
+    raw: CData = new("char[]", room)
+    ffi.buffer(raw)[4:8] = room.to_bytes(4, "little")
+    call(ioctls.GET_NESTED_STATE, fd, raw, f"size={room}")
+    size = int.from_bytes(ffi.buffer(raw)[4:8], "little")
+    return bytes(ffi.buffer(raw, size))
+
+
+def _without_guest(nested: bytes) -> bytes:
+    """The same kind of state, of a vCPU that is no hypervisor yet."""
+    format_ = int.from_bytes(nested[2:4], "little")
+    if format_ == _SVM_FORMAT:
+        head = struct.pack("<HHI", _GIF_SET, format_, NESTED_HEAD)
+    else:  # VMX: neither VMXON's page nor a VMCS.
+        head = struct.pack("<HHIQQ", 0, format_, NESTED_HEAD, _NO_PAGE, _NO_PAGE)
+    return head.ljust(NESTED_HEAD, b"\0")
 
 
 def _set(fd: int, spec: IoctlSpec, content: bytes) -> None:

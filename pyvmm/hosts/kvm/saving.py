@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.kvm.binding import CData
 from pyvmm.hosts.kvm.constants import Cap
-from pyvmm.hosts.kvm.cpuid import describe_processor
+from pyvmm.hosts.kvm.cpuid import describe_processor, lets_guests_run_guests
 from pyvmm.hosts.kvm.saved_msrs import MsrList
 from pyvmm.hosts.kvm.saved_values import FORMAT, KvmSavedVcpu, KvmSavedVm
 from pyvmm.hosts.saved_state import Origin, SavingHost
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
 
 _LEGACY_XSAVE = 4096
 
@@ -42,6 +45,8 @@ class Known:
     msrs: dict[Kind, MsrList] = field(default_factory=dict)
     new_vcpus: dict[tuple[Kind, int], KvmSavedVcpu] = field(default_factory=dict)
     new_vms: dict[bool, KvmSavedVm] = field(default_factory=dict)
+    nested_room: int = 0
+    nested_rooms: dict[Kind, int] = field(default_factory=dict)
 
 
 class NewVcpu(Protocol):
@@ -118,6 +123,7 @@ class Saving:
         if known.origin is None:
             known.has_sregs2 = bool(self._asked.check_extension(Cap.SREGS2))
             known.listed_msrs = self._asked.msr_indices()
+            known.nested_room = self._asked.check_extension(Cap.NESTED_STATE)
             known.origin = Origin(
                 SavingHost.KVM,
                 FORMAT,
@@ -139,6 +145,29 @@ class Saving:
             _ = self.origin
             found = self._known.msrs[kind] = MsrList(self._known.listed_msrs)
         return found
+
+    def nested_room(self, kind: Kind) -> int:
+        """Bytes that a vCPU's state as a hypervisor takes at most; 0 where it cannot be one."""
+        found = self._known.nested_rooms.get(kind)
+        if found is None:
+            _ = self.origin
+            there = self._known.nested_room and lets_guests_run_guests(kind.cpuid)
+            found = self._known.nested_rooms[kind] = self._known.nested_room if there else 0
+        return found
+
+    def vcpu_like(self, kind: Kind, index: int) -> VcpuLike:
+        """Facts of vCPU `index` of this kind that saving it needs."""
+        from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
+
+        return VcpuLike(
+            self.origin,
+            index,
+            kind.cpuid,
+            kind.has_apic,
+            self.has_sregs2,
+            self.msrs(kind),
+            self.nested_room(kind),
+        )
 
     def new_vcpu(self, kind: Kind, index: int) -> KvmSavedVcpu:
         """Return the state of vCPU `index` of this kind as KVM makes it. Raises `KvmError`."""

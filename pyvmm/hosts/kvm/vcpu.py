@@ -337,17 +337,7 @@ class Vcpu(VcpuState):
         saved_vcpu.restore(self.fd, self._saved_like(), found)
 
     def _saved_like(self) -> VcpuLike:
-        from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
-
-        saving, kind = self._saving(), self._kind()
-        return VcpuLike(
-            saving.origin,
-            self.index,
-            kind.cpuid,
-            kind.has_apic,
-            saving.has_sregs2,
-            saving.msrs(kind),
-        )
+        return self._saving().vcpu_like(self._kind(), self.index)
 
     def _kind(self) -> Kind:
         from pyvmm.hosts.kvm import cpuid
