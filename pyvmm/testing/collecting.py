@@ -69,7 +69,7 @@ def pytest_runtest_makereport(
     report = yield
     results = getattr(item, "results", None)
     if call.when == "call" and results is not None and isinstance(item.parent, ImageFile):
-        setattr(report, CARRIED, carried(results))
+        setattr(report, CARRIED, carried(item.path, results))
     return report
 
 
@@ -89,7 +89,11 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         line = ImageLine("", is_ktap=config.getoption("--pyvmm-ktap"))
         if not (_is_binary(file_path) if line.is_ktap else _may_be_guest(file_path)):
             return None
-    collector: pytest.Collector = ImageFile.from_parent(parent, path=file_path, line=line)
+    more: dict[str, Any] = {"line": line}
+    if not file_path.is_relative_to(config.rootpath):
+        # pytest itself would call every such file "".
+        more["nodeid"] = file_path.as_posix()
+    collector: pytest.Collector = ImageFile.from_parent(parent, path=file_path, **more)
     return collector
 
 
@@ -158,6 +162,7 @@ class ImageFile(pytest.File):
                 item: CaseItem | KtapItem
                 if case is None:
                     item = KtapItem.from_parent(self, name=f"boot{suffix}", **more)
+                    self._failed_before(item)
                 else:
                     name = f"{case.name}{suffix}"
                     item = CaseItem.from_parent(self, name=name, case=case, **more)
@@ -184,6 +189,14 @@ class ImageFile(pytest.File):
                 "(guest/include/cases.h), or say --pyvmm-ktap where it prints KTAP or TAP"
             )
         return cases
+
+    def _failed_before(self, item: pytest.Item) -> None:
+        """Have ``--lf`` run a boot again whose results failed: it knows only these."""
+        plugin = self.config.pluginmanager.get_plugin("lfplugin")
+        known = getattr(plugin, "lastfailed", None)
+        if known and any(str(name).startswith(f"{self.nodeid}::") for name in known):
+            # Since pytest 9.2 names are values of a class of their own.
+            known[getattr(item, "id", item.nodeid)] = True
 
     def _places(self) -> list[tuple[Axes | None, str, Iterable[pytest.MarkDecorator]]]:
         """Hosts that the line or the command line says; what they add to a name, and marks."""

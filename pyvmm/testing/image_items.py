@@ -11,6 +11,7 @@ import pytest
 
 from pyvmm.testing.boots import Boot, Boots
 from pyvmm.testing.cases import GuestCase
+from pyvmm.testing.default_timeout import default_timeout
 from pyvmm.testing.driver import Outcome
 from pyvmm.testing.failed_tests import witness_of
 from pyvmm.testing.failures import ExpectError
@@ -53,7 +54,7 @@ class ImageItem(pytest.Item):
     @property
     def limit(self) -> float:
         """Time limit of the boot, in seconds."""
-        return self.line.timeout or DEFAULT_TIMEOUT
+        return self.line.timeout or default_timeout(self) or DEFAULT_TIMEOUT
 
     def boot(self) -> Boot:
         """A boot, to be entered."""

@@ -19,10 +19,11 @@ CARRIED = "pyvmm_results"
 """Attribute of a report: a list of dicts of texts and lists of texts, one for each result."""
 
 
-def carried(results: Any) -> list[dict[str, Any]]:
+def carried(image: Path, results: Any) -> list[dict[str, Any]]:
     """Plain values of a `TapReport`; lines only where somebody will want to read them."""
     return [
         {
+            "image": str(image),
             "path": list(each.path),
             "status": each.status.value,
             "reason": each.reason,
@@ -65,7 +66,7 @@ class Unfolding:
         self, carrying: pytest.TestReport, nodeid: str, result: dict[str, Any]
     ) -> list[pytest.TestReport]:
         """The result's report, and that of an empty teardown, with which writers close a test."""
-        image = carrying.nodeid.partition("::")[0]
+        image = self._shown(Path(result["image"]))
         path = result["path"]
         make = partial(
             pytest.TestReport,
@@ -76,7 +77,7 @@ class Unfolding:
             user_properties=[],
             sections=[],
         )
-        outcome, longrepr, xfail = self._outcome(self._config.rootpath / image, result)
+        outcome, longrepr, xfail = self._outcome(Path(result["image"]), result)
         called = make(outcome=outcome, longrepr=longrepr, when="call", duration=0.0)
         if xfail is not None:
             called.wasxfail = xfail

@@ -111,9 +111,11 @@ def test_a_crash_takes_no_other_case_along(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_a_case_that_hangs_is_ended(pytester: pytest.Pytester) -> None:
-    line = f"{FAILING} timeout=0.5"
-    done = run(pytester, f"{FAILING}::hangs", "--pyvmm-images", line)
+@pytest.mark.parametrize(
+    "limit", [("--pyvmm-images", f"{FAILING} timeout=0.5"), ("--pyvmm-timeout=0.5",)]
+)
+def test_a_case_that_hangs_is_ended(pytester: pytest.Pytester, limit: tuple[str, ...]) -> None:
+    done = run(pytester, f"{FAILING}::hangs", *limit)
     done.assert_outcomes(failed=1)
     done.stdout.fnmatch_lines(["E       the case did not end within 0.5 s"])
 
@@ -281,6 +283,19 @@ def test_a_tree_of_results_stops_at_the_first_failure_if_asked(pytester: pytest.
     done = run(pytester, "-x", "--pyvmm-ktap", path, other)
     assert "other.bin" not in done.stdout.str()
     done.assert_outcomes(passed=3, failed=1, skipped=1, xfailed=1)
+
+
+def test_results_that_failed_are_had_again_by_their_boot(pytester: pytest.Pytester) -> None:
+    image(pytester, KUNIT, status=1)
+    image(pytester, "KTAP version 1\n1..1\nok 1 a\n", name="other.bin")
+    pytester.makepyfile("def test_fails(): assert 0\ndef test_passes(): pass")
+    pytester.makeini("[pytest]\npyvmm_images = *.bin ktap\n")
+    quick = QUICK[2:]
+    done = pytester.runpytest_inprocess(*quick)
+    done.assert_outcomes(passed=6, failed=2, skipped=1, xfailed=1)
+    done = pytester.runpytest_inprocess(*quick, "--lf", "-v")
+    done.assert_outcomes(passed=3, failed=2, skipped=1, xfailed=1)
+    assert told(done) == EXPECTED
 
 
 def test_text_is_no_image(pytester: pytest.Pytester) -> None:
