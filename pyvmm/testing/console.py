@@ -133,13 +133,15 @@ class AsyncConsole:
     async def send(self, data: str | bytes, *, timeout: float | None = None) -> None:
         """Type `data`; waits while much is queued that the guest has not taken (64 KiB).
 
-        Raises `ExpectError` at the time limits.
+        Raises `ExpectError` at the time limits, `UsageError` for what is neither text nor bytes.
         """
+        _require_typed(data)
         typed = data.encode() if isinstance(data, str) else data
         await self._life.do(f"send {data!r}", partial(self._life.driver.send, typed), timeout)
 
     async def send_line(self, line: str | bytes = "", *, timeout: float | None = None) -> None:
         """Type `line` and a newline. Raises as `send`."""
+        _require_typed(line)
         await self.send(line + "\n" if isinstance(line, str) else line + b"\n", timeout=timeout)
 
     async def end_input(self) -> None:
@@ -222,3 +224,9 @@ def _open_end(search: Search) -> str:
         f"; {open_end!r} matches the end of what was said, where the next letter could change it: "
         "leave `$` out, or match what follows"
     )
+
+
+def _require_typed(data: str | bytes) -> None:
+    # Types are not checked everywhere.
+    if not isinstance(data, (str, bytes, bytearray, memoryview)):
+        raise UsageError(f"send {data!r}", "what is typed is text or bytes")

@@ -173,7 +173,7 @@ class Life:
             detail = self.end() or f"not {self.deadline.name}"
             raise ExpectError(
                 attempt, f"the guest has ended: {detail}", self.expectation()
-            ) from error
+            ) from None
         raise error
 
     def expectation(self, patterns: tuple[str, ...] = (), nearest: str = "") -> Expectation:

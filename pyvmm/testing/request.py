@@ -70,7 +70,19 @@ class BootArguments(TypedDict, total=False):
 
 
 def merged(said: BootArguments, defaults: BootArguments | None) -> BootArguments:
-    """Arguments that are `said`, and `defaults` for the others."""
+    """Arguments that are `said`, and `defaults` for the others.
+
+    Raises `TypeError` for one that there is not.
+    """
+    known = BootArguments.__annotations__
+    for name in said:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1, 0.4) or known
+            raise TypeError(
+                f"boot() got an unexpected keyword argument {name!r}; there is {', '.join(near)}"
+            )
     both: BootArguments = {**(defaults or {}), **said}
     return both
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import UsageError
 from pyvmm.testing.console import AsyncConsole
 from pyvmm.testing.driver import (
     CannotError,
@@ -269,13 +269,15 @@ async def save_boot(vm: AsyncVm) -> SavedBoot:
 
     life = vm._life
     seconds = life.deadline.seconds_passed
-    await vm.stop()
     try:
+        await vm.stop()
         machine = await vm.save()
-    except InternalError as failure:
+    except ExpectError as failure:
+        if not life.is_over:
+            raise
         raise UsageError(
             f"save {vm.request.name} at a point of its boot",
-            failure.cause,
+            "the guest has ended",
             "choose a point at which it waits for something",
         ) from failure
     if not isinstance(machine, SavedMachine):

@@ -37,6 +37,7 @@ class AsyncMemory:
 
     async def write(self, gpa: int, data: bytes, *, timeout: float | None = None) -> None:
         """Write `data` from `gpa` on. Raises as `read`; nothing is written then."""
+        _require_bytes(data, "write to guest memory")
         write = partial(self._life.driver.write_memory, gpa, data)
         await self._life.do(f"write {len(data)} bytes at gpa {gpa:#x}", write, timeout)
 
@@ -48,6 +49,7 @@ class AsyncMemory:
         With `skip_private` only what the host sees is searched; without it, a private page raises
         `UsageError`. The guest runs on meanwhile: stop() it where it changes what is searched.
         """
+        _require_bytes(data, "search guest memory")
         if not data:
             raise UsageError("search guest memory", "there is nothing to search for", "give bytes")
         search = partial(self._search, data, skip_private)
@@ -73,6 +75,12 @@ class AsyncMemory:
                     block[len(block) - min(len(block), len(data) - 1) :] if len(data) > 1 else b""
                 )
         return tuple(found)
+
+
+def _require_bytes(data: object, attempt: str) -> None:
+    # Types are not checked everywhere.
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UsageError(attempt, f"{data!r} is not bytes", "encode it")
 
 
 def _within(whole: tuple[int, int], parts: list[tuple[int, int]]) -> list[tuple[int, int]]:

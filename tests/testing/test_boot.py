@@ -95,7 +95,7 @@ def test_an_image_that_is_none(boot: Boots) -> None:
 
 
 def test_arguments_that_are_none(boot: Boots) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'memry'"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'memry'; there is memory$"):
         boot("hello", memry="64M")  # type: ignore[call-arg]
     values: list[dict[str, Any]] = [
         {"memory": "lots"},
@@ -107,6 +107,17 @@ def test_arguments_that_are_none(boot: Boots) -> None:
     for wrong in values:
         with pytest.raises(UsageError, match=next(iter(wrong))):
             boot("hello", **wrong)
+
+
+def test_what_is_neither_text_nor_bytes(boot: Boots) -> None:
+    with boot("echo") as vm:
+        for call in (vm.console.send, vm.console.send_line):
+            with pytest.raises(UsageError, match="cannot send 5: what is typed is text or bytes"):
+                call(5)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="cannot write to guest memory: 'text' is not bytes"):
+            vm.memory.write(0x1000, "text")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="cannot search guest memory: 'text' is not bytes"):
+            vm.memory.search("text")  # type: ignore[arg-type]
 
 
 @HOSTS
