@@ -77,6 +77,8 @@ class Boot:
         Raises `GuestFailedError` as the end of the block does.
         """
         self._task = None
+        if self._witness is not None and self.examine in self._witness.still_open:
+            self._witness.still_open.remove(self.examine)
         try:
             self._stack.close()
         except (AssertionError, PyvmmError) as failure:

@@ -7,11 +7,12 @@ import pytest
 
 from pyvmm.testing.artifacts import Artifacts, with_files
 from pyvmm.testing.explain import explain, with_artifacts
-from pyvmm.testing.witness import Remains, Witness
+from pyvmm.testing.witness import CorePath, Remains, Witness
 
 GUESTS = "pyvmm_guests"
 """Attribute of a failed report: a list of `Explanation.to_json`."""
 _WITNESS = pytest.StashKey[Witness]()
+_SHARED = "session_boot"
 _ARTIFACTS = pytest.StashKey[Artifacts]()
 
 
@@ -31,6 +32,25 @@ def witness_of(item: pytest.Item) -> Witness:
     return witness
 
 
+def witness_of_session(session: pytest.Session) -> Witness:
+    """Return the witness of the guests that several tests share."""
+    return session.stash.setdefault(_WITNESS, Witness(shared=True))
+
+
+def _shared_guests(item: pytest.Item, core_path: CorePath | None) -> list[Remains]:
+    """Guests of the session's that the test may have used, looked at anew."""
+    witness = item.session.stash.get(_WITNESS, None)
+    if witness is None or _SHARED not in getattr(item, "fixturenames", ()):
+        return []
+    witness.core_path = core_path
+    guests = [one for one in witness.guests if not one.life.is_closed]
+    for remains in guests:
+        remains.forget()
+    for look in witness.still_open:
+        look()
+    return guests
+
+
 def guests_of(item: pytest.Item) -> tuple[Remains, ...]:
     """Guests that a test has booted, as far as no failure has been explained."""
     witness = item.stash.get(_WITNESS, None)
@@ -46,6 +66,8 @@ def explain_report(
     report of the phase that failed first.
     """
     witness = item.stash.get(_WITNESS, None)
+    if witness is None and _WITNESS in item.session.stash:
+        witness = witness_of(item)
     if witness is None:
         return
     is_last = report.when == "teardown"
@@ -64,9 +86,10 @@ def _explain(
 ) -> None:
     for look in witness.still_open:
         look()
+    artifacts = item.stash.get(_ARTIFACTS, None)
     guests = list(witness.guests)
     witness.guests.clear()
-    artifacts = item.stash.get(_ARTIFACTS, None)
+    guests += _shared_guests(item, None if artifacts is None else artifacts.core_path)
     told = []
     for number, remains in enumerate(guests, 1):
         explanation = explain(remains, failure)

@@ -149,11 +149,12 @@ def _pyvmm_witness(request: pytest.FixtureRequest) -> Witness:
 
 
 @pytest.fixture(scope="session")
-def session_boot(_pyvmm_loop: LoopThread) -> Iterator[Boots]:
+def session_boot(request: pytest.FixtureRequest, _pyvmm_loop: LoopThread) -> Iterator[Boots]:
     """Boot guests in fixtures of a module's or session's scope: as ``boot``. Gone at the end."""
     from pyvmm.testing.boots import Boots
+    from pyvmm.testing.failed_tests import witness_of_session
 
-    boots = Boots(_pyvmm_loop)
+    boots = Boots(_pyvmm_loop, witness=witness_of_session(request.session))
     try:
         yield boots
     finally:

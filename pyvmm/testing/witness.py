@@ -46,23 +46,36 @@ class Remains:
     """From the boot to when it was looked at."""
     is_examined: bool = False
 
+    def forget(self) -> None:
+        """Let it be looked at once more."""
+        self.vcpus = self.memory = ()
+        self.remarks.clear()
+        self.core = None
+        self.is_examined = False
+
 
 class Witness:
     """Witness of one test. In the loops of its guests, but for `guests`."""
 
-    def __init__(self, core_path: CorePath | None = None, *, always: bool = False) -> None:
+    def __init__(
+        self, core_path: CorePath | None = None, *, always: bool = False, shared: bool = False
+    ) -> None:
         """`core_path` gives a new file's path for each core; without it there are none.
 
-        `always`: guests are looked at even where nothing has failed.
+        `always`: guests are looked at even where nothing has failed. `shared`: it is that of many
+        tests, and does not keep what is gone.
         """
+        self._is_shared = shared
         self.guests: list[Remains] = []
         self.still_open: list[Callable[[], None]] = []
         """Have it look at the guests whose blocks may not have been left; any thread but theirs."""
         self.always = always
-        self._core_path = core_path
+        self.core_path = core_path
 
     def meet(self, life: Life) -> Remains:
         """Take note of a guest that has been booted."""
+        if self._is_shared:
+            self.guests = [one for one in self.guests if not one.life.is_closed]
         remains = Remains(life)
         self.guests.append(remains)
         return remains
@@ -97,8 +110,8 @@ class Witness:
                 await self._look(remains)
             if scope.cancelled_caught:
                 remains.remarks.append(f"its state could not be had within {PATIENCE:g} s")
-            elif self._core_path is not None:
-                path = self._core_path()
+            elif self.core_path is not None:
+                path = self.core_path()
                 if path is not None:
                     await self._write_core(remains, path)
 

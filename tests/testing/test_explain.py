@@ -152,6 +152,69 @@ def test_several_guests_a_fixtures_block_and_a_test_that_passes(
     assert guests[0]["vcpus"][0]["rip"]
 
 
+def test_a_guest_that_tests_share_is_explained_to_each_that_fails(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def vm(session_boot):
+            with session_boot("echo", host="model", memory="2M") as vm:
+                yield vm
+
+        def test_first(vm):
+            vm.console.send_line("first")
+            vm.console.expect("first")
+            assert 0
+
+        def test_second(vm):
+            vm.console.send_line("second")
+            vm.console.expect("second")
+
+        def test_third(vm):
+            assert 0
+
+        def test_of_another(boot):
+            assert 0
+        """,
+        "--pyvmm-artifacts=out",
+        failed=3,
+        passed=1,
+    )
+    first, third, other = failed_reports(result)
+    assert guests_of(first)[0]["console"] == ["first"]
+    assert guests_of(third)[0]["console"] == ["first", "second"]
+    assert guests_of(third)[0]["vcpus"][0]["exits"]
+    assert not hasattr(other, "pyvmm_guests")
+    assert (pytester.path / guests_of(third)[0]["artifacts"] / "core").stat().st_size > 2 << 20
+
+
+def test_a_guest_of_a_trio_test(pytester: pytest.Pytester) -> None:
+    (report,) = failed_reports(
+        run(
+            pytester,
+            """
+            import pytest
+
+            @pytest.mark.trio
+            async def test_it(async_boot):
+                async with async_boot("hang", host="model", memory="2M") as vm:
+                    await vm.console.expect("hanging")
+                    await vm.console.expect("more", timeout=0.01)
+            """,
+            "-p",
+            "pytest_trio.plugin",
+            failed=1,
+        )
+    )
+    (guest,) = guests_of(report)
+    assert guest["expected"] == ["'more'"]
+    assert guest["vcpus"][0]["place"].startswith("guest_main+")
+
+
 def test_a_panic_fails_where_the_block_ends(pytester: pytest.Pytester) -> None:
     text, guest = explained(
         pytester,
