@@ -212,21 +212,22 @@ async def running(
         inside = Running(
             config, control, port, assembly, attach=attach, allow=allowed, paused=waits
         )
-        async with trio.open_nursery() as nursery:
-            inside.serve(nursery)
-            nursery.start_soon(inside.conduct)
-            try:
-                if saved is not None:
-                    await inside.machine.control.restore(saved)
-                # Not before: what it sends comes behind the input that was saved.
-                inside.may_attach.set()
-                if waits and not paused:
-                    inside.machine.control.resume()
-                yield inside
-            except BaseException as failure:  # noqa: BLE001 - raised again, without a group
-                body_failure = failure
-            control.end(Ending(EndingKind.CLOSED, "the machine was closed"))
-            nursery.cancel_scope.cancel()
+        with inside.threads:
+            async with trio.open_nursery() as nursery:
+                inside.serve(nursery)
+                nursery.start_soon(inside.conduct)
+                try:
+                    if saved is not None:
+                        await inside.machine.control.restore(saved)
+                    # Not before: what it sends comes behind the input that was saved.
+                    inside.may_attach.set()
+                    if waits and not paused:
+                        inside.machine.control.resume()
+                    yield inside
+                except BaseException as failure:  # noqa: BLE001 - raised again, without a group
+                    body_failure = failure
+                control.end(Ending(EndingKind.CLOSED, "the machine was closed"))
+                nursery.cancel_scope.cancel()
     if body_failure is not None:
         raise body_failure
     if not inside.outcome.failure_told:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import trio
 
 from pyvmm.errors import InternalError, UsageError
+from pyvmm.hosts.owner import Owner
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.port import ConsolePort
@@ -19,8 +20,8 @@ KICKS = 40
 """Kicks after which a vCPU thread is given up."""
 
 
-class VcpuThreads:
-    """One thread for each vCPU; made in the machine's trio thread."""
+class VcpuThreads(Owner):
+    """One thread for each vCPU; made in the machine's trio thread, which closes it."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class VcpuThreads:
             self._done.set()
 
     async def run(self, deadline: float) -> None:
-        """Until all have ended and are joined; they are told to end at `deadline` (trio's clock).
+        """Until all have done; they are told to end at `deadline` (trio's clock).
 
         Raises `InternalError` where one does not answer.
         """
@@ -69,6 +70,14 @@ class VcpuThreads:
             # Not cancellable, but bounded.
             with trio.CancelScope(shield=True):
                 await self._wait(float("inf"))
+
+    def close(self) -> None:
+        """Join the threads, unless one had to be given up. A second call does nothing.
+
+        Not in `run`: a thread that has just said that it has done has the interpreter lock yet, and
+        who waits for it at once takes turns with it.
+        """
+        if self._done.is_set():
             for thread in self.threads:
                 thread.join()
 
