@@ -131,3 +131,14 @@ def test_a_guest_is_saved_and_goes_on_from_there_again(boot: Boots, host: str) -
         assert vm.memory.read(0x1000, 5) != b"other"
         vm.console.send_line("two")
         assert vm.console.expect("two\n").before == b""
+
+
+@in_trio
+async def test_a_block_that_is_never_left_ends_with_its_fixture_in_a_loop_that_goes_on() -> None:
+    boots = AsyncBoots()
+    vm = await boots("hang").__aenter__()
+    await vm.console.expect("hanging")
+    boots.close()
+    with pytest.raises(UsageError, match="block has been left"):
+        while True:
+            await vm.registers()
