@@ -87,7 +87,7 @@ class Console:
     def send(self, data: str | bytes, *, timeout: float | None = None) -> None:
         """Type `data`; waits while much is queued that the guest has not taken (64 KiB).
 
-        Raises `ExpectError` at the time limits.
+        Raises `ExpectError` at the time limits, `UsageError` for what is neither text nor bytes.
         """
         self._task.call(partial(self._inner.send, data, timeout=timeout))
 
