@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
+import termios
 from contextlib import suppress
 
 import trio
@@ -40,9 +42,16 @@ class ConsolePipes:
             fcntl.fcntl(self.child_output, fcntl.F_SETPIPE_SZ, _ROOM)
         self._output = trio.lowlevel.FdStream(reading)
         self._input = trio.lowlevel.FdStream(writing)
+        self._passed = 0
         self._waiting = bytearray()
         self._drained = False
         self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def said(self) -> int:
+        """Bytes that the child has written by now, read or not. Before `end`."""
+        left = fcntl.ioctl(self.child_output, termios.FIONREAD, bytes(4))
+        return self._passed + int.from_bytes(left, sys.byteorder)
 
     async def receive(self) -> bytes:
         """Take what has come, at least a byte; b"" after `end`, when there is nothing left."""
@@ -73,6 +82,7 @@ class ConsolePipes:
         """Take what comes, until the end."""
         with suppress(trio.ClosedResourceError):
             async for data in self._output:
+                self._passed += len(data)
                 self._waiting += data
                 self._changed.unpark_all()
                 while len(self._waiting) >= WAITING_MAX:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -43,6 +44,9 @@ from pyvmm.testing.failures import is_told
 from pyvmm.testing.monitors import HostName
 from pyvmm.testing.pyvmm_states import registers_of, state_of
 from pyvmm.testing.request import BootRequest
+
+if TYPE_CHECKING:
+    from pyvmm.machine.saved_machine import SavedMachine
 
 __tracebackhide__ = is_told
 
@@ -121,14 +125,7 @@ class PyvmmDriver:
 
     async def restore(self, saved: object) -> None:
         """Make the machine what `saved` is. Raises `UsageError` where that is of another kind."""
-        from pyvmm.machine.saved_machine import SavedMachine
-
-        if not isinstance(saved, SavedMachine):
-            raise UsageError(
-                f"restore {type(saved).__name__}", "it is no machine that pyvmm saved",
-                "give what vm.save() gives on this host",
-            )  # fmt: skip
-        await self.machine.control.restore(saved)
+        await self.machine.control.restore(_own(saved))
 
     # -- looking inside --
 
@@ -327,6 +324,18 @@ def machine_config(request: BootRequest) -> MachineConfig:
     )
 
 
+def _own(saved: object) -> SavedMachine:
+    """Give `saved`. Raises `UsageError` where it is no state of such a machine."""
+    from pyvmm.machine.saved_machine import SavedMachine
+
+    if not isinstance(saved, SavedMachine):
+        raise UsageError(
+            f"restore {type(saved).__name__}", "it is no machine that pyvmm saved",
+            "give what vm.save() gives on this host",
+        )  # fmt: skip
+    return saved
+
+
 @asynccontextmanager
 async def open_pyvmm_driver(request: BootRequest) -> AsyncIterator[PyvmmDriver]:
     """Boot the guest in a machine of pyvmm's inside of the block.
@@ -334,7 +343,7 @@ async def open_pyvmm_driver(request: BootRequest) -> AsyncIterator[PyvmmDriver]:
     Raises `CannotError` where the host is not here, or lacks what the machine needs.
     """
     config = machine_config(request)
-    saved = None if request.saved is None else request.saved.machine
+    saved = None if request.saved is None else _own(request.saved.machine)
     async with AsyncExitStack() as stack:
         try:
             machine = await stack.enter_async_context(

@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -79,7 +80,7 @@ class QemuDriver:
         return await self._console.receive()
 
     async def send(self, data: bytes) -> None:
-        """Type `data`. Raises `UsageError` where the run is over."""
+        """Type `data`. Raises `InternalError` where the run is over."""
         if not await self._console.send(data):
             raise self._process.ended("type at the console")
 
@@ -121,7 +122,8 @@ class QemuDriver:
         async with self._process.standing_still(attempt) as ran:
             devices = await self._process.devices(attempt)
             ram = contents_of(self._process.ram)
-        return QemuSaved(self._guest.subject, request.memory, request.cpus, ran, devices, ram)
+            said = self._console.said
+        return QemuSaved(self._guest.subject, request.memory, request.cpus, ran, said, devices, ram)
 
     async def restore(self, saved: object) -> None:
         """Make the machine what `saved` is: another QEMU takes the place of this one.
@@ -130,18 +132,7 @@ class QemuDriver:
         state of such a machine.
         """
         attempt = "restore the guest"
-        request = self._guest.files.request
-        like_this = (self._guest.subject, request.memory, request.cpus)
-        if not isinstance(saved, QemuSaved) or like_this != (
-            saved.subject,
-            saved.memory,
-            saved.cpus,
-        ):
-            raise UsageError(
-                attempt,
-                "the state was not saved from a machine like this one",
-                "boot it with the same host, memory and CPUs",
-            )
+        alike = self.alike(attempt, saved)
         if self._over.is_set():
             raise self._process.ended(attempt)
         old, self._process = self._process, self._new_process()
@@ -149,9 +140,22 @@ class QemuDriver:
             await old.end()
         finally:
             old.close()
-        await self.start(saved)
+        await self.start(alike)
         for address in sorted(old.breakpoints):
             await self.set_breakpoint(address)
+
+    def alike(self, attempt: str, saved: object) -> QemuSaved:
+        """Give `saved`. Raises `UsageError` where it is not of a machine like this one."""
+        request = self._guest.files.request
+        if isinstance(saved, QemuSaved):
+            theirs = (saved.subject, saved.memory, saved.cpus)
+            if theirs == (self._guest.subject, request.memory, request.cpus):
+                return saved
+        raise UsageError(
+            attempt,
+            "the state was not saved from a machine like this one",
+            "boot it with the same host, memory and CPUs",
+        )
 
     async def registers(self, vcpu: int) -> Registers:
         """Read the registers of a vCPU; of one that is not in 64-bit code without r8..r15."""
@@ -310,7 +314,7 @@ async def open_qemu_driver(request: BootRequest) -> AsyncIterator[QemuDriver]:
                 driver = QemuDriver(request, known, console, nursery)
                 stack.callback(driver.close)
                 try:
-                    await driver.start()
+                    await driver.start(_beginning(driver, request))
                     yield driver
                 except BaseException as error:  # noqa: BLE001 - raised again, without a group
                     problem = error
@@ -319,6 +323,14 @@ async def open_qemu_driver(request: BootRequest) -> AsyncIterator[QemuDriver]:
             await console.close()
     if problem is not None:
         raise problem
+
+
+def _beginning(driver: QemuDriver, request: BootRequest) -> QemuSaved | None:
+    """State that the guest goes on from, unless it waits; None where it is booted."""
+    if request.saved is None:
+        return None
+    saved = driver.alike(f"restore {request.name}", request.saved.machine)
+    return replace(saved, running=not request.paused)
 
 
 def _check(request: BootRequest) -> None:

@@ -14,14 +14,14 @@ import trio
 from pyvmm.compare import qemu_command
 from pyvmm.compare.guest_files import GuestFiles, memory_file, path_of
 from pyvmm.compare.subjects import QemuAccelerator, QemuSubject
-from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.qmp.peer import PATIENCE, QemuError, QemuEvent, QemuPeer, open_qemu
 from pyvmm.testing.console_pipes import ConsolePipes
 from pyvmm.testing.driver import Event, EventName, Outcome
 from pyvmm.testing.gdb_stub import GdbStub, GdbStubError
 from pyvmm.testing.qemu_outcome import broken, out_of_time, outcome_of
 from pyvmm.testing.qemu_registers import next_instruction, parse_registers
-from pyvmm.testing.qemu_saving import QemuSaved, fill, load_devices, save_devices
+from pyvmm.testing.qemu_saving import QemuSaved, fill_ram, load_devices, save_devices
 
 _EVENTS = {
     "STOP": EventName.PAUSED,
@@ -143,7 +143,7 @@ class QemuProcess:
     ) -> Any:
         """Run a QMP command; events that came before its answer are told when this returns.
 
-        Raises `UsageError` where the run has ended, `QmpRefusalError` and `QemuError`.
+        Raises `InternalError` where the run is over, `QmpRefusalError` and `QemuError`.
         """
         peer = self._peer
         if peer is None:
@@ -167,11 +167,11 @@ class QemuProcess:
         return str(await self.ask(attempt, "human-monitor-command", arguments))
 
     def ended(self, attempt: str) -> PyvmmError:
-        """The error for a guest whose run is over."""
+        """The error for a guest whose run is over: as from pyvmm's own machines."""
         if self.failure is not None:
             return self.failure
         detail = "it was ended" if self.outcome is None else self.outcome.detail
-        return UsageError(attempt, f"its run is over: {detail}")
+        return InternalError(attempt, f"its run is over: {detail}")
 
     async def resume(self) -> None:
         """Let the vCPUs run on."""
@@ -287,7 +287,7 @@ class QemuProcess:
             command += ("-d", "cpu_reset", "-D", path_of(self._log))
         if saved is not None:
             command += ("-incoming", "defer")
-            fill(self.ram, saved.ram)
+            fill_ram(self.ram, saved)
         ours, theirs = trio.socket.socketpair()
         with ours, theirs:
             self._gdb = trio.SocketStream(ours)
@@ -349,7 +349,9 @@ class QemuProcess:
         while True:
             await self._stopped.wait()
             self._stopped = trio.Event()
-            with suppress(QemuError, UsageError):  # It has gone; who waits for that sees it, too.
+            with suppress(
+                QemuError, InternalError
+            ):  # It has gone; who waits for that sees it, too.
                 state = await peer.query_status()
                 if state in _BROKEN | _OVER:
                     return state

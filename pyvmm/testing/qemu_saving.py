@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from pyvmm.compare.subjects import QemuSubject
-from pyvmm.errors import ExitCode, PyvmmError, SystemCallError
+from pyvmm.errors import ExitCode, PyvmmError, SystemCallError, UsageError
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Any]]
 """Sends a QMP command: its name and arguments."""
@@ -33,13 +33,15 @@ class MigrationFailedError(PyvmmError):
 class QemuSaved:
     """Saved state, for a machine of the same `subject`, `memory` (bytes) and `cpus`.
 
-    `running`: it ran, and goes on when it is restored. `ram` is (file offset, content).
+    `running`: it ran, and goes on when it is restored. `ram` is (file offset, content). `said`: the
+    bytes that it had said by then.
     """
 
     subject: QemuSubject
     memory: int
     cpus: int
     running: bool
+    said: int
     devices: bytes = field(repr=False)
     ram: tuple[tuple[int, bytes], ...] = field(repr=False)
 
@@ -93,6 +95,14 @@ def contents_of(file: int) -> tuple[tuple[int, bytes], ...]:
     return tuple(found)
 
 
+def fill_ram(file: int, saved: QemuSaved) -> None:
+    """Write the RAM of `saved` into `file`. Raises as `fill`, and `UsageError` for what is none."""
+    for offset, content in saved.ram:
+        if not 0 <= offset <= saved.memory - len(content):
+            raise UsageError("restore the guest", f"its state has RAM at offset {offset:#x}")
+    fill(file, saved.ram)
+
+
 def fill(file: int, contents: tuple[tuple[int, bytes], ...]) -> None:
     """Write what `contents_of` gave into `file`. Raises `SystemCallError` for want of memory."""
     try:
@@ -104,3 +114,7 @@ def fill(file: int, contents: tuple[tuple[int, bytes], ...]) -> None:
         raise SystemCallError(
             "fill the guest's RAM", error.errno or 0, error.strerror or ""
         ) from error
+
+
+QEMU_KINDS = (QemuSaved, QemuSubject)
+"""Kinds that a file with such a state has."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyvmm.machine.saved_file import read, write
 from pyvmm.machine.saved_machine import KINDS, SavedMachine
+from pyvmm.testing.qemu_saving import QEMU_KINDS, QemuSaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +19,23 @@ class SavedBoot:
     last match; `seconds` how long it took to get there.
     """
 
-    machine: SavedMachine
+    machine: SavedMachine | QemuSaved
     said: bytes
     cursor: int
     seconds: float
 
+    @property
+    def host(self) -> str:
+        """Host that it ran on."""
+        if isinstance(self.machine, QemuSaved):
+            return f"qemu-{self.machine.subject.accelerator.value}"
+        return self.machine.vm.origin.host.value
+
     def to_file(self, path: Path) -> None:
         """Write it, whole or not at all. Raises as `SavedMachine.to_file`."""
-        write(path, self, (SavedBoot, *KINDS))
+        write(path, self, (SavedBoot, *KINDS, *QEMU_KINDS))
 
     @classmethod
     def from_file(cls, path: Path) -> SavedBoot:
         """Read what `to_file` wrote. Raises as `SavedMachine.from_file`."""
-        return read(path, cls, (SavedBoot, *KINDS))
+        return read(path, cls, (SavedBoot, *KINDS, *QEMU_KINDS))

@@ -161,8 +161,7 @@ class SavedBoots(Owner):
 
 def _told(request: BootRequest, until: Any, boot: SavedBoot, how: str) -> str:
     where = _point(until) if callable(until) else " or ".join(map(repr, as_patterns(until)))
-    host = boot.machine.vm.origin.host.value
-    return f"{how}: {request.name} on {host}, {boot.seconds:.3f} s behind its boot, at {where}"
+    return f"{how}: {request.name} on {boot.host}, {boot.seconds:.3f} s behind its boot, at {where}"
 
 
 class WarmBoot(Boot):

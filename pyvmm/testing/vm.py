@@ -265,6 +265,7 @@ async def save_boot(vm: AsyncVm) -> SavedBoot:
     the guest has ended by then.
     """
     from pyvmm.machine.saved_machine import SavedMachine
+    from pyvmm.testing.qemu_saving import QemuSaved
     from pyvmm.testing.saved_boot import SavedBoot
 
     life = vm._life
@@ -280,10 +281,11 @@ async def save_boot(vm: AsyncVm) -> SavedBoot:
             "the guest has ended",
             "choose a point at which it waits for something",
         ) from failure
-    if not isinstance(machine, SavedMachine):
+    if not isinstance(machine, (SavedMachine, QemuSaved)):
         raise CannotError(vm.host, Feature.SAVING, "its state does not go into a file")
     said = life.transcript
-    end = machine.console.said + (0 if life.request.saved is None else len(life.request.saved.said))
+    told = machine.said if isinstance(machine, QemuSaved) else machine.console.said
+    end = told + (0 if life.request.saved is None else len(life.request.saved.said))
     with life.deadline.limit(None) as limit:
         while said.end < end:
             await life.change()

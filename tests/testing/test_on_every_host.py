@@ -8,8 +8,10 @@ import re
 import pytest
 
 from pyvmm.bundled_guests import find
+from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.driver import EventName, OutcomeKind
+from pyvmm.testing.saved_boots import Booted
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,3 +84,18 @@ def test_a_breakpoint_by_a_symbol(boot: Boots) -> None:
         vm.console.send(b"x\x04")
         assert vm.wait().status == 0
         assert vm.console.transcript == b"x"
+
+
+def greeted(vm: Vm) -> None:
+    vm.console.send(b"hello")
+    vm.console.expect("hello")
+
+
+def test_behind_a_boot(booted: Booted) -> None:
+    for number in range(2):
+        with booted("echo", until=greeted) as vm:
+            assert vm.console.transcript == b"hello"
+            vm.console.send(b"%d\x04" % number)
+            assert vm.wait().status == 0
+            assert vm.console.transcript == b"hello%d" % number
+            assert [event.name for event in vm.events.all] == [EventName.ENDED]

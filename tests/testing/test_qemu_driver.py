@@ -20,6 +20,7 @@ from pyvmm.hosts.registers import RESET_RIP
 from pyvmm.qmp.peer import QemuError
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.driver import CannotError, Event, EventName, Feature, OutcomeKind
+from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.qemu_driver import open_qemu_driver
 from pyvmm.testing.request import make_request
 
@@ -155,7 +156,7 @@ def test_looking_inside_and_standing_still(boot: Boots, host: str) -> None:
         assert vm.memory.read((64 << 20) - 4, 4) == b"left"
         names = [event.name for event in vm.events.all]
         assert names == [EventName.PAUSED, EventName.RESUMED, EventName.ENDED]
-        with pytest.raises(UsageError, match="over: the guest ended with status 0"):
+        with pytest.raises(ExpectError, match=r"stop the guest: the guest has ended: .*status 0"):
             vm.stop()
 
 
