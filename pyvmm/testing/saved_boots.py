@@ -29,7 +29,9 @@ from pyvmm.machine.saved_file import own_version
 from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boot
+from pyvmm.testing.driver import CannotError, Feature
 from pyvmm.testing.failures import is_told
+from pyvmm.testing.monitors import HostName
 from pyvmm.testing.patterns import Patterns, as_patterns
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.saved_boot import SavedBoot
@@ -159,6 +161,15 @@ class SavedBoots(Owner):
                 os.close(fd)
 
 
+def _require_saveable(request: BootRequest) -> None:
+    """Raise `CannotError` before anything is booted that cannot be saved."""
+    if request.host in (HostName.QEMU_TCG, HostName.QEMU_KVM):
+        raise CannotError(request.host, Feature.SAVING, "its state is kept in no file")
+    if request.private:
+        reason = "the host cannot read private memory"
+        raise CannotError(request.host, Feature.SAVING, reason)
+
+
 def _told(request: BootRequest, until: Any, boot: SavedBoot, how: str) -> str:
     where = _point(until) if callable(until) else " or ".join(map(repr, as_patterns(until)))
     return f"{how}: {request.name} on {boot.host}, {boot.seconds:.3f} s behind its boot, at {where}"
@@ -184,6 +195,7 @@ class WarmBoot(Boot):
         self._key = key_of(request, until)
 
     def __enter__(self) -> Vm:
+        _require_saveable(self.request)
         boot = self._saved.known(self._key)
         how = "restored"
         if boot is None:
@@ -274,6 +286,7 @@ class AsyncWarmBoot(AsyncBoot):
         self._key = key_of(request, until)
 
     async def __aenter__(self) -> AsyncVm:
+        _require_saveable(self.request)
         boot = self._saved.known(self._key)
         how = "restored"
         while boot is None:

@@ -167,10 +167,20 @@ def test_a_boot_that_fails_fails_each_test_at_once(
     assert warm.told == []
 
 
-def test_what_cannot_be_saved_is_a_reason_to_skip(warm: Warm) -> None:
+@pytest.mark.parametrize(
+    ("host", "private", "why"),
+    [
+        ("model", True, "on model: the host cannot read private memory"),
+        ("qemu-tcg", False, "on qemu-tcg: its state is kept in no file"),
+    ],
+)
+def test_what_cannot_be_saved_is_skipped_before_it_is_booted(
+    warm: Warm, host: str, private: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_boots, "Boot", None)
     with (
-        pytest.raises(CannotError, match="saving and restoring on model: the host cannot read"),
-        warm("exit", until=do_nothing, private=True, host="model"),
+        pytest.raises(CannotError, match=f"saving and restoring {why}"),
+        warm("exit", until=do_nothing, private=private, host=host),
     ):
         raise AssertionError("it is there")
 
