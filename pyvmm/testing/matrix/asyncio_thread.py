@@ -26,7 +26,7 @@ async def in_asyncio(function: Callable[[], Awaitable[None]]) -> None:
         await there.over.wait()
     except trio.Cancelled:
         there.cancel()
-        with trio.move_on_after(_TO_END, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + _TO_END, shield=True):
             await there.over.wait()
         raise
     thread.join()

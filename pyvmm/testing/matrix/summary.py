@@ -71,7 +71,7 @@ class Summary:
     def sentence(self) -> str:
         """The counts in a line."""
         counts = self.counts
-        parts = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items())
+        parts = ", ".join(_counted(count, verdict) for verdict, count in counts.items())
         total = sum(counts.values())
         boots = "1 boot" if total == 1 else f"{total} boots"
         return f"{boots} in {self.seconds:.1f} s on {self.place}: {parts or 'none'}"
@@ -81,6 +81,11 @@ class Summary:
         having = [one for one in self.results if one.verdict is not Verdict.PASSED]
         having.sort(key=lambda one: (one.verdict.is_as_expected, ORDER.index(one.verdict)))
         return having
+
+
+def _counted(count: int, verdict: Verdict) -> str:
+    plural = "s" if count > 1 and verdict.value.endswith("failure") else ""
+    return f"{count} {verdict.value}{plural}"
 
 
 def summarise(

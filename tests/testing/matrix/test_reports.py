@@ -48,6 +48,14 @@ def test_the_layout_has_each_boot_and_counts_each_once() -> None:
     )
 
 
+def test_more_than_one_is_plural() -> None:
+    planned = boots()[:3]
+    verdicts = [Verdict.PASSED, Verdict.FAILED_AS_IT_MAY, Verdict.FAILED_AS_IT_MAY]
+    results = [result(boot, verdict) for boot, verdict in zip(planned, verdicts, strict=True)]
+    found = summarise("m", "here", 1, planned, results)
+    assert found.sentence == "3 boots in 1.0 s on here: 1 passed, 2 allowed failures"
+
+
 def test_no_boot_counts_twice_and_none_comes_from_elsewhere() -> None:
     planned = boots()
     one = result(planned[0])
