@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from html import escape
 
-from pyvmm.testing.matrix.results import BootResult, Verdict, ending_text
+from pyvmm.testing.matrix.results import EXPLANATION, BootResult, Verdict, ending_text
 from pyvmm.testing.matrix.summary import Row, Summary
 from pyvmm.visible import visible
 
@@ -124,7 +124,15 @@ def _detail(one: BootResult, *, with_console: bool) -> str:
     return (
         f'<details id="{_anchor(one)}"{is_open}><summary>{_words(one.key)}: '
         f'<span class="{_class(one)}">{one.verdict.value}</span></summary>'
-        f"<dl>{listed}</dl>{_console(one) if with_console else ''}</details>"
+        f"<dl>{listed}</dl>{_console(one) if with_console else ''}{_explanation(one)}</details>"
+    )
+
+
+def _explanation(one: BootResult) -> str:
+    return "".join(
+        f"<details><summary>explanation</summary><pre>{_shown(artifact.content)}</pre></details>"
+        for artifact in one.artifacts
+        if artifact.name == EXPLANATION
     )
 
 
@@ -134,8 +142,11 @@ def _console(one: BootResult) -> str:
     shown = one.console[-_CONSOLE_SHOWN:]
     cut = len(one.console) - len(shown)
     before = f"<p>The console, without its first {cut} bytes:</p>" if cut else ""
-    text = escape(visible(shown.decode("utf-8", "backslashreplace"), keep="\n\t"))
-    return f"{before}<pre>{text}</pre>"
+    return f"{before}<pre>{_shown(shown)}</pre>"
+
+
+def _shown(content: bytes) -> str:
+    return escape(visible(content.decode("utf-8", "backslashreplace"), keep="\n\t"))
 
 
 def _class(one: BootResult) -> str:

@@ -28,6 +28,8 @@ class Job:
     image_path: Path | None = None
     """Files on the machine of who asked for it: for the line that repeats the boot by hand."""
     initrd_path: Path | None = None
+    is_bundled: bool = False
+    """True for a bundled guest, whose name pyvmm knows."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -58,7 +60,8 @@ class ImageFiles:
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
         self.paths: list[Path] = []
-        self._jobs: dict[str, _Files] = {}
+        self._jobs: dict[str, Job] = {}
+        """By the image's name, with any of its boots."""
 
     def read(self, matrix: Matrix, folder: Path) -> None:
         """Read all files of `matrix`, whose relative paths begin at `folder`.
@@ -67,14 +70,17 @@ class ImageFiles:
         """
         for one in matrix.images:
             path = image_file(one, folder)
-            image = self._kept(path, read_image)
-            is_bundled = path != folder / one.path
-            files = _Files(image, image_path=None if is_bundled else path.absolute())
+            job = Job(
+                Boot(one, one.axes.memory[0], one.axes.cpus[0], one.axes.hosts[0], one.expect),
+                self._kept(path, read_image),
+                image_path=path.absolute(),
+                is_bundled=path != folder / one.path,
+            )
             if one.initrd is not None:
                 path = folder / one.initrd
                 initrd = self._kept(path, lambda path: read_input(path, _INITRD_MAX))
-                files = replace(files, initrd=initrd, initrd_path=path.absolute())
-            self._jobs[one.name] = files
+                job = replace(job, initrd=initrd, initrd_path=path.absolute())
+            self._jobs[one.name] = job
 
     def _kept(self, path: Path, read: Callable[[Path], bytes]) -> str:
         content = read(path)
@@ -85,18 +91,7 @@ class ImageFiles:
 
     def job(self, boot: Boot) -> Job:
         """The job of a boot of the matrix that was read."""
-        files = self._jobs[boot.image.name]
-        return Job(boot, files.image, files.initrd, files.image_path, files.initrd_path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """Files of an image, as `Job` has them."""
-
-    image: str
-    initrd: str | None = None
-    image_path: Path | None = None
-    initrd_path: Path | None = None
+        return replace(self._jobs[boot.image.name], boot=boot)
 
 
 def image_file(image: PlannedImage, folder: Path) -> Path:

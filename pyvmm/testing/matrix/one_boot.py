@@ -15,13 +15,23 @@ from pyvmm.errors import HostLacksError, ImageError, NoPermissionError, PyvmmErr
 from pyvmm.testing.driver import CannotError, Outcome, OutcomeKind
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.matrix.jobs import Job
-from pyvmm.testing.matrix.plan import End, Expectation
-from pyvmm.testing.matrix.results import BootResult, Verdict, faults_of, judged
+from pyvmm.testing.matrix.plan import End, Expectation, Strictness
+from pyvmm.testing.matrix.results import (
+    EXPLANATION,
+    Artifact,
+    BootResult,
+    Verdict,
+    faults_of,
+    judged,
+)
+from pyvmm.testing.monitors import HostName
 from pyvmm.testing.request import BootRequest
 
 if TYPE_CHECKING:
     from pyvmm.testing.vm import AsyncVm
+    from pyvmm.testing.witness import Witness
 
+_PYVMM = (HostName.MODEL, HostName.KVM)
 _HEAD = 256 << 10
 _TAIL = 1 << 20
 """Bytes of the console's beginning and end that travel."""
@@ -30,14 +40,18 @@ _TAIL = 1 << 20
 async def boot(job: Job, contents: Mapping[str, bytes]) -> BootResult:
     """Boot a guest, in trio; `contents` are files by digest. Every end of it is a result."""
     from pyvmm.testing.vm import open_vm
+    from pyvmm.testing.witness import Witness
 
     key = job.boot.key
     expect = job.boot.expect
     begun = trio.current_time()
     seen = _Seen()
     try:
-        async with open_vm(_request(job, contents)) as vm:
+        witness = Witness()
+        async with open_vm(_request(job, contents), witness) as vm:
             await _watch(vm, job, seen)
+            if seen.faults and expect.strictness is not Strictness.FAILS:
+                await _explain(vm, witness, seen)
     except (CannotError, HostLacksError, NoPermissionError) as error:
         return BootResult(key, Verdict.SKIPPED, str(error))
     except (ImageError, UsageError) as error:
@@ -55,7 +69,19 @@ async def boot(job: Job, contents: Mapping[str, bytes]) -> BootResult:
         seconds,
         _shortened(seen.console),
         seen.by_hand,
+        artifacts=tuple(seen.artifacts),
     )
+
+
+async def _explain(vm: AsyncVm, witness: Witness, seen: _Seen) -> None:
+    """Look at a guest that has failed, while it is there: registers, code, last exits, memory."""
+    from pyvmm.testing.explain import explain
+    from pyvmm.testing.vm import examine
+
+    await examine(vm)
+    for remains in witness.guests:
+        text = explain(remains, None).to_text() + "\n"
+        seen.artifacts.append(Artifact(EXPLANATION, text.encode("utf-8", "backslashreplace")))
 
 
 class _Seen:
@@ -66,6 +92,7 @@ class _Seen:
         self.console = b""
         self.by_hand = ""
         self.faults: list[str] = []
+        self.artifacts: list[Artifact] = []
 
 
 async def _watch(vm: AsyncVm, job: Job, seen: _Seen) -> None:
@@ -121,7 +148,8 @@ def _request(job: Job, contents: Mapping[str, bytes]) -> BootRequest:
     return BootRequest(
         image=contents[job.image],
         name=image.path,
-        path=job.image_path,
+        # pyvmm finds a bundled guest by its name, another monitor does not.
+        path=None if job.is_bundled and boot.host in _PYVMM else job.image_path,
         append=os.fsencode(image.append),
         memory=boot.memory,
         cpus=boot.cpus,

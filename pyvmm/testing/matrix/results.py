@@ -19,6 +19,8 @@ _ENDS = {
     End.CRASHED: OutcomeKind.CRASHED,
 }
 _SHOWN = 60
+EXPLANATION = "explanation.txt"
+"""Artifact of a boot that failed: where its guest stood, what it did last, its memory."""
 
 
 class Verdict(enum.Enum):

@@ -12,7 +12,7 @@ from pyvmm.testing.driver import OutcomeKind
 from pyvmm.testing.matrix.jobs import ImageFiles
 from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.one_boot import boot
-from pyvmm.testing.matrix.results import BootResult, Verdict
+from pyvmm.testing.matrix.results import EXPLANATION, BootResult, Verdict
 
 
 def booted(text: str, folder: Path = Path()) -> BootResult:
@@ -39,6 +39,17 @@ def test_another_status() -> None:
     result = booted("path = 'exit'\nappend = '9'")
     assert result.verdict is Verdict.FAILED
     assert result.reason == "exited with 9, expected was 0"
+
+
+def test_a_failure_is_explained_and_a_known_one_is_not() -> None:
+    (artifact,) = booted("path = 'triple'").artifacts
+    assert artifact.name == EXPLANATION
+    text = artifact.content.decode()
+    assert text.startswith("crashed")
+    assert "rip" in text
+    assert "by hand: pyvmm run triple" in text
+    known = "path = 'triple'\n[[expect]]\nimages = 'triple'\nfails = 'so'"
+    assert booted(known).artifacts == ()
 
 
 def test_what_is_typed_and_said() -> None:

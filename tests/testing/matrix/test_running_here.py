@@ -138,4 +138,4 @@ def test_a_file_counts_before_a_bundled_guest(folder: Path) -> None:
     assert files.contents[own.image] == b"own"
     assert own.image_path == folder / "exit"
     assert len(files.contents[bundled.image]) > 1000
-    assert bundled.image_path is None
+    assert (own.is_bundled, bundled.is_bundled) == (False, True)
