@@ -61,11 +61,15 @@ class Match:
         return self.data.decode("utf-8", "surrogateescape")
 
     def __getitem__(self, group: int | str) -> Any:
-        """Group `group`, by its number or name; None where it took no part."""
+        """Group `group`, by its number or name; None where it took no part. Raises `IndexError`."""
         if group == 0:
             kind = self.pattern.pattern if isinstance(self.pattern, re.Pattern) else self.pattern
             return self.text if isinstance(kind, str) else self.data
-        return self.named[group] if isinstance(group, str) else self.groups[group - 1]
+        if isinstance(group, str) and group in self.named:
+            return self.named[group]
+        if isinstance(group, str) or not 0 < group <= len(self.groups):
+            raise IndexError(f"{self.pattern!r} has no group {group!r}")
+        return self.groups[group - 1]
 
 
 @dataclass(frozen=True, slots=True)

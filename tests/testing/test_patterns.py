@@ -89,6 +89,9 @@ def test_groups_are_of_the_patterns_own_kind() -> None:
     text = searched([b"pid 12, caf\xc3\xa9\n"], [re.compile(r"pid (?P<pid>\d+), (\w+)\n")])
     assert text is not None
     assert (text["pid"], text[2], text.text) == ("12", "café", "pid 12, café\n")
+    for missing in (-1, 3, "user"):
+        with pytest.raises(IndexError, match="has no group"):
+            text[missing]
     data = searched([b"pid 12, \xff\n"], [re.compile(rb"pid (\d+), (.)\n")])
     assert data is not None
     assert (data[1], data[2], data[0]) == (b"12", b"\xff", b"pid 12, \xff\n")
