@@ -30,3 +30,14 @@ def test_the_documented_tests_pass(
     for line in result.outlines:
         if line.startswith("SKIPPED"):
             assert re.search(r"on (kvm|qemu-tcg|qemu-kvm|lab)", line), line
+
+
+def test_the_readme_shows_a_test_of_the_tutorial() -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+        if "(boot)" in block
+    )
+    tutorial = (DOCS / "boot-tests-tutorial.md").read_text(encoding="utf-8")
+    assert f"```python test_kernel.py\n{shown}```" in tutorial
