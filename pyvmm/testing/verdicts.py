@@ -74,13 +74,14 @@ def judge_run(
     The results' own failures are told elsewhere. `outcome` is None where the guest went on for
     `limit` seconds; a guest that is meant to `crash` at its end may.
     """
-    if report.problems:
-        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
-        return f"the guest's output makes no sense: {report.problems[0]}{more}"
     if outcome is None or outcome.kind is OutcomeKind.TIME_LIMIT:
         return f"the guest did not end within {limit:g} s: {report.describe()} until then"
     if outcome.kind in _BROKEN and not crash:
         return _how_it_broke(outcome, said)
+    # Behind its end, which may well be why the output is not whole.
+    if report.problems:
+        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
+        return f"the guest's output makes no sense: {report.problems[0]}{more}"
     if not report.results:
         return "no tests ran in the guest"
     has_failed = bool(report.failures)

@@ -68,6 +68,9 @@ def test_a_case(said: bytes, end: Outcome | None, status: TapStatus, reason: str
         (b"KTAP version 1\n", outcome(), "no tests ran in the guest"),
         (b"hello\n", outcome(), "the guest's output makes no sense: no version line"),
         (OK + b"ok 5 b\nok 9 c\n", outcome(), "result 5 (b) where 2 was due (and 2 more)"),
+        (b"ready\n", None, "did not end within 5 s: no tests until then"),
+        (START + b"PANIC: o\n", outcome(OutcomeKind.PANICKED, None), "has panicked: o"),
+        (b"ready\n", outcome(), "makes no sense: no version line"),
     ],
 )
 def test_a_run_of_many(said: bytes, end: Outcome | None, reason: str | None) -> None:
