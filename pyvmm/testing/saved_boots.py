@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -70,7 +71,13 @@ def key_of(request: BootRequest, until: Any) -> str:
 
 def _point(until: Any) -> str:
     if not callable(until):
-        return repr(as_patterns(until))
+        # What `repr` shows of a regular expression is the beginning of it.
+        return repr(
+            [
+                (one.pattern, one.flags) if isinstance(one, re.Pattern) else one
+                for one in as_patterns(until)
+            ]
+        )
     shared = isinstance(until, FunctionType) and until.__closure__ is None
     if not shared or "<" in until.__qualname__ or until.__defaults__ or until.__kwdefaults__:
         raise UsageError(

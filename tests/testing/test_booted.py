@@ -213,8 +213,12 @@ def test_what_the_state_depends_on_is_in_the_key() -> None:
         "host": make_request("echo", host="model").host,
     }  # fmt: skip
     keys = {key_of(replace(request, **{name: value}), "x") for name, value in changes.items()}
-    others = (key_of(request, until) for until in ("x", b"x", ["x", "y"], re.compile("x"), greet))
-    assert len(keys | set(others)) == len(changes) + 5
+    long = "x" * 300
+    texts = [re.compile(text) for text in ("x", long, long + "y")]
+    points: list[Any] = ["x", b"x", ["x", "y"], greet, *texts, re.compile("x", re.DOTALL)]
+    points.append(re.compile(b"x"))
+    others = {key_of(request, until) for until in points}
+    assert len(keys | others) == len(changes) + len(points)
     same: dict[str, Any] = {"timeout": 5.0, "crash": True}
     assert key_of(replace(request, **same), "x") == key_of(request, "x")
 
