@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyvmm import bundled_guests
 from pyvmm.errors import ImageError, NoInputError, UsageError
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import EventName
+from pyvmm.testing.driver import EventName, OutcomeKind
 from pyvmm.testing.source_lines import line_finder
 from pyvmm.testing.symbol_files import find_symbols
 from pyvmm.testing.symbols import CodePlace, Symbol, Symbols, read_symbols
@@ -188,3 +188,22 @@ def test_each_vcpu_is_stopped_at_a_symbol_in_private_memory(boot: Boots) -> None
         vm.resume()
         assert set(stopped) == {0, 1}
         assert vm.wait().status == 0
+
+
+@pytest.mark.kvm
+def test_processors_that_the_guest_starts_are_stopped_one_by_one_on_kvm(boot: Boots) -> None:
+    built = image_path("hello").parent
+    image = built / "suite" / "smp.img"
+    symbols = built / "objects" / built.name / "suite" / "smp.elf"
+    with boot(image, host="kvm", cpus=3, paused=True, symbols=symbols) as vm:
+        address = vm.breakpoint("processor_main")
+        vm.resume()
+        stopped: set[int | None] = set()
+        while len(stopped) < 2:
+            stopped.add(vm.events.wait_for("breakpoint").vcpu)
+            # Several may come to it at once: then the machine stands still once.
+            vm.resume()
+        assert stopped == {1, 2}
+        vm.clear_breakpoint(address)
+        vm.resume()
+        assert vm.wait().kind is OutcomeKind.EXITED
