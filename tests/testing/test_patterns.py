@@ -235,19 +235,19 @@ def test_the_transcript_keeps_its_beginning_and_its_end() -> None:
 
 @pytest.mark.parametrize("kind", ["text", "bytes"])
 def test_a_search_goes_on_where_the_beginning_is_kept_no_more(kind: str) -> None:
-    transcript = Transcript(kept=100_000)
-    expression = "number (49999)!"
+    transcript = Transcript(kept=20_000)
+    expression = "number (9999)!"
     pattern: Pattern = re.compile(expression if kind == "text" else expression.encode())
     search = Search([pattern], (), 0)
-    for number in range(49_999):
+    for number in range(9_999):
         transcript.append(b"number %d!\n" % number)
         assert search.look(transcript) is None
-    transcript.append(b"number 49999!\n")
+    transcript.append(b"number 9999!\n")
     hit = search.look(transcript)
     assert hit is not None
     assert hit.match.end == transcript.end - 1
-    assert hit.match.data == b"number 49999!"
-    assert hit.match.before.endswith(b"number 49998!\n")
+    assert hit.match.data == b"number 9999!"
+    assert hit.match.before.endswith(b"number 9998!\n")
 
 
 def test_printable() -> None:
