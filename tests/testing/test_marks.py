@@ -95,6 +95,7 @@ def test_a_mark_and_a_command_line_that_disagree_skip(pytester: pytest.Pytester)
     result.stdout.fnmatch_lines(["SKIPPED*its mark has it run on model, --pyvmm-host on others"])
 
 
+@pytest.mark.slow
 def test_boots_have_what_the_test_is_for_unless_they_say_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -165,6 +166,7 @@ def test_such_an_option_is_refused_with_a_line(pytester: pytest.Pytester, option
     result.stderr.fnmatch_lines([f"*error: argument {option}: there is no host 'nowhere'; *"])
 
 
+@pytest.mark.slow
 def test_a_host_that_is_required_fails_where_it_cannot(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
