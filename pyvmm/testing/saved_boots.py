@@ -32,7 +32,6 @@ from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boot
 from pyvmm.testing.driver import CannotError, Feature
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.monitors import HostName
 from pyvmm.testing.patterns import Patterns, as_patterns
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.saved_boot import SavedBoot
@@ -170,8 +169,6 @@ class SavedBoots(Owner):
 
 def _require_saveable(request: BootRequest) -> None:
     """Raise `CannotError` before anything is booted that cannot be saved."""
-    if request.host in (HostName.QEMU_TCG, HostName.QEMU_KVM):
-        raise CannotError(request.host, Feature.SAVING, "its state is kept in no file")
     if request.private:
         reason = "the host cannot read private memory"
         raise CannotError(request.host, Feature.SAVING, reason)
