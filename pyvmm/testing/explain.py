@@ -16,9 +16,9 @@ from pyvmm.testing.disassembly import disassembled
 from pyvmm.testing.driver import OutcomeKind, VcpuState
 from pyvmm.testing.failures import Expectation, ExpectError
 from pyvmm.testing.life import Life
-from pyvmm.testing.symbols import NO_SYMBOLS, Symbols
+from pyvmm.testing.symbols import NO_SYMBOLS, Symbols, code_of
 from pyvmm.testing.transcript import printable
-from pyvmm.testing.vcpu_states import named
+from pyvmm.testing.vcpu_states import CODE_BYTES, named
 from pyvmm.testing.witness import Remains
 
 CONSOLE_LINES = 20
@@ -42,7 +42,10 @@ _ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class ExplainedVcpu:
-    """A vCPU for people: `place` names the function at `rip`, "" where nobody knows it."""
+    """A vCPU for people: `place` names the function at `rip`, "" where nobody knows it.
+
+    `code` is that of the image where memory cannot be read (`is_images_code`).
+    """
 
     index: int
     mode: str
@@ -50,6 +53,7 @@ class ExplainedVcpu:
     place: str
     registers: dict[str, int]
     code: str
+    is_images_code: bool
     instructions: tuple[str, ...]
     page_walk: tuple[str, ...]
     exits: tuple[str, ...]
@@ -158,7 +162,8 @@ def _vcpu_lines(vcpu: ExplainedVcpu) -> Iterator[str]:
         if cells:
             yield "  " + "  ".join(cells)
     if vcpu.rip is not None:
-        yield f"  code at rip: {vcpu.code or 'not readable'}"
+        whose = ", in the image (its memory is not readable)" if vcpu.is_images_code else ""
+        yield f"  code at rip{whose}: {vcpu.code or 'not readable'}"
     yield from (f"    {line}" for line in vcpu.instructions)
     if vcpu.page_walk:
         yield "  page tables for rip:"
@@ -193,7 +198,7 @@ def explain(remains: Remains, failure: BaseException | None) -> Explanation:
         reason=reason,
         console=_console(life),
         console_bytes=life.transcript.end,
-        vcpus=tuple(_explained(state, symbols) for state in remains.vcpus),
+        vcpus=tuple(_explained(state, symbols, life.request.image) for state in remains.vcpus),
         memory=tuple(_page_lines(remains.memory)),
         events=tuple(_event_lines(life)),
         remarks=tuple(remarks),
@@ -246,18 +251,21 @@ def _console(life: Life) -> tuple[str, ...]:
     return tuple(_cut(line, LINE_LETTERS) for line in lines[-CONSOLE_LINES:])
 
 
-def _explained(state: VcpuState, symbols: Symbols) -> ExplainedVcpu:
+def _explained(state: VcpuState, symbols: Symbols, image: bytes) -> ExplainedVcpu:
     place = None if state.rip is None else symbols.place(state.rip)
     instructions: Sequence[str] = ()
-    if state.rip is not None and state.code:
-        instructions = disassembled(state.code, state.rip, state.mode)
+    code = state.code
+    if state.rip is not None:
+        code = code or code_of(image, state.rip, CODE_BYTES)
+        instructions = disassembled(code, state.rip, state.mode)
     return ExplainedVcpu(
         index=state.index,
         mode=state.mode,
         rip=state.rip,
         place="" if place is None else str(place),
         registers={} if state.registers is None else named(state.registers),
-        code=state.code.hex(" "),
+        code=code.hex(" "),
+        is_images_code=not state.code and bool(code),
         instructions=tuple(instructions),
         page_walk=state.page_walk,
         exits=state.exits,

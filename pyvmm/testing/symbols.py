@@ -211,3 +211,15 @@ def read_symbols(data: bytes, name: str, line: Callable[[int], str] = lambda _: 
 def is_same_code(image: bytes, unstripped: bytes) -> bool:
     """Tell whether two ELF files load the same bytes to the same places. Raises `ImageError`."""
     return _ElfFile(image, "the image").loads() == _ElfFile(unstripped, "its symbols").loads()
+
+
+def code_of(image: bytes, address: int, size: int) -> bytes:
+    """Up to `size` bytes that an ELF image loads to the linear `address`; none where it is none."""
+    try:
+        loads = _ElfFile(image, "the image").loads()
+    except ImageError:
+        return b""
+    for linear, data in loads:
+        if linear <= address < linear + len(data):
+            return bytes(data[address - linear : address - linear + size])
+    return b""

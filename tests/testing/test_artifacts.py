@@ -19,6 +19,7 @@ from pyvmm.testing.boots import Boots
 from pyvmm.testing.explain import explain
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.pyvmm_driver import PyvmmDriver
+from pyvmm.testing.symbols import code_of
 from pyvmm.testing.witness import Witness
 from tests.testing.test_explain import failed_reports, guests_of
 from tests.testing.test_plugin import _plugins_by_name, run  # noqa: F401 - a fixture
@@ -209,6 +210,7 @@ def test_private_memory_is_not_in_a_core_and_that_is_said(boot: Boots, tmp_path:
             "secret", append="host=1", host="model", private=True, memory="16M"
         ) as vm,
     ):
+        vm.console.expect("secret at")
         vm.stop()
         raise ZeroDivisionError
     (remains,) = witness.guests
@@ -217,6 +219,14 @@ def test_private_memory_is_not_in_a_core_and_that_is_said(boot: Boots, tmp_path:
     assert remains.remarks == [
         f"its core has no contents of {private >> 10} KiB that the host does not see"
     ]
+    explanation = explain(remains, None)
+    (vcpu,) = explanation.vcpus
+    assert vcpu.rip is not None
+    assert vcpu.is_images_code
+    in_image = code_of(remains.life.request.image, vcpu.rip, 16)
+    assert vcpu.code == in_image.hex(" ")
+    told = f"code at rip, in the image (its memory is not readable): {vcpu.code}"
+    assert told in explanation.to_text()
     with (tmp_path / "core").open("rb") as file:
         loads = list(ELFFile(file).iter_segments("PT_LOAD"))
     without = sum(one["p_memsz"] for one in loads if not one["p_filesz"])
