@@ -76,9 +76,13 @@ def test_every_event_and_error_is_named() -> None:
     assert {error.__name__ for error in errors} <= CODE
 
 
-def test_every_fixture_mark_option_and_setting_is_named(pytester: pytest.Pytester) -> None:
-    """As pytest tells of them: of the plugin, and of nothing else."""
-    told = pytester.runpytest_inprocess("--help", "-p", "no:cacheprovider").stdout.str()
+def test_every_fixture_mark_option_and_setting_is_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pytest tells of them."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p pyvmm.testing.plugin")
+    told = pytester.runpytest_inprocess("--help").stdout.str()
     options = set(re.findall(r"--pyvmm-[\w-]+", told))
     assert {"--pyvmm-host", "--pyvmm-require", "--pyvmm-ktap", "--pyvmm-images"} <= options
     settings = set(re.findall(r"^  (pyvmm_\w+)", told, re.MULTILINE))
