@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyvmm
@@ -28,7 +28,7 @@ from pyvmm.machine.saved_machine import SavedMachine
 from pyvmm.memory.layout import MIB
 
 from .guests import SPIN, bundled
-from .test_saved_machine import HANG, HOSTS, hear, saved_now, within
+from .test_saved_machine import HANG, HOSTS, OFTEN, hear, saved_now, within
 
 START = struct.Struct("<32sQQ")
 MODEL = MachineConfig(SPIN, memory=2 * MIB, host=HostChoice.MODEL, irqchip=IrqchipPolicy.ON)
@@ -45,15 +45,15 @@ def saved_model() -> SavedMachine:
 
 
 @cache
-def content_of_model(folder: Path) -> bytes:
-    made = folder / "model"
-    saved_model().to_file(made)
+def content_on(host: HostChoice, folder: Path) -> bytes:
+    made = folder / host.value
+    within(replace(MODEL, host=host), saved_now).to_file(made)
     return made.read_bytes()
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return content_of_model(tmp_path_factory.mktemp("saved"))
+    return content_on(HostChoice.MODEL, tmp_path_factory.getbasetemp())
 
 
 def sealed(header: Any, blobs: bytes) -> bytes:
@@ -157,11 +157,15 @@ def changed(value: Any, way: tuple[Any, ...], instead: Any) -> Any:
     return copy
 
 
+# As few as moves in the lab, where a machine takes a second to make.
+@pytest.mark.slow
+@pytest.mark.parametrize("host", HOSTS)
+@settings(max_examples=min(OFTEN, settings().max_examples))
 @given(data=st.data())
 def test_a_file_that_somebody_has_made_up_gives_a_line_or_a_machine(
-    content: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    host: HostChoice, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    header, blobs = opened(content)
+    header, blobs = opened(content_on(host, tmp_path_factory.getbasetemp()))
     way = data.draw(st.sampled_from(leaves(header)), "way")
     instead = data.draw(PLACES | st.sampled_from([0, 1, 255, 1 << 32, 1 << 63, -1]), "instead")
     if data.draw(st.booleans(), "another blob"):
@@ -173,7 +177,8 @@ def test_a_file_that_somebody_has_made_up_gives_a_line_or_a_machine(
     try:
         read = SavedMachine.from_file(file)
         assert isinstance(read, SavedMachine)
-        within(replace(MODEL, timeout=HANG), lambda machine: machine.control.restore(read))
+        config = replace(MODEL, host=host, timeout=HANG)
+        within(config, lambda machine: machine.control.restore(read))
     except pyvmm.PyvmmError as refused:
         assert "\n" not in str(refused)
         assert not isinstance(refused, pyvmm.InternalError), refused
