@@ -84,6 +84,11 @@ class Boot:
         except (AssertionError, PyvmmError) as failure:
             raise failure.with_traceback(None) from failure.__cause__
 
+    @property
+    def is_over(self) -> bool:
+        """True once its block has been left."""
+        return self._inner is not None and self._task is None
+
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"boot(...) is to be entered: with boot(...) as vm: vm.{name}")
 
@@ -109,7 +114,8 @@ class Boots:
         """A boot, to be entered. Raises as `make_request`, whose arguments these are."""
         request = make_request(image, **merged(arguments, self._defaults))
         made = Boot(self._loop, request, self._witness)
-        self._made.append(made)
+        # A session may boot thousands: of those that are over nothing is kept here.
+        self._made = [one for one in self._made if not one.is_over] + [made]
         return made
 
     def close(self) -> None:

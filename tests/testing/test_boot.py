@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -141,3 +143,15 @@ async def test_a_block_that_is_never_left_ends_with_its_fixture_in_a_loop_that_g
     with pytest.raises(UsageError, match="block has been left"):
         while True:
             await vm.registers()
+
+
+def test_of_boots_that_are_over_nothing_is_kept(boot: Boots) -> None:
+    gone = []
+    for status in range(5):
+        with boot("exit", append=str(status)) as vm:
+            assert vm.wait().status == status
+        gone.append(weakref.ref(vm._inner))
+    del vm
+    gc.collect()
+    # What the last one has may still be held by the loop's thread, until it does something else.
+    assert [one() for one in gone[:-1]] == [None] * 4
