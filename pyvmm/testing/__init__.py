@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyvmm.testing.patterns import Match
     from pyvmm.testing.request import BootRequest, make_request
     from pyvmm.testing.saved_boots import AsyncBooted, Booted
+    from pyvmm.testing.tap_results import TapFailedError, TapReport, TapResult, TapStatus
     from pyvmm.testing.vm import AsyncVm, open_vm
     from pyvmm.testing.vm_events import AsyncEvents
     from pyvmm.testing.vm_memory import AsyncMemory
@@ -64,6 +65,10 @@ __all__ = (
     "Outcome",
     "OutcomeKind",
     "Registers",
+    "TapFailedError",
+    "TapReport",
+    "TapResult",
+    "TapStatus",
     "Vm",
     "make_request",
     "open_vm",
@@ -96,6 +101,10 @@ _MODULES = {
     "Outcome": "pyvmm.testing.driver",
     "OutcomeKind": "pyvmm.testing.driver",
     "Registers": "pyvmm.testing.driver",
+    "TapFailedError": "pyvmm.testing.tap_results",
+    "TapReport": "pyvmm.testing.tap_results",
+    "TapResult": "pyvmm.testing.tap_results",
+    "TapStatus": "pyvmm.testing.tap_results",
     "Vm": "pyvmm.testing.blocking_vm",
     "make_request": "pyvmm.testing.request",
     "open_vm": "pyvmm.testing.vm",

@@ -108,6 +108,9 @@ class TapFailedError(AssertionError):
         return "\n".join(lines)
 
 
+TapFailedError.__module__ = "pyvmm.testing"  # Its public name, in pytest's summaries too.
+
+
 @dataclass(slots=True)
 class TapNode:
     """A test while the output is read. `children` is None where nothing was said to be below it."""

@@ -45,6 +45,7 @@ PRIVATE = {
     "hello": b"", "exit": b"9", "timer": b"ticks=5", "ring3": b"loops=100000", "memtest": b"",
     "fault": b"", "panic": b"", "triple": b"", "convert": b"size=12288 offset=4096 rounds=1",
     "touch": b"step=64", "punch": b"host=0", "smp": b"rounds=2", "secret": b"host=0",
+    "tests": b"",
 }  # fmt: skip
 
 
