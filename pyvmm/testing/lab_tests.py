@@ -109,6 +109,8 @@ class LabTests:
                 )
             elif "lost" in said:
                 return str(said["lost"])
+            elif "exit" in said:
+                raise pytest.exit.Exception(said["exit"])
             elif "done" in said:
                 return None
         lines = [line for line in command.last_lines.splitlines() if line.strip()]

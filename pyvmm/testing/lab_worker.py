@@ -4,8 +4,8 @@
 It is a pytest with the options of the one outside (`pyvmm.testing.lab_tests`), which tells it what
 to run. Both say lines of JSON. In: first the options, then ``{"run": nodeid, "next": nodeid or
 null}`` for each test. Out: ``{"report": ...}``, a report as pytest serialises it, and ``{"done":
-nodeid}`` after the last; ``{"lost": why}`` for a test that is not collected here, and ``{"alive":
-1}`` now and then.
+nodeid}`` after the last; ``{"lost": why}`` for a test that is not collected here, ``{"exit": why}``
+where one has ended the session, and ``{"alive": 1}`` now and then.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ class _Worker:
             next_item = None if follows is None else self._item(session, follows)
             self._config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
             self._wire.say(done=nodeid)
-            session.shouldfail = session.shouldstop = False
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -87,6 +86,10 @@ class _Worker:
         from pyvmm.testing.report_lines import packed
 
         self._wire.say(report=packed(data))
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Say that a test has ended the session (`pytest.exit`, an interruption)."""
+        self._wire.say(exit=str(excinfo.value) or excinfo.typename)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep why a file could not be collected."""

@@ -189,6 +189,29 @@ def test_a_lab_that_dies_is_replaced_once(
     ]
 
 
+@pytest.mark.parametrize("how", ["pytest.exit('enough')", "raise KeyboardInterrupt('enough')"])
+def test_a_test_that_ends_the_session_ends_this_one(
+    pytester: pytest.Pytester, processes: list[LocalProcess], how: str
+) -> None:
+    pytester.makepyfile(
+        f"""
+        import pytest
+
+        def test_before(boot): ...
+
+        def test_ends(boot):
+            {how}
+
+        def test_after(boot): raise AssertionError("it ran")
+        """
+    )
+    result = pytester.runpytest_inprocess(*PLUGINS)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["!*Exit: enough !*"])
+    assert len(processes) == 1
+
+
 def test_a_file_that_cannot_be_collected_there(
     pytester: pytest.Pytester, processes: list[LocalProcess]
 ) -> None:
