@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
-from pyvmm.hosts.interface import Vcpu
+from pyvmm.hosts.interface import System, Vcpu
 from pyvmm.machine import host_memory
 from pyvmm.memory.backing import RamBacking, choose_backing
 from pyvmm.memory.layout import MIB
@@ -84,10 +84,11 @@ def examine() -> Examination:
     capabilities: Capabilities | None = None
     runs = False
     try:
-        from pyvmm.hosts.kvm.system import System
+        from pyvmm.hosts.kvm.system import System as KvmSystem
 
-        with System() as system:
+        with KvmSystem() as system:
             capabilities = system.capabilities()
+            breakpoints = _breakpoints(system)
         findings.append(
             Finding("/dev/kvm", Verdict.HAS, f"API {capabilities.api_version}", "guests run on KVM")
         )
@@ -95,10 +96,24 @@ def examine() -> Examination:
         runs = trial.verdict is not Verdict.LACKS
         findings.append(trial)
         findings.extend(_kvm_findings(capabilities))
+        findings.append(breakpoints)
     except PyvmmError as error:
         findings.append(Finding("/dev/kvm", Verdict.LACKS, str(error), "no guest can run on KVM"))
     findings.extend(_machine_findings())
     return Examination(host, tuple(findings), tuple(_consequences(capabilities, runs)))
+
+
+def _breakpoints(system: System) -> Finding:
+    """Stop a guest at a breakpoint: a KVM that is itself emulated may take one and run past it."""
+    what = "breakpoints"
+    without = "vm.breakpoint in boot tests wants another host, the model for one"
+    try:
+        most = system.most_breakpoints()
+    except PyvmmError as error:
+        return Finding(what, Verdict.LACKS, str(error), without)
+    if not most:
+        return Finding(what, Verdict.LACKS, "a guest ran past one", without)
+    return Finding(what, Verdict.HAS, f"{most} for each vCPU", "boot tests can stop guests at them")
 
 
 def _try_a_guest() -> Finding:

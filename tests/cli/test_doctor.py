@@ -24,10 +24,12 @@ def test_doctor_says_what_kvm_says(capsys: pytest.CaptureFixture[str]) -> None:
     findings = {finding["what"]: finding for finding in told["findings"]}
     with System() as system:
         has = system.capabilities()
+        stops = system.most_breakpoints()
     assert told["can_run"] is True
     assert (findings["guest_memfd"]["verdict"] == "has") == has.guest_memfd
     assert (findings["memory attributes"]["verdict"] == "has") == bool(has.memory_attributes)
     assert (findings["pre-fault"]["verdict"] == "has") == has.pre_fault
+    assert (findings["breakpoints"]["verdict"] == "has") == bool(stops)
     assert f"{has.max_vcpus} vCPUs" in findings["limits"]["answer"]
     assert "million instructions/s" in findings["runs a guest"]["answer"]
     uses = {consequence["use"]: consequence["verdict"] for consequence in told["consequences"]}
