@@ -23,7 +23,7 @@ _POINT = re.compile(
 )
 _DASH = re.compile(r"\s*(?:-(?:\s+|$))?")
 _HASH = re.compile(r"(?:^|\s)#\s*")
-"""Behind the name of a result; in TAP 14 one that is part of it has a backslash before it."""
+"""Behind the name of a result; in TAP one that is part of it has a backslash before it."""
 _KERNEL_DIRECTIVE = re.compile(r"(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$")
 _TAP_DIRECTIVE = re.compile(r"(?:(skip)\S*|(todo)\b)[:\s]*(.*)$", re.IGNORECASE)
 _BAIL_OUT = re.compile(r"Bail out!\s*(.*)$", re.IGNORECASE)
@@ -139,8 +139,8 @@ def read_line(text: str, flavour: Flavour) -> TapLine | None:
 
 
 def unescaped(name: str, flavour: Flavour) -> str:
-    """`name` without TAP 14's backslashes before hash signs and backslashes."""
-    return _ESCAPED.sub(r"\1", name) if flavour is Flavour.TAP14 else name
+    """`name` without TAP's backslashes before hash signs and backslashes; KTAP has none."""
+    return name if flavour is Flavour.KTAP else _ESCAPED.sub(r"\1", name)
 
 
 def _structure(body: str, indent: int, flavour: Flavour) -> TapLine | None:

@@ -162,7 +162,7 @@ class TapStream:
             self._pop()
         below = self._take_below(line.indent)
         group = self._group_at(line.indent)
-        if below is not None and below.name and below.name.strip() != line.name.strip():
+        if below is not None and not _may_be_result_of(below, line.name):
             self._without_result(group, below)
             below = None
         self._add(group, line, below)
@@ -290,7 +290,8 @@ class TapStream:
             self._count += 1
             return
         self._count += 1
-        node = TapNode(line.name, number, status_of(line.is_ok, line.directive), line.comment)
+        name = line.name or (below.name if below is not None else "")
+        node = TapNode(name, number, status_of(line.is_ok, line.directive), line.comment)
         node.lines = list(self._lines)
         self._lines.clear()
         if below is not None:
@@ -328,6 +329,11 @@ class TapStream:
     def _problem(self, text: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(text)
+
+
+def _may_be_result_of(below: _Group, name: str) -> bool:
+    """Tell whether a result called `name` may be that of the group's parent: names can lack."""
+    return not below.name.strip() or not name.strip() or below.name.strip() == name.strip()
 
 
 def _unfinished(name: str, below: list[TapNode]) -> TapNode:

@@ -180,6 +180,39 @@ def test_subtests_of_tap_14_and_of_older_kunit() -> None:
     assert told(text) == {"s::a": P}
 
 
+def test_what_perls_test_more_prints() -> None:
+    text = """\
+        TAP version 13
+        1..4
+        ok 1 - first \\# with hash
+        # Subtest: inner
+            1..3
+            ok 1 - a
+            not ok 2 - b
+            #   Failed test 'b'
+            #   at t.pl line 3.
+            ok 3 # skip no disk
+            # Looks like you failed 1 test of 3.
+        not ok 2 - inner
+        #   Failed test 'inner'
+        not ok 3 - todo one # TODO later
+        #   Failed (TODO) test 'todo one'
+        # Subtest: skipped all
+            1..0 # SKIP nothing here
+        ok 4 # skip nothing here
+        # Looks like you failed 1 test of 4.
+    """
+    assert told(text) == {
+        "first # with hash": P,
+        "inner::a": P,
+        "inner::b": F,
+        "inner::test 3": S,
+        "todo one": XF,
+        "skipped all": S,
+    }
+    assert not report(text).problems
+
+
 def test_a_subtest_may_come_first_without_a_plan_or_a_header() -> None:
     assert told("KTAP version 1\n  ok 1 a\n  not ok 2 b\nnot ok 1 both\n") == {
         "both::a": P,
