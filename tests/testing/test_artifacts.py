@@ -118,6 +118,7 @@ def test_each_guest_has_one_and_images_in_memory_are_written(
     assert capfdbinary.readouterr().out == (folder / "console.txt").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_test_that_passes_has_one_if_asked(pytester: pytest.Pytester) -> None:
     for _ in range(2):
         run(
@@ -202,6 +203,7 @@ def test_what_cannot_be_written_is_told_in_a_line(
     assert failure == f"artifacts cannot be written: {tmp_path / 'out'}: File exists"
 
 
+@pytest.mark.slow
 def test_private_memory_is_not_in_a_core_and_that_is_said(boot: Boots, tmp_path: Path) -> None:
     witness = Witness(lambda: tmp_path / "core")
     with (

@@ -113,6 +113,7 @@ def test_a_status_that_is_looked_at_behind_the_block(pytester: pytest.Pytester) 
     assert guest["memory"] == []
 
 
+@pytest.mark.slow
 def test_several_guests_a_fixtures_block_and_a_test_that_passes(
     pytester: pytest.Pytester,
 ) -> None:
@@ -152,6 +153,7 @@ def test_several_guests_a_fixtures_block_and_a_test_that_passes(
     assert guests[0]["vcpus"][0]["rip"]
 
 
+@pytest.mark.slow
 def test_a_guest_that_tests_share_is_explained_to_each_that_fails(
     pytester: pytest.Pytester,
 ) -> None:
@@ -192,6 +194,7 @@ def test_a_guest_that_tests_share_is_explained_to_each_that_fails(
     assert (pytester.path / guests_of(third)[0]["artifacts"] / "core").stat().st_size > 2 << 20
 
 
+@pytest.mark.slow
 def test_a_guest_of_a_trio_test(pytester: pytest.Pytester) -> None:
     (report,) = failed_reports(
         run(
@@ -260,6 +263,7 @@ def test_images_without_symbols_and_vcpus_without_names(pytester: pytest.Pyteste
     assert guest["name"] == "count.bin"
 
 
+@pytest.mark.slow
 def test_it_is_bounded_and_plain(pytester: pytest.Pytester) -> None:
     """Escape sequences of the console are shown, not obeyed; long lines and texts are cut."""
     text, guest = explained(

@@ -176,6 +176,7 @@ def test_a_guest_is_stopped_at_a_symbol(boot: Boots, host: str) -> None:
             vm.breakpoint("guest_mein")
 
 
+@pytest.mark.slow
 def test_each_vcpu_is_stopped_at_a_symbol_in_private_memory(boot: Boots) -> None:
     with boot(
         "smp", append="rounds=2", host="model", private=True, cpus=2, paused=True, memory="16M"
