@@ -44,6 +44,12 @@ def _everything_loaded() -> None:
 
 
 @pytest.fixture
-def pytester(_everything_loaded: None, pytester: pytest.Pytester) -> pytest.Pytester:
-    """As pytest's, for runs that boot guests."""
+def pytester(
+    _everything_loaded: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
+    """As pytest's, for runs that boot guests.
+
+    pytest-trio is there where it is asked for: with an old Hypothesis its import warns.
+    """
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:trio")
     return pytester

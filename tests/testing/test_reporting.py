@@ -94,7 +94,9 @@ def test_the_whole_session_is_one_file_of_ktap(
     report = read(out)
     (suite,) = ET.parse(pytester.path / "junit.xml").getroot()
     counts = {name: suite.attrib[name] for name in ("tests", "failures", "skipped", "errors")}
-    assert counts == {"tests": "10", "failures": "2", "skipped": "2", "errors": "2"}
+    # pytest 8.0 counts a test twice whose teardown is an error.
+    assert counts.pop("tests") in {"10", "11"}
+    assert counts == {"failures": "2", "skipped": "2", "errors": "2"}
     assert not report.problems
     assert {each.name: each.status for each in report.results} == EXPECTED
     assert [path.name for path in out.parent.iterdir()] == ["out.ktap"]
