@@ -93,7 +93,7 @@ def _row(row: Row, names: tuple[str, ...]) -> str:
 
 
 def _cell(name: str, kind: str, content: str) -> str:
-    return f'<td class="{kind}" data-label="{name}">{content}</td>'
+    return f'<td class="{kind}" data-label="{name}"><span>{content}</span></td>'
 
 
 def _details(summary: Summary) -> Iterator[str]:
