@@ -9,6 +9,7 @@ import pytest
 
 from pyvmm.errors import UsageError
 from pyvmm.testing import plugin
+from pyvmm.testing.boots import Boots
 from pyvmm.testing.marks import MARK, size_text, words_of
 from pyvmm.testing.monitors import HostName
 
@@ -190,6 +191,11 @@ def test_a_host_that_is_required_fails_where_it_cannot(pytester: pytest.Pytester
     assert "During handling" not in result.stdout.str()
 
 
+def test_the_lab_is_not_booted_on_from_out_here(boot: Boots) -> None:
+    with pytest.raises(UsageError, match=r"runs in the lab; mark it: .*hosts=\[.lab.\]"):
+        boot("exit", host="lab").__enter__()
+
+
 def test_no_lab_is_a_skip_with_a_hint(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,15 +215,16 @@ def test_every_worker_has_the_same_tests(pytester: pytest.Pytester) -> None:
         """
         import pytest
 
-        @pytest.mark.pyvmm(hosts={"model", "kvm", "qemu-tcg"}, cpus={1, 2, 3})
+        @pytest.mark.pyvmm(hosts={"model", "kvm", "qemu-tcg"}, memory={"2M", "3M", "4M"})
         def test_it(boot):
-            boot("exit")
+            with boot("exit", append="9") as vm:
+                assert vm.wait().status == 9
         """
     )
     result = pytester.runpytest_subprocess(
-        *PLUGINS, "-p", "xdist", "-n", "2", "--pyvmm-host", "model,kvm", "--pyvmm-require=model"
+        *PLUGINS, "-p", "xdist", "-n", "2", "--pyvmm-host", "model,lab", "--pyvmm-require=model"
     )
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=3)
 
 
 def test_help_names_all_hosts() -> None:
