@@ -8,7 +8,7 @@ that holds the device.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,7 +41,6 @@ class Resettable(Protocol):
         ...
 
 
-@runtime_checkable
 class Saveable(Protocol):
     """A device whose state can be taken out and put into another one of its kind."""
 
@@ -57,6 +56,11 @@ class Saveable(Protocol):
         memory can be leased. Behind the controllers it is called once more with the same value.
         """
         ...
+
+
+def is_saveable(device: object) -> TypeGuard[Saveable]:
+    """Tell a `Saveable`, as ``isinstance`` would: that takes longer than saving one."""
+    return hasattr(type(device), "save") and hasattr(type(device), "restore")
 
 
 class PostingDevice(Protocol):

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from pyvmm.devices.bus import Bus, BusRange
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
-from pyvmm.devices.protocols import Backend, Guard, Saveable
+from pyvmm.devices.protocols import Backend, Guard, Saveable, is_saveable
 from pyvmm.errors import UsageError
 from pyvmm.hosts.interface import PostedRing
 from pyvmm.machine.posted_writes import PostedWrites
@@ -75,11 +75,11 @@ class Board:
 
     @cached_property
     def _saveable(self) -> tuple[tuple[str, Saveable, Guard], ...]:
-        """The devices that can be saved; to ask them takes longer than to save them."""
+        """The devices that can be saved, as found when one is asked for first."""
         return tuple(
             (placed.name, placed.device, guard)
             for placed, guard in self._guarded
-            if isinstance(placed.device, Saveable)
+            if is_saveable(placed.device)
         )
 
     def save_devices(self) -> tuple[SavedDevice, ...]:
