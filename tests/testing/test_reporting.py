@@ -159,7 +159,7 @@ BOOTS = """
         with boot("exit", append="3") as vm:
             assert vm.wait().status == 3
         guest.console.send_line("\\x1b[31m <red> \\x00")
-        guest.console.expect("red")
+        guest.console.expect("<red> \\x00")
 
     def test_fails(boot):
         with boot("exit", append="4") as vm:
