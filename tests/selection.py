@@ -39,6 +39,8 @@ LONG = (
     "tests/console/test_pipes.py::test_stalled_reader_gets_everything",
     "tests/console/test_pipes.py::test_guest_goes_on_without_a_reader_up_to_a_bound",
     "tests/console/test_pipes.py::test_64_kib_both_ways",
+    "tests/testing/matrix/test_cluster.py::test_a_boot_that_kills_every_worker_is_lost_and_the",
+    "tests/testing/matrix/test_cluster.py::test_a_boot_goes_to_a_worker_that_has_its_host",
 )
 """Beginnings of node ids."""
 

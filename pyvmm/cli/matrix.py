@@ -297,9 +297,9 @@ class _Run:
             self._progress.tell("connecting to the cluster")
             async with connected(address) as cluster:
                 await with_workers(cluster)
-                self._place = (
-                    f"the cluster {address}, {len(cluster.able)} workers, {cluster.slots} at a time"
-                )
+                count = len(cluster.able)
+                workers = "1 worker" if count == 1 else f"{count} workers"
+                self._place = f"the cluster {address}, {workers}, {cluster.slots} at a time"
                 await run_on_cluster(cluster, self._boots, self._files, self._tell, say_to_user)
 
         await in_asyncio(there)
