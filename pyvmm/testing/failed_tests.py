@@ -80,6 +80,10 @@ def explain_report(
     artifacts = item.stash.get(_ARTIFACTS, None)
     if is_last and artifacts is not None:
         artifacts.drop()
+    if is_last:
+        # Tests stay until the session ends; machines and consoles of theirs need not.
+        witness.guests.clear()
+        witness.still_open.clear()
 
 
 def _explain(

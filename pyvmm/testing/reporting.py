@@ -233,7 +233,9 @@ class Attachments:
     ) -> Generator[None, object, object]:
         """Add the files of a report."""
         result = yield
-        paths = [path for guest in getattr(report, "pyvmm_guests", ()) for path in _files(guest)]
+        here = self._config.invocation_params.dir
+        guests = getattr(report, "pyvmm_guests", ())
+        paths = [path for guest in guests for path in _files(guest, here)]
         if paths:
             self._attach(report, paths)
         return result
@@ -251,12 +253,13 @@ class Attachments:
         xml.node_reporter(report).append(element)
 
 
-def _files(guest: dict[str, Any]) -> list[str]:
+def _files(guest: dict[str, Any], here: Path) -> list[str]:
     """Paths of a guest's artifacts, absolute, as Jenkins wants them."""
     folder = guest.get("artifacts") or ""
     if not folder:
         return []
-    return sorted(str(path.absolute()) for path in Path(folder).glob("*") if path.is_file())
+    path = Path(os.path.normpath(here / folder))
+    return sorted(str(each) for each in path.glob("*") if each.is_file())
 
 
 def write_whole(path: Path, text: str) -> None:

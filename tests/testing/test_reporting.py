@@ -159,7 +159,7 @@ BOOTS = """
         with boot("exit", append="3") as vm:
             assert vm.wait().status == 3
         guest.console.send_line("\\x1b[31m <red> \\x00")
-        guest.console.expect("<red> \\x00")
+        guest.console.expect("<red> \\x00\\n")
 
     def test_fails(boot):
         with boot("exit", append="4") as vm:
@@ -216,22 +216,31 @@ def test_consoles_and_properties_are_where_the_options_have_them(
 
 
 def test_files_of_a_guest_are_attached(pytester: pytest.Pytester) -> None:
-    folder = pytester.mkdir("artifacts")
-    (folder / "transcript").write_text("")
-    (folder / "core").write_text("")
-    pytester.makepyfile("def test_a(): assert 0")
-    pytester.makeconftest(
-        f"""
-        import pytest
+    pytester.makepyfile(test_it=BOOTS)
+    run(pytester, "--junit-xml=out.xml", "--pyvmm-artifacts=in/../artifacts", "-k", "fails or none")
+    said = systems_out(pytester.path / "out.xml")
+    found = sorted((pytester.path / "artifacts").rglob("*.*"))
+    files = [path for path in found if path.is_file() and path.name != "core"]
+    assert {path.name for path in files} >= {"console.txt", "result.json"}
+    assert said["test_none"] == ""
+    for path in files:
+        assert f"[[ATTACHMENT|{path}]]" in said["test_fails"].splitlines()
 
-        @pytest.hookimpl(wrapper=True)
-        def pytest_runtest_makereport():
-            report = yield
-            if report.when == "call":
-                report.pyvmm_guests = [{{"artifacts": {str(folder)!r}}}, {{"artifacts": ""}}]
-            return report
+
+def test_what_tests_booted_does_not_stay_until_the_session_ends(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_it=BOOTS)
+    pytester.makeconftest(
+        """
+        def pytest_sessionfinish(session):
+            from pyvmm.testing.failed_tests import guests_of
+            print("guests:", sum(len(guests_of(item)) for item in session.items))
+
+        def pytest_runtest_teardown(item):
+            from pyvmm.testing.failed_tests import guests_of
+            print("booted:", len(guests_of(item)))
         """
     )
-    run(pytester, "--junit-xml=out.xml")
-    (said,) = systems_out(pytester.path / "out.xml").values()
-    assert said == f"[[ATTACHMENT|{folder}/core]]\n[[ATTACHMENT|{folder}/transcript]]"
+    done = run(pytester, "-s")
+    done.stdout.fnmatch_lines(["*booted: 2", "*guests: 0"])
