@@ -57,11 +57,14 @@ PURE_MODULES = {
         "__init__", "subjects", "observations", "plan", "statistics", "ram", "inventory",
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
     ),
-    "testing": (
-        "__init__", "cases", "driver", "failures", "guest_failures", "ktap_document", "monitors",
-        "nearest", "patterns", "report_lines", "tap", "tap_lines", "tap_results", "tap_stream",
-        "transcript", "verdicts",
+    "testing": ("__init__", "failures", "nearest", "patterns", "transcript"),
+    "testing/drivers": ("__init__", "driver", "monitors"),
+    "testing/results": (
+        "__init__", "tap", "tap_lines", "tap_results", "tap_stream", "ktap_document", "verdicts",
+        "guest_failures",
     ),
+    "testing/images": ("__init__", "cases"),
+    "testing/session": ("__init__", "report_lines"),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
     ),

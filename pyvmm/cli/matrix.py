@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     import trio
 
     from pyvmm.machine.console.output_file import OutputFile
+    from pyvmm.testing.drivers.monitors import HostName
     from pyvmm.testing.matrix.jobs import ImageFiles
     from pyvmm.testing.matrix.plan import Boot, Matrix
     from pyvmm.testing.matrix.results import BootResult
     from pyvmm.testing.matrix.summary import Summary
-    from pyvmm.testing.monitors import HostName
 
 NOT_AS_EXPECTED = 1
 _LIMIT = 1000
@@ -47,7 +47,7 @@ with 69 where none could run. Otherwise 64 usage, and mistakes in the file; 66 n
 
 
 def _host(text: str) -> HostName:
-    from pyvmm.testing.monitors import HostName
+    from pyvmm.testing.drivers.monitors import HostName
 
     hosts = {host.value: host for host in HostName if host is not HostName.AUTO}
     if text not in hosts:

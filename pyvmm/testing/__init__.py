@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyvmm.testing.blocking_vm import Console, Events, Memory, Vm
     from pyvmm.testing.boots import Boot, Boots
     from pyvmm.testing.console import AsyncConsole
-    from pyvmm.testing.driver import (
+    from pyvmm.testing.drivers.driver import (
         CannotError,
         Driver,
         Event,
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
         OutcomeKind,
         Registers,
     )
+    from pyvmm.testing.drivers.monitors import HostName
     from pyvmm.testing.failures import ExpectError, GuestFailedError
-    from pyvmm.testing.monitors import HostName
     from pyvmm.testing.patterns import Match
     from pyvmm.testing.request import BootRequest, make_request
+    from pyvmm.testing.results.tap_results import TapFailedError, TapReport, TapResult, TapStatus
     from pyvmm.testing.saved_boots import AsyncBooted, Booted
-    from pyvmm.testing.tap_results import TapFailedError, TapReport, TapResult, TapStatus
     from pyvmm.testing.vm import AsyncVm, open_vm
     from pyvmm.testing.vm_events import AsyncEvents
     from pyvmm.testing.vm_memory import AsyncMemory
@@ -86,25 +86,25 @@ _MODULES = {
     "BootRequest": "pyvmm.testing.request",
     "Booted": "pyvmm.testing.saved_boots",
     "Boots": "pyvmm.testing.boots",
-    "CannotError": "pyvmm.testing.driver",
+    "CannotError": "pyvmm.testing.drivers.driver",
     "Console": "pyvmm.testing.blocking_vm",
-    "Driver": "pyvmm.testing.driver",
-    "Event": "pyvmm.testing.driver",
-    "EventName": "pyvmm.testing.driver",
+    "Driver": "pyvmm.testing.drivers.driver",
+    "Event": "pyvmm.testing.drivers.driver",
+    "EventName": "pyvmm.testing.drivers.driver",
     "Events": "pyvmm.testing.blocking_vm",
     "ExpectError": "pyvmm.testing.failures",
-    "Feature": "pyvmm.testing.driver",
+    "Feature": "pyvmm.testing.drivers.driver",
     "GuestFailedError": "pyvmm.testing.failures",
-    "HostName": "pyvmm.testing.monitors",
+    "HostName": "pyvmm.testing.drivers.monitors",
     "Match": "pyvmm.testing.patterns",
     "Memory": "pyvmm.testing.blocking_vm",
-    "Outcome": "pyvmm.testing.driver",
-    "OutcomeKind": "pyvmm.testing.driver",
-    "Registers": "pyvmm.testing.driver",
-    "TapFailedError": "pyvmm.testing.tap_results",
-    "TapReport": "pyvmm.testing.tap_results",
-    "TapResult": "pyvmm.testing.tap_results",
-    "TapStatus": "pyvmm.testing.tap_results",
+    "Outcome": "pyvmm.testing.drivers.driver",
+    "OutcomeKind": "pyvmm.testing.drivers.driver",
+    "Registers": "pyvmm.testing.drivers.driver",
+    "TapFailedError": "pyvmm.testing.results.tap_results",
+    "TapReport": "pyvmm.testing.results.tap_results",
+    "TapResult": "pyvmm.testing.results.tap_results",
+    "TapStatus": "pyvmm.testing.results.tap_results",
     "Vm": "pyvmm.testing.blocking_vm",
     "make_request": "pyvmm.testing.request",
     "open_vm": "pyvmm.testing.vm",

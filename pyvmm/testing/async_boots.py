@@ -15,10 +15,10 @@ from typing import NoReturn, TypeVar, Unpack
 import trio
 
 from pyvmm.errors import InternalError, UsageError
+from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
-from pyvmm.testing.witness import Witness
 
 __tracebackhide__ = is_told
 

@@ -8,13 +8,13 @@ from functools import partial
 
 from pyvmm.testing.boot_task import BootTask
 from pyvmm.testing.console import AsyncConsole
-from pyvmm.testing.driver import Event, EventName, Outcome, Registers
+from pyvmm.testing.drivers.driver import Event, EventName, Outcome, Registers
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.monitors import HostName
+from pyvmm.testing.images.symbols import Symbols
 from pyvmm.testing.patterns import Match, Pattern, Patterns
 from pyvmm.testing.request import BootRequest
-from pyvmm.testing.symbols import Symbols
-from pyvmm.testing.tap_results import TapReport
+from pyvmm.testing.results.tap_results import TapReport
 from pyvmm.testing.vm import AsyncVm
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory

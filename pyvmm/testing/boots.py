@@ -13,10 +13,10 @@ from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.machine.loop_thread import LoopTask, LoopThread
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_task import BootTask
+from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
-from pyvmm.testing.witness import Witness
 
 __tracebackhide__ = is_told
 

@@ -13,8 +13,8 @@ from pyvmm.testing.failures import ExpectError, is_told
 from pyvmm.testing.life import Life
 from pyvmm.testing.nearest import nearest
 from pyvmm.testing.patterns import Hit, Match, Pattern, Patterns, Search, as_patterns
-from pyvmm.testing.tap import TapParser
-from pyvmm.testing.tap_results import TapFailedError, TapReport
+from pyvmm.testing.results.tap import TapParser
+from pyvmm.testing.results.tap_results import TapFailedError, TapReport
 
 __tracebackhide__ = is_told
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, PyvmmError
-from pyvmm.testing.driver import Outcome
+from pyvmm.testing.drivers.driver import Outcome
 from pyvmm.testing.transcript import printable
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import trio
 
 from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.testing.deadline import Deadline
-from pyvmm.testing.driver import Driver, Event, EventName, Outcome, OutcomeKind
+from pyvmm.testing.drivers.driver import Driver, Event, EventName, Outcome, OutcomeKind
 from pyvmm.testing.failures import Expectation, ExpectError, is_told
+from pyvmm.testing.images.symbol_files import find_symbols
+from pyvmm.testing.images.symbols import Symbols
 from pyvmm.testing.request import BootRequest
-from pyvmm.testing.symbol_files import find_symbols
-from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.transcript import Transcript
 
 __tracebackhide__ = is_told

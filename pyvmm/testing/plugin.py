@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pyvmm.machine.loop_thread import LoopThread
     from pyvmm.testing.async_boots import AsyncBoots
     from pyvmm.testing.boots import Boots
-    from pyvmm.testing.lab_tests import LabTests
-    from pyvmm.testing.marks import Axes
+    from pyvmm.testing.explaining.witness import Witness
     from pyvmm.testing.request import BootArguments
     from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
-    from pyvmm.testing.witness import Witness
+    from pyvmm.testing.session.lab_tests import LabTests
+    from pyvmm.testing.session.marks import Axes
 
 _MARK = (
     "pyvmm(hosts=[...], memory=[...], cpus=[...]): run the test on each of these hosts (auto, "
@@ -61,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _hosts(text: str) -> tuple[str, ...]:
-    from pyvmm.testing.marks import hosts_option
+    from pyvmm.testing.session.marks import hosts_option
 
     return hosts_option(text)
 
@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test that boots one for each host, memory size and number of vCPUs."""
     if "pyvmm_axes" in metafunc.fixturenames:
-        from pyvmm.testing.marks import parametrize
+        from pyvmm.testing.session.marks import parametrize
 
         parametrize(metafunc)
 
@@ -100,14 +100,14 @@ def pyvmm_axes(request: pytest.FixtureRequest) -> Axes | None:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run the lab's tests in the lab."""
     # Not loaded: no test has said anything of hosts.
-    marks = sys.modules.get("pyvmm.testing.marks")
+    marks = sys.modules.get("pyvmm.testing.session.marks")
     if marks is None or not marks.is_for_lab(item):
         return None
-    from pyvmm.testing.presence import is_in_lab
+    from pyvmm.testing.drivers.presence import is_in_lab
 
     if is_in_lab():
         return None
-    from pyvmm.testing.lab_tests import LabTests, run_in_lab
+    from pyvmm.testing.session.lab_tests import LabTests, run_in_lab
 
     tests = item.config.stash.setdefault(_LAB_TESTS, LabTests(item.config))
     run_in_lab(tests, item, nextitem)
@@ -120,19 +120,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.stash[_LAB_TESTS].finish()
 
 
-pytest_plugins = ("pyvmm.testing.collecting", "pyvmm.testing.reporting")
+pytest_plugins = ("pyvmm.testing.images.collecting", "pyvmm.testing.session.reporting")
 
 
 @pytest.fixture(scope="session")
 def _pyvmm_loop(pytestconfig: pytest.Config) -> LoopThread:
-    from pyvmm.testing.session_loop import session_loop
+    from pyvmm.testing.session.session_loop import session_loop
 
     return session_loop(pytestconfig)
 
 
 @pytest.fixture
 def _pyvmm_defaults(request: pytest.FixtureRequest, pyvmm_axes: Axes | None) -> BootArguments:
-    from pyvmm.testing.default_timeout import default_timeout
+    from pyvmm.testing.session.default_timeout import default_timeout
 
     said: BootArguments = {} if pyvmm_axes is None else pyvmm_axes.arguments()
     timeout = default_timeout(request.node)
@@ -143,7 +143,7 @@ def _pyvmm_defaults(request: pytest.FixtureRequest, pyvmm_axes: Axes | None) -> 
 
 @pytest.fixture
 def _pyvmm_witness(request: pytest.FixtureRequest) -> Witness:
-    from pyvmm.testing.failed_tests import witness_of
+    from pyvmm.testing.explaining.failed_tests import witness_of
 
     return witness_of(request.node)
 
@@ -152,7 +152,7 @@ def _pyvmm_witness(request: pytest.FixtureRequest) -> Witness:
 def session_boot(request: pytest.FixtureRequest, _pyvmm_loop: LoopThread) -> Iterator[Boots]:
     """Boot guests in fixtures of a module's or session's scope: as ``boot``. Gone at the end."""
     from pyvmm.testing.boots import Boots
-    from pyvmm.testing.failed_tests import witness_of_session
+    from pyvmm.testing.explaining.failed_tests import witness_of_session
 
     boots = Boots(_pyvmm_loop, witness=witness_of_session(request.session))
     try:
@@ -258,7 +258,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Have a failed test's report explain what its guests came to."""
     report = yield
-    failed_tests = sys.modules.get("pyvmm.testing.failed_tests")
+    failed_tests = sys.modules.get("pyvmm.testing.explaining.failed_tests")
     if failed_tests is not None:
         failed_tests.explain_report(item, report, call.excinfo and call.excinfo.value)
     return report
@@ -289,13 +289,13 @@ def _skip_if_it_cannot(item: pytest.Item, failure: BaseException) -> None:
 
     It is a failure where the host is required.
     """
-    driver = sys.modules.get("pyvmm.testing.driver")
+    driver = sys.modules.get("pyvmm.testing.drivers.driver")
     if driver is None:
         return
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     if isinstance(failure, driver.CannotError):
-        from pyvmm.testing.marks import axes_of, named, refusal
+        from pyvmm.testing.session.marks import axes_of, named, refusal
 
         required = named(item.config.getoption("pyvmm_require"))
         raise refusal(failure, axes_of(item), required) from None

@@ -12,8 +12,8 @@ from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError, NoInputError, PyvmmError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
 from pyvmm.memory.sizes import size_of
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.monitors import HostName
 
 if TYPE_CHECKING:
     from pyvmm.testing.saved_boot import SavedBoot

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyvmm.machine.saved_file import read, write
 from pyvmm.machine.saved_machine import KINDS, SavedMachine
-from pyvmm.testing.qemu_saving import QEMU_KINDS, QemuSaved
+from pyvmm.testing.drivers.qemu_saving import QEMU_KINDS, QemuSaved
 
 
 @dataclass(frozen=True, slots=True)

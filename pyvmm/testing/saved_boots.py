@@ -30,13 +30,13 @@ from pyvmm.machine.saved_file import own_version
 from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boot
-from pyvmm.testing.driver import CannotError, Feature
+from pyvmm.testing.drivers.driver import CannotError, Feature
+from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.patterns import Patterns, as_patterns
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.saved_boot import SavedBoot
 from pyvmm.testing.vm import AsyncVm, save_boot
-from pyvmm.testing.witness import Witness
 
 __tracebackhide__ = is_told
 

@@ -22,7 +22,7 @@ import trio
 
 from pyvmm.errors import UsageError
 from pyvmm.testing.console import AsyncConsole
-from pyvmm.testing.driver import (
+from pyvmm.testing.drivers.driver import (
     CannotError,
     Driver,
     Feature,
@@ -30,15 +30,15 @@ from pyvmm.testing.driver import (
     OutcomeKind,
     Registers,
 )
+from pyvmm.testing.drivers.monitors import HostName
+from pyvmm.testing.drivers.presence import is_in_lab
+from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import ExpectError, GuestFailedError, is_told
+from pyvmm.testing.images.symbols import Symbols
 from pyvmm.testing.life import TOLD, Life
-from pyvmm.testing.monitors import HostName
-from pyvmm.testing.presence import is_in_lab
 from pyvmm.testing.request import BootRequest
-from pyvmm.testing.symbols import Symbols
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory
-from pyvmm.testing.witness import Witness
 
 if TYPE_CHECKING:
     from pyvmm.testing.saved_boot import SavedBoot
@@ -244,7 +244,7 @@ def _judged(life: Life) -> BaseException | None:
 def open_driver(request: BootRequest) -> AbstractAsyncContextManager[Driver]:
     """The driver for the request's host, which boots the guest inside of the block."""
     if request.host in (HostName.QEMU_TCG, HostName.QEMU_KVM):
-        from pyvmm.testing.qemu_driver import open_qemu_driver
+        from pyvmm.testing.drivers.qemu_driver import open_qemu_driver
 
         return open_qemu_driver(request)
     if request.host is HostName.LAB and not is_in_lab():
@@ -253,7 +253,7 @@ def open_driver(request: BootRequest) -> AbstractAsyncContextManager[Driver]:
             "a test for the lab runs in the lab",
             'mark it: @pytest.mark.pyvmm(hosts=["lab"]), or give --pyvmm-host lab',
         )
-    from pyvmm.testing.pyvmm_driver import open_pyvmm_driver
+    from pyvmm.testing.drivers.pyvmm_driver import open_pyvmm_driver
 
     return open_pyvmm_driver(request)
 
@@ -265,7 +265,7 @@ async def save_boot(vm: AsyncVm) -> SavedBoot:
     the guest has ended by then.
     """
     from pyvmm.machine.saved_machine import SavedMachine
-    from pyvmm.testing.qemu_saving import QemuSaved
+    from pyvmm.testing.drivers.qemu_saving import QemuSaved
     from pyvmm.testing.saved_boot import SavedBoot
 
     life = vm._life

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pyvmm.errors import UsageError
-from pyvmm.testing.driver import Event, EventName
+from pyvmm.testing.drivers.driver import Event, EventName
 from pyvmm.testing.failures import ExpectError, is_told
 from pyvmm.testing.life import Life
 

@@ -9,8 +9,8 @@ from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.machine.blocking import run
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.image_file import guest_image
-from pyvmm.testing.marks import axes_of
-from pyvmm.testing.monitors import HostName
+from pyvmm.testing.drivers.monitors import HostName
+from pyvmm.testing.session.marks import axes_of
 
 NEEDS = {
     HostName.KVM: ("kvm",),

@@ -14,13 +14,13 @@ import trio
 from elftools.elf.elffile import ELFFile
 
 from pyvmm.cli.main import main
-from pyvmm.testing.artifacts import Artifacts, folder_name
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.explain import explain
+from pyvmm.testing.drivers.pyvmm_driver import PyvmmDriver
+from pyvmm.testing.explaining.artifacts import Artifacts, folder_name
+from pyvmm.testing.explaining.explain import explain
+from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import ExpectError
-from pyvmm.testing.pyvmm_driver import PyvmmDriver
-from pyvmm.testing.symbols import code_of
-from pyvmm.testing.witness import Witness
+from pyvmm.testing.images.symbols import code_of
 from tests.testing.test_explain import failed_reports, guests_of
 from tests.testing.test_plugin import _plugins_by_name, run  # noqa: F401 - a fixture
 from tests.testing.test_symbols import unstripped

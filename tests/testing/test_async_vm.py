@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm.errors import ConversionRefusedError, UsageError
 from pyvmm.testing.async_boots import AsyncBoots
-from pyvmm.testing.driver import CannotError, EventName, Feature, OutcomeKind
+from pyvmm.testing.drivers.driver import CannotError, EventName, Feature, OutcomeKind
 from pyvmm.testing.failures import ExpectError, GuestFailedError
 from tests.cli.flat import counted, counting
 from tests.machine.guests import COUNT, EXIT_42, PRINT_AND_SPIN, SPIN

@@ -13,9 +13,9 @@ import pytest
 from pyvmm.errors import NoInputError, UsageError
 from pyvmm.testing.async_boots import AsyncBoots
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import EventName, OutcomeKind
+from pyvmm.testing.drivers.driver import EventName, OutcomeKind
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import ExpectError, GuestFailedError
-from pyvmm.testing.monitors import HostName
 from tests.machine.in_trio import in_trio
 
 HOSTS = pytest.mark.parametrize("host", ["model", pytest.param("kvm", marks=pytest.mark.kvm)])

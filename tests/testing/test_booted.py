@@ -17,7 +17,7 @@ from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.testing import saved_boots
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import CannotError
+from pyvmm.testing.drivers.driver import CannotError
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.request import make_request
 from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots, key_of

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.errors import ImageError
-from pyvmm.testing.cases import MAX_CASES, SECTION, GuestCase, list_cases
+from pyvmm.testing.images.cases import MAX_CASES, SECTION, GuestCase, list_cases
 
 GUEST = Path(__file__).parents[2] / "guest"
 ATTEMPT = "list the cases of x.img"

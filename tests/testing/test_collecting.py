@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from pyvmm.testing.cases import list_cases
+from pyvmm.testing.images.cases import list_cases
 
 from .serial_guest import printing
 

@@ -12,10 +12,10 @@ import pytest
 
 from pyvmm.cli.main import main
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.disassembly import disassembled
-from pyvmm.testing.explain import MOST_TEXT, Explanation, explain
+from pyvmm.testing.explaining.disassembly import disassembled
+from pyvmm.testing.explaining.explain import MOST_TEXT, Explanation, explain
+from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import ExpectError
-from pyvmm.testing.witness import Witness
 from tests.machine.guests import COUNT, PRINT_AND_SPIN
 from tests.testing.test_boot import HOSTS
 from tests.testing.test_plugin import _plugins_by_name, run  # noqa: F401 - a fixture
@@ -301,8 +301,8 @@ def test_a_machine_that_answers_nothing_is_given_up(
 ) -> None:
     import trio
 
-    from pyvmm.testing import witness as module
-    from pyvmm.testing.pyvmm_driver import PyvmmDriver
+    from pyvmm.testing.drivers.pyvmm_driver import PyvmmDriver
+    from pyvmm.testing.explaining import witness as module
 
     monkeypatch.setattr(module, "PATIENCE", 0.05)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.testing.guest_failures import GuestFailure, find_failures
+from pyvmm.testing.results.guest_failures import GuestFailure, find_failures
 
 
 def test_those_of_our_library() -> None:

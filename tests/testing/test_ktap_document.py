@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.testing.ktap_document import ktap_document
-from pyvmm.testing.tap import TapParser
-from pyvmm.testing.tap_results import TapReport, TapResult, TapStatus
+from pyvmm.testing.results.ktap_document import ktap_document
+from pyvmm.testing.results.tap import TapParser
+from pyvmm.testing.results.tap_results import TapReport, TapResult, TapStatus
 
 RESULTS = [
     TapResult(("a.py", "test_one"), TapStatus.PASSED),

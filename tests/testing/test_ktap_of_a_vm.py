@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import OutcomeKind
+from pyvmm.testing.drivers.driver import OutcomeKind
 from pyvmm.testing.failures import GuestFailedError
-from pyvmm.testing.tap_results import TapFailedError, TapStatus
+from pyvmm.testing.results.tap_results import TapFailedError, TapStatus
 
 from .serial_guest import printing
 

@@ -17,9 +17,9 @@ import pytest
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.lab.failures import LabError
 from pyvmm.lab.settings import KERNEL_VARIABLE, find_kernel
-from pyvmm.testing import lab_tests, lab_worker
-from pyvmm.testing.lab_tests import LabTests
-from pyvmm.testing.presence import IN_LAB
+from pyvmm.testing.drivers.presence import IN_LAB
+from pyvmm.testing.session import lab_tests, lab_worker
+from pyvmm.testing.session.lab_tests import LabTests
 from tests.lab.places import HANG, ROOT, qemus_of
 
 pytestmark = pytest.mark.slow
@@ -319,7 +319,7 @@ def test_in_the_lab_itself(
 CONFTEST = """
     import os
     from tests.testing.test_lab_tests import LocalProcess
-    from pyvmm.testing import lab_tests
+    from pyvmm.testing.session import lab_tests
 
     def start(_):
         process = LocalProcess()

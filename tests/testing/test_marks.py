@@ -10,8 +10,8 @@ import pytest
 from pyvmm.errors import UsageError
 from pyvmm.testing import plugin
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.marks import MARK, size_text, words_of
-from pyvmm.testing.monitors import HostName
+from pyvmm.testing.drivers.monitors import HostName
+from pyvmm.testing.session.marks import MARK, size_text, words_of
 
 PLUGINS = ("-p", "pyvmm.testing.plugin", "-p", "no:cacheprovider", "-W", "error")
 

@@ -10,7 +10,7 @@ import pytest
 from pyvmm.bundled_guests import find
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import EventName, OutcomeKind
+from pyvmm.testing.drivers.driver import EventName, OutcomeKind
 from pyvmm.testing.saved_boots import Booted
 
 pytestmark = [

@@ -318,8 +318,9 @@ def test_a_run_that_boots_nothing_loads_nothing(pytester: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(
         [
             "heavy:",
-            "ours: pyvmm pyvmm.testing pyvmm.testing.collecting pyvmm.testing.ktap_reports "
-            "pyvmm.testing.plugin pyvmm.testing.reporting",
+            "ours: pyvmm pyvmm.testing pyvmm.testing.images pyvmm.testing.images.collecting "
+            "pyvmm.testing.plugin pyvmm.testing.session pyvmm.testing.session.ktap_reports "
+            "pyvmm.testing.session.reporting",
         ]
     )
 

@@ -19,9 +19,9 @@ from pyvmm.errors import UsageError
 from pyvmm.hosts.registers import RESET_RIP
 from pyvmm.qmp.peer import QemuError
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import CannotError, Event, EventName, Feature, OutcomeKind
+from pyvmm.testing.drivers.driver import CannotError, Event, EventName, Feature, OutcomeKind
+from pyvmm.testing.drivers.qemu_driver import open_qemu_driver
 from pyvmm.testing.failures import ExpectError
-from pyvmm.testing.qemu_driver import open_qemu_driver
 from pyvmm.testing.request import make_request
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]

@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from pyvmm.testing import console_pipes
-from pyvmm.testing.console_pipes import ConsolePipes
-from pyvmm.testing.qemu_registers import (
+from pyvmm.testing.drivers import console_pipes
+from pyvmm.testing.drivers.console_pipes import ConsolePipes
+from pyvmm.testing.drivers.qemu_registers import (
     SenselessAnswerError,
     next_instruction,
     parse_registers,

@@ -10,10 +10,10 @@ import pytest
 
 from pyvmm.testing import CannotError, EventName, ExpectError, GuestFailedError, Match, Outcome
 from pyvmm.testing.console import AsyncConsole
-from pyvmm.testing.driver import Event, Registers
+from pyvmm.testing.drivers.driver import Event, Registers
+from pyvmm.testing.images.symbols import Symbols
 from pyvmm.testing.request import BootArguments
-from pyvmm.testing.symbols import Symbols
-from pyvmm.testing.tap_results import TapReport
+from pyvmm.testing.results.tap_results import TapReport
 from pyvmm.testing.vm import AsyncVm
 from pyvmm.testing.vm_events import AsyncEvents
 from pyvmm.testing.vm_memory import AsyncMemory

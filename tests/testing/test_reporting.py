@@ -9,8 +9,8 @@ from textwrap import dedent
 
 import pytest
 
-from pyvmm.testing.tap import TapParser
-from pyvmm.testing.tap_results import TapReport, TapStatus
+from pyvmm.testing.results.tap import TapParser
+from pyvmm.testing.results.tap_results import TapReport, TapStatus
 
 from .serial_guest import printing
 
@@ -234,11 +234,11 @@ def test_what_tests_booted_does_not_stay_until_the_session_ends(
     pytester.makeconftest(
         """
         def pytest_sessionfinish(session):
-            from pyvmm.testing.failed_tests import guests_of
+            from pyvmm.testing.explaining.failed_tests import guests_of
             print("guests:", sum(len(guests_of(item)) for item in session.items))
 
         def pytest_runtest_teardown(item):
-            from pyvmm.testing.failed_tests import guests_of
+            from pyvmm.testing.explaining.failed_tests import guests_of
             print("booted:", len(guests_of(item)))
         """
     )

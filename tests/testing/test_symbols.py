@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pyvmm import bundled_guests
 from pyvmm.errors import ImageError, NoInputError, UsageError
 from pyvmm.testing.boots import Boots
-from pyvmm.testing.driver import EventName, OutcomeKind
-from pyvmm.testing.source_lines import line_finder
-from pyvmm.testing.symbol_files import find_symbols
-from pyvmm.testing.symbols import CodePlace, Symbol, Symbols, read_symbols
+from pyvmm.testing.drivers.driver import EventName, OutcomeKind
+from pyvmm.testing.images.source_lines import line_finder
+from pyvmm.testing.images.symbol_files import find_symbols
+from pyvmm.testing.images.symbols import CodePlace, Symbol, Symbols, read_symbols
 from tests.machine.guests import EXIT_42, bundled
 from tests.testing.test_boot import HOSTS
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.testing.tap import LINE_LIMIT, TapParser
-from pyvmm.testing.tap_results import TapReport, TapStatus
-from pyvmm.testing.tap_stream import MAX_DEPTH, MAX_RESULTS
+from pyvmm.testing.results.tap import LINE_LIMIT, TapParser
+from pyvmm.testing.results.tap_results import TapReport, TapStatus
+from pyvmm.testing.results.tap_stream import MAX_DEPTH, MAX_RESULTS
 
 P, F, S = TapStatus.PASSED, TapStatus.FAILED, TapStatus.SKIPPED
 C, XF, XP = TapStatus.CRASHED, TapStatus.XFAILED, TapStatus.XPASSED

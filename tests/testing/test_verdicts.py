@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.testing.driver import Outcome, OutcomeKind
-from pyvmm.testing.tap_results import TapStatus
-from pyvmm.testing.verdicts import judge_case, judge_run, read_results
+from pyvmm.testing.drivers.driver import Outcome, OutcomeKind
+from pyvmm.testing.results.tap_results import TapStatus
+from pyvmm.testing.results.verdicts import judge_case, judge_run, read_results
 
 START = b"KTAP version 1\n1..1\n"
 OK = b"KTAP version 1\n1..1\nok 1 a\n"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.jobs import Job, digest_of
 from pyvmm.testing.matrix.processes import BootProcess, ProcessLostError, boot_command, lab_command
 from pyvmm.testing.matrix.results import BootResult
-from pyvmm.testing.monitors import HostName
 
 if TYPE_CHECKING:
     from distributed import Worker

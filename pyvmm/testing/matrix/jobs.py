@@ -11,9 +11,9 @@ from pathlib import Path
 from pyvmm import bundled_guests
 from pyvmm.errors import NoInputError
 from pyvmm.machine.image_file import read_image, read_input
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.plan import Boot, Matrix, PlannedImage
 from pyvmm.testing.matrix.results import BootResult
-from pyvmm.testing.monitors import HostName
 
 _INITRD_MAX = 4 << 30
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from pyvmm.testing.driver import Outcome
+from pyvmm.testing.drivers.driver import Outcome
 from pyvmm.testing.matrix.results import BootResult
 from pyvmm.testing.matrix.summary import Summary
 

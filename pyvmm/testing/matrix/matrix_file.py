@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable
 
 from pyvmm.errors import UsageError
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.plan import (
     Axes,
     End,
@@ -21,7 +22,6 @@ from pyvmm.testing.matrix.plan import (
     size_text,
 )
 from pyvmm.testing.matrix.toml_table import Mistake, Table, nearest, text_of
-from pyvmm.testing.monitors import HostName
 
 _MEMORY = 64 << 20
 _TIMEOUT = 60.0

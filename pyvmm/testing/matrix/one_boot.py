@@ -12,7 +12,8 @@ import trio
 
 from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError, ImageError, NoPermissionError, PyvmmError, UsageError
-from pyvmm.testing.driver import CannotError, Outcome, OutcomeKind
+from pyvmm.testing.drivers.driver import CannotError, Outcome, OutcomeKind
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.matrix.jobs import Job
 from pyvmm.testing.matrix.plan import End, Expectation, Strictness
@@ -24,12 +25,11 @@ from pyvmm.testing.matrix.results import (
     faults_of,
     judged,
 )
-from pyvmm.testing.monitors import HostName
 from pyvmm.testing.request import BootRequest
 
 if TYPE_CHECKING:
+    from pyvmm.testing.explaining.witness import Witness
     from pyvmm.testing.vm import AsyncVm
-    from pyvmm.testing.witness import Witness
 
 _PYVMM = (HostName.MODEL, HostName.KVM)
 _HEAD = 256 << 10
@@ -39,8 +39,8 @@ _TAIL = 1 << 20
 
 async def boot(job: Job, contents: Mapping[str, bytes]) -> BootResult:
     """Boot a guest, in trio; `contents` are files by digest. Every end of it is a result."""
+    from pyvmm.testing.explaining.witness import Witness
     from pyvmm.testing.vm import open_vm
-    from pyvmm.testing.witness import Witness
 
     key = job.boot.key
     expect = job.boot.expect
@@ -75,7 +75,7 @@ async def boot(job: Job, contents: Mapping[str, bytes]) -> BootResult:
 
 async def _explain(vm: AsyncVm, witness: Witness, seen: _Seen) -> None:
     """Look at a guest that has failed, while it is there: registers, code, last exits, memory."""
-    from pyvmm.testing.explain import explain
+    from pyvmm.testing.explaining.explain import explain
     from pyvmm.testing.vm import examine
 
     await examine(vm)

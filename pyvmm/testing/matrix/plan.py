@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pyvmm.errors import UsageError
-from pyvmm.testing.monitors import HostName
+from pyvmm.testing.drivers.monitors import HostName
 
 _UNITS = ((30, "G"), (20, "M"), (10, "K"))
 

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pyvmm.testing.driver import Outcome, OutcomeKind
+from pyvmm.testing.drivers.driver import Outcome, OutcomeKind
 from pyvmm.testing.matrix.plan import End, Expectation, Strictness
 from pyvmm.visible import visible
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 import trio
 
 from pyvmm.errors import PyvmmError
+from pyvmm.testing.drivers.monitors import HostName
+from pyvmm.testing.drivers.presence import absence
 from pyvmm.testing.matrix.jobs import ImageFiles, Job
 from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.processes import (
@@ -19,8 +21,6 @@ from pyvmm.testing.matrix.processes import (
     lab_command,
 )
 from pyvmm.testing.matrix.results import BootResult, Verdict
-from pyvmm.testing.monitors import HostName
-from pyvmm.testing.presence import absence
 
 ATTEMPTS = 3
 """Times that a boot is begun before it is given up, where what boots it is lost."""

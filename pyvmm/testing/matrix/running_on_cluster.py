@@ -19,12 +19,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.cluster import Cluster, first_line
 from pyvmm.testing.matrix.cluster_worker import RESOURCE, Done, Refused, boot_on_worker, kept
 from pyvmm.testing.matrix.jobs import ImageFiles, Job
 from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.results import BootResult, Verdict
-from pyvmm.testing.monitors import HostName
 
 if TYPE_CHECKING:
     from distributed import Future

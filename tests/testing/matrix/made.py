@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pyvmm.testing.driver import Outcome, OutcomeKind
+from pyvmm.testing.drivers.driver import Outcome, OutcomeKind
 from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.results import BootResult, Verdict

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.errors import UsageError
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.plan import (
     Boot,
@@ -20,7 +21,6 @@ from pyvmm.testing.matrix.plan import (
     check_limit,
     size_text,
 )
-from pyvmm.testing.monitors import HostName
 
 BASE = """
 memory = ["64M", "1G"]

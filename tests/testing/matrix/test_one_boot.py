@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from pyvmm.testing.driver import OutcomeKind
+from pyvmm.testing.drivers.driver import OutcomeKind
 from pyvmm.testing.matrix.jobs import ImageFiles
 from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.one_boot import boot

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.json_report import to_json
 from pyvmm.testing.matrix.results import Verdict
 from pyvmm.testing.matrix.summary import Summary, summarise
 from pyvmm.testing.matrix.terminal import to_text
-from pyvmm.testing.monitors import HostName
 from tests.testing.matrix.made import boots, result
 
 

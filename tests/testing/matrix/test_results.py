@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.testing.driver import Outcome, OutcomeKind
+from pyvmm.testing.drivers.driver import Outcome, OutcomeKind
 from pyvmm.testing.matrix.plan import End, Expectation, Strictness
 from pyvmm.testing.matrix.results import Verdict, faults_of, judged
 from tests.testing.matrix.made import outcome

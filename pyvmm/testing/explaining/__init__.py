@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Explanations of failed tests, and their artifacts."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Results that guests print, in KTAP and TAP, and what is judged by them."""
