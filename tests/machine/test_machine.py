@@ -486,7 +486,8 @@ def test_many_runs_leave_as_much_as_one(live_vms: Path | None) -> None:
     before = state()
     for number in range(MANY):
         once(number)
-    assert state() == before
+    # Threads of tests before this one may still have been ending.
+    assert all(now <= then for now, then in zip(state(), before, strict=True)), (state(), before)
     assert before[2:] == (0, 0)
 
 
