@@ -15,7 +15,7 @@ from pyvmm.testing.explaining.failed_tests import witness_of
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.images.cases import GuestCase
 from pyvmm.testing.images.image_lines import ImageLine
-from pyvmm.testing.images.source_files import find_source
+from pyvmm.testing.images.source_files import SourceFiles
 from pyvmm.testing.request import DEFAULT_TIMEOUT, BootArguments
 from pyvmm.testing.results.guest_failures import GuestFailure
 from pyvmm.testing.results.tap_results import TapReport, TapStatus
@@ -102,12 +102,13 @@ class ImageItem(pytest.Item):
             error.reason,
             error.failures,
             (os.path.relpath(path), (line or 0) + 1),
-            self.source_of,
+            self.sources,
         )
 
-    def source_of(self, file: str) -> Path | None:
-        """A source file that the guest names, where it is here."""
-        return find_source(file, self.path, self.config.rootpath)
+    @property
+    def sources(self) -> SourceFiles:
+        """Source files of the guest."""
+        return SourceFiles(self.path, self.config.rootpath)
 
 
 class CaseItem(ImageItem):
@@ -138,7 +139,7 @@ class CaseItem(ImageItem):
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Source file and line of the case, where that is here; else the image."""
-        source = self.source_of(self.case.file)
+        source = self.sources.find(self.case.file)
         if source is None:
             return self.path, None, self.name
         return source, self.case.line - 1, self.name

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pyvmm.testing.images.source_files import SourceFiles
 
 CARRIED = "pyvmm_results"
 """Attribute of a report: a list of dicts of texts and lists of texts, one for each result."""
@@ -39,6 +42,7 @@ class Unfolding:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._session: pytest.Session | None = None
+        self._sources: tuple[Path, SourceFiles] | None = None
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Keep the session, which counts the tests."""
@@ -102,7 +106,6 @@ class Unfolding:
         return "failed", self._failure(image, result), None
 
     def _failure(self, image: Path, result: dict[str, Any]) -> object:
-        from pyvmm.testing.images.source_files import find_source
         from pyvmm.testing.results.guest_failures import find_failures
         from pyvmm.testing.session.guest_longrepr import failure_repr
 
@@ -110,15 +113,22 @@ class Unfolding:
         reason = result["reason"] or f"the guest said not ok of {result['path'][-1]}"
         if failures and not result["reason"]:
             reason = failures[0].expression
-        source_of = partial(find_source, image=image, root=self._config.rootpath)
         said = [f"  | {line}" for line in result["lines"]]
         return failure_repr(
             reason,
             failures,
             (self._shown(image), 1),
-            source_of,
+            self._sources_of(image),
             ["the guest said before:", *said] if said else [],
         )
+
+    def _sources_of(self, image: Path) -> SourceFiles:
+        """Source files of an image; kept for the results that follow, which are of the same."""
+        from pyvmm.testing.images.source_files import SourceFiles
+
+        if self._sources is None or self._sources[0] != image:
+            self._sources = image, SourceFiles(image, self._config.rootpath)
+        return self._sources[1]
 
     def _shown(self, image: Path) -> str:
         try:
