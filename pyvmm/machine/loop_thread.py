@@ -238,10 +238,10 @@ class LoopTask(Generic[U]):
         done: Future[T] = Future()
 
         async def carry_out() -> None:
-            try:
-                with trio.fail_after(float("inf") if timeout is None else timeout):
-                    done.set_result(await function())
-            except trio.TooSlowError:
+            # Not fail_after: a TooSlowError of the function's own is told as that.
+            with trio.move_on_after(float("inf") if timeout is None else timeout) as limit:
+                done.set_result(await function())
+            if limit.cancelled_caught:
                 done.set_exception(TimeoutError(f"not within {timeout:g} s"))
 
         with self._cancelled_at_the_end(carry_out, done):

@@ -80,6 +80,16 @@ def test_a_call_that_takes_too_long_is_cancelled() -> None:
     assert held.noted == ["no longer waiting", "closed"]
 
 
+@pytest.mark.parametrize("timeout", [None, HANG])
+def test_a_time_limit_inside_of_a_call_is_told_as_its_own(timeout: float | None) -> None:
+    async def limited() -> None:
+        with trio.fail_after(0):
+            await trio.sleep_forever()
+
+    with opened() as (task, _), pytest.raises(trio.TooSlowError):
+        task.call(limited, timeout)
+
+
 def test_who_still_waits_when_it_is_closed_is_told() -> None:
     failures: list[BaseException] = []
 
