@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.hosts.breakpoints import require_breakpoints
+from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.port import ConsolePort
@@ -25,6 +26,9 @@ from pyvmm.machine.vcpus import MachineVcpu
 if TYPE_CHECKING:  # Most machines are never saved.
     from pyvmm.machine.saved_machine import SavedMachine
     from pyvmm.machine.saving import Inside
+
+
+_Change = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 class MachineState(enum.Enum):
@@ -119,25 +123,36 @@ class Control:
         wanted = (*self._breakpoints, address)
         most = await trio.to_thread.run_sync(self._assembly.system.most_breakpoints)
         require_breakpoints(wanted, most)
-        await self._change_breakpoints(lambda now: (*now, address))
+        await self._change_breakpoints(_with(address), _without(address))
 
     async def clear_breakpoint(self, address: int) -> None:
         """Take one away again. Raises `UsageError` where there is none, and as setting one."""
         if address not in self._breakpoints:
             raise UsageError(f"clear the breakpoint at {address:#x}", "there is none")
-        await self._change_breakpoints(lambda now: tuple(one for one in now if one != address))
+        await self._change_breakpoints(_without(address), _with(address))
 
-    async def _change_breakpoints(
-        self, change: Callable[[tuple[int, ...]], tuple[int, ...]]
-    ) -> None:
-        """Let every vCPU have them. A vCPU takes what they are then: changes may overlap."""
+    async def _change_breakpoints(self, change: _Change, undo: _Change) -> None:
+        """Let every vCPU have them. A vCPU takes what they are then: changes may overlap.
+
+        Where one cannot have them `undo` puts things back, on the others, too.
+        """
         if self._control.is_over:
             raise InternalError("change the breakpoints", "the guest has ended")
         self._breakpoints = change(self._breakpoints)
         # Not half of them. Bounded: a vCPU that does not answer ends the run.
         with trio.CancelScope(shield=True):
-            for vcpu in self._vcpus:
-                await vcpu.call(lambda inside: inside.set_breakpoints(self._breakpoints))
+            try:
+                for vcpu in self._vcpus:
+                    await vcpu.call(self._give_breakpoints)
+            except BaseException:
+                self._breakpoints = undo(self._breakpoints)
+                for vcpu in self._vcpus:
+                    with suppress(PyvmmError):
+                        await vcpu.call(self._give_breakpoints)
+                raise
+
+    def _give_breakpoints(self, vcpu: Vcpu) -> None:
+        vcpu.set_breakpoints(self._breakpoints)
 
     def resume(self) -> None:
         """Let a paused guest run on, or a new one run; nothing where it has ended."""
@@ -218,3 +233,11 @@ class Control:
     ) -> None:
         """End the run from outside, as Ctrl-C does. A second call changes nothing."""
         self._outcome.end(Ending(EndingKind.INTERRUPTED, detail, requester=requester))
+
+
+def _with(address: int) -> _Change:
+    return lambda now: (*_without(address)(now), address)
+
+
+def _without(address: int) -> _Change:
+    return lambda now: tuple(one for one in now if one != address)

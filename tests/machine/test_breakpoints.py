@@ -11,6 +11,7 @@ import trio
 
 import pyvmm
 from pyvmm.hosts.model.system import ModelSystem
+from pyvmm.hosts.model.vcpu import ModelVcpu
 from tests.machine.guests import COUNT
 from tests.machine.in_trio import HANG, in_trio
 from tests.machine.private_machines import config as private_config
@@ -102,6 +103,26 @@ async def test_a_host_without_breakpoints_says_so(monkeypatch: pytest.MonkeyPatc
             monkeypatch.undo()
             await machine.control.set_breakpoint(AGAIN)
         assert machine.control.breakpoints == ()
+
+
+@in_trio
+async def test_what_one_vcpu_cannot_have_no_vcpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = replace(config(COUNT, pyvmm.HostChoice.MODEL), cpus=2)
+    had: list[tuple[int, ...]] = []
+
+    def fails_second(_self: object, addresses: tuple[int, ...]) -> None:
+        had.append(tuple(addresses))
+        if len(had) == 2:
+            raise pyvmm.SystemCallError("set a breakpoint", 5, "Input/output error")
+
+    async with pyvmm.open_machine(given, paused=True) as machine:
+        monkeypatch.setattr(ModelVcpu, "set_breakpoints", fails_second)
+        with pytest.raises(pyvmm.SystemCallError):
+            await machine.control.set_breakpoint(AGAIN)
+        assert machine.control.breakpoints == ()
+        assert had == [(AGAIN,), (AGAIN,), (), ()]
+        await machine.control.set_breakpoint(AGAIN)
+        assert had[4:] == [(AGAIN,), (AGAIN,)]
 
 
 def test_a_blocking_machine_has_them() -> None:
