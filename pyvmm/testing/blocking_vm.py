@@ -87,7 +87,8 @@ class Console:
     def send(self, data: str | bytes, *, timeout: float | None = None) -> None:
         """Type `data`; waits while much is queued that the guest has not taken (64 KiB).
 
-        Raises `ExpectError` at the time limits, `UsageError` for what is neither text nor bytes.
+        Raises `ExpectError` at the time limits and where the guest has ended before (one that ends
+        meanwhile takes no more of it), `UsageError` for what is neither text nor bytes.
         """
         self._task.call(partial(self._inner.send, data, timeout=timeout))
 

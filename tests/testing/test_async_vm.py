@@ -242,6 +242,13 @@ async def test_what_a_guest_that_has_ended_cannot_do(async_boot: AsyncBoots, hos
             await vm.save()
         with pytest.raises(ExpectError, match="reset the guest: the guest has ended: "):
             await vm.reset()
+        with pytest.raises(ExpectError, match="send b'x': the guest has ended: "):
+            await vm.console.send(b"x")
+        with pytest.raises(ExpectError, match="input: the guest has ended: "):
+            await vm.console.end_input()
+        for act in (vm.stop, vm.resume, vm.powerdown):
+            with pytest.raises(ExpectError, match=": the guest has ended: "):
+                await act()
 
 
 @each_host

@@ -216,6 +216,13 @@ def test_what_a_guest_that_has_ended_cannot_do(boot: Boots, host: str) -> None:
             vm.save()
         with pytest.raises(ExpectError, match="reset the guest: the guest has ended: "):
             vm.reset()
+        with pytest.raises(ExpectError, match="send b'x': the guest has ended: "):
+            vm.console.send(b"x")
+        with pytest.raises(ExpectError, match="input: the guest has ended: "):
+            vm.console.end_input()
+        for act in (vm.stop, vm.resume, vm.powerdown):
+            with pytest.raises(ExpectError, match=": the guest has ended: "):
+                act()
 
 
 @each_host

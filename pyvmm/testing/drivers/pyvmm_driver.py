@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.errors import HostLacksError, NoPermissionError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, NoPermissionError, UsageError
 from pyvmm.machine.config import HostChoice, MachineConfig, PrivateConfig
 from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.events import (
@@ -26,6 +26,7 @@ from pyvmm.machine.events import (
 )
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
+from pyvmm.machine.steering import MachineState
 from pyvmm.machine.vcpus import MachineVcpu
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
@@ -85,11 +86,13 @@ class PyvmmDriver:
         return await self.machine.console.receive()
 
     async def send(self, data: bytes) -> None:
-        """Type `data` at the console."""
+        """Type `data` at the console. Raises `InternalError` where the run is over."""
+        self._require_running("type at the console")
         await self.machine.console.send(data)
 
     async def end_input(self) -> None:
-        """End the console's input."""
+        """End the console's input. Raises as `send`."""
+        self._require_running("end the console's input")
         self.machine.console.end_input()
 
     async def wait(self) -> Outcome:
@@ -100,12 +103,18 @@ class PyvmmDriver:
     # -- steering --
 
     async def stop(self) -> None:
-        """Stop every vCPU between two instructions."""
+        """Stop every vCPU between two instructions. Raises as `send`."""
         await self.machine.control.pause()
+        self._require_running("stop the guest")
 
     async def resume(self) -> None:
-        """Let the vCPUs run on."""
+        """Let the vCPUs run on. Raises as `send`."""
+        self._require_running("let the guest run")
         self.machine.control.resume()
+
+    def _require_running(self, attempt: str) -> None:
+        if self.machine.control.state is MachineState.ENDED:
+            raise InternalError(attempt, "the guest has ended")
 
     async def reset(self) -> None:
         """Put the machine back to its start."""
@@ -114,7 +123,8 @@ class PyvmmDriver:
         await self.machine.control.reset()
 
     async def powerdown(self) -> None:
-        """Press the power button."""
+        """Press the power button. Raises as `send`."""
+        self._require_running("press the guest's power button")
         self.machine.control.powerdown()
 
     async def save(self) -> object:
