@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pyvmm.errors import PyvmmError
 from pyvmm.machine.loop_thread import LoopTask
-from pyvmm.testing.failures import is_told
+from pyvmm.testing.failures import is_told, says_all
 from pyvmm.testing.vm import AsyncVm, require_open
 
 __tracebackhide__ = is_told
@@ -27,8 +26,10 @@ class BootTask:
         require_open(self._task.value)
         try:
             return self._task.call(function)
-        except (AssertionError, PyvmmError) as failure:
+        except BaseException as failure:
             # A test is told where it failed, not by which way the loop was asked.
+            if not says_all(failure):
+                raise
             raise failure.with_traceback(None) from failure.__cause__
 
     def now(self, function: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from pyvmm.machine.loop_thread import LoopTask, LoopThread
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_task import BootTask
 from pyvmm.testing.explaining.witness import Witness
-from pyvmm.testing.failures import is_told
+from pyvmm.testing.failures import is_told, says_all
 from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
 from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
 
@@ -43,7 +43,9 @@ class Boot:
             task = self._stack.enter_context(
                 self._loop.holding(open_vm(self.request, self._witness))
             )
-        except PyvmmError as failure:
+        except BaseException as failure:
+            if not says_all(failure):
+                raise
             raise failure.with_traceback(None) from failure.__cause__
         self._task = task
         self._inner = task.value
@@ -81,7 +83,9 @@ class Boot:
             self._witness.still_open.remove(self.examine)
         try:
             self._stack.close()
-        except (AssertionError, PyvmmError) as failure:
+        except BaseException as failure:
+            if not says_all(failure):
+                raise
             raise failure.with_traceback(None) from failure.__cause__
 
     @property

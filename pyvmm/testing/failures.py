@@ -72,6 +72,13 @@ for _public in (ExpectError, GuestFailedError):
     _public.__module__ = "pyvmm.testing"  # Their public name, in pytest's summaries too.
 
 
+def unforeseen(attempt: str, error: Exception) -> InternalError:
+    """The error for one that should not have come: a defect of ours, told with it as its cause."""
+    defect = InternalError(attempt, f"{type(error).__name__}: {error}")
+    defect.__cause__ = error
+    return defect
+
+
 def console_end(said: bytes) -> list[str]:
     """The last lines that the console said, escaped, for people."""
     if not said:
@@ -90,11 +97,18 @@ def _shortened(line: str) -> str:
     return f"{line[:_LINE_BEGINS]} [{left_out} letters] {line[-_LINE_ENDS:]}"
 
 
+def says_all(failure: BaseException) -> bool:
+    """True where the way to `failure` through our code tells a test nothing.
+
+    That is what we raise for it, and no `Exception`: what a signal (Ctrl-C, pytest-timeout) has
+    raised while a guest was waited for. Any other may be a defect of ours, and keeps its way.
+    """
+    return isinstance(failure, (AssertionError, PyvmmError)) or not isinstance(failure, Exception)
+
+
 def is_told(raised: pytest.ExceptionInfo[BaseException]) -> bool:
     """True where an error says all by itself: pytest shows the test's lines then, and not ours.
 
     For ``__tracebackhide__``, which pytest looks for in the globals of a frame, too.
     """
-    return isinstance(raised.value, (AssertionError, PyvmmError)) and not isinstance(
-        raised.value, InternalError
-    )
+    return says_all(raised.value) and not isinstance(raised.value, InternalError)

@@ -12,7 +12,7 @@ import trio
 from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.testing.deadline import Deadline
 from pyvmm.testing.drivers.driver import Driver, Event, EventName, Outcome, OutcomeKind
-from pyvmm.testing.failures import Expectation, ExpectError, is_told
+from pyvmm.testing.failures import Expectation, ExpectError, is_told, unforeseen
 from pyvmm.testing.images.symbol_files import find_symbols
 from pyvmm.testing.images.symbols import Symbols
 from pyvmm.testing.request import BootRequest
@@ -87,6 +87,8 @@ class Life:
                 self._tell()
         except PyvmmError as failure:
             self.failure = self.failure or failure
+        except Exception as error:  # noqa: BLE001 - told to the test, beside its own failure
+            self.failure = self.failure or unforeseen("read the guest's console", error)
         self.transcript.has_ended = True
         self._tell()
 
@@ -95,6 +97,8 @@ class Life:
             self.outcome = await self.driver.wait()
         except PyvmmError as failure:
             self.failure = self.failure or failure
+        except Exception as error:  # noqa: BLE001 - told to the test, beside its own failure
+            self.failure = self.failure or unforeseen("wait for the guest's end", error)
         self._tell()
 
     def _hear(self, event: Event) -> None:

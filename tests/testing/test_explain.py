@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyvmm.cli.main import main
+from pyvmm.errors import InternalError
 from pyvmm.testing.boots import Boots
+from pyvmm.testing.drivers.pyvmm_driver import PyvmmDriver
 from pyvmm.testing.explaining.disassembly import disassembled
 from pyvmm.testing.explaining.explain import MOST_TEXT, Explanation, explain
 from pyvmm.testing.explaining.witness import Witness
@@ -318,6 +321,32 @@ def test_a_machine_that_answers_nothing_is_given_up(
     assert explanation.remarks == ("its state could not be had within 0.05 s",)
     assert explanation.vcpus == ()
     assert explanation.expected == ("'never'",)
+
+
+def test_defects_of_a_driver_are_told_beside_the_tests_own_failure(
+    boot: Boots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise LookupError("of ours")
+
+    for name in ("receive", "wait", "vcpu_states", "page_states", "core"):
+        monkeypatch.setattr(PyvmmDriver, name, broken)
+
+    def no_path() -> Path:
+        raise LookupError("of ours")
+
+    seen = Witness(no_path)
+    with (
+        pytest.raises(ZeroDivisionError),
+        Boots(boot._loop, witness=seen)("hang", host="model") as vm,
+    ):
+        with pytest.raises(InternalError, match="LookupError: of ours") as raised:
+            vm.wait()
+        assert isinstance(raised.value.__cause__, LookupError)
+        raise ZeroDivisionError
+    assert [one.split(":")[0] for one in seen.guests[0].remarks] == [
+        "its vCPUs", "its page states", "its core's path",
+    ]  # fmt: skip
 
 
 def test_code_is_disassembled_where_capstone_is() -> None:

@@ -51,6 +51,28 @@ def test_a_failure_shows_the_tests_line_and_none_of_ours(pytester: pytest.Pytest
     assert "pyvmm/testing/" not in result.stdout.str()
 
 
+def test_so_does_one_that_a_signal_has_struck(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.timeout(1)
+        def test_it(boot):
+            with boot("hang", host="model", timeout=60) as vm:
+                vm.console.expect("never", timeout=60)
+        """,
+        "-p", "pytest_timeout", failed=1,
+    )  # fmt: skip
+    result.stdout.fnmatch_lines(
+        ['>           vm.console.expect("never", timeout=60)', "E *Failed: Timeout *"]
+    )
+    # Before it pytest-timeout itself prints all threads' stacks.
+    report = result.stdout.str().partition("= FAILURES =")[2]
+    for ours in ("pyvmm/testing/", "loop_thread", "concurrent/futures"):
+        assert ours not in report
+
+
 def test_a_panic_that_nobody_looked_at_points_at_the_block(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

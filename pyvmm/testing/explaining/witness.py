@@ -19,6 +19,7 @@ import trio
 
 from pyvmm.errors import PyvmmError
 from pyvmm.testing.drivers.driver import CannotError, VcpuState
+from pyvmm.testing.failures import unforeseen
 from pyvmm.testing.life import Life
 
 T = TypeVar("T")
@@ -111,19 +112,24 @@ class Witness:
             if scope.cancelled_caught:
                 remains.remarks.append(f"its state could not be had within {PATIENCE:g} s")
             elif self.core_path is not None:
-                path = self.core_path()
+                path = await _tried(remains, "its core's path", self._new_core_path)
                 if path is not None:
                     await self._write_core(remains, path)
+
+    async def _new_core_path(self) -> Path | None:
+        return None if self.core_path is None else self.core_path()
 
     async def _look(self, remains: Remains) -> None:
         driver = remains.life.driver
         remains.vcpus = await _tried(remains, "its vCPUs", driver.vcpu_states) or ()
-        try:
-            remains.memory = await driver.page_states()
-        except CannotError:
-            remains.memory = [(gpa, size, "RAM") for gpa, size in driver.memory_ranges()]
-        except PyvmmError as failure:
-            remains.remarks.append(f"its page states: {failure}")
+
+        async def page_states() -> Sequence[tuple[int, int, str]]:
+            try:
+                return await driver.page_states()
+            except CannotError:
+                return [(gpa, size, "RAM") for gpa, size in driver.memory_ranges()]
+
+        remains.memory = await _tried(remains, "its page states", page_states) or ()
 
     async def _write_core(self, remains: Remains, path: Path) -> None:
         async def write() -> bool:
@@ -159,4 +165,6 @@ async def _tried(remains: Remains, what: str, function: Callable[[], Awaitable[T
         remains.remarks.append(f"{what}: {failure.reason}")
     except (PyvmmError, OSError) as failure:
         remains.remarks.append(f"{what}: {failure}")
+    except Exception as error:  # noqa: BLE001 - it must not take the place of the test's failure
+        remains.remarks.append(f"{what}: {unforeseen(f'look at {what}', error)}")
     return None
