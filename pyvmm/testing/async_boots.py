@@ -17,7 +17,7 @@ import trio
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
+from pyvmm.testing.request import BootArguments, BootRequest, Defaults, make_request, merged
 from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
 
 __tracebackhide__ = is_told
@@ -117,9 +117,7 @@ class AsyncBoot:
 class AsyncBoots:
     """Factory of boots in the trio loop of an asynchronous test."""
 
-    def __init__(
-        self, defaults: BootArguments | None = None, witness: Witness | None = None
-    ) -> None:
+    def __init__(self, defaults: Defaults | None = None, witness: Witness | None = None) -> None:
         """`defaults` are arguments of the boots that do not say them."""
         self._defaults = defaults
         self._witness = witness

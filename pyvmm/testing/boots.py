@@ -15,7 +15,7 @@ from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_task import BootTask
 from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told, says_all
-from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
+from pyvmm.testing.request import BootArguments, BootRequest, Defaults, make_request, merged
 from pyvmm.testing.vm import AsyncVm, examine, excuse, open_vm
 
 __tracebackhide__ = is_told
@@ -103,7 +103,7 @@ class Boots:
     def __init__(
         self,
         loop: LoopThread,
-        defaults: BootArguments | None = None,
+        defaults: Defaults | None = None,
         witness: Witness | None = None,
     ) -> None:
         """`defaults` are arguments of the boots that do not say them."""

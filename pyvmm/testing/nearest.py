@@ -31,6 +31,8 @@ def _hints(pattern: Pattern, transcript: Transcript, cursor: int) -> Iterator[st
     if isinstance(pattern, re.Pattern):
         if _search(pattern, before):
             yield f"{pattern!r} matches what was said before the last match"
+        if _search(pattern, said):
+            return  # It matches, but what comes next could change that.
         if not pattern.flags & re.IGNORECASE and _search(
             re.compile(pattern.pattern, pattern.flags | re.IGNORECASE), said
         ):

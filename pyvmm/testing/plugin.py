@@ -7,20 +7,25 @@ the first test that asks for a boot.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pyvmm.testing.session.default_timeout import CALL_BEGAN, TEST_BEGAN, default_timeout
 
 if TYPE_CHECKING:
     from pyvmm.machine.loop_thread import LoopThread
     from pyvmm.testing.async_boots import AsyncBoots
     from pyvmm.testing.boots import Boots
     from pyvmm.testing.explaining.witness import Witness
-    from pyvmm.testing.request import BootArguments
+    from pyvmm.testing.request import BootArguments, Defaults
     from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
     from pyvmm.testing.session.lab_tests import LabTests
     from pyvmm.testing.session.marks import Axes
@@ -46,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "being skipped. May be repeated.",
     )  # fmt: skip
     group.addoption(
-        "--pyvmm-timeout", type=float, metavar="SECONDS",
+        "--pyvmm-timeout", type=_seconds, metavar="SECONDS",
         help="time limit of the boots that do not say theirs (default: 60)",
     )  # fmt: skip
     group.addoption(
@@ -64,6 +69,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     from pyvmm.testing.session.marks import hosts_option
 
     return hosts_option(text)
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no time: seconds, a finite number above 0")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -98,7 +110,10 @@ def pyvmm_axes(request: pytest.FixtureRequest) -> Axes | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run the lab's tests in the lab."""
+    """Run the lab's tests in the lab; what only shows their setup is pytest's own."""
+    item.stash[TEST_BEGAN] = monotonic()
+    if item.config.getoption("setuponly", False) or item.config.getoption("setupplan", False):
+        return None
     # Not loaded: no test has said anything of hosts.
     marks = sys.modules.get("pyvmm.testing.session.marks")
     if marks is None or not marks.is_for_lab(item):
@@ -120,6 +135,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.stash[_LAB_TESTS].finish()
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which required hosts no test was on, because the command line leaves them out."""
+    required = {name for each in config.getoption("--pyvmm-require") or () for name in each}
+    chosen = {name for each in config.getoption("--pyvmm-host") or () for name in each}
+    left_out = ", ".join(sorted(required - chosen))
+    if left_out and chosen and "auto" not in chosen:
+        line = f"pyvmm: --pyvmm-host leaves out what --pyvmm-require has: no test ran on {left_out}"
+        terminalreporter.write_line(line)
+
+
 pytest_plugins = ("pyvmm.testing.images.collecting", "pyvmm.testing.session.reporting")
 
 
@@ -131,14 +158,20 @@ def _pyvmm_loop(pytestconfig: pytest.Config) -> LoopThread:
 
 
 @pytest.fixture
-def _pyvmm_defaults(request: pytest.FixtureRequest, pyvmm_axes: Axes | None) -> BootArguments:
-    from pyvmm.testing.session.default_timeout import default_timeout
+def _pyvmm_defaults(request: pytest.FixtureRequest, pyvmm_axes: Axes | None) -> Defaults:
+    def defaults(said: BootArguments) -> BootArguments:
+        """Arguments of a boot that begins now, and says `said` itself."""
+        if "host" in said:
+            from pyvmm.testing.session.marks import skip_if_not_chosen
 
-    said: BootArguments = {} if pyvmm_axes is None else pyvmm_axes.arguments()
-    timeout = default_timeout(request.node)
-    if timeout is not None:
-        said["timeout"] = timeout
-    return said
+            skip_if_not_chosen(said["host"], request.config.getoption("--pyvmm-host"))
+        arguments: BootArguments = {} if pyvmm_axes is None else pyvmm_axes.arguments()
+        timeout = default_timeout(request.node)
+        if timeout is not None:
+            arguments["timeout"] = timeout
+        return arguments
+
+    return defaults
 
 
 @pytest.fixture
@@ -163,7 +196,7 @@ def session_boot(request: pytest.FixtureRequest, _pyvmm_loop: LoopThread) -> Ite
 
 @pytest.fixture
 def boot(
-    _pyvmm_loop: LoopThread, _pyvmm_defaults: BootArguments, _pyvmm_witness: Witness
+    _pyvmm_loop: LoopThread, _pyvmm_defaults: Defaults, _pyvmm_witness: Witness
 ) -> Iterator[Boots]:
     """Boot guests: ``with boot("exit", append="9") as vm:``. Gone when the test is over."""
     from pyvmm.testing.boots import Boots
@@ -176,7 +209,7 @@ def boot(
 
 
 @pytest.fixture
-def async_boot(_pyvmm_defaults: BootArguments, _pyvmm_witness: Witness) -> Iterator[AsyncBoots]:
+def async_boot(_pyvmm_defaults: Defaults, _pyvmm_witness: Witness) -> Iterator[AsyncBoots]:
     """Boot guests in a trio test: ``async with async_boot("exit", append="9") as vm:``."""
     from pyvmm.testing.async_boots import AsyncBoots
 
@@ -194,8 +227,10 @@ def _pyvmm_saved_boots(
     from pyvmm.testing.saved_boots import SavedBoots
 
     base = tmp_path_factory.getbasetemp()
-    # A worker of pytest-xdist has a folder in the one that all of them share.
-    shared = base.parent if hasattr(request.config, "workerinput") else base
+    # A local worker of pytest-xdist has its folder in the session's. One by ssh, or in the lab, has
+    # its own: what that is in is shared by all sessions of a user.
+    worker = getattr(request.config, "workerinput", {}).get("workerid")
+    shared = base.parent if base.name == f"popen-{worker}" else base
     with SavedBoots(shared / "pyvmm-saved-boots") as saved:
         yield saved
 
@@ -205,7 +240,7 @@ def booted(
     request: pytest.FixtureRequest,
     _pyvmm_loop: LoopThread,
     _pyvmm_saved_boots: SavedBoots,
-    _pyvmm_defaults: BootArguments,
+    _pyvmm_defaults: Defaults,
     _pyvmm_witness: Witness,
 ) -> Iterator[Booted]:
     """Start behind a boot: ``with booted("echo", until="ready") as vm:``.
@@ -232,7 +267,7 @@ def booted(
 def async_booted(
     request: pytest.FixtureRequest,
     _pyvmm_saved_boots: SavedBoots,
-    _pyvmm_defaults: BootArguments,
+    _pyvmm_defaults: Defaults,
     _pyvmm_witness: Witness,
 ) -> Iterator[AsyncBooted]:
     """Start behind a boot in a trio test: ``async with async_booted("echo", until=...) as vm:``."""
@@ -277,6 +312,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Skip a test that asks for what its host cannot do."""
+    item.stash[CALL_BEGAN] = monotonic()
     try:
         return (yield)
     except BaseException as failure:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError, NoInputError, PyvmmError, UsageError
@@ -69,7 +70,11 @@ class BootArguments(TypedDict, total=False):
     paused: bool
 
 
-def merged(said: BootArguments, defaults: BootArguments | None) -> BootArguments:
+Defaults: TypeAlias = BootArguments | Callable[[BootArguments], BootArguments]
+"""Arguments of the boots that do not say them, or a function of what one says that gives them."""
+
+
+def merged(said: BootArguments, defaults: Defaults | None) -> BootArguments:
     """Arguments that are `said`, and `defaults` for the others.
 
     Raises `TypeError` for one that there is not.
@@ -83,7 +88,8 @@ def merged(said: BootArguments, defaults: BootArguments | None) -> BootArguments
             raise TypeError(
                 f"boot() got an unexpected keyword argument {name!r}; there is {', '.join(near)}"
             )
-    both: BootArguments = {**(defaults or {}), **said}
+    others = defaults(said) if callable(defaults) else defaults or {}
+    both: BootArguments = {**others, **said}
     return both
 
 

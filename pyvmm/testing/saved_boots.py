@@ -13,12 +13,13 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, TypeAlias, Unpack
 
 import trio
@@ -34,7 +35,7 @@ from pyvmm.testing.drivers.driver import CannotError, Feature
 from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.patterns import Patterns, as_patterns
-from pyvmm.testing.request import BootArguments, BootRequest, make_request, merged
+from pyvmm.testing.request import BootArguments, BootRequest, Defaults, make_request, merged
 from pyvmm.testing.saved_boot import SavedBoot
 from pyvmm.testing.vm import AsyncVm, save_boot
 
@@ -84,7 +85,23 @@ def _point(until: Any) -> str:
             "it may not be the same for all tests",
             "give a function that stands at the top of its module, with no default values",
         )
+    code = hashlib.sha256(repr(_code(until.__code__)).encode()).hexdigest()
+    return f"{_name(until)} {code}"
+
+
+def _name(until: FunctionType) -> str:
     return f"{until.__module__}.{until.__qualname__} in {until.__code__.co_filename}"
+
+
+def _code(value: object) -> object:
+    """The same for the same code in all processes: a set's order is not."""
+    if isinstance(value, CodeType):
+        return value.co_code, _code(value.co_consts), value.co_names
+    if isinstance(value, tuple):
+        return tuple(map(_code, value))
+    if isinstance(value, frozenset):
+        return sorted(repr(_code(one)) for one in value)
+    return value
 
 
 class SavedBoots(Owner):
@@ -144,13 +161,28 @@ class SavedBoots(Owner):
     def _use(self) -> None:
         """Have the folder stay."""
         while self._using is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = self._opened()
+            if fd is None:
+                continue
             fcntl.flock(fd, fcntl.LOCK_SH)
             if os.fstat(fd).st_nlink:  # Else the last one removed it meanwhile.
                 self._using = fd
             else:
                 os.close(fd)
+
+    def _opened(self) -> int | None:
+        """Make and open the folder; None where the last one removed it meanwhile."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except FileExistsError:
+            # mkdir looks again where something is there: it may be gone by then.
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR(self._folder.lstat().st_mode):
+                    raise
+            return None
 
     def close(self) -> None:
         """Give up what is known; the last process removes the folder."""
@@ -175,7 +207,11 @@ def _require_saveable(request: BootRequest) -> None:
 
 
 def _told(request: BootRequest, until: Any, boot: SavedBoot, how: str) -> str:
-    where = _point(until) if callable(until) else " or ".join(map(repr, as_patterns(until)))
+    where = (
+        _name(until)
+        if isinstance(until, FunctionType)
+        else " or ".join(map(repr, as_patterns(until)))
+    )
     return f"{how}: {request.name} on {boot.host}, {boot.seconds:.3f} s behind its boot, at {where}"
 
 
@@ -233,7 +269,7 @@ class Booted:
         loop: LoopThread,
         saved: SavedBoots,
         tell: Tell,
-        defaults: BootArguments | None = None,
+        defaults: Defaults | None = None,
         *,
         witness: Witness | None = None,
     ) -> None:
@@ -325,7 +361,7 @@ class AsyncBooted(AsyncBoots):
         self,
         saved: SavedBoots,
         tell: Tell,
-        defaults: BootArguments | None = None,
+        defaults: Defaults | None = None,
         *,
         witness: Witness | None = None,
     ) -> None:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -221,6 +224,94 @@ def test_what_the_state_depends_on_is_in_the_key() -> None:
     assert len(keys | others) == len(changes) + len(points)
     same: dict[str, Any] = {"timeout": 5.0, "crash": True}
     assert key_of(replace(request, **same), "x") == key_of(request, "x")
+
+
+def function_of(source: str) -> Any:
+    there: dict[str, Any] = {}
+    exec(compile(source, "points.py", "exec"), there)
+    return there["ready"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("vm.wait()", "vm.stop()"),
+        ("vm.console.expect('a')", "vm.console.expect('b')"),
+        ("[vm.console.expect(x) for x in 'a']", "[vm.console.expect(x) for x in 'b']"),
+        ("1 + 2.0 * vm", "1 - 2.0 * vm"),
+        ("vm in {'a', 'b'}", "vm in {'a', 'c'}"),
+    ],
+)
+def test_a_function_is_known_by_what_it_does(before: str, after: str) -> None:
+    request = make_request("echo")
+    first, again, other = (
+        key_of(request, function_of(f"def ready(vm):\n return {body}"))
+        for body in (before, before, after)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_key_is_the_same_in_all_processes() -> None:
+    source = "def ready(vm):\n return vm in {'a', 'b', 'c', 'd', ('e', 'f')}"
+    program = (
+        "import sys; from pyvmm.testing.saved_boots import _point; there = {'__name__': 'x'}; "
+        "exec(compile(sys.argv[1], 'x.py', 'exec'), there); print(_point(there['ready']))"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", program, source],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("moment", ["before mkdir looks again", "before it is opened"])
+def test_a_folder_that_the_last_one_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    folder = tmp_path / "saved"
+    mkdir = Path.mkdir
+    tries: list[Path] = []
+
+    def removed(self: Path, *arguments: Any, **more: Any) -> None:
+        tries.append(self)
+        mkdir(self, *arguments, **more)
+        if len(tries) == 1:
+            self.rmdir()
+            if moment == "before mkdir looks again":
+                raise FileExistsError(17, "File exists", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", removed)
+    with SavedBoots(folder) as saved, saved.lock("x"):
+        assert folder.is_dir()
+    assert len(tries) == 2
+    monkeypatch.undo()
+    folder.write_bytes(b"")
+    with SavedBoots(folder) as saved, pytest.raises(FileExistsError), saved.lock("x"):
+        pass
+
+
+def test_a_worker_that_is_not_a_local_one_shares_with_no_other_session(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest("def pytest_configure(config): config.workerinput = {'workerid': 'gw0'}")
+    pytester.makepyfile(
+        "def test_it(_pyvmm_saved_boots): print('folder', _pyvmm_saved_boots._folder)"
+    )
+    for name, shared in (("popen-gw0", "."), ("other", "other")):
+        base = pytester.path / "base" / name
+        base.parent.mkdir(exist_ok=True)
+        done = pytester.runpytest_inprocess(
+            "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:terminal",
+            f"--basetemp={base}",
+        )  # fmt: skip
+        wanted = (base.parent / shared / "pyvmm-saved-boots").resolve()
+        assert f"folder {wanted}" in done.stdout.str()
 
 
 def test_a_test_that_leaves_a_guest_open_leaves_none(warm: Warm) -> None:

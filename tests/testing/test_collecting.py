@@ -176,6 +176,8 @@ def test_a_damaged_image_is_told_in_a_line_and_others_go_on(pytester: pytest.Pyt
     ("line", "told"),
     [
         ("x.img memroy=3M", "'memroy=3M' makes no sense there; a line is: GLOB *"),
+        ("x=y", "it begins with 'x=y', and not with a glob; a line is: GLOB *"),
+        ("timeout=0.5", "it begins with 'timeout=0.5', and not with a glob; *"),
         ("x.img memory=lots", "'memory=lots' makes no sense there*"),
         ("x.img cpus=0", "'cpus=0' makes no sense there*"),
         ("x.img timeout=0", "'timeout=0' makes no sense there*"),

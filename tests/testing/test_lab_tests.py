@@ -82,6 +82,17 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LocalProcess]]:
     assert all(one.process.returncode is not None for one in started)
 
 
+@pytest.mark.parametrize("option", ["--setup-plan", "--setup-only"])
+def test_setup_that_is_only_shown_needs_no_lab(
+    pytester: pytest.Pytester, processes: list[LocalProcess], option: str
+) -> None:
+    pytester.makepyfile("def test_it(boot): raise AssertionError('it ran')")
+    result = pytester.runpytest_inprocess(*PLUGINS, option)
+    result.stdout.fnmatch_lines(["*SETUP * F boot*", "*::test_it[[]lab[]]*"])
+    assert not processes
+    assert result.ret == 0
+
+
 def test_reports_are_the_tests_own(
     pytester: pytest.Pytester, processes: list[LocalProcess]
 ) -> None:

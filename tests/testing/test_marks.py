@@ -96,6 +96,19 @@ def test_a_mark_and_a_command_line_that_disagree_skip(pytester: pytest.Pytester)
     result.stdout.fnmatch_lines(["SKIPPED*its mark has it run on model, --pyvmm-host on others"])
 
 
+def test_a_required_host_that_is_left_out_is_told(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): ...")
+    said = "--pyvmm-host leaves out what --pyvmm-require has: no test ran on kvm, lab"
+    required = ("-q", "--pyvmm-require", "kvm,lab", "--pyvmm-require=model")
+    result = pytester.runpytest_inprocess(*PLUGINS, *required, "--pyvmm-host=model")
+    assert [line for line in result.outlines if "leaves out" in line] == [f"pyvmm: {said}"]
+    for chosen in ("model,lab,kvm", "auto"):
+        result = pytester.runpytest_inprocess(*PLUGINS, *required, "--pyvmm-host", chosen)
+        assert "leaves out" not in result.stdout.str()
+    result = pytester.runpytest_inprocess(*PLUGINS, *required)
+    assert "leaves out" not in result.stdout.str()
+
+
 @pytest.mark.slow
 def test_boots_have_what_the_test_is_for_unless_they_say_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
@@ -165,6 +178,37 @@ def test_such_an_option_is_refused_with_a_line(pytester: pytest.Pytester, option
     result = pytester.runpytest_inprocess(*PLUGINS, option, "kvm,nowhere")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*error: argument {option}: there is no host 'nowhere'; *"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--pyvmm-timeout", one) for one in ("0", "-1", "nan", "inf", "soon")]
+    + [("--pyvmm-boots", one) for one in ("-3", "1_0", "")],
+)
+def test_a_number_that_makes_no_sense_is_refused_with_a_line(
+    pytester: pytest.Pytester, option: str, value: str
+) -> None:
+    result = pytester.runpytest_inprocess(*PLUGINS, f"{option}={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*error: argument {option}: '{value}' is no *"])
+
+
+def test_a_host_that_a_boot_says_is_one_of_the_command_lines(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("host", ["kvm", "model", "auto"])
+        def test_it(boot, host):
+            assert boot("exit", host=host).request.host.value == host
+        """
+    )
+    result = pytester.runpytest_inprocess(*PLUGINS, "-rs", "--pyvmm-host", "model")
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(["SKIPPED*it boots on kvm, --pyvmm-host has others"])
+    for options in ((), ("--pyvmm-host=model,auto",)):
+        result = pytester.runpytest_inprocess(*PLUGINS, "-k", "kvm", *options)
+        assert result.parseoutcomes().keys() == {"passed", "deselected"}
 
 
 @pytest.mark.slow

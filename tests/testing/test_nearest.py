@@ -26,6 +26,7 @@ from pyvmm.testing.transcript import Transcript
         ("nothing like it", ""),
         ("(", ""),
         (re.compile("x+y"), ""),
+        (re.compile("word: $"), ""),
     ],
     ids=repr,
 )

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.testing import plugin
+from pyvmm.testing.session import default_timeout
+
 PLUGINS = ("-p", "pyvmm.testing.plugin", "-p", "no:cacheprovider", "-W", "error")
 
 
@@ -245,7 +248,7 @@ def test_mark(boot):
 
 @pytest.mark.timeout(timeout=50)
 def test_mark_by_name(async_boot):
-    assert async_boot._defaults["timeout"] == 45
+    assert async_boot._defaults({{}})["timeout"] == 45
 
 def test_no_mark(boot):
     assert boot("hello").request.timeout == {no_mark}
@@ -266,10 +269,61 @@ def test_said(boot):
     ],
 )
 def test_a_boot_ends_before_pytest_timeout_ends_its_test(
-    pytester: pytest.Pytester, arguments: tuple[str, ...], mark: float, no_mark: float
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    mark: float,
+    no_mark: float,
 ) -> None:
+    for module in (plugin, default_timeout):
+        monkeypatch.setattr(module, "monotonic", lambda: 0.0)
     test = LIMITED.format(mark=mark, no_mark=no_mark)
     run(pytester, test, "-p", "pytest_timeout", *arguments, passed=4)
+
+
+LATE = """
+import pytest
+from pyvmm.testing.session import default_timeout
+
+@pytest.fixture
+def late(boot, clock):
+    clock.append(30)
+
+@pytest.mark.timeout(100)
+def test_late(boot, late, clock):
+    assert boot("hello").request.timeout == 60
+    clock.append(80)
+    assert boot("hello").request.timeout == 10
+    clock.append(98)
+    assert boot("hello").request.timeout == 1
+
+@pytest.mark.timeout(100, func_only=True)
+def test_of_the_function_only(boot, late, clock):
+    assert boot("hello").request.timeout == 90
+    clock.append(80)
+    assert boot("hello").request.timeout == 40
+"""
+
+
+def test_a_boot_that_begins_late_has_what_is_left(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [0.0]
+
+    class Clock:
+        @pytest.fixture
+        def clock(self) -> list[float]:
+            return times
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(self) -> None:
+            times.append(0.0)
+
+    for module in (plugin, default_timeout):
+        monkeypatch.setattr(module, "monotonic", lambda: times[-1])
+    pytester.makepyfile(LATE)
+    result = pytester.inline_run(*PLUGINS, "-p", "pytest_timeout", plugins=[Clock()])
+    result.assertoutcome(passed=2)
 
 
 def test_a_guest_for_a_whole_module(pytester: pytest.Pytester) -> None:

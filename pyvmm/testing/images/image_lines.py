@@ -18,6 +18,8 @@ _FORM = (
     "[timeout=SECONDS] [host=HOST[,HOST]] [initrd=FILE]"
 )
 
+_KEYS = ("append", "memory", "cpus", "timeout", "host", "initrd")
+
 
 @dataclass(frozen=True, slots=True)
 class ImageLine:
@@ -47,6 +49,9 @@ def read_line(line: str) -> ImageLine:
         raise UsageError(attempt, str(error).lower(), _FORM) from None
     if not words:
         raise UsageError(attempt, "it is empty", _FORM)
+    key, is_given, value = words[0].partition("=")
+    if is_given and (key in _KEYS or (key + value).isalnum()):
+        raise UsageError(attempt, f"it begins with {words[0]!r}, and not with a glob", _FORM)
     found = ImageLine(words[0])
     for word in words[1:]:
         found = _with(found, word, attempt)

@@ -9,22 +9,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from time import monotonic
 
 import pytest
 
 OPTION = "pyvmm_timeout"
-_SHARE = 0.9
-"""Share of pytest-timeout's limit that a boot takes at the most."""
+TEST_BEGAN = pytest.StashKey[float]()
+"""Beginning of an item's protocol, by `time.monotonic`: pytest-timeout counts from there on."""
+CALL_BEGAN = pytest.StashKey[float]()
+"""Beginning of its function: pytest-timeout counts from there where it has `func_only`."""
+_SPARED = 0.1
+"""Share of pytest-timeout's limit that is left to the test when a boot ends."""
 
 
 def default_timeout(item: pytest.Item) -> float | None:
-    """Seconds; None where nobody says it."""
+    """Seconds that a boot may take which begins now; None where nobody says it."""
     said = item.config.getoption(OPTION)
     outer = _outer(item)
     if outer is None:
         return said if said is None else float(said)
-    share = outer * _SHARE
+    now = monotonic()
+    left = outer - (now - item.stash.get(CALL_BEGAN if _is_func_only(item) else TEST_BEGAN, now))
+    share = max(left - outer * _SPARED, left / 2, outer / 1000)
     return share if said is None else min(float(said), share)
+
+
+def _is_func_only(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("timeout")
+    if mark is not None:
+        said = (*mark.args[2:], mark.kwargs.get("func_only"))[0]
+        if said is not None:
+            return bool(said)
+    return bool(item.config.getini("timeout_func_only"))
 
 
 def _outer(item: pytest.Item) -> float | None:

@@ -212,6 +212,16 @@ def _chosen(
     return marked, f"its mark has it run on {names}, --pyvmm-host on others"
 
 
+def skip_if_not_chosen(host: object, options: Iterable[Iterable[str]] | None) -> None:
+    """Skip a test that says `host` of a boot itself, where the command line has others only."""
+    chosen = named(options)
+    others = [one.value for one in HostName if one not in chosen]
+    name = host.value if isinstance(host, HostName) else host
+    if chosen and HostName.AUTO not in chosen and name in others:
+        reason = f"it boots on {name}, --pyvmm-host has others"
+        raise pytest.skip.Exception(reason, _use_item_location=True)
+
+
 def size_text(size: int) -> str:
     """`size` bytes as people write it: ``64M``, ``12345B``."""
     for letter, unit in _UNITS:

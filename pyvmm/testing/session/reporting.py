@@ -8,6 +8,7 @@ reports writes files.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pyvmm", "guests booted by pyvmm")
     group.addoption(
         "--pyvmm-boots",
-        type=int,
+        type=_count,
         default=None,
         metavar="N",
         help="show the N boots that took longest (0: all of them)",
@@ -45,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write all results of the session to FILE, as KTAP",
     )
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of boots, from 0 on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
