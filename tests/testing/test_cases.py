@@ -97,6 +97,13 @@ def test_equal_names_are_numbered_and_chosen_by_number() -> None:
     ]  # fmt: skip
 
 
+def test_a_name_with_levels_in_it_is_one_level_and_chosen_by_number() -> None:
+    found = cases(made([b"a.b", b"a::b"]))
+    assert [(each.name, each.option, each.own_name) for each in found] == [
+        ("a.b", "a.b", "a.b"), ("a.b#2", "1", "a::b"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "cause"),
     [

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.testing.results.ktap_document import ktap_document
+from pyvmm.testing.results.ktap_document import MAX_DEPTH, ktap_document
 from pyvmm.testing.results.tap import TapParser
 from pyvmm.testing.results.tap_results import TapReport, TapResult, TapStatus
 
@@ -108,6 +108,15 @@ def test_any_results_are_written_so_that_they_can_be_read(written: list[TapResul
     paths = [tuple(part.strip() for part in each.path) for each in written]
     above = {path[:end] for path in paths for end in range(1, len(path))}
     assert len(report.results) >= sum(path not in above for path in paths)
+
+
+def test_levels_are_bounded_and_no_result_is_lost() -> None:
+    deep = [TapResult(("x",) * count, TapStatus.PASSED) for count in (MAX_DEPTH, 5000, 5001)]
+    report = parsed(ktap_document([*deep, TapResult((*("x",) * 50, "y"), TapStatus.FAILED)]))
+    assert not report.problems
+    assert len(report.failures) == 1
+    assert report.failures[0].path[-1].endswith(".x.y")
+    assert max(len(each.path) for each in report.results) == MAX_DEPTH
 
 
 @pytest.mark.skipif(shutil.which("prove") is None, reason="Perl's prove is not installed")

@@ -51,6 +51,10 @@ def test_a_case(said: bytes, end: Outcome | None, status: TapStatus, reason: str
     assert reason in verdict.reason
 
 
+def test_a_case_whose_name_has_levels_in_it() -> None:
+    assert judge_case("a::b", OK.replace(b" a", b" a::b"), outcome(), 5).status is TapStatus.PASSED
+
+
 @pytest.mark.parametrize(
     ("said", "end", "reason"),
     [

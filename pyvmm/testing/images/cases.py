@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from pyvmm.boot.elf import MAGIC, ElfClass, ElfImage, parse_elf
 from pyvmm.errors import ImageError
+from pyvmm.testing.results.tap_results import level_name
 from pyvmm.visible import visible
 
 SECTION = ".pyvmm.cases"
@@ -126,7 +127,7 @@ def _case(image: ElfImage, entry: tuple[int, ...], number: int, attempt: str) ->
     file = _text(image, file_at, f"the file of case {number}", attempt)
     if not _NAME.fullmatch(name):
         raise ImageError(attempt, f"the name of case {number} is no word: {name!r}")
-    return GuestCase(name, visible(file), line, number, name)
+    return GuestCase(level_name(name), visible(file), line, number, name)
 
 
 def _text(image: ElfImage, address: int, what: str, attempt: str) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pyvmm.testing.results.tap_results import TapResult, TapStatus
 from pyvmm.visible import visible
 
+MAX_DEPTH = 32
+"""Levels of tests; names of those that are deeper are written as one."""
 MAX_LINES = 100
 """Lines of diagnostics of a result."""
 
@@ -52,7 +54,10 @@ def ktap_document(results: Iterable[TapResult], end: str = "") -> str:
 
 def _add(root: _Branch, result: TapResult) -> None:
     """Put a result into the tree; a second one of the same name beside the first."""
-    names = [_name(name) for name in result.path]
+    levels = result.path
+    if len(levels) > MAX_DEPTH:
+        levels = (*levels[: MAX_DEPTH - 1], "::".join(levels[MAX_DEPTH - 1 :]))
+    names = [_name(name) for name in levels]
     branch = root
     for name in names[:-1]:
         branch = branch.below.setdefault(name, _Branch())

@@ -169,8 +169,13 @@ def _says_something(node: TapNode, below: Sequence[TapResult]) -> bool:
     return node.status.is_failure and not any(each.status.is_failure for each in below)
 
 
+def level_name(name: str) -> str:
+    """`name` as one level of a full path, where ``::`` stands between levels."""
+    return name.replace("::", ".")
+
+
 def _name(node: TapNode) -> str:
-    return visible(node.name.strip()) or f"test {node.number}"
+    return level_name(visible(node.name.strip())) or f"test {node.number}"
 
 
 def _unique(names: Sequence[str]) -> Iterator[str]:

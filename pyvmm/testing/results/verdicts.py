@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pyvmm.testing.drivers.driver import Outcome, OutcomeKind
 from pyvmm.testing.results.guest_failures import GuestFailure, find_failures
 from pyvmm.testing.results.tap import TapParser
-from pyvmm.testing.results.tap_results import TapReport, TapResult, TapStatus
+from pyvmm.testing.results.tap_results import TapReport, TapResult, TapStatus, level_name
 from pyvmm.testing.transcript import printable
 
 _BROKEN = (OutcomeKind.PANICKED, OutcomeKind.CRASHED)
@@ -98,7 +98,7 @@ def _how_it_broke(outcome: Outcome, said: bytes) -> str:
 
 def _only_result(name: str, report: TapReport) -> TapResult | None:
     """The result of the case, where it is the only one."""
-    if len(report.results) == 1 and report.results[0].path == (name,):
+    if len(report.results) == 1 and report.results[0].path == (level_name(name),):
         return report.results[0]
     return None
 
