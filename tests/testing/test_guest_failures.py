@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.testing.results.guest_failures import GuestFailure, find_failures
+from pyvmm.testing.results.guest_failures import MOST_FAILURES, GuestFailure, find_failures
 
 
 def test_those_of_our_library() -> None:
@@ -38,6 +38,16 @@ def test_those_of_kunit() -> None:
     assert (first.file, first.line) == ("lib/kunit/kunit-example-test.c", 30)
     assert first.describe() == ("Expected 1 + 1 == 3, but", "  1 + 1 == 2 (0x2)")
     assert (second.line, second.expression) == (31, "assertion failed")
+
+
+def test_many_and_long_ones_are_bounded() -> None:
+    """Those of a guest that means to keep us busy: quadratic, each would take for ever."""
+    assert len(find_failures(["# a: FAILED at b:1: c"] * 100_000)) == MOST_FAILURES
+    for part in ("# a: FAILED at ", ": FAILED at b:1", " # a: EXPECTATION FAILED at ", " ", ":1"):
+        lines = ["# a" + part * 20_000, part * 20_000, " # a: ASSERTION FAILED at " + part * 20_000]
+        assert len(find_failures(lines * 20)) <= 20 * len(lines)
+    (one,) = find_failures(["# a: FAILED at b:1: " + "c" * 100_000, "#   left: " + "d" * 100_000])
+    assert max(len(one.expression), len(one.values[0][1])) < 5000
 
 
 @given(st.lists(st.text() | st.just("# a: FAILED at b:1: c") | st.just("#   left: 1")))

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.testing.results import tap_stream
 from pyvmm.testing.results.tap import LINE_LIMIT, TapParser
+from pyvmm.testing.results.tap_lines import Flavour, read_line
 from pyvmm.testing.results.tap_results import TapReport, TapStatus
 from pyvmm.testing.results.tap_stream import MAX_DEPTH, MAX_RESULTS
 
@@ -444,6 +446,37 @@ def test_hostile_lines_are_bounded() -> None:
     assert not many.passed
     assert len(report("KTAP version 1\n" + "ok 7 a\n" * 500).problems) < 100
     assert not report("KTAP version 1\n1..99999999999999999999\nok 99999999999999999999 a\n").passed
+
+
+@pytest.mark.parametrize(
+    "plan", ["  1..1\n1..5\n", "  ok 1 a\nok 1 b\n", "KTAP version 1\n1..0 # skip\n"]
+)
+def test_results_that_nobody_gave_count_and_keep_no_line_twice(
+    plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap_stream, "MAX_RESULTS", 100)
+    noise = "".join(f"line {n}\n" for n in range(60))
+    whole = report(f"KTAP version 1\n{noise}{plan * 200}")
+    assert len(whole.results) <= 100
+    assert "more than 100 results: the rest is not looked at" in whole.problems
+    assert sum(line == "line 59" for each in whole.results for line in each.lines) == 1
+
+
+@pytest.mark.parametrize("body", ["# Subtest: " + "a ", "# ", "ok 1 ", "1..2 ", "Bail out! "])
+def test_long_lines_take_no_longer_than_they_are(body: str) -> None:
+    """Each would take seconds if its pattern was tried at each of its letters."""
+    for line in (body + " " * 16_000 + "a", body * 8000, body + "#" * 16_000, body + "# " * 8000):
+        for flavour in Flavour:
+            for _ in range(10):
+                read_line(line, flavour)
+
+
+def test_a_name_is_one_level_whatever_is_in_it() -> None:
+    names = ["a::b", "a.b", "::" * 3000, ":::"]
+    lines = "".join(f"ok {number} {name}\n" for number, name in enumerate(names, 1))
+    found = report(f"KTAP version 1\n1..4\n{lines}").results
+    assert [len(each.name.split("::")) for each in found] == [1, 1, 1, 1]
+    assert len({each.name for each in found}) == 4
 
 
 def test_control_bytes_in_names_are_written_out() -> None:

@@ -11,13 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-_OURS = re.compile(r"# (?P<case>.+?): FAILED at (?P<file>.+?):(?P<line>\d{1,9}): (?P<text>.*)$")
+MOST_FAILURES = 100
+"""Failed assertions that are taken from one output, which may have any number of them."""
+MOST_COLUMNS = 4096
+"""Letters of a line that are looked at."""
+
+# A guest chooses these lines: each pattern has one part of open length, and none is tried twice.
+_FAILED_AT = ": FAILED at "
+_PLACE = re.compile(r"(?P<file>.+?):(?P<line>\d{1,9}): (?P<text>.*)", re.ASCII)
 _VALUE = re.compile(r"#   (left|right): (.*)$")
-_KUNIT = re.compile(
-    r"\s*# (?P<case>.+?): (?P<kind>EXPECTATION|ASSERTION) FAILED"
-    r" at (?P<file>.+?):(?P<line>\d{1,9})$"
-)
+_KUNIT = re.compile(r": (?P<kind>EXPECTATION|ASSERTION) FAILED at ")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _INDENTED = re.compile(r"\s+\S")
 
 
@@ -38,42 +44,54 @@ class GuestFailure:
 
 
 def find_failures(lines: Sequence[str]) -> tuple[GuestFailure, ...]:
-    """Find the failed assertions in output of a guest, in their order."""
-    return tuple(_find(lines))
+    """Find the failed assertions in output of a guest, in their order; the first of very many."""
+    return tuple(islice(_find(lines), MOST_FAILURES))
 
 
 def _find(lines: Sequence[str]) -> Iterator[GuestFailure]:
-    for at, line in enumerate(lines):
-        match = _OURS.match(line)
-        if match:
-            yield GuestFailure(
-                match["case"],
-                match["file"],
-                int(match["line"]),
-                match["text"],
-                tuple(_values(lines[at + 1 : at + 3])),
-            )
-            continue
-        match = _KUNIT.match(line)
-        if match:
-            said = _kunit_message(lines[at + 1 :])
-            text = said[0] if said else f"{match['kind'].lower()} failed"
-            values = tuple(("", each) for each in said[1:])
-            yield GuestFailure(match["case"], match["file"], int(match["line"]), text, values)
+    for at, whole in enumerate(lines):
+        line = whole[:MOST_COLUMNS]
+        failure = _ours(line, lines[at + 1 : at + 3]) or _kunit(line, lines[at + 1 : at + 11])
+        if failure is not None:
+            yield failure
+
+
+def _ours(line: str, following: Sequence[str]) -> GuestFailure | None:
+    case, is_there, place = line.partition(_FAILED_AT)
+    match = _PLACE.fullmatch(place) if is_there and case.startswith("# ") else None
+    if match is None or case == "# ":
+        return None
+    values = tuple(_values(following))
+    return GuestFailure(case[2:], match["file"], int(match["line"]), match["text"], values)
+
+
+def _kunit(line: str, following: Sequence[str]) -> GuestFailure | None:
+    text = line.lstrip()
+    match = _KUNIT.search(text, 3) if text.startswith("# ") else None
+    if match is None:
+        return None
+    file, _, number = text[match.end() :].rpartition(":")
+    if not file or not _NUMBER.fullmatch(number):
+        return None
+    said = _kunit_message(following)
+    expression = said[0] if said else f"{match['kind'].lower()} failed"
+    values = tuple(("", each) for each in said[1:])
+    return GuestFailure(text[2 : match.start()], file, int(number), expression, values)
 
 
 def _values(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
     for line, wanted in zip(lines, ("left", "right"), strict=False):
-        match = _VALUE.match(line)
+        match = _VALUE.match(line[:MOST_COLUMNS])
         if match is None or match[1] != wanted:
             return
         yield wanted, match[2]
 
 
 def _kunit_message(lines: Sequence[str]) -> list[str]:
-    """Lines of the message: indented, and no comments; ten at the most."""
+    """Those of the lines that are the message: indented, and no comments."""
     said: list[str] = []
-    for line in lines[:10]:
+    for whole in lines:
+        line = whole[:MOST_COLUMNS]
         if line.lstrip().startswith("#") or not _INDENTED.match(line):
             break
         said.append(line.strip())

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 TAB = 4
 """Columns of a tab: older versions of KUnit indent a level by one."""
 _MOST_DIGITS = 9
+_MOST_HASHES = 64
+"""Times that "# " before a line is cut off."""
+_MOST_COLUMNS = 4096
+"""Letters of a line that are looked at."""
 
 _VERSION = re.compile(r"(?P<kernel>K?)TAP version (?P<number>\d{1,9})\s*$")
 _PLAN = re.compile(rf"1\.\.(?P<count>\d{{1,{_MOST_DIGITS}}})\s*(?:#\s*(?P<comment>.*))?$")
@@ -27,7 +31,8 @@ _HASH = re.compile(r"(?:^|\s)#\s*")
 _KERNEL_DIRECTIVE = re.compile(r"(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$")
 _TAP_DIRECTIVE = re.compile(r"(?:(skip)\S*|(todo)\b)[:\s]*(.*)$", re.IGNORECASE)
 _BAIL_OUT = re.compile(r"Bail out!\s*(.*)$", re.IGNORECASE)
-_SUBTEST = re.compile(r"#\s*Subtest(?::\s*(.*?))?\s*$")
+_SUBTEST = re.compile(r"#\s*Subtest(?::(.*))?$")
+"""Of a line without blanks at its end."""
 _ESCAPED = re.compile(r"\\([#\\])")
 
 
@@ -118,20 +123,23 @@ def read_line(text: str, flavour: Flavour) -> TapLine | None:
 
     "# " before a line of TAP is taken for two columns of indentation.
     """
+    text = text[:_MOST_COLUMNS]
     indent = indent_of(text)
     body = text.strip()
     subtest = _SUBTEST.match(body)
     if subtest:
-        return SubtestLine(indent, unescaped(subtest[1] or "", flavour))
+        return SubtestLine(indent, unescaped((subtest[1] or "").strip(), flavour))
     prefixed = False
-    while body.startswith("# "):
+    for _ in range(_MOST_HASHES):
+        if not body.startswith("# "):
+            break
         inner = body[2:]
         indent += 2 + indent_of(inner)
         body = inner.strip()
         prefixed = True
         subtest = _SUBTEST.match(body)
         if subtest:
-            return SubtestLine(indent, unescaped(subtest[1] or "", flavour))
+            return SubtestLine(indent, unescaped((subtest[1] or "").strip(), flavour))
     found = _structure(body, indent, flavour)
     if prefixed and isinstance(found, PointLine) and found.number is None:
         return None

@@ -71,6 +71,7 @@ class TapStream:
         self._of_yaml: TapNode | None = None
         self._subtest: SubtestLine | None = None
         self._count = 0
+        self._is_finished = False
 
     @property
     def has_begun(self) -> bool:
@@ -123,6 +124,7 @@ class TapStream:
 
     def finish(self) -> None:
         """End of the stream: close what is open."""
+        self._is_finished = True
         while self._open:
             self._close_document()
 
@@ -249,7 +251,8 @@ class TapStream:
             self._pop()
         root = self._open.pop()
         self._end(root)
-        self._ended.append(root)
+        if root.nodes or not self._ended:
+            self._ended.append(root)
         self._subtest = None
 
     def _end(self, group: _Group) -> None:
@@ -267,15 +270,14 @@ class TapStream:
         elif not count and not expected and group.skip_reason is not None:
             if not self._open:
                 node = TapNode("all tests", 1, TapStatus.SKIPPED, group.skip_reason)
-                group.nodes.append(node)
+                self._append_node(group, node)
         elif count < expected:
             numbers = f"{count + 1}" if count + 1 == expected else f"{count + 1}..{expected}"
             reason = "planned, but no result came"
             if group.bail_out is not None:
                 reason = f"bailed out: {group.bail_out}".rstrip(": ")
-            lines = list(self._lines)
-            name = f"missing {numbers}"
-            group.nodes.append(TapNode(name, count + 1, TapStatus.CRASHED, reason, lines))
+            node = TapNode(f"missing {numbers}", count + 1, TapStatus.CRASHED, reason)
+            self._append_node(group, node)
 
     # -- tests --
 
@@ -284,16 +286,8 @@ class TapStream:
         number = due if line.number is None else line.number
         if number != due:
             self._problem(f"result {number} ({line.name}) where {due} was due")
-        if self._count >= MAX_RESULTS:
-            if self._count == MAX_RESULTS:
-                self._problem(f"more than {MAX_RESULTS} results: the rest is not looked at")
-            self._count += 1
-            return
-        self._count += 1
         name = line.name or (below.name if below is not None else "")
         node = TapNode(name, number, status_of(line.is_ok, line.directive), line.comment)
-        node.lines = list(self._lines)
-        self._lines.clear()
         if below is not None:
             node.children = below.nodes
             if not below.nodes and node.status is TapStatus.PASSED:
@@ -301,7 +295,8 @@ class TapStream:
                     node.status, node.reason = TapStatus.SKIPPED, below.skip_reason
                 else:
                     node.status, node.reason = TapStatus.FAILED, "no tests ran in it"
-        group.nodes.append(node)
+        if not self._append_node(group, node):
+            return
         self._last = node
         has_comments_after = group.flavour is not Flavour.KTAP and node.status.is_failure
         self._failed = node if has_comments_after else None
@@ -310,9 +305,22 @@ class TapStream:
         """Add the parent of `below`, whose own result did not come."""
         name = below.name or f"test {len(group.nodes) + 1}"
         node = TapNode(name, len(group.nodes) + 1, TapStatus.CRASHED, "its result did not come")
-        node.lines = list(self._lines)
         node.children = below.nodes
+        self._append_node(group, node)
+
+    def _append_node(self, group: _Group, node: TapNode) -> bool:
+        """Add a test, with the output since the one before; False where there are too many."""
+        if self._count >= MAX_RESULTS:
+            if self._count == MAX_RESULTS:
+                self._problem(f"more than {MAX_RESULTS} results: the rest is not looked at")
+                self._count += 1
+            return False
+        self._count += 1
+        node.lines = list(self._lines)
+        if not self._is_finished:  # At the end all that is missing is so for the same reason.
+            self._lines.clear()
         group.nodes.append(node)
+        return True
 
     def _so_far(self, level: int) -> list[TapNode]:
         """Tests of an open group, and those below it under parents that have not ended."""
