@@ -119,7 +119,7 @@ class Unfolding:
             failures,
             (self._shown(image), 1),
             self._sources_of(image),
-            ["the guest said before:", *said] if said else [],
+            ["the guest said of it, or before it:", *said] if said else [],
         )
 
     def _sources_of(self, image: Path) -> SourceFiles:
