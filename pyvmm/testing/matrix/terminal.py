@@ -24,6 +24,10 @@ _ROWS = 200
 """Rows that are shown; of a larger matrix only those in which something is not as expected."""
 _TOLD = 40
 _CONSOLE_LINES = 6
+_LETTERS = 200
+"""Letters of a line of a console that are shown: a guest may never end one."""
+_FIRST_LETTERS = 130
+_INDENT = 4
 _COLOURS = {
     Verdict.PASSED: "green",
     Verdict.FAILED_AS_EXPECTED: "yellow",
@@ -55,7 +59,7 @@ def to_text(summary: Summary, *, is_terminal: bool, width: int | None = None) ->
         force_terminal=is_terminal,
         highlight=False,
     )
-    for part in (*_table(summary, console), *_reasons(summary)):
+    for part in (*_table(summary, console), *_reasons(summary, console)):
         console.print(part)
     colour = "green" if summary.is_as_expected else "red"
     console.print(Text(summary.sentence, style=colour))
@@ -113,7 +117,7 @@ def _cell(one: BootResult | None) -> str:
     return f"[{colour}]{_SHORT[one.verdict]}[/]{seconds}"
 
 
-def _reasons(summary: Summary) -> Iterator[RenderableType]:
+def _reasons(summary: Summary, console: Console) -> Iterator[RenderableType]:
     """A line for each boot that did not just pass; equal reasons of those as expected once.
 
     Of those that were not run there is nothing to say but that.
@@ -126,7 +130,7 @@ def _reasons(summary: Summary) -> Iterator[RenderableType]:
         if one.reason:
             line.append(f": {visible(one.reason)}")
         yield line
-        yield from _details(one)
+        yield from _details(one, console)
     if len(wrong) > _TOLD:
         yield f"... and {len(wrong) - _TOLD} more that are not as expected"
     grouped: dict[tuple[Verdict, str], list[BootResult]] = {}
@@ -140,15 +144,27 @@ def _reasons(summary: Summary) -> Iterator[RenderableType]:
         yield ""
 
 
-def _details(one: BootResult) -> Iterator[RenderableType]:
+def _details(one: BootResult, console: Console) -> Iterator[RenderableType]:
     lines = one.console.decode("utf-8", "backslashreplace").splitlines()
     if len(lines) > _CONSOLE_LINES:
         yield _indented(f"... {len(lines) - _CONSOLE_LINES} lines before")
     for line in lines[-_CONSOLE_LINES:]:
-        yield _indented(f"| {visible(line, keep=chr(9))}")
+        shown = Text(_shortened(line))
+        for part in shown.wrap(console, max(8, console.width - _INDENT - 2), overflow="fold"):
+            yield _indented(f"| {part}")
     if one.by_hand:
         yield _indented(f"by hand: {visible(one.by_hand)}")
 
 
 def _indented(text: str) -> Padding:
-    return Padding(Text(text, overflow="fold"), (0, 0, 0, 4), expand=False)
+    return Padding(Text(text, overflow="fold"), (0, 0, 0, _INDENT), expand=False)
+
+
+def _shortened(line: str) -> str:
+    """A line of a console with at most `_LETTERS`, without its middle where it has more."""
+    if len(line) > 2 * _LETTERS:  # Before each of its letters is looked at.
+        line = line[:_LETTERS] + line[-_LETTERS:]
+    shown = visible(line, keep="\t")
+    if len(shown) <= _LETTERS:
+        return shown
+    return f"{shown[:_FIRST_LETTERS]} ... {shown[_FIRST_LETTERS - _LETTERS + 5 :]}"

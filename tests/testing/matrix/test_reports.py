@@ -130,3 +130,16 @@ def test_json_has_every_boot_with_what_is_known_of_it() -> None:
         "by_hand": "pyvmm run x",
         "console": "one\n\x1b[2Jtwo\n" * 9,
     }  # fmt: skip
+
+
+def test_a_console_without_a_newline_is_shown_in_part_and_every_line_marked() -> None:
+    planned = boots()
+    said = b"beginning" + b"x" * 200_000 + b"\x1b\tthe end"
+    results = [replace(result(planned[0], Verdict.FAILED), console=said)]
+    text = to_text(summarise("m", "here", 0, planned, results), is_terminal=False, width=80)
+    shown = [line for line in text.splitlines() if "xxx" in line or "the end" in line]
+    assert 3 <= len(shown) <= 4
+    assert all(line.startswith("    | ") and len(line) <= 80 for line in shown)
+    assert shown[0].startswith("    | beginningxxx")
+    assert shown[-1].endswith("the end")
+    assert text.count("...") == 1
