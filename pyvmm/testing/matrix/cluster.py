@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError, NoInputError, UsageError
 from pyvmm.testing.matrix.cluster_worker import Facts, facts_of
+from pyvmm.visible import visible
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -83,6 +84,8 @@ class Cluster:
         self.fit: dict[str, Facts] = {}
         self.unfit: dict[str, str] = {}
         """Causes, by address."""
+        self.silent: dict[str, str] = {}
+        """Causes, by address, why nothing is known of a worker yet: it is asked again."""
         self.version = version("pyvmm")
 
     @property
@@ -122,13 +125,20 @@ class Cluster:
             self.fit.pop(gone, None)
             self.unfit.pop(gone, None)
         new = sorted(there - self.fit.keys() - self.unfit.keys())
+        self.silent = {}
         if not new:
             return
         self.unfit |= await self._faults(new)
-        new = [address for address in new if address not in self.unfit]
+        new = [one for one in new if one not in self.unfit and one not in self.silent]
         for address, found in (await self._ask(new, facts_of)).items():
             if isinstance(found, Facts):
                 self.fit[address] = found
+            else:
+                self._is_silent(address, found)
+
+    def _is_silent(self, address: str, found: object) -> None:
+        said = first_line(found) if isinstance(found, BaseException) else "with something else"
+        self.silent[address] = said
 
     async def _faults(self, workers: list[str]) -> dict[str, str]:
         """Versions that are not ours, by the address of the worker."""
@@ -138,7 +148,10 @@ class Cluster:
             for address, found in (await self._ask(workers, function, *arguments)).items():
                 if isinstance(found, PackageNotFoundError):
                     faults.setdefault(address, []).append(f"no {name}")
-                elif not _agree(name, str(found), own):
+                elif not isinstance(found, str):
+                    # A connection that was lost, say: no answer is no other version.
+                    self._is_silent(address, found)
+                elif not _agree(name, found, own):
                     faults.setdefault(address, []).append(f"{name} {found}, not {own}")
         return {address: " and ".join(found) for address, found in faults.items()}
 
@@ -232,9 +245,12 @@ async def with_workers(cluster: Cluster, seconds: float = WORKERS) -> None:
                     return
                 await asyncio.sleep(0.2)
     except TimeoutError:
+        cause = f"it has had no workers for {seconds:g} s"
+        for address, said in cluster.silent.items():
+            cause = f"{address} has not answered for {seconds:g} s ({visible(said)})"
         raise HostLacksError(
             f"boot on the cluster {cluster.place}",
-            f"it has had no workers for {seconds:g} s",
+            cause,
             f"start some: dask worker {cluster.place}",
         ) from None
 

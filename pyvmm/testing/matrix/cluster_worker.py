@@ -40,18 +40,9 @@ def facts_of(dask_worker: Worker) -> Facts:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No boot, and no fault of the guest's: `cause` on the worker at `address`."""
+    """No boot, and no fault of the guest's, but the worker's, by `cause`."""
 
-    address: str
     cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A result, and the worker that it is from."""
-
-    address: str
-    result: BootResult
 
 
 def kept(content: bytes) -> bytes:
@@ -59,7 +50,9 @@ def kept(content: bytes) -> bytes:
     return content
 
 
-def boot_on_worker(wanted: str, job: Job, image: bytes, initrd: bytes | None) -> Done | Refused:
+def boot_on_worker(
+    wanted: str, job: Job, image: bytes, initrd: bytes | None
+) -> BootResult | Refused:
     """Do a job in a process of its own, as a task of Dask; `wanted` is the version of pyvmm.
 
     The process is ended when the task is no longer wanted, because Dask cannot end the task.
@@ -69,11 +62,11 @@ def boot_on_worker(wanted: str, job: Job, image: bytes, initrd: bytes | None) ->
     worker = get_worker()
     own = version("pyvmm")
     if own != wanted:
-        return Refused(worker.address, f"it has pyvmm {own}, not {wanted}")
+        return Refused(f"it has pyvmm {own}, not {wanted}")
     contents = dict(zip(job.digests, (image, initrd or b""), strict=False))
     for digest, content in contents.items():
         if digest_of(content) != digest:
-            return Refused(worker.address, f"file {digest[:12]} came there with other bytes")
+            return Refused(f"file {digest[:12]} came there with other bytes")
     key = worker.get_current_task()
 
     def is_wanted() -> bool:
@@ -82,8 +75,8 @@ def boot_on_worker(wanted: str, job: Job, image: bytes, initrd: bytes | None) ->
 
     done = trio.run(_boot, job, contents, is_wanted)
     if isinstance(done, str):
-        return Refused(worker.address, done)
-    return Done(worker.address, replace(done, place=str(worker.name or worker.address)))
+        return Refused(done)
+    return replace(done, place=str(worker.name or worker.address))
 
 
 async def _boot(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pyvmm.errors import HostLacksError
 from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.cluster import Cluster, first_line
-from pyvmm.testing.matrix.cluster_worker import RESOURCE, Done, Refused, boot_on_worker, kept
+from pyvmm.testing.matrix.cluster_worker import RESOURCE, Refused, boot_on_worker, kept
 from pyvmm.testing.matrix.jobs import ImageFiles, Job
 from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.results import BootResult, Verdict
@@ -70,8 +70,9 @@ async def run_on_cluster(
             done, hands = await asyncio.wait(
                 hands, timeout=_LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
             )
+            _tell_results(done, tell)
             for one in done:
-                tell(one.result())
+                one.result()  # Raises what one has failed by, now that the others are told.
             if loop.time() - looked >= _LOOK_EVERY:
                 await run.look()
                 looked = loop.time()
@@ -79,6 +80,8 @@ async def run_on_cluster(
                 if looked - with_worker > abandoned:
                     raise _lost(cluster, f"it has had no workers for {abandoned:g} s")
     finally:
+        # Some may be done by now: what went wrong was something else.
+        _tell_results(hands, tell)
         for one in hands:
             one.cancel()
         await asyncio.gather(*hands, return_exceptions=True)
@@ -132,12 +135,12 @@ class _Run:
                     return replace(said, key=boot.key, attempts=0)
                 answer = await self._answer(job, worker)
             if isinstance(answer, Refused):
-                avoided.add(answer.address)
+                avoided.add(worker)
                 causes.append(answer.cause)
-            elif answer.result.verdict is Verdict.SKIPPED:
-                lacking[answer.address] = answer.result
+            elif answer.verdict is Verdict.SKIPPED:
+                lacking[worker] = answer
             else:
-                return replace(answer.result, attempts=len(causes) + 1)
+                return replace(answer, attempts=len(causes) + 1)
         return BootResult(boot.key, Verdict.LOST, causes[-1], attempts=len(causes))
 
     @asynccontextmanager
@@ -167,7 +170,7 @@ class _Run:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _answer(self, job: Job, worker: str) -> Done | Refused:
+    async def _answer(self, job: Job, worker: str) -> BootResult | Refused:
         """Have the worker do the job; that Dask lost it is no result."""
         cluster = self._cluster
         future = cluster.client.submit(
@@ -188,22 +191,22 @@ class _Run:
             await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
             if asked.done():
                 answer = asked.result()
-                assert isinstance(answer, (Done, Refused))
+                assert isinstance(answer, (BootResult, Refused))
                 return answer
         except CancelledError:  # Not asyncio's: Dask has given the task up.
             if cluster.is_lost:
                 raise _lost(cluster, "its scheduler is gone") from None
-            return Refused(worker, "the cluster has forgotten it")
+            return Refused("the cluster has forgotten it")
         except Exception as error:  # noqa: BLE001 - whatever a task can end with, told as that
             if type(error).__name__ == "KilledWorker":
-                return Refused(worker, f"worker {worker} died")
-            return Refused(worker, f"{type(error).__name__}: {first_line(error)}")
+                return Refused(f"worker {worker} died")
+            return Refused(f"{type(error).__name__}: {first_line(error)}")
         finally:
             asked.cancel()
             gone.cancel()
             await asyncio.gather(asked, gone, return_exceptions=True)
             future.release()
-        return Refused(worker, f"worker {worker} is gone")
+        return Refused(f"worker {worker} is gone")
 
     async def _until_gone(self, worker: str) -> None:
         async with self._changed:
@@ -220,6 +223,15 @@ class _Run:
                 workers=[worker],
             )
         return self._sent[digest, worker]
+
+
+def _tell_results(
+    tasks: Iterable[asyncio.Task[BootResult]], tell: Callable[[BootResult], None]
+) -> None:
+    """Tell the results of those that have one."""
+    for one in tasks:
+        if one.done() and not one.cancelled() and one.exception() is None:
+            tell(one.result())
 
 
 async def _result(future: Future[object]) -> object:

@@ -7,9 +7,11 @@ the tests of the command.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 import os
+import platform
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,9 +24,12 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from pyvmm.cli.main import main
 from pyvmm.errors import HostLacksError
+from pyvmm.testing.matrix import running_on_cluster
 from pyvmm.testing.matrix.asyncio_thread import in_asyncio
 from pyvmm.testing.matrix.cluster import Cluster, connected, scheduler_address, with_workers
-from pyvmm.testing.matrix.cluster_worker import Facts
+from pyvmm.testing.matrix.cluster_worker import Facts, facts_of
+from pyvmm.testing.matrix.jobs import Job
+from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.results import BootResult, Verdict
 from pyvmm.testing.matrix.running_on_cluster import run_on_cluster
 from tests.cli.command import until
@@ -370,3 +375,75 @@ def test_who_may_boot_and_how_many_at_a_time() -> None:
     assert made.able == {"a": 4, "b": 2}
     made.fit["c"] = Facts(8, 3)
     assert (made.able, made.slots) == ({"c": 3}, 3)
+
+
+class FakeClient:
+    """A client of one worker, `answers` of which come one after another."""
+
+    status = "running"
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = [*answers]
+
+    async def nthreads(self) -> dict[str, int]:
+        return {"a": 1}
+
+    async def run(self, function: Callable[..., object], *arguments: object, **_: object) -> Any:
+        if self.answers:
+            return {"a": self.answers.pop(0)}
+        return {"a": Facts(1, 0) if function is facts_of else function(*arguments)}
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_a_worker_that_does_not_answer_once_is_asked_again(count: int) -> None:
+    """Be it the question for pyvmm's version, Python's, distributed's, or for its facts."""
+    answers = [VERSION, platform.python_version(), importlib.metadata.version("distributed")]
+    made = Cluster(FakeClient(*answers[:count], OSError("gone")), "x")
+    asyncio.run(made.look())
+    assert (made.fit, made.unfit, made.silent) == ({}, {}, {"a": "gone"})
+    asyncio.run(made.look())
+    assert (made.fit, made.unfit, made.silent) == ({"a": Facts(1, 0)}, {}, {})
+
+
+def test_workers_that_never_answer_are_told_as_that() -> None:
+    made = Cluster(FakeClient(*[OSError("gone")] * 99), "x")
+    with pytest.raises(HostLacksError, match=r"a has not answered for 0.01 s \(gone\); start"):
+        asyncio.run(with_workers(made, 0.01))
+
+
+def test_what_is_done_is_told_where_another_has_failed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots, files = planned("hosts = 'kvm'\n" + "".join(image(x, "") for x in "abcd"), folder)
+    made = Cluster(FakeClient(), "x")
+    made.fit = {"here": Facts(4, 0)}
+    told: list[BootResult] = []
+
+    async def result(_: object, boot: Boot) -> BootResult:
+        if boot.image.name in "bd":
+            raise HostLacksError("boot", boot.image.name)
+        return BootResult(boot.key, Verdict.PASSED)
+
+    monkeypatch.setattr(running_on_cluster._Run, "result", result)
+    with pytest.raises(HostLacksError):
+        asyncio.run(run_on_cluster(made, boots, files, told.append, print))
+    assert sorted(one.key[0] for one in told) == ["a", "c"]
+
+
+def test_a_worker_is_known_by_the_address_that_it_was_asked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots, files = planned("hosts = 'kvm'\n" + image("a", ""), folder)
+    made = Cluster(FakeClient(), "x")
+    made.fit = {"here": Facts(1, 0), "there": Facts(1, 0)}
+    asked: list[str] = []
+
+    async def answer(_: object, job: Job, worker: str) -> BootResult:
+        asked.append(worker)
+        return BootResult(job.boot.key, Verdict.SKIPPED, place="known by another name")
+
+    monkeypatch.setattr(running_on_cluster._Run, "_answer", answer)
+    told: list[BootResult] = []
+    asyncio.run(run_on_cluster(made, boots, files, told.append, print))
+    assert sorted(asked) == ["here", "there"]
+    assert [one.verdict for one in told] == [Verdict.SKIPPED]
