@@ -22,7 +22,7 @@ from pyvmm.cli.output_paths import (
     write_output,
 )
 from pyvmm.cli.sizes import parse_count
-from pyvmm.errors import ExitCode, HostLacksError, PyvmmError, SystemCallError, UsageError
+from pyvmm.errors import ExitCode, HostLacksError, SystemCallError, UsageError
 
 if TYPE_CHECKING:
     import trio
@@ -228,7 +228,7 @@ class _Run:
 
         try:
             trio.run(self._until_over, ending)
-        except (PyvmmError, KeyboardInterrupt) as failure:
+        except (Exception, KeyboardInterrupt) as failure:  # noqa: BLE001 - raised, after the report
             return failure
         finally:
             self._progress.done()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from pyvmm.testing.matrix.frames import receive, send
+from pyvmm.testing.matrix.frames import receive_request, send_result
 from pyvmm.testing.matrix.jobs import Job, Request
 from pyvmm.testing.matrix.results import BootResult
 
@@ -46,11 +46,10 @@ async def serve(requests: int, answers: int, boot: Boots) -> None:
         async def read() -> None:
             while True:
                 try:
-                    request = await receive(incoming)
+                    request = await receive_request(incoming)
                 except (EOFError, trio.BrokenResourceError):
                     nursery.cancel_scope.cancel()
                     return
-                assert isinstance(request, Request)
                 await to_do.send(request)
 
         nursery.start_soon(read)
@@ -59,7 +58,7 @@ async def serve(requests: int, answers: int, boot: Boots) -> None:
             contents |= request.contents
             result = await boot(request.job, contents)
             try:
-                await send(outgoing, result)
+                await send_result(outgoing, result)
             except trio.BrokenResourceError:
                 nursery.cancel_scope.cancel()
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Values between a process that boots and who started it: a length, then a pickle.
+"""Messages between a process that boots and who started it: a length, then so many bytes.
 
-Both ends are the same pyvmm, and one started the other: nothing that comes here is a stranger's.
+A request is a pickle: it comes from who started the process. A result is not (`result_bytes`):
+the process may be one that a guest has taken over.
 """
 
 from __future__ import annotations
@@ -11,20 +12,50 @@ import struct
 
 import trio
 
+from pyvmm.testing.matrix.jobs import Request
+from pyvmm.testing.matrix.result_bytes import from_bytes, to_bytes
+from pyvmm.testing.matrix.results import BootResult
+
+RESULT_MAX = 64 << 20
+"""Bytes that a result may have. A console that travels is a fiftieth of it."""
 _LENGTH = struct.Struct(">Q")
 
 
-async def send(stream: trio.abc.SendStream, value: object) -> None:
-    """Send `value` whole. Raises `trio.BrokenResourceError` where nobody reads any more."""
-    content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+async def send_request(stream: trio.abc.SendStream, request: Request) -> None:
+    """Send it whole. Raises `trio.BrokenResourceError` where nobody reads any more."""
+    await _send(stream, pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
+
+
+async def receive_request(stream: trio.abc.ReceiveStream) -> Request:
+    """Receive one, from who started this process. Raises `EOFError` where the stream ends."""
+    request = pickle.loads(await _receive(stream))
+    assert isinstance(request, Request)
+    return request
+
+
+async def send_result(stream: trio.abc.SendStream, result: BootResult) -> None:
+    """Send it whole. Raises `trio.BrokenResourceError` where nobody reads any more."""
+    await _send(stream, to_bytes(result))
+
+
+async def receive_result(stream: trio.abc.ReceiveStream) -> BootResult:
+    """Receive one, whoever sent it.
+
+    Raises `EOFError` where the stream ends before it is whole, `ValueError` where it is no result.
+    """
+    return from_bytes(await _receive(stream, RESULT_MAX))
+
+
+async def _send(stream: trio.abc.SendStream, content: bytes) -> None:
     await stream.send_all(_LENGTH.pack(len(content)))
     await stream.send_all(content)
 
 
-async def receive(stream: trio.abc.ReceiveStream) -> object:
-    """Receive a value. Raises `EOFError` where the stream ends before it is whole."""
+async def _receive(stream: trio.abc.ReceiveStream, most: int | None = None) -> bytes:
     (length,) = _LENGTH.unpack(await _exactly(stream, _LENGTH.size))
-    return pickle.loads(await _exactly(stream, length))
+    if most is not None and length > most:
+        raise ValueError(f"it has {length} bytes, more than {most}")
+    return await _exactly(stream, length)
 
 
 async def _exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:

@@ -16,7 +16,7 @@ from typing import IO
 import trio
 
 from pyvmm.errors import PyvmmError
-from pyvmm.testing.matrix.frames import receive, send
+from pyvmm.testing.matrix.frames import receive_result, send_request
 from pyvmm.testing.matrix.jobs import Job, Request, missing
 from pyvmm.testing.matrix.results import BootResult
 from pyvmm.visible import visible
@@ -80,16 +80,23 @@ class BootProcess:
             limit = job.boot.image.timeout + self._patience
             with trio.move_on_after(limit):
                 files = {digest: contents[digest] for digest in missing(job, self._there)}
-                await send(process.stdin, Request(job, files))
+                await send_request(process.stdin, Request(job, files))
                 self._there |= dict.fromkeys(files)
-                result = await receive(process.stdout)
-                assert isinstance(result, BootResult)
+                result = await receive_result(process.stdout)
+                if result.key != job.boot.key:
+                    raise ValueError("it is another boot's")
                 return result
+        except OSError as error:
+            await self._end(at_once=True)
+            cause = f"its process could not be started: {error.strerror or error}"
         except (EOFError, trio.BrokenResourceError):
-            cause = await self._how_it_ended()
+            cause = await self._end()
+        except ValueError as error:
+            await self._end(at_once=True)
+            cause = f"its process answered with what is no result ({visible(str(error))[:_SAID]})"
         else:
+            await self._end(at_once=True)
             cause = f"its process has not answered for {limit:g} s"
-        await self._end(at_once=True)
         raise ProcessLostError(f"boot {job.boot.key}", cause)
 
     async def _start(self) -> trio.Process:
@@ -104,20 +111,6 @@ class BootProcess:
         )
         return self._process
 
-    async def _how_it_ended(self) -> str:
-        assert self._process is not None
-        with trio.move_on_after(_TO_END):
-            await self._process.wait()
-        code = self._process.returncode
-        if code is None:
-            how = "its process closed its output"
-        elif code < 0:
-            how = f"its process was ended by {signal.Signals(-code).name}"
-        else:
-            how = f"its process ended with {code}"
-        last = self._last_line()
-        return f"{how}: {last}" if last else how
-
     def _last_line(self) -> str:
         assert self._said is not None
         size = self._said.seek(0, 2)
@@ -125,23 +118,65 @@ class BootProcess:
         lines = self._said.read().decode("utf-8", "backslashreplace").split("\n")
         return visible(next((line for line in reversed(lines) if line.strip()), "")[:_SAID])
 
-    async def _end(self, *, at_once: bool = False) -> None:
-        """End the process, shielded: with its input it ends by itself, and else by force."""
+    async def _end(self, *, at_once: bool = False) -> str:
+        """End the process, shielded: with its input it ends by itself, and else by force.
+
+        Returns how it ended, in words.
+        """
         process, self._process = self._process, None
-        said, self._said = self._said, None
         self._there.clear()
-        if process is not None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with trio.CancelScope(shield=True):
-                await process.stdin.aclose()
-                if not at_once:
-                    with trio.move_on_after(_TO_END):
-                        await process.wait()
-                with suppress(ProcessLookupError):
-                    # Whatever it started is in its group, and ends with it.
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-                await process.stdout.aclose()
-        if said is not None:
-            said.close()
+        how = ""
+        try:
+            if process is not None:
+                with trio.CancelScope(shield=True):
+                    how = await _ended(process, 0 if at_once else _TO_END)
+                last = self._last_line()
+                how = f"{how}: {last}" if last else how
+        finally:
+            said, self._said = self._said, None
+            if said is not None:
+                said.close()
+        return how
+
+
+async def _ended(process: trio.Process, patience: float) -> str:
+    """End a process and its group; how it did, in words, where it did by itself."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await process.stdin.aclose()
+    is_over = await _is_over(process.pid, patience)
+    # Whatever it started is in its group, and ends with it. The group's number is its own as long
+    # as nobody has waited for the process: after that another group may have it.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    code = await process.wait()
+    await process.stdout.aclose()
+    if not is_over:
+        return "its process closed its output"
+    return (
+        f"its process was ended by {_signal_name(-code)}"
+        if code < 0
+        else (f"its process ended with {code}")
+    )
+
+
+async def _is_over(pid: int, patience: float) -> bool:
+    """Wait until a child has ended, without taking its status; False where it goes on."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        with trio.move_on_after(patience):
+            await trio.lowlevel.wait_readable(descriptor)
+            return True
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Only the first and the last real-time signal have names.
+        return f"signal {number}"

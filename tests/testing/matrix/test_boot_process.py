@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from pyvmm.testing.matrix.boot_process import serve
-from pyvmm.testing.matrix.frames import receive, send
+from pyvmm.testing.matrix.frames import receive_result, send_request
 from pyvmm.testing.matrix.jobs import ImageFiles, Job, Request
 from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.results import BootResult, Verdict
@@ -41,11 +41,11 @@ def test_it_remembers_files_and_ends_with_its_input_in_the_middle_of_a_boot(tmp_
         async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(from_it) as answers:
             nursery.start_soon(serve, from_us, to_us, boot)
             async with trio.lowlevel.FdStream(to_it) as requests:
-                await send(requests, Request(first, contents))
-                assert await receive(answers) == BootResult(
+                await send_request(requests, Request(first, contents))
+                assert await receive_result(answers) == BootResult(
                     first.boot.key, Verdict.PASSED, console=b"image"
                 )
-                await send(requests, Request(second, {}))
+                await send_request(requests, Request(second, {}))
                 await begun.wait()
             assert await answers.receive_some() == b""
 
@@ -65,6 +65,6 @@ def test_it_ends_where_nobody_takes_its_answers(tmp_path: Path) -> None:
         os.close(from_it)
         async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(to_it) as requests:
             nursery.start_soon(serve, from_us, to_us, boot)
-            await send(requests, Request(first, contents))
+            await send_request(requests, Request(first, contents))
 
     trio.run(main)

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
+import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.results import BootResult, Verdict
 from pyvmm.testing.matrix.running_here import run_here
+from tests.cli.command import state
 from tests.testing.matrix.fake_boots import command
 
 pytestmark = pytest.mark.slow  # processes
@@ -139,3 +144,72 @@ def test_a_file_counts_before_a_bundled_guest(folder: Path) -> None:
     assert own.image_path == folder / "exit"
     assert len(files.contents[bundled.image]) > 1000
     assert (own.is_bundled, bundled.is_bundled) == (False, True)
+
+
+def test_a_process_that_cannot_be_started_loses_its_boots_only(folder: Path) -> None:
+    boots, files = planned("hosts = 'kvm'\n" + image("a", "") + image("b", ""), folder)
+    results: list[BootResult] = []
+    trio.run(
+        partial(run_here, boots, files, 1, results.append, command=lambda: ["/no/such/program"])
+    )
+    assert [(one.verdict, one.attempts) for one in results] == [(Verdict.LOST, 3)] * 2
+    assert {one.reason for one in results} == {
+        "its process could not be started: No such file or directory"
+    }
+
+
+def test_no_temporary_folder_is_no_more_than_that(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    ((result),) = run("hosts = 'kvm'\n" + image("a", ""), folder)[1]
+    assert result.reason == "its process could not be started: No space left on device"
+
+
+def said_by(code: str, folder: Path) -> str:
+    """The reason where the process that boots is a Python program."""
+    boots, files = planned("hosts = 'kvm'\n" + image("a", ""), folder)
+    results: list[BootResult] = []
+    command = [sys.executable, "-c", f"import os, sys, struct, time; {code}"]
+    trio.run(partial(run_here, boots, files, 1, results.append, command=lambda: command))
+    assert results[0].verdict is Verdict.LOST
+    return results[0].reason
+
+
+def test_a_process_that_answers_with_something_else(folder: Path) -> None:
+    taken_over = folder / "taken-over"
+    attack = f"import os; os.mkdir({str(taken_over)!r})"
+    said = said_by(
+        f"import pickle; P = type('P', (), {{'__reduce__': lambda self: (exec, ({attack!r},))}}); "
+        "x = pickle.dumps(P()); os.write(1, struct.pack('>Q', len(x)) + x); sys.stdin.read()",
+        folder,
+    )
+    assert said.startswith("its process answered with what is no result (")
+    assert not taken_over.exists()
+    said = said_by("os.write(1, b'\\xff' * 8); sys.stdin.read()", folder)
+    assert said.endswith("(it has 18446744073709551615 bytes, more than 67108864)")
+
+
+def test_a_signal_without_a_name(folder: Path) -> None:
+    assert said_by("os.kill(os.getpid(), 40)", folder) == "its process was ended by signal 40"
+
+
+def test_a_group_is_ended_while_its_number_is_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[str] = []
+    real = os.killpg
+
+    def killpg(pid: int, number: int) -> None:
+        states.append(state(pid))
+        real(pid, number)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    _, results = run("hosts = 'kvm'\n" + image("a", ""), folder)
+    assert results[0].verdict is Verdict.PASSED
+    assert said_by("sys.exit(3)", folder) == "its process ended with 3"
+    assert states == ["Z"] * 4
