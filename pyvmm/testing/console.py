@@ -9,7 +9,8 @@ from functools import partial
 import trio
 
 from pyvmm.errors import UsageError
-from pyvmm.testing.failures import ExpectError, is_told
+from pyvmm.testing.drivers.driver import OutcomeKind
+from pyvmm.testing.failures import ExpectError, console_end, is_told
 from pyvmm.testing.life import Life
 from pyvmm.testing.nearest import nearest
 from pyvmm.testing.patterns import Hit, Match, Pattern, Patterns, Search, as_patterns
@@ -101,18 +102,23 @@ class AsyncConsole:
         life = self._life
         self._require_kept("read KTAP")
         parser = TapParser()
+        searched = self._cursor
         with life.deadline.limit(timeout) as limit:
             while True:
                 is_last = life.is_over
-                self._feed(parser, is_last=is_last)
+                searched = self._feed(parser, searched, is_last=is_last)
                 if is_last or parser.is_complete:
                     break
                 await life.change()
+        is_complete = parser.is_complete
         report = parser.finish()
-        if limit.passed:
-            raise TapFailedError(report, f"not all of it came {limit.name}")
-        if life.failure is not None:
+        if not limit.passed and life.failure is not None:
             life.end()
+        ended_late = life.outcome is not None and life.outcome.kind is OutcomeKind.TIME_LIMIT
+        if limit.passed or (ended_late and not is_complete):
+            name = limit.name if limit.passed else life.deadline.name
+            reason = f"read KTAP: {life.not_in_time(name)}: {report.describe()} until then"
+            raise TapFailedError(report, reason, console_end(life.expectation().said))
         if check and not report.passed:
             raise TapFailedError(report)
         return report
@@ -191,13 +197,20 @@ class AsyncConsole:
                 return hit
         return search.look(life.transcript, thorough=True)
 
-    def _feed(self, parser: TapParser, *, is_last: bool) -> None:
-        """Move the cursor over whole lines until the parser has all: the rest is for others."""
-        for line in self._life.transcript.since(self._cursor).splitlines(keepends=True):
-            if parser.is_complete or not (is_last or line.endswith(b"\n")):
-                return
-            parser.feed(line)
-            self._cursor += len(line)
+    def _feed(self, parser: TapParser, searched: int, *, is_last: bool) -> int:
+        """Move the cursor over whole lines until the parser has all: the rest is for others.
+
+        Returns the offset up to which no line ends behind the cursor; `searched` is the one before.
+        """
+        transcript = self._life.transcript
+        while not parser.is_complete:
+            found = transcript.find(b"\n", max(searched, self._cursor))
+            if found < 0 and not (is_last and self._cursor < transcript.end):
+                break
+            end = transcript.end if found < 0 else found + 1
+            parser.feed(transcript.between(self._cursor, end))
+            self._cursor = end
+        return transcript.end
 
     def _require_kept(self, attempt: str) -> None:
         """Raise `UsageError` where there is nothing to wait for, or some of it is kept no more."""

@@ -90,12 +90,16 @@ class TapReport:
 
 
 class TapFailedError(AssertionError):
-    """Tests in a guest have failed: `report` has them all, `reason` is there if time ran out."""
+    """Tests in a guest have failed: `report` has them all, `reason` is there if time ran out.
 
-    def __init__(self, report: TapReport, reason: str = "") -> None:
-        super().__init__(report, reason)
+    `console` is the console's end then, in lines for people.
+    """
+
+    def __init__(self, report: TapReport, reason: str = "", console: Sequence[str] = ()) -> None:
+        super().__init__(report, reason, console)
         self.report = report
         self.reason = reason
+        self.console = tuple(console)
 
     def __str__(self) -> str:
         lines = [self.reason or f"the guest's tests have not passed: {self.report.describe()}"]
@@ -105,7 +109,7 @@ class TapFailedError(AssertionError):
             lines += [f"  | {line}" for line in result.lines[-SHOWN_LINES:]]
         if len(self.report.failures) > SHOWN:
             lines.append(f"and {len(self.report.failures) - SHOWN} more that failed")
-        return "\n".join(lines)
+        return "\n".join((*lines, *self.console))
 
 
 TapFailedError.__module__ = "pyvmm.testing"  # Its public name, in pytest's summaries too.
