@@ -122,14 +122,16 @@ class _Reader:
 
     def _class_of_ident(self) -> ElfClass:
         if len(self._view) < _IDENT_SIZE:
-            raise self.fail("the ELF header is cut off")
+            raise self.fail("the ELF header is cut off", "give the whole file")
         elf_class, data, version = self._view[4], self._view[5], self._view[6]
         if elf_class not in (ElfClass.ELF32, ElfClass.ELF64):
-            raise self.fail(f"unknown ELF class {elf_class}")
+            raise self.fail(
+                f"unknown ELF class {elf_class}", "build it as ELF64, or as ELF32 with Multiboot"
+            )
         if data != 1:
             raise self.fail("not a little-endian ELF file", "build it for x86-64")
         if version != 1:
-            raise self.fail(f"unknown ELF version {version}")
+            raise self.fail(f"unknown ELF version {version}", "the image is cut off or damaged")
         return ElfClass(elf_class)
 
     def bytes_at(self, offset: int, size: int, what: str) -> memoryview:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from pyvmm import bundled_guests
-from pyvmm.errors import HostLacksError, NoInputError, PyvmmError, UsageError
+from pyvmm.errors import HostLacksError, ImageError, NoInputError, PyvmmError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
 from pyvmm.memory.sizes import size_of
 from pyvmm.testing.drivers.monitors import HostName
@@ -24,6 +25,7 @@ __tracebackhide__ = is_told
 DEFAULT_TIMEOUT = 60.0
 """Seconds from the boot on after which a guest is ended, and its test has failed."""
 DEFAULT_MEMORY = "64M"
+_PRINTABLE = re.compile(rb"[\t\n\f\r\x1b -~\x80-\xff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def make_request(
 
     `image`: a path, the name of a bundled guest, or an image's bytes. `memory`: ``"64M"``, or a
     number of bytes. Raises `UsageError` where a value cannot be, `NoInputError` and what else
-    `read_image` raises where there is no image.
+    `read_image` raises where there is no image, `ImageError` where a file is plain text.
     """
     if not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
         raise UsageError(f"boot with timeout={timeout!r}", "it is seconds, a finite number above 0")
@@ -152,7 +154,12 @@ def _read_guest(image: str | os.PathLike[str] | bytes) -> tuple[bytes, str, Path
     name = os.fspath(image)
     path = image_path(name) if isinstance(image, str) and name else Path(name)
     if name and os.path.lexists(path):
-        return read_image(path), name, path
+        content = read_image(path)
+        if _is_text(content):
+            raise ImageError(
+                f"boot {name!r}", "it is text, and no image", "give what is built from it; or bytes"
+            )
+        return content, name, path
     try:
         names = ", ".join(guest.name for guest in bundled_guests.all_guests())
     except HostLacksError:
@@ -164,12 +171,31 @@ def _read_guest(image: str | os.PathLike[str] | bytes) -> tuple[bytes, str, Path
     )
 
 
+def _is_text(content: bytes) -> bool:
+    """True for what is not empty and nothing but printable text in UTF-8: no flat image either."""
+    if not _PRINTABLE.fullmatch(content):
+        return False
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _read_initrd(
     initrd: str | os.PathLike[str] | bytes | None, memory: int
 ) -> tuple[bytes | None, Path | None]:
     if initrd is None or isinstance(initrd, bytes):
         return initrd, None
+    if not isinstance(initrd, (str, os.PathLike)):
+        raise UsageError(f"boot with initrd={initrd!r}", "an initrd is a path, or bytes")
     path = Path(initrd)
+    if not os.path.lexists(path):
+        raise NoInputError(
+            f"boot with initrd={os.fspath(initrd)!r}",
+            f"there is no such file here ({Path.cwd()})",
+            "give a path, or the initrd's bytes",
+        )
     return read_input(path, memory, "the guest's memory", "give the guest more with memory="), path
 
 

@@ -41,11 +41,11 @@ def with_notes(notes: bytes) -> bytes:
 
 
 HEADER_LIES = [
-    (patch(pvh(), 4, "B", 0), "unknown ELF class 0"),
+    (patch(pvh(), 4, "B", 0), "unknown ELF class 0; build it as ELF64"),
     (patch(pvh(), 4, "B", 3), "unknown ELF class 3"),
     (patch(pvh(), 5, "B", 2), "not a little-endian"),
     (patch(pvh(), 5, "B", 0), "not a little-endian"),
-    (patch(pvh(), 6, "B", 2), "unknown ELF version 2"),
+    (patch(pvh(), 6, "B", 2), "unknown ELF version 2; the image is cut off or damaged"),
     (patch_header(pvh(), "e_machine", 183), "for machine EM_AARCH64, not x86-64"),
     (patch_header(pvh(), "e_machine", 0xABCD), "for machine 43981"),
     (patch_header(pvh(), "e_type", 1), "no executable .ET_REL"),

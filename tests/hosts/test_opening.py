@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError
-from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 
 
@@ -33,10 +32,20 @@ def test_not_a_kvm_device(tmp_path: Path) -> None:
     plain = tmp_path / "kvm"
     plain.touch()
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(KvmError) as caught:
+    with pytest.raises(HostLacksError, match="it is no KVM") as caught:
         System(str(plain))
-    assert (caught.value.ioctl, caught.value.errno) == ("KVM_GET_API_VERSION", errno.ENOTTY)
+    assert "load the kvm module" in caught.value.remedy
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENXIO])
+def test_a_device_file_without_a_driver(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(HostLacksError, match="there is no KVM behind it"):
+        System()
 
 
 def test_anything_else(tmp_path: Path) -> None:

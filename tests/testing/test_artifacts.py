@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,13 @@ from elftools.elf.elffile import ELFFile
 from pyvmm.cli.main import main
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.pyvmm_driver import PyvmmDriver
+from pyvmm.testing.explaining import artifacts
 from pyvmm.testing.explaining.artifacts import Artifacts, folder_name
 from pyvmm.testing.explaining.explain import explain
 from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.images.symbols import code_of
+from pyvmm.testing.request import make_request
 from tests.testing.test_explain import failed_reports, guests_of
 from tests.testing.test_plugin import _plugins_by_name, run  # noqa: F401 - a fixture
 from tests.testing.test_symbols import unstripped
@@ -283,3 +287,28 @@ def test_workers_of_xdist_write_them(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*guest hang on model*", "artifacts: out/*-test_it"])
     (folder,) = (pytester.path / "out").iterdir()
     assert names(folder) == FILES
+
+
+def test_temporary_images_are_whole_few_and_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(artifacts, "_KEPT", 3)
+    own = tmp_path / f"pyvmm-images-{os.getuid()}"
+    requests = [make_request(b"image %d" % number) for number in range(5)]
+    lines, written = [], []
+    for age, request in enumerate(requests):
+        lines.append(artifacts.with_files(request, "pyvmm run image"))
+        written.append(Path(lines[-1].split()[-1]))
+        os.utime(written[-1].parent, (age, age))
+    assert [path.exists() for path in written] == [False] * 2 + [True] * 3
+    # Part of an image, as something else has left it.
+    written[3].write_bytes(b"i")
+    assert artifacts.with_files(requests[3], "pyvmm run image") == lines[3]
+    assert written[3].read_bytes() == b"image 3"
+    artifacts.with_files(requests[0], "pyvmm run image")
+    assert {written[0].parent, written[3].parent} < set(own.iterdir())
+    assert sorted(one.name for one in own.rglob("*") if one.is_file()) == ["guest.img"] * 3
+    own.chmod(0o750)
+    assert artifacts.with_files(requests[1], "pyvmm run image") == "pyvmm run image"
+    assert not written[1].exists()

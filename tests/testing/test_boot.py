@@ -6,11 +6,12 @@ from __future__ import annotations
 import gc
 import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyvmm.errors import NoInputError, UsageError
+from pyvmm.errors import ImageError, NoInputError, UsageError
 from pyvmm.testing.async_boots import AsyncBoots
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.driver import EventName, OutcomeKind
@@ -93,6 +94,27 @@ def test_an_image_that_is_none(boot: Boots) -> None:
         boot("helo")
     with pytest.raises(UsageError, match="a path, the name of a bundled guest, or bytes"):
         boot(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["int main(void)\n{\n\treturn 0;\r\n}\n", "é", "\x1b[1m"])
+def test_a_file_of_text_is_no_image(boot: Boots, tmp_path: Path, text: str) -> None:
+    source = tmp_path / "kernel.c"
+    source.write_text(text, encoding="utf-8")
+    with pytest.raises(ImageError, match=r"kernel\.c': it is text, and no image; give what is"):
+        boot(source)
+    assert boot(text.encode()).request.image == text.encode()
+    for flat in (b"\xf4", b"text\0", b"text\xff"):
+        source.write_bytes(flat)
+        assert boot(source).request.image == flat
+
+
+def test_an_initrd_that_is_none(boot: Boots, tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match=r"initrd='/nosuch': .*; give a path, or the initrd's"):
+        boot("hello", initrd="/nosuch")
+    with pytest.raises(UsageError, match="initrd=5: an initrd is a path, or bytes"):
+        boot("hello", initrd=5)  # type: ignore[arg-type]
+    (tmp_path / "text").write_bytes(b"text")
+    assert boot("hello", initrd=tmp_path / "text").request.initrd == b"text"
 
 
 def test_arguments_that_are_none(boot: Boots) -> None:

@@ -136,10 +136,16 @@ def test_boots_have_what_the_test_is_for_unless_they_say_it(pytester: pytest.Pyt
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ({"host": "kvm"}, "mark pyvmm(host): it takes hosts=, memory= and cpus="),
+        (
+            {"host": "kvm"},
+            "mark pyvmm(host): it takes hosts=, memory= and cpus=, and nothing else;",
+        ),
+        ({"host": "kvm"}, "; write hosts="),
+        ({"memroy": "1G"}, "; write memory="),
+        ({"hosts": "quemu-kvm"}, "qemu-tcg, qemu-kvm; write qemu-kvm"),
         ({"hosts": "qemu"}, "there is no host 'qemu'; there are auto, model, kvm, lab, qemu-tcg"),
         ({"hosts": ["kvm", 7]}, "there is no host 7;"),
-        ({"hosts": []}, "none is named"),
+        ({"hosts": []}, "none is named; there are auto, model, kvm"),
         ({"hosts": None}, "there is no host None"),
         ({"memory": "much"}, "memory='much' of a mark: it is a size (64M, 2G), or bytes"),
         ({"memory": [0]}, "memory=0 of a mark"),
@@ -168,7 +174,7 @@ def test_such_a_mark_ends_the_collection_with_a_line(pytester: pytest.Pytester) 
     (line,) = [line for line in result.outlines if "cannot" in line]
     assert line.endswith(
         "::test_it: cannot understand the mark pyvmm('kvm'): "
-        "it takes hosts=, memory= and cpus=, and nothing else"
+        "it takes hosts=, memory= and cpus=, and nothing else; write hosts="
     )
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 

@@ -20,6 +20,7 @@ from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.vm import Vm
 
 DEVICE = "/dev/kvm"
+_ELSEWHERE = "load the kvm module, use a machine with KVM, or use --host lab"
 
 
 def _open(path: str) -> int:
@@ -36,10 +37,24 @@ def _open(path: str) -> int:
         raise HostLacksError(
             attempt,
             "it does not exist",
-            "load the kvm module, use a machine with KVM, or use --host lab",
+            _ELSEWHERE,
         ) from error
     except OSError as error:
+        if error.errno in (errno.ENODEV, errno.ENXIO):
+            raise HostLacksError(
+                attempt, f"there is no KVM behind it ({error.strerror})", _ELSEWHERE
+            ) from error
         raise refused(error.errno or 0, attempt) from error
+
+
+def _api_version(fd: int, path: str) -> int:
+    try:
+        return call(ioctls.GET_API_VERSION, fd)
+    except KvmError as error:
+        if error.errno == errno.ENOTTY:
+            cause = "it is no KVM: it does not know KVM_GET_API_VERSION"
+            raise HostLacksError(f"use {path}", cause, _ELSEWHERE) from error
+        raise
 
 
 class _Answers:
@@ -76,7 +91,7 @@ class System(FdOwner):
         """
         super().__init__(_open(path))
         try:
-            version = call(ioctls.GET_API_VERSION, self.fd)
+            version = _api_version(self.fd, path)
             if version != API_VERSION:
                 raise HostLacksError(
                     f"use {path}", f"its API version is {version}, not {API_VERSION}"

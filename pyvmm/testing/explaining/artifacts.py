@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ _LONGEST = 100
 _MOST_OF_A_NAME = 1000
 """Folders of one name: of runs before this one."""
 _MODE = 0o700
+_KEPT = 20
+"""Images, with their initrds, that stay among the user's temporary files."""
 
 
 class Artifacts:
@@ -155,23 +158,27 @@ def write_inputs(request: BootRequest, folder: Path) -> dict[str, Path]:
     Raises `OSError`.
     """
     written: dict[str, Path] = {}
-    if request.path is None:
-        written[request.name] = _write(folder / "guest.img", request.image)
-    if request.initrd is not None and request.initrd_path is None:
-        written["initrd"] = _write(folder / "initrd.img", request.initrd)
+    for name, (file, data) in _inputs(request).items():
+        written[name] = folder / file
+        written[name].write_bytes(data)
     return written
 
 
-def _write(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
+def _inputs(request: BootRequest) -> dict[str, tuple[str, bytes]]:
+    """File name and contents of what has no file, by its name in a command line."""
+    inputs: dict[str, tuple[str, bytes]] = {}
+    if request.path is None:
+        inputs[request.name] = "guest.img", request.image
+    if request.initrd is not None and request.initrd_path is None:
+        inputs["initrd"] = "initrd.img", request.initrd
+    return inputs
 
 
 def with_files(request: BootRequest, by_hand: str) -> str:
     """Make a command line that names files of one whose image is in memory only.
 
-    They are written to the user's own folder among temporary files, under their digests. Where
-    that cannot be, the command line stays as it is.
+    They are written to the user's own folder among temporary files, under their digests; the newest
+    are kept. Where that cannot be, the command line stays as it is.
     """
     if request.path is not None and (request.initrd is None or request.initrd_path is not None):
         return by_hand
@@ -188,11 +195,44 @@ def _write_temporary(request: BootRequest) -> dict[str, Path]:
     status = own.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise PermissionError(1, "it is somebody else's", str(own))
+    if status.st_mode & 0o077:
+        raise PermissionError(1, "others may use it", str(own))
     digest = hashlib.sha256(request.image + b"\0" + (request.initrd or b"")).hexdigest()[:16]
     folder = own / digest
     with suppress(FileExistsError):
         folder.mkdir(_MODE)
-    return write_inputs(request, folder)
+    written: dict[str, Path] = {}
+    for name, (file, data) in _inputs(request).items():
+        written[name] = folder / file
+        _write_whole(written[name], data)
+    os.utime(folder)
+    _keep_the_newest(own)
+    return written
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Have `path` contain `data`: other processes see all of it, or nothing."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size == len(data):
+            return  # The folder's name is the digest.
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        part = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            part.rename(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _keep_the_newest(own: Path) -> None:
+    ages: list[tuple[int, Path]] = []
+    for folder in own.iterdir():
+        with suppress(FileNotFoundError):  # Another process removed it.
+            ages.append((folder.stat().st_mtime_ns, folder))
+    for _, folder in sorted(ages, reverse=True)[_KEPT:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _with_inputs(by_hand: str, inputs: Mapping[str, Path]) -> str:

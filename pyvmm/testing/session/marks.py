@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ MARK = "pyvmm"
 AXES = "pyvmm_axes"
 """Name of the fixture that gives a test its combination, and of an item's attribute that does."""
 _ORDER = {host: place for place, host in enumerate(HostName)}
+_WORDS = ("hosts", "memory", "cpus")
+_KNOWN = f"there are {', '.join(host.value for host in HostName)}"
 _UNITS = (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10))
 
 
@@ -109,11 +112,13 @@ def words_of(marks: Iterable[pytest.Mark]) -> MarkWords:
 
 
 def _check(mark: pytest.Mark) -> None:
-    unknown = [*map(repr, mark.args), *(mark.kwargs.keys() - {"hosts", "memory", "cpus"})]
+    unknown = [*map(repr, mark.args), *(mark.kwargs.keys() - set(_WORDS))]
     if unknown:
+        nearest = ["hosts"] if mark.args else get_close_matches(min(unknown), _WORDS, 1)
         raise UsageError(
             f"understand the mark {MARK}({', '.join(sorted(unknown))})",
             "it takes hosts=, memory= and cpus=, and nothing else",
+            f"write {nearest[0]}=" if nearest else "",
         )
 
 
@@ -124,12 +129,11 @@ def _hosts(value: object) -> tuple[HostName, ...]:
             try:
                 found.add(HostName(word.strip() if isinstance(word, str) else word))
             except ValueError:
-                known = ", ".join(host.value for host in HostName)
-                raise UsageError(
-                    "choose hosts", f"there is no host {word!r}", f"there are {known}"
-                ) from None
+                nearest = get_close_matches(str(word), [host.value for host in HostName], 1)
+                remedy = f"{_KNOWN}; write {nearest[0]}" if nearest else _KNOWN
+                raise UsageError("choose hosts", f"there is no host {word!r}", remedy) from None
     if not found:
-        raise UsageError("choose hosts", "none is named")
+        raise UsageError("choose hosts", "none is named", _KNOWN)
     return tuple(sorted(found, key=_ORDER.__getitem__))
 
 
