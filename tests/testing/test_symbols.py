@@ -6,9 +6,11 @@ from __future__ import annotations
 import shutil
 import struct
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,9 +18,10 @@ from pyvmm import bundled_guests
 from pyvmm.errors import ImageError, NoInputError, UsageError
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.driver import EventName, OutcomeKind
+from pyvmm.testing.images import source_lines
 from pyvmm.testing.images.source_lines import line_finder
 from pyvmm.testing.images.symbol_files import find_symbols
-from pyvmm.testing.images.symbols import CodePlace, Symbol, Symbols, read_symbols
+from pyvmm.testing.images.symbols import MOST_LETTERS, CodePlace, Symbol, Symbols, read_symbols
 from tests.machine.guests import EXIT_42, bundled
 from tests.testing.test_boot import HOSTS
 
@@ -113,6 +116,47 @@ def test_a_file_that_was_asked_for_is_there_and_an_elf_file(tmp_path: Path) -> N
     with pytest.raises(ImageError, match="no little-endian ELF file"):
         find_symbols(EXIT_42, "x", None, wrong)
     assert len(find_symbols(EXIT_42, "x")) == 0
+
+
+def elf64(names: bytes, symbols: bytes, tables: int) -> bytes:
+    """An ELF64 file with symbols, the same in each of so many section headers."""
+    count = tables + 2
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0, 0, 64, 0, 64, 0, 0, 64, count, 0
+    )
+    at = 64 + 64 * count
+    text = struct.pack("<IIQQQQIIQQ", 0, 3, 4, 0, at, len(names), 0, 0, 1, 0)
+    table = struct.pack("<IIQQQQIIQQ", 0, 2, 0, 0, at + len(names), len(symbols), 1, 0, 8, 24)
+    return header + bytes(64) + text + table * tables + names + symbols
+
+
+def test_one_table_of_symbols_counts_and_names_are_cut() -> None:
+    symbols = b"".join(struct.pack("<IBBHQQ", at, 2, 0, 1, 0x1000 + at, 1) for at in (1, 2, 3))
+    found = read_symbols(elf64(b"\0" + b"x" * 5000, symbols, 1000), "it")
+    assert len(found) == 3
+    place = found.place(0x1002)
+    assert place is not None
+    assert place.name == "x" * MOST_LETTERS
+
+
+@pytest.mark.parametrize("limit", ["MOST_BYTES", "MOST_LINE_BYTES", "MOST_ROWS", "MOST_SECTIONS"])
+def test_lines_are_bounded_by_all_that_is_read_for_them(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = unstripped("exit").read_bytes()
+    address = read_symbols(data, "it").address("guest_main")
+    assert line_finder(data)(address)
+    file = ELFFile(BytesIO(data))
+    sizes = {section.name: section.data_size for section in file.iter_sections()}
+    low = {
+        # More than those of .debug_info and .debug_line.
+        "MOST_BYTES": sum(size for name, size in sizes.items() if name.startswith(".debug_")) - 1,
+        "MOST_LINE_BYTES": sizes[".debug_line"] - 1,
+        "MOST_ROWS": 0,
+        "MOST_SECTIONS": 2,
+    }[limit]
+    monkeypatch.setattr(source_lines, limit, low)
+    assert not line_finder(data)(address)
 
 
 def test_an_elf_file_of_32_bits() -> None:

@@ -8,7 +8,15 @@ from io import BytesIO
 from typing import Any
 
 MOST_BYTES = 4 << 20
-"""Debugging information that is read: that of a guest of ours has 0.1 MiB, a Linux kernel's 300."""
+"""Debugging information that is read, all of its sections as they are without compression.
+
+That of a guest of ours has 0.1 MiB, a Linux kernel's 300.
+"""
+MOST_LINE_BYTES = 512 << 10
+"""Of it the programs that give lines: each byte may be a row, of some 500 bytes in memory."""
+MOST_ROWS = 1 << 19
+MOST_SECTIONS = 1 << 12
+_DEBUGGING = (".debug_", ".gnu_debug", ".eh_frame")
 
 
 def line_finder(data: bytes) -> Callable[[int], str]:
@@ -36,15 +44,27 @@ def _rows(data: bytes) -> Iterator[tuple[int, int, str]]:
     from elftools.elf.elffile import ELFFile
 
     file = ELFFile(BytesIO(data))
-    sections = [file.get_section_by_name(name) for name in (".debug_info", ".debug_line")]
-    if any(section is None for section in sections):
+    if file.num_sections() > MOST_SECTIONS:
         return
-    if sum(section.data_size for section in sections) > MOST_BYTES:
+    sizes = {section.name: 0 for section in file.iter_sections()}
+    for section in file.iter_sections():
+        sizes[section.name] += section.data_size
+    if any(name.startswith(".zdebug") for name in sizes):
+        return  # An older form of compression, which says no size beforehand.
+    if not {".debug_info", ".debug_line"} <= sizes.keys():
+        return
+    total = sum(size for name, size in sizes.items() if name.startswith(_DEBUGGING))
+    if total > MOST_BYTES or sizes[".debug_line"] > MOST_LINE_BYTES:
         return
     dwarf = file.get_dwarf_info(relocate_dwarf_sections=False)
+    left = MOST_ROWS
     for unit in dwarf.iter_CUs():
         program = dwarf.line_program_for_CU(unit)
         if program is not None:
+            # Counted are those that give no row, too: many units may have one program.
+            left -= len(program.get_entries()) + 1
+            if left < 0:
+                return
             yield from _rows_of(program)
 
 

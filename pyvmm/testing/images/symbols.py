@@ -14,6 +14,8 @@ from pyvmm.errors import ImageError, UsageError
 MAGIC = b"\x7fELF"
 MOST_SYMBOLS = 1 << 20
 """More than any kernel has; bounds the work that a hostile file can cause."""
+MOST_LETTERS = 1024
+"""Bytes of a symbol's name: names may overlap, and each be as long as the file."""
 MOST_SECTIONS = 1 << 16
 MOST_SEGMENTS = 128
 _SHT_SYMTAB = 2
@@ -172,6 +174,7 @@ class _ElfFile:
         ]
 
     def symbols(self) -> Iterator[Symbol]:
+        """Symbols of the first table: ELF allows no second one (System V gABI, chapter 4)."""
         sections = self.sections()
         for kind, _flags, offset, size, link in sections:
             if kind != _SHT_SYMTAB:
@@ -193,11 +196,14 @@ class _ElfFile:
                     continue
                 if info & 0xF not in (_STT_NOTYPE, _STT_OBJECT, _STT_FUNC):
                     continue
-                end = names.find(b"\0", at)
-                name = names[at : end if end >= 0 else None].decode("utf-8", "backslashreplace")
+                end = names.find(b"\0", at, at + MOST_LETTERS)
+                name = names[at : end if end >= 0 else at + MOST_LETTERS].decode(
+                    "utf-8", "backslashreplace"
+                )
                 is_code = bool(sections[section][1] & _SHF_EXECINSTR) and info & 0xF != _STT_OBJECT
                 if name:
                     yield Symbol(name, address, length, is_code, info >> 4 != _STB_LOCAL)
+            return
 
 
 def read_symbols(data: bytes, name: str, line: Callable[[int], str] = lambda _: "") -> Symbols:
