@@ -57,7 +57,7 @@ PURE_MODULES = {
         "__init__", "subjects", "observations", "plan", "statistics", "ram", "inventory",
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
     ),
-    "testing": ("__init__", "failures", "nearest", "patterns", "transcript"),
+    "testing": ("__init__", "boot_defaults", "failures", "nearest", "patterns", "transcript"),
     "testing/drivers": ("__init__", "driver", "monitors"),
     "testing/results": (
         "__init__", "tap", "tap_lines", "tap_results", "tap_stream", "ktap_document", "verdicts",

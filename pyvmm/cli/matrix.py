@@ -155,6 +155,7 @@ def _planned(options: argparse.Namespace) -> tuple[Matrix, list[Boot]]:
         raise UsageError(
             f"boot the matrix {name}", "every combination is excluded", "exclude fewer"
         )
+    _check_required(options.require, boots, name)
     if options.only:
         boots = [one for one in boots if any(fnmatchcase(one.key, each) for each in options.only)]
         if not boots:
@@ -164,6 +165,18 @@ def _planned(options: argparse.Namespace) -> tuple[Matrix, list[Boot]]:
                 f"pyvmm matrix --list {name} prints those that it has",
             )
     return matrix, boots
+
+
+def _check_required(hosts: list[HostName], boots: list[Boot], name: str) -> None:
+    """See that each host that is required has a boot, lest none be taken for a good one."""
+    there = {boot.host for boot in boots}
+    for host in hosts:
+        if host not in there:
+            raise UsageError(
+                f"require {host.value}",
+                f"no boot of {name} is on it",
+                "add it to the hosts there, or leave out --require",
+            )
 
 
 def _files(options: argparse.Namespace, matrix: Matrix) -> ImageFiles:

@@ -23,7 +23,7 @@ def read_image(path: Path) -> bytes:
 
     Regular files and pipes, as in `read_input`. Raises what that raises.
     """
-    return _read(path, size_limit)
+    return _read(path, size_limit, "give a path, or a name that pyvmm guests lists")
 
 
 def guest_image(guest: str | Path) -> bytes:
@@ -52,12 +52,12 @@ def read_input(path: Path, most: int, than: str = "it may be", remedy: str = "")
     reading fails or there is no memory for it.
     """
     limit = SizeLimit(most, f"it is larger than {than}, {most} bytes", remedy)
-    return _read(path, lambda _: limit)
+    return _read(path, lambda _: limit, "give a path to a file")
 
 
-def _read(path: Path, limit_of: Callable[[bytes], SizeLimit]) -> bytes:
+def _read(path: Path, limit_of: Callable[[bytes], SizeLimit], absent: str) -> bytes:
     attempt = f"read {path}"
-    with _opened(path, attempt) as fd:
+    with _opened(path, attempt, absent) as fd:
         try:
             # A FIFO is open before anybody writes; from then on, its end is an end.
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -81,14 +81,15 @@ def _read(path: Path, limit_of: Callable[[bytes], SizeLimit]) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path, attempt: str) -> Iterator[int]:
-    """A descriptor of a regular file or a pipe, without waiting for anything."""
+def _opened(path: Path, attempt: str, absent: str) -> Iterator[int]:
+    """A descriptor of a regular file or a pipe, without waiting for anything.
+
+    `absent` is what to do where there is no such file.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError as error:
-        raise NoInputError(
-            attempt, "no such file", "give a path, or a name that pyvmm guests lists"
-        ) from error
+        raise NoInputError(attempt, "no such file", absent) from error
     except PermissionError as error:
         raise NoPermissionError(attempt, "permission denied", "make it readable") from error
     except (OSError, ValueError) as error:

@@ -19,3 +19,14 @@ def size_of(text: str) -> int | None:
         return None
     digits, single, unit = match.groups()
     return int(digits) * _UNITS[(single or unit or "M").upper()]
+
+
+def size_text(size: int) -> str:
+    """`size` bytes as short as it goes without loss: ``64M``, ``1G``, ``65537B``.
+
+    `size_of` reads it back.
+    """
+    for letter in "TGMK":
+        if size and size % _UNITS[letter] == 0:
+            return f"{size // _UNITS[letter]}{letter}"
+    return f"{size}B"

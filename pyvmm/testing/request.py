@@ -14,6 +14,7 @@ from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError, ImageError, NoInputError, PyvmmError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
 from pyvmm.memory.sizes import size_of
+from pyvmm.testing.boot_defaults import DEFAULT_MEMORY, DEFAULT_TIMEOUT
 from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import is_told
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = is_told
 
-DEFAULT_TIMEOUT = 60.0
-"""Seconds from the boot on after which a guest is ended, and its test has failed."""
-DEFAULT_MEMORY = "64M"
 _PRINTABLE = re.compile(rb"[\t\n\f\r\x1b -~\x80-\xff]+")
 
 
@@ -43,7 +41,7 @@ class BootRequest:
     name: str
     path: Path | None = None
     append: bytes = b""
-    memory: int = 64 << 20
+    memory: int = DEFAULT_MEMORY
     cpus: int = 1
     private: bool = False
     firmware: bytes | None = field(default=None, repr=False)

@@ -11,7 +11,7 @@ from pyvmm.errors import UsageError
 from pyvmm.testing import plugin
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.monitors import HostName
-from pyvmm.testing.session.marks import MARK, size_text, words_of
+from pyvmm.testing.session.marks import MARK, words_of
 
 PLUGINS = ("-p", "pyvmm.testing.plugin", "-p", "no:cacheprovider", "-W", "error")
 
@@ -280,10 +280,3 @@ def test_every_worker_has_the_same_tests(pytester: pytest.Pytester) -> None:
 def test_help_names_all_hosts() -> None:
     for host in HostName:
         assert host.value in plugin._MARK
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(1, "1B"), (4096, "4K"), (1 << 20, "1M"), (3 << 30, "3G"), (1025, "1025B")]
-)
-def test_sizes_as_people_write_them(size: int, text: str) -> None:
-    assert size_text(size) == text

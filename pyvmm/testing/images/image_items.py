@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm.testing.boot_defaults import DEFAULT_TIMEOUT
 from pyvmm.testing.boots import Boot, Boots
 from pyvmm.testing.drivers.driver import Outcome
 from pyvmm.testing.explaining.failed_tests import witness_of
@@ -16,7 +17,7 @@ from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.images.cases import GuestCase
 from pyvmm.testing.images.image_lines import ImageLine
 from pyvmm.testing.images.source_files import SourceFiles
-from pyvmm.testing.request import DEFAULT_TIMEOUT, BootArguments
+from pyvmm.testing.request import BootArguments
 from pyvmm.testing.results.guest_failures import GuestFailure
 from pyvmm.testing.results.tap_results import TapReport, TapStatus
 from pyvmm.testing.results.verdicts import judge_case, judge_run, read_results

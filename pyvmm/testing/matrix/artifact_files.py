@@ -7,7 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from pyvmm.errors import SystemCallError
+from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.machine.console.output_file import open_error
 from pyvmm.testing.matrix.json_report import result_to_json
 from pyvmm.testing.matrix.results import BootResult
 
@@ -19,14 +20,19 @@ class ArtifactFolder:
     """``FOLDER/image/64M-1cpu-kvm/``: the console's bytes, the result, and what else there is."""
 
     def __init__(self, path: Path) -> None:
-        """Make the folder `path` where there is none. Raises `SystemCallError`."""
+        """Make the folder `path` where there is none.
+
+        Raises `UsageError`, `NoPermissionError` or `SystemCallError`.
+        """
         self._path = path
         self.failure: SystemCallError | None = None
         """The first error in writing: the boots go on without."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            raise _failure(path, error) from error
+        except FileExistsError as error:
+            raise UsageError(_attempt(path), "it is no directory", "choose another name") from error
+        except OSError as error:
+            raise open_error(_attempt(path), error) from error
 
     def write(self, result: BootResult) -> None:
         """Write the files of one boot."""
@@ -42,9 +48,14 @@ class ArtifactFolder:
             self.failure = self.failure or _failure(folder, error)
 
 
-def _failure(path: Path, error: OSError | ValueError) -> SystemCallError:
-    if isinstance(error, OSError):
-        return SystemCallError(
-            f"write artifacts to {path}", error.errno or 0, error.strerror or str(error)
-        )
-    return SystemCallError(f"write artifacts to {path}", 0, str(error))
+def _attempt(path: Path) -> str:
+    return f"write artifacts to {path}"
+
+
+def _failure(path: Path, error: OSError) -> SystemCallError:
+    return SystemCallError(
+        _attempt(path),
+        error.errno or 0,
+        error.strerror or str(error),
+        "choose a directory that has room and may be written to",
+    )

@@ -8,6 +8,10 @@ import tomllib
 from collections.abc import Iterable
 
 from pyvmm.errors import UsageError
+from pyvmm.memory.layout import MIN_MEMORY
+from pyvmm.memory.sizes import size_of, size_text
+from pyvmm.rules.abi import KVM_MEM_MAX_NR_PAGES, PAGE_SIZE
+from pyvmm.testing.boot_defaults import DEFAULT_MEMORY, DEFAULT_TIMEOUT
 from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.plan import (
     Axes,
@@ -19,15 +23,13 @@ from pyvmm.testing.matrix.plan import (
     Selection,
     Strictness,
     check_effect,
-    size_text,
+    compiled,
 )
 from pyvmm.testing.matrix.toml_table import Mistake, Table, nearest, text_of
 
-_MEMORY = 64 << 20
-_TIMEOUT = 60.0
+_MEMORY_MAX = KVM_MEM_MAX_NR_PAGES * PAGE_SIZE
+"""Bytes that a memslot may have."""
 _CPUS_MAX = 255
-_SIZE = re.compile(r"([0-9]{1,18})([KMGT])(?:i?B)?", re.ASCII | re.IGNORECASE)
-_SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}", re.ASCII)
 """Name of an image: a part of names of files, too."""
 _AXES = ("memory", "cpus", "hosts")
@@ -59,9 +61,9 @@ def parse_matrix(text: str, name: str) -> Matrix:
 def _matrix(table: Table) -> Matrix:
     table.knows(*_AXES, "timeout", "image", "exclude", "expect")
     memory, cpus, hosts = _axis_values(table)
-    timeout = table.seconds("timeout") or _TIMEOUT
+    timeout = table.seconds("timeout") or DEFAULT_TIMEOUT
     images = [
-        _image(one, memory or (_MEMORY,), cpus or (1,), hosts, timeout)
+        _image(one, memory or (DEFAULT_MEMORY,), cpus or (1,), hosts, timeout)
         for one in table.tables("image")
     ]
     if not images:
@@ -211,19 +213,23 @@ def _expected(table: Table) -> Expectation:
 def _pattern(value: object) -> str:
     text = text_of(value)
     try:
-        re.compile(text.encode())
+        compiled(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"no regular expression ({error})") from None
     return text
 
 
 def _size(value: object) -> int:
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    # A bare number might be bytes or MiB.
+    size = size_of(value) if isinstance(value, str) and not value.isdecimal() else None
+    if size is None:
         raise ValueError('no size ("64M", "2G")')
-    size = int(match[1]) << _SHIFTS[match[2].upper()]
-    if not size:
-        raise ValueError("no memory at all")
+    if size % PAGE_SIZE:
+        raise ValueError(f"no multiple of a page, {size_text(PAGE_SIZE)}")
+    if size < MIN_MEMORY:
+        raise ValueError(f"less than a guest can have, {size_text(MIN_MEMORY)}")
+    if size > _MEMORY_MAX:
+        raise ValueError(f"more than a guest can have, {_MEMORY_MAX >> 30}G")
     return size
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import enum
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pyvmm.errors import UsageError
+from pyvmm.memory.sizes import size_text
+from pyvmm.testing.boot_defaults import DEFAULT_TIMEOUT
 from pyvmm.testing.drivers.monitors import HostName
-
-_UNITS = ((30, "G"), (20, "M"), (10, "K"))
 
 
 class End(enum.Enum):
@@ -72,7 +73,7 @@ class Expectation:
         for text in self.console or ():
             yield text, re.compile(re.escape(text.encode()))
         for text in self.regex or ():
-            yield text, re.compile(text.encode(), re.MULTILINE)
+            yield text, compiled(text)
 
     def complete(self) -> Expectation:
         """With the end that goes without saying: exited, with status 0."""
@@ -82,6 +83,17 @@ class Expectation:
             status = 0
         strictness = self.strictness or Strictness.MUST_PASS
         return replace(self, end=end, status=status, strictness=strictness)
+
+
+def compiled(text: str) -> re.Pattern[bytes]:
+    """A pattern of `regex`. Raises what `re.compile` does.
+
+    What a later Python may take for another pattern (``[[``) is no warning here: nobody who runs a
+    matrix would see by that which pattern is meant.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return re.compile(text.encode(), re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,7 @@ class PlannedImage:
     initrd: str | None = None
     typed: str = ""
     private: bool = False
-    timeout: float = 60.0
+    timeout: float = DEFAULT_TIMEOUT
     """Seconds from the boot to when it is ended."""
     expect: Expectation = Expectation()
 
@@ -229,11 +241,3 @@ def _meets(selection: Selection, image: PlannedImage) -> bool:
         and (selection.cpus is None or not selection.cpus.isdisjoint(axes.cpus))
         and (selection.hosts is None or not selection.hosts.isdisjoint(axes.hosts))
     )
-
-
-def size_text(size: int) -> str:
-    """`size` bytes as short as it goes without loss: ``64M``, ``1G``, ``65537``."""
-    for shift, unit in _UNITS:
-        if size and size % (1 << shift) == 0:
-            return f"{size >> shift}{unit}"
-    return f"{size}B"

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pyvmm.memory.sizes import size_text
 from pyvmm.testing.drivers.monitors import HostName
-from pyvmm.testing.matrix.plan import Boot, size_text
+from pyvmm.testing.matrix.plan import Boot
 from pyvmm.testing.matrix.results import BootResult, Verdict
 
 ORDER = (

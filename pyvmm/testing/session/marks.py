@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm.errors import UsageError
-from pyvmm.memory.sizes import size_of
+from pyvmm.memory.sizes import size_of, size_text
 from pyvmm.testing.drivers.driver import CannotError
 from pyvmm.testing.drivers.monitors import HostName
 
@@ -32,7 +32,6 @@ AXES = "pyvmm_axes"
 _ORDER = {host: place for place, host in enumerate(HostName)}
 _WORDS = ("hosts", "memory", "cpus")
 _KNOWN = f"there are {', '.join(host.value for host in HostName)}"
-_UNITS = (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,14 +223,6 @@ def skip_if_not_chosen(host: object, options: Iterable[Iterable[str]] | None) ->
     if chosen and HostName.AUTO not in chosen and name in others:
         reason = f"it boots on {name}, --pyvmm-host has others"
         raise pytest.skip.Exception(reason, _use_item_location=True)
-
-
-def size_text(size: int) -> str:
-    """`size` bytes as people write it: ``64M``, ``12345B``."""
-    for letter, unit in _UNITS:
-        if size % unit == 0:
-            return f"{size // unit}{letter}"
-    return f"{size}B"
 
 
 def refusal(error: CannotError, axes: Axes | None, required: Sequence[HostName]) -> BaseException:

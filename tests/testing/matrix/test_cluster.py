@@ -142,7 +142,7 @@ def test_each_boot_is_done_once_and_all_workers_do_some(
     cluster: LocalCluster, fakes: None, folder: Path
 ) -> None:
     log = folder / "log"
-    ran = run("memory = ['1M', '2M', '3M', '4M']\n" + image("a", f"count {log}"), folder, cluster)
+    ran = run("memory = ['2M', '3M', '4M', '5M']\n" + image("a", f"count {log}"), folder, cluster)
     assert ran.verdicts() == {"a": (Verdict.PASSED, 1)}
     assert {one.console for one in ran.results} == {b"imag"}
     assert len({one.place for one in ran.results}) == WORKERS
@@ -192,7 +192,7 @@ def test_a_boot_goes_to_a_worker_that_has_its_host(
 ) -> None:
     one, *_ = client.run(os.getpid).values()
     (folder / "pid").write_text(str(one))
-    text = "memory = ['1M', '2M']\n" + image("a", f"only {folder / 'pid'}")
+    text = "memory = ['2M', '3M']\n" + image("a", f"only {folder / 'pid'}")
     ran = run(text, folder, cluster)
     assert set(ran.verdicts().values()) == {(Verdict.PASSED, 1)}
     assert len({each.place for each in ran.results}) == 1
@@ -208,7 +208,7 @@ def test_a_worker_that_turns_out_to_have_another_version_is_avoided(
     address, *_ = client.run(os.getpid)
     client.run(_pretend_in_tasks, "9.9", workers=[address])
     try:
-        ran = run("memory = ['1M', '2M', '3M']\n" + image("a", ""), folder, cluster)
+        ran = run("memory = ['2M', '3M', '4M']\n" + image("a", ""), folder, cluster)
     finally:
         client.run(_pretend_in_tasks, VERSION, workers=[address])
     assert {one.verdict for one in ran.results} == {Verdict.PASSED}

@@ -123,7 +123,10 @@ REFUSED = {
     ("--require", "auto"): (64, "'auto' is none of model, kvm, lab, qemu-tcg, qemu-kvm"),
     ("--json", "m.toml"): (64, "cannot write the results to m.toml: it is the matrix, m.toml"),
     ("--json", "x", "--html", "x"): (64, "cannot write the page to x: the results would go"),
-    ("--artifacts", "m.toml/x"): (71, "cannot write artifacts to m.toml/x: Not a directory"),
+    ("--artifacts", "m.toml/x"): (64, "cannot write artifacts to m.toml/x: Not a directory; cho"),
+    ("--artifacts", "/proc/x"): (64, "to /proc/x: No such file or directory; choose a path in a"),
+    ("--artifacts", "m.toml"): (64, "cannot write artifacts to m.toml: it is no directory; choose"),
+    ("--require", "kvm"): (64, "cannot require kvm: no boot of m.toml is on it; add it to the h"),
     ("--cluster", "nowhere"): (66, "cannot find the cluster nowhere"),
     ("--cluster", "m.toml"): (64, "cannot find the cluster by m.toml: the file names no sched"),
     ("--cluster", "tcp://x"): (64, "cannot find the cluster tcp://x: that is no address"),
@@ -157,7 +160,7 @@ def test_refused_before_anything_is_booted(
             "cannot boot the matrix m.toml: every combination is excluded",
         ),
         (
-            EXIT + f"cpus = {list(range(1, 256))}\nmemory = {[f'{size}M' for size in range(1, 9)]}",
+            EXIT + f"cpus = {list(range(1, 256))}\nmemory = {[f'{one}M' for one in range(2, 10)]}",
             64,
             "it has 2040 combinations, more than 1000; shorten its lists, or say --limit 2040",
         ),
@@ -174,10 +177,17 @@ def test_files_that_are_refused(
     assert err.count("\n") == 1
 
 
+def test_a_file_that_is_not_there_is_no_guest(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["matrix", "no-such.toml"]) == 66
+    assert capfd.readouterr().err == (
+        "pyvmm: cannot read no-such.toml: no such file; give a path to a file\n"
+    )
+
+
 def test_a_limit_that_is_raised_lets_it_be_listed(
     matrix: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    matrix.write_text(EXIT + f"cpus = {list(range(1, 256))}\nmemory = {['1M', '2M', '3M', '4M']}")
+    matrix.write_text(EXIT + f"cpus = {list(range(1, 256))}\nmemory = {['2M', '3M', '4M', '5M']}")
     assert main(["matrix", "m.toml", "--list", "--limit", "1020"]) == 0
     assert capfd.readouterr().out.count("\n") == 1020
 

@@ -49,7 +49,7 @@ def test_the_example_prints_what_is_there(
 
 def test_every_key_that_a_file_may_have_is_on_the_page() -> None:
     text = (
-        'memory = "1M"\ncpus = 1\nhosts = "kvm"\ntimeout = 1\n[[image]]\npath = "a"\nname = "a"\n'
+        'memory = "2M"\ncpus = 1\nhosts = "kvm"\ntimeout = 1\n[[image]]\npath = "a"\nname = "a"\n'
         'append = ""\ninitrd = "b"\ninput = ""\nprivate = true\ntimeout = 1\nmemory = "2M"\n'
         'cpus = 2\nhosts = ["model", "kvm"]\n'
         'expect = { status = 1, end = "exited", console = "a", regex = "b", absent = "c" }\n'

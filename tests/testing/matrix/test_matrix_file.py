@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.errors import UsageError
+from pyvmm.memory.sizes import size_text
 from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.matrix.matrix_file import parse_matrix
 from pyvmm.testing.matrix.plan import (
@@ -19,7 +21,6 @@ from pyvmm.testing.matrix.plan import (
     Matrix,
     Strictness,
     check_limit,
-    size_text,
 )
 
 BASE = """
@@ -139,7 +140,6 @@ WRONG = {
     "auto is no host": ('hosts = ["auto"]\n' + EXIT, "'auto' is no host"),
     "twice": ('memory = ["64M", "65536K"]\nhosts = "kvm"\n' + EXIT, "memory has 64M twice"),
     "no size": ("memory = [64]\n", 'memory: 64 is no size ("64M", "2G")'),
-    "no memory at all": ('memory = ["0M"]\n', "no memory at all"),
     "no number": ("cpus = [true]\n", "cpus: True is no whole number from 1 to 255"),
     "too many": ("cpus = [256]\n", "cpus: 256 is no whole number from 1 to 255"),
     "a number without end": (f"cpus = 0x{'f' * 9999}\n", "cpus: a number is no whole number"),
@@ -200,7 +200,7 @@ def test_refused_in_one_line_that_says_where(what: str) -> None:
 
 
 def test_a_million_combinations_are_counted_and_not_made() -> None:
-    sizes = ", ".join(f'"{size}M"' for size in range(1, 101))
+    sizes = ", ".join(f'"{size}M"' for size in range(2, 102))
     text = f"memory = [{sizes}]\ncpus = [{', '.join(map(str, range(1, 101)))}]\nhosts = 'kvm'\n"
     text += "".join(f"[[image]]\npath = 'exit'\nname = 'i{number}'\n" for number in range(100))
     matrix = parse_matrix(text, "m.toml")
@@ -213,7 +213,7 @@ def test_a_million_combinations_are_counted_and_not_made() -> None:
     )
     check_limit(matrix, "m.toml", 1_000_000)
     assert [boot.key for boot in itertools.islice(matrix.boots(), 2)] == [
-        "i0/1M-1cpu-kvm", "i0/1M-2cpu-kvm",
+        "i0/2M-1cpu-kvm", "i0/2M-2cpu-kvm",
     ]  # fmt: skip
 
 
@@ -263,3 +263,33 @@ def test_any_text_is_a_matrix_or_refused(text: str) -> None:
     except UsageError:
         return
     assert isinstance(matrix, Matrix)
+
+
+@pytest.mark.parametrize(
+    ("size", "cause"),
+    [
+        ("3K", "no multiple of a page, 4K"),
+        ("2097153B", "no multiple of a page, 4K"),
+        ("0M", "less than a guest can have, 2M"),
+        ("1M", "less than a guest can have, 2M"),
+        ("8T", "more than a guest can have, 8191G"),
+        ("999T", "more than a guest can have, 8191G"),
+        ("64", 'no size ("64M", "2G")'),
+    ],
+)
+def test_memory_that_no_guest_can_have_is_refused_with_the_file(size: str, cause: str) -> None:
+    said = refusal(f"hosts = 'kvm'\nmemory = ['64M', '{size}']\n" + EXIT)
+    assert f"the file: memory: '{size}' is {cause}; " in said
+
+
+def test_sizes_as_reports_write_them_can_be_read() -> None:
+    assert [*boots("hosts = 'kvm'\nmemory = ['4194304B', '6MiB', '1T']\n" + EXIT)] == [
+        "exit/4M-1cpu-kvm", "exit/6M-1cpu-kvm", "exit/1T-1cpu-kvm",
+    ]  # fmt: skip
+
+
+def test_a_pattern_that_a_later_python_may_read_otherwise_is_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (boot,) = boots("hosts = 'kvm'\n" + EXIT + "expect = { regex = '[[a]x' }\n").values()
+        assert [pattern.pattern for _, pattern in boot.expect.wanted()] == [b"[[a]x"]

@@ -98,14 +98,14 @@ def test_a_table_without_room_becomes_lines() -> None:
 
 
 def test_of_a_large_matrix_the_table_has_what_is_wrong() -> None:
-    text = f"hosts = 'kvm'\nmemory = {[f'{size}M' for size in range(1, 400)]}\n[[image]]\n"
+    text = f"hosts = 'kvm'\nmemory = {[f'{size}M' for size in range(2, 401)]}\n[[image]]\n"
     planned = boots(text + "path = 'exit'\n")
     results = [result(boot) for boot in planned]
     results[7] = result(planned[7], Verdict.FAILED, "so")
     shown = to_text(summarise("m", "here", 9, planned, results), is_terminal=False)
     assert "399 rows; of those with something that is not as expected, 1" in shown
-    assert "8M" in shown
-    assert "9M" not in shown
+    assert "exit/9M-1cpu-kvm: FAILED" in shown
+    assert "10M" not in shown
 
 
 def test_json_has_every_boot_with_what_is_known_of_it() -> None:

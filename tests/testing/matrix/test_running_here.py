@@ -66,7 +66,7 @@ def is_running(pid: int) -> bool:
 
 def test_each_boot_is_done_once_by_few_processes_that_are_gone_then(folder: Path) -> None:
     log = folder / "log"
-    text = "hosts = ['kvm', 'model']\nmemory = ['1M', '2M', '3M', '4M']\n"
+    text = "hosts = ['kvm', 'model']\nmemory = ['2M', '3M', '4M', '5M']\n"
     boots, results = run(text + image("a", f"count {log}") + image("b", "fail"), folder)
     assert Counter(one.key for one in results) == Counter(boot.key for boot in boots)
     assert Counter(one.verdict for one in results) == {Verdict.PASSED: 8, Verdict.FAILED: 8}
