@@ -35,6 +35,7 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> None:
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
+        self._waiting = trio.Lock()
         self.command = shlex.join(command)
         self.usage: resource.struct_rusage | None = None
         """Resources that it used (getrusage(2)), once it has ended."""
@@ -80,7 +81,14 @@ class Child:
             raise SystemCallError(
                 f"start {command[0]}", error.errno or 0, error.strerror or str(error)
             ) from error
-        return cls(process, command)
+        try:
+            return cls(process, command)
+        except OSError as error:
+            process.kill()
+            process.communicate()
+            raise SystemCallError(
+                f"watch {command[0]}", error.errno or 0, error.strerror or str(error)
+            ) from error
 
     @property
     def pid(self) -> int:
@@ -109,9 +117,11 @@ class Child:
         return f"it ended with exit code {code}"
 
     async def wait(self) -> int:
-        """Wait until it has ended; `returncode`."""
+        """Wait until it has ended; `returncode`. Any number of tasks may wait."""
         while (code := self.returncode) is None:
-            await trio.lowlevel.wait_readable(self._pidfd)
+            async with self._waiting:  # Only one task at a time may wait for a descriptor.
+                if self.returncode is None:
+                    await trio.lowlevel.wait_readable(self._pidfd)
         return code
 
     async def pump(self, which: str, take: Callable[[bytes], object]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from pyvmm.errors import ExitCode, PyvmmError
+from pyvmm.errors import ExitCode, PyvmmError, SystemCallError
 from pyvmm.qmp.child import Child
 
 if TYPE_CHECKING:
@@ -132,9 +132,15 @@ class QemuPeer:
         from qemu.qmp import Runstate
 
         code = await self.child.wait()
+        client = self._client
+
+        async def until_disconnected() -> None:
+            # Looked at there: a change between the look and the wait would be waited for in vain.
+            if client is not None and client.runstate is Runstate.RUNNING:
+                await client.runstate_changed()
+
         with trio.move_on_after(_ALL_WORDS_PATIENCE):
-            if self._client is not None and self._client.runstate is Runstate.RUNNING:
-                await self._library.run(self._client.runstate_changed)
+            await self._library.run(until_disconnected)
             await self._heard_all.wait()
         self.tell_events()
         return code
@@ -245,6 +251,14 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def socket_pair(attempt: str) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets. Raises `SystemCallError` where the kernel has none left."""
+    try:
+        return socket.socketpair()
+    except OSError as error:
+        raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
+
+
 @asynccontextmanager
 async def open_qemu(
     command: Sequence[str],
@@ -265,7 +279,7 @@ async def open_qemu(
     installed, `QemuError` where it dies, prints rubbish, or does not greet us within `patience`
     seconds.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair("connect to QEMU")
     with ours, theirs:
         ours.setblocking(False)
         child = Child.start(

@@ -91,6 +91,24 @@ def test_it_still_runs_until_it_does_not() -> None:
 
 
 @pytest.mark.slow
+def test_any_number_of_tasks_wait_for_it() -> None:
+    codes: list[int] = []
+
+    async def act(child: Child) -> None:
+        async def wait() -> None:
+            codes.append(await child.wait())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait)
+            with trio.move_on_after(0.01):
+                await child.wait()
+            child.kill()
+
+    with_child(["sleep", "600"], act)
+    assert codes == [-signal.SIGKILL] * 3
+
+
 def test_one_that_does_not_listen_is_killed() -> None:
     async def act(child: Child) -> None:
         async def until_it_is_deaf() -> None:
