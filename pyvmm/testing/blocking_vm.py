@@ -264,7 +264,7 @@ class Vm:
         return self._task.call(partial(self._inner.breakpoint, where, timeout=timeout))
 
     def clear_breakpoint(self, where: int | str, *, timeout: float | None = None) -> None:
-        """Take that breakpoint away."""
+        """Take that breakpoint away. Raises `UsageError` where there is none."""
         self._task.call(partial(self._inner.clear_breakpoint, where, timeout=timeout))
 
     @property

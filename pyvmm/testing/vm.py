@@ -182,7 +182,7 @@ class AsyncVm:
         return address
 
     async def clear_breakpoint(self, where: int | str, *, timeout: float | None = None) -> None:
-        """Take that breakpoint away."""
+        """Take that breakpoint away. Raises `UsageError` where there is none."""
         address = self._address(where)
         clear = partial(self._life.driver.clear_breakpoint, address)
         await self._life.do(f"clear the breakpoint at {address:#x}", clear, timeout)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,14 @@ import trio
 import trio.testing
 
 from pyvmm.bundled_guests import find
-from pyvmm.errors import UsageError
+from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.registers import RESET_RIP
 from pyvmm.qmp.peer import QemuError
 from pyvmm.testing.boots import Boots
+from pyvmm.testing.drivers import qemu_process, qemu_saving
 from pyvmm.testing.drivers.driver import CannotError, Event, EventName, Feature, OutcomeKind
 from pyvmm.testing.drivers.qemu_driver import open_qemu_driver
+from pyvmm.testing.drivers.qemu_saving import MigrationFailedError
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.request import make_request
 
@@ -197,6 +202,98 @@ def test_saved_and_restored_in_place_and_elsewhere(boot: Boots, host: str) -> No
                 vm.restore(wrong)
 
 
+def test_a_save_that_is_given_up_lets_the_guest_go_on(
+    boot: Boots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def given_up(*_: object) -> None:
+        raise MigrationFailedError("save", "given up")
+
+    with boot("echo", host=TCG) as vm:
+        for typed in (b"one", b"two"):
+            with monkeypatch.context() as patch:
+                patch.setattr(qemu_saving, "_until_done", given_up)
+                with pytest.raises(MigrationFailedError, match="given up"):
+                    vm.save()
+            vm.console.send(typed)
+            vm.console.expect(typed)
+        vm.restore(vm.save())
+        vm.console.send(b"\x04")
+        assert vm.wait().status == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_restore_that_is_given_up_ends_the_guest(
+    boot: Boots, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    async def never(*_: object) -> None:
+        if fails:
+            raise LookupError("of ours")
+        await trio.sleep_forever()
+
+    with boot("echo", host=TCG) as vm:
+        saved = vm.save()
+        with monkeypatch.context() as patch:
+            patch.setattr(qemu_process, "load_devices", never)
+            with pytest.raises(LookupError if fails else ExpectError):
+                vm.restore(saved, timeout=0.2)
+        with pytest.raises(MigrationFailedError, match="its restore was given up"):
+            vm.wait(timeout=HANG)
+        assert not children()
+
+
+def test_who_looks_at_once_does_not_let_it_go_on_for_the_other() -> None:
+    async def main() -> None:
+        async with open_qemu_driver(make_request("echo", host=TCG)) as driver:
+            process = driver._process
+            events: list[Event] = []
+            driver.listen(events.append)
+
+            async def save() -> None:
+                assert await driver.save()
+
+            async with process.standing_still("look") as ran:
+                assert ran
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(driver.registers, 0)
+                        nursery.start_soon(save)
+                assert not await process.is_running("look")
+                with trio.move_on_after(0.01):
+                    await driver.resume()
+                assert not await process.is_running("look")
+            assert await process.is_running("look")
+            assert events == []
+            async with process.standing_still("look"):
+                await driver.stop()
+            assert not await process.is_running("look")
+            await driver.resume()
+            assert await process.is_running("look")
+            assert [one.name for one in events] == [EventName.PAUSED, EventName.RESUMED]
+
+    trio.run(main)
+
+
+def test_no_descriptors_are_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        request = make_request("exit", host=TCG)
+        async with open_qemu_driver(request) as driver:
+            await driver.wait()
+        for module, name in ((qemu_process, "memory_file"), (socket, "socketpair")):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, no_files if name == "memory_file" else no_more)
+                with pytest.raises(SystemCallError, match="Too many open files"):
+                    async with open_qemu_driver(request):
+                        pass
+
+    def no_files(*_: object, **__: object) -> None:
+        raise SystemCallError("keep it in memory", errno.EMFILE, "Too many open files")
+
+    trio.run(main)
+
+
 @by_both
 def test_reset_and_the_power_button(boot: Boots, host: str) -> None:
     with boot("hang", host=host) as vm:
@@ -321,6 +418,29 @@ def test_breakpoints(boot: Boots, host: str) -> None:
         assert vm.wait().status == 0
         names = [event.name.value for event in vm.events.all]
         assert names == [*("paused", "breakpoint", "resumed") * 2, "ended"]
+
+
+def test_past_the_instruction_that_ends_the_guest(boot: Boots) -> None:
+    with boot("exit", append="9", host=TCG, paused=True) as vm:
+        with pytest.raises(UsageError, match="there is none"):
+            vm.clear_breakpoint(0x1234)
+        with pytest.raises(UsageError, match="not canonical"):
+            vm.breakpoint(1 << 60)
+        function = vm.symbols.address("guest_exit")
+        code = find("exit")
+        assert code is not None
+        vm.breakpoint(function)
+        vm.resume()
+        vm.events.wait_for("breakpoint")
+        out = vm.memory.read(function, 64).index(b"\xe6\xf4")
+        vm.breakpoint(function + out)
+        vm.resume()
+        vm.events.wait_for("breakpoint")
+        vm.resume()
+        assert vm.wait().status == 9
+        for act in (vm.resume, vm.stop, partial(vm.console.send, b"x")):
+            with pytest.raises(ExpectError, match="the guest has ended"):
+                act()
 
 
 def test_one_breakpoint_too_many_for_the_processor(boot: Boots) -> None:

@@ -9,8 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from pyvmm.testing.drivers import console_pipes
+from pyvmm.testing.drivers import console_pipes, gdb_stub
 from pyvmm.testing.drivers.console_pipes import ConsolePipes
+from pyvmm.testing.drivers.gdb_stub import GdbStub, GdbStubError
 from pyvmm.testing.drivers.qemu_registers import (
     SenselessAnswerError,
     next_instruction,
@@ -46,6 +47,53 @@ def test_a_reader_that_stalls_gets_everything(monkeypatch: pytest.MonkeyPatch) -
         return got
 
     assert trio.run(main) == said
+
+
+def packet(payload: bytes) -> bytes:
+    return b"$%s#%02x" % (payload, sum(payload) & 0xFF)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (packet(b"E22"), "answers 'E22'"),
+        (packet(b"T02thread:01;") + packet(b"T8f"), "answers 'T8f"),
+        (packet(b"T02thread:01;") * 3, "does not answer"),
+        (b"x" * (1 << 17), "bytes of no packet"),
+        (None, "has closed its gdbstub"),
+        (packet(b"T02thread:01;") + packet(b"T05thread:01;"), ""),
+    ],
+)
+def test_a_step_of_the_gdbstub_ends(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, told: str
+) -> None:
+    monkeypatch.setattr(gdb_stub, "PATIENCE", 0.05)
+
+    async def main() -> None:
+        ours, theirs = trio.socket.socketpair()
+        with ours, theirs:
+            stub = GdbStub(trio.SocketStream(ours))
+            if answer is None:
+                theirs.close()
+                await stub.step(0)
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.SocketStream(theirs).send_all, answer)
+                try:
+                    await stub.step(0)
+                finally:
+                    nursery.cancel_scope.cancel()
+
+    if not told:
+        trio.run(main)
+        return
+    with pytest.raises((GdbStubError, ExceptionGroup)) as raised:
+        trio.run(main)
+    error: BaseException = raised.value
+    while isinstance(error, ExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, GdbStubError)
+    assert told in str(error)
 
 
 IN_64_BIT = """

@@ -212,7 +212,7 @@ class Driver(Protocol):
         ...
 
     async def clear_breakpoint(self, address: int) -> None:
-        """Take that breakpoint away."""
+        """Take that breakpoint away. Raises `UsageError` where there is none."""
         ...
 
     def listen(self, listener: Callable[[Event], None]) -> None:

@@ -40,9 +40,10 @@ from pyvmm.testing.drivers.driver import (
 )
 from pyvmm.testing.drivers.gdb_stub import GdbStubError
 from pyvmm.testing.drivers.monitors import HostName
-from pyvmm.testing.drivers.qemu_process import QemuGuest, QemuProcess
+from pyvmm.testing.drivers.qemu_guest import QemuGuest
+from pyvmm.testing.drivers.qemu_process import QemuProcess
 from pyvmm.testing.drivers.qemu_registers import parse_registers, parse_translation
-from pyvmm.testing.drivers.qemu_saving import QemuSaved, contents_of, fill
+from pyvmm.testing.drivers.qemu_saving import MigrationFailedError, QemuSaved, contents_of, fill
 from pyvmm.testing.drivers.vcpu_states import read_states
 from pyvmm.testing.request import BootRequest
 
@@ -80,9 +81,10 @@ class QemuDriver:
         return await self._console.receive()
 
     async def send(self, data: bytes) -> None:
-        """Type `data`. Raises `InternalError` where the run is over."""
-        if not await self._console.send(data):
+        """Type `data`. Raises `InternalError` where the run was over before."""
+        if self._over.is_set():
             raise self._process.ended("type at the console")
+        await self._console.send(data)
 
     async def end_input(self) -> None:
         """Raise `CannotError`: QEMU's serial port has a carrier whatever its other side does."""
@@ -101,7 +103,7 @@ class QemuDriver:
 
     async def stop(self) -> None:
         """Stop every vCPU between two instructions."""
-        await self._process.ask("stop the guest", "stop")
+        await self._process.stop()
 
     async def resume(self) -> None:
         """Let the vCPUs run on."""
@@ -129,20 +131,27 @@ class QemuDriver:
         """Make the machine what `saved` is: another QEMU takes the place of this one.
 
         It runs afterwards if it ran when it was saved. Raises `UsageError` for what is not the
-        state of such a machine.
+        state of such a machine. Where it fails otherwise, or is cancelled, the guest is gone.
         """
         attempt = "restore the guest"
         alike = self.alike(attempt, saved)
         if self._over.is_set():
             raise self._process.ended(attempt)
-        old, self._process = self._process, self._new_process()
+        new = self._new_process()
+        old, self._process = self._process, new
         try:
-            await old.end()
-        finally:
+            with trio.CancelScope(shield=True):
+                await old.end()
             old.close()
-        await self.start(alike)
-        for address in sorted(old.breakpoints):
-            await self.set_breakpoint(address)
+            await self.start(alike)
+            for address in sorted(old.breakpoints):
+                await self.set_breakpoint(address)
+        except BaseException:
+            # There is no guest any more, or not the one that was asked for.
+            new.failure = new.failure or MigrationFailedError(attempt, "its restore was given up")
+            await new.give_up()
+            self._end()
+            raise
 
     def alike(self, attempt: str, saved: object) -> QemuSaved:
         """Give `saved`. Raises `UsageError` where it is not of a machine like this one."""
@@ -211,7 +220,7 @@ class QemuDriver:
             raise CannotError(self.host, Feature.BREAKPOINTS, error.cause) from error
 
     async def clear_breakpoint(self, address: int) -> None:
-        """Take that breakpoint away."""
+        """Take that breakpoint away. Raises `UsageError` where there is none."""
         await self._process.clear_breakpoint(address)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -311,9 +320,9 @@ async def open_qemu_driver(request: BootRequest) -> AsyncIterator[QemuDriver]:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(console.pump)
                 known = QemuGuest(subject, files, request.timeout, request.paused)
-                driver = QemuDriver(request, known, console, nursery)
-                stack.callback(driver.close)
                 try:
+                    driver = QemuDriver(request, known, console, nursery)
+                    stack.callback(driver.close)
                     await driver.start(_beginning(driver, request))
                     yield driver
                 except BaseException as error:  # noqa: BLE001 - raised again, without a group

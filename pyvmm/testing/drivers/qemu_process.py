@@ -5,23 +5,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import trio
 
 from pyvmm.compare import qemu_command
-from pyvmm.compare.guest_files import GuestFiles, memory_file, path_of
-from pyvmm.compare.subjects import QemuAccelerator, QemuSubject
+from pyvmm.compare.guest_files import memory_file, path_of
+from pyvmm.compare.subjects import QemuAccelerator
 from pyvmm.errors import InternalError, PyvmmError, UsageError
-from pyvmm.qmp.peer import PATIENCE, QemuError, QemuEvent, QemuPeer, open_qemu
+from pyvmm.hosts.breakpoints import require_breakpoints
+from pyvmm.qmp.peer import PATIENCE, QemuError, QemuEvent, QemuPeer, open_qemu, socket_pair
 from pyvmm.testing.drivers.console_pipes import ConsolePipes
 from pyvmm.testing.drivers.driver import Event, EventName, Outcome
 from pyvmm.testing.drivers.gdb_stub import GdbStub, GdbStubError
+from pyvmm.testing.drivers.qemu_guest import QemuGuest
 from pyvmm.testing.drivers.qemu_outcome import broken, out_of_time, outcome_of
 from pyvmm.testing.drivers.qemu_registers import next_instruction, parse_registers
 from pyvmm.testing.drivers.qemu_saving import QemuSaved, fill_ram, load_devices, save_devices
+from pyvmm.testing.drivers.standing_still import StandingStill
 
 _EVENTS = {
     "STOP": EventName.PAUSED,
@@ -35,21 +37,9 @@ _OVER = frozenset({"shutdown", "guest-panicked"})
 _BROKEN = frozenset({"internal-error", "io-error"})
 """Run states (QMP's RunState) that the guest does not come out of."""
 _LOOK_PATIENCE = 10.0
+_END_PATIENCE = 15.0
 _GDB = "gdb"
 _LOG_LIMIT = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class QemuGuest:
-    """A guest, the QEMU that runs it, and how long it may run, in seconds.
-
-    `paused`: it waits for `QemuProcess.resume` before its first instruction.
-    """
-
-    subject: QemuSubject
-    files: GuestFiles
-    timeout: float
-    paused: bool
 
 
 class QemuProcess:
@@ -89,6 +79,9 @@ class QemuProcess:
         self.breakpoints: set[int] = set()
         """Linear addresses."""
         self._stub: GdbStub | None = None
+        self._still = StandingStill(self)
+        self._changing = trio.Lock()
+        """Held while the devices are saved, or reset."""
         self._devices: bytes | None = None
         """State of the devices, as long as nothing has run since it was saved."""
         self._stack = ExitStack()
@@ -128,6 +121,12 @@ class QemuProcess:
         finally:
             self._peer = None
             self.over.set()
+
+    async def give_up(self) -> None:
+        """End it, if it was begun; it is reaped then."""
+        if self._begun:
+            with trio.CancelScope(shield=True):
+                await self.end()
 
     async def end(self) -> None:
         """End it at once; it is reaped when this returns."""
@@ -174,16 +173,39 @@ class QemuProcess:
         return InternalError(attempt, f"its run is over: {detail}")
 
     async def resume(self) -> None:
-        """Let the vCPUs run on."""
+        """Let the vCPUs run on, once nobody has them stand still."""
         attempt = "let the guest run"
-        self._devices = None
-        if self._stub is not None and self.breakpoints:
-            await self._step_over(attempt, self._stub)
-        await self.ask(attempt, "cont")
+        try:
+            async with self._still.alone():
+                self._devices = None
+                if self._stub is not None and self.breakpoints:
+                    await self._step_over(attempt, self._stub)
+                await self.ask(attempt, "cont")
+        except GdbStubError:
+            # The instruction at the breakpoint may have ended the guest.
+            with trio.move_on_after(_END_PATIENCE):
+                await self.over.wait()
+            if not self.over.is_set():
+                raise
+
+    async def stop(self) -> None:
+        """Stop the vCPUs, until `resume`."""
+        attempt = "stop the guest"
+
+        def told() -> None:
+            self._tell(Event(EventName.PAUSED, "", None, self.seconds()))
+
+        await self._still.stop(lambda: self.ask(attempt, "stop"), told)
 
     async def set_breakpoint(self, address: int) -> None:
-        """Stop before what is at the linear `address`. Raises `GdbStubError` for one too many."""
+        """Stop before what is at the linear `address`. Raises `GdbStubError` for one too many.
+
+        And `UsageError` for what is no address.
+        """
         attempt = f"set a breakpoint at {address:#x}"
+        if address in self.breakpoints:
+            return
+        require_breakpoints((address,), 1)
         async with self.standing_still(attempt):
             if self._stub is None:
                 line = {"command-line": f"gdbserver chardev:{_GDB}"}
@@ -195,11 +217,13 @@ class QemuProcess:
             self.breakpoints.add(address)
 
     async def clear_breakpoint(self, address: int) -> None:
-        """Take it away, if there is one."""
-        if self._stub is not None and address in self.breakpoints:
-            async with self.standing_still(f"clear the breakpoint at {address:#x}"):
-                await self._stub.remove(address)
-                self.breakpoints.discard(address)
+        """Take it away. Raises `UsageError` where there is none."""
+        attempt = f"clear the breakpoint at {address:#x}"
+        if self._stub is None or address not in self.breakpoints:
+            raise UsageError(attempt, "there is none")
+        async with self.standing_still(attempt):
+            await self._stub.remove(address)
+            self.breakpoints.discard(address)
 
     async def _step_over(self, attempt: str, stub: GdbStub) -> None:
         """Have each vCPU that stands at a breakpoint execute what is there.
@@ -209,11 +233,15 @@ class QemuProcess:
         self._quiet += 1
         try:
             for vcpu, address in await self._standing_at(attempt):
-                await stub.remove(address)
-                await stub.step(vcpu)
-                # After this answer all events of the step have come.
-                await self.ask(attempt, "query-status")
-                await stub.insert(address)
+                # Bounded; a breakpoint must not stay away because somebody waits no longer.
+                with trio.CancelScope(shield=True):
+                    await stub.remove(address)
+                    try:
+                        await stub.step(vcpu)
+                        # After this answer all events of the step have come.
+                        await self.ask(attempt, "query-status")
+                    finally:
+                        await stub.insert(address)
         finally:
             self._quiet -= 1
 
@@ -227,46 +255,52 @@ class QemuProcess:
                 found.append((vcpu, address))
         return found
 
-    @asynccontextmanager
-    async def standing_still(self, attempt: str) -> AsyncIterator[bool]:
-        """Keep the vCPUs stopped for the block, which gets True if they ran. Nobody is told."""
-        running = (await self.ask(attempt, "query-status"))["running"] is True
-        self._quiet += 1
-        try:
-            if running:
-                await self.ask(attempt, "stop")
-            yield running
-            if running and not self._ended:
-                self._devices = None
-                await self.ask(attempt, "cont")
-        except BaseException:
-            if running:
-                with trio.CancelScope(deadline=trio.current_time() + PATIENCE, shield=True):
-                    with suppress(PyvmmError):
-                        await self.ask(attempt, "cont")
-            raise
-        finally:
-            self._quiet -= 1
+    def standing_still(self, attempt: str) -> AbstractAsyncContextManager[bool]:
+        """Keep the vCPUs stopped for the block, which gets True if they ran. Nobody is told.
+
+        Blocks overlap and nest.
+        """
+        return self._still.block(attempt)
+
+    async def is_running(self, attempt: str) -> bool:
+        """Tell whether the vCPUs run."""
+        return (await self.ask(attempt, "query-status"))["running"] is True
+
+    async def halt(self, attempt: str) -> None:
+        """Stop the vCPUs: for `standing_still`."""
+        await self.ask(attempt, "stop")
+
+    async def go_on(self, attempt: str) -> None:
+        """Let the vCPUs run on, unless the guest has ended: for `standing_still`."""
+        if not self._ended:
+            self._devices = None
+            await self.ask(attempt, "cont")
+
+    def set_quiet(self, quiet: bool) -> None:
+        """Tell of no stop and no going on as long as somebody has set this."""
+        self._quiet += 1 if quiet else -1
 
     async def reset(self, attempt: str) -> None:
         """Reset the machine, which runs on if it ran."""
-        seen = self._resets
-        async with self.standing_still(attempt):
-            # A reset of the guest's own ends the run; this one does not.
-            await self.ask(attempt, "set-action", {"reboot": "reset"})
-            await self.ask(attempt, "system_reset")
-            while self._resets == seen:
-                # The answer came before the reset itself, which QEMU's main loop makes next.
-                await self.ask(attempt, "query-status")
-            await self.ask(attempt, "set-action", {"reboot": "shutdown"})
+        async with self.standing_still(attempt), self._changing:
+            seen = self._resets
+            # Not half of it: a reset of the guest's own ends the run; this one does not.
+            with trio.CancelScope(shield=True):
+                await self.ask(attempt, "set-action", {"reboot": "reset"})
+                await self.ask(attempt, "system_reset")
+                while self._resets == seen:
+                    # The answer came before the reset itself, which QEMU's main loop makes next.
+                    await self.ask(attempt, "query-status")
+                await self.ask(attempt, "set-action", {"reboot": "shutdown"})
             self._devices = None
 
     async def devices(self, attempt: str) -> bytes:
         """State of all but RAM, of a machine that stands still."""
-        if self._devices is None:
-            with memory_file("devices") as file:
-                self._devices = await save_devices(self._asker(attempt), file)
-        return self._devices
+        async with self._changing:
+            if self._devices is None:
+                with memory_file("devices") as file:
+                    self._devices = await save_devices(self._asker(attempt), file)
+            return self._devices
 
     def seconds(self) -> float:
         """Count the seconds since the boot."""
@@ -288,8 +322,8 @@ class QemuProcess:
         if saved is not None:
             command += ("-incoming", "defer")
             fill_ram(self.ram, saved)
-        ours, theirs = trio.socket.socketpair()
-        with ours, theirs:
+        near, theirs = socket_pair("connect to QEMU's gdbstub")
+        with trio.socket.from_stdlib_socket(near) as ours, theirs:
             self._gdb = trio.SocketStream(ours)
             command += ("-chardev", f"socket,id={_GDB},fd={theirs.fileno()}")
             async with open_qemu(

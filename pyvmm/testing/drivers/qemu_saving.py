@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,9 @@ from pyvmm.errors import ExitCode, PyvmmError, SystemCallError, UsageError
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Any]]
 """Sends a QMP command: its name and arguments."""
 _LOOK_EVERY = 0.002
+_GIVE_UP_PATIENCE = 10.0
+_OVER = frozenset({None, "none", "completed", "cancelled", "failed"})
+"""States of a migration (QMP's MigrationStatus) in which nothing more becomes of it."""
 _CHUNK = 1 << 20
 
 
@@ -49,8 +53,12 @@ class QemuSaved:
 async def save_devices(ask: Ask, file: int) -> bytes:
     """Have a stopped QEMU write its devices' state to the empty file `file`, and read that."""
     await _leave_ram_out(ask)
-    await ask("migrate", {"uri": f"exec:cat >/proc/{os.getpid()}/fd/{file}"})
-    await _until_done(ask, "save the machine under QEMU")
+    try:
+        await ask("migrate", {"uri": f"exec:cat >/proc/{os.getpid()}/fd/{file}"})
+        await _until_done(ask, "save the machine under QEMU")
+    except BaseException:
+        await _give_up(ask)
+        raise
     return os.pread(file, os.fstat(file).st_size, 0)
 
 
@@ -59,6 +67,18 @@ async def load_devices(ask: Ask, file: int) -> None:
     await _leave_ram_out(ask)
     await ask("migrate-incoming", {"uri": f"exec:cat /proc/{os.getpid()}/fd/{file}"})
     await _until_done(ask, "restore the machine under QEMU")
+
+
+async def _give_up(ask: Ask) -> None:
+    """Cancel a migration, and wait for its end: until then QEMU does not let the guest run."""
+    with trio.CancelScope(deadline=trio.current_time() + _GIVE_UP_PATIENCE, shield=True):
+        with suppress(PyvmmError):
+            await ask("migrate_cancel", {})
+            while True:
+                answer = await ask("query-migrate", {})
+                if answer.get("status") in _OVER:
+                    return
+                await trio.sleep(_LOOK_EVERY)
 
 
 async def _leave_ram_out(ask: Ask) -> None:
