@@ -227,6 +227,58 @@ def test_files_of_a_guest_are_attached(pytester: pytest.Pytester) -> None:
         assert f"[[ATTACHMENT|{path}]]" in said["test_fails"].splitlines()
 
 
+def test_the_element_of_a_test_whose_teardown_fails_has_its_files(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def broken(boot):
+            with boot("exit", append="3"):
+                yield
+                raise ValueError("too late")
+
+        def test_it(broken): pass
+        """
+    )
+    run(pytester, "--junit-xml=out.xml", "--pyvmm-artifacts=artifacts")
+    (suite,) = ET.parse(pytester.path / "out.xml").getroot()
+    assert {case.attrib.get("name") for case in suite} == {"test_it"}
+    assert "console.txt]]" in systems_out(pytester.path / "out.xml")["test_it"]
+
+
+def test_results_that_failed_have_the_files_and_the_explanation_of_their_boot(
+    pytester: pytest.Pytester,
+) -> None:
+    text = dedent(KUNIT).replace("ok 1 a", "not ok 1 a").replace("1..2", "1..3")
+    text = text.replace("  not ok 2 b\n", "  not ok 2 b\n  ok 3 c # SKIP why\n")
+    (pytester.path / "kunit.bin").write_bytes(printing(text, 1))
+    options = ("--junit-xml=out.xml", "-o", "junit_logging=system-out")
+    done = run(pytester, "--pyvmm-ktap", "kunit.bin", "--pyvmm-artifacts=artifacts", *options)
+    done.assert_outcomes(passed=1, failed=2, skipped=1)
+    (folder,) = (pytester.path / "artifacts").iterdir()
+    assert {"console.txt", "result.json", "explanation.txt"} <= {x.name for x in folder.iterdir()}
+    attachment = f"[[ATTACHMENT|{folder / 'console.txt'}]]"
+    said = systems_out(pytester.path / "out.xml")
+    assert {name for name, out in said.items() if attachment in out} == {"boot", "a", "b"}
+    (suite,) = ET.parse(pytester.path / "out.xml").getroot()
+    assert [len(list(case.iter("system-out"))) for case in suite][-1] == 1
+    done.stdout.fnmatch_lines(
+        [
+            "*- guest ./kunit.bin on * -*",
+            "exited after *: the guest ended with status 1",
+            f"artifacts: artifacts/{folder.name}",
+            "by hand: pyvmm run kunit.bin *",
+            "*- guest ./kunit.bin on * -*",
+            "the same boot as that of kunit.bin::suite::a",
+            f"artifacts: artifacts/{folder.name}",
+            "by hand: pyvmm run kunit.bin *",
+        ]
+    )
+
+
 def test_what_tests_booted_does_not_stay_until_the_session_ends(
     pytester: pytest.Pytester,
 ) -> None:

@@ -10,7 +10,12 @@ from pyvmm.testing.explaining.explain import explain, with_artifacts
 from pyvmm.testing.explaining.witness import CorePath, Remains, Witness
 
 GUESTS = "pyvmm_guests"
-"""Attribute of a failed report: a list of `Explanation.to_json`."""
+"""Attribute of a failed report: a list of `Explanation.to_json`.
+
+One that has passed, but whose guest's own results have failed, has it, too; and `SECTIONS`.
+"""
+SECTIONS = "pyvmm_sections"
+"""Attribute of such a report: a list of titles and texts, for the reports of the results."""
 _WITNESS = pytest.StashKey[Witness]()
 _SHARED = "session_boot"
 _ARTIFACTS = pytest.StashKey[Artifacts]()
@@ -71,7 +76,8 @@ def explain_report(
     if witness is None:
         return
     is_last = report.when == "teardown"
-    if report.failed or (is_last and witness.always):
+    are_results_failed = report.when == "call" and witness.has_failed_results
+    if report.failed or are_results_failed or (is_last and witness.always):
         try:
             _explain(item, witness, report, failure)
         except Exception as error:  # noqa: BLE001 - the test's own failure must be told
@@ -98,7 +104,7 @@ def _explain(
     guests = list(witness.guests)
     witness.guests.clear()
     guests += _shared_guests(item, None if artifacts is None else artifacts.core_path)
-    told = []
+    told, sections = [], []
     for number, remains in enumerate(guests, 1):
         explanation = explain(remains, failure)
         if artifacts is not None:
@@ -106,10 +112,15 @@ def _explain(
         if not explanation.artifacts:
             by_hand = with_files(remains.life.request, explanation.by_hand)
             explanation = with_artifacts(explanation, "", by_hand)
-        if report.failed:
-            report.sections.append((explanation.title, explanation.to_text()))
-            told.append(explanation.to_json())
-    if artifacts is not None and artifacts.failures and report.failed:
-        report.sections.append(("pyvmm artifacts", "\n".join(artifacts.failures)))
+        sections.append((explanation.title, explanation.to_text()))
+        told.append(explanation.to_json())
+    if artifacts is not None and artifacts.failures:
+        sections.append(("pyvmm artifacts", "\n".join(artifacts.failures)))
+    if report.failed:
+        report.sections += sections
+    elif report.when == "call":
+        setattr(report, SECTIONS, [list(each) for each in sections])
+    else:
+        return
     if told:
         setattr(report, GUESTS, told)

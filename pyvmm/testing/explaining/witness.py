@@ -71,6 +71,8 @@ class Witness:
         self.still_open: list[Callable[[], None]] = []
         """Have it look at the guests whose blocks may not have been left; any thread but theirs."""
         self.always = always
+        self.has_failed_results = False
+        """Results that a guest gave have failed, which the test as such has not."""
         self.core_path = core_path
 
     def meet(self, life: Life) -> Remains:
@@ -87,7 +89,7 @@ class Witness:
         What only ends the run, or skips a test, is not.
         """
         if failure is None:
-            return self.always
+            return self.always or self.has_failed_results
         if isinstance(failure, (KeyboardInterrupt, SystemExit, GeneratorExit, CannotError)):
             return False
         return type(failure).__name__ != "Skipped"  # pytest's, which is not imported here.

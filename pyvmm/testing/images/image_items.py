@@ -155,6 +155,7 @@ class KtapItem(ImageItem):
         """Raise `GuestCaseError` where something else than a result is wrong."""
         __tracebackhide__ = True
         self.results = read_results(said)
+        witness_of(self).has_failed_results = bool(self.results.failures)
         reason = judge_run(self.results, said, outcome, self.limit, crash=self.line.crash)
         if reason:
             raise GuestCaseError(reason)

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 CARRIED = "pyvmm_results"
 """Attribute of a report: a list of dicts of texts and lists of texts, one for each result."""
 
+_GUESTS, _SECTIONS = "pyvmm_guests", "pyvmm_sections"
+"""Those of the boot's report that explain its guests (`explaining.failed_tests`, not loaded)."""
+IS_RESULT = "pyvmm_is_result"
+"""Attribute of the report of such a result."""
+
 
 def carried(image: Path, results: Any) -> list[dict[str, Any]]:
     """Plain values of a `TapReport`; lines only where somebody will want to read them."""
@@ -34,6 +39,34 @@ def carried(image: Path, results: Any) -> list[dict[str, Any]]:
         }
         for each in results.results
     ]
+
+
+class _Guests:
+    """Explanation of a boot's guests, for the reports of its results that have failed.
+
+    The whole of it is in the first of these, or in the boot's own report where that has failed.
+    """
+
+    def __init__(self, boot: pytest.TestReport) -> None:
+        self._guests: list[dict[str, Any]] = getattr(boot, _GUESTS, [])
+        self._sections = [(title, text) for title, text in getattr(boot, _SECTIONS, ())]
+        self._told_in = "" if self._sections else boot.nodeid
+
+    def attach(self, result: pytest.TestReport) -> None:
+        """Add sections to the report of a result that has failed, and plain values."""
+        if not self._guests:
+            return
+        setattr(result, _GUESTS, self._guests)
+        if not self._told_in:
+            self._told_in = result.nodeid
+            result.sections += self._sections
+            return
+        for guest in self._guests:
+            lines = [f"the same boot as that of {self._told_in}"]
+            if guest["artifacts"]:
+                lines.append(f"artifacts: {guest['artifacts']}")
+            lines.append(f"by hand: {guest['by_hand']}")
+            result.sections.append((f"guest {guest['name']} on {guest['host']}", "\n".join(lines)))
 
 
 class Unfolding:
@@ -55,6 +88,7 @@ class Unfolding:
         """Give a report for each result behind the report that carries them."""
         result = yield
         given = {report.nodeid}
+        guests = _Guests(report)
         for each in getattr(report, CARRIED, ()):
             if self._session is not None:
                 self._session.testscollected += 1
@@ -63,6 +97,8 @@ class Unfolding:
                 nodeid += "#2"
             given.add(nodeid)
             for one in self._reports(report, nodeid, each):
+                if one.failed:
+                    guests.attach(one)
                 self._config.hook.pytest_runtest_logreport(report=one)
         return result
 
@@ -79,12 +115,12 @@ class Unfolding:
             location=(image, None, f"{image} {'::'.join(path)}"),
             keywords={path[-1]: 1},
             user_properties=[],
-            sections=[],
         )
         outcome, longrepr, xfail = self._outcome(Path(result["image"]), result)
         called = make(outcome=outcome, longrepr=longrepr, when="call", duration=0.0)
         if xfail is not None:
             called.wasxfail = xfail
+        setattr(called, IS_RESULT, True)
         reports = [called, make(outcome="passed", longrepr=None, when="teardown", duration=0.0)]
         for name in ("node", "worker_id", "testrun_uid", "item_index"):
             if hasattr(carrying, name):

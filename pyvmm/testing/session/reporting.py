@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyvmm.testing.session.ktap_reports import IS_RESULT
+
 if TYPE_CHECKING:
     from pyvmm.testing.life import Life
     from pyvmm.testing.results.tap_results import TapResult
@@ -239,25 +241,42 @@ class Attachments:
         self, report: pytest.TestReport
     ) -> Generator[None, object, object]:
         """Add the files of a report."""
+        is_teardown = report.when == "teardown"
+        if is_teardown:  # Behind it the test's element is finished.
+            self._attach(report)
         result = yield
+        if not is_teardown:
+            if report.skipped and (hasattr(report, BOOTS) or hasattr(report, IS_RESULT)):
+                self._write_output_once(report)
+            self._attach(report)
+        return result
+
+    def _write_output_once(self, report: pytest.TestReport) -> None:
+        """Drop what a skipped test has printed: with its teardown it is written again."""
+        reporter = self._reporter(report)
+        if reporter is not None:
+            outputs = ("system-out", "system-err")
+            reporter.nodes[:] = [node for node in reporter.nodes if node.tag not in outputs]
+
+    def _attach(self, report: pytest.TestReport) -> None:
+        from xml.etree import ElementTree
+
         here = self._config.invocation_params.dir
         guests = getattr(report, "pyvmm_guests", ())
         paths = [path for guest in guests for path in _files(guest, here)]
-        if paths:
-            self._attach(report, paths)
-        return result
-
-    def _attach(self, report: pytest.TestReport, paths: list[str]) -> None:
-        from xml.etree import ElementTree
-
-        from _pytest.junitxml import xml_key
-
-        xml = self._config.stash.get(xml_key, None)
-        if xml is None:
+        reporter = self._reporter(report) if paths else None
+        if reporter is None:
             return
         element = ElementTree.Element("system-out")
         element.text = "\n".join(f"[[ATTACHMENT|{path}]]" for path in paths)
-        xml.node_reporter(report).append(element)
+        reporter.append(element)
+
+    def _reporter(self, report: pytest.TestReport) -> Any:
+        """What writes the test's element; None where no file is written."""
+        from _pytest.junitxml import xml_key
+
+        xml = self._config.stash.get(xml_key, None)
+        return None if xml is None else xml.node_reporter(report)
 
 
 def _files(guest: dict[str, Any], here: Path) -> list[str]:
