@@ -189,6 +189,14 @@ def test_a_process_that_answers_with_something_else(folder: Path) -> None:
     )
     assert said.startswith("its process answered with what is no result (")
     assert not taken_over.exists()
+    said = said_by(
+        "from pyvmm.testing.matrix.result_bytes import to_bytes; "
+        "from pyvmm.testing.matrix.results import BootResult, Verdict; "
+        "x = to_bytes(BootResult('b/64M-1cpu-kvm', Verdict.PASSED)); "
+        "os.write(1, struct.pack('>Q', len(x)) + x); sys.stdin.read()",
+        folder,
+    )
+    assert said.endswith("(it is another boot's)")
     said = said_by("os.write(1, b'\\xff' * 8); sys.stdin.read()", folder)
     assert said.endswith("(it has 18446744073709551615 bytes, more than 67108864)")
 
