@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
+from time import perf_counter
 
 import trio
 
@@ -16,11 +18,27 @@ from pyvmm.testing.nearest import nearest
 from pyvmm.testing.patterns import Hit, Match, Pattern, Patterns, Search, as_patterns
 from pyvmm.testing.results.tap import TapParser
 from pyvmm.testing.results.tap_results import TapFailedError, TapReport
+from pyvmm.testing.transcript import Transcript
 
 __tracebackhide__ = is_told
 
+_LONG = 1.0
+"""Seconds from which on a single search is told of in a failure."""
 _QUIET = 0.02
 """Seconds of silence after which there is time for a thorough search; then twice that."""
+
+
+class _TimedSearch(Search):
+    """A search that knows how many seconds its longest look took."""
+
+    longest = 0.0
+
+    def look(self, transcript: Transcript, *, thorough: bool = False) -> Hit | None:
+        began = perf_counter()
+        try:
+            return super().look(transcript, thorough=thorough)
+        finally:
+            self.longest = max(self.longest, perf_counter() - began)
 
 
 class AsyncConsole:
@@ -166,7 +184,7 @@ class AsyncConsole:
         attempt = f"expect {', '.join(map(repr, wanted))}"
         life = self._life
         self._require_kept(attempt)
-        search = Search(wanted, forbidden, self._cursor)
+        search = _TimedSearch(wanted, forbidden, self._cursor)
         hit = search.look(life.transcript, thorough=True)
         reason = ""
         if hit is None:
@@ -174,7 +192,7 @@ class AsyncConsole:
                 hit = await self._look_until_over(search)
             if limit.passed:
                 hit = search.look(life.transcript, thorough=True)
-                reason = f"{life.not_in_time(limit.name)}{_open_end(search)}"
+                reason = f"{life.not_in_time(limit.name)}{_open_end(search)}{_slow(search)}"
             elif hit is None:
                 detail = life.end()
                 reason = f"the guest ended without it: {detail}" if detail else ""
@@ -182,7 +200,10 @@ class AsyncConsole:
             return hit.match
         if hit is not None:
             reason = f"it said {hit.match.pattern!r}, which is forbidden"
-        raise self._failure(attempt, reason or life.not_in_time(life.deadline.name), wanted)
+        reason = reason or f"{life.not_in_time(life.deadline.name)}{_slow(search)}"
+        # What takes so long is not done once more.
+        compared = [one for one in wanted if not (_slow(search) and isinstance(one, re.Pattern))]
+        raise self._failure(attempt, reason, wanted, compared)
 
     async def _look_until_over(self, search: Search) -> Hit | None:
         life = self._life
@@ -224,9 +245,16 @@ class AsyncConsole:
                 "expect earlier, or drop() what is not wanted",
             )
 
-    def _failure(self, attempt: str, reason: str, wanted: Sequence[Pattern]) -> ExpectError:
+    def _failure(
+        self,
+        attempt: str,
+        reason: str,
+        wanted: Sequence[Pattern],
+        compared: Sequence[Pattern] | None = None,
+    ) -> ExpectError:
+        """Failure to find `wanted`; `compared`: those of them with what was said, or all."""
         life = self._life
-        miss = nearest(wanted, life.transcript, self._cursor)
+        miss = nearest(wanted if compared is None else compared, life.transcript, self._cursor)
         return ExpectError(attempt, reason, life.expectation(tuple(map(repr, wanted)), miss))
 
 
@@ -237,6 +265,15 @@ def _open_end(search: Search) -> str:
     return (
         f"; {open_end!r} matches the end of what was said, where the next letter could change it: "
         "leave `$` out, or match what follows"
+    )
+
+
+def _slow(search: _TimedSearch) -> str:
+    if search.longest < _LONG:
+        return ""
+    return (
+        f"; one search of what was said took {search.longest:.1f} s, and no time limit interrupts "
+        "that: write a regular expression that cannot match one text in many ways"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyvmm.errors import ImageError, NoInputError, UsageError
+from pyvmm.testing import console
 from pyvmm.testing.async_boots import AsyncBoots
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.driver import EventName, OutcomeKind
@@ -74,6 +75,27 @@ def test_an_error_names_the_limit_that_has_passed(boot: Boots) -> None:
         pytest.raises(ExpectError, match=r"within 0\.1 s, the boot"),
     ):
         vm.wait()
+
+
+def test_a_search_that_takes_long_is_told_and_not_repeated(
+    boot: Boots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_LONG", 0.0)
+    pattern = re.compile("HANGING")
+    with boot("hang") as vm, pytest.raises(ExpectError) as caught:
+        vm.console.expect("hanging")
+        vm.console.expect(pattern, timeout=0.05)
+    assert re.search(
+        r"time limit; one search of what was said took \d+\.\d s, and no time limit interrupts",
+        caught.value.reason,
+    )
+    compared: list[object] = []
+    monkeypatch.setattr(console, "nearest", lambda patterns, *_: compared.extend(patterns) or "")
+    for limit, hints in ((0.0, []), (1000.0, [pattern])):
+        monkeypatch.setattr(console, "_LONG", limit)
+        with boot("hang") as vm, pytest.raises(ExpectError):
+            vm.console.expect(pattern, timeout=0.05)
+        assert compared == hints
 
 
 def test_a_panic_fails_a_test_that_did_not_look(boot: Boots) -> None:
