@@ -9,34 +9,38 @@ that the guest's state depends on: image, initrd, configuration, host, the point
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import re
 import shutil
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any, TypeAlias, Unpack
 
 import trio
 
-from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.errors import PyvmmError
 from pyvmm.hosts.owner import Owner
 from pyvmm.machine.loop_thread import LoopThread
-from pyvmm.machine.saved_file import own_version
 from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
 from pyvmm.testing.blocking_vm import Vm
+from pyvmm.testing.boot_defaults import DEFAULT_TIMEOUT
 from pyvmm.testing.boots import Boot
 from pyvmm.testing.drivers.driver import CannotError, Feature
 from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
-from pyvmm.testing.patterns import Patterns, as_patterns
-from pyvmm.testing.request import BootArguments, BootRequest, Defaults, make_request, merged
+from pyvmm.testing.patterns import Patterns
+from pyvmm.testing.request import (
+    BootArguments,
+    BootRequest,
+    Defaults,
+    make_request,
+    merged,
+)
 from pyvmm.testing.saved_boot import SavedBoot
+from pyvmm.testing.saved_boot_key import key_of, name_of
 from pyvmm.testing.vm import AsyncVm, save_boot
 
 __tracebackhide__ = is_told
@@ -46,62 +50,8 @@ Point: TypeAlias = Patterns | Callable[[Vm], object]
 AsyncPoint: TypeAlias = Patterns | Callable[[AsyncVm], Awaitable[object]]
 Tell: TypeAlias = Callable[[str], None]
 
-_UNSEEN = frozenset({"path", "timeout", "crash", "symbols", "paused", "saved"})
-"""Fields of a request that no guest's state depends on."""
 _PAUSE = 0.02
 """Seconds between two tries to get a lock in a trio task, which another process holds."""
-
-
-def key_of(request: BootRequest, until: Any) -> str:
-    """Digest of all that the state of a guest depends on which is brought to a point.
-
-    Raises `UsageError` where the point is a function that is not the same for all tests.
-    """
-    values = {
-        field.name: getattr(request, field.name)
-        for field in fields(BootRequest)
-        if field.name not in _UNSEEN
-    }
-    for name, value in values.items():
-        if isinstance(value, bytes):
-            values[name] = hashlib.sha256(value).hexdigest()
-    parts = (own_version(), values, _point(until))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _point(until: Any) -> str:
-    if not callable(until):
-        # What `repr` shows of a regular expression is the beginning of it.
-        return repr(
-            [
-                (one.pattern, one.flags) if isinstance(one, re.Pattern) else one
-                for one in as_patterns(until)
-            ]
-        )
-    shared = isinstance(until, FunctionType) and until.__closure__ is None
-    if not shared or "<" in until.__qualname__ or until.__defaults__ or until.__kwdefaults__:
-        raise UsageError(
-            f"boot until {getattr(until, '__qualname__', until)}",
-            "it may not be the same for all tests",
-            "give a function that stands at the top of its module, with no default values",
-        )
-    code = hashlib.sha256(repr(_code(until.__code__)).encode()).hexdigest()
-    return f"{_name(until)} {code}"
-
-
-def _name(until: FunctionType) -> str:
-    return f"{until.__module__}.{until.__qualname__} in {until.__code__.co_filename}"
-
-
-def _code(value: object) -> object:
-    """The same for the same code in all processes: a set's order is not."""
-    if isinstance(value, CodeType):
-        return value.co_code, _code(value.co_consts), value.co_names
-    if isinstance(value, tuple):
-        return tuple(map(_code, value))
-    if isinstance(value, frozenset):
-        return sorted(repr(_code(one)) for one in value)
-    return value
 
 
 class SavedBoots(Owner):
@@ -207,12 +157,12 @@ def _require_saveable(request: BootRequest) -> None:
 
 
 def _told(request: BootRequest, until: Any, boot: SavedBoot, how: str) -> str:
-    where = (
-        _name(until)
-        if isinstance(until, FunctionType)
-        else " or ".join(map(repr, as_patterns(until)))
-    )
+    where = name_of(until)
     return f"{how}: {request.name} on {boot.host}, {boot.seconds:.3f} s behind its boot, at {where}"
+
+
+def _limit(said: BootArguments, defaults: Defaults | None) -> float:
+    return merged(said, defaults).get("timeout", DEFAULT_TIMEOUT)
 
 
 class WarmBoot(Boot):
@@ -227,11 +177,14 @@ class WarmBoot(Boot):
         *,
         tell: Tell,
         witness: Witness | None = None,
+        limit: Callable[[], float],
     ) -> None:
+        """`limit`: seconds that the guest may take which goes on now."""
         super().__init__(loop, request, witness)
         self._saved = saved
         self._until = until
         self._tell = tell
+        self._limit = limit
         self._key = key_of(request, until)
 
     def __enter__(self) -> Vm:
@@ -245,7 +198,7 @@ class WarmBoot(Boot):
                     how = "booted"
                     boot = self._saved.keep(self._key, self._made())
         self._tell(_told(self.request, self._until, boot, how))
-        self.request = replace(self.request, saved=boot)
+        self.request = replace(self.request, saved=boot, timeout=self._limit())
         return super().__enter__()
 
     def _made(self) -> SavedBoot:
@@ -295,7 +248,13 @@ class Booted:
         """
         request = make_request(image, **merged(arguments, self._defaults))
         made = WarmBoot(
-            self._loop, request, self._saved, until, tell=self._tell, witness=self._witness
+            self._loop,
+            request,
+            self._saved,
+            until,
+            tell=self._tell,
+            witness=self._witness,
+            limit=partial(_limit, arguments, self._defaults),
         )
         self._made.append(made)
         return made
@@ -318,11 +277,14 @@ class AsyncWarmBoot(AsyncBoot):
         *,
         tell: Tell,
         witness: Witness | None = None,
+        limit: Callable[[], float],
     ) -> None:
+        """`limit`: seconds that the guest may take which goes on now."""
         super().__init__(request, witness)
         self._saved = saved
         self._until = until
         self._tell = tell
+        self._limit = limit
         self._key = key_of(request, until)
 
     async def __aenter__(self) -> AsyncVm:
@@ -338,7 +300,7 @@ class AsyncWarmBoot(AsyncBoot):
             if boot is None:
                 await trio.sleep(_PAUSE)
         self._tell(_told(self.request, self._until, boot, how))
-        self.request = replace(self.request, saved=boot)
+        self.request = replace(self.request, saved=boot, timeout=self._limit())
         return await super().__aenter__()
 
     async def _reached(self) -> SavedBoot:
@@ -379,5 +341,12 @@ class AsyncBooted(AsyncBoots):
         """A boot that goes on behind `until`, as `Booted` has it; a function is a coroutine's."""
         request = make_request(image, **merged(arguments, self._defaults))
         return self._keep(
-            AsyncWarmBoot(request, self._saved, until, tell=self._tell, witness=self._witness)
+            AsyncWarmBoot(
+                request,
+                self._saved,
+                until,
+                tell=self._tell,
+                witness=self._witness,
+                limit=partial(_limit, arguments, self._defaults),
+            )
         )

@@ -22,8 +22,9 @@ from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.driver import CannotError
 from pyvmm.testing.failures import ExpectError
-from pyvmm.testing.request import make_request
-from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots, key_of
+from pyvmm.testing.request import BootArguments, make_request
+from pyvmm.testing.saved_boot_key import key_of
+from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
 from pyvmm.testing.vm import AsyncVm
 from tests.machine.in_trio import in_trio
 
@@ -255,7 +256,7 @@ def test_a_function_is_known_by_what_it_does(before: str, after: str) -> None:
 def test_a_key_is_the_same_in_all_processes() -> None:
     source = "def ready(vm):\n return vm in {'a', 'b', 'c', 'd', ('e', 'f')}"
     program = (
-        "import sys; from pyvmm.testing.saved_boots import _point; there = {'__name__': 'x'}; "
+        "import sys; from pyvmm.testing.saved_boot_key import _point; there = {'__name__': 'x'}; "
         "exec(compile(sys.argv[1], 'x.py', 'exec'), there); print(_point(there['ready']))"
     )
     keys = {
@@ -320,6 +321,23 @@ def test_a_test_that_leaves_a_guest_open_leaves_none(warm: Warm) -> None:
     warm.close()
     with pytest.raises(UsageError, match="has been left"):
         vm.console.send_line("x")
+
+
+def test_what_making_a_boot_took_is_not_what_a_restored_one_has(
+    _pyvmm_loop: LoopThread, saved: SavedBoots
+) -> None:
+    limits = [50.0]
+    factory = Booted(
+        _pyvmm_loop, saved, lambda _: None, lambda _: BootArguments(timeout=limits[-1])
+    )
+
+    boot = factory("echo", until=greet, host="model")
+    assert boot.request.timeout == 50
+    limits.append(20.0)
+    with boot:
+        assert boot.request.timeout == 20
+    with factory("echo", until=greet, host="model", timeout=7) as vm:
+        assert vm._inner.request.timeout == 7
 
 
 def test_a_boot_of_another_kind_is_not_mixed_in(boot: Boots, warm: Warm) -> None:
