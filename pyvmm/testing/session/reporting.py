@@ -272,7 +272,7 @@ class Attachments:
         reporter.append(element)
 
     def _reporter(self, report: pytest.TestReport) -> Any:
-        """What writes the test's element; None where no file is written."""
+        """Writer of the test's element; None where no file is written."""
         from _pytest.junitxml import xml_key
 
         xml = self._config.stash.get(xml_key, None)
