@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import trio
 
+from pyvmm.errors import SystemCallError
+
 T = TypeVar("T")
 
 _CANCEL_PATIENCE = 2.0
@@ -25,7 +27,12 @@ class AsyncioThread:
     """A running loop. Made by `open_asyncio`."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        try:
+            self._loop = asyncio.new_event_loop()
+        except OSError as error:
+            raise SystemCallError(
+                "make a loop for QMP", error.errno or 0, error.strerror or str(error)
+            ) from error
         self._thread = threading.Thread(target=self._main, name="asyncio", daemon=True)
 
     def start(self) -> None:

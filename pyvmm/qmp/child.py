@@ -125,10 +125,21 @@ class Child:
         return code
 
     async def pump(self, which: str, take: Callable[[bytes], object]) -> None:
-        """Hand what it writes to "stdout" or "stderr" to `take`, until nobody has that open."""
+        """Hand what it writes to "stdout" or "stderr" to `take`, until nobody has that open.
+
+        Raises `SystemCallError` where the kernel has no descriptor left.
+        """
         pipe = self._process.stdout if which == "stdout" else self._process.stderr
         assert pipe is not None
-        async with trio.lowlevel.FdStream(os.dup(pipe.fileno())) as stream:
+        try:
+            reading = os.dup(pipe.fileno())
+        except OSError as error:
+            raise SystemCallError(
+                f"read {which} of {self.command.partition(' ')[0]}",
+                error.errno or 0,
+                error.strerror or str(error),
+            ) from error
+        async with trio.lowlevel.FdStream(reading) as stream:
             async for data in stream:
                 take(bytes(data))
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -281,12 +282,19 @@ def test_no_descriptors_are_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) ->
         request = make_request("exit", host=TCG)
         async with open_qemu_driver(request) as driver:
             await driver.wait()
-        for module, name in ((qemu_process, "memory_file"), (socket, "socketpair")):
+        for module, name, refused in (
+            (qemu_process, "memory_file", no_files),
+            (socket, "socketpair", no_more),
+            (os, "dup", no_more),
+            (os, "pidfd_open", no_more),
+            (asyncio, "new_event_loop", no_more),
+        ):
             with monkeypatch.context() as patch:
-                patch.setattr(module, name, no_files if name == "memory_file" else no_more)
+                patch.setattr(module, name, refused)
                 with pytest.raises(SystemCallError, match="Too many open files"):
                     async with open_qemu_driver(request):
                         pass
+            assert not children()
 
     def no_files(*_: object, **__: object) -> None:
         raise SystemCallError("keep it in memory", errno.EMFILE, "Too many open files")
