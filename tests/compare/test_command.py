@@ -172,10 +172,10 @@ HANGS_WHEN_TIMED = """
 @pytest.mark.slow
 def test_a_qemu_that_hangs_in_a_timed_run(tmp_path: Path) -> None:
     program = changed(tmp_path, HANGS_WHEN_TIMED)
-    options = (*LITTLE, "--runs", "1", "--qemu", program, "--timeout", "4")
+    options = (*LITTLE, "--runs", "1", "--qemu", program, "--timeout", "8")
     done = pyvmm("compare", "exit", *options)
     assert done.code == 71
-    assert "round 1 was not over after 4 s" in done.lines[-1]
+    assert "round 1 was not over after 8 s" in done.lines[-1]
 
 
 @pytest.mark.slow

@@ -17,13 +17,14 @@ from packaging.tags import sys_tags
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-BUILT = ("build", "dist", "images", "__pycache__", "*.egg-info", "*.so", "_kvm.c", "*.pyc")
+BUILT = ("build", "dist", "__pycache__", "*.egg-info", "*.so", "_kvm.c", "*.pyc")
 HIDDEN = {".ci", ".gitignore"}
 
 
-def _left_out(_folder: str, names: list[str]) -> set[str]:
+def _left_out(folder: str, names: list[str]) -> set[str]:
     hidden = {name for name in names if name.startswith(".") and name not in HIDDEN}
-    return hidden | set(shutil.ignore_patterns(*BUILT)(_folder, names))
+    images = {"images"} if Path(folder) == ROOT / "pyvmm" else set()  # Those of guests, built.
+    return hidden | images | set(shutil.ignore_patterns(*BUILT)(folder, names))
 
 
 def copy_project(tree: Path) -> None:
