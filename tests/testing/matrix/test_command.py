@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli.main import main
+from pyvmm.testing.matrix import running_here
+from pyvmm.testing.matrix.plan import Boot
+from pyvmm.testing.matrix.results import BootResult, Verdict
+from pyvmm.testing.matrix.running_here import Tell
 from tests.cli.command import ENVIRONMENT, PYVMM, ending, finish, session_members, state, until
 
 EXIT = """
@@ -182,6 +186,21 @@ def test_a_file_that_is_not_there_is_no_guest(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err == (
         "pyvmm: cannot read no-such.toml: no such file; give a path to a file\n"
     )
+
+
+def test_results_are_reported_before_an_error_that_nobody_expected(
+    matrix: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(boots: list[Boot], _: object, __: int, tell: Tell) -> None:
+        tell(BootResult(boots[0].key, Verdict.PASSED))
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(running_here, "run_here", broken)
+    matrix.write_text(EXIT + HELLO)
+    assert main(["matrix", "m.toml"]) == 70
+    out, err = capfd.readouterr()
+    assert out.endswith(": 1 passed, 1 NOT RUN\n")
+    assert "RuntimeError: a defect" in err
 
 
 def test_a_limit_that_is_raised_lets_it_be_listed(
