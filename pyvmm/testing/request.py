@@ -155,7 +155,7 @@ def _read_guest(image: str | os.PathLike[str] | bytes) -> tuple[bytes, str, Path
         content = read_image(path)
         if _is_text(content):
             raise ImageError(
-                f"boot {name!r}", "it is text, and no image", "give what is built from it; or bytes"
+                f"boot {name!r}", "it is text, and no image", "give what is built from it, or bytes"
             )
         return content, name, path
     try:
