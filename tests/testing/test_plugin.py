@@ -395,8 +395,8 @@ def test_a_run_that_boots_nothing_loads_nothing(pytester: pytest.Pytester) -> No
         [
             "heavy:",
             "ours: pyvmm pyvmm.testing pyvmm.testing.images pyvmm.testing.images.collecting "
-            "pyvmm.testing.plugin pyvmm.testing.session pyvmm.testing.session.ktap_reports "
-            "pyvmm.testing.session.reporting",
+            "pyvmm.testing.plugin pyvmm.testing.session pyvmm.testing.session.default_timeout "
+            "pyvmm.testing.session.ktap_reports pyvmm.testing.session.reporting",
         ]
     )
 
