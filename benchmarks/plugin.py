@@ -29,6 +29,9 @@ RUNS = 25
 
 MOST_MS = 10.0
 _TEST = "def test_nothing() -> None:\n    pass\n"
+_EMPTY = "nothing_at_all"
+"""A plugin that does nothing: `-p` has pytest read what all distributions here declare, as a run
+that loads plugins by itself does once, with this one or without."""
 
 
 def run(effort: Effort, step: Step) -> Result:
@@ -36,12 +39,13 @@ def run(effort: Effort, step: Step) -> Result:
     with tempfile.TemporaryDirectory(prefix="pyvmm-plugin-") as name:
         folder = Path(name)
         (folder / "test_nothing.py").write_text(_TEST, encoding="utf-8")
+        (folder / f"{_EMPTY}.py").write_text("", encoding="utf-8")
         subjects = (
-            Subject("without", "pytest by itself", partial(_sample, folder)),
+            Subject("without", "pytest, and an empty plugin", partial(_sample, folder, _EMPTY)),
             Subject(
                 "with",
-                "and the plugin, as its entry point loads it",
-                partial(_sample, folder, "-p", "pyvmm.testing.plugin"),
+                "pytest, and the plugin that its entry point names",
+                partial(_sample, folder, "pyvmm.testing.plugin"),
             ),
         )
         samples = take_turns(subjects, effort, step)
@@ -62,13 +66,13 @@ def _adds(samples: dict[str, list[Sample]], figure: str) -> float:
     return statistics.median([one - other for one, other in zip(more, less, strict=True)])
 
 
-def _sample(folder: Path, *more: str) -> Sample:
-    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *more, "-c", os.devnull]
+def _sample(folder: Path, plugin: str) -> Sample:
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", plugin, "-c", os.devnull]
     answer = launched(
         [*baselines.PYTHON, *arguments, str(folder / "test_nothing.py")],
         folder / "said",
         # Without all that is installed beside it: their imports take a hundred times as long.
-        environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(folder)},
     )
     if answer["status"]:
         raise CannotRunError(f"pytest ended with {answer['status']:.0f}")
