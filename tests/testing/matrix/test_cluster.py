@@ -147,7 +147,7 @@ def test_each_boot_is_done_once_and_all_workers_do_some(
     assert {one.console for one in ran.results} == {b"imag"}
     assert len({one.place for one in ran.results}) == WORKERS
     assert len(pids(log)["a"]) == 4
-    assert not any(map(is_running, pids(log)["a"]))
+    until(lambda: not any(map(is_running, pids(log)["a"])), "boots end with the run")
 
 
 def test_a_worker_that_is_killed_loses_no_boot(
@@ -160,7 +160,8 @@ def test_a_worker_that_is_killed_loses_no_boot(
     assert verdicts["a"] == (Verdict.PASSED, 2)
     assert {verdict for verdict, _ in verdicts.values()} == {Verdict.PASSED}
     assert len(pids(folder / "killed")["a"]) == 2
-    assert not any(map(is_running, pids(folder / "killed")["a"]))
+    killed = pids(folder / "killed")["a"]
+    until(lambda: not any(map(is_running, killed)), "the boot of a killed worker dies with it")
     assert set(pids(folder / "log")) == {"i0", "i1", "i2", "i3"}
 
 
