@@ -20,19 +20,18 @@ from pyvmm.cli.output_paths import (
     STANDARD_OUTPUT,
     NamedFile,
     refuse_to_overwrite,
-    write_output,
 )
 from pyvmm.cli.sizes import parse_count, parse_seconds
 from pyvmm.compare.subjects import PyvmmHost, QemuAccelerator, QemuMachine
-from pyvmm.errors import ExitCode, SystemCallError, UsageError
+from pyvmm.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     import trio
 
+    from pyvmm.cli.output_files import OutputFiles
     from pyvmm.compare.choosing import Wanted
     from pyvmm.compare.guest_files import GuestRequest
     from pyvmm.compare.report import Report
-    from pyvmm.machine.console.output_file import OutputFile
 
 DIFFERS = 1
 _RUNS = 5
@@ -111,7 +110,7 @@ def command(options: argparse.Namespace) -> int:
     request = _request(options)
     ending.hold()
     with ExitStack() as stack:
-        outputs = _Outputs(options, stack)
+        outputs = _outputs(options, stack)
         report = _compared(request, wanted, options.runs, ending)
         from pyvmm.compare.terminal import to_text
 
@@ -250,33 +249,10 @@ async def _watch(signals: AsyncIterator[int], seen: list[int], scope: trio.Cance
 # -- the files --
 
 
-class _Outputs:
-    """The files that the report is written to, open before anything is run."""
+def _outputs(options: argparse.Namespace, stack: ExitStack) -> OutputFiles[Report]:
+    from pyvmm.cli.output_files import OutputFiles
 
-    def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
-        from pyvmm.machine.console.output_file import OutputFile
-
-        self._files: list[tuple[Path, OutputFile, Callable[[Report], str]]] = []
-        for path, writer in ((options.json, _json), (options.html, _html)):
-            if path is None:
-                continue
-            file = stack.enter_context(OutputFile(path, _attempt(path)))
-            self._files.append((path, file, writer))
-
-    def write(self, report: Report) -> None:
-        """Write all of them, once all that goes into them is known.
-
-        Raises `SystemCallError` for the first that fails, when the others are written.
-        """
-        texts = [writer(report) for _, _, writer in self._files]
-        failures = []
-        for (path, file, _), text in zip(self._files, texts, strict=True):
-            try:
-                write_output(file, text, _attempt(path))
-            except SystemCallError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+    return OutputFiles("comparison", ((options.json, _json), (options.html, _html)), stack)
 
 
 def _json(report: Report) -> str:
@@ -291,7 +267,3 @@ def _html(report: Report) -> str:
     from pyvmm.compare.html_report import to_html
 
     return to_html(report)
-
-
-def _attempt(path: Path) -> str:
-    return f"write the comparison to {path}"

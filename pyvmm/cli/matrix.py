@@ -19,15 +19,14 @@ from pyvmm.cli.output_paths import (
     STANDARD_OUTPUT,
     NamedFile,
     refuse_to_overwrite,
-    write_output,
 )
 from pyvmm.cli.sizes import parse_count
-from pyvmm.errors import ExitCode, HostLacksError, SystemCallError, UsageError
+from pyvmm.errors import ExitCode, HostLacksError, UsageError
 
 if TYPE_CHECKING:
     import trio
 
-    from pyvmm.machine.console.output_file import OutputFile
+    from pyvmm.cli.output_files import OutputFiles
     from pyvmm.testing.drivers.monitors import HostName
     from pyvmm.testing.matrix.jobs import ImageFiles
     from pyvmm.testing.matrix.plan import Boot, Matrix
@@ -107,7 +106,7 @@ def command(options: argparse.Namespace) -> int:
         options.cluster = scheduler_address(options.cluster)
     ending.hold()
     with ExitStack() as stack:
-        outputs = _Outputs(options, stack)
+        outputs = _outputs(options, stack)
         run = _Run(options, boots, files)
         failure = run.done(ending)
         summary = run.summary()
@@ -327,7 +326,7 @@ async def _watch(signals: AsyncIterator[int], seen: list[int], scope: trio.Cance
 # -- the report --
 
 
-def _report(summary: Summary, outputs: _Outputs) -> None:
+def _report(summary: Summary, outputs: OutputFiles[Summary]) -> None:
     from pyvmm.cli.standard_output import columns, print_answer, unpadded
     from pyvmm.testing.matrix.terminal import to_text
 
@@ -340,28 +339,10 @@ def _report(summary: Summary, outputs: _Outputs) -> None:
         print_answer(text if is_terminal else unpadded(text))
 
 
-class _Outputs:
-    """The files that the report is written to, open before anything is run."""
+def _outputs(options: argparse.Namespace, stack: ExitStack) -> OutputFiles[Summary]:
+    from pyvmm.cli.output_files import OutputFiles
 
-    def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
-        from pyvmm.machine.console.output_file import OutputFile
-
-        self._files: list[tuple[Path, OutputFile, Callable[[Summary], str]]] = []
-        for path, writer in ((options.json, _json), (options.html, _html)):
-            if path is not None:
-                file = stack.enter_context(OutputFile(path, _attempt(path)))
-                self._files.append((path, file, writer))
-
-    def write(self, summary: Summary) -> None:
-        """Write all of them. Raises `SystemCallError` for the first that fails, at the end."""
-        failures = []
-        for path, file, writer in self._files:
-            try:
-                write_output(file, writer(summary), _attempt(path))
-            except SystemCallError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+    return OutputFiles("results", ((options.json, _json), (options.html, _html)), stack)
 
 
 def _json(summary: Summary) -> str:
@@ -376,7 +357,3 @@ def _html(summary: Summary) -> str:
     from pyvmm.testing.matrix.html_report import to_html
 
     return to_html(summary)
-
-
-def _attempt(path: Path) -> str:
-    return f"write the results to {path}"
