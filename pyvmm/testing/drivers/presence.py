@@ -9,7 +9,6 @@ from pyvmm.testing.drivers.monitors import HostName
 
 IN_LAB = "PYVMM_TESTS_IN_LAB"
 """Environment of the process that runs the lab's tests, in the lab (`session.lab_worker`)."""
-_QEMU = "qemu-system-x86_64"
 
 
 def is_in_lab() -> bool:
@@ -52,8 +51,10 @@ def _open_kvm() -> None:
 def _missing_qemu() -> str | None:
     import shutil
 
-    if shutil.which(_QEMU) is None:
-        return f"{_QEMU} is not installed (Debian: apt install qemu-system-x86)"
+    from pyvmm.compare.choosing import DEFAULT_QEMU
+
+    if shutil.which(DEFAULT_QEMU) is None:
+        return f"{DEFAULT_QEMU} is not installed (Debian: apt install qemu-system-x86)"
     return None
 
 
