@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import NoReturn, Unpack
+from typing import NoReturn, TypeVar, Unpack
 
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.machine.loop_thread import LoopTask, LoopThread
@@ -97,6 +97,9 @@ class Boot:
         raise AttributeError(f"boot(...) is to be entered: with boot(...) as vm: vm.{name}")
 
 
+T = TypeVar("T", bound=Boot)
+
+
 class Boots:
     """Factory of synchronous boots; what it has made is gone when it is closed."""
 
@@ -117,7 +120,9 @@ class Boots:
     ) -> Boot:
         """A boot, to be entered. Raises as `make_request`, whose arguments these are."""
         request = make_request(image, **merged(arguments, self._defaults))
-        made = Boot(self._loop, request, self._witness)
+        return self._keep(Boot(self._loop, request, self._witness))
+
+    def _keep(self, made: T) -> T:
         # A session may boot thousands: of those that are over nothing is kept here.
         self._made = [one for one in self._made if not one.is_over] + [made]
         return made

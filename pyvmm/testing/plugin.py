@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -187,11 +187,8 @@ def session_boot(request: pytest.FixtureRequest, _pyvmm_loop: LoopThread) -> Ite
     from pyvmm.testing.boots import Boots
     from pyvmm.testing.explaining.failed_tests import witness_of_session
 
-    boots = Boots(_pyvmm_loop, witness=witness_of_session(request.session))
-    try:
+    with closing(Boots(_pyvmm_loop, witness=witness_of_session(request.session))) as boots:
         yield boots
-    finally:
-        boots.close()
 
 
 @pytest.fixture
@@ -201,11 +198,8 @@ def boot(
     """Boot guests: ``with boot("exit", append="9") as vm:``. Gone when the test is over."""
     from pyvmm.testing.boots import Boots
 
-    boots = Boots(_pyvmm_loop, _pyvmm_defaults, _pyvmm_witness)
-    try:
+    with closing(Boots(_pyvmm_loop, _pyvmm_defaults, _pyvmm_witness)) as boots:
         yield boots
-    finally:
-        boots.close()
 
 
 @pytest.fixture
@@ -213,11 +207,8 @@ def async_boot(_pyvmm_defaults: Defaults, _pyvmm_witness: Witness) -> Iterator[A
     """Boot guests in a trio test: ``async with async_boot("exit", append="9") as vm:``."""
     from pyvmm.testing.async_boots import AsyncBoots
 
-    boots = AsyncBoots(_pyvmm_defaults, _pyvmm_witness)
-    try:
+    with closing(AsyncBoots(_pyvmm_defaults, _pyvmm_witness)) as boots:
         yield boots
-    finally:
-        boots.close()
 
 
 @pytest.fixture(scope="session")
@@ -250,17 +241,16 @@ def booted(
     """
     from pyvmm.testing.saved_boots import Booted
 
-    booted = Booted(
-        _pyvmm_loop,
-        _pyvmm_saved_boots,
-        _teller(request.node),
-        _pyvmm_defaults,
-        witness=_pyvmm_witness,
-    )
-    try:
+    with closing(
+        Booted(
+            _pyvmm_loop,
+            _pyvmm_saved_boots,
+            _teller(request.node),
+            _pyvmm_defaults,
+            witness=_pyvmm_witness,
+        )
+    ) as booted:
         yield booted
-    finally:
-        booted.close()
 
 
 @pytest.fixture
@@ -273,13 +263,12 @@ def async_booted(
     """Start behind a boot in a trio test: ``async with async_booted("echo", until=...) as vm:``."""
     from pyvmm.testing.saved_boots import AsyncBooted
 
-    booted = AsyncBooted(
-        _pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults, witness=_pyvmm_witness
-    )
-    try:
+    with closing(
+        AsyncBooted(
+            _pyvmm_saved_boots, _teller(request.node), _pyvmm_defaults, witness=_pyvmm_witness
+        )
+    ) as booted:
         yield booted
-    finally:
-        booted.close()
 
 
 def _teller(item: pytest.Item) -> Callable[[str], None]:

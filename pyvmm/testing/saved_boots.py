@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
 from pyvmm.testing.blocking_vm import Vm
 from pyvmm.testing.boot_defaults import DEFAULT_TIMEOUT
-from pyvmm.testing.boots import Boot
+from pyvmm.testing.boots import Boot, Boots
 from pyvmm.testing.drivers.driver import CannotError, Feature
 from pyvmm.testing.explaining.witness import Witness
 from pyvmm.testing.failures import is_told
@@ -214,7 +214,7 @@ class WarmBoot(Boot):
                 raise
 
 
-class Booted:
+class Booted(Boots):
     """Factory of warm boots: ``with booted("echo", until="ready") as vm:``."""
 
     def __init__(
@@ -226,15 +226,11 @@ class Booted:
         *,
         witness: Witness | None = None,
     ) -> None:
-        """`defaults` are arguments of the boots that do not say them."""
-        self._loop = loop
-        self._defaults = defaults
-        self._witness = witness
+        super().__init__(loop, defaults, witness)
         self._saved = saved
         self._tell = tell
-        self._made: list[WarmBoot] = []
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         image: str | os.PathLike[str] | bytes,
         *,
@@ -247,23 +243,17 @@ class Booted:
         brings the guest to the point. Raises as `boot`, and as reaching the point does.
         """
         request = make_request(image, **merged(arguments, self._defaults))
-        made = WarmBoot(
-            self._loop,
-            request,
-            self._saved,
-            until,
-            tell=self._tell,
-            witness=self._witness,
-            limit=partial(_limit, arguments, self._defaults),
+        return self._keep(
+            WarmBoot(
+                self._loop,
+                request,
+                self._saved,
+                until,
+                tell=self._tell,
+                witness=self._witness,
+                limit=partial(_limit, arguments, self._defaults),
+            )
         )
-        self._made.append(made)
-        return made
-
-    def close(self) -> None:
-        """End every guest whose block has not been left, the last one first."""
-        with ExitStack() as stack:
-            for boot in self._made:
-                stack.callback(boot.close)
 
 
 class AsyncWarmBoot(AsyncBoot):
