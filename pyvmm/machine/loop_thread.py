@@ -236,6 +236,7 @@ class LoopTask(Generic[U]):
 
     def _call(self, function: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
         done: Future[T] = Future()
+        scope = trio.CancelScope()
 
         async def carry_out() -> None:
             # Not fail_after: a TooSlowError of the function's own is told as that.
@@ -244,8 +245,13 @@ class LoopTask(Generic[U]):
             if limit.cancelled_caught:
                 done.set_exception(TimeoutError(f"not within {timeout:g} s"))
 
-        with self._cancelled_at_the_end(carry_out, done):
+        # An interrupt may come as soon as it is started: no manager's `__enter__` between.
+        try:
+            self._run(scope, carry_out, done)
             return done.result()
+        finally:
+            if not done.done():
+                self._loop.soon(scope.cancel)
 
     def now(self, function: Callable[[], T]) -> T:
         """Call what does not wait, in the loop, from any thread but its own. Raises as `call`."""
@@ -265,6 +271,7 @@ class LoopTask(Generic[U]):
         entered: Future[T] = Future()
         left: Future[None] = Future()
         leave = trio.Event()
+        scope = trio.CancelScope()
 
         async def hold() -> None:
             if isinstance(manager, AbstractAsyncContextManager):
@@ -277,13 +284,17 @@ class LoopTask(Generic[U]):
                     await leave.wait()
             left.set_result(None)
 
-        with self._cancelled_at_the_end(hold, entered, left):
+        try:
+            self._run(scope, hold, entered, left)
             value = entered.result()
             try:
                 yield value
             finally:
                 self._loop.soon(leave.set)
                 left.result()
+        finally:
+            if not left.done():
+                self._loop.soon(scope.cancel)
 
     def _refuse_waited_for(self) -> None:
         if self._is_waited_for():
@@ -293,16 +304,17 @@ class LoopTask(Generic[U]):
                 "do it on another thread",
             )
 
-    @contextmanager
-    def _cancelled_at_the_end(
-        self, task: Callable[[], Awaitable[None]], *promised: Future[T] | Future[None]
-    ) -> Iterator[None]:
-        """Inside of the block `task` runs; where it fails, the first open promise is broken."""
+    def _run(
+        self,
+        scope: trio.CancelScope,
+        task: Callable[[], Awaitable[None]],
+        *promised: Future[T] | Future[None],
+    ) -> None:
+        """Start `task` inside of `scope`; where it fails, the first open promise is broken."""
         if self._loop.is_current:
             raise InternalError(
                 _ATTEMPT, "its own thread must not wait for itself", "do it outside of a listener"
             )
-        scope = trio.CancelScope()
 
         def break_promise(failure: BaseException) -> None:
             next(one for one in promised if not one.done()).set_exception(failure)
@@ -322,8 +334,3 @@ class LoopTask(Generic[U]):
 
         if not self._loop.soon(start):
             raise _closed()
-        try:
-            yield
-        finally:
-            if not promised[-1].done():
-                self._loop.soon(scope.cancel)

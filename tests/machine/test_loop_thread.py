@@ -29,6 +29,7 @@ class Held:
     def __init__(self) -> None:
         self.noted: list[str] = []
         self.waiting = threading.Event()
+        self.ended = threading.Event()
 
     async def for_ever(self) -> None:
         self.waiting.set()
@@ -36,6 +37,7 @@ class Held:
             await trio.sleep_forever()
         finally:
             self.noted.append("no longer waiting")
+            self.ended.set()
 
     @asynccontextmanager
     async def inside(self) -> AsyncIterator[str]:
@@ -156,10 +158,34 @@ def test_ctrl_c_leaves_nothing_that_waits() -> None:
         finally:
             signal.signal(signal.SIGINT, before)
         thread.join()
-        # Trio runs the tasks of one round in any order: in the second round it is done.
-        task.now(lambda: None)
-        task.now(lambda: None)
-        assert held.noted == ["no longer waiting"]
+        assert held.ended.wait(HANG)
+
+
+@pytest.mark.parametrize("is_entered", [False, True], ids=["call", "entered"])
+def test_ctrl_c_before_the_wait_leaves_nothing_that_waits(
+    monkeypatch: pytest.MonkeyPatch, is_entered: bool
+) -> None:
+    soon = LoopThread.soon
+
+    def interrupted(loop: LoopThread, function: Callable[[], object]) -> bool:
+        monkeypatch.undo()
+        soon(loop, function)
+        assert held.waiting.wait(HANG)
+        raise KeyboardInterrupt
+
+    @asynccontextmanager
+    async def waiting() -> AsyncIterator[None]:
+        await held.for_ever()
+        yield
+
+    with opened() as (task, held):
+        monkeypatch.setattr(LoopThread, "soon", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            if is_entered:
+                with task.entered(waiting()):
+                    raise AssertionError("it was entered")
+            task.call(held.for_ever)
+        assert held.ended.wait(HANG)
 
 
 def test_a_failure_on_the_way_in_and_out() -> None:
