@@ -93,11 +93,13 @@ class Harm(enum.Enum):
 class Floor:
     """Meeting place of the threads: effects on cells that more than one program has.
 
-    `harms` collects what went wrong in a step; who runs the step empties it.
+    `harms` collects what went wrong in a step; who runs the step empties it. `torn_is_harm`: a VM
+    must not be touched any more once its MMU is torn down, an assumption.
     """
 
     held: frozenset[Protection]
     slots_pin_files: bool
+    torn_is_harm: bool = True
     harms: list[Harm] = field(default_factory=list)
     acquisitions: int = 0
 
@@ -152,6 +154,8 @@ class Floor:
 
     def use_vm(self, w: Cells, v: int) -> bool:
         """Tell whether a VM and its MMU may be touched; a harm is noted if not."""
+        if v >= 0 and w[VM[v] + V_STATE] == V_TORN and not self.torn_is_harm:
+            return True
         if v < 0 or w[VM[v] + V_STATE] != V_LIVE:
             self.harm(Harm.FREED_VM)
             return False

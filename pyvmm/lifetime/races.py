@@ -238,10 +238,16 @@ def _harm_of_slots(w: Cells) -> Harm | None:
     return None
 
 
-def race(locking: Locking, scenario: Scenario, dropped: frozenset[Protection]) -> Raced:
+def race(
+    locking: Locking,
+    scenario: Scenario,
+    dropped: frozenset[Protection],
+    *,
+    torn_is_harm: bool = True,
+) -> Raced:
     """Follow every interleaving of a scenario, with some protections dropped."""
     held = frozenset(PROTECTIONS[locking]) - dropped
-    floor = Floor(held, locking is Locking.PROPOSAL)
+    floor = Floor(held, locking is Locking.PROPOSAL, torn_is_harm)
     writer = Writer(locking, floor)
     programs = [writer.program(task) for task in scenario.tasks]
     start = bytes(start_cells(scenario.start, locking))
@@ -327,6 +333,7 @@ def run_races(
     chosen: Iterable[Scenario],
     *,
     dropped: frozenset[Protection] = frozenset(),
+    torn_is_harm: bool = True,
     progress: Progress | None = None,
     stop_early: bool = False,
 ) -> Races:
@@ -338,7 +345,7 @@ def run_races(
     for scenario in todo:
         if progress is not None:
             progress(done, len(todo))
-        raced = race(locking, scenario, dropped)
+        raced = race(locking, scenario, dropped, torn_is_harm=torn_is_harm)
         done += 1
         states += raced.states
         steps += raced.steps

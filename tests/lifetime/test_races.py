@@ -193,3 +193,16 @@ def test_progress_is_told() -> None:
         Locking.MAINLINE, scenarios((2,), ("bound",)), progress=lambda *each: told.append(each)
     )
     assert told[0] == (0, 36 + 8)
+
+
+@pytest.mark.slow
+def test_an_mmu_torn_down_first_does_harm_by_assumption_only() -> None:
+    """An MMU that has lost its roots finds nothing to zap; one whose keys are given back does."""
+    found = run_races(
+        Locking.PROPOSAL,
+        scenarios((2,)),
+        dropped=frozenset({Protection.SLOTS_FIRST}),
+        torn_is_harm=False,
+    )
+    assert not found.harms
+    assert found.scenarios == pairs(Locking.PROPOSAL, Protection.SLOTS_FIRST).scenarios
