@@ -42,7 +42,7 @@ def judge_all(evidence: Evidence) -> tuple[Judgement, ...]:
             _false_handle,
             _invalidate_lock,
             _no_rcu,
-            _no_clean_up,
+            no_clean_up,
             _one_vm,
             _contents,
             _bare_pointer,
@@ -149,10 +149,11 @@ def _no_rcu(evidence: Evidence) -> Judgement:
     )
 
 
-def _no_clean_up(evidence: Evidence) -> Judgement:
+def no_clean_up(evidence: Evidence, *, torn_is_harm: bool = True) -> Judgement:
+    """Judge that release has nothing to do; `torn_is_harm` is an assumption of it."""
     found = evidence.explored(MAIL)
     whole = evidence.raced(Locking.PROPOSAL)
-    torn = evidence.raced(Locking.PROPOSAL, Protection.SLOTS_FIRST)
+    torn = evidence.raced(Locking.PROPOSAL, Protection.SLOTS_FIRST, torn_is_harm=torn_is_harm)
     sound = all(
         found.holds(name)
         for name in ("nothing-dangles", "mappings-have-backing", "everything-is-freed")

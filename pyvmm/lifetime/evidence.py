@@ -53,7 +53,7 @@ class Evidence:
     sizes: tuple[int, ...] = (2, 3)
     progress: Callable[[str], None] | None = None
     _explored: dict[str, Exploration] = field(default_factory=dict)
-    _raced: dict[tuple[Locking, frozenset[Protection]], Races] = field(default_factory=dict)
+    _raced: dict[tuple[Locking, frozenset[Protection], bool], Races] = field(default_factory=dict)
 
     def explored(self, design: Design) -> Exploration:
         """The sequential exploration of a design."""
@@ -72,15 +72,20 @@ class Evidence:
             found = self._explored[name] = explore(design, LINKED)
         return found
 
-    def raced(self, locking: Locking, *dropped: Protection) -> Races:
-        """The interleavings of one locking; with something dropped, of two operations."""
-        key = (locking, frozenset(dropped))
+    def raced(self, locking: Locking, *dropped: Protection, torn_is_harm: bool = True) -> Races:
+        """The interleavings of one locking; with something dropped, of two operations.
+
+        `torn_is_harm`: a VM must not be touched once its MMU is torn down.
+        """
+        key = (locking, frozenset(dropped), torn_is_harm)
         found = self._raced.get(key)
         if found is None:
             names = " and ".join(each.name for each in dropped)
             self._tell(f"racing {locking.name}" + (f" without {names}" if names else ""))
             sizes: Iterable[int] = (2,) if dropped else self.sizes
-            found = run_races(locking, scenarios(sizes), dropped=frozenset(dropped))
+            found = run_races(
+                locking, scenarios(sizes), dropped=frozenset(dropped), torn_is_harm=torn_is_harm
+            )
             self._raced[key] = found
         return found
 

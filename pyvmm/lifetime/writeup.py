@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import UsageError
 from pyvmm.lifetime.answer import Sufficiency, sufficiency
+from pyvmm.lifetime.assumptions import Assumption, assumptions
 from pyvmm.lifetime.claims import judge_all
 from pyvmm.lifetime.designs import STANDARD_DESIGNS
 from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
@@ -31,6 +32,7 @@ def generated(evidence: Evidence) -> dict[str, str]:
         "stories": _stories(found),
         "claims": _claims(judgements),
         "evidence": _evidence(judgements),
+        "assumptions": _assumptions(assumptions(evidence)),
     }
 
 
@@ -159,3 +161,17 @@ def _evidence(judgements: Sequence[Judgement]) -> str:
 
 def _short(schedule: Schedule) -> str:
     return f"{schedule.harm.value} ({schedule.scenario}; {len(schedule.steps)} steps)"
+
+
+def _assumptions(taken: Sequence[Assumption]) -> str:
+    lines: list[str] = []
+    for each in taken:
+        lines += [
+            f"**{each.name}**: {each.sentence}",
+            "",
+            f"- because {each.reason} ({each.source});",
+            f"- fails: {each.fails};",
+            f"- {each.shown or 'not shown by a run'}.",
+            "",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Assumptions of the model: each with its reason, where it fails, and a run without it.
+
+A claim that "holds" holds under these. Where one can be left out, it is, and what that changes is
+read off the runs; where it cannot, `shown` is empty and the text says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pyvmm.lifetime.claims import no_clean_up
+from pyvmm.lifetime.designs import STANDARD_DESIGNS
+from pyvmm.lifetime.evidence import Evidence
+from pyvmm.lifetime.explorer import Exploration, explore
+from pyvmm.lifetime.universe import SMALL, Universe
+
+TWO_SECRETS = Universe("two secrets", 2, 1, 2, 2, 1, 1, secrets=2)
+"""Two pages that can both hold something, which the other universes rule out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """Something that the model takes for granted.
+
+    `source` is the kernel function or message that it is taken from; `fails` says where it is not
+    so; `shown` what a run without it finds, "" where none can be made.
+    """
+
+    name: str
+    sentence: str
+    reason: str
+    source: str
+    fails: str
+    shown: str = ""
+
+
+def assumptions(evidence: Evidence) -> tuple[Assumption, ...]:
+    """Every assumption, those first on which a verdict turns."""
+    return (
+        _torn(evidence),
+        _sizes(),
+        _secrets(),
+        *_UNSHOWN,
+    )
+
+
+def _torn(evidence: Evidence) -> Assumption:
+    with_it, without = no_clean_up(evidence), no_clean_up(evidence, torn_is_harm=False)
+    return Assumption(
+        "torn-mmu",
+        "Touching a VM whose MMU is torn down does harm.",
+        "the page tables are gone by then, and so is TDX's key, which reclaiming a page needs",
+        "`kvm_destroy_vm`: `kvm_arch_destroy_vm` comes before `kvm_free_memslots`; "
+        "`72655345e07a02028c9239ccb2c3633dd72bbf9d.1692119201.git.isaku.yamahata@intel.com`",
+        "an MMU whose roots are an empty list by then, as x86's TDP MMU, finds nothing to zap",
+        f"{with_it.name}: {with_it.verdict.value} with it, {without.verdict.value} without",
+    )
+
+
+def _violated(found: Exploration) -> frozenset[str]:
+    return frozenset(found.stories)
+
+
+def _differing(universes: Iterable[Universe]) -> list[str]:
+    """Name each design and universe that violates other properties than the small universe."""
+    found = []
+    larger = tuple(universes)
+    for design in STANDARD_DESIGNS:
+        small = _violated(explore(design, SMALL))
+        found += [
+            f"{design.name} in {each.name}"
+            for each in larger
+            if _violated(explore(design, each)) != small
+        ]
+    return found
+
+
+def grown() -> tuple[Universe, ...]:
+    """The small universe with one more of one thing: of each thing in turn."""
+    small = SMALL
+    return (
+        replace(small, name="another VM", vms=small.vms + 1),
+        replace(small, name="another file", files=small.files + 1),
+        replace(small, name="another slot", slots=small.slots + 1),
+        replace(small, name="another page", pages=small.pages + 1),
+        replace(small, name="another process", processes=small.processes + 1),
+        replace(small, name="another descriptor", handles=small.handles + 1),
+    )
+
+
+def _sizes() -> Assumption:
+    other = _differing(grown())
+    return Assumption(
+        "two-of-each",
+        "Two of each object show what more of them would.",
+        "every effect names at most one VM, file and slot, and one other that was there before",
+        "the tables of `pyvmm/rules/lifecycle.py`",
+        "nothing proves it: a fault that takes three VMs would not be seen",
+        "one more of each thing, one at a time, than the smallest universe has: "
+        + (
+            f"differs for {', '.join(other)}"
+            if other
+            else "the same properties fail in all designs"
+        ),
+    )
+
+
+def _secrets() -> Assumption:
+    other = _differing((TWO_SECRETS,))
+    return Assumption(
+        "one-secret",
+        "One page with contents at a time shows every leak.",
+        "no effect on a page looks at the contents of another, but for zeroing the whole file",
+        "`kvm_gmem_fallocate`, `kvm_gmem_get_pfn`: by page",
+        "a design that judged a file by several pages",
+        "two pages with contents: "
+        + (
+            f"differs for {', '.join(other)}"
+            if other
+            else "the same properties fail in all designs"
+        ),
+    )
+
+
+_UNSHOWN = (
+    Assumption(
+        "atomic-steps",
+        "A step happens at once, and everybody sees steps in one order.",
+        "what the steps change is read and written under locks, or published with the barriers "
+        "of RCU, SRCU and reference counts",
+        "`rcu_assign_pointer`, `smp_wmb` in `kvm_mmu_invalidate_end`, `refcount_t`",
+        "a plain load or store that the kernel lacks a barrier for would not be found here; "
+        "the kernel has KCSAN and litmus tests for those",
+    ),
+    Assumption(
+        "one-machine",
+        "A virtual machine ends with its last VM.",
+        "an ASID or HKID is given back when the VM that has it is destroyed",
+        "`sev_vm_destroy`, `tdx_mmu_release_hkid`; `ZOO782YGRY0YMuPu@google.com`",
+        "a helper that held the ASID after its VM: KVM has each helper hold the VM instead "
+        "(`sev_vm_copy_enc_context_from`)",
+    ),
+    Assumption(
+        "any-process",
+        "Any process with the descriptor can use a VM.",
+        "it makes the explorations of forks larger, never smaller",
+        "`kvm_vm_ioctl`: EIO unless `kvm->mm` is the caller's",
+        "always, in the kernel; the replay expects the EIO and counts it",
+    ),
+    Assumption(
+        "only-what-can-be-asked",
+        "User space does what it can ask the kernel for, and the kernel keeps to its tables.",
+        "the question is what a life cycle permits, not what a kernel under attack does",
+        "KVM api.rst",
+        "memory that is protected by hardware has a weaker host in mind: a leak is then "
+        "ciphertext, or a fault, instead of contents",
+    ),
+)
