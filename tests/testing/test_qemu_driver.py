@@ -21,11 +21,12 @@ import trio.testing
 from pyvmm.bundled_guests import find
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.registers import RESET_RIP
-from pyvmm.qmp.peer import QemuError
+from pyvmm.qmp.peer import QemuError, QemuEvent, QemuPeer
 from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers import qemu_process, qemu_saving
 from pyvmm.testing.drivers.driver import CannotError, Event, EventName, Feature, OutcomeKind
 from pyvmm.testing.drivers.qemu_driver import open_qemu_driver
+from pyvmm.testing.drivers.qemu_process import QemuProcess
 from pyvmm.testing.drivers.qemu_saving import MigrationFailedError
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.request import make_request
@@ -236,7 +237,7 @@ def test_a_restore_that_is_given_up_ends_the_guest(
         with monkeypatch.context() as patch:
             patch.setattr(qemu_process, "load_devices", never)
             with pytest.raises(LookupError if fails else ExpectError):
-                vm.restore(saved, timeout=0.2)
+                vm.restore(saved, timeout=HANG if fails else 0.2)
         with pytest.raises(MigrationFailedError, match="its restore was given up"):
             vm.wait(timeout=HANG)
         assert not children()
@@ -423,6 +424,42 @@ def test_breakpoints(boot: Boots, host: str) -> None:
             vm.console.expect(typed)
         vm.clear_breakpoint(address)
         vm.console.send(b"d\x04")
+        assert vm.wait().status == 0
+        names = [event.name.value for event in vm.events.all]
+        assert names == [*("paused", "breakpoint", "resumed") * 2, "ended"]
+
+
+@by_both
+def test_a_stop_that_is_looked_at_late_is_told_once(
+    boot: Boots, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, take = QemuPeer.query_status, QemuProcess._take
+    stops = 0
+
+    def counted(process: QemuProcess, event: QemuEvent) -> None:
+        nonlocal stops
+        stops += event.name == "STOP"
+        take(process, event)
+
+    async def late(peer: QemuPeer) -> str:
+        # The step over the first breakpoint is looked at when the guest stands at the second.
+        while stops == 2:
+            await trio.sleep(0.001)
+        return await query(peer)
+
+    monkeypatch.setattr(QemuProcess, "_take", counted)
+    monkeypatch.setattr(QemuPeer, "query_status", late)
+    with boot("echo", host=host) as vm:
+        vm.console.send(b"a")
+        vm.console.expect("a")
+        vm.breakpoint("console_write")
+        stops = 0
+        for typed in (b"b", b"c"):
+            vm.console.send(typed)
+            vm.events.wait_for("breakpoint")
+            vm.resume()
+            vm.console.expect(typed)
+        vm.console.send(b"\x04")
         assert vm.wait().status == 0
         names = [event.name.value for event in vm.events.all]
         assert names == [*("paused", "breakpoint", "resumed") * 2, "ended"]

@@ -144,7 +144,7 @@ class QemuDriver:
                 await old.end()
             old.close()
             await self.start(alike)
-            for address in sorted(old.breakpoints):
+            for address in sorted(old.breakpoints.addresses):
                 await self.set_breakpoint(address)
         except BaseException:
             # There is no guest any more, or not the one that was asked for.

@@ -18,10 +18,10 @@ from pyvmm.hosts.breakpoints import require_breakpoints
 from pyvmm.qmp.peer import PATIENCE, QemuError, QemuEvent, QemuPeer, open_qemu, socket_pair
 from pyvmm.testing.drivers.console_pipes import ConsolePipes
 from pyvmm.testing.drivers.driver import Event, EventName, Outcome
-from pyvmm.testing.drivers.gdb_stub import GdbStub, GdbStubError
+from pyvmm.testing.drivers.gdb_stub import GdbStubError
+from pyvmm.testing.drivers.qemu_breakpoints import GDB, QemuBreakpoints
 from pyvmm.testing.drivers.qemu_guest import QemuGuest
 from pyvmm.testing.drivers.qemu_outcome import broken, out_of_time, outcome_of
-from pyvmm.testing.drivers.qemu_registers import next_instruction, parse_registers
 from pyvmm.testing.drivers.qemu_saving import QemuSaved, fill_ram, load_devices, save_devices
 from pyvmm.testing.drivers.standing_still import StandingStill
 
@@ -38,7 +38,6 @@ _BROKEN = frozenset({"internal-error", "io-error"})
 """Run states (QMP's RunState) that the guest does not come out of."""
 _LOOK_PATIENCE = 10.0
 _END_PATIENCE = 15.0
-_GDB = "gdb"
 _LOG_LIMIT = 1 << 20
 
 
@@ -76,9 +75,7 @@ class QemuProcess:
         self._resets = 0
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
-        self.breakpoints: set[int] = set()
-        """Linear addresses."""
-        self._stub: GdbStub | None = None
+        self.breakpoints = QemuBreakpoints(self, guest.files.request.cpus)
         self._still = StandingStill(self)
         self._changing = trio.Lock()
         """Held while the devices are saved, or reset."""
@@ -178,8 +175,11 @@ class QemuProcess:
         try:
             async with self._still.alone():
                 self._devices = None
-                if self._stub is not None and self.breakpoints:
-                    await self._step_over(attempt, self._stub)
+                self._quiet += 1
+                try:
+                    await self.breakpoints.step_over(attempt)
+                finally:
+                    self._quiet -= 1
                 await self.ask(attempt, "cont")
         except GdbStubError:
             # The instruction at the breakpoint may have ended the guest.
@@ -203,57 +203,18 @@ class QemuProcess:
         And `UsageError` for what is no address.
         """
         attempt = f"set a breakpoint at {address:#x}"
-        if address in self.breakpoints:
-            return
-        require_breakpoints((address,), 1)
-        async with self.standing_still(attempt):
-            if self._stub is None:
-                line = {"command-line": f"gdbserver chardev:{_GDB}"}
-                said = str(await self.ask(attempt, "human-monitor-command", line))
-                if not said.startswith("Waiting for gdb connection"):
-                    raise GdbStubError(attempt, f"QEMU has no gdbstub: {said.strip()}")
-                self._stub = GdbStub(self._gdb)
-            await self._stub.insert(address)
-            self.breakpoints.add(address)
+        if address not in self.breakpoints.addresses:
+            require_breakpoints((address,), 1)
+            async with self.standing_still(attempt):
+                await self.breakpoints.insert(attempt, address)
 
     async def clear_breakpoint(self, address: int) -> None:
         """Take it away. Raises `UsageError` where there is none."""
         attempt = f"clear the breakpoint at {address:#x}"
-        if self._stub is None or address not in self.breakpoints:
+        if address not in self.breakpoints.addresses:
             raise UsageError(attempt, "there is none")
         async with self.standing_still(attempt):
-            await self._stub.remove(address)
-            self.breakpoints.discard(address)
-
-    async def _step_over(self, attempt: str, stub: GdbStub) -> None:
-        """Have each vCPU that stands at a breakpoint execute what is there.
-
-        QEMU would stop it there again.
-        """
-        self._quiet += 1
-        try:
-            for vcpu, address in await self._standing_at(attempt):
-                # Bounded; a breakpoint must not stay away because somebody waits no longer.
-                with trio.CancelScope(shield=True):
-                    await stub.remove(address)
-                    try:
-                        await stub.step(vcpu)
-                        # After this answer all events of the step have come.
-                        await self.ask(attempt, "query-status")
-                    finally:
-                        await stub.insert(address)
-        finally:
-            self._quiet -= 1
-
-    async def _standing_at(self, attempt: str) -> list[tuple[int, int]]:
-        """(vCPU, address) of each that stands at a breakpoint."""
-        found = []
-        for vcpu in range(self._guest.files.request.cpus):
-            said = await self.ask_human(attempt, "info registers", vcpu)
-            address = next_instruction(parse_registers(said))
-            if address in self.breakpoints:
-                found.append((vcpu, address))
-        return found
+            await self.breakpoints.remove(address)
 
     def standing_still(self, attempt: str) -> AbstractAsyncContextManager[bool]:
         """Keep the vCPUs stopped for the block, which gets True if they ran. Nobody is told.
@@ -324,8 +285,8 @@ class QemuProcess:
             fill_ram(self.ram, saved)
         near, theirs = socket_pair("connect to QEMU's gdbstub")
         with trio.socket.from_stdlib_socket(near) as ours, theirs:
-            self._gdb = trio.SocketStream(ours)
-            command += ("-chardev", f"socket,id={_GDB},fd={theirs.fileno()}")
+            self.breakpoints.connect(trio.SocketStream(ours))
+            command += ("-chardev", f"socket,id={GDB},fd={theirs.fileno()}")
             async with open_qemu(
                 command,
                 pass_fds=(*files.inherited, self.ram, self._log, theirs.fileno()),
@@ -383,6 +344,7 @@ class QemuProcess:
         while True:
             await self._stopped.wait()
             self._stopped = trio.Event()
+            turn = self.breakpoints.turn
             with suppress(
                 QemuError, InternalError
             ):  # It has gone; who waits for that sees it, too.
@@ -390,7 +352,7 @@ class QemuProcess:
                 if state in _BROKEN | _OVER:
                     return state
                 if state == "debug":
-                    for vcpu, address in await self._standing_at("look at a breakpoint"):
+                    for vcpu, address in await self.breakpoints.reached(turn):
                         name = EventName.BREAKPOINT
                         self._tell(Event(name, f"{address:#x}", vcpu, self.seconds()))
 
@@ -402,6 +364,9 @@ class QemuProcess:
         if event.name in _STANDING_STILL:
             if event.name == "STOP":
                 self._stopped.set()
+                self.breakpoints.note_stop()
+            else:
+                self.breakpoints.note_resumed()
             if self._quiet or self._ended:
                 return
         name = _EVENTS.get(event.name)
