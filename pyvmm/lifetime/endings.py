@@ -74,6 +74,8 @@ class Program:
     names: tuple[str, ...]
     bodies: tuple[Body, ...]
     labels: dict[str, int]
+    end: int
+    """Position of a thread that is done."""
 
 
 class Endings:

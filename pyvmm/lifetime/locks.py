@@ -12,7 +12,8 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-Cells = list[int]
+Cells = bytearray
+"""One byte a cell."""
 
 VMS = FILES = INODES = 2
 SLOTS = 3

@@ -102,7 +102,8 @@ class Writer(Endings):
         }[task.act](task)
         self._tail()
         names, bodies = zip(*self._steps, strict=True)
-        return Program(names, bodies, {**self._labels, "end": len(names)})
+        end = len(names)
+        return Program(names, bodies, {**self._labels, "end": end}, end)
 
     # Programs
 

@@ -7,10 +7,10 @@ so that the schedule told is a shortest one; a step that does harm ends its sche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pyvmm.lifetime import locks
 from pyvmm.lifetime.endings import Locking, Program
@@ -20,8 +20,8 @@ from pyvmm.lifetime.locks import (
     INODE,
     SIZE,
     SLOT,
-    T_AT,
     THREAD,
+    THREAD_CELLS,
     VM,
     Cells,
     Floor,
@@ -31,6 +31,7 @@ from pyvmm.lifetime.locks import (
 from pyvmm.lifetime.programs import Act, Task, Writer
 
 Where: TypeAlias = bytes
+_FORGOTTEN = bytes(THREAD_CELLS - 1)
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of scenarios done and of all."""
 
@@ -154,7 +155,7 @@ class Races:
 def start_cells(name: str, locking: Locking) -> Cells:
     """The cells of a start."""
     pins = locking is Locking.PROPOSAL
-    w = [0] * SIZE
+    w = Cells(SIZE)
     for at in VM:
         w[at : at + locks.VM_CELLS] = [locks.V_LIVE, 1, 1, locks.NONE_IN_PROGRESS, 0, 0]
     for f in range(2 if name == "linked" else 1):
@@ -238,6 +239,143 @@ def _harm_of_slots(w: Cells) -> Harm | None:
     return None
 
 
+class _Move(NamedTuple):
+    """A step that thread `t` can do: how far its program goes on, the state after it, its harms."""
+
+    t: int
+    forward: int
+    after: Where
+    harms: tuple[Harm, ...]
+
+
+class _Search:
+    """Follows the interleavings of scenarios under one locking, some protections dropped.
+
+    Every step goes forward in its program, so the sum of the threads' positions orders the states:
+    all that lead to a state come before it. Schedules are counted along the way, and only where
+    there is harm the way there is looked for, in a second pass.
+    """
+
+    def __init__(
+        self, locking: Locking, dropped: frozenset[Protection], torn_is_harm: bool
+    ) -> None:
+        self._locking = locking
+        held = frozenset(PROTECTIONS[locking]) - dropped
+        self._floor = Floor(held, locking is Locking.PROPOSAL, torn_is_harm)
+        self._writer = Writer(locking, self._floor)
+        self._written: dict[Task, Program] = {}
+
+    def race(self, scenario: Scenario) -> Raced:
+        """Follow every interleaving of a scenario."""
+        programs = [self._program(task) for task in scenario.tasks]
+        start = bytes(start_cells(scenario.start, self._locking))
+        ahead: dict[int, dict[Where, int]] = {0: {start: 1}}
+        states = steps = schedules = 0
+        harmful = False
+        while ahead:
+            reached = min(ahead)
+            for where, ways in ahead.pop(reached).items():
+                states += 1
+                moves, waiting = self._moves(programs, where)
+                for move in moves:
+                    steps += 1
+                    if move.harms:
+                        harmful = True
+                        schedules += ways
+                        continue
+                    bucket = ahead.setdefault(reached + move.forward, {})
+                    bucket[move.after] = bucket.get(move.after, 0) + ways
+                if not moves:
+                    schedules += ways
+                    harmful = harmful or _last_harm(where, waiting) is not None
+        harms = self._trace(scenario, programs, start) if harmful else {}
+        return Raced(scenario, states, steps, schedules, harms)
+
+    def _program(self, task: Task) -> Program:
+        program = self._written.get(task)
+        if program is None:
+            program = self._written[task] = self._writer.program(task)
+        return program
+
+    def _moves(self, programs: Sequence[Program], where: Where) -> tuple[list[_Move], bool]:
+        """Each thread's next step, where it can go on; and if another waits."""
+        moves: list[_Move] = []
+        waiting = False
+        harms = self._floor.harms
+        for t, program in enumerate(programs):
+            cell = THREAD[t]
+            at = where[cell]
+            if at == program.end:
+                continue
+            w = bytearray(where)
+            to = program.bodies[at](w, t)
+            if harms:
+                moves.append(_Move(t, 0, where, tuple(harms)))
+                harms.clear()
+            elif to is BLOCKED:
+                waiting = True
+            else:
+                now = at + 1 if to is None else program.labels[to]
+                w[cell] = now
+                if now == program.end:
+                    w[cell + 1 : cell + THREAD_CELLS] = _FORGOTTEN
+                moves.append(_Move(t, now - at, bytes(w), ()))
+        return moves, waiting
+
+    def _trace(
+        self, scenario: Scenario, programs: Sequence[Program], start: Where
+    ) -> dict[Harm, Schedule]:
+        """A shortest schedule for each harm."""
+        came_from: dict[Where, tuple[int, Where, int] | None] = {start: None}
+        ahead: dict[int, dict[Where, int]] = {0: {start: 0}}
+        found: dict[Harm, tuple[int, Where, int | None]] = {}
+
+        def note(harm: Harm, length: int, where: Where, t: int | None) -> None:
+            if harm not in found or length < found[harm][0]:
+                found[harm] = (length, where, t)
+
+        while ahead:
+            reached = min(ahead)
+            for where, length in ahead.pop(reached).items():
+                moves, waiting = self._moves(programs, where)
+                for move in moves:
+                    for harm in move.harms:
+                        note(harm, length + 1, where, move.t)
+                    if move.harms:
+                        continue
+                    bucket = ahead.setdefault(reached + move.forward, {})
+                    if bucket.get(move.after, length + 2) > length + 1:
+                        bucket[move.after] = length + 1
+                        came_from[move.after] = (length, where, move.t)
+                last = _last_harm(where, waiting) if not moves else None
+                if last is not None:
+                    note(last, length, where, None)
+        return {
+            harm: Schedule(scenario, harm, _told(programs, came_from, where, t))
+            for harm, (_, where, t) in found.items()
+        }
+
+
+def _last_harm(where: Where, waiting: bool) -> Harm | None:
+    return Harm.DEADLOCK if waiting else final_harm(Cells(where))
+
+
+def _told(
+    programs: Sequence[Program],
+    came_from: Mapping[Where, tuple[int, Where, int] | None],
+    where: Where,
+    last: int | None,
+) -> tuple[tuple[int, str], ...]:
+    """The steps to a state, and the one that `last` does there."""
+    steps = [] if last is None else [(last, programs[last].names[where[THREAD[last]]])]
+    origin = came_from[where]
+    while origin is not None:
+        _, where, t = origin
+        steps.append((t, programs[t].names[where[THREAD[t]]]))
+        origin = came_from[where]
+    return tuple(reversed(steps))
+
+
 def race(
     locking: Locking,
     scenario: Scenario,
@@ -246,86 +384,7 @@ def race(
     torn_is_harm: bool = True,
 ) -> Raced:
     """Follow every interleaving of a scenario, with some protections dropped."""
-    held = frozenset(PROTECTIONS[locking]) - dropped
-    floor = Floor(held, locking is Locking.PROPOSAL, torn_is_harm)
-    writer = Writer(locking, floor)
-    programs = [writer.program(task) for task in scenario.tasks]
-    start = bytes(start_cells(scenario.start, locking))
-    came_from: dict[Where, tuple[Where, int, str] | None] = {start: None}
-    following: dict[Where, list[Where | None]] = {}
-    harms: dict[Harm, Schedule] = {}
-    level, steps = [start], 0
-    while level:
-        reached: list[Where] = []
-        for where in level:
-            moves: list[Where | None] = []
-            waiting = False
-            for t, program in enumerate(programs):
-                moved = _move(floor, program, where, t)
-                if moved is None:
-                    waiting = waiting or where[THREAD[t] + T_AT] < len(program.names)
-                    continue
-                steps += 1
-                name, after = moved
-                if floor.harms:
-                    for harm in floor.harms:
-                        if harm not in harms:
-                            harms[harm] = _told(scenario, harm, came_from, where, (t, name))
-                    floor.harms.clear()
-                    moves.append(None)
-                    continue
-                moves.append(after)
-                if after not in came_from:
-                    came_from[after] = (where, t, name)
-                    reached.append(after)
-            if not moves:
-                last = Harm.DEADLOCK if waiting else final_harm(list(where))
-                if last is not None and last not in harms:
-                    harms[last] = _told(scenario, last, came_from, where, None)
-            following[where] = moves
-        level = reached
-    return Raced(scenario, len(came_from), steps, _paths(following, start), harms)
-
-
-def _move(floor: Floor, program: Program, where: Where, t: int) -> tuple[str, Where] | None:
-    """One step of a thread: its name and the state after it; None where it cannot go."""
-    at = where[THREAD[t] + T_AT]
-    if at >= len(program.names):
-        return None
-    w = list(where)
-    to = program.bodies[at](w, t)
-    if to == BLOCKED and not floor.harms:
-        return None
-    w[THREAD[t] + T_AT] = at + 1 if to is None or to == BLOCKED else program.labels[to]
-    if w[THREAD[t] + T_AT] >= len(program.names):
-        w[THREAD[t] + T_AT + 1 : THREAD[t] + locks.THREAD_CELLS] = [0] * (locks.THREAD_CELLS - 1)
-    return program.names[at], bytes(each & 0xFF for each in w)
-
-
-def _paths(following: Mapping[Where, list[Where | None]], start: Where) -> int:
-    """Count the complete schedules: every step goes forward, so this ends."""
-    counted: dict[Where, int] = {}
-    order = sorted(following, key=lambda where: -sum(where[at + T_AT] for at in THREAD))
-    for where in order:
-        moves = following[where]
-        counted[where] = sum(1 if to is None else counted[to] for to in moves) if moves else 1
-    return counted[start]
-
-
-def _told(
-    scenario: Scenario,
-    harm: Harm,
-    came_from: Mapping[Where, tuple[Where, int, str] | None],
-    where: Where,
-    last: tuple[int, str] | None,
-) -> Schedule:
-    steps = [last] if last is not None else []
-    origin = came_from[where]
-    while origin is not None:
-        where, t, name = origin
-        steps.append((t, name))
-        origin = came_from[where]
-    return Schedule(scenario, harm, tuple(reversed(steps)))
+    return _Search(locking, dropped, torn_is_harm).race(scenario)
 
 
 def run_races(
@@ -339,13 +398,14 @@ def run_races(
 ) -> Races:
     """Follow every interleaving of every scenario; `stop_early`: until something goes wrong."""
     todo = list(chosen)
+    search = _Search(locking, dropped, torn_is_harm)
     states = steps = schedules = done = 0
     harms: dict[Harm, Schedule] = {}
     harmful: list[Scenario] = []
     for scenario in todo:
         if progress is not None:
             progress(done, len(todo))
-        raced = race(locking, scenario, dropped, torn_is_harm=torn_is_harm)
+        raced = search.race(scenario)
         done += 1
         states += raced.states
         steps += raced.steps
