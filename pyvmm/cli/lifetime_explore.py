@@ -16,11 +16,12 @@ from pyvmm.cli.story_files import check_outputs, save, write_text
 from pyvmm.errors import ExitCode, SystemCallError, UsageError
 from pyvmm.lifetime.adapting import DESIGNS, design_named, universe_named
 from pyvmm.lifetime.designs import Design
-from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.explorer import Exploration, explore
 from pyvmm.lifetime.locks import Protection
 from pyvmm.lifetime.properties import BY_NAME, Role
-from pyvmm.lifetime.races import PROTECTIONS, Races, run_races, scenarios
+from pyvmm.lifetime.race_starts import PROTECTIONS, scenarios
+from pyvmm.lifetime.races import Races, run_races
+from pyvmm.lifetime.steps import Locking
 from pyvmm.lifetime.story import Story
 from pyvmm.visible import visible
 

@@ -20,13 +20,14 @@ from pyvmm.lifetime.designs import (
     file_pins_vm_with_any_link,
     memslot_pins_file,
 )
-from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict, counted
 from pyvmm.lifetime.explorer import Exploration
 from pyvmm.lifetime.locks import Floor
-from pyvmm.lifetime.programs import Act, Task, Writer
+from pyvmm.lifetime.programs import Writer
 from pyvmm.lifetime.properties import BY_NAME, INVARIANTS, OWNERSHIP, Property
-from pyvmm.lifetime.races import PROTECTIONS
+from pyvmm.lifetime.race_starts import PROTECTIONS
+from pyvmm.lifetime.race_tasks import Act, Task
+from pyvmm.lifetime.steps import Locking
 
 _SOFTWARE_PROTECTED = (*INVARIANTS, BY_NAME["slots-keep-contents"])
 _OWNED = (*_SOFTWARE_PROTECTED, *OWNERSHIP, BY_NAME["cleared-by-owner"])

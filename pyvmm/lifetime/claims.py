@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from pyvmm.lifetime.answer import simpler, sufficient
 from pyvmm.lifetime.designs import Remedy, file_pins_vm, memslot_pins_file
-from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict, counted
 from pyvmm.lifetime.locks import Harm, Protection
-from pyvmm.lifetime.programs import Act
 from pyvmm.lifetime.properties import INVARIANTS, OWNERSHIP, WISHES
-from pyvmm.lifetime.races import PROTECTIONS, Races, Scenario
+from pyvmm.lifetime.race_starts import PROTECTIONS, Scenario
+from pyvmm.lifetime.race_tasks import Act
+from pyvmm.lifetime.races import Races
+from pyvmm.lifetime.steps import Locking
 from pyvmm.rules.abi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pyvmm.lifetime.designs import Design
-from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.explorer import Exploration, explore
 from pyvmm.lifetime.locks import Protection
-from pyvmm.lifetime.races import Races, Schedule, run_races, scenarios
+from pyvmm.lifetime.race_starts import scenarios
+from pyvmm.lifetime.races import Races, Schedule, run_races
+from pyvmm.lifetime.steps import Locking
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.universe import LINKED, STANDARD, Universe
 

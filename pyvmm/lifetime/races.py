@@ -7,18 +7,14 @@ so that the schedule told is a shortest one; a step that does harm ends its sche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import NamedTuple, TypeAlias
 
 from pyvmm.lifetime import locks
-from pyvmm.lifetime.endings import Locking, Program
 from pyvmm.lifetime.locks import (
     BLOCKED,
     FILE,
-    INODE,
-    SIZE,
     SLOT,
     THREAD,
     THREAD_CELLS,
@@ -28,83 +24,15 @@ from pyvmm.lifetime.locks import (
     Harm,
     Protection,
 )
-from pyvmm.lifetime.programs import Act, Task, Writer
+from pyvmm.lifetime.programs import Writer
+from pyvmm.lifetime.race_starts import PROTECTIONS, Scenario, start_cells
+from pyvmm.lifetime.race_tasks import Task
+from pyvmm.lifetime.steps import Locking, Program
 
 Where: TypeAlias = bytes
 _FORGOTTEN = bytes(THREAD_CELLS - 1)
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of scenarios done and of all."""
-
-STARTS = ("unbound", "bound", "mapped", "half-closed", "linked")
-"""unbound: a file of vm0, nothing bound. bound: slot0 of vm0 is bound to it. mapped: and the guest
-maps its page. half-closed: the same with the descriptor closed whose object the other side keeps
-(the VM's where files pin VMs, the file's where slots pin files). linked: a second file on the same
-inode for vm1, both bound and mapped."""
-
-_MAINLINE = (
-    Protection.SLOTS_LOCK,
-    Protection.INVALIDATE_LOCK,
-    Protection.SRCU_GRACE,
-    Protection.FILE_MEMORY,
-    Protection.UNLESS_ZERO,
-    Protection.RETRY,
-)
-_V11 = (
-    Protection.SLOTS_LOCK,
-    Protection.INVALIDATE_LOCK,
-    Protection.SRCU_GRACE,
-    Protection.RCU_GRACE,
-    Protection.FILE_MEMORY,
-    Protection.UNLESS_ZERO,
-    Protection.RETRY,
-)
-PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
-    Locking.MAINLINE: _MAINLINE,
-    Locking.MAINLINE_BEFORE: _MAINLINE,
-    Locking.V11: _V11,
-    Locking.V11_ORDER: _V11,
-    Locking.PROPOSAL: (
-        Protection.SLOTS_LOCK,
-        Protection.INVALIDATE_LOCK,
-        Protection.SRCU_GRACE,
-        Protection.RETRY,
-        Protection.SLOTS_FIRST,
-    ),
-}
-"""Protections that each has to keep operations apart."""
-
-_ONE_FILE = (
-    Task(Act.BIND, vm=0, slot=0),
-    Task(Act.BIND, vm=0, slot=1),
-    Task(Act.BIND, vm=1, slot=2),
-    Task(Act.UNBIND),
-    Task(Act.CLOSE_FILE),
-    Task(Act.CLOSE_VM),
-    Task(Act.GUEST),
-    Task(Act.PUNCH),
-)
-_TWO_FILES = (
-    Task(Act.UNBIND),
-    Task(Act.UNBIND, vm=1, slot=1),
-    Task(Act.CLOSE_FILE),
-    Task(Act.CLOSE_FILE, file=1),
-    Task(Act.CLOSE_VM),
-    Task(Act.CLOSE_VM, vm=1),
-    Task(Act.GUEST),
-    Task(Act.PUNCH),
-    Task(Act.PUNCH, file=1),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A start by name, and the tasks that run at the same time."""
-
-    start: str
-    tasks: tuple[Task, ...]
-
-    def __str__(self) -> str:
-        return f"{self.start}: " + " | ".join(map(str, self.tasks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,47 +78,6 @@ class Races:
     schedules: int
     harms: Mapping[Harm, Schedule]
     harmful: tuple[Scenario, ...]
-
-
-def start_cells(name: str, locking: Locking) -> Cells:
-    """The cells of a start."""
-    pins = locking is Locking.PROPOSAL
-    w = Cells(SIZE)
-    for at in VM:
-        w[at : at + locks.VM_CELLS] = [locks.V_LIVE, 1, 1, locks.NONE_IN_PROGRESS, 0, 0]
-    for f in range(2 if name == "linked" else 1):
-        w[FILE[f] : FILE[f] + locks.FILE_CELLS] = [locks.F_LIVE, 1, 1, 0, 0, 0]
-        w[INODE[0] + locks.I_FILES] += 1
-        if not pins:
-            w[FILE[f] + locks.F_VM] = f + 1
-            w[VM[f] + locks.V_REFS] += 1
-        if name != "unbound":
-            mapping = 0 if name == "bound" else 1
-            w[SLOT[f] : SLOT[f] + locks.SLOT_CELLS] = [locks.S_VISIBLE, f + 1, f + 1, mapping]
-            w[FILE[f] + locks.F_BINDING] = f + 1
-            w[FILE[f] + locks.F_VM] = f + 1
-            w[FILE[f] + locks.F_REFS] += pins
-    if name == "half-closed":
-        fd, refs = (
-            (FILE[0] + locks.F_FD, FILE[0] + locks.F_REFS)
-            if pins
-            else (VM[0] + locks.V_FD, VM[0] + locks.V_REFS)
-        )
-        w[fd] -= 1
-        w[refs] -= 1
-    return w
-
-
-def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> Iterator[Scenario]:
-    """Every multiset of so many tasks, from every start; at most one of them an error on a page."""
-    starts = tuple(starts)
-    for size in sizes:
-        for start in starts:
-            tasks = _TWO_FILES if start == "linked" else _ONE_FILE
-            for chosen in combinations_with_replacement(tasks, size):
-                yield Scenario(start, chosen)
-            for chosen in combinations_with_replacement(tasks, size - 1):
-                yield Scenario(start, (*chosen, Task(Act.MEMORY_ERROR)))
 
 
 def final_harm(w: Cells) -> Harm | None:

@@ -9,9 +9,9 @@ from pyvmm.lifetime import claims
 from pyvmm.lifetime.answer import sufficiency
 from pyvmm.lifetime.claims import judge_all
 from pyvmm.lifetime.designs import memslot_pins_file
-from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
 from pyvmm.lifetime.locks import Protection
+from pyvmm.lifetime.steps import Locking
 from pyvmm.lifetime.universe import SMALL
 from pyvmm.rules.lifecycle import Effect, Event
 

@@ -7,19 +7,12 @@ from itertools import combinations
 
 import pytest
 
-from pyvmm.lifetime.endings import Locking
 from pyvmm.lifetime.locks import THREAD, Floor, Harm, Protection
-from pyvmm.lifetime.programs import Act, Task, Writer
-from pyvmm.lifetime.races import (
-    PROTECTIONS,
-    STARTS,
-    Races,
-    Scenario,
-    race,
-    run_races,
-    scenarios,
-    start_cells,
-)
+from pyvmm.lifetime.programs import Writer
+from pyvmm.lifetime.race_starts import PROTECTIONS, STARTS, Scenario, scenarios, start_cells
+from pyvmm.lifetime.race_tasks import Act, Task
+from pyvmm.lifetime.races import Races, race, run_races
+from pyvmm.lifetime.steps import Locking
 
 from .gathered import LITTLE, WHOLE
 

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""A guest's access, a hole, an error on a page: programs that go from a slot or inode to pages."""
+
+from __future__ import annotations
+
+from pyvmm.lifetime.endings import Endings
+from pyvmm.lifetime.locks import (
+    BLOCKED,
+    F_BINDING,
+    F_FD,
+    F_FREED,
+    F_INODE,
+    F_LIVE,
+    F_REFS,
+    F_STATE,
+    F_VM,
+    FILE,
+    I_FILES,
+    INODE,
+    NONE_IN_PROGRESS,
+    RCU,
+    S_FILE,
+    S_MAPPING,
+    S_STATE,
+    S_VISIBLE,
+    S_VM,
+    SLOT,
+    SRCU,
+    T_FILE,
+    T_READS,
+    T_SEEN,
+    T_SLOT,
+    THREAD,
+    V_INVALIDATING,
+    V_SEQUENCE,
+    VM,
+    Body,
+    Cells,
+    Harm,
+    Protection,
+)
+from pyvmm.lifetime.race_tasks import Task
+
+
+class Access(Endings):
+    """Writes the programs that use a file's pages or take them away."""
+
+    def _guest(self, task: Task) -> None:
+        v, s = task.vm, task.slot
+        floor = self.floor
+        at = SLOT[s]
+
+        def lookup(w: Cells, t: int) -> str | None:
+            w[THREAD[t] + T_READS] = SRCU
+            if w[at + S_STATE] != S_VISIBLE or w[at + S_VM] != v + 1:
+                return "leave"
+            w[THREAD[t] + T_SLOT] = s + 1
+            w[THREAD[t] + T_SEEN] = w[VM[v] + V_SEQUENCE]
+            return None
+
+        def load(w: Cells, t: int) -> str | None:
+            if not floor.use_slot(w, s) or not w[at + S_FILE]:
+                return "leave"
+            w[THREAD[t] + T_FILE] = w[at + S_FILE]
+            if not self._pins:
+                w[THREAD[t] + T_READS] = SRCU | RCU
+            return None
+
+        def get(w: Cells, t: int) -> str | None:
+            f = FILE[w[THREAD[t] + T_FILE] - 1]
+            w[THREAD[t] + T_READS] = SRCU
+            if w[f + F_STATE] == F_FREED and not floor.has(Protection.FILE_MEMORY):
+                floor.harm(Harm.FREED_FILE)
+            if not self._pins:
+                if not w[f + F_REFS] and floor.has(Protection.UNLESS_ZERO):
+                    return "leave"
+                w[f + F_REFS] += 1
+            return None
+
+        def unget(w: Cells, t: int) -> str | None:
+            if not self._pins:
+                floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+            return None
+
+        def leave(w: Cells, t: int) -> str | None:
+            w[THREAD[t] + T_READS] = 0
+            return None
+
+        self._enter(v)
+        self._step("enter srcu, look the slot up", lookup)
+        self._step("load the slot's file", load)
+        self._step("get the file" if not self._pins else "use the file", get)
+        self._map_page(v, s)
+        self._label("unget")
+        self._step("drop the file" if not self._pins else "done with the file", unget)
+        self._label("leave")
+        self._step("leave srcu", leave)
+
+    def _map_page(self, v: int, s: int) -> None:
+        """``__kvm_gmem_get_pfn``, then the mapping under mmu_lock unless it is stale."""
+        floor = self.floor
+        at = SLOT[s]
+
+        def find(w: Cells, t: int) -> str | None:
+            f = w[THREAD[t] + T_FILE] - 1
+            floor.use_slot(w, s)
+            if w[FILE[f] + F_STATE] == F_FREED:
+                floor.harm(Harm.FREED_FILE)
+            elif not floor.use_bindings(w, f) or w[FILE[f] + F_BINDING] != s + 1:
+                return "unget"
+            w[THREAD[t] + T_SLOT] = floor.page(w, w[FILE[f] + F_INODE])
+            return None
+
+        def install(w: Cells, t: int) -> str | None:
+            vm = VM[v]
+            stale = (
+                w[vm + V_INVALIDATING] != NONE_IN_PROGRESS
+                or w[vm + V_SEQUENCE] != w[THREAD[t] + T_SEEN]
+            )
+            if stale and floor.has(Protection.RETRY):
+                return None
+            if floor.use_slot(w, s):
+                w[at + S_MAPPING] = w[THREAD[t] + T_SLOT]
+                floor.check_mappings(w)
+            return None
+
+        self._step("find the page", find)
+        self._step("install the mapping", install)
+
+    def _punch(self, task: Task) -> None:
+        f = task.file
+        floor = self.floor
+
+        def fget(w: Cells, t: int) -> str | None:
+            if not w[FILE[f] + F_FD]:
+                return "end"
+            w[FILE[f] + F_REFS] += 1
+            w[THREAD[t] + T_FILE] = f + 1
+            return None
+
+        def truncate(w: Cells, _t: int) -> str | None:
+            floor.give_page_back(w, w[FILE[f] + F_INODE])
+            return None
+
+        def fput(w: Cells, t: int) -> str | None:
+            floor.put_file(w, t, f)
+            return None
+
+        self._step("fget the file", fget)
+        self._lock_inode()
+        self._step("invalidate: begin, zap", self._invalidate_begin(f))
+        self._step("give the pages back", truncate)
+        self._step("invalidate: end", self._invalidate_end(f))
+        self._unlock_inode()
+        self._step("drop the file", fput)
+
+    def _memory_error(self, task: Task) -> None:
+        """``kvm_gmem_error_folio``: no reference on a file or a VM, and the lock is shared."""
+        f = task.file
+        floor = self.floor
+
+        def find(w: Cells, _t: int) -> str | None:
+            return None if w[INODE[w[FILE[f] + F_INODE]] + I_FILES] else "end"
+
+        def lock(w: Cells, t: int) -> str | None:
+            inode = INODE[w[FILE[f] + F_INODE]]
+            return None if floor.take_shared(w, inode, t) else BLOCKED
+
+        def unlock(w: Cells, t: int) -> str | None:
+            floor.give_shared(w, INODE[w[FILE[f] + F_INODE]], t)
+            return None
+
+        self._step("find the page's inode", find)
+        self._step("lock the invalidate lock, shared", lock)
+        self._step("invalidate: begin, zap", self._invalidate_begin(f))
+        self._step("invalidate: end", self._invalidate_end(f))
+        self._step("unlock the invalidate lock, shared", unlock)
+
+    def _bound_files(self, w: Cells, f: int) -> list[int]:
+        """The files of this one's inode that have a binding."""
+        inode = w[FILE[f] + F_INODE]
+        return [
+            each
+            for each, at in enumerate(FILE)
+            if w[at + F_STATE] == F_LIVE and w[at + F_INODE] == inode and w[at + F_BINDING]
+        ]
+
+    def _invalidate_begin(self, f: int) -> Body:
+        def body(w: Cells, _t: int) -> str | None:
+            for each in self._bound_files(w, f):
+                v = w[FILE[each] + F_VM] - 1
+                if self.floor.use_vm(w, v):
+                    w[VM[v] + V_INVALIDATING] += 1
+                    self.floor.zap(w, w[FILE[each] + F_BINDING] - 1)
+            return None
+
+        return body
+
+    def _invalidate_end(self, f: int) -> Body:
+        def body(w: Cells, _t: int) -> str | None:
+            for each in self._bound_files(w, f):
+                v = w[FILE[each] + F_VM] - 1
+                if self.floor.use_vm(w, v):
+                    w[VM[v] + V_INVALIDATING] -= 1
+                    w[VM[v] + V_SEQUENCE] += 1
+            return None
+
+        return body

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Lockings, programs, and the steps that take and give locks and wait for readers."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pyvmm.lifetime.locks import (
+    BLOCKED,
+    F_FREED,
+    F_INODE,
+    F_STATE,
+    F_VM,
+    FILE,
+    I_LOCK,
+    I_SHARERS,
+    INODE,
+    T_FILE,
+    T_HOLDS,
+    T_WAITS,
+    THREAD,
+    V_FD,
+    V_LOCK,
+    V_REFS,
+    VM,
+    Body,
+    Cells,
+    Floor,
+    Harm,
+    Protection,
+)
+
+
+class Locking(enum.Enum):
+    """Kernel code or design whose steps are followed."""
+
+    MAINLINE = "file-pins-vm, mainline: slots_lock, then the invalidate lock"
+    MAINLINE_BEFORE = (
+        "file-pins-vm, 6.8 to 7.0: a dying file is unbound without the invalidate lock"
+    )
+    V11 = "file-pins-vm, v11: the invalidate lock, then slots_lock; unbinding skips a dying file"
+    V11_ORDER = "file-pins-vm, v11's lock order with mainline's unbinding"
+    PROPOSAL = "memslot-pins-file"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A task's steps: name, body, and where each label is."""
+
+    names: tuple[str, ...]
+    bodies: tuple[Body, ...]
+    labels: dict[str, int]
+    end: int
+    """Position of a thread that is done."""
+
+
+class Steps:
+    """Writes steps over a floor: locks and graces."""
+
+    def __init__(self, locking: Locking, floor: Floor) -> None:
+        self.locking = locking
+        self.floor = floor
+        self._steps: list[tuple[str, Body]] = []
+        self._labels: dict[str, int] = {}
+
+    def _step(self, name: str, body: Body) -> None:
+        self._steps.append((name, body))
+
+    def _label(self, name: str) -> None:
+        self._labels[name] = len(self._steps)
+
+    @property
+    def _slots_lock_first(self) -> bool:
+        return self.locking in (Locking.MAINLINE, Locking.MAINLINE_BEFORE)
+
+    @property
+    def _pins(self) -> bool:
+        return self.locking is Locking.PROPOSAL
+
+    # Locks and graces
+
+    def _lock_slots(self, v: int | None) -> None:
+        """Of this VM; None: of the one that the thread's file names."""
+
+        def body(w: Cells, t: int) -> str | None:
+            own = self._named(w, t) if v is None else v
+            if not self.floor.use_vm(w, own):
+                return None
+            taken = self.floor.take(w, VM[own] + V_LOCK, t, Protection.SLOTS_LOCK)
+            return None if taken else BLOCKED
+
+        self._step("lock slots_lock", body)
+
+    def _named(self, w: Cells, t: int) -> int:
+        """The VM that the thread's file names."""
+        return w[FILE[w[THREAD[t] + T_FILE] - 1] + F_VM] - 1
+
+    def _unlock_slots(self, v: int | None) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            own = self._named(w, t) if v is None else v
+            self.floor.give(w, VM[own] + V_LOCK, t)
+            return None
+
+        self._step("unlock slots_lock", body)
+
+    def _lock_inode(self) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            f = w[THREAD[t] + T_FILE] - 1
+            if w[FILE[f] + F_STATE] == F_FREED:
+                self.floor.harm(Harm.FREED_FILE)
+            inode = INODE[w[FILE[f] + F_INODE]]
+            if w[inode + I_SHARERS] & ~(1 << t):
+                return BLOCKED
+            taken = self.floor.take(w, inode + I_LOCK, t, Protection.INVALIDATE_LOCK)
+            return None if taken else BLOCKED
+
+        self._step("lock the invalidate lock", body)
+
+    def _unlock_inode(self) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            inode = w[FILE[w[THREAD[t] + T_FILE] - 1] + F_INODE]
+            self.floor.give(w, INODE[inode] + I_LOCK, t)
+            return None
+
+        self._step("unlock the invalidate lock", body)
+
+    def _grace(self, what: str, protection: Protection, section: int) -> None:
+        def begin(w: Cells, t: int) -> str | None:
+            if self.floor.has(protection):
+                w[THREAD[t] + T_WAITS] = self.floor.readers(w, t, section)
+            return None
+
+        def wait(w: Cells, t: int) -> str | None:
+            if w[THREAD[t] + T_WAITS] & self.floor.readers(w, t, section):
+                return BLOCKED
+            w[THREAD[t] + T_WAITS] = 0
+            return None
+
+        self._step(f"{what}: begin", begin)
+        self._step(f"{what}: all earlier readers are gone", wait)
+
+    def _enter(self, v: int) -> None:
+        """A system call on the VM's descriptor, or its vCPU's: the VM stays for as long."""
+
+        def body(w: Cells, t: int) -> str | None:
+            if not w[VM[v] + V_FD]:
+                return "end"
+            w[VM[v] + V_REFS] += 1
+            w[THREAD[t] + T_HOLDS] = v + 1
+            return None
+
+        self._step("enter the VM", body)
