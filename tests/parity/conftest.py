@@ -13,6 +13,7 @@ from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from tests.conftest import REQUIRED
 
+from .kernel_answers import KernelAnswers, read_answers
 from .scripted_guest import ScriptedGuest, assemble, not_longer_than
 
 RUNAWAY_SECONDS = 60
@@ -24,6 +25,12 @@ MakeScripted = Callable[[VmType], ScriptedGuest]
 def system() -> Iterator[System]:
     with System() as system:
         yield system
+
+
+@pytest.fixture(scope="session")
+def answers() -> KernelAnswers:
+    """What this host's kernel has to answer where kernels differ."""
+    return read_answers()
 
 
 def _private_memory(system: System) -> bool:

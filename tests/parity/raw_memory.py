@@ -8,9 +8,11 @@ import ctypes
 import faulthandler
 import mmap
 import os
+import select
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -18,6 +20,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.syscall.restype = ctypes.c_long
+_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -25,6 +28,11 @@ _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _SYS_MBIND = 237
 _SYS_GET_MEMPOLICY = 239
 _MPOL_F_ADDR = 2
+_SYS_USERFAULTFD = 323
+_UFFD_API = 0xAA
+_UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_ZEROPAGE = 0xC018_AA3F, 0xC020_AA00, 0xC020_AA04
+_UFFDIO_REGISTER_MODE_MISSING = 1
+_UFFD_MESSAGE_SIZE = 32
 _NODES = 64
 """Bits in our node masks."""
 
@@ -90,6 +98,59 @@ def window(fd: int, size: int, flags: int = mmap.MAP_SHARED, align: int = 0) -> 
         yield Window(address, size)
     finally:
         _checked(_libc.munmap(reserved, room))
+
+
+class Held:
+    """Memory that nobody has touched: whoever does, the kernel included, waits in that."""
+
+    def __init__(self, fd: int, address: int, size: int) -> None:
+        self._fd = fd
+        self._range = address, size
+
+    def wait_for(self, toucher: Future[None]) -> None:
+        """Return once somebody is waiting; fails where `toucher`, who should be, ends instead."""
+        while not select.select([self._fd], [], [], 0.1)[0]:
+            if toucher.done():
+                toucher.result()
+                raise AssertionError("the held memory has not been touched")
+        os.read(self._fd, _UFFD_MESSAGE_SIZE)
+
+    def let_go(self) -> None:
+        """It is there from now on, all zeroes. Raises `OSError`."""
+        self.ioctl(_UFFDIO_ZEROPAGE, *self._range, 0, 0)
+
+    def ioctl(self, number: int, *words: int) -> None:
+        """One of userfaultfd's, which all take 64-bit words. Raises `OSError`."""
+        _checked(_libc.ioctl(self._fd, number, (ctypes.c_uint64 * len(words))(*words)))
+
+
+def _userfaultfd() -> int:
+    return _checked(_libc.syscall(ctypes.c_long(_SYS_USERFAULTFD), ctypes.c_long(os.O_CLOEXEC)))
+
+
+def why_not_held() -> str | None:
+    """Why `held` cannot be here: a kernel without userfaultfd, or that this user may not."""
+    try:
+        os.close(_userfaultfd())
+    except OSError as error:
+        return f"userfaultfd: {error.strerror} (vm.unprivileged_userfaultfd)"
+    return None
+
+
+@contextlib.contextmanager
+def held(address: int, size: int) -> Iterator[Held]:
+    """Have what touches [address, address + size), mapped memory, wait until it is let go.
+
+    By userfaultfd; at the end it is let go. Raises `OSError`.
+    """
+    fd = _userfaultfd()
+    try:
+        held = Held(fd, address, size)
+        held.ioctl(_UFFDIO_API, _UFFD_API, 0, 0)
+        held.ioctl(_UFFDIO_REGISTER, address, size, _UFFDIO_REGISTER_MODE_MISSING, 0)
+        yield held
+    finally:
+        os.close(fd)
 
 
 def signal_of(access: Callable[[], object]) -> int:

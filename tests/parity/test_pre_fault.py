@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""pre_fault_memory_test: memory that is mapped ahead, while its memslot goes and comes back."""
+"""pre_fault_memory_test: memory that is mapped ahead, while its memslot goes and comes back.
+
+The kernel's test races the two; here the deletion is held in the middle.
+"""
 
 from __future__ import annotations
 
 import errno
+import queue
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +26,7 @@ from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.system import System
 
 from .conftest import MakeScripted
+from .raw_memory import Held, held, why_not_held
 from .scripted_guest import DONE_EXIT, PAGE, Script, ScriptedGuest, ScriptedVcpu
 
 pytestmark = pytest.mark.kvm
@@ -27,6 +34,8 @@ pytestmark = pytest.mark.kvm
 MIB = 1 << 20
 SIZE = 2 * MIB + PAGE
 SLOT = 10
+ANOTHER = 1 << 32
+"""GPA of the page by which a deletion is held up."""
 ADDRESS_SIZES = 0x8000_0008
 HYPERTRANSPORT = 12 << 30
 """Bytes at the top of what AMD's processors address that some of them reserve."""
@@ -141,32 +150,65 @@ def test_a_range(target: Target, offset: int, size: int, outside: int) -> None:
         assert vcpu.run(target.reading()) == DONE_EXIT
 
 
+@contextmanager
+def pre_faulting_held(system: System, target: Target) -> Iterator[Held]:
+    """Another vCPU is in the middle of KVM_PRE_FAULT_MEMORY, of another memslot's page.
+
+    So it is in a read-side section of the VM's SRCU, which whoever deletes a memslot waits for.
+    """
+
+    def pre_fault_another() -> None:
+        with target.guest.vcpu(1) as vcpu:
+            vcpu.vcpu.pre_fault(ANOTHER, PAGE)
+
+    with system.map_anonymous(PAGE) as page, ThreadPoolExecutor(1) as thread:
+        target.guest.vm.set_memslot(Memslot(SLOT + 1, ANOTHER, PAGE, page.hva))
+        with held(page.hva, PAGE) as holding:
+            running = thread.submit(pre_fault_another)
+            holding.wait_for(running)
+            yield holding
+        running.result()
+
+
+def wait_for_sleep(thread: int) -> None:
+    """Until a thread sleeps uninterruptibly, as one does that waits for a grace period."""
+    status = Path(f"/proc/self/task/{thread}/stat")
+    while status.read_text(encoding="ascii").rpartition(")")[2].split()[0] != "D":
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize(("offset", "size", "outside"), RANGES)
 @pytest.mark.parametrize("target", SIDES, indirect=True)
 def test_a_range_whose_memslot_is_being_deleted(
     system: System, target: Target, offset: int, size: int, outside: int
 ) -> None:
-    """What comes of it is open, but it ends; and once the slot is there again, it is as usual."""
+    """Held in the middle of the deletion: EAGAIN; and what it is afterwards, and with it again."""
     if not system.capabilities().guest_memfd_flags:
         # Not this capability, but what came before it: in 6.12 KVM waits in the ioctl for what only
         # KVM_RUN does, once a slot has been deleted.
         pytest.skip("this host's KVM is too old (KVM_CAP_GUEST_MEMFD_FLAGS): it would never end")
-    ready = threading.Barrier(2, timeout=240)
+    reason = why_not_held()
+    if reason is not None:
+        pytest.skip(reason)
+    deleter = queue.SimpleQueue[int]()
 
     def delete() -> None:
-        ready.wait()
+        deleter.put(threading.get_native_id())
         target.delete_slot()
 
     gpa = target.gpa + offset
+    covered = size > outside
+    # kvm_handle_noslot_fault: a private access where there is no slot is EFAULT.
+    gone = errno.EFAULT if covered and target.file is not None else errno.ENOENT
     with target.guest.vcpu() as vcpu, ThreadPoolExecutor(1) as thread:
-        deleting = thread.submit(delete)
-        ready.wait()
-        number, left = pre_fault(vcpu, gpa, size)
+        with pre_faulting_held(system, target) as holding:
+            deleting = thread.submit(delete)
+            wait_for_sleep(deleter.get())
+            assert pre_fault(vcpu, gpa, size) == (errno.EAGAIN if covered else errno.ENOENT, size)
+            assert not deleting.done()
+            holding.let_go()
         deleting.result()
-        # kvm_handle_noslot_fault: a private access where there is no slot is EFAULT.
-        gone = {errno.ENOENT, errno.EFAULT} if target.file is not None else {errno.ENOENT}
-        assert number in {0, errno.EAGAIN, *gone}
-        assert (left == 0) == (number == 0)
+        assert pre_fault(vcpu, gpa, size) == (gone, size)
         target.create_slot()
         assert pre_fault(vcpu, gpa, size) == expected(outside)
         assert vcpu.run(target.reading()) == DONE_EXIT
