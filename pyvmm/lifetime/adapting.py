@@ -24,6 +24,8 @@ DESIGNS = ("file-pins-vm", "memslot-pins-file")
 REMEDIES = {each.name.lower().replace("_", "-"): each for each in Remedy}
 MOST = 3
 """The most of anything in a universe that is put together by hand."""
+_MAY_LACK = ("vcpus",)
+_AT_MOST_TWO = ("processes", "types")
 
 _OTHER_KIND = {
     Kind.CREATE_FILE: Kind.CREATE_UNOWNED,
@@ -62,7 +64,7 @@ def universe_named(text: str) -> Universe:
         return UNIVERSES[text]
     attempt = f"use the universe {text!r}"
     numbers: dict[str, int] = {}
-    names = [each.name for each in fields(Universe) if each.name not in ("name", "links")]
+    names = [each.name for each in fields(Universe) if each.name != "name"]
     for part in text.split(","):
         name, equals, number = part.partition("=")
         if name not in names or not equals or not _NUMBER.fullmatch(number):
@@ -71,7 +73,8 @@ def universe_named(text: str) -> Universe:
                 f"{part!r} is neither a name ({', '.join(UNIVERSES)}) nor NAME=NUMBER",
                 f"its numbers are {', '.join(names)}",
             )
-        numbers[name] = int(number)
+        is_flag = isinstance(getattr(STANDARD, name), bool)
+        numbers[name] = number == "1" if is_flag and number in ("0", "1") else int(number)
     universe = Universe(text, **{name: getattr(STANDARD, name) for name in names} | numbers)
     check_universe(universe, attempt)
     return universe
@@ -80,14 +83,17 @@ def universe_named(text: str) -> Universe:
 def check_universe(universe: Universe, attempt: str) -> None:
     """Raise `UsageError` for a universe that is none, or too large for anybody to see the end."""
     for each in fields(Universe):
+        if each.name == "name":
+            continue
         number = getattr(universe, each.name)
-        if each.name == "links":
+        if isinstance(getattr(STANDARD, each.name), bool):
             if not isinstance(number, bool):
-                raise UsageError(attempt, f"links is {number!r}")
-        elif each.name != "name":
-            most = 2 if each.name == "processes" else MOST
-            if type(number) is not int or not 1 <= number <= most:
-                raise UsageError(attempt, f"{each.name} is {number!r}, not 1 to {most}")
+                raise UsageError(attempt, f"{each.name} is {number!r}, not 0 or 1")
+            continue
+        least = 0 if each.name in _MAY_LACK else 1
+        most = 2 if each.name in _AT_MOST_TWO else MOST
+        if type(number) is not int or not least <= number <= most:
+            raise UsageError(attempt, f"{each.name} is {number!r}, not {least} to {most}")
 
 
 def check_story(story: Story) -> None:

@@ -19,7 +19,6 @@ from pyvmm.lifetime.layout import (
     SLOT_MAPPING,
     SLOT_PAGE,
     SLOT_VM,
-    VM_HANDLES,
     VM_MACHINE,
     Cells,
     Layout,
@@ -126,8 +125,7 @@ class Bodies:
         if any(cells[at + layout.bindings : at + layout.bindings + self.universe.pages]):
             self.faults.append(BINDINGS_LEFT)
         inode = cells[at + FILE_INODE] - 1
-        end = layout.bindings + self.universe.pages
-        cells[at : at + end] = [0] * end
+        cells[at : at + layout.file_cells] = [0] * layout.file_cells
         inode_at = layout.inode[inode]
         cells[inode_at + INODE_FILES] -= 1
         if not cells[inode_at + INODE_FILES]:
@@ -135,8 +133,7 @@ class Bodies:
             self.run(Event.EVICT_INODE, cells, inode=inode)
             if not self._pages_freed:
                 self.faults.append(PAGES_LEFT)
-            end = INODE_TAGS + self.universe.pages
-            cells[inode_at : inode_at + end] = [0] * end
+            cells[inode_at : inode_at + layout.inode_cells] = [0] * layout.inode_cells
 
     def drop_vm(self, cells: Cells, v: int) -> None:
         """One reference less; the last one frees the VM."""
@@ -152,9 +149,14 @@ class Bodies:
         if any(cells[slot + SLOT_VM] == v + 1 for slot in layout.slot):
             self.faults.append(SLOTS_LEFT)
         machine = cells[at + VM_MACHINE]
-        cells[at : at + VM_HANDLES] = [0] * VM_HANDLES
-        if any(cells[other + VM_MACHINE] == machine for other in layout.vm):
-            return  # the virtual machine goes on in another VM
+        cells[at : at + layout.vm_cells] = [0] * layout.vm_cells
+        self.end_machine(cells, machine)
+
+    def end_machine(self, cells: Cells, machine: int) -> None:
+        """End a virtual machine that has neither a VM nor a record any more; 0: there is none."""
+        layout = self.layout
+        if not machine or machine in self._machines(cells):
+            return
         for inode in layout.inode:
             for cell in (INODE_OWNER, *range(INODE_TAGS, INODE_TAGS + self.universe.pages)):
                 if cells[inode + cell] == machine:
@@ -162,8 +164,14 @@ class Bodies:
 
     def free_machine(self, cells: Cells) -> int:
         """The first virtual machine that no VM is of, one higher; the VMs are not all there."""
-        used = {cells[at + VM_MACHINE] for at in self.layout.vm}
-        return min(set(range(1, self.universe.vms + 1)) - used)
+        return min(set(range(1, self.layout.machines + 1)) - self._machines(cells))
+
+    def _machines(self, cells: Cells) -> set[int]:
+        """The virtual machines that VMs are of or records keep; 0 among them means nothing."""
+        layout = self.layout
+        found = {cells[at + VM_MACHINE] for at in layout.vm}
+        found.update(cells[at + layout.record_machine] for at in layout.vm_record)
+        return found
 
     def unbind(self, cells: Cells, s: int) -> None:
         """Delete a slot."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pyvmm.errors import InternalError
+from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.designs import Design
-from pyvmm.lifetime.layout import Canonical, State
+from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.properties import Property, properties_of
 from pyvmm.lifetime.story import Story, Told

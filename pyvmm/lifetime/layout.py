@@ -13,15 +13,18 @@ under one that has ended: a number that is used again is not the one that had it
     file    alive, references, VM pointer, inode, descriptors.., mappings.., binding of each page
     inode   files, owner (a virtual machine), tag of each page
     slot    VM, file, page, guest mapping: 0, or 1 + inode * pages + page
+
+Behind these an object has the cells of the universe's features: `EXTRAS` lists them. A session of
+preservation has records of VMs and of files, at the end.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
-from itertools import pairwise, permutations, product
 from typing import NamedTuple
 
-from pyvmm.lifetime.universe import Universe
+from pyvmm.lifetime.universe import Feature, Universe
 
 State = bytes
 Cells = list[int]
@@ -38,246 +41,168 @@ SLOT_VM, SLOT_FILE, SLOT_PAGE, SLOT_MAPPING = 0, 1, 2, 3
 SLOT_CELLS = 4
 
 
+class Names(enum.Enum):
+    """Things that the number in a cell can name, one higher: how a renaming changes it."""
+
+    NOTHING = "a number that stays"
+    VM = "a VM"
+    FILE = "a file"
+    INODE = "an inode"
+    MACHINE = "a virtual machine, or the ghost"
+    VM_RECORD = "a session's record of a VM"
+
+
+class Each(enum.Enum):
+    """Cells of an extra: one, or one for each of something."""
+
+    ONE = "one"
+    PER_PAGE = "one for each page of the file"
+    PER_PROCESS = "one for each process"
+
+
+class Of(enum.Enum):
+    """Objects that have extras."""
+
+    VM = "VM"
+    FILE = "file"
+    INODE = "inode"
+    VM_RECORD = "record of a VM"
+    FILE_RECORD = "record of a file"
+
+
+class Extra(NamedTuple):
+    """Cells of an object that are there if the universe has the feature.
+
+    `name` is the field of `Layout` that has their offset in the object; -1 where they are not.
+    """
+
+    of: Of
+    name: str
+    needs: Feature
+    names: Names = Names.NOTHING
+    each: Each = Each.ONE
+
+
+EXTRAS = (
+    # vCPU descriptors; at once behind the VM's descriptors, so that one slice counts both
+    Extra(Of.VM, "vcpus", Feature.VCPUS, each=Each.PER_PROCESS),
+    # 1: the VM has private memory
+    Extra(Of.VM, "vm_private", Feature.TYPES),
+    # the VM that this one holds, as a helper of its virtual machine
+    Extra(Of.VM, "vm_source", Feature.LINKS, Names.VM),
+    # 1: the VM has given its virtual machine away, and can only be closed
+    Extra(Of.VM, "vm_dead", Feature.MOVES),
+    # 1: a session has a record of the VM
+    Extra(Of.VM, "vm_preserved", Feature.UPDATES),
+    # 1: a session has a record of the file, and a reference on it
+    Extra(Of.FILE, "file_preserved", Feature.UPDATES),
+    # 1: created without flags: the host never sees its memory
+    Extra(Of.INODE, "inode_private", Feature.TYPES),
+    # 1: the page has a memory error
+    Extra(Of.INODE, "page_errors", Feature.ERRORS, each=Each.PER_PAGE),
+    # 1: no page can come to it or go
+    Extra(Of.INODE, "frozen", Feature.UPDATES),
+    # 1: the page is there; what is not written is zeroes either way
+    Extra(Of.INODE, "allocated", Feature.UPDATES, each=Each.PER_PAGE),
+    Extra(Of.VM_RECORD, "record_state", Feature.UPDATES),
+    Extra(Of.VM_RECORD, "record_machine", Feature.UPDATES, Names.MACHINE),
+    Extra(Of.VM_RECORD, "record_vm", Feature.UPDATES, Names.VM),
+    Extra(Of.FILE_RECORD, "file_record_state", Feature.UPDATES),
+    Extra(Of.FILE_RECORD, "record_of", Feature.UPDATES, Names.VM_RECORD),
+    Extra(Of.FILE_RECORD, "record_file", Feature.UPDATES, Names.FILE),
+    Extra(Of.FILE_RECORD, "record_inode", Feature.UPDATES, Names.INODE),
+)
+"""All of them, in the order of their cells."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Offsets in a state at which the objects of `universe` begin."""
+    """Offsets in a state at which the objects of `universe` begin.
+
+    `mappings` and `bindings` are offsets in a file, and the fields that `EXTRAS` names those in
+    their objects. `vm_holders` is the end of a VM's descriptors and its vCPUs'. The ``.._cells``
+    are the sizes of objects.
+    """
 
     universe: Universe
     vm: tuple[int, ...] = field(init=False)
     file: tuple[int, ...] = field(init=False)
     inode: tuple[int, ...] = field(init=False)
     slot: tuple[int, ...] = field(init=False)
+    vm_record: tuple[int, ...] = field(init=False)
+    file_record: tuple[int, ...] = field(init=False)
     mappings: int = field(init=False)
     bindings: int = field(init=False)
+    vm_holders: int = field(init=False)
+    vm_cells: int = field(init=False)
+    file_cells: int = field(init=False)
+    inode_cells: int = field(init=False)
+    machines: int = field(init=False)
     ghost: int = field(init=False)
     size: int = field(init=False)
+    vcpus: int = field(init=False, default=-1)
+    vm_private: int = field(init=False, default=-1)
+    vm_source: int = field(init=False, default=-1)
+    vm_dead: int = field(init=False, default=-1)
+    vm_preserved: int = field(init=False, default=-1)
+    file_preserved: int = field(init=False, default=-1)
+    inode_private: int = field(init=False, default=-1)
+    page_errors: int = field(init=False, default=-1)
+    frozen: int = field(init=False, default=-1)
+    allocated: int = field(init=False, default=-1)
+    record_state: int = field(init=False, default=-1)
+    record_machine: int = field(init=False, default=-1)
+    record_vm: int = field(init=False, default=-1)
+    file_record_state: int = field(init=False, default=-1)
+    record_of: int = field(init=False, default=-1)
+    record_file: int = field(init=False, default=-1)
+    record_inode: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
         u = self.universe
+        records = u.has(Feature.UPDATES)
+        self._set("mappings", FILE_HANDLES + u.processes)
+        self._set("bindings", FILE_HANDLES + 2 * u.processes)
+        self._set("vm_holders", VM_HANDLES + u.processes * (2 if u.vcpus else 1))
+        self._set("vm_cells", self._place(Of.VM, VM_HANDLES + u.processes))
+        self._set("file_cells", self._place(Of.FILE, self.bindings + u.pages))
+        self._set("inode_cells", self._place(Of.INODE, INODE_TAGS + u.pages))
+        self._set("machines", u.vms * (2 if records else 1))  # a record keeps one, too
+        self._set("ghost", 1 + self.machines)
         at = 0
         for name, count, cells in (
-            ("vm", u.vms, VM_HANDLES + u.processes),
-            ("file", u.files, FILE_HANDLES + 2 * u.processes + u.pages),
-            ("inode", u.files, INODE_TAGS + u.pages),
+            ("vm", u.vms, self.vm_cells),
+            ("file", u.files, self.file_cells),
+            ("inode", u.files, self.inode_cells),
             ("slot", u.slots, SLOT_CELLS),
+            ("vm_record", u.vms if records else 0, self._place(Of.VM_RECORD, 0)),
+            ("file_record", u.files if records else 0, self._place(Of.FILE_RECORD, 0)),
         ):
-            object.__setattr__(self, name, tuple(at + i * cells for i in range(count)))
+            self._set(name, tuple(at + i * cells for i in range(count)))
             at += count * cells
-        object.__setattr__(self, "size", at)
-        object.__setattr__(self, "mappings", FILE_HANDLES + u.processes)
-        object.__setattr__(self, "bindings", FILE_HANDLES + 2 * u.processes)
-        object.__setattr__(self, "ghost", 1 + u.vms)
+        self._set("size", at)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _place(self, of: Of, end: int) -> int:
+        """Put the extras of an object behind `end`, its other cells; return its size."""
+        for extra in self.extras(of):
+            self._set(extra.name, end)
+            end += self.times(extra)
+        return end
+
+    def extras(self, of: Of) -> tuple[Extra, ...]:
+        """The extras that objects of a kind have in this universe."""
+        return tuple(each for each in EXTRAS if each.of is of and self.universe.has(each.needs))
+
+    def times(self, extra: Extra) -> int:
+        """The number of cells of an extra."""
+        if extra.each is Each.PER_PAGE:
+            return self.universe.pages
+        return self.universe.processes if extra.each is Each.PER_PROCESS else 1
 
     @property
     def initial(self) -> State:
         """Nothing exists."""
         return bytes(self.size)
-
-
-class _Names(NamedTuple):
-    """New numbers by old ones."""
-
-    vm: list[int]
-    file: list[int]
-    inode: list[int]
-    page: list[list[int]]
-
-
-@dataclass
-class Canonical:
-    """Renames objects so that states that differ in names only become one state.
-
-    VMs, files with their inodes, slots, the pages of an inode and processes are interchangeable
-    as long as slots and bindings agree. Where a fault lets them disagree, `renames` is False: every
-    state stands for itself.
-    """
-
-    layout: Layout
-    renames: bool = True
-    known: dict[State, State] = field(default_factory=dict)
-
-    def of(self, state: State) -> State:
-        """The one state that stands for all that `state` can be renamed to."""
-        found = self.known.get(state)
-        if found is None:
-            found = min(self._renamings(state)) if self.renames else state
-            self.known[state] = found
-        return found
-
-    def _renamings(self, state: State) -> list[State]:
-        """Every renaming that sorts objects by what does not depend on names."""
-        u = self.layout.universe
-        found = []
-        for processes in permutations(range(u.processes)):
-            vms = _orders([self._vm_key(state, v, processes) for v in range(u.vms)])
-            files = _orders([self._file_key(state, f, processes) for f in range(u.files)])
-            found += [
-                self._renamed(state, vm_order, file_order, processes)
-                for vm_order, file_order in product(vms, files)
-            ]
-        return found
-
-    def _vm_key(self, state: State, v: int, processes: tuple[int, ...]) -> tuple[int, ...]:
-        at = self.layout.vm[v]
-        if not state[at]:
-            return (0,)
-        slots = 0
-        for slot in self.layout.slot:
-            slots += state[slot] == v + 1
-        return (-1, state[at + REFS], slots, *[state[at + VM_HANDLES + p] for p in processes])
-
-    def _file_key(self, state: State, f: int, processes: tuple[int, ...]) -> tuple[int, ...]:
-        layout = self.layout
-        at = layout.file[f]
-        if not state[at]:
-            return (0,)
-        pages = layout.universe.pages
-        inode = layout.inode[state[at + FILE_INODE] - 1]
-        first = inode + INODE_TAGS
-        bound = at + layout.bindings
-        return (
-            -1,
-            state[at + REFS],
-            pages - state.count(0, first, first + pages),
-            pages - state.count(0, bound, bound + pages),
-            state[inode + INODE_FILES],
-            *[state[at + FILE_HANDLES + p] for p in processes],
-            *[state[at + layout.mappings + p] for p in processes],
-        )
-
-    def _renamed(
-        self,
-        state: State,
-        vm_order: tuple[int, ...],
-        file_order: tuple[int, ...],
-        processes: tuple[int, ...],
-    ) -> State:
-        """`state` with VM ``vm_order[i]`` called i, and so on; inodes, pages and slots sorted."""
-        layout = self.layout
-        u = layout.universe
-        vm = [0] * (u.vms + 2)
-        for new, old in enumerate(vm_order):
-            vm[old + 1] = new + 1
-        machine = self._machine_names(state, vm_order)
-        file = [0] * (u.files + 1)
-        inode_order: list[int] = []
-        for new, old in enumerate(file_order):
-            file[old + 1] = new + 1
-            own = state[layout.file[old] + FILE_INODE]
-            if own and own - 1 not in inode_order:
-                inode_order.append(own - 1)
-        inode_order += [i for i in range(u.files) if i not in inode_order]
-        inode = [0] * (u.files + 1)
-        for new, old in enumerate(inode_order):
-            inode[old + 1] = new + 1
-        page = self._page_names(state, vm, machine, file)
-        names = _Names(vm, file, inode, page)
-        slots = sorted(self._slot_cells(state, at, names) for at in layout.slot)
-        new_slot = {old: new + 1 for new, (_, old) in enumerate(slots)}
-        out: Cells = []
-        for old in vm_order:
-            at = layout.vm[old]
-            out += [state[at], state[at + REFS], machine[state[at + VM_MACHINE]]]
-            out += [state[at + VM_HANDLES + p] for p in processes]
-        for old in file_order:
-            at = layout.file[old]
-            own = state[at + FILE_INODE]
-            out += [state[at], state[at + REFS], vm[state[at + FILE_VM]], inode[own]]
-            out += [state[at + FILE_HANDLES + p] for p in processes]
-            out += [state[at + layout.mappings + p] for p in processes]
-            bound = [0] * u.pages
-            for i in range(u.pages):
-                target = state[at + layout.bindings + i]
-                bound[page[own - 1][i] if own else i] = new_slot[target] if target else 0
-            out += bound
-        for old in inode_order:
-            at = layout.inode[old]
-            out += [state[at], machine[state[at + INODE_OWNER]]]
-            tags = [0] * u.pages
-            for i in range(u.pages):
-                tags[page[old][i]] = machine[state[at + INODE_TAGS + i]]
-            out += tags
-        for cells, _ in slots:
-            out += cells
-        return bytes(out)
-
-    def _machine_names(self, state: State, vm_order: tuple[int, ...]) -> list[int]:
-        """New numbers of virtual machines: in the order of their first VMs."""
-        layout = self.layout
-        names = [0] * (layout.universe.vms + 2)
-        names[layout.ghost] = layout.ghost
-        used = 0
-        for old in vm_order:
-            machine = state[layout.vm[old] + VM_MACHINE]
-            if machine and not names[machine]:
-                used += 1
-                names[machine] = used
-        return names
-
-    def _page_names(
-        self, state: State, vm: list[int], machine: list[int], file: list[int]
-    ) -> list[list[int]]:
-        """For each inode: the new number of each page, by what is in it and bound to it."""
-        layout = self.layout
-        pages = layout.universe.pages
-        names = []
-        straight = list(range(pages))
-        for i, at in enumerate(layout.inode):
-            if pages == 1 or not state[at + INODE_FILES]:
-                names.append(straight)
-                continue
-            keys = []
-            for page in range(pages):
-                bound = []
-                mapped = 1 + i * pages + page
-                for slot in layout.slot:
-                    own = state[slot + SLOT_FILE]
-                    here = (
-                        own
-                        and state[slot + SLOT_PAGE] == page
-                        and state[layout.file[own - 1] + FILE_INODE] == i + 1
-                    )
-                    if here or state[slot + SLOT_MAPPING] == mapped:
-                        bound.append(
-                            (vm[state[slot]], file[own], state[slot + SLOT_MAPPING] == mapped)
-                        )
-                bound.sort()
-                keys.append((-machine[state[at + INODE_TAGS + page]], bound, page))
-            order = [key[2] for key in sorted(keys)]
-            names.append([order.index(page) for page in range(pages)])
-        return names
-
-    def _slot_cells(self, state: State, at: int, names: _Names) -> tuple[list[int], int]:
-        """A slot's cells under new names, with its old number for the bindings that name it."""
-        layout = self.layout
-        pages = layout.universe.pages
-        number = layout.slot.index(at) + 1
-        if not state[at + SLOT_VM]:
-            return [0, 0, 0, 0], number
-        own = state[at + SLOT_FILE]
-        where = state[at + SLOT_PAGE]
-        if own:
-            own_inode = state[layout.file[own - 1] + FILE_INODE]
-            where = names.page[own_inode - 1][where] if own_inode else where
-        mapping = state[at + SLOT_MAPPING]
-        if mapping:
-            old_inode, old_page = divmod(mapping - 1, pages)
-            mapping = names.inode[old_inode + 1] - 1
-            mapping = 1 + mapping * pages + names.page[old_inode][old_page]
-        return [names.vm[state[at]], names.file[own], where, mapping], number
-
-
-def _orders(keys: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Every order of the indices that sorts by `keys`: equal keys in every order."""
-    if len(keys) == 1:
-        return [(0,)]
-    if len(keys) == 2:
-        first, second = keys
-        if first < second:
-            return [(0, 1)]
-        return [(1, 0)] if second < first else [(0, 1), (1, 0)]
-    return [
-        order
-        for order in permutations(range(len(keys)))
-        if all(keys[a] <= keys[b] for a, b in pairwise(order))
-    ]

@@ -41,7 +41,8 @@ class Operation(NamedTuple):
     """One operation; fields that its kind does not use are 0.
 
     `process` acts; `vm`, `file` and `slot` are numbers of the universe; `page` counts from the
-    file's start. `of` is the VM whose virtual machine a new one joins.
+    file's start. `of` is the VM whose virtual machine a new one joins. `private` is 1 for a VM that
+    has private memory, and for a file that is created without flags, whose memory is private.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Operation(NamedTuple):
     slot: int = 0
     page: int = 0
     of: int = 0
+    private: int = 0
 
     def __str__(self) -> str:
         return _TEXT[self.kind].format(
@@ -71,14 +73,16 @@ class Operation(NamedTuple):
         """The reverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for others."""
         numbers = {}
         for name in _NUMBERS:
-            number = value.get(name, 0) if name == "of" else value[name]
+            number = value.get(name, 0) if name in _LATER else value[name]
             if not isinstance(number, int) or not 0 <= number < 256:
                 raise ValueError(f"{name}: {number!r} is no number of a universe")
             numbers[name] = number
         return cls(Kind[str(value["kind"]).upper()], **numbers)
 
 
-_NUMBERS = ("process", "vm", "file", "slot", "page", "of")
+_LATER = ("of", "private")
+"""Numbers that stories saved earlier lack."""
+_NUMBERS = ("process", "vm", "file", "slot", "page", *_LATER)
 
 _TEXT = {
     Kind.CREATE_VM: "{p}: create {vm}",
@@ -122,9 +126,10 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
             yield Operation(Kind.CREATE_VM, p, vm=v)
             yield Operation(Kind.DUP_VM, p, vm=v)
             yield Operation(Kind.CLOSE_VM, p, vm=v)
-        for f in files:
-            for kind in (Kind.DUP_FILE, Kind.CLOSE_FILE, Kind.MAP, Kind.UNMAP):
-                yield Operation(kind, p, file=f)
+        held = [Kind.DUP_FILE, Kind.CLOSE_FILE]
+        held += [Kind.MAP, Kind.UNMAP] if universe.host_maps else []
+        for f, kind in product(files, held):
+            yield Operation(kind, p, file=f)
         yield Operation(Kind.EXIT, p)
         if universe.processes > 1:
             yield Operation(Kind.FORK, p)
@@ -138,7 +143,8 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
         for kind in (Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE):
             yield Operation(kind, slot=s)
     for f, page in product(files, pages):
-        yield Operation(Kind.HOST_READ, file=f, page=page)
+        if universe.host_maps:
+            yield Operation(Kind.HOST_READ, file=f, page=page)
         yield Operation(Kind.PUNCH, file=f, page=page)
 
 

@@ -21,16 +21,18 @@ from pyvmm.rules.access import (
     GuestAccess,
     HostAccess,
     MemoryFault,
+    PlainFault,
     ServedByGuestMemfd,
     guest_access,
     host_access,
 )
+from pyvmm.rules.files import Mmap, mmap
 from pyvmm.rules.memslots import GuestMemfdFile, SetRegion, Slot, set_region
 from pyvmm.rules.profile import PrivateBy, Profile
 from pyvmm.rules.rule import Refusal
 
 FILE_FLAGS = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
-"""The files of the exploration: ones that the host can look into, too."""
+"""Flags of files that the host can look into, too; those of private memory have none."""
 HOST_ADDRESS = 1 << 32
 """The user address that slots name; their files serve every access, so nothing need be there."""
 MOVED_BY = 1 << 30
@@ -41,7 +43,8 @@ class Binding(NamedTuple):
     """A slot of one page, at the GPA of its number, to be bound to `page` of a file.
 
     `vm` and `of` identify the VM that asks and the one that the file belongs to; `occupied` are the
-    VM's slots, `bound` the file's pages that are bound.
+    VM's slots, `bound` the file's pages that are bound. `flags` are those that the file was created
+    with, and `private_vm` says that the VM has private memory.
     """
 
     slot: int
@@ -51,6 +54,8 @@ class Binding(NamedTuple):
     of: int
     occupied: tuple[int, ...]
     bound: tuple[int, ...]
+    flags: int = FILE_FLAGS
+    private_vm: bool = False
 
 
 def slot_of(number: int) -> Slot:
@@ -65,7 +70,7 @@ def binding_refusal(profile: Profile, binding: Binding) -> str | None:
     file = GuestMemfdFile(
         binding.of,
         binding.pages * PAGE_SIZE,
-        FILE_FLAGS,
+        binding.flags,
         tuple((page * PAGE_SIZE, (page + 1) * PAGE_SIZE) for page in binding.bound),
     )
     request = SetRegion(
@@ -77,7 +82,7 @@ def binding_refusal(profile: Profile, binding: Binding) -> str | None:
         offset=binding.page * PAGE_SIZE,
         descriptor=file,
         vm=binding.vm,
-        private_vm=not profile.default_vm_binds,
+        private_vm=binding.private_vm or not profile.default_vm_binds,
         slots=tuple(slot_of(each) for each in binding.occupied),
     )
     answer = set_region(request, profile)
@@ -101,20 +106,45 @@ def moving_refusal(profile: Profile, slot: int) -> str | None:
     return answer.errno_name if isinstance(answer, Refusal) else None
 
 
+class Serving(NamedTuple):
+    """A guest's access to the page that a slot is bound to.
+
+    `is_open`: the slot has its file. `flags` and `private_vm` are those of `Binding`; all that a VM
+    with private memory has in a guest_memfd is private.
+    """
+
+    is_open: bool
+    page: int
+    write: bool
+    flags: int = FILE_FLAGS
+    private_vm: bool = False
+
+
 @cache
-def served_offset(is_open: bool, page: int, write: bool) -> int | None:
-    """The file offset, in bytes, that serves a guest's access; None where it faults."""
-    bound = Bound(page * PAGE_SIZE, FILE_FLAGS, is_open)
-    served = guest_access(GuestAccess(0, write, PrivateBy.NOBODY, False, slot_of(0), bound))
+def served_offset(asked: Serving) -> int | None:
+    """The file offset, in bytes, that serves a guest's access; None where it faults (EFAULT)."""
+    bound = Bound(asked.page * PAGE_SIZE, asked.flags, asked.is_open)
+    private_by = PrivateBy.ATTRIBUTES if asked.private_vm else PrivateBy.NOBODY
+    access = GuestAccess(
+        0, asked.write, private_by, asked.private_vm, slot_of(0), bound, host_mapped=False
+    )
+    served = guest_access(access)
     if isinstance(served, ServedByGuestMemfd):
         return served.offset
-    if isinstance(served, MemoryFault):
+    if isinstance(served, MemoryFault | PlainFault):
         return None
     raise InternalError("serve a guest's access", f"a slot with a file gave {served}")
 
 
 @cache
-def host_sees(page: int, pages: int) -> bool:
+def host_sees(page: int, pages: int, flags: int = FILE_FLAGS) -> bool:
     """Tell whether the host's access to a page of its mapping is served; SIGBUS otherwise."""
-    access = HostAccess(page * PAGE_SIZE, pages * PAGE_SIZE, FILE_FLAGS)
+    access = HostAccess(page * PAGE_SIZE, pages * PAGE_SIZE, flags)
     return isinstance(host_access(access), ServedByGuestMemfd)
+
+
+@cache
+def mapping_refusal(profile: Profile, pages: int, flags: int) -> str | None:
+    """The errno's name if a kernel of this profile refuses to map all of a file."""
+    answer = mmap(Mmap(0, pages * PAGE_SIZE, True, flags), profile)
+    return answer.errno_name if isinstance(answer, Refusal) else None

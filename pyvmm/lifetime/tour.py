@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.explorer import Progress
-from pyvmm.lifetime.layout import Canonical, State
+from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Operation
 from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import Universe

@@ -3,7 +3,24 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+
+
+class Feature(enum.Enum):
+    """Things beyond VMs, files, slots and descriptors that a universe may have.
+
+    Values are the names of the fields of `Universe`. What a state has for a feature is part of it
+    only where the universe has the feature.
+    """
+
+    LINKS = "links"
+    VCPUS = "vcpus"
+    TYPES = "types"
+    ERRORS = "errors"
+    FAILURES = "failures"
+    MOVES = "moves"
+    UPDATES = "updates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +30,13 @@ class Universe:
     `pages` are those of one file. `handles` is the most descriptors that a process has of one VM or
     file. `secrets` is the most pages that hold something written: what happens to one page does not
     depend on the contents of another, so one is enough to find every leak.
+
+    `links`: a second file for an inode, a second VM of a virtual machine. `vcpus`: the most vCPU
+    descriptors that a process has of one VM; 0: whoever has a VM's descriptor can run its guest.
+    `types`: 2 where there are VMs with private memory and files without flags, too. `errors`: a
+    page can have a memory error. `failures`: a binding can run out of memory. `moves`: a VM can
+    take another's virtual machine over. `updates`: VMs and files can be preserved over a live
+    update. `host_maps`: files can be mapped; where they cannot, all memory is private.
     """
 
     name: str
@@ -24,6 +48,24 @@ class Universe:
     handles: int
     secrets: int = 1
     links: bool = False
+    vcpus: int = 0
+    types: int = 1
+    errors: bool = False
+    failures: bool = False
+    moves: bool = False
+    updates: bool = False
+    host_maps: bool = True
+
+    def has(self, feature: Feature) -> bool:
+        """Tell whether the universe has a feature."""
+        if feature is Feature.TYPES:
+            return self.types > 1
+        return bool(getattr(self, feature.value))
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The features that it has."""
+        return tuple(each for each in Feature if self.has(each))
 
     def __str__(self) -> str:
         return (

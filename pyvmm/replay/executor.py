@@ -14,7 +14,7 @@ from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import Universe
+from pyvmm.lifetime.universe import Feature, Universe
 from pyvmm.replay.hands import OK, Answer, Hands
 from pyvmm.replay.liveness import Liveness
 from pyvmm.replay.workers import Worker
@@ -102,7 +102,14 @@ class Replayer(Owner):
     def __init__(
         self, system: System, design: Design, universe: Universe, liveness: Liveness | None
     ) -> None:
-        """Raises `UsageError` for a universe with linked files, which no kernel has."""
+        """Raises `UsageError` for a universe with what cannot be done to a kernel."""
+        others = [each.value for each in universe.features if each is not Feature.LINKS]
+        if others or not universe.host_maps:
+            raise UsageError(
+                f"replay the universe {universe.name}",
+                f"there are no hands for {', '.join(others) or 'files without mappings'}",
+                "choose another one",
+            )
         if universe.links:
             raise UsageError(
                 f"replay the universe {universe.name}",

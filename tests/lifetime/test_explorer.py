@@ -8,6 +8,7 @@ import random
 import pytest
 
 from pyvmm.errors import InternalError, UsageError
+from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.designs import (
     STANDARD_DESIGNS,
@@ -20,7 +21,6 @@ from pyvmm.lifetime.designs import (
 )
 from pyvmm.lifetime.explorer import Exploration, explore
 from pyvmm.lifetime.holdings import Why, counts, holdings
-from pyvmm.lifetime.layout import Canonical
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.properties import (
     ALL,

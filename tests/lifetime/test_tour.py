@@ -9,10 +9,10 @@ import pytest
 
 from pyvmm.errors import UsageError
 from pyvmm.lifetime.adapting import adapted, check_story, design_named, universe_named
+from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.designs import Design, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.drawing import scenes_of, text
 from pyvmm.lifetime.explorer import explore
-from pyvmm.lifetime.layout import Canonical
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.scenarios import SCENARIOS, Scenario
 from pyvmm.lifetime.story import Story, Told

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Creating VMs and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyvmm.lifetime.layout import (
+    FILE_HANDLES,
+    FILE_INODE,
+    FILE_VM,
+    REFS,
+    VM_HANDLES,
+    VM_MACHINE,
+    Cells,
+)
+from pyvmm.lifetime.operations import Kind, Operation
+from pyvmm.lifetime.parts import OK, Do, Part
+from pyvmm.rules.lifecycle import Event
+
+
+class Creating(Part):
+    """VMs, files, and second files of an inode."""
+
+    def table(self) -> Mapping[Kind, Do]:
+        """Functions by the kinds that they do."""
+        return {
+            Kind.CREATE_VM: self._create_vm,
+            Kind.JOIN_VM: self._join_vm,
+            Kind.CREATE_FILE: self._create_file,
+            Kind.CREATE_UNOWNED: self._create_file,
+            Kind.LINK: self._link,
+            Kind.LINK_UNOWNED: self._link,
+        }
+
+    def _create_vm(self, cells: Cells, op: Operation) -> str | None:
+        return self._new_vm(cells, op, None)
+
+    def _join_vm(self, cells: Cells, op: Operation) -> str | None:
+        of = self.layout.vm[op.of]
+        if not cells[of + VM_HANDLES + op.process]:
+            return None
+        return self._new_vm(cells, op, cells[of + VM_MACHINE])
+
+    def _new_vm(self, cells: Cells, op: Operation, machine: int | None) -> str | None:
+        """A VM of this virtual machine; None: of a new one."""
+        at = self.layout.vm[op.vm]
+        if cells[at] or any(not cells[lower] for lower in self.layout.vm[: op.vm]):
+            return None  # the lowest free number is taken
+        cells[at] = 1
+        cells[at + REFS] = 1
+        cells[at + VM_MACHINE] = machine or self.bodies.free_machine(cells)
+        cells[at + VM_HANDLES + op.process] = 1
+        return OK
+
+    def _create_file(self, cells: Cells, op: Operation) -> str | None:
+        v = None
+        if not self.design.system_creation:
+            v = op.vm
+            if not cells[self.layout.vm[v] + VM_HANDLES + op.process]:
+                return None
+        inode = self.bodies.free_inode(cells)
+        if self._free_file(cells) != op.file or inode is None:
+            return None  # the lowest free number is taken
+        return self._new_file(cells, op, v, f=op.file, inode=inode)
+
+    def _link(self, cells: Cells, op: Operation) -> str | None:
+        at = self.layout.file[op.file]
+        if not cells[at + FILE_HANDLES + op.process]:
+            return None
+        v = None
+        if not self.design.system_creation:
+            v = op.vm
+            if not cells[self.layout.vm[v] + VM_HANDLES + op.process]:
+                return None
+        f = self._free_file(cells)
+        if f is None:
+            return None
+        inode = cells[at + FILE_INODE] - 1
+        if v is not None and not self.design.links_strangers:
+            of = self.layout.vm[cells[at + FILE_VM] - 1]
+            if cells[of + VM_MACHINE] != cells[self.layout.vm[v] + VM_MACHINE]:
+                return "EINVAL"
+        return self._new_file(cells, op, v, f=f, inode=inode)
+
+    def _free_file(self, cells: Cells) -> int | None:
+        for f, at in enumerate(self.layout.file):
+            if not cells[at]:
+                return f
+        return None
+
+    def _new_file(self, cells: Cells, op: Operation, v: int | None, *, f: int, inode: int) -> str:
+        self.bodies.new_file(cells, f, inode)
+        cells[self.layout.file[f] + FILE_HANDLES + op.process] = 1
+        linked = op.kind in (Kind.LINK, Kind.LINK_UNOWNED)
+        self.bodies.run(Event.LINK_FILE if linked else Event.CREATE_FILE, cells, v=v, f=f)
+        return OK

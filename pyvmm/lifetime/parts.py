@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""Base of the parts of a transition system, each of which does some kinds of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from pyvmm.lifetime.bodies import Bodies
+from pyvmm.lifetime.designs import Design
+from pyvmm.lifetime.layout import FILE_INODE, SLOT_VM, VM_HANDLES, Cells
+from pyvmm.lifetime.operations import Kind, Operation
+from pyvmm.lifetime.questions import FILE_FLAGS
+
+OK = "ok"
+
+Do: TypeAlias = Callable[[Cells, Operation], str | None]
+"""Does an operation to cells: its outcome, None where it cannot even be attempted."""
+
+
+class Part:
+    """Operations of some kinds, under a design."""
+
+    def __init__(self, design: Design, bodies: Bodies) -> None:
+        self.design = design
+        self.bodies = bodies
+        self.layout = bodies.layout
+        self.universe = bodies.universe
+
+    def table(self) -> Mapping[Kind, Do]:
+        """Functions by the kinds that they do."""
+        raise NotImplementedError
+
+    def asked(self, cells: Cells, s: int) -> int | None:
+        """The VM of a slot, where some process has its descriptor: else nobody can ask it."""
+        v = cells[self.layout.slot[s] + SLOT_VM] - 1
+        if v < 0:
+            return None
+        at = self.layout.vm[v] + VM_HANDLES
+        return v if any(cells[at : at + self.universe.processes]) else None
+
+    def is_private(self, cells: Cells, v: int) -> bool:
+        """Tell whether a VM has private memory."""
+        if self.layout.vm_private < 0:
+            return not self.universe.host_maps
+        return bool(cells[self.layout.vm[v] + self.layout.vm_private])
+
+    def flags_of(self, cells: Cells, f: int) -> int:
+        """The flags that a file's inode was created with."""
+        if self.layout.inode_private < 0:
+            return FILE_FLAGS if self.universe.host_maps else 0
+        inode = self.layout.inode[cells[self.layout.file[f] + FILE_INODE] - 1]
+        return 0 if cells[inode + self.layout.inode_private] else FILE_FLAGS
+
+    def some_process(self, cells: Cells, one: int, other: int) -> bool:
+        """Tell whether one process holds both."""
+        return any(cells[one + p] and cells[other + p] for p in range(self.universe.processes))
