@@ -71,15 +71,13 @@ class Access(Endings):
             w[THREAD[t] + T_READS] = SRCU
             if w[f + F_STATE] == F_FREED and not floor.has(Protection.FILE_MEMORY):
                 floor.harm(Harm.FREED_FILE)
-            if not self._pins:
-                if not w[f + F_REFS] and floor.has(Protection.UNLESS_ZERO):
-                    return "leave"
-                w[f + F_REFS] += 1
+            if not w[f + F_REFS] and floor.has(Protection.UNLESS_ZERO):
+                return "leave"
+            w[f + F_REFS] += 1
             return None
 
         def unget(w: Cells, t: int) -> str | None:
-            if not self._pins:
-                floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+            floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
             return None
 
         def leave(w: Cells, t: int) -> str | None:
@@ -89,12 +87,14 @@ class Access(Endings):
         self._enter(v)
         self._step("enter srcu, look the slot up", lookup)
         self._step("load the slot's file", load)
-        self._step("get the file" if not self._pins else "use the file", get)
+        if not self._pins:
+            self._step("get the file", get)
         self._map_page(v, s)
         self._label("unget")
-        self._step("drop the file" if not self._pins else "done with the file", unget)
+        if not self._pins:
+            self._step("drop the file", unget)
         self._label("leave")
-        self._step("leave srcu", leave)
+        self._step("leave srcu", leave, quiet=True)
 
     def _map_page(self, v: int, s: int) -> None:
         """``__kvm_gmem_get_pfn``, then the mapping under mmu_lock unless it is stale."""
@@ -174,7 +174,7 @@ class Access(Endings):
         self._step("lock the invalidate lock, shared", lock)
         self._step("invalidate: begin, zap", self._invalidate_begin(f))
         self._step("invalidate: end", self._invalidate_end(f))
-        self._step("unlock the invalidate lock, shared", unlock)
+        self._step("unlock the invalidate lock, shared", unlock, quiet=True)
 
     def _bound_files(self, w: Cells, f: int) -> list[int]:
         """The files of this one's inode that have a binding."""

@@ -83,7 +83,7 @@ class Endings(Steps):
         if self._pins or self.locking in _TAKE_THE_FILE:
             self._step("drop the file", fput)
         if self.locking is Locking.MAINLINE_BEFORE:
-            self._step("unbound", lambda _w, _t: done)
+            self._step("unbound", lambda _w, _t: done, quiet=True)
             self._label(dying)
             self._step("erase the binding, without a lock", erase)
         self._label(done)
@@ -91,10 +91,13 @@ class Endings(Steps):
     # What the last references do
 
     def _tail(self) -> None:
-        self._step("is a file to be released?", self._to_release)
+        self._step("is a file to be released?", self._to_release, quiet=True)
         self._release()
         self._label("put")
+        self._step("is the thread in a VM?", self._in_vm, quiet=True)
         self._step("leave the VM", self._leave_vm)
+        self._label("left")
+        self._step("is a VM to be destroyed?", self._to_destroy, quiet=True)
         self._destroy()
 
     def _to_release(self, w: Cells, t: int) -> str | None:
@@ -105,11 +108,16 @@ class Endings(Steps):
         w[THREAD[t] + T_PENDING] = 0
         return None
 
+    def _in_vm(self, w: Cells, t: int) -> str | None:
+        return None if w[THREAD[t] + T_HOLDS] else "left"
+
     def _leave_vm(self, w: Cells, t: int) -> str | None:
         held = w[THREAD[t] + T_HOLDS]
-        if held:
-            w[THREAD[t] + T_HOLDS] = 0
-            self.floor.put_vm(w, t, held - 1)
+        w[THREAD[t] + T_HOLDS] = 0
+        self.floor.put_vm(w, t, held - 1)
+        return None
+
+    def _to_destroy(self, w: Cells, t: int) -> str | None:
         return None if w[THREAD[t] + T_DYING] else "end"
 
     def _release(self) -> None:
@@ -194,16 +202,17 @@ class Endings(Steps):
                 return None if mine and w[at + S_STATE] == S_VISIBLE else skip
 
             def zap(w: Cells, _t: int, s: int = s) -> str | None:
-                if self._pins and not late:
-                    self.floor.zap(w, s)
+                self.floor.zap(w, s)
                 return None
 
             def free(w: Cells, _t: int, s: int = s) -> str | None:
                 self.floor.free_slot(w, s)
                 return None
 
-            self._step(f"is slot{s} the VM's?", owned)
-            self._step("zap the slot", zap)
+            # Nobody else can reach a slot of a dying VM, or make one its own.
+            self._step(f"is slot{s} the VM's?", owned, quiet=True)
+            if self._pins and not late:
+                self._step("zap the slot", zap)
             self._gmem_unbind(s, f" {s}")
             self._step("free the slot", free)
             if self._pins:

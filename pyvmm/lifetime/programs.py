@@ -51,9 +51,9 @@ class Writer(Access):
             Act.MEMORY_ERROR: self._memory_error,
         }[task.act](task)
         self._tail()
-        names, bodies = zip(*self._steps, strict=True)
+        names, bodies, quiet = zip(*self._steps, strict=True)
         end = len(names)
-        return Program(names, bodies, {**self._labels, "end": end}, end)
+        return Program(names, bodies, quiet, {**self._labels, "end": end}, end)
 
     # Programs
 
@@ -99,8 +99,7 @@ class Writer(Access):
             return None
 
         def fput(w: Cells, t: int) -> str | None:
-            if not self._pins:
-                floor.put_file(w, t, f)
+            floor.put_file(w, t, f)
             return None
 
         self._enter(v)
@@ -112,7 +111,8 @@ class Writer(Access):
         self._step("store the binding", store)
         self._unlock_inode()
         self._step("make the slot visible", publish)
-        self._step("drop the file" if not self._pins else "keep the file", fput)
+        if not self._pins:
+            self._step("drop the file", fput)
         self._label("refused")
         self._unlock_slots(v)
 

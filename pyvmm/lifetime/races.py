@@ -127,9 +127,13 @@ def _harm_of_slots(w: Cells) -> Harm | None:
 
 
 class _Move(NamedTuple):
-    """A step that thread `t` can do: how far its program goes on, the state after it, its harms."""
+    """A step that thread `t` can do, with the quiet ones after it: `length` steps in all.
+
+    `forward`: how far its program goes on. `after`: the state then, unless there is harm.
+    """
 
     t: int
+    length: int
     forward: int
     after: Where
     harms: tuple[Harm, ...]
@@ -196,24 +200,30 @@ class _Search:
                 continue
             w = bytearray(where)
             to = program.bodies[at](w, t)
-            if harms:
-                moves.append(_Move(t, 0, where, tuple(harms)))
-                harms.clear()
-            elif to is BLOCKED:
+            if to is BLOCKED and not harms:
                 waiting = True
-            else:
-                now = at + 1 if to is None else program.labels[to]
-                w[cell] = now
-                if now == program.end:
-                    w[cell + 1 : cell + THREAD_CELLS] = _FORGOTTEN
-                moves.append(_Move(t, now - at, bytes(w), ()))
+                continue
+            now = at + 1 if to is None or to is BLOCKED else program.labels[to]
+            length = 1
+            while now != program.end and program.quiet[now] and not harms:
+                to = program.bodies[now](w, t)
+                now = now + 1 if to is None else program.labels[to]
+                length += 1
+            if harms:
+                moves.append(_Move(t, length, 0, where, tuple(harms)))
+                harms.clear()
+                continue
+            w[cell] = now
+            if now == program.end:
+                w[cell + 1 : cell + THREAD_CELLS] = _FORGOTTEN
+            moves.append(_Move(t, length, now - at, bytes(w), ()))
         return moves, waiting
 
     def _trace(
         self, scenario: Scenario, programs: Sequence[Program], start: Where
     ) -> dict[Harm, Schedule]:
         """A shortest schedule for each harm."""
-        came_from: dict[Where, tuple[int, Where, int] | None] = {start: None}
+        came_from: dict[Where, tuple[Where, int] | None] = {start: None}
         ahead: dict[int, dict[Where, int]] = {0: {start: 0}}
         found: dict[Harm, tuple[int, Where, int | None]] = {}
 
@@ -227,40 +237,54 @@ class _Search:
                 moves, waiting = self._moves(programs, where)
                 for move in moves:
                     for harm in move.harms:
-                        note(harm, length + 1, where, move.t)
+                        note(harm, length + move.length, where, move.t)
                     if move.harms:
                         continue
                     bucket = ahead.setdefault(reached + move.forward, {})
-                    if bucket.get(move.after, length + 2) > length + 1:
-                        bucket[move.after] = length + 1
-                        came_from[move.after] = (length, where, move.t)
+                    then = length + move.length
+                    if bucket.get(move.after, then + 1) > then:
+                        bucket[move.after] = then
+                        came_from[move.after] = (where, move.t)
                 last = _last_harm(where, waiting) if not moves else None
                 if last is not None:
                     note(last, length, where, None)
         return {
-            harm: Schedule(scenario, harm, _told(programs, came_from, where, t))
+            harm: Schedule(scenario, harm, self._told(programs, came_from, where, t))
             for harm, (_, where, t) in found.items()
         }
+
+    def _told(
+        self,
+        programs: Sequence[Program],
+        came_from: Mapping[Where, tuple[Where, int] | None],
+        where: Where,
+        last: int | None,
+    ) -> tuple[tuple[int, str], ...]:
+        """The steps to a state, and those that `last` does there."""
+        runs: list[list[tuple[int, str]]] = []
+        if last is not None:
+            runs.append(self._names(programs[last], where, last))
+        origin = came_from[where]
+        while origin is not None:
+            where, t = origin
+            runs.append(self._names(programs[t], where, t))
+            origin = came_from[where]
+        return tuple(step for run in reversed(runs) for step in run)
+
+    def _names(self, program: Program, where: Where, t: int) -> list[tuple[int, str]]:
+        """A thread's next step in a state, and the quiet ones after it, by name."""
+        w, now = bytearray(where), where[THREAD[t]]
+        names: list[tuple[int, str]] = []
+        while not names or (now != program.end and program.quiet[now] and not self._floor.harms):
+            names.append((t, program.names[now]))
+            to = program.bodies[now](w, t)
+            now = now + 1 if to is None or to is BLOCKED else program.labels[to]
+        self._floor.harms.clear()
+        return names
 
 
 def _last_harm(where: Where, waiting: bool) -> Harm | None:
     return Harm.DEADLOCK if waiting else final_harm(Cells(where))
-
-
-def _told(
-    programs: Sequence[Program],
-    came_from: Mapping[Where, tuple[int, Where, int] | None],
-    where: Where,
-    last: int | None,
-) -> tuple[tuple[int, str], ...]:
-    """The steps to a state, and the one that `last` does there."""
-    steps = [] if last is None else [(last, programs[last].names[where[THREAD[last]]])]
-    origin = came_from[where]
-    while origin is not None:
-        _, where, t = origin
-        steps.append((t, programs[t].names[where[THREAD[t]]]))
-        origin = came_from[where]
-    return tuple(reversed(steps))
 
 
 def race(

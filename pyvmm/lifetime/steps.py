@@ -46,10 +46,15 @@ class Locking(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A task's steps: name, body, and where each label is."""
+    """A task's steps: name, body, and where each label is.
+
+    A quiet step commutes with all that others can do before it: it looks only at what is its
+    thread's own, or gives back what others wait for. It is done at once with the step before it.
+    """
 
     names: tuple[str, ...]
     bodies: tuple[Body, ...]
+    quiet: tuple[bool, ...]
     labels: dict[str, int]
     end: int
     """Position of a thread that is done."""
@@ -61,11 +66,11 @@ class Steps:
     def __init__(self, locking: Locking, floor: Floor) -> None:
         self.locking = locking
         self.floor = floor
-        self._steps: list[tuple[str, Body]] = []
+        self._steps: list[tuple[str, Body, bool]] = []
         self._labels: dict[str, int] = {}
 
-    def _step(self, name: str, body: Body) -> None:
-        self._steps.append((name, body))
+    def _step(self, name: str, body: Body, *, quiet: bool = False) -> None:
+        self._steps.append((name, body, quiet))
 
     def _label(self, name: str) -> None:
         self._labels[name] = len(self._steps)
@@ -102,7 +107,7 @@ class Steps:
             self.floor.give(w, VM[own] + V_LOCK, t)
             return None
 
-        self._step("unlock slots_lock", body)
+        self._step("unlock slots_lock", body, quiet=True)
 
     def _lock_inode(self) -> None:
         def body(w: Cells, t: int) -> str | None:
@@ -123,7 +128,7 @@ class Steps:
             self.floor.give(w, INODE[inode] + I_LOCK, t)
             return None
 
-        self._step("unlock the invalidate lock", body)
+        self._step("unlock the invalidate lock", body, quiet=True)
 
     def _grace(self, what: str, protection: Protection, section: int) -> None:
         def begin(w: Cells, t: int) -> str | None:
