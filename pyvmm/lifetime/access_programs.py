@@ -6,7 +6,7 @@ from __future__ import annotations
 from pyvmm.lifetime.endings import Endings
 from pyvmm.lifetime.locks import (
     BLOCKED,
-    F_BINDING,
+    BOTH_PAGES,
     F_FD,
     F_FREED,
     F_INODE,
@@ -21,6 +21,7 @@ from pyvmm.lifetime.locks import (
     RCU,
     S_FILE,
     S_MAPPING,
+    S_PAGES,
     S_STATE,
     S_VISIBLE,
     S_VM,
@@ -38,6 +39,8 @@ from pyvmm.lifetime.locks import (
     Cells,
     Harm,
     Protection,
+    first_page,
+    mapping_of,
 )
 from pyvmm.lifetime.race_tasks import Task
 
@@ -106,9 +109,12 @@ class Access(Endings):
             floor.use_slot(w, s)
             if w[FILE[f] + F_STATE] == F_FREED:
                 floor.harm(Harm.FREED_FILE)
-            elif not floor.use_bindings(w, f) or w[FILE[f] + F_BINDING] != s + 1:
+            page = first_page(w[at + S_PAGES])
+            if w[FILE[f] + F_STATE] != F_FREED and (
+                not floor.use_bindings(w, f) or floor.bound_slots(w, f, 1 << page) != [s]
+            ):
                 return "unget"
-            w[THREAD[t] + T_SLOT] = floor.page(w, w[FILE[f] + F_INODE])
+            w[THREAD[t] + T_SLOT] = mapping_of(w, w[FILE[f] + F_INODE], page)
             return None
 
         def install(w: Cells, t: int) -> str | None:
@@ -139,7 +145,7 @@ class Access(Endings):
             return None
 
         def truncate(w: Cells, _t: int) -> str | None:
-            floor.give_page_back(w, w[FILE[f] + F_INODE])
+            floor.give_pages_back(w, w[FILE[f] + F_INODE])
             return None
 
         def fput(w: Cells, t: int) -> str | None:
@@ -148,9 +154,9 @@ class Access(Endings):
 
         self._step("fget the file", fget)
         self._lock_inode()
-        self._step("invalidate: begin, zap", self._invalidate_begin(f))
+        self._step("invalidate: begin, zap", self._invalidate_begin(f, BOTH_PAGES))
         self._step("give the pages back", truncate)
-        self._step("invalidate: end", self._invalidate_end(f))
+        self._step("invalidate: end", self._invalidate_end(f, BOTH_PAGES))
         self._unlock_inode()
         self._step("drop the file", fput)
 
@@ -172,33 +178,38 @@ class Access(Endings):
 
         self._step("find the page's inode", find)
         self._step("lock the invalidate lock, shared", lock)
-        self._step("invalidate: begin, zap", self._invalidate_begin(f))
-        self._step("invalidate: end", self._invalidate_end(f))
+        self._step("invalidate: begin, zap", self._invalidate_begin(f, task.pages))
+        self._step("invalidate: end", self._invalidate_end(f, task.pages))
         self._step("unlock the invalidate lock, shared", unlock, quiet=True)
 
-    def _bound_files(self, w: Cells, f: int) -> list[int]:
-        """The files of this one's inode that have a binding."""
+    def _bound_files(self, w: Cells, f: int, pages: int) -> list[int]:
+        """The files of this one's inode that have a binding in a range."""
         inode = w[FILE[f] + F_INODE]
         return [
             each
             for each, at in enumerate(FILE)
-            if w[at + F_STATE] == F_LIVE and w[at + F_INODE] == inode and w[at + F_BINDING]
+            if w[at + F_STATE] == F_LIVE
+            and w[at + F_INODE] == inode
+            and self.floor.bound_slots(w, each, pages)
         ]
 
-    def _invalidate_begin(self, f: int) -> Body:
+    def _invalidate_begin(self, f: int, pages: int) -> Body:
+        """``__kvm_gmem_invalidate_start`` for each file: begun once, however many slots it has."""
+
         def body(w: Cells, _t: int) -> str | None:
-            for each in self._bound_files(w, f):
+            for each in self._bound_files(w, f, pages):
                 v = w[FILE[each] + F_VM] - 1
                 if self.floor.use_vm(w, v):
                     w[VM[v] + V_INVALIDATING] += 1
-                    self.floor.zap(w, w[FILE[each] + F_BINDING] - 1)
+                    for s in self.floor.bound_slots(w, each, pages):
+                        self.floor.zap(w, s)
             return None
 
         return body
 
-    def _invalidate_end(self, f: int) -> Body:
+    def _invalidate_end(self, f: int, pages: int) -> Body:
         def body(w: Cells, _t: int) -> str | None:
-            for each in self._bound_files(w, f):
+            for each in self._bound_files(w, f, pages):
                 v = w[FILE[each] + F_VM] - 1
                 if self.floor.use_vm(w, v):
                     w[VM[v] + V_INVALIDATING] -= 1

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pyvmm.lifetime.locks import (
-    F_BINDING,
+    BOTH_PAGES,
     F_EMPTIED,
     F_LIVE,
     F_REFS,
@@ -15,10 +15,12 @@ from pyvmm.lifetime.locks import (
     RCU,
     S_FILE,
     S_MAPPING,
+    S_PAGES,
     S_STATE,
     S_VISIBLE,
     S_VM,
     SLOT,
+    SLOTS,
     T_DYING,
     T_FILE,
     T_HOLDS,
@@ -30,6 +32,7 @@ from pyvmm.lifetime.locks import (
     V_STATE,
     V_TORN,
     VM,
+    VMS,
     Cells,
     Harm,
     Protection,
@@ -63,11 +66,17 @@ class Endings(Steps):
 
         def erase(w: Cells, t: int) -> str | None:
             f = w[THREAD[t] + T_FILE] - 1
-            if floor.use_bindings(w, f) and w[FILE[f] + F_BINDING] == s + 1:
-                w[FILE[f] + F_BINDING] = 0
-                if self._pins:
-                    w[FILE[f] + F_VM] = 0
+            if floor.use_bindings(w, f):
+                floor.bind(w, f, w[at + S_PAGES], 0)
             w[at + S_FILE] = 0
+            return None
+
+        def look(w: Cells, t: int) -> str | None:
+            bound = floor.bound_slots(w, w[THREAD[t] + T_FILE] - 1, BOTH_PAGES)
+            return f"bound{suffix}" if bound else None
+
+        def forget(w: Cells, t: int) -> str | None:
+            w[FILE[w[THREAD[t] + T_FILE] - 1] + F_VM] = 0
             return None
 
         def fput(w: Cells, t: int) -> str | None:
@@ -77,6 +86,10 @@ class Endings(Steps):
         self._step("load the slot's file", load)
         self._lock_inode()
         self._step("erase the binding", erase)
+        if self._pins:
+            self._step("is a binding left?", look)
+            self._step("clear the VM pointer", forget)
+            self._label(f"bound{suffix}")
         if self.locking is Locking.V11:
             self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
         self._unlock_inode()
@@ -129,11 +142,11 @@ class Endings(Steps):
             self._lock_inode()
             self._lock_slots(None)
         if not self._pins:
-            self._step("look at the bindings", self._first_binding)
-            self._step("clear the slot's file pointer", self._clear_pointer)
+            self._step("look at the bindings", self._look_at_bindings)
+            self._step("clear the slots' file pointers", self._clear_pointers)
             if not self._slots_lock_first:
                 self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
-            self._step("zap the bound slot", self._zap_bound)
+            self._step("zap the bound slots", self._zap_bound)
             self._label("released")
             self._step("leave the inode's list", self._leave_list)
         if self._slots_lock_first:
@@ -147,36 +160,41 @@ class Endings(Steps):
             self._step("drop the VM", self._drop_vm)
         self._step("free struct file", self._free_file)
 
-    def _first_binding(self, w: Cells, t: int) -> str | None:
+    def _look_at_bindings(self, w: Cells, t: int) -> str | None:
+        """Remember the bound slots, as a mask."""
         f = w[THREAD[t] + T_FILE] - 1
         self.floor.use_bindings(w, f)
-        w[THREAD[t] + T_SLOT] = w[FILE[f] + F_BINDING]
-        return None if w[THREAD[t] + T_SLOT] else "released"
+        bound = self.floor.bound_slots(w, f, BOTH_PAGES)
+        w[THREAD[t] + T_SLOT] = sum(1 << s for s in bound)
+        return None if bound else "released"
 
-    def _clear_pointer(self, w: Cells, t: int) -> str | None:
-        s = w[THREAD[t] + T_SLOT] - 1
-        if not self.floor.use_slot(w, s):
-            return "released"
-        w[SLOT[s] + S_FILE] = 0
+    def _clear_pointers(self, w: Cells, t: int) -> str | None:
+        for s in self._remembered(w, t):
+            if self.floor.use_slot(w, s):
+                w[SLOT[s] + S_FILE] = 0
         return None
 
     def _zap_bound(self, w: Cells, t: int) -> str | None:
-        self.floor.zap(w, w[THREAD[t] + T_SLOT] - 1)
+        for s in self._remembered(w, t):
+            self.floor.zap(w, s)
         return None
+
+    def _remembered(self, w: Cells, t: int) -> list[int]:
+        return [s for s in range(SLOTS) if w[THREAD[t] + T_SLOT] >> s & 1]
 
     def _leave_list(self, w: Cells, t: int) -> str | None:
         """From here on nobody finds the bindings through the inode or through a slot."""
-        w[FILE[w[THREAD[t] + T_FILE] - 1] + F_BINDING] = 0
+        self.floor.bind(w, w[THREAD[t] + T_FILE] - 1, BOTH_PAGES, 0)
         return None
 
     def _free_bindings(self, w: Cells, t: int) -> str | None:
         f = w[THREAD[t] + T_FILE] - 1
         if w[FILE[f] + F_STATE] != F_LIVE:
             self.floor.harm(Harm.DOUBLE_FREE)
-        if self._pins and w[FILE[f] + F_BINDING]:
+        if self._pins and self.floor.bound_slots(w, f, BOTH_PAGES):
             self.floor.harm(Harm.STALE_POINTER)
         w[FILE[f] + F_STATE] = F_EMPTIED
-        w[FILE[f] + F_BINDING] = 0
+        self.floor.bind(w, f, BOTH_PAGES, 0)
         return None
 
     def _drop_vm(self, w: Cells, t: int) -> str | None:
@@ -198,8 +216,8 @@ class Endings(Steps):
             skip = f"next{s}"
 
             def owned(w: Cells, t: int, at: int = at, skip: str = skip) -> str | None:
-                mine = w[at + S_VM] == w[THREAD[t] + T_DYING]
-                return None if mine and w[at + S_STATE] == S_VISIBLE else skip
+                mine = w[at + S_STATE] == S_VISIBLE and w[at + S_VM] - 1 in self._dying(w, t)
+                return None if mine else skip
 
             def zap(w: Cells, _t: int, s: int = s) -> str | None:
                 self.floor.zap(w, s)
@@ -222,12 +240,16 @@ class Endings(Steps):
 
     def _tear_down(self, w: Cells, t: int) -> str | None:
         """``kvm_arch_destroy_vm``: page tables go, and with them every mapping."""
-        v = w[THREAD[t] + T_DYING] - 1
-        w[VM[v] + V_STATE] = V_TORN
+        for v in self._dying(w, t):
+            w[VM[v] + V_STATE] = V_TORN
         for at in SLOT:
-            if w[at + S_VM] == v + 1:
+            if w[at + S_VM] - 1 in self._dying(w, t):
                 w[at + S_MAPPING] = 0
         return None
+
+    def _dying(self, w: Cells, t: int) -> list[int]:
+        """The VMs whose last reference this thread has dropped."""
+        return [v for v in range(VMS) if w[THREAD[t] + T_DYING] >> v & 1]
 
     def _free_unreferenced(self, w: Cells, t: int) -> str | None:
         """The proposal's release takes no lock and waits for nobody: one step."""
@@ -240,11 +262,11 @@ class Endings(Steps):
         return None
 
     def _free_vm(self, w: Cells, t: int) -> str | None:
-        v = w[THREAD[t] + T_DYING] - 1
-        if w[VM[v] + V_STATE] == V_FREED:
-            self.floor.harm(Harm.DOUBLE_FREE)
-        if w[VM[v] + V_INVALIDATING] != NONE_IN_PROGRESS:
-            self.floor.harm(Harm.UNBALANCED)
-        w[VM[v] + V_STATE] = V_FREED
+        for v in self._dying(w, t):
+            if w[VM[v] + V_STATE] == V_FREED:
+                self.floor.harm(Harm.DOUBLE_FREE)
+            if w[VM[v] + V_INVALIDATING] != NONE_IN_PROGRESS:
+                self.floor.harm(Harm.UNBALANCED)
+            w[VM[v] + V_STATE] = V_FREED
         w[THREAD[t] + T_DYING] = 0
         return None

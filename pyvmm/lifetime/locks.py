@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Objects, locks and threads of a race: the cells of a state, and what protects them.
 
-A race has two VMs, two files of one page, two inodes, three slots and up to three threads, each
+A race has two VMs, two files, two inodes of two pages, three slots and up to three threads, each
 in one operation. Addresses are numbers, a freed object stays freed: what is used after that is a
-fault. Indices are stored one higher, so that 0 is "none".
+fault. Indices are stored one higher, so that 0 is "none". A range of pages is a mask of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 Cells = bytearray
 """One byte a cell."""
 
-VMS = FILES = INODES = 2
+VMS = FILES = INODES = PAGES = 2
+FIRST_PAGE, SECOND_PAGE, BOTH_PAGES = 1, 2, 3
 SLOTS = 3
 THREADS = 3
 
@@ -27,26 +28,26 @@ V_LIVE, V_TORN, V_FREED = 1, 2, 3
 """A VM whose MMU is torn down is not freed yet, but nothing may touch its page tables any more."""
 NONE_IN_PROGRESS = 8
 
-# A file: state, references, descriptor, VM pointer, bound slot, inode.
-FILE_CELLS = 6
-F_STATE, F_REFS, F_FD, F_VM, F_BINDING, F_INODE = range(FILE_CELLS)
+# A file: state, references, descriptor, VM pointer, inode, the slot that each page is bound to.
+FILE_CELLS = 5 + PAGES
+F_STATE, F_REFS, F_FD, F_VM, F_INODE, F_BINDINGS = range(FILE_CELLS - PAGES + 1)
 F_LIVE, F_EMPTIED, F_FREED = 1, 2, 3
 """An emptied file has lost its ``struct gmem_file`` with bindings and VM pointer."""
 
-# An inode: files, generation of its page (a page given back is another one), the invalidate lock's
-# holder, and those who share it, as a mask.
-INODE_CELLS = 4
-I_FILES, I_PAGE, I_LOCK, I_SHARERS = range(INODE_CELLS)
+# An inode: files, the invalidate lock's holder, those who share it, as a mask, and each page's
+# generation (a page given back is another one).
+INODE_CELLS = 3 + PAGES
+I_FILES, I_LOCK, I_SHARERS, I_PAGES = range(INODE_CELLS - PAGES + 1)
 
 GENERATIONS = 16
 """More than a race can give pages back."""
 
-# A slot: state, VM, file pointer, guest mapping (1 + inode * GENERATIONS + the page's generation).
-SLOT_CELLS = 4
-S_STATE, S_VM, S_FILE, S_MAPPING = range(SLOT_CELLS)
+# A slot: state, VM, file pointer, range of the file, guest mapping of the first page in it.
+SLOT_CELLS = 5
+S_STATE, S_VM, S_FILE, S_PAGES, S_MAPPING = range(SLOT_CELLS)
 S_NEW, S_VISIBLE, S_INVALID, S_FREED = 1, 2, 3, 4
 
-# A thread: where it is, and what it remembers.
+# A thread: where it is, and what it remembers. A dying VM is one in a mask.
 THREAD_CELLS = 9
 T_AT, T_FILE, T_SEEN, T_SLOT, T_READS, T_WAITS, T_PENDING, T_DYING, T_HOLDS = range(THREAD_CELLS)
 
@@ -186,23 +187,35 @@ class Floor:
             return
         w[at + V_REFS] -= 1
         if not w[at + V_REFS]:
-            w[THREAD[t] + T_DYING] = v + 1
+            w[THREAD[t] + T_DYING] |= 1 << v
 
-    def give_page_back(self, w: Cells, i: int) -> None:
-        """The inode's page is freed: no guest may map it any more."""
-        w[INODE[i] + I_PAGE] += 1
+    def give_pages_back(self, w: Cells, i: int) -> None:
+        """The inode's pages are freed: no guest may map them any more."""
+        for page in range(PAGES):
+            w[INODE[i] + I_PAGES + page] += 1
         self.check_mappings(w)
 
     def check_mappings(self, w: Cells) -> None:
         """Every guest mapping must be of a page that is still there."""
         for at in SLOT:
             mapping = w[at + S_MAPPING]
-            if mapping and mapping != self.page(w, (mapping - 1) // GENERATIONS):
+            if not mapping:
+                continue
+            i, page = divmod((mapping - 1) // GENERATIONS, PAGES)
+            if mapping != mapping_of(w, i, page):
                 self.harm(Harm.STALE_MAPPING)
 
-    def page(self, w: Cells, i: int) -> int:
-        """Return the value of a guest's mapping that maps the present page of an inode."""
-        return 1 + i * GENERATIONS + w[INODE[i] + I_PAGE]
+    def bound_slots(self, w: Cells, f: int, pages: int) -> list[int]:
+        """The slots that a range of a file is bound to, each once."""
+        at = FILE[f] + F_BINDINGS
+        bound = {w[at + page] - 1 for page in range(PAGES) if pages >> page & 1}
+        return sorted(bound - {-1})
+
+    def bind(self, w: Cells, f: int, pages: int, slot: int) -> None:
+        """Store a slot, one higher, or 0 in the bindings of a range: ``xa_store_range``."""
+        for page in range(PAGES):
+            if pages >> page & 1:
+                w[FILE[f] + F_BINDINGS + page] = slot
 
     def free_file(self, w: Cells, f: int) -> None:
         """``struct file`` goes, and the inode with its last file."""
@@ -214,7 +227,7 @@ class Floor:
         inode = INODE[w[at + F_INODE]]
         w[inode + I_FILES] -= 1
         if not w[inode + I_FILES]:
-            self.give_page_back(w, w[at + F_INODE])
+            self.give_pages_back(w, w[at + F_INODE])
 
     def free_slot(self, w: Cells, s: int) -> None:
         """``kfree(slot)``."""
@@ -223,11 +236,26 @@ class Floor:
             self.harm(Harm.DOUBLE_FREE)
         if w[at + S_MAPPING]:
             self.harm(Harm.STALE_MAPPING)
-        w[at : at + SLOT_CELLS] = [S_FREED, 0, 0, 0]
+        w[at : at + SLOT_CELLS] = slot_cells(S_FREED)
 
     def readers(self, w: Cells, me: int, section: int) -> int:
         """The threads, as a mask, that are in a read-side `section`, but this one."""
         return sum(1 << t for t in range(THREADS) if t != me and w[THREAD[t] + T_READS] & section)
+
+
+def slot_cells(state: int, vm: int = 0, file: int = 0, pages: int = 0) -> bytes:
+    """The cells of a slot; VM and file one higher than their numbers."""
+    return bytes((state, vm, file, pages, 0))
+
+
+def first_page(pages: int) -> int:
+    """The first page of a range."""
+    return 0 if pages & FIRST_PAGE else 1
+
+
+def mapping_of(w: Cells, i: int, page: int) -> int:
+    """A slot's mapping cell when it maps the present page of an inode."""
+    return 1 + (i * PAGES + page) * GENERATIONS + w[INODE[i] + I_PAGES + page]
 
 
 Body = Callable[[Cells, int], str | None]

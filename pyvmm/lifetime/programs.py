@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pyvmm.lifetime.access_programs import Access
 from pyvmm.lifetime.locks import (
-    F_BINDING,
     F_FD,
     F_REFS,
     F_VM,
@@ -21,6 +20,7 @@ from pyvmm.lifetime.locks import (
     S_VISIBLE,
     S_VM,
     SLOT,
+    SLOT_CELLS,
     SRCU,
     T_FILE,
     T_SEEN,
@@ -30,6 +30,7 @@ from pyvmm.lifetime.locks import (
     Cells,
     Harm,
     Protection,
+    slot_cells,
 )
 from pyvmm.lifetime.race_tasks import Act, Task
 from pyvmm.lifetime.steps import Program
@@ -58,7 +59,7 @@ class Writer(Access):
     # Programs
 
     def _bind(self, task: Task) -> None:
-        v, s, f = task.vm, task.slot, task.file
+        v, s, f, pages = task.vm, task.slot, task.file, task.pages
         floor = self.floor
 
         def fget(w: Cells, t: int) -> str | None:
@@ -72,25 +73,25 @@ class Writer(Access):
             return None
 
         def prepare(w: Cells, _t: int) -> str | None:
-            w[SLOT[s] : SLOT[s] + 4] = [S_NEW, v + 1, f + 1, 0]
+            w[SLOT[s] : SLOT[s] + SLOT_CELLS] = slot_cells(S_NEW, v + 1, f + 1, pages)
             return None
 
         def look(w: Cells, t: int) -> str | None:
             floor.use_bindings(w, f)
-            taken = w[FILE[f] + F_BINDING] or w[FILE[f] + F_VM] not in (0, v + 1)
+            taken = floor.bound_slots(w, f, pages) or w[FILE[f] + F_VM] not in (0, v + 1)
             w[THREAD[t] + T_SEEN] = 1 if taken else 0
             return None
 
         def store(w: Cells, t: int) -> str | None:
             if w[THREAD[t] + T_SEEN]:
                 return None
-            w[FILE[f] + F_BINDING] = s + 1
+            floor.bind(w, f, pages, s + 1)
             w[FILE[f] + F_VM] = v + 1
             return None
 
         def publish(w: Cells, t: int) -> str | None:
             if w[THREAD[t] + T_SEEN]:
-                w[SLOT[s] : SLOT[s] + 4] = [0, 0, 0, 0]
+                w[SLOT[s] : SLOT[s] + SLOT_CELLS] = slot_cells(0)
                 floor.put_file(w, t, f)
                 return "refused"
             if w[SLOT[s] + S_STATE] != S_NEW:

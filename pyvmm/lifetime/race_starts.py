@@ -8,15 +8,25 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 from pyvmm.lifetime import locks
-from pyvmm.lifetime.locks import FILE, INODE, SIZE, SLOT, VM, Cells, Protection
+from pyvmm.lifetime.locks import (
+    FILE,
+    INODE,
+    SECOND_PAGE,
+    SIZE,
+    SLOT,
+    VM,
+    Cells,
+    Protection,
+)
 from pyvmm.lifetime.race_tasks import Act, Task
 from pyvmm.lifetime.steps import Locking
 
-STARTS = ("unbound", "bound", "mapped", "half-closed", "linked")
+STARTS = ("unbound", "bound", "mapped", "half-closed", "twice", "linked")
 """unbound: a file of vm0, nothing bound. bound: slot0 of vm0 is bound to it. mapped: and the guest
 maps its page. half-closed: the same with the descriptor closed whose object the other side keeps
-(the VM's where files pin VMs, the file's where slots pin files). linked: a second file on the same
-inode for vm1, both bound and mapped."""
+(the VM's where files pin VMs, the file's where slots pin files). twice: slot0 and slot1 of vm0 are
+bound to its two pages, and mapped. linked: a second file on the same inode for vm1, both bound and
+mapped."""
 
 _MAINLINE = (
     Protection.SLOTS_LOCK,
@@ -54,10 +64,22 @@ _ONE_FILE = (
     Task(Act.BIND, vm=0, slot=0),
     Task(Act.BIND, vm=0, slot=1),
     Task(Act.BIND, vm=1, slot=2),
+    Task(Act.BIND, vm=0, slot=1, pages=SECOND_PAGE),
+    Task(Act.BIND, vm=1, slot=2, pages=SECOND_PAGE),
     Task(Act.UNBIND),
     Task(Act.CLOSE_FILE),
     Task(Act.CLOSE_VM),
     Task(Act.GUEST),
+    Task(Act.PUNCH),
+)
+_TWO_BINDINGS = (
+    Task(Act.BIND, vm=1, slot=2),
+    Task(Act.UNBIND),
+    Task(Act.UNBIND, slot=1),
+    Task(Act.CLOSE_FILE),
+    Task(Act.CLOSE_VM),
+    Task(Act.GUEST),
+    Task(Act.GUEST, slot=1),
     Task(Act.PUNCH),
 )
 _TWO_FILES = (
@@ -71,6 +93,9 @@ _TWO_FILES = (
     Task(Act.PUNCH),
     Task(Act.PUNCH, file=1),
 )
+
+
+_TASKS = {"twice": _TWO_BINDINGS, "linked": _TWO_FILES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +116,15 @@ def start_cells(name: str, locking: Locking) -> Cells:
     for at in VM:
         w[at : at + locks.VM_CELLS] = [locks.V_LIVE, 1, 1, locks.NONE_IN_PROGRESS, 0, 0]
     for f in range(2 if name == "linked" else 1):
-        w[FILE[f] : FILE[f] + locks.FILE_CELLS] = [locks.F_LIVE, 1, 1, 0, 0, 0]
+        w[FILE[f] : FILE[f] + 3] = (locks.F_LIVE, 1, 1)
         w[INODE[0] + locks.I_FILES] += 1
         if not pins:
             w[FILE[f] + locks.F_VM] = f + 1
             w[VM[f] + locks.V_REFS] += 1
         if name != "unbound":
-            mapping = 0 if name == "bound" else 1
-            w[SLOT[f] : SLOT[f] + locks.SLOT_CELLS] = [locks.S_VISIBLE, f + 1, f + 1, mapping]
-            w[FILE[f] + locks.F_BINDING] = f + 1
-            w[FILE[f] + locks.F_VM] = f + 1
-            w[FILE[f] + locks.F_REFS] += pins
+            _bound(w, f, f, name != "bound", pins)
+    if name == "twice":
+        _bound(w, 0, 1, True, pins)
     if name == "half-closed":
         fd, refs = (
             (FILE[0] + locks.F_FD, FILE[0] + locks.F_REFS)
@@ -113,12 +136,25 @@ def start_cells(name: str, locking: Locking) -> Cells:
     return w
 
 
+def _bound(w: Cells, f: int, s: int, mapped: bool, pins: bool) -> None:
+    """A slot of the file's VM is bound: a second one of file0 to its second page."""
+    page = int(s > f)
+    w[SLOT[s] : SLOT[s] + locks.SLOT_CELLS] = locks.slot_cells(
+        locks.S_VISIBLE, f + 1, f + 1, 1 << page
+    )
+    if mapped:
+        w[SLOT[s] + locks.S_MAPPING] = locks.mapping_of(w, w[FILE[f] + locks.F_INODE], page)
+    w[FILE[f] + locks.F_BINDINGS + page] = s + 1
+    w[FILE[f] + locks.F_VM] = f + 1
+    w[FILE[f] + locks.F_REFS] += pins
+
+
 def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> Iterator[Scenario]:
     """Every multiset of so many tasks, from every start; at most one of them an error on a page."""
     starts = tuple(starts)
     for size in sizes:
         for start in starts:
-            tasks = _TWO_FILES if start == "linked" else _ONE_FILE
+            tasks = _TASKS.get(start, _ONE_FILE)
             for chosen in combinations_with_replacement(tasks, size):
                 yield Scenario(start, chosen)
             for chosen in combinations_with_replacement(tasks, size - 1):

@@ -6,6 +6,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from pyvmm.lifetime.locks import (
+    BOTH_PAGES,
+    FIRST_PAGE,
+    SECOND_PAGE,
+)
+
 
 class Act(enum.Enum):
     """Operation that a thread does."""
@@ -21,20 +27,26 @@ class Act(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An act with its objects; those that it does not need are 0."""
+    """An act with its objects; those that it does not need are 0. `pages`: a range, as a mask."""
 
     act: Act
     vm: int = 0
     slot: int = 0
     file: int = 0
+    pages: int = FIRST_PAGE
 
     def __str__(self) -> str:
-        if self.act is Act.BIND:
-            return f"bind slot{self.slot} of vm{self.vm} to file{self.file}"
-        if self.act in (Act.UNBIND, Act.GUEST):
-            return f"{self.act.value} slot{self.slot} of vm{self.vm}"
-        return (
-            f"{self.act.value} vm{self.vm}"
-            if self.act is Act.CLOSE_VM
-            else (f"{self.act.value} file{self.file}")
-        )
+        words = _WORDS[self.act].format(self)
+        return words if self.pages == FIRST_PAGE else f"{words}, {_RANGES[self.pages]}"
+
+
+_WORDS = {
+    Act.BIND: "bind slot{0.slot} of vm{0.vm} to file{0.file}",
+    Act.UNBIND: "unbind slot{0.slot} of vm{0.vm}",
+    Act.CLOSE_FILE: "close-file file{0.file}",
+    Act.CLOSE_VM: "close-vm vm{0.vm}",
+    Act.GUEST: "guest-access slot{0.slot} of vm{0.vm}",
+    Act.PUNCH: "punch-hole file{0.file}",
+    Act.MEMORY_ERROR: "memory-error file{0.file}",
+}
+_RANGES = {SECOND_PAGE: "page 1", BOTH_PAGES: "both pages"}

@@ -97,10 +97,12 @@ def _harm_of_vms(w: Cells) -> Harm | None:
 
 def _harm_of_files(w: Cells) -> Harm | None:
     for f, at in enumerate(FILE):
-        binding = w[at + locks.F_BINDING]
         if w[at + locks.F_STATE] == locks.F_LIVE and not w[at + locks.F_REFS]:
             return Harm.LEFT_OVER
-        if binding:
+        bindings = at + locks.F_BINDINGS
+        for binding in w[bindings : bindings + locks.PAGES]:
+            if not binding:
+                continue
             slot = SLOT[binding - 1]
             if w[slot + locks.S_STATE] != locks.S_VISIBLE or w[slot + locks.S_FILE] != f + 1:
                 return Harm.STALE_POINTER
@@ -121,9 +123,15 @@ def _harm_of_slots(w: Cells) -> Harm | None:
                 return Harm.STALE_POINTER
             if f and w[FILE[f - 1] + locks.F_STATE] != locks.F_LIVE:
                 return Harm.STALE_POINTER
-            if f and w[FILE[f - 1] + locks.F_BINDING] != s + 1:
+            if f and not _named(w, f - 1, s):
                 return Harm.TWO_VMS
     return None
+
+
+def _named(w: Cells, f: int, s: int) -> bool:
+    """Tell whether a file's bindings name a slot for every page that it has of it."""
+    bindings, pages = FILE[f] + locks.F_BINDINGS, w[SLOT[s] + locks.S_PAGES]
+    return all(w[bindings + page] == s + 1 for page in range(locks.PAGES) if pages >> page & 1)
 
 
 class _Move(NamedTuple):

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 
-from pyvmm.lifetime.locks import THREAD, Floor, Harm, Protection
+from pyvmm.lifetime.locks import SECOND_PAGE, THREAD, Floor, Harm, Protection
 from pyvmm.lifetime.programs import Writer
 from pyvmm.lifetime.race_starts import PROTECTIONS, STARTS, Scenario, scenarios, start_cells
 from pyvmm.lifetime.race_tasks import Act, Task
@@ -40,6 +40,8 @@ FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
     (Locking.PROPOSAL, Protection.SLOTS_FIRST): {Harm.FREED_VM},
 }  # fmt: skip
 
+OF_SLOTS = (Act.BIND, Act.UNBIND, Act.GUEST)
+
 
 def pairs(locking: Locking, *dropped: Protection) -> Races:
     return LITTLE.raced(locking, *dropped)
@@ -49,7 +51,7 @@ def pairs(locking: Locking, *dropped: Protection) -> Races:
 def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     found = pairs(locking)
     assert not found.harms
-    assert found.scenarios == 4 * (36 + 8) + 45 + 9
+    assert found.scenarios == 4 * (55 + 10) + 36 + 8 + 45 + 9
     assert found.schedules > 1_000_000
 
 
@@ -58,7 +60,7 @@ def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
 def test_three_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     found = WHOLE.raced(locking)
     assert not found.harms
-    assert found.scenarios == 4 * (36 + 8 + 120 + 36) + 45 + 9 + 165 + 45
+    assert found.scenarios == 4 * (55 + 10 + 220 + 55) + 36 + 8 + 120 + 36 + 45 + 9 + 165 + 45
 
 
 @pytest.mark.slow
@@ -96,6 +98,22 @@ def test_v11s_lock_order_deadlocks_once_unbinding_is_repaired() -> None:
 
 UNBIND, CLOSE = Task(Act.UNBIND), Task(Act.CLOSE_FILE)
 ERROR, PUNCH_LINKED = Task(Act.MEMORY_ERROR), Task(Act.PUNCH, file=1)
+
+
+BIND_SECOND_PAGE = Task(Act.BIND, slot=1, pages=SECOND_PAGE)
+
+
+def test_the_last_unbinding_clears_the_pointer_while_another_binds() -> None:
+    """Of one VM: slots_lock keeps them apart, and so does the invalidate lock. Either is enough."""
+    scenario = Scenario("bound", (UNBIND, BIND_SECOND_PAGE))
+    locks = (Protection.SLOTS_LOCK, Protection.INVALIDATE_LOCK)
+    for spare in locks:
+        assert not race(Locking.PROPOSAL, scenario, frozenset({spare})).harms
+    found = race(Locking.PROPOSAL, scenario, frozenset(locks))
+    assert set(found.harms) == {Harm.TWO_VMS}
+    steps = found.harms[Harm.TWO_VMS].steps
+    assert steps.index((1, "store the binding")) < steps.index((0, "clear the VM pointer"))
+    assert not race(Locking.MAINLINE, scenario, frozenset(locks)).harms
 
 
 @pytest.mark.parametrize(
@@ -175,7 +193,7 @@ def test_schedules_are_counted_right() -> None:
 
 def test_scenarios_are_all_multisets() -> None:
     chosen = list(scenarios((2,), ("bound",)))
-    assert len(chosen) == len(set(chosen)) == 36 + 8
+    assert len(chosen) == len(set(chosen)) == 55 + 10
     assert {each.start for each in scenarios((2, 3))} == set(STARTS)
     for one, other in combinations(chosen, 2):
         assert sorted(map(str, one.tasks)) != sorted(map(str, other.tasks))
@@ -186,7 +204,7 @@ def test_progress_is_told() -> None:
     run_races(
         Locking.MAINLINE, scenarios((2,), ("bound",)), progress=lambda *each: told.append(each)
     )
-    assert told[0] == (0, 36 + 8)
+    assert told[0] == (0, 55 + 10)
 
 
 @pytest.mark.slow
@@ -220,3 +238,10 @@ def test_quiet_steps_hide_no_harm(locking: Locking, monkeypatch: pytest.MonkeyPa
     for dropped, harms in at_once.items():
         found = run_races(locking, scenarios((2,)), dropped=frozenset({dropped}))
         assert set(found.harms) == harms, dropped
+
+
+def test_a_slot_is_of_one_vm() -> None:
+    """Two VMs that bind one slot would race for what no two VMs share."""
+    for scenario in scenarios((3,)):
+        owners = {(task.slot, task.vm) for task in scenario.tasks if task.act in OF_SLOTS}
+        assert len(owners) == len({slot for slot, _ in owners}), scenario
