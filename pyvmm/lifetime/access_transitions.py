@@ -35,11 +35,11 @@ class Accesses(Part):
         }
 
     def _guest_read(self, cells: Cells, op: Operation) -> str | None:
-        v = self.asked(cells, op.slot)
+        v = self.running(cells, op.slot)
         return None if v is None else self._access(cells, op.slot, write=False)
 
     def _guest_write(self, cells: Cells, op: Operation) -> str | None:
-        v = self.asked(cells, op.slot)
+        v = self.running(cells, op.slot)
         return None if v is None else self._access(cells, op.slot, write=True)
 
     def _access(self, cells: Cells, s: int, *, write: bool) -> str | None:

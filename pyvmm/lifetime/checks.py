@@ -46,8 +46,9 @@ class World:
 
 
 def _handles(w: World, state: State, v: int) -> int:
-    at = w.layout.vm[v] + VM_HANDLES
-    return sum(state[at : at + w.layout.universe.processes])
+    """Count the descriptors of a VM and of its vCPUs: each holds it, and with each it can run."""
+    at = w.layout.vm[v]
+    return sum(state[at + VM_HANDLES : at + w.layout.vm_holders])
 
 
 def nothing_dangles(w: World, state: State) -> str | None:
@@ -229,10 +230,11 @@ def closing_is_harmless(
 
 
 def file_does_not_pin_vm(w: World, state: State) -> str | None:
-    """VMs that live have a descriptor."""
+    """VMs that live have a descriptor, or one of a vCPU."""
+    also = " or of a vCPU" if w.layout.vcpus >= 0 else ""
     for v, at in enumerate(w.layout.vm):
         if state[at] and not _handles(w, state, v):
-            return f"vm{v} lives on without any descriptor of it"
+            return f"vm{v} lives on without any descriptor of it{also}"
     return None
 
 

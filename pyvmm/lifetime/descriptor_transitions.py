@@ -19,6 +19,11 @@ from pyvmm.lifetime.questions import mapping_refusal
 class Descriptors(Part):
     """Holdings of processes: descriptors of VMs and files, and mappings."""
 
+    @property
+    def _vm_held(self) -> tuple[int, ...]:
+        """Offsets in a VM of the processes' descriptors: its own, its vCPUs'."""
+        return (VM_HANDLES,) if self.layout.vcpus < 0 else (VM_HANDLES, self.layout.vcpus)
+
     def table(self) -> Mapping[Kind, Do]:
         """Functions by the kinds that they do."""
         return {
@@ -26,6 +31,8 @@ class Descriptors(Part):
             Kind.DUP_FILE: self._dup_file,
             Kind.CLOSE_VM: self._close_vm,
             Kind.CLOSE_FILE: self._close_file,
+            Kind.CREATE_VCPU: self._create_vcpu,
+            Kind.CLOSE_VCPU: self._close_vcpu,
             Kind.MAP: self._map,
             Kind.UNMAP: self._unmap,
             Kind.FORK: self._fork,
@@ -50,6 +57,26 @@ class Descriptors(Part):
         if not cells[at]:
             return None
         cells[at] -= 1
+        self.bodies.drop_vm(cells, op.vm)
+        return OK
+
+    # A vCPU's descriptor holds the VM: kvm_vm_ioctl_create_vcpu takes a reference (kvm_get_kvm),
+    # kvm_vcpu_release drops it. A mapping of its kvm_run holds the same file.
+
+    def _create_vcpu(self, cells: Cells, op: Operation) -> str | None:
+        at = self.layout.vm[op.vm]
+        held = at + self.layout.vcpus + op.process
+        if not cells[at + VM_HANDLES + op.process] or cells[held] >= self.universe.vcpus:
+            return None
+        cells[held] += 1
+        cells[at + REFS] += 1
+        return OK
+
+    def _close_vcpu(self, cells: Cells, op: Operation) -> str | None:
+        held = self.layout.vm[op.vm] + self.layout.vcpus + op.process
+        if not cells[held]:
+            return None
+        cells[held] -= 1
         self.bodies.drop_vm(cells, op.vm)
         return OK
 
@@ -82,7 +109,7 @@ class Descriptors(Part):
 
     def _fork(self, cells: Cells, op: Operation) -> str | None:
         parent, child = op.process, 1 - op.process
-        places = [(at, VM_HANDLES) for at in self.layout.vm]
+        places = [(at, held) for at in self.layout.vm for held in self._vm_held]
         places += [(at, FILE_HANDLES) for at in self.layout.file]
         places += [(at, self.layout.mappings) for at in self.layout.file]
         if any(cells[at + held + child] for at, held in places):
@@ -105,8 +132,9 @@ class Descriptors(Part):
             while cells[at + FILE_HANDLES + p]:
                 done = self._drop(cells, f, FILE_HANDLES + p)
         for v, at in enumerate(self.layout.vm):
-            while cells[at + VM_HANDLES + p]:
-                cells[at + VM_HANDLES + p] -= 1
-                self.bodies.drop_vm(cells, v)
-                done = OK
+            for held in self._vm_held:
+                while cells[at + held + p]:
+                    cells[at + held + p] -= 1
+                    self.bodies.drop_vm(cells, v)
+                    done = OK
         return done

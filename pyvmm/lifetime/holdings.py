@@ -24,9 +24,10 @@ from pyvmm.rules.lifecycle import Effect, Event, Lifecycle
 
 
 class Why(enum.Enum):
-    """Kind of an edge. Only the first five keep what they point to alive."""
+    """Kind of an edge. Only the first six keep what they point to alive."""
 
     DESCRIPTOR = "descriptor"
+    VCPU = "a vCPU's descriptor"
     MAPPING = "mapping"
     FILE_PINS_VM = "the file's reference on its VM"
     SLOT_PINS_FILE = "the slot's reference on its file"
@@ -43,7 +44,7 @@ class Why(enum.Enum):
         return self in _PINS
 
 
-_PINS = (Why.DESCRIPTOR, Why.MAPPING, Why.FILE_PINS_VM, Why.SLOT_PINS_FILE, Why.INODE)
+_PINS = (Why.DESCRIPTOR, Why.VCPU, Why.MAPPING, Why.FILE_PINS_VM, Why.SLOT_PINS_FILE, Why.INODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def holdings(lifecycle: Lifecycle, layout: Layout, state: State) -> tuple[Holdin
     for p in range(u.processes):
         for v, at in enumerate(layout.vm):
             add(f"process{p}", f"vm{v}", Why.DESCRIPTOR, state[at + VM_HANDLES + p])
+            vcpus = state[at + layout.vcpus + p] if layout.vcpus >= 0 else 0
+            add(f"process{p}", f"vm{v}", Why.VCPU, vcpus)
         for f, at in enumerate(layout.file):
             add(f"process{p}", f"file{f}", Why.DESCRIPTOR, state[at + FILE_HANDLES + p])
             add(f"process{p}", f"file{f}", Why.MAPPING, state[at + layout.mappings + p])

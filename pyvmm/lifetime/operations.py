@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
-from pyvmm.lifetime.universe import Universe
+from pyvmm.lifetime.universe import Feature, Universe
 
 
 class Kind(enum.Enum):
@@ -16,6 +16,7 @@ class Kind(enum.Enum):
 
     CREATE_VM = "create a VM"
     JOIN_VM = "create a further VM of a virtual machine"
+    CREATE_VCPU = "create a vCPU"
     CREATE_FILE = "create a guest_memfd"
     CREATE_UNOWNED = "create a guest_memfd for no VM"
     LINK = "link a second file"
@@ -26,6 +27,7 @@ class Kind(enum.Enum):
     DUP_VM = "duplicate a VM's descriptor"
     DUP_FILE = "duplicate a file's descriptor"
     CLOSE_VM = "close a VM's descriptor"
+    CLOSE_VCPU = "close a vCPU's descriptor"
     CLOSE_FILE = "close a file's descriptor"
     MAP = "map"
     UNMAP = "unmap"
@@ -87,6 +89,7 @@ _NUMBERS = ("process", "vm", "file", "slot", "page", *_LATER)
 _TEXT = {
     Kind.CREATE_VM: "{p}: create {vm}",
     Kind.JOIN_VM: "{p}: create {vm}, of the same virtual machine as {of}",
+    Kind.CREATE_VCPU: "{p}: create a vCPU of {vm}",
     Kind.CREATE_FILE: "{p}: create {file} for {vm}",
     Kind.CREATE_UNOWNED: "{p}: create {file}, for no VM yet",
     Kind.LINK: "{p}: link another file to the inode of {file}, for {vm}",
@@ -97,6 +100,7 @@ _TEXT = {
     Kind.DUP_VM: "{p}: dup the descriptor of {vm}",
     Kind.DUP_FILE: "{p}: dup the descriptor of {file}",
     Kind.CLOSE_VM: "{p}: close a descriptor of {vm}",
+    Kind.CLOSE_VCPU: "{p}: close a vCPU of {vm}",
     Kind.CLOSE_FILE: "{p}: close a descriptor of {file}",
     Kind.MAP: "{p}: mmap {file}",
     Kind.UNMAP: "{p}: munmap {file}",
@@ -123,9 +127,7 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
         for f, v in product(files, creators):
             yield Operation(creating, p, vm=v, file=f)
         for v in vms:
-            yield Operation(Kind.CREATE_VM, p, vm=v)
-            yield Operation(Kind.DUP_VM, p, vm=v)
-            yield Operation(Kind.CLOSE_VM, p, vm=v)
+            yield from _of_a_vm(universe, p, v)
         held = [Kind.DUP_FILE, Kind.CLOSE_FILE]
         held += [Kind.MAP, Kind.UNMAP] if universe.host_maps else []
         for f, kind in product(files, held):
@@ -146,6 +148,14 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
         if universe.host_maps:
             yield Operation(Kind.HOST_READ, file=f, page=page)
         yield Operation(Kind.PUNCH, file=f, page=page)
+
+
+def _of_a_vm(universe: Universe, p: int, v: int) -> Iterator[Operation]:
+    kinds = [Kind.CREATE_VM, Kind.DUP_VM, Kind.CLOSE_VM]
+    if universe.has(Feature.VCPUS):
+        kinds += [Kind.CREATE_VCPU, Kind.CLOSE_VCPU]
+    for kind in kinds:
+        yield Operation(kind, p, vm=v)
 
 
 def _of_one_machine(universe: Universe, p: int) -> Iterator[Operation]:

@@ -39,6 +39,19 @@ class Part:
         at = self.layout.vm[v] + VM_HANDLES
         return v if any(cells[at : at + self.universe.processes]) else None
 
+    def running(self, cells: Cells, s: int) -> int | None:
+        """The VM of a slot, where some process can run its guest.
+
+        Running one takes a vCPU's descriptor, not the VM's.
+        """
+        if self.layout.vcpus < 0:
+            return self.asked(cells, s)
+        v = cells[self.layout.slot[s] + SLOT_VM] - 1
+        if v < 0:
+            return None
+        at = self.layout.vm[v]
+        return v if any(cells[at + self.layout.vcpus : at + self.layout.vm_holders]) else None
+
     def is_private(self, cells: Cells, v: int) -> bool:
         """Tell whether a VM has private memory."""
         if self.layout.vm_private < 0:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.lifetime import bodies, checks
+from pyvmm.lifetime import bodies, checks, feature_checks
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Kind, Operation
-from pyvmm.lifetime.universe import Universe
+from pyvmm.lifetime.universe import Feature, Universe
 
 StateCheck: TypeAlias = Callable[[World, State], str | None]
 StepCheck: TypeAlias = Callable[[World, State, Operation, str, State], str | None]
@@ -30,6 +30,7 @@ class Role(enum.Enum):
     WISH = "the mail asks for it"
     OWNERSHIP = "memory that belongs to a virtual machine, as SNP's and TDX's does, must have it"
     PRICE = "what a remedy can cost"
+    CARE = "user space has to see to it itself: no design does"
     POSSIBILITY = "something that ought to be possible: a story is good news"
 
 
@@ -37,7 +38,8 @@ class Role(enum.Enum):
 class Property:
     """A name, one sentence, and a check of states, or of steps of these kinds, or both.
 
-    `faults` are those of the machine that violate it.
+    `faults` are those of the machine that violate it. `needs`: a feature without which there is
+    nothing to check.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Property:
     step: StepCheck | None = None
     kinds: frozenset[Kind] = frozenset()
     faults: frozenset[str] = frozenset()
+    needs: Feature | None = None
 
 
 _CLOSING = frozenset({Kind.CLOSE_FILE, Kind.UNMAP, Kind.EXIT})
@@ -159,21 +162,31 @@ POSSIBILITIES = (
     ),
 )
 
-LINKED_POSSIBILITIES = (
+OF_FEATURES = (
     Property(
         "shared-within",
         "A second VM of one virtual machine can use what the first wrote.",
         Role.POSSIBILITY,
         step=checks.shared_within,
         kinds=frozenset({Kind.BIND}),
+        needs=Feature.LINKS,
+    ),
+    Property(
+        "slots-can-be-changed",
+        "While a guest runs over a slot, somebody can delete the slot.",
+        Role.CARE,
+        state=feature_checks.slots_can_be_changed,
+        needs=Feature.VCPUS,
     ),
 )
-"""Possibilities that only a universe with several VMs of one virtual machine can show."""
+"""Properties that only universes with a feature can show."""
 
 ALL = INVARIANTS + OWNERSHIP + WISHES + PRICES + POSSIBILITIES
-BY_NAME = {each.name: each for each in ALL + LINKED_POSSIBILITIES}
+BY_NAME = {each.name: each for each in ALL + OF_FEATURES}
 
 
 def properties_of(universe: Universe) -> tuple[Property, ...]:
     """Select the properties to check in a universe."""
-    return ALL + LINKED_POSSIBILITIES if universe.links else ALL
+    return ALL + tuple(
+        each for each in OF_FEATURES if each.needs is not None and universe.has(each.needs)
+    )

@@ -83,5 +83,7 @@ LINKED = Universe("linked", vms=2, files=2, slots=2, pages=1, processes=1, handl
 """A second file for the inode of a first, for a second VM."""
 SMALL = Universe("small", vms=2, files=1, slots=1, pages=1, processes=1, handles=1)
 """The least in which two VMs meet over one file."""
+VCPUS = Universe("vcpus", vms=2, files=1, slots=1, pages=1, processes=1, handles=1, vcpus=1)
+"""The small one, where a guest is run by its vCPU's descriptor."""
 
-UNIVERSES = {each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL)}
+UNIVERSES = {each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS)}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,7 @@ from pyvmm.lifetime.properties import (
     ALL,
     BY_NAME,
     INVARIANTS,
+    OF_FEATURES,
     OWNERSHIP,
     PRICES,
     Role,
@@ -33,7 +35,7 @@ from pyvmm.lifetime.properties import (
 )
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import FAMILY, LINKED, SMALL, STANDARD, UNIVERSES, Universe
+from pyvmm.lifetime.universe import FAMILY, LINKED, SMALL, STANDARD, UNIVERSES, VCPUS, Universe
 from pyvmm.rules.lifecycle import Effect, Event
 
 from .gathered import WHOLE
@@ -167,7 +169,8 @@ def test_every_kind_of_operation_happens() -> None:
         for universe in (SMALL, FAMILY):
             done |= {kind for kind, _ in clean(design, universe).operations}
         tiny = Universe("tiny", 2, 2, 1, 1, 1, 1, links=True)
-        done |= {kind for kind, _ in explore(design, tiny).operations}
+        for universe in (tiny, VCPUS):
+            done |= {kind for kind, _ in clean(design, universe).operations}
     assert done == set(Kind)
 
 
@@ -241,10 +244,13 @@ def test_the_shortest_story_is_the_shortest() -> None:
 
 
 @pytest.mark.slow
-def test_renaming_is_sound() -> None:
+@pytest.mark.parametrize(
+    "universe", [TWO_SLOTS, replace(TWO_SLOTS, processes=2, vcpus=2)], ids=["plain", "vcpus"]
+)
+def test_renaming_is_sound(universe: Universe) -> None:
     """States that are called one behave as one: random walks meet only canonical states."""
     design = file_pins_vm()
-    system = TransitionSystem(design, TWO_SLOTS)
+    system = TransitionSystem(design, universe)
     canonical = Canonical(system.layout)
     choose = random.Random(6)
     state = system.initial
@@ -303,9 +309,11 @@ def test_bad_stories_and_impossible_operations_are_refused() -> None:
 
 
 def test_properties_and_universes_have_names() -> None:
-    assert len(BY_NAME) == len(properties_of(LINKED)) == len(ALL) + 1
+    assert len(BY_NAME) == len(ALL) + len(OF_FEATURES)
+    assert set(properties_of(LINKED)) - set(ALL) == {BY_NAME["shared-within"]}
+    assert all(each.needs is not None for each in OF_FEATURES)
     assert properties_of(STANDARD) == ALL
-    assert {each.role for each in ALL} == set(Role)
+    assert {each.role for each in BY_NAME.values()} == set(Role)
     assert all(each.sentence.endswith(".") for each in ALL)
     assert all(name == universe.name and str(universe) for name, universe in UNIVERSES.items())
     assert len({design.name for design in STANDARD_DESIGNS}) == 2 + len(Remedy)

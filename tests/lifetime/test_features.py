@@ -9,12 +9,14 @@ import pytest
 
 from pyvmm.errors import UsageError
 from pyvmm.lifetime.adapting import check_story, check_universe, universe_named
-from pyvmm.lifetime.designs import file_pins_vm
-from pyvmm.lifetime.layout import EXTRAS, Layout
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, Design, file_pins_vm, memslot_pins_file
+from pyvmm.lifetime.explorer import explore
+from pyvmm.lifetime.holdings import holdings
+from pyvmm.lifetime.layout import EXTRAS, REFS, Layout
 from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import SMALL, UNIVERSES, Feature, Universe
+from pyvmm.lifetime.universe import SMALL, UNIVERSES, VCPUS, Feature, Universe
 
 ALL_OF_THEM = replace(
     SMALL, links=True, vcpus=1, types=2, errors=True, failures=True, moves=True, updates=True
@@ -70,16 +72,83 @@ def test_universes_put_together_by_hand_can_have_features() -> None:
             check_universe(replace(SMALL, **changes), "test")
 
 
+def outcomes(system: TransitionSystem, *steps: Operation) -> list[str]:
+    """Outcomes of these steps, one after the other from nothing."""
+    state, found = system.initial, []
+    for each in steps:
+        step = system.step(state, each)
+        assert step.faults == ()
+        found.append(step.outcome)
+        state = step.state
+    return found
+
+
+def names(design: Design) -> str:
+    return design.name
+
+
 WITHOUT_MAPPINGS = Universe("without mappings", 2, 1, 1, 1, 1, 1, host_maps=False)
 
 
 def test_files_without_mappings_are_private_memory() -> None:
-    kinds = {each.kind for each in operations(WITHOUT_MAPPINGS, system_creation=False)}
-    assert kinds.isdisjoint({Kind.MAP, Kind.UNMAP, Kind.HOST_READ})
+    there = {each.kind for each in operations(WITHOUT_MAPPINGS, system_creation=False)}
+    assert there.isdisjoint({Kind.MAP, Kind.UNMAP, Kind.HOST_READ})
     system = TransitionSystem(file_pins_vm(), WITHOUT_MAPPINGS)
+    kinds = (Kind.CREATE_VM, Kind.CREATE_FILE, Kind.BIND, Kind.GUEST_WRITE, Kind.GUEST_READ)
+    assert outcomes(system, *map(Operation, kinds)) == [*["ok"] * 4, "vm0's page"]
+
+
+# vCPUs: their descriptors keep the VM, and the guest runs by them.
+
+
+@pytest.mark.parametrize("design", STANDARD_DESIGNS, ids=names)
+def test_a_guest_can_run_whose_slots_nobody_can_change(design: Design) -> None:
+    found = explore(design, VCPUS)
+    story = found.stories["slots-can-be-changed"]
+    assert len(story.steps) == 5
+    assert story.steps[-1].operation.kind is Kind.CLOSE_VM
+    assert story.ending == "the guest of vm0 runs, and nobody can delete its slot0"
+    # Apart from that, vCPUs change how long it takes, not what holds.
+    without = set(explore(design, SMALL).stories)
+    assert set(found.stories) == without | {"slots-can-be-changed"}
+
+
+_TO_A_RUNNING_GUEST = (Kind.BIND, Kind.CREATE_VCPU, Kind.CLOSE_VM, Kind.GUEST_WRITE)
+
+
+def test_after_the_file_such_a_guest_faults_for_good_in_linux_and_goes_on_in_the_mail() -> None:
+    linux = TransitionSystem(file_pins_vm(), VCPUS)
+    kinds = (Kind.CREATE_VM, Kind.CREATE_FILE, *_TO_A_RUNNING_GUEST, Kind.CLOSE_FILE)
+    found = outcomes(linux, *map(Operation, (*kinds, Kind.GUEST_READ)))
+    assert found == [*["ok"] * 7, "EFAULT"]
+    mail = TransitionSystem(memslot_pins_file(), VCPUS)
+    kinds = (Kind.CREATE_VM, Kind.CREATE_UNOWNED, *_TO_A_RUNNING_GUEST, Kind.CLOSE_FILE)
+    found = outcomes(mail, *map(Operation, (*kinds, Kind.GUEST_READ)))
+    assert found == [*["ok"] * 7, "vm0's page"]
+
+
+def test_a_guest_runs_by_a_vcpu_only_and_its_vm_is_asked_by_its_own_descriptor_only() -> None:
+    system = TransitionSystem(file_pins_vm(), VCPUS)
+    to_bound = [Operation(each) for each in (Kind.CREATE_VM, Kind.CREATE_FILE, Kind.BIND)]
+    with pytest.raises(UsageError):
+        outcomes(system, *to_bound, Operation(Kind.GUEST_READ))
+    running = [*to_bound, Operation(Kind.CREATE_VCPU), Operation(Kind.CLOSE_VM)]
+    for refused in (Kind.UNBIND, Kind.MOVE, Kind.CREATE_VCPU, Kind.BIND):
+        with pytest.raises(UsageError):
+            outcomes(system, *running, Operation(refused))
+
+
+def test_a_child_inherits_vcpus_and_holds_the_vm_by_them() -> None:
+    universe = replace(VCPUS, processes=2)
+    system = TransitionSystem(file_pins_vm(), universe)
     state = system.initial
-    for kind in (Kind.CREATE_VM, Kind.CREATE_FILE, Kind.BIND, Kind.GUEST_WRITE):
-        step = system.step(state, Operation(kind))
-        assert step.outcome == "ok"
-        state = step.state
-    assert system.step(state, Operation(Kind.GUEST_READ)).outcome == "vm0's page"
+    life = []
+    for each in (
+        Operation(Kind.CREATE_VM), Operation(Kind.CREATE_VCPU), Operation(Kind.FORK),
+        Operation(Kind.EXIT), Operation(Kind.CLOSE_VM, 1), Operation(Kind.CLOSE_VCPU, 1),
+    ):  # fmt: skip
+        state = system.step(state, each).state
+        life.append(state[system.layout.vm[0] + REFS])
+        edges = holdings(system.design.lifecycle, system.layout, state)
+        assert sum(edge.held == "vm0" and edge.why.pins for edge in edges) == life[-1]
+    assert life == [1, 2, 4, 2, 1, 0]
