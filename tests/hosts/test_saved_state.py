@@ -267,14 +267,22 @@ def test_an_msr_that_cannot_be_set_is_an_error_where_it_differs(
     entry = struct.Struct("<I4xQ")
     no_such = 0x1_2345
     msrs = saved_msrs.MsrList([_LSTAR, no_such])
-    read = msrs.read(vcpu.fd)
+    read = msrs.read(vcpu)
     assert no_such not in dict(entry.iter_unpack(read))
     with pytest.raises(KvmError, match="0x12345") as caught:
-        msrs.write(vcpu.fd, entry.pack(no_such, 5) + entry.pack(_LSTAR, 0x99))
+        msrs.write(vcpu, entry.pack(no_such, 5) + entry.pack(_LSTAR, 0x99))
     assert caught.value.errno == 0
-    msrs.write(vcpu.fd, entry.pack(_LSTAR, 0x99))
+    msrs.write(vcpu, entry.pack(_LSTAR, 0x99))
     assert vcpu.get_msrs([_LSTAR]) == {_LSTAR: 0x99}
     assert saved.msr_values()[_LSTAR] == 0
+
+
+class NoVcpu:
+    fd = -1
+    recorder = None
+
+
+NO_VCPU = NoVcpu()
 
 
 def test_two_machines_may_learn_of_an_msr_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +297,7 @@ def test_two_machines_may_learn_of_an_msr_at_once(monkeypatch: pytest.MonkeyPatc
     )
     for step in range(1, 250):
         msrs = saved_msrs.MsrList([_LSTAR])
-        write = partial(msrs.write, -1, entries)
+        write = partial(msrs.write, NO_VCPU, entries)
         call_with_another_at(step, saved_msrs.MsrList.write.__code__, write, write)
 
 

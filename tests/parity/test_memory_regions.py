@@ -15,7 +15,8 @@ import pytest
 from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import call, new
+from pyvmm.hosts.kvm.binding import new
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
@@ -60,7 +61,7 @@ def errno_of_form(vm: Vm, form: ioctls.IoctlSpec, flags: int) -> int:
         {"flags": flags, "memory_size": SIZE},
     )
     try:
-        call(form, vm.fd, region)
+        call(form, vm, region)
     except KvmError as error:
         return error.errno
     return 0

@@ -54,27 +54,22 @@ def new(declaration: str, content: dict[str, Any] | int | None = None) -> CData:
     return ffi.new(declaration, content)
 
 
-def call(
-    spec: IoctlSpec,
-    fd: int,
-    argument: CData | int = 0,
-    described: str = "",
-    *,
-    kind: FdKind | None = None,
+def issue(
+    spec: IoctlSpec, fd: int, argument: CData | int, described: str, kind: FdKind | None
 ) -> int:
-    """Issue `spec` on `fd`; the kernel's non-negative answer.
+    """Issue an ioctl on `fd`, and tell nobody: for `calling.call`; the kernel's answer.
 
     `described` renders the argument for an error (a value argument renders itself); `kind` says
-    what `fd` is where the ioctl exists on more than one kind. A call that a signal interrupts is
-    repeated: every ioctl that comes through here either has not begun then, or records its progress
-    in the argument (KVM_PRE_FAULT_MEMORY). KVM_RUN does not come through here.
+    what `fd` is where the ioctl exists on more than one kind.
 
-    Raises `KvmError`.
+    A call that a signal interrupts is repeated: every ioctl that comes through here either has not
+    begun then, or records its progress in the argument (KVM_PRE_FAULT_MEMORY). KVM_RUN does not
+    come through here. Raises `KvmError`.
     """
     by_value = spec.direction is Direction.NONE
-    issue = lib.pyvmm_ioctl_value if by_value else lib.pyvmm_ioctl_pointer
+    function = lib.pyvmm_ioctl_value if by_value else lib.pyvmm_ioctl_pointer
     while True:
-        result = int(issue(fd, spec.number, argument))
+        result = int(function(fd, spec.number, argument))
         if result >= 0:
             return result
         if result != -errno.EINTR:

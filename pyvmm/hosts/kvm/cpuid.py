@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyvmm.errors import InternalError
-from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.binding import CData, ffi, new
+from pyvmm.hosts.kvm.calling import call
+from pyvmm.hosts.kvm.descriptor import Descriptor
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 
@@ -58,18 +60,18 @@ def decode(table: CData) -> tuple[CpuidEntry, ...]:
     )
 
 
-def fetch(spec: IoctlSpec, fd: int) -> tuple[CpuidEntry, ...]:
+def fetch(spec: IoctlSpec, on: Descriptor) -> tuple[CpuidEntry, ...]:
     """The entries that a CPUID-reading ioctl gives. Raises `KvmError`."""
-    return decode(fetch_table(spec, fd))
+    return decode(fetch_table(spec, on))
 
 
-def fetch_table(spec: IoctlSpec, fd: int) -> CData:
+def fetch_table(spec: IoctlSpec, on: Descriptor) -> CData:
     """Issue a CPUID-reading ioctl with as much room as it wants. Raises `KvmError`."""
     room = _FIRST_ROOM
     while room <= _MOST_ROOM:
         table = new("struct kvm_cpuid2 *", {"nent": room, "entries": room})
         try:
-            call(spec, fd, table, f"nent={room}")
+            call(spec, on, table, f"nent={room}")
         except KvmError as error:
             if error.errno != errno.E2BIG:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
@@ -13,6 +14,14 @@ from pyvmm.hosts.kvm.mapping import TRY_AGAIN, Mapping
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
+if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
+
+_MODES = {
+    FALLOC_FL_KEEP_SIZE: "FALLOC_FL_KEEP_SIZE",
+    FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE: "FALLOC_FL_KEEP_SIZE|FALLOC_FL_PUNCH_HOLE",
+}
+
 
 class GuestMemfd(FdOwner):
     """A guest_memfd of `size` bytes, made by `Vm.create_guest_memfd` (api.rst 4.142).
@@ -20,8 +29,12 @@ class GuestMemfd(FdOwner):
     Close-on-exec, which the kernel leaves off. The open file keeps its VM alive in the kernel.
     """
 
-    def __init__(self, fd: int, size: int, flags: GuestMemfdFlag) -> None:
-        super().__init__(fd)
+    WHAT = "guest_memfd"
+
+    def __init__(
+        self, fd: int, size: int, flags: GuestMemfdFlag, recorder: Recorder | None = None
+    ) -> None:
+        super().__init__(fd, recorder)
         self._size = size
         self.flags = flags
 
@@ -41,7 +54,8 @@ class GuestMemfd(FdOwner):
         Without `GuestMemfdFlag.MMAP` the kernel refuses (ENODEV); without INIT_SHARED it maps, but
         touching the memory raises SIGBUS, which ends the process. Raises `SystemCallError`.
         """
-        return Mapping(self.fd, self._size, f"guest_memfd {self.fd}", in_core=in_core)
+        what = f"guest_memfd {self.fd}"
+        return Mapping(self.fd, self._size, what, in_core=in_core, recorder=self.recorder)
 
     def allocate(self, offset: int, size: int) -> None:
         """Allocate the pages of [offset, offset + size), file offsets in bytes, page-aligned.
@@ -67,6 +81,7 @@ class GuestMemfd(FdOwner):
         what = f"{size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
         attempt = f"count what is resident of {what}"
         result = lib.pyvmm_cached_pages(self.fd, offset, size)
+        self._told("cachestat", offset, size, min(result, 0))
         if result == -errno.ENOSYS:
             raise HostLacksError(
                 attempt,
@@ -78,8 +93,16 @@ class GuestMemfd(FdOwner):
     def _fallocate(self, mode: int, offset: int, size: int, verb: str) -> None:
         while True:
             result = lib.pyvmm_fallocate(self.fd, mode, offset, size)
+            self._told("fallocate", offset, size, result, _MODES[mode])
             if result == 0:
                 return
             if result not in TRY_AGAIN:
                 attempt = f"{verb} {size} bytes at offset {offset:#x} of guest_memfd {self.fd}"
                 raise refused(-result, attempt)
+
+    def _told(self, name: str, offset: int, size: int, result: int, request: str = "") -> None:
+        if self.recorder is not None:
+            from pyvmm.hosts.kvm.recording import tell_range
+
+            target, where = f"guest_memfd fd {self.fd}", ("offset", offset, size)
+            tell_range(self.recorder, name, target, where, result, request=request)

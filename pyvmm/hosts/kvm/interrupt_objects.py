@@ -13,6 +13,7 @@ from pyvmm.hosts.interrupts import DoorbellPlace, Trigger, check_doorbell
 from pyvmm.hosts.kvm.interrupts import VmInterrupts
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
     from pyvmm.hosts.kvm.doorbells import Doorbell
     from pyvmm.hosts.kvm.gsis import Gsis
     from pyvmm.hosts.kvm.lines import Line
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class InterruptObjects(VmInterrupts):
     """Methods raise `KvmError`, and `UsageError` for what cannot be or is taken."""
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+    def __init__(self, fd: int, recorder: Recorder | None = None) -> None:
+        super().__init__(fd, recorder)
         self._has_irqchip = False
         self._gsis: Gsis | None = None
         self._doorbells: list[Doorbell] = []

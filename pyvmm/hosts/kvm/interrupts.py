@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeAlias
 from pyvmm.errors import UsageError
 from pyvmm.hosts.interrupts import DoorbellPlace, Msi
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import call, ffi, new
+from pyvmm.hosts.kvm.binding import ffi, new
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.ownership import FdOwner
 
 _ROUTING_IRQCHIP = 1
@@ -55,24 +56,24 @@ class VmInterrupts(FdOwner):
 
     def create_irqchip(self) -> None:
         """In-kernel PIC, I/O APIC and local APICs; before the first vCPU (api.rst 4.24)."""
-        call(ioctls.CREATE_IRQCHIP, self.fd)
+        call(ioctls.CREATE_IRQCHIP, self)
 
     def create_pit(self, *, speaker: bool = True) -> None:
         """In-kernel 8254; after `create_irqchip` (KVM_CREATE_PIT2, api.rst 4.71).
 
         `speaker`: port 0x61 is answered by the kernel as well, as a stub.
         """
-        call(ioctls.CREATE_PIT2, self.fd, new("struct kvm_pit_config *", {"flags": int(speaker)}))
+        call(ioctls.CREATE_PIT2, self, new("struct kvm_pit_config *", {"flags": int(speaker)}))
 
     def set_irq_line(self, gsi: int, level: bool) -> None:
         """Raise or lower an interrupt line of the in-kernel controllers (api.rst 4.25)."""
         raw = new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)})
-        call(ioctls.IRQ_LINE, self.fd, raw, f"gsi={gsi} level={int(level)}")
+        call(ioctls.IRQ_LINE, self, raw, f"gsi={gsi} level={int(level)}")
 
     def get_irqchip(self, chip: Irqchip) -> bytes:
         """The state of one controller, 512 bytes (KVM_GET_IRQCHIP, api.rst 4.26)."""
         raw = new("struct kvm_irqchip *", {"chip_id": int(chip)})
-        call(ioctls.GET_IRQCHIP, self.fd, raw, chip.name)
+        call(ioctls.GET_IRQCHIP, self, raw, chip.name)
         return bytes(ffi.buffer(raw.chip.dummy))
 
     def set_irqchip(self, chip: Irqchip, state: bytes) -> None:
@@ -84,7 +85,7 @@ class VmInterrupts(FdOwner):
             raise UsageError(f"set the state of {chip.name}", f"{len(state)} bytes are not 512")
         raw = new("struct kvm_irqchip *", {"chip_id": int(chip)})
         ffi.buffer(raw.chip.dummy)[:] = state
-        call(ioctls.SET_IRQCHIP, self.fd, raw, chip.name)
+        call(ioctls.SET_IRQCHIP, self, raw, chip.name)
 
     def can_send_unmaskable(self) -> bool:
         """Tell whether an unmasked pin of the I/O APIC sends an NMI, SMI, INIT or start-up."""
@@ -95,7 +96,7 @@ class VmInterrupts(FdOwner):
     def get_pit(self) -> bytes:
         """The state of the 8254: ``struct kvm_pit_state2`` (KVM_GET_PIT2, api.rst 4.72)."""
         raw = new("struct kvm_pit_state2 *")
-        call(ioctls.GET_PIT2, self.fd, raw)
+        call(ioctls.GET_PIT2, self, raw)
         return bytes(ffi.buffer(raw))
 
     def set_pit(self, state: bytes) -> None:
@@ -107,7 +108,7 @@ class VmInterrupts(FdOwner):
         if len(state) != ffi.sizeof(raw[0]):
             raise UsageError("set the state of the timer", f"{len(state)} bytes are not 112")
         ffi.buffer(raw)[:] = state
-        call(ioctls.SET_PIT2, self.fd, raw)
+        call(ioctls.SET_PIT2, self, raw)
 
     def signal_msi(self, msi: Msi) -> bool:
         """Send `msi` now; False when the guest blocks it (KVM_SIGNAL_MSI, api.rst 4.70)."""
@@ -119,7 +120,7 @@ class VmInterrupts(FdOwner):
             "devid": msi.devid or 0,
         }
         raw = new("struct kvm_msi *", fields)
-        return call(ioctls.SIGNAL_MSI, self.fd, raw, str(msi)) > 0
+        return call(ioctls.SIGNAL_MSI, self, raw, str(msi)) > 0
 
     def set_gsi_routing(self, routes: Sequence[GsiRoute]) -> None:
         """Replace the whole table of what each GSI raises (KVM_SET_GSI_ROUTING, api.rst 4.52)."""
@@ -137,7 +138,7 @@ class VmInterrupts(FdOwner):
             target.data = msi.data
             if msi.devid is not None:
                 entry.flags, target.devid = _MSI_VALID_DEVID, msi.devid
-        call(ioctls.SET_GSI_ROUTING, self.fd, raw, f"{len(routes)} routes")
+        call(ioctls.SET_GSI_ROUTING, self, raw, f"{len(routes)} routes")
 
     def assign_irqfd(self, eventfd: int, gsi: int, resample: int | None = None) -> None:
         """Raise `gsi` whenever `eventfd` is signalled (KVM_IRQFD, api.rst 4.75).
@@ -154,7 +155,7 @@ class VmInterrupts(FdOwner):
     def _irqfd(self, eventfd: int, gsi: int, flags: int, resample: int) -> None:
         fields = {"fd": eventfd, "gsi": gsi, "flags": flags, "resamplefd": resample}
         described = f"fd={eventfd} gsi={gsi} flags={flags:#x}"
-        call(ioctls.IRQFD, self.fd, new("struct kvm_irqfd *", fields), described)
+        call(ioctls.IRQFD, self, new("struct kvm_irqfd *", fields), described)
 
     def assign_ioeventfd(self, eventfd: int, where: DoorbellPlace) -> None:
         """Signal `eventfd` at each such write, without an exit (KVM_IOEVENTFD, api.rst 4.59)."""
@@ -177,4 +178,4 @@ class VmInterrupts(FdOwner):
             "flags": flags,
         }
         raw = new("struct kvm_ioeventfd *", fields)
-        call(ioctls.IOEVENTFD, self.fd, raw, f"fd={eventfd} {where}")
+        call(ioctls.IOEVENTFD, self, raw, f"fd={eventfd} {where}")

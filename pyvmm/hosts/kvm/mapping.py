@@ -8,11 +8,15 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.kvm.binding import check, ffi, lib, refused
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.owner import Owner
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
 
 _MAP_NORESERVE = 0x4000
 TRY_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN})
@@ -27,7 +31,14 @@ class Mapping(Owner):
     """
 
     def __init__(
-        self, fd: int, size: int, what: str, *, file: FdOwner | None = None, in_core: bool = False
+        self,
+        fd: int,
+        size: int,
+        what: str,
+        *,
+        file: FdOwner | None = None,
+        in_core: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         """Map the whole of the file `fd`, which the mapping does not own, unless it is `file`'s.
 
@@ -37,12 +48,21 @@ class Mapping(Owner):
         """
         self._file = file
         flags = mmap.MAP_SHARED | _MAP_NORESERVE
+        self._recorder = recorder
         attempt = f"map {size} bytes of {what}"
-        self._hva = check(lib.pyvmm_map(fd, size, flags, 0), attempt)
+        hva = lib.pyvmm_map(fd, size, flags, 0)
+        if recorder is not None:
+            from pyvmm.hosts.kvm.recording import tell_map
+
+            tell_map(recorder, f"{what} fd {fd}", hva, size, flags)
+        self._hva = check(hva, attempt)
         self._size = size
-        if not in_core and (result := lib.pyvmm_leave_out_of_core(self._hva, size)):
-            lib.pyvmm_unmap(self._hva, size)
-            raise refused(-result, f"{attempt} and keep them out of cores")
+        if not in_core:
+            result = lib.pyvmm_leave_out_of_core(self._hva, size)
+            self._told("madvise", self._hva, size, result, "MADV_DONTDUMP")
+            if result:
+                self._unmap()
+                raise refused(-result, f"{attempt} and keep them out of cores")
         self._open = True
         self._exported: list[weakref.ref[object]] = []
 
@@ -81,6 +101,7 @@ class Mapping(Owner):
         self._require_range(offset, size, attempt)
         while size:
             result = lib.pyvmm_discard(self._hva + offset, size)
+            self._told("madvise", self._hva + offset, size, result, "MADV_REMOVE")
             if result == 0:
                 return
             if result not in TRY_AGAIN:
@@ -94,7 +115,9 @@ class Mapping(Owner):
         """
         attempt = f"count what is resident of {size} bytes at offset {offset:#x} of a mapping"
         self._require_range(offset, size, attempt)
-        return check(lib.pyvmm_resident_pages(self._hva + offset, size), attempt) * mmap.PAGESIZE
+        result = lib.pyvmm_resident_pages(self._hva + offset, size)
+        self._told("mincore", self._hva + offset, size, min(result, 0))
+        return check(result, attempt) * mmap.PAGESIZE
 
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of [offset, offset + size) that may not be zero; see `interface`.
@@ -125,6 +148,18 @@ class Mapping(Owner):
                 raise refused(error.errno or 0, attempt) from error
             yield start, offset
 
+    def _unmap(self) -> int:
+        result = int(lib.pyvmm_unmap(self._hva, self._size))
+        self._told("munmap", self._hva, self._size, result)
+        return result
+
+    def _told(self, name: str, hva: int, size: int, result: int, request: str = "") -> None:
+        if self._recorder is not None:
+            from pyvmm.hosts.kvm.recording import tell_range
+
+            where = ("address", hva, size)
+            tell_range(self._recorder, name, "memory", where, result, request=request)
+
     def _require_range(self, offset: int, size: int, attempt: str) -> None:
         if not self._open:
             raise InternalError(attempt, "it has been closed")
@@ -143,11 +178,13 @@ class Mapping(Owner):
         attempt = f"unmap {self._size} bytes at {self._hva:#x}"
         exporters = [exporter for known in self._exported if (exporter := known()) is not None]
         if not exporters:
-            check(lib.pyvmm_unmap(self._hva, self._size), attempt)
+            check(self._unmap(), attempt)
             return
         # An access through a view must not become a segmentation fault, nor end up in whatever is
         # mapped at this address next.
-        check(lib.pyvmm_map_zeroes_over(self._hva, self._size), attempt)
+        result = lib.pyvmm_map_zeroes_over(self._hva, self._size)
+        self._told("mmap", self._hva, self._size, result, "MAP_FIXED|MAP_ANONYMOUS")
+        check(result, attempt)
         users = _LastUser(self._hva, self._size, len(exporters))
         for exporter in exporters:
             weakref.finalize(exporter, users.gone).atexit = False
@@ -167,7 +204,7 @@ class _LastUser:
             lib.pyvmm_unmap(self._hva, self._size)
 
 
-def map_anonymous(size: int, *, in_core: bool = False) -> Mapping:
+def map_anonymous(size: int, *, in_core: bool = False, recorder: Recorder | None = None) -> Mapping:
     """`size` bytes of zeroes from a memfd that nothing but the mapping refers to and owns.
 
     See `Mapping` for `in_core`. Raises `UsageError` for a size that is no positive multiple of a
@@ -177,12 +214,18 @@ def map_anonymous(size: int, *, in_core: bool = False) -> Mapping:
     if size <= 0 or size % mmap.PAGESIZE:
         raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
     try:
-        file = FdOwner(os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC))
+        file = FdOwner(os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC), recorder)
     except OSError as error:
         raise refused(error.errno or 0, attempt) from error
     try:
         os.ftruncate(file.fd, size)
-        return Mapping(file.fd, size, "an anonymous memfd", file=file, in_core=in_core)
+        if recorder is not None:
+            from pyvmm.hosts.kvm.recording import tell_memfd
+
+            tell_memfd(recorder, file.fd, size)
+        return Mapping(
+            file.fd, size, "an anonymous memfd", file=file, in_core=in_core, recorder=recorder
+        )
     except OSError as error:
         file.close()
         raise refused(error.errno or 0, attempt) from error

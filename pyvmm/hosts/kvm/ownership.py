@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, ClassVar
 
 from pyvmm.hosts.owner import Owner
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
 
 
 class FdOwner(Owner):
     """The one owner of `fd`, which is close-on-exec; -1 after `close`."""
 
-    def __init__(self, fd: int) -> None:
+    WHAT: ClassVar[str] = "file"
+    """The kind of file, for those who watch."""
+
+    def __init__(self, fd: int, recorder: Recorder | None = None) -> None:
+        """`recorder` is told of the calls on it."""
         self.fd = fd
+        self.recorder = recorder
         try:
             # KVM opens most of its fds with O_CLOEXEC, but not those of guest_memfd; and a leaked
             # one in a child process would keep the VM alive.
@@ -30,6 +39,10 @@ class FdOwner(Owner):
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+            if self.recorder is not None:
+                from pyvmm.hosts.kvm.recording import tell
+
+                tell(self.recorder, "close", f"{self.WHAT} fd {fd}", 0)
 
     def __repr__(self) -> str:
         return (

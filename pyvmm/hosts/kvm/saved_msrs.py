@@ -12,7 +12,9 @@ import struct
 from collections.abc import Iterable
 
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.binding import CData, ffi, new
+from pyvmm.hosts.kvm.calling import call
+from pyvmm.hosts.kvm.descriptor import Descriptor
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import FdKind
 
@@ -41,31 +43,31 @@ class MsrList:
         self._indices = dict.fromkeys([_TSC, *sorted(indices), _TSC_DEADLINE])
         self._fixed: dict[int, None] = {}
 
-    def read(self, fd: int) -> bytes:
+    def read(self, vcpu: Descriptor) -> bytes:
         """All that the vCPU has: entries of ``kvm_msrs``. Raises `KvmError`."""
         wanted = [*self._indices, *self._fixed]
-        found, refused = _read(fd, b"".join(_ENTRY.pack(index, 0) for index in wanted))
+        found, refused = _read(vcpu, b"".join(_ENTRY.pack(index, 0) for index in wanted))
         for index in refused:
             self._indices.pop(index, None)
             self._fixed.pop(index, None)
         return found
 
-    def write(self, fd: int, entries: bytes) -> None:
+    def write(self, vcpu: Descriptor, entries: bytes) -> None:
         """Set them all. One that KVM does not take is an error where its value differs.
 
         Raises `KvmError`, with errno 0, that names the first such one; those before it are set.
         """
         at = 0
         while at < len(entries):
-            at += _set(fd, entries[at:]) * _ENTRY.size
+            at += _set(vcpu, entries[at:]) * _ENTRY.size
             rest = entries[at:]
-            if not rest or _read(fd, rest) == (rest, frozenset()):
+            if not rest or _read(vcpu, rest) == (rest, frozenset()):
                 return
             first = rest[: _ENTRY.size]
             index, value = _ENTRY.unpack(first)
-            if _read(fd, first)[0] != first:
+            if _read(vcpu, first)[0] != first:
                 described = f"msr={index:#x} value={value:#x}"
-                raise KvmError.of(ioctls.SET_MSRS.name, FdKind.VCPU, fd, described, 0)
+                raise KvmError.of(ioctls.SET_MSRS.name, FdKind.VCPU, vcpu.fd, described, 0)
             if index in self._indices:
                 # At the end: then what can be set is set by one ioctl, and this one compared.
                 self._fixed[index] = None
@@ -73,14 +75,14 @@ class MsrList:
             at += _ENTRY.size
 
 
-def _read(fd: int, wanted: bytes) -> tuple[bytes, frozenset[int]]:
+def _read(vcpu: Descriptor, wanted: bytes) -> tuple[bytes, frozenset[int]]:
     """The entries whose indices `wanted` has, as they are now; and the indices refused."""
     parts: list[bytes] = []
     refused: set[int] = set()
     while wanted:
         count = len(wanted) // _ENTRY.size
         raw = _msrs(wanted, count)
-        done = call(ioctls.GET_MSRS, fd, raw, f"nmsrs={count}")
+        done = call(ioctls.GET_MSRS, vcpu, raw, f"nmsrs={count}")
         parts.append(bytes(ffi.buffer(raw.entries, done * _ENTRY.size)))
         if done < count:
             refused.add(raw.entries[done].index)
@@ -88,10 +90,10 @@ def _read(fd: int, wanted: bytes) -> tuple[bytes, frozenset[int]]:
     return b"".join(parts), frozenset(refused)
 
 
-def _set(fd: int, entries: bytes) -> int:
+def _set(vcpu: Descriptor, entries: bytes) -> int:
     """Set what KVM takes up to the first one that it refuses; how many that were."""
     count = len(entries) // _ENTRY.size
-    return call(ioctls.SET_MSRS, fd, _msrs(entries, count), f"nmsrs={count}")
+    return call(ioctls.SET_MSRS, vcpu, _msrs(entries, count), f"nmsrs={count}")
 
 
 def _msrs(entries: bytes, count: int) -> CData:

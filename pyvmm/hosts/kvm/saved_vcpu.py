@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.binding import CData, ffi, new
+from pyvmm.hosts.kvm.calling import call
+from pyvmm.hosts.kvm.descriptor import Descriptor
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.saved_msrs import MsrList
 from pyvmm.hosts.kvm.saved_values import NESTED_HEAD, SREGS2_SIZE, KvmSavedVcpu
@@ -46,7 +48,7 @@ class VcpuLike:
     nested_room: int
 
 
-def save(fd: int, like: VcpuLike) -> KvmSavedVcpu:
+def save(vcpu: Descriptor, like: VcpuLike) -> KvmSavedVcpu:
     """Read all the state of a vCPU whose last exit has been completed. Raises `KvmError`.
 
     What it waits for comes first, since reading that takes a pending INIT or start-up IPI (and so
@@ -54,24 +56,24 @@ def save(fd: int, like: VcpuLike) -> KvmSavedVcpu:
     what comes with a pending page fault or debug exception. MSRs come before the local APIC: a
     deadline that passes in between is then seen twice, in the other order not at all.
     """
-    mp_state = _get(fd, ioctls.GET_MP_STATE, "struct kvm_mp_state *")
+    mp_state = _get(vcpu, ioctls.GET_MP_STATE, "struct kvm_mp_state *")
     return KvmSavedVcpu(
         origin=like.origin,
         index=like.index,
         cpuid=like.cpuid,
-        tsc_khz=call(ioctls.GET_TSC_KHZ, fd),
+        tsc_khz=call(ioctls.GET_TSC_KHZ, vcpu),
         mp_state=int.from_bytes(mp_state, "little"),
-        events=_get(fd, ioctls.GET_VCPU_EVENTS, "struct kvm_vcpu_events *"),
-        regs=_get(fd, ioctls.GET_REGS, "struct kvm_regs *"),
-        sregs=_get(fd, ioctls.GET_SREGS2, "struct kvm_sregs2 *")
+        events=_get(vcpu, ioctls.GET_VCPU_EVENTS, "struct kvm_vcpu_events *"),
+        regs=_get(vcpu, ioctls.GET_REGS, "struct kvm_regs *"),
+        sregs=_get(vcpu, ioctls.GET_SREGS2, "struct kvm_sregs2 *")
         if like.has_sregs2
-        else _get(fd, ioctls.GET_SREGS, "struct kvm_sregs *"),
-        xsave=_get_xsave(fd, like.origin.xsave_size),
-        xcrs=_get(fd, ioctls.GET_XCRS, "struct kvm_xcrs *"),
-        debugregs=_get(fd, ioctls.GET_DEBUGREGS, "struct kvm_debugregs *"),
-        msrs=like.msrs.read(fd),
-        lapic=_get(fd, ioctls.GET_LAPIC, "struct kvm_lapic_state *") if like.has_apic else None,
-        nested=_get_nested(fd, like.nested_room) if like.nested_room else None,
+        else _get(vcpu, ioctls.GET_SREGS, "struct kvm_sregs *"),
+        xsave=_get_xsave(vcpu, like.origin.xsave_size),
+        xcrs=_get(vcpu, ioctls.GET_XCRS, "struct kvm_xcrs *"),
+        debugregs=_get(vcpu, ioctls.GET_DEBUGREGS, "struct kvm_debugregs *"),
+        msrs=like.msrs.read(vcpu),
+        lapic=_get(vcpu, ioctls.GET_LAPIC, "struct kvm_lapic_state *") if like.has_apic else None,
+        nested=_get_nested(vcpu, like.nested_room) if like.nested_room else None,
     )
 
 
@@ -88,7 +90,7 @@ def require(saved: SavedVcpu, like: VcpuLike) -> KvmSavedVcpu:
     return saved
 
 
-def restore(fd: int, like: VcpuLike, saved: KvmSavedVcpu) -> None:
+def restore(vcpu: Descriptor, like: VcpuLike, saved: KvmSavedVcpu) -> None:
     """Give a vCPU, which has its CPUID already, the rest of the state that `saved` has.
 
     The rate of the time stamp counter comes before the counter; special registers before the local
@@ -99,43 +101,43 @@ def restore(fd: int, like: VcpuLike, saved: KvmSavedVcpu) -> None:
     registers before events, since setting them forgets exceptions;
     last of all what it waits for. Raises `KvmError`.
     """
-    if call(ioctls.GET_TSC_KHZ, fd) != saved.tsc_khz:
-        call(ioctls.SET_TSC_KHZ, fd, saved.tsc_khz)
+    if call(ioctls.GET_TSC_KHZ, vcpu) != saved.tsc_khz:
+        call(ioctls.SET_TSC_KHZ, vcpu, saved.tsc_khz)
     if saved.nested is not None:
-        _set(fd, ioctls.SET_NESTED_STATE, _without_guest(saved.nested))
-        like.msrs.write(fd, saved.msr_entry(_FEATURE_CONTROL))
+        _set(vcpu, ioctls.SET_NESTED_STATE, _without_guest(saved.nested))
+        like.msrs.write(vcpu, saved.msr_entry(_FEATURE_CONTROL))
     two = len(saved.sregs) == SREGS2_SIZE
-    _set(fd, ioctls.SET_SREGS2 if two else ioctls.SET_SREGS, saved.sregs)
+    _set(vcpu, ioctls.SET_SREGS2 if two else ioctls.SET_SREGS, saved.sregs)
     if saved.nested is not None:
-        _set(fd, ioctls.SET_NESTED_STATE, saved.nested)
-    _set(fd, ioctls.SET_REGS, saved.regs)
-    _set(fd, ioctls.SET_XCRS, saved.xcrs)
-    _set(fd, ioctls.SET_XSAVE, saved.xsave)
+        _set(vcpu, ioctls.SET_NESTED_STATE, saved.nested)
+    _set(vcpu, ioctls.SET_REGS, saved.regs)
+    _set(vcpu, ioctls.SET_XCRS, saved.xcrs)
+    _set(vcpu, ioctls.SET_XSAVE, saved.xsave)
     if saved.lapic is not None:
-        _set(fd, ioctls.SET_LAPIC, saved.lapic)
-    like.msrs.write(fd, saved.msrs)
-    _set(fd, ioctls.SET_DEBUGREGS, saved.debugregs)
-    _set(fd, ioctls.SET_VCPU_EVENTS, saved.events)
-    _set(fd, ioctls.SET_MP_STATE, saved.mp_state.to_bytes(4, "little"))
+        _set(vcpu, ioctls.SET_LAPIC, saved.lapic)
+    like.msrs.write(vcpu, saved.msrs)
+    _set(vcpu, ioctls.SET_DEBUGREGS, saved.debugregs)
+    _set(vcpu, ioctls.SET_VCPU_EVENTS, saved.events)
+    _set(vcpu, ioctls.SET_MP_STATE, saved.mp_state.to_bytes(4, "little"))
 
 
-def _get(fd: int, spec: IoctlSpec, declaration: str) -> bytes:
+def _get(vcpu: Descriptor, spec: IoctlSpec, declaration: str) -> bytes:
     raw = new(declaration)
-    call(spec, fd, raw)
+    call(spec, vcpu, raw)
     return bytes(ffi.buffer(raw))
 
 
-def _get_xsave(fd: int, size: int) -> bytes:
+def _get_xsave(vcpu: Descriptor, size: int) -> bytes:
     spec = ioctls.GET_XSAVE2 if size > _LEGACY_XSAVE else ioctls.GET_XSAVE
     raw: CData = new("char[]", size)
-    call(spec, fd, raw, f"size={size}")
+    call(spec, vcpu, raw, f"size={size}")
     return bytes(ffi.buffer(raw))
 
 
-def _get_nested(fd: int, room: int) -> bytes:
+def _get_nested(vcpu: Descriptor, room: int) -> bytes:
     raw: CData = new("char[]", room)
     ffi.buffer(raw)[4:8] = room.to_bytes(4, "little")
-    call(ioctls.GET_NESTED_STATE, fd, raw, f"size={room}")
+    call(ioctls.GET_NESTED_STATE, vcpu, raw, f"size={room}")
     size = int.from_bytes(ffi.buffer(raw)[4:8], "little")
     return bytes(ffi.buffer(raw, size))
 
@@ -150,5 +152,5 @@ def _without_guest(nested: bytes) -> bytes:
     return head.ljust(NESTED_HEAD, b"\0")
 
 
-def _set(fd: int, spec: IoctlSpec, content: bytes) -> None:
-    call(spec, fd, ffi.from_buffer(content), f"{len(content)} bytes")
+def _set(vcpu: Descriptor, spec: IoctlSpec, content: bytes) -> None:
+    call(spec, vcpu, ffi.from_buffer(content), f"{len(content)} bytes")

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import call, new
+from pyvmm.hosts.kvm.binding import new
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.interrupts import Irqchip, VmInterrupts
 from pyvmm.hosts.kvm.saved_values import KvmSavedVm
 from pyvmm.hosts.saved_state import (
@@ -19,7 +20,7 @@ from pyvmm.hosts.saved_state import (
 def save(vm: VmInterrupts, origin: Origin, *, has_irqchip: bool, has_pit: bool) -> KvmSavedVm:
     """Read them, while no vCPU runs. Raises `KvmError`."""
     clock = new("struct kvm_clock_data *")
-    call(ioctls.GET_CLOCK, vm.fd, clock)
+    call(ioctls.GET_CLOCK, vm, clock)
     return KvmSavedVm(
         origin,
         clock.clock,
@@ -45,7 +46,7 @@ def restore(
     require_same_controllers("a VM's timer", saved=saved.pit is not None, here=has_pit)
     if saved.clock is not None:
         clock = new("struct kvm_clock_data *", {"clock": saved.clock})
-        call(ioctls.SET_CLOCK, vm.fd, clock, f"clock={saved.clock}")
+        call(ioctls.SET_CLOCK, vm, clock, f"clock={saved.clock}")
     for chip, state in zip(Irqchip, saved.irqchips, strict=False):
         vm.set_irqchip(chip, state)
     if saved.pit is not None:

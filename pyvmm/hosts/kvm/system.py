@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.kvm import cpuid, ioctls
-from pyvmm.hosts.kvm.binding import CData, call, new, refused
+from pyvmm.hosts.kvm.binding import CData, new, refused
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import API_VERSION, Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
+from pyvmm.hosts.kvm.descriptor import Descriptor
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
@@ -47,9 +49,9 @@ def _open(path: str) -> int:
         raise refused(error.errno or 0, attempt) from error
 
 
-def _api_version(fd: int, path: str) -> int:
+def _api_version(system: Descriptor, path: str) -> int:
     try:
-        return call(ioctls.GET_API_VERSION, fd)
+        return call(ioctls.GET_API_VERSION, system)
     except KvmError as error:
         if error.errno == errno.ENOTTY:
             cause = "it is no KVM: it does not know KVM_GET_API_VERSION"
@@ -83,20 +85,26 @@ def _answers_of(fd: int) -> _Answers:
 class System(FdOwner):
     """The KVM of this machine. All methods raise `KvmError` unless they say otherwise."""
 
-    def __init__(self, path: str = DEVICE) -> None:
-        """Open `path`.
+    WHAT = "KVM"
+
+    def __init__(self, path: str = DEVICE, *, recorder: Recorder | None = None) -> None:
+        """Open `path`; `recorder` is told of what this and all that is made by it asks the kernel.
 
         Raises `HostLacksError` where there is no KVM, or one of another API version;
         `NoPermissionError` where this user may not use it; `SystemCallError`.
         """
-        super().__init__(_open(path))
+        super().__init__(_open(path), recorder)
+        if recorder is not None:
+            from pyvmm.hosts.kvm.recording import tell
+
+            tell(recorder, "open", path, self.fd, request="O_RDWR|O_CLOEXEC")
         try:
-            version = _api_version(self.fd, path)
+            version = _api_version(self, path)
             if version != API_VERSION:
                 raise HostLacksError(
                     f"use {path}", f"its API version is {version}, not {API_VERSION}"
                 )
-            self._run_size = call(ioctls.GET_VCPU_MMAP_SIZE, self.fd)
+            self._run_size = call(ioctls.GET_VCPU_MMAP_SIZE, self)
         except BaseException:
             self.close()
             raise
@@ -105,7 +113,7 @@ class System(FdOwner):
 
     def check_extension(self, cap: int) -> int:
         """KVM_CHECK_EXTENSION (api.rst 4.4): 0 means that the host lacks it."""
-        return call(ioctls.CHECK_EXTENSION, self.fd, cap)
+        return call(ioctls.CHECK_EXTENSION, self, cap)
 
     def extensions(self) -> tuple[Extension, ...]:
         """The answers for all extensions known, by number; what KVM lacks has the value 0."""
@@ -129,7 +137,7 @@ class System(FdOwner):
         while True:
             raw = new("struct kvm_msr_list *", {"nmsrs": room, "indices": room})
             try:
-                call(spec, self.fd, raw, f"nmsrs={room}")
+                call(spec, self, raw, f"nmsrs={room}")
             except KvmError as error:
                 # With E2BIG the kernel has filled in how many there are.
                 if error.errno != errno.E2BIG or raw.nmsrs <= room:
@@ -140,7 +148,7 @@ class System(FdOwner):
 
     def emulated_cpuid(self) -> tuple[CpuidEntry, ...]:
         """CPUID features that only the emulator offers (KVM_GET_EMULATED_CPUID, api.rst 4.88)."""
-        return cpuid.fetch(ioctls.GET_EMULATED_CPUID, self.fd)
+        return cpuid.fetch(ioctls.GET_EMULATED_CPUID, self)
 
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         """Every CPUID feature that a guest can be given (KVM_GET_SUPPORTED_CPUID)."""
@@ -148,7 +156,7 @@ class System(FdOwner):
 
     def _cpuid_table(self) -> CData:
         if self._answers.cpuid is None:
-            self._answers.cpuid = cpuid.fetch_table(ioctls.GET_SUPPORTED_CPUID, self.fd)
+            self._answers.cpuid = cpuid.fetch_table(ioctls.GET_SUPPORTED_CPUID, self)
         return self._answers.cpuid
 
     def _cpuid_for(self, index: int) -> CData:
@@ -200,9 +208,15 @@ class System(FdOwner):
         self, vm_type: VmType = VmType.DEFAULT, *, posted_capacity: int | None = None
     ) -> Vm:
         """A new VM (api.rst 4.2); `posted_capacity` as in `PostedRing`."""
-        fd = call(ioctls.CREATE_VM, self.fd, int(vm_type))
+        fd = call(ioctls.CREATE_VM, self, int(vm_type))
         return Vm(
-            fd, self._run_size, self._cpuid_for, posted_capacity, vm_type, saving=self._saving
+            fd,
+            self._run_size,
+            self._cpuid_for,
+            posted_capacity,
+            vm_type,
+            saving=self._saving,
+            recorder=self.recorder,
         )
 
     def _saving(self) -> Saving:
@@ -225,11 +239,12 @@ class System(FdOwner):
 
         Raises `UsageError` for a size that is no positive multiple of a page, `SystemCallError`.
         """
-        return map_anonymous(size, in_core=in_core)
+        return map_anonymous(size, in_core=in_core, recorder=self.recorder)
 
 
 if TYPE_CHECKING:
     from pyvmm.hosts import interface
+    from pyvmm.hosts.call_record import Recorder
     from pyvmm.hosts.kvm.extensions import Extension
     from pyvmm.hosts.kvm.saving import Known, Saving
 

@@ -14,7 +14,8 @@ from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import CData, call, check, ffi, lib, new
+from pyvmm.hosts.kvm.binding import CData, check, ffi, lib, new
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import EXIT_NAMES
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.exits import code_cache, decode
@@ -30,6 +31,7 @@ from pyvmm.hosts.kvm.vcpu_state import VcpuState
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
     from pyvmm.hosts.kvm.breakpoints import Breakpoints
     from pyvmm.hosts.kvm.coalesced import CoalescedWrite
     from pyvmm.hosts.kvm.dirty_ring import DirtyRing
@@ -51,6 +53,8 @@ class Vcpu(VcpuState):
     The KVM_RUN loop is C (run.c) and runs without the interpreter lock.
     """
 
+    WHAT = "vCPU"
+
     def __init__(
         self,
         fd: int,
@@ -65,13 +69,14 @@ class Vcpu(VcpuState):
         vm_type: VmType,
         has_apic: bool,
         saving: Callable[[], Saving],
+        recorder: Recorder | None = None,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
         `finish_hypercalls`: get past those of private code, for which KVM_CAP_SYNC_REGS is needed.
         `saving` gives what knows what there is to be saved, and what a new one is like.
         """
-        super().__init__(fd)
+        super().__init__(fd, recorder)
         self._vm_type = vm_type
         self._has_apic = has_apic
         self._saving = saving
@@ -85,7 +90,12 @@ class Vcpu(VcpuState):
         self._host_cpuid = host_cpuid
         try:
             attempt = f"map the run structure of vCPU {index}"
-            hva = check(lib.pyvmm_map(fd, run_size, _MAP_SHARED, 0), attempt)
+            hva = lib.pyvmm_map(fd, run_size, _MAP_SHARED, 0)
+            if recorder is not None:
+                from pyvmm.hosts.kvm.recording import tell_map
+
+                tell_map(recorder, f"vCPU fd {fd}", hva, run_size, _MAP_SHARED)
+            self._mapped = (check(hva, attempt), run_size)
             self._run_structure = ffi.cast("struct kvm_run *", hva)
             vcpu = lib.pyvmm_vcpu_new(
                 fd, self._run_structure, run_size, posted.raw, conversions.raw
@@ -152,11 +162,9 @@ class Vcpu(VcpuState):
             self._refuse_answer(result, "an MSR access")
 
     def _refuse_answer(self, result: int, what: str) -> NoReturn:
-        cause = (
-            "the exit asks for another number of bytes"
-            if result == -errno.EINVAL
-            else "the last exit asks for no such answer, or has it already"
-        )
+        cause = "the last exit asks for no such answer, or has it already"
+        if result == -errno.EINVAL:
+            cause = "the exit asks for another number of bytes"
         raise InternalError(f"answer vCPU {self.index} with {what}", cause)
 
     def kick(self) -> None:
@@ -241,11 +249,11 @@ class Vcpu(VcpuState):
         queued. Without any, a queued one is replaced: ask `can_take_interrupt` first.
         """
         raw = new("struct kvm_interrupt *", {"irq": vector})
-        call(ioctls.INTERRUPT, self.fd, raw, f"vector={vector}")
+        call(ioctls.INTERRUPT, self, raw, f"vector={vector}")
 
     def nmi(self) -> None:
         """Queue a non-maskable interrupt (KVM_NMI, api.rst 4.64). Raises `KvmError`."""
-        call(ioctls.NMI, self.fd)
+        call(ioctls.NMI, self)
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
         """The signals blocked while the guest runs; None: the thread's own (api.rst 4.21).
@@ -253,12 +261,12 @@ class Vcpu(VcpuState):
         Never the signal that kicks are sent by. Raises `KvmError`.
         """
         if blocked is None:
-            call(ioctls.SET_SIGNAL_MASK, self.fd, ffi.NULL, "NULL")
+            call(ioctls.SET_SIGNAL_MASK, self, ffi.NULL, "NULL")
             return
         signals = set(blocked) - {int(lib.pyvmm_kick_signal())}
         mask = struct.pack("<Q", sum(1 << number - 1 for number in signals))
         raw = new("struct kvm_signal_mask *", {"len": len(mask), "sigset": mask})
-        call(ioctls.SET_SIGNAL_MASK, self.fd, raw, f"signals={sorted(signals)}")
+        call(ioctls.SET_SIGNAL_MASK, self, raw, f"signals={sorted(signals)}")
 
     def pre_fault(self, gpa: int, size: int) -> None:
         """Map [gpa, gpa + size), bytes, page-aligned, before the guest touches it (api.rst 4.143).
@@ -267,7 +275,7 @@ class Vcpu(VcpuState):
         """
         raw = new("struct kvm_pre_fault_memory *", {"gpa": gpa, "size": size})
         while True:
-            call(ioctls.PRE_FAULT_MEMORY, self.fd, raw, f"gpa={raw.gpa:#x} size={raw.size:#x}")
+            call(ioctls.PRE_FAULT_MEMORY, self, raw, f"gpa={raw.gpa:#x} size={raw.size:#x}")
             if not raw.size:
                 return
 
@@ -298,7 +306,7 @@ class Vcpu(VcpuState):
         """The vCPU's statistics (KVM_GET_STATS_FD, api.rst 4.133). Raises `KvmError`."""
         from pyvmm.hosts.kvm.stats import Stats
 
-        return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VCPU))
+        return Stats(call(ioctls.GET_STATS_FD, self, kind=FdKind.VCPU))
 
     def reset(self) -> None:
         """Everything as `Vm.create_vcpu` made it, but CPUID; what was pending is forgotten.
@@ -316,7 +324,7 @@ class Vcpu(VcpuState):
 
         if lib.pyvmm_vcpu_keeps_exit(self._vcpu):
             raise InternalError(f"save vCPU {self.index}", "an exit of it waits to be answered")
-        return saved_vcpu.save(self.fd, self._saved_like())
+        return saved_vcpu.save(self, self._saved_like())
 
     def restore(self, saved: SavedVcpu) -> None:
         """Take a state that `save` gave; an exit under way is forgotten.
@@ -334,7 +342,7 @@ class Vcpu(VcpuState):
             self._breakpoints.forget()
         if found.cpuid and found.cpuid != like.cpuid:
             self.give_cpuid(found.cpuid)
-        saved_vcpu.restore(self.fd, self._saved_like(), found)
+        saved_vcpu.restore(self, self._saved_like(), found)
 
     def _saved_like(self) -> VcpuLike:
         return self._saving().vcpu_like(self._kind(), self.index)
@@ -402,9 +410,11 @@ class Vcpu(VcpuState):
         Raises `InternalError` while another thread is inside `run`: kick it and wait for it first.
         """
         # A vCPU whose construction failed has no C part yet.
-        vcpu = getattr(self, "_vcpu", None)
-        if vcpu is not None and lib.pyvmm_vcpu_close(vcpu):
-            raise InternalError(
-                f"close vCPU {self.index}", "a thread is running it", "kick it and join the thread"
-            )
+        if getattr(self, "_vcpu", None) is not None:
+            self._unmap()
         super().close()
+
+    def _unmap(self) -> None:
+        if lib.pyvmm_vcpu_close(self._vcpu):
+            attempt, remedy = f"close vCPU {self.index}", "kick it and join the thread"
+            raise InternalError(attempt, "a thread is running it", remedy)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts.kvm import cpuid, ioctls
-from pyvmm.hosts.kvm.binding import CData, call, ffi, new
+from pyvmm.hosts.kvm.binding import CData, ffi, new
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
@@ -49,19 +50,19 @@ class VcpuState(FdOwner):
     def get_regs(self) -> Regs:
         """The general registers (KVM_GET_REGS, api.rst 4.11)."""
         raw = new("struct kvm_regs *")
-        call(ioctls.GET_REGS, self.fd, raw)
+        call(ioctls.GET_REGS, self, raw)
         return decode_regs(raw)
 
     def set_regs(self, regs: Regs) -> None:
         """Replace the general registers (KVM_SET_REGS, api.rst 4.12)."""
         raw = new("struct kvm_regs *")
         encode_regs(regs, raw)
-        call(ioctls.SET_REGS, self.fd, raw, f"rip={regs.rip:#x} rflags={regs.rflags:#x}")
+        call(ioctls.SET_REGS, self, raw, f"rip={regs.rip:#x} rflags={regs.rflags:#x}")
 
     def get_sregs(self) -> Sregs:
         """The special registers (KVM_GET_SREGS, api.rst 4.13)."""
         raw = new("struct kvm_sregs *")
-        call(ioctls.GET_SREGS, self.fd, raw)
+        call(ioctls.GET_SREGS, self, raw)
         return decode_sregs(raw)
 
     def set_sregs(self, sregs: Sregs) -> None:
@@ -69,16 +70,16 @@ class VcpuState(FdOwner):
         raw = new("struct kvm_sregs *")
         encode_sregs(sregs, raw)
         described = f"cr0={sregs.cr0:#x} cr3={sregs.cr3:#x} cr4={sregs.cr4:#x} efer={sregs.efer:#x}"
-        call(ioctls.SET_SREGS, self.fd, raw, described)
+        call(ioctls.SET_SREGS, self, raw, described)
 
     def set_entry(self, regs: Regs, sregs: Sregs) -> None:
         """All registers for a first run; `sregs.apic_base` is not taken, the vCPU's own stays."""
         raw = new("struct kvm_sregs *")
-        call(ioctls.GET_SREGS, self.fd, raw)
+        call(ioctls.GET_SREGS, self, raw)
         apic_base = raw.apic_base
         encode_sregs(sregs, raw)
         raw.apic_base = apic_base
-        call(ioctls.SET_SREGS, self.fd, raw, f"cr0={sregs.cr0:#x} efer={sregs.efer:#x}")
+        call(ioctls.SET_SREGS, self, raw, f"cr0={sregs.cr0:#x} efer={sregs.efer:#x}")
         self.set_regs(regs)
 
     def get_further(self) -> FurtherRegs:
@@ -108,7 +109,7 @@ class VcpuState(FdOwner):
         from pyvmm.hosts.kvm.vcpu_values import PageDirectoryPointers
 
         raw = new("struct kvm_sregs2 *")
-        call(ioctls.GET_SREGS2, self.fd, raw)
+        call(ioctls.GET_SREGS2, self, raw)
         a, b, c, d = raw.pdptrs
         valid = bool(raw.flags & _PDPTRS_VALID)
         return decode_sregs(raw), PageDirectoryPointers(valid, (a, b, c, d))
@@ -119,7 +120,7 @@ class VcpuState(FdOwner):
         encode_sregs(sregs, raw)
         raw.flags = _PDPTRS_VALID if pointers.valid else 0
         raw.pdptrs = list(pointers.pdptrs)
-        call(ioctls.SET_SREGS2, self.fd, raw, f"cr0={sregs.cr0:#x} cr4={sregs.cr4:#x}")
+        call(ioctls.SET_SREGS2, self, raw, f"cr0={sregs.cr0:#x} cr4={sregs.cr4:#x}")
 
     def translate(self, linear: int) -> int | None:
         """The GPA of a linear address under the present page tables; None if unmapped (4.15)."""
@@ -131,21 +132,21 @@ class VcpuState(FdOwner):
         from pyvmm.hosts.kvm.vcpu_values import Translation
 
         raw = new("struct kvm_translation *", {"linear_address": linear})
-        call(ioctls.TRANSLATE, self.fd, raw, f"linear={linear:#x}")
+        call(ioctls.TRANSLATE, self, raw, f"linear={linear:#x}")
         if not raw.valid:
             return None
         return Translation(raw.physical_address, bool(raw.writeable), bool(raw.usermode))
 
     def get_cpuid(self) -> tuple[CpuidEntry, ...]:
         """Read the CPUID table of the guest (KVM_GET_CPUID2)."""
-        return cpuid.fetch(ioctls.GET_CPUID2, self.fd)
+        return cpuid.fetch(ioctls.GET_CPUID2, self)
 
     def set_cpuid(self, entries: tuple[CpuidEntry, ...]) -> None:
         """Set the CPUID table of the guest, before its first run (KVM_SET_CPUID2, 4.20)."""
         self._give_cpuid(cpuid.encode(entries))
 
     def _give_cpuid(self, table: CData) -> None:
-        call(ioctls.SET_CPUID2, self.fd, table, f"nent={table.nent}")
+        call(ioctls.SET_CPUID2, self, table, f"nent={table.nent}")
         self._cpuid_given = table
 
     def get_fpu(self) -> Fpu:
@@ -156,7 +157,7 @@ class VcpuState(FdOwner):
         from pyvmm.hosts.kvm.vcpu_codec import decode_fpu
 
         raw = new("struct kvm_fpu *")
-        call(ioctls.GET_FPU, self.fd, raw)
+        call(ioctls.GET_FPU, self, raw)
         return decode_fpu(raw)
 
     def set_fpu(self, fpu: Fpu) -> None:
@@ -165,7 +166,7 @@ class VcpuState(FdOwner):
 
         raw = new("struct kvm_fpu *")
         encode_fpu(fpu, raw)
-        call(ioctls.SET_FPU, self.fd, raw)
+        call(ioctls.SET_FPU, self, raw)
 
     def get_xsave(self, size: int = _LEGACY_XSAVE_SIZE) -> bytes:
         """The XSAVE area of `size` bytes: the answer to KVM_CAP_XSAVE2, or 4096.
@@ -174,26 +175,26 @@ class VcpuState(FdOwner):
         """
         raw = _xsave(size)
         spec = ioctls.GET_XSAVE2 if size > _LEGACY_XSAVE_SIZE else ioctls.GET_XSAVE
-        call(spec, self.fd, raw, f"size={size}")
+        call(spec, self, raw, f"size={size}")
         return bytes(ffi.buffer(ffi.cast("char *", raw), size))
 
     def set_xsave(self, area: bytes) -> None:
         """Replace the XSAVE area with one that `get_xsave` gave (KVM_SET_XSAVE, api.rst 4.43)."""
         raw = _xsave(len(area))
         ffi.memmove(raw, area, len(area))
-        call(ioctls.SET_XSAVE, self.fd, raw, f"size={len(area)}")
+        call(ioctls.SET_XSAVE, self, raw, f"size={len(area)}")
 
     def get_xcrs(self) -> dict[int, int]:
         """Extended control registers, by number (KVM_GET_XCRS, api.rst 4.44)."""
         raw = new("struct kvm_xcrs *")
-        call(ioctls.GET_XCRS, self.fd, raw)
+        call(ioctls.GET_XCRS, self, raw)
         return {raw.xcrs[i].xcr: raw.xcrs[i].value for i in range(raw.nr_xcrs)}
 
     def set_xcrs(self, values: Mapping[int, int]) -> None:
         """Set extended control registers, at most 16 (KVM_SET_XCRS, api.rst 4.45)."""
         rows = [(number, 0, value) for number, value in values.items()]
         raw = new("struct kvm_xcrs *", {"nr_xcrs": len(rows), "xcrs": rows})
-        call(ioctls.SET_XCRS, self.fd, raw, str(dict(values)))
+        call(ioctls.SET_XCRS, self, raw, str(dict(values)))
 
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Model-specific registers by index (KVM_GET_MSRS, api.rst 4.18).
@@ -202,7 +203,7 @@ class VcpuState(FdOwner):
         """
         rows = [(index, 0, 0) for index in indices]
         raw = new("struct kvm_msrs *", {"nmsrs": len(rows), "entries": rows})
-        done = call(ioctls.GET_MSRS, self.fd, raw, f"nmsrs={len(rows)}")
+        done = call(ioctls.GET_MSRS, self, raw, f"nmsrs={len(rows)}")
         self._require_all_msrs(ioctls.GET_MSRS, [row[0] for row in rows], done)
         return {raw.entries[i].index: raw.entries[i].data for i in range(done)}
 
@@ -214,7 +215,7 @@ class VcpuState(FdOwner):
         """
         rows = [(index, 0, value) for index, value in values.items()]
         raw = new("struct kvm_msrs *", {"nmsrs": len(rows), "entries": rows})
-        done = call(ioctls.SET_MSRS, self.fd, raw, f"nmsrs={len(rows)}")
+        done = call(ioctls.SET_MSRS, self, raw, f"nmsrs={len(rows)}")
         self._require_all_msrs(ioctls.SET_MSRS, list(values), done)
 
     def _require_all_msrs(self, spec: IoctlSpec, indices: Sequence[int], done: int) -> None:
@@ -224,7 +225,7 @@ class VcpuState(FdOwner):
     def get_lapic(self) -> bytes:
         """The in-kernel local APIC's 1024 bytes of registers (KVM_GET_LAPIC, api.rst 4.57)."""
         raw = new("struct kvm_lapic_state *")
-        call(ioctls.GET_LAPIC, self.fd, raw)
+        call(ioctls.GET_LAPIC, self, raw)
         return bytes(ffi.buffer(raw.regs))
 
     def set_lapic(self, registers: bytes) -> None:
@@ -233,14 +234,14 @@ class VcpuState(FdOwner):
         if len(registers) != ffi.sizeof(raw.regs):
             raise UsageError("set the local APIC", f"{len(registers)} bytes are not 1024")
         ffi.buffer(raw.regs)[:] = registers
-        call(ioctls.SET_LAPIC, self.fd, raw)
+        call(ioctls.SET_LAPIC, self, raw)
 
     def get_events(self) -> VcpuEvents:
         """Exceptions and interrupts under way (KVM_GET_VCPU_EVENTS, api.rst 4.31)."""
         from pyvmm.hosts.kvm.vcpu_codec import decode_events
 
         raw = new("struct kvm_vcpu_events *")
-        call(ioctls.GET_VCPU_EVENTS, self.fd, raw)
+        call(ioctls.GET_VCPU_EVENTS, self, raw)
         return decode_events(raw)
 
     def set_events(self, events: VcpuEvents) -> None:
@@ -249,14 +250,14 @@ class VcpuState(FdOwner):
 
         raw = new("struct kvm_vcpu_events *")
         encode_events(events, raw)
-        call(ioctls.SET_VCPU_EVENTS, self.fd, raw, str(events))
+        call(ioctls.SET_VCPU_EVENTS, self, raw, str(events))
 
     def get_debugregs(self) -> DebugRegs:
         """The debug registers (KVM_GET_DEBUGREGS, api.rst 4.33)."""
         from pyvmm.hosts.kvm.vcpu_codec import decode_debugregs
 
         raw = new("struct kvm_debugregs *")
-        call(ioctls.GET_DEBUGREGS, self.fd, raw)
+        call(ioctls.GET_DEBUGREGS, self, raw)
         return decode_debugregs(raw)
 
     def set_debugregs(self, registers: DebugRegs) -> None:
@@ -265,20 +266,20 @@ class VcpuState(FdOwner):
 
         raw = new("struct kvm_debugregs *")
         encode_debugregs(registers, raw)
-        call(ioctls.SET_DEBUGREGS, self.fd, raw, str(registers))
+        call(ioctls.SET_DEBUGREGS, self, raw, str(registers))
 
     def get_mp_state(self) -> MpState:
         """Read what the vCPU is waiting for, if anything (KVM_GET_MP_STATE, api.rst 4.38)."""
         from pyvmm.hosts.kvm.vcpu_values import MpState
 
         raw = new("struct kvm_mp_state *")
-        call(ioctls.GET_MP_STATE, self.fd, raw)
+        call(ioctls.GET_MP_STATE, self, raw)
         return MpState(raw.mp_state)
 
     def set_mp_state(self, state: MpState) -> None:
         """Make it wait for something else (KVM_SET_MP_STATE, api.rst 4.39)."""
         raw = new("struct kvm_mp_state *", {"mp_state": int(state)})
-        call(ioctls.SET_MP_STATE, self.fd, raw, state.name)
+        call(ioctls.SET_MP_STATE, self, raw, state.name)
 
     def sleeps_for_good(self) -> bool:
         """Tell whether it runs nothing before an NMI, SMI or INIT; see `interface.Vcpu`.
@@ -314,21 +315,21 @@ class VcpuState(FdOwner):
         for number, address in enumerate(breakpoints):
             raw.debugreg[number] = address
         raw.debugreg[7] = dr7
-        call(ioctls.SET_GUEST_DEBUG, self.fd, raw, f"{control!r} dr7={dr7:#x}")
+        call(ioctls.SET_GUEST_DEBUG, self, raw, f"{control!r} dr7={dr7:#x}")
 
     def get_tsc_khz(self) -> int:
         """The guest's time stamp counter's rate in kHz (KVM_GET_TSC_KHZ, api.rst 4.56)."""
-        return call(ioctls.GET_TSC_KHZ, self.fd)
+        return call(ioctls.GET_TSC_KHZ, self)
 
     def set_tsc_khz(self, rate: int) -> None:
         """Choose it (KVM_SET_TSC_KHZ, api.rst 4.55)."""
-        call(ioctls.SET_TSC_KHZ, self.fd, rate)
+        call(ioctls.SET_TSC_KHZ, self, rate)
 
     def enable_cap(self, cap: Cap, *args: int) -> None:
         """KVM_ENABLE_CAP on the vCPU, with up to four arguments (api.rst 4.37, 6)."""
         raw = new("struct kvm_enable_cap *", {"cap": int(cap), "args": list(args)})
         described = f"cap={cap.name} args={[hex(arg) for arg in args]}"
-        call(ioctls.ENABLE_CAP, self.fd, raw, described, kind=FdKind.VCPU)
+        call(ioctls.ENABLE_CAP, self, raw, described, kind=FdKind.VCPU)
 
 
 def _xsave(size: int) -> CData:

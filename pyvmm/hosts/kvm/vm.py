@@ -13,7 +13,8 @@ from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import CData, call, ffi, lib, new
+from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
+from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.errors import KvmError
@@ -27,6 +28,7 @@ from pyvmm.hosts.owner import Owner
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
     from pyvmm.hosts.kvm.coalesced import CoalescedZone
     from pyvmm.hosts.kvm.saved_values import KvmSavedVm
     from pyvmm.hosts.kvm.saving import Saving
@@ -63,6 +65,8 @@ class Vm(InterruptObjects):
     is open.
     """
 
+    WHAT = "VM"
+
     def __init__(
         self,
         fd: int,
@@ -72,12 +76,13 @@ class Vm(InterruptObjects):
         vm_type: VmType = VmType.DEFAULT,
         *,
         saving: Callable[[], Saving],
+        recorder: Recorder | None = None,
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
         `saving` gives what knows what there is to be saved, and what new controllers are like.
         """
-        super().__init__(fd)
+        super().__init__(fd, recorder)
         self._run_size = run_size
         self._saving = saving
         self._has_apics = False
@@ -106,13 +111,13 @@ class Vm(InterruptObjects):
 
     def check_extension(self, cap: int) -> int:
         """KVM_CHECK_EXTENSION as it answers for this VM and its type (api.rst 4.4)."""
-        return call(ioctls.CHECK_EXTENSION, self.fd, cap, kind=FdKind.VM)
+        return call(ioctls.CHECK_EXTENSION, self, cap, kind=FdKind.VM)
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> None:
         """KVM_ENABLE_CAP on the VM, with up to four arguments (api.rst 4.37, 7)."""
         raw = new("struct kvm_enable_cap *", {"cap": cap, "flags": flags, "args": list(args)})
         described = f"cap={cap} args={[hex(arg) for arg in args]}"
-        call(ioctls.ENABLE_CAP, self.fd, raw, described)
+        call(ioctls.ENABLE_CAP, self, raw, described)
 
     def enable_hypercall_exits(self, mask: int) -> None:
         """Hand hypercalls to user space: a mask of 1 << number (KVM_CAP_EXIT_HYPERCALL).
@@ -160,7 +165,7 @@ class Vm(InterruptObjects):
             target = raw.ranges[number]
             target.flags, target.nmsrs, target.base = one.flags, len(one.allowed), one.base
             target.bitmap = int(ffi.cast("uintptr_t", bitmap))
-        call(ioctls.X86_SET_MSR_FILTER, self.fd, raw, f"{len(ranges)} ranges")
+        call(ioctls.X86_SET_MSR_FILTER, self, raw, f"{len(ranges)} ranges")
 
     def create_guest_memfd(
         self,
@@ -169,8 +174,8 @@ class Vm(InterruptObjects):
     ) -> GuestMemfd:
         """A guest_memfd of `size` bytes, a multiple of the page size (api.rst 4.142)."""
         raw = new("struct kvm_create_guest_memfd *", {"size": size, "flags": int(flags)})
-        fd = call(ioctls.CREATE_GUEST_MEMFD, self.fd, raw, f"size={size} flags={int(flags):#x}")
-        return GuestMemfd(fd, size, flags)
+        fd = call(ioctls.CREATE_GUEST_MEMFD, self, raw, f"size={size} flags={int(flags):#x}")
+        return GuestMemfd(fd, size, flags, self.recorder)
 
     def set_memslot(self, memslot: Memslot) -> None:
         """Create or change a memslot; a size of 0 deletes it.
@@ -196,7 +201,7 @@ class Vm(InterruptObjects):
         )
         if not flags & MemslotFlag.GUEST_MEMFD:
             raw = new("struct kvm_userspace_memory_region *", fields)
-            call(ioctls.SET_USER_MEMORY_REGION, self.fd, raw, described)
+            call(ioctls.SET_USER_MEMORY_REGION, self, raw, described)
             self._slot_sizes[memslot.slot] = memslot.size
             return
         fd = _fd_of(memslot.guest_memfd)
@@ -204,7 +209,7 @@ class Vm(InterruptObjects):
         fields |= {"guest_memfd": fd & 0xFFFF_FFFF, "guest_memfd_offset": offset}
         raw = new("struct kvm_userspace_memory_region2 *", fields)
         described += f" guest_memfd={fd} offset={offset:#x}"
-        call(ioctls.SET_USER_MEMORY_REGION2, self.fd, raw, described)
+        call(ioctls.SET_USER_MEMORY_REGION2, self, raw, described)
 
     def set_memory_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
         """Set the attributes of [gpa, gpa + size), in bytes, page-aligned (api.rst 4.141)."""
@@ -213,7 +218,7 @@ class Vm(InterruptObjects):
             {"address": gpa, "size": size, "attributes": int(attributes)},
         )
         described = f"gpa={gpa:#x} size={size:#x} attributes={int(attributes):#x}"
-        call(ioctls.SET_MEMORY_ATTRIBUTES, self.fd, raw, described)
+        call(ioctls.SET_MEMORY_ATTRIBUTES, self, raw, described)
 
     def get_dirty_log(self, slot: int, size: int) -> bytes:
         """Read the bitmap of written pages of a memslot of `size` bytes (api.rst 4.8).
@@ -231,7 +236,7 @@ class Vm(InterruptObjects):
         bitmap = new("uint64_t[]", (size // PAGE_SIZE + 63) // 64)
         address = int(ffi.cast("uintptr_t", bitmap))
         raw = new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": address})
-        call(ioctls.GET_DIRTY_LOG, self.fd, raw, f"slot={slot}")
+        call(ioctls.GET_DIRTY_LOG, self, raw, f"slot={slot}")
         return bytes(ffi.buffer(bitmap))
 
     def clear_dirty_log(self, slot: int, first_page: int, pages: int, bitmap: bytes) -> None:
@@ -248,9 +253,7 @@ class Vm(InterruptObjects):
             "dirty_bitmap": int(ffi.cast("uintptr_t", copy)),
         }
         described = f"slot={slot} first_page={first_page} pages={pages}"
-        call(
-            ioctls.CLEAR_DIRTY_LOG, self.fd, new("struct kvm_clear_dirty_log *", fields), described
-        )
+        call(ioctls.CLEAR_DIRTY_LOG, self, new("struct kvm_clear_dirty_log *", fields), described)
 
     def enable_dirty_ring(self, size: int) -> None:
         """Rings of `size` bytes, a power of two, before the first vCPU (api.rst 8.29)."""
@@ -259,51 +262,51 @@ class Vm(InterruptObjects):
 
     def reset_dirty_rings(self) -> int:
         """Rearm the pages that `DirtyRing.harvest` took on all vCPUs; how many (api.rst 8.29)."""
-        return call(ioctls.RESET_DIRTY_RINGS, self.fd)
+        return call(ioctls.RESET_DIRTY_RINGS, self)
 
     def coalesce(self, zone: CoalescedZone) -> None:
         """Let the kernel note down writes to `zone` without an exit (api.rst 4.116)."""
         from pyvmm.hosts.kvm import coalesced
 
         raw = coalesced.encode_zone(zone)
-        call(ioctls.REGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
+        call(ioctls.REGISTER_COALESCED_MMIO, self, raw, str(zone))
 
     def uncoalesce(self, zone: CoalescedZone) -> None:
         """Undo `coalesce`; what the ring holds stays there."""
         from pyvmm.hosts.kvm import coalesced
 
         raw = coalesced.encode_zone(zone)
-        call(ioctls.UNREGISTER_COALESCED_MMIO, self.fd, raw, str(zone))
+        call(ioctls.UNREGISTER_COALESCED_MMIO, self, raw, str(zone))
 
     def set_tss_addr(self, gpa: int) -> None:
         """Set the GPA of three pages, below 4 GiB, for real mode on Intel (api.rst 4.36)."""
-        call(ioctls.SET_TSS_ADDR, self.fd, gpa)
+        call(ioctls.SET_TSS_ADDR, self, gpa)
 
     def set_identity_map_addr(self, gpa: int) -> None:
         """Set the GPA of one page for real mode on Intel; before the first vCPU (api.rst 4.41)."""
         raw = new("uint64_t *", gpa)
-        call(ioctls.SET_IDENTITY_MAP_ADDR, self.fd, raw, f"{gpa:#x}")
+        call(ioctls.SET_IDENTITY_MAP_ADDR, self, raw, f"{gpa:#x}")
 
     def set_boot_cpu_id(self, index: int) -> None:
         """Set the vCPU that starts, the others waiting; before the first vCPU (api.rst 4.40)."""
-        call(ioctls.SET_BOOT_CPU_ID, self.fd, index)
+        call(ioctls.SET_BOOT_CPU_ID, self, index)
 
     def get_clock(self) -> Clock:
         """The VM's paravirtual clock (KVM_GET_CLOCK, api.rst 4.29)."""
         raw = new("struct kvm_clock_data *")
-        call(ioctls.GET_CLOCK, self.fd, raw)
+        call(ioctls.GET_CLOCK, self, raw)
         return Clock(raw.clock, raw.flags, raw.realtime, raw.host_tsc)
 
     def set_clock(self, clock: Clock) -> None:
         """Set it (KVM_SET_CLOCK, api.rst 4.30); `flags` may only have bit 2, realtime."""
         fields = {"clock": clock.clock, "flags": clock.flags, "realtime": clock.realtime}
-        call(ioctls.SET_CLOCK, self.fd, new("struct kvm_clock_data *", fields), str(clock))
+        call(ioctls.SET_CLOCK, self, new("struct kvm_clock_data *", fields), str(clock))
 
     def has_device(self, kind: int) -> bool:
         """Tell whether KVM_CREATE_DEVICE would make a device of this type (api.rst 4.79)."""
         raw = new("struct kvm_create_device *", {"type": kind, "flags": _CREATE_DEVICE_TEST})
         try:
-            call(ioctls.CREATE_DEVICE, self.fd, raw, f"type={kind} flags=test")
+            call(ioctls.CREATE_DEVICE, self, raw, f"type={kind} flags=test")
         except KvmError as error:
             if error.errno == errno.ENODEV:
                 return False
@@ -313,19 +316,22 @@ class Vm(InterruptObjects):
     def create_device(self, kind: int) -> FdOwner:
         """An in-kernel device, as the owner of its fd (KVM_CREATE_DEVICE, api.rst 4.79)."""
         raw = new("struct kvm_create_device *", {"type": kind})
-        call(ioctls.CREATE_DEVICE, self.fd, raw, f"type={kind}")
-        return FdOwner(raw.fd)
+        call(ioctls.CREATE_DEVICE, self, raw, f"type={kind}")
+        return FdOwner(raw.fd, self.recorder)
 
     def statistics(self) -> Stats:
         """The VM's statistics (KVM_GET_STATS_FD, api.rst 4.133)."""
         from pyvmm.hosts.kvm.stats import Stats
 
-        return Stats(call(ioctls.GET_STATS_FD, self.fd, kind=FdKind.VM))
+        return Stats(call(ioctls.GET_STATS_FD, self, kind=FdKind.VM))
 
     def create_vcpu(self, index: int) -> Vcpu:
         """The vCPU `index`, which is also its APIC id (api.rst 4.7); for the calling thread."""
-        fd = call(ioctls.CREATE_VCPU, self.fd, index)
-        return Vcpu(
+        fd = call(ioctls.CREATE_VCPU, self, index)
+        kind = Vcpu
+        if self.recorder is not None:
+            from pyvmm.hosts.kvm.recorded_vcpu import RecordedVcpu as kind  # noqa: N813
+        return kind(
             fd,
             index,
             self._run_size,
@@ -337,6 +343,7 @@ class Vm(InterruptObjects):
             vm_type=self.vm_type,
             has_apic=self._has_apics,
             saving=self._saving,
+            recorder=self.recorder,
         )
 
     def create_irqchip(self) -> None:

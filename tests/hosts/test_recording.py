@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""System calls and exits as those who watch are told: what the kernel got, compared with strace."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm.hosts import exits
+from pyvmm.hosts.call_record import (
+    Field,
+    Made,
+    SystemCall,
+    flag_names,
+    in_units,
+    meaning_of,
+    number_field,
+)
+from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.exits import Exit
+from pyvmm.hosts.interface import Memslot, MemslotFlag
+from pyvmm.hosts.kvm.errors import KvmError
+from pyvmm.hosts.kvm.recorded_vcpu import RecordedVcpu
+from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.registers import Regs
+
+PAGE = 4096
+SCRIPT = Path(__file__).parent / "recorded_life.py"
+
+
+class Taken:
+    """A recorder that keeps everything."""
+
+    def __init__(self) -> None:
+        self.calls: list[SystemCall] = []
+        self.exits: list[tuple[int, Exit]] = []
+
+    def call(self, made: SystemCall) -> None:
+        self.calls.append(made)
+
+    def exit(self, vcpu: int, exit_: Exit) -> None:
+        self.exits.append((vcpu, exit_))
+
+    def last(self, request: str) -> SystemCall:
+        return next(one for one in reversed(self.calls) if request in {one.request, one.name})
+
+
+def by_name(fields: tuple[Field, ...]) -> dict[str, Field]:
+    return {one.name: one for one in fields}
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, ""), (1023, ""), (1024, "1 KiB"), (2 << 20, "2 MiB"), ((2 << 20) + 4096, "2052 KiB"),
+     (1 << 33, "8 GiB")],
+)  # fmt: skip
+def test_units(size: int, said: str) -> None:
+    assert in_units(size) == said
+
+
+def test_flags_and_what_has_no_name() -> None:
+    assert flag_names(MemslotFlag(0)) == ""
+    assert flag_names(MemslotFlag(6)) == "READONLY|GUEST_MEMFD"
+    assert flag_names(MemslotFlag(2 | 1 << 9)) == "READONLY|0x200"
+    assert meaning_of("struct kvm_memory_attributes", "attributes", 8) == "PRIVATE"
+    assert meaning_of("struct kvm_memory_attributes", "attributes", 0) == "shared"
+    assert meaning_of("struct kvm_irqfd", "gsi", 5) == ""
+
+
+def test_a_negative_number_is_what_the_kernel_gets() -> None:
+    assert number_field("guest_memfd", -1, 4).raw == b"\xff\xff\xff\xff"
+
+
+@pytest.mark.kvm
+def test_a_structure_is_spelled_out_as_the_kernel_got_it() -> None:
+    taken = Taken()
+    with (
+        System(recorder=taken) as system,
+        system.create_vm() as vm,
+        system.map_anonymous(2 * PAGE) as ram,
+    ):
+        vm.set_memslot(Memslot(3, 0x10_0000, 2 * PAGE, ram.hva, MemslotFlag.READONLY))
+        made = taken.last("KVM_SET_USER_MEMORY_REGION")
+        assert made.target == f"VM fd {vm.fd}"
+    assert (made.made, made.name, made.result, made.errno) == (Made.KERNEL, "ioctl", 0, 0)
+    assert (made.section, made.structure) == ("api.rst 4.35", "struct kvm_userspace_memory_region")
+    assert made.thread == threading.current_thread().name
+    assert made.returned == ()
+    assert made.given == (
+        Field("slot", b"\3\0\0\0", 0, 3),
+        Field("flags", b"\2\0\0\0", 4, 2, "READONLY"),
+        Field("guest_phys_addr", (0x10_0000).to_bytes(8, "little"), 8, 0x10_0000),
+        Field("memory_size", (2 * PAGE).to_bytes(8, "little"), 16, 2 * PAGE, "8 KiB"),
+        Field("userspace_addr", made.given[4].raw, 24, int.from_bytes(made.given[4].raw, "little")),
+    )
+
+
+@pytest.mark.kvm
+def test_a_refusal_is_told_with_its_errno() -> None:
+    taken = Taken()
+    with System(recorder=taken) as system:
+        with pytest.raises(KvmError):
+            system.create_vm(VmType.TDX)
+        made = taken.last("KVM_CREATE_VM")
+        assert (made.result, made.errno) == (-1, errno.EINVAL)
+        assert made.given == (number_field("argument", 5, meaning="TDX"),)
+        with system.create_vm() as vm, pytest.raises(KvmError):
+            vm.create_guest_memfd(PAGE + 1)
+        refused = taken.last("KVM_CREATE_GUEST_MEMFD")
+    assert (refused.result, refused.errno) == (-1, errno.EINVAL)
+    assert by_name(refused.given)["size"].value == PAGE + 1
+
+
+@pytest.mark.kvm
+def test_what_the_kernel_writes_is_told_apart_from_what_it_reads() -> None:
+    taken = Taken()
+    with System(recorder=taken) as system, system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        assert isinstance(vcpu, RecordedVcpu)
+        vcpu.set_regs(replace(vcpu.get_regs(), rip=0x1234))
+        got, put = taken.last("KVM_GET_REGS"), taken.last("KVM_SET_REGS")
+        assert (got.given, put.returned) == ((), ())
+        assert by_name(got.returned)["rip"].value == 0xFFF0
+        assert by_name(put.given)["rip"].value == 0x1234
+        # Room for a table: the first answer fills the count in, and the entries behind it.
+        system.msr_indices()
+        table = taken.last("KVM_GET_MSR_INDEX_LIST")
+        count = by_name(table.returned)["nmsrs"].value
+        assert count
+        assert len(by_name(table.returned)["indices"].raw) == 4 * count
+        assert by_name(table.given)["indices"].raw == bytes(4 * count)
+        # KVM_SET_IRQCHIP has the number of one that writes, and reads.
+    with System(recorder=taken) as system, system.create_vm() as vm:
+        vm.create_irqchip()
+        vm.restore(vm.save())
+    put = taken.last("KVM_SET_IRQCHIP")
+    assert put.returned == ()
+    assert by_name(put.given)["chip_id"].value == 2
+
+
+@pytest.mark.kvm
+def test_exits_are_told_and_a_vcpu_of_nobody_s_is_an_ordinary_one(system: System) -> None:
+    taken = Taken()
+    with system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        assert not isinstance(vcpu, RecordedVcpu)
+    with (
+        System(recorder=taken) as watched,
+        watched.create_vm() as vm,
+        watched.map_anonymous(4 * PAGE) as ram,
+    ):
+        with ram.view() as view:
+            view[PAGE : PAGE + 3] = b"\xe6\x80\xf4"  # out 0x80, al; hlt
+        vm.set_memslot(Memslot(0, 0, 4 * PAGE, ram.hva))
+        with vm.create_vcpu(1) as vcpu:
+            sregs = vcpu.get_sregs()
+            vcpu.set_sregs(replace(sregs, cs=replace(sregs.cs, base=0, selector=0)))
+            vcpu.set_regs(Regs(rip=PAGE))
+            told = [vcpu.run(), vcpu.run()]
+    assert told == [exits.IoOut(0x80, 1, 1, b"\0"), exits.Hlt()]
+    assert taken.exits == [(1, one) for one in told]
+
+
+@pytest.mark.kvm
+@pytest.mark.slow
+def test_the_record_is_what_strace_sees(tmp_path: Path) -> None:
+    log = tmp_path / "strace"
+    which = "openat,ioctl,mmap,munmap,madvise,fallocate,memfd_create,ftruncate,mincore,close"
+    ended = subprocess.run(
+        ["strace", "-f", "-o", log, "-e", f"trace={which}", "-e", "signal=none", sys.executable,
+         "-m", "tests.hosts.recorded_life"],
+        stdout=subprocess.PIPE, check=True, cwd=SCRIPT.parent.parent.parent,
+    )  # fmt: skip
+    recorded: list[list[Any]] = json.loads(ended.stdout)
+    seen = [line.split(maxsplit=1)[1] for line in log.read_text().splitlines()]
+    start = max(i for i, line in enumerate(seen) if '"/dev/kvm"' in line)
+    end = max(i for i, line in enumerate(seen) if line.startswith("close(")) + 1
+    known = {tuple(one) for one in recorded}
+    told = (told_by_strace(line) for line in seen[start:end])
+    ours = [one for one in told if one is not None and (one in known or one[0] not in SHARED)]
+    assert ours == [tuple(one) for one in recorded]
+    assert len(ours) > 40
+
+
+SHARED = frozenset({"mmap", "munmap", "madvise", "close"})
+"""Calls that the interpreter makes for itself, too."""
+
+
+def told_by_strace(line: str) -> tuple[str, str, int] | None:
+    """(call, fd or address or path, result) of a call; None for one that is not about a guest."""
+    found = re.match(r"(\w+)\(([^ ,)]+),? ?(.*)\) += (-?\w+)", line)
+    if found is None or re.search(r"KVM_RUN|FIOCLEX|TCGETS", line):
+        return None
+    name, where, _, result = found.groups()
+    if name == "openat":
+        return ("open", "/dev/kvm", int(result, 0)) if '"/dev/kvm"' in line else None
+    if name == "mmap":
+        where = line.split(", ")[4]
+    is_number = re.fullmatch(r"0x[0-9a-f]+|\d+", where)
+    return name, str(int(where, 0)) if is_number else where, int(result, 0)
