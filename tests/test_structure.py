@@ -47,7 +47,7 @@ PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors", "visible")
 PURE_MODULES = {
     "hosts": (
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
-        "call_record", "held_ranges", "owner", "pit", "saveable", "saved_state",
+        "call_fields", "call_record", "held_ranges", "owner", "pit", "saveable", "saved_state",
     ),
     "qmp": (
         "__init__", "wire", "session", "command", "event_names", "core_file",

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm.hosts import exits
+from pyvmm.errors import SystemCallError
+from pyvmm.hosts import exits, interface
 from pyvmm.hosts.call_record import (
     Field,
     Made,
@@ -25,12 +26,13 @@ from pyvmm.hosts.call_record import (
     meaning_of,
     number_field,
 )
-from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.recorded_vcpu import RecordedVcpu
 from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.model.recorded import RecordedModelSystem
 from pyvmm.hosts.registers import Regs
 
 PAGE = 4096
@@ -205,3 +207,104 @@ def told_by_strace(line: str) -> tuple[str, str, int] | None:
         where = line.split(", ")[4]
     is_number = re.fullmatch(r"0x[0-9a-f]+|\d+", where)
     return name, str(int(where, 0)) if is_number else where, int(result, 0)
+
+
+def lived(system: interface.System, taken: Taken) -> list[tuple[object, ...]]:
+    """Have a VM live, and give what was told of it, without addresses and descriptors."""
+    with system.create_vm() as vm:
+        with system.map_anonymous(16 * PAGE) as ram, system.map_anonymous(PAGE, in_core=True):
+            vm.set_memslot(Memslot(0, 0x10_0000, 16 * PAGE, ram.hva, MemslotFlag.LOG_DIRTY_PAGES))
+            with pytest.raises(SystemCallError):
+                vm.set_memslot(Memslot(1, 0x10_4000, 16 * PAGE, ram.hva))
+            ram.discard(PAGE, 2 * PAGE)
+        vm.set_memslot(Memslot(0, 0x10_0000, 0, 0))
+        with pytest.raises(SystemCallError):
+            vm.create_guest_memfd(PAGE + 1)
+        shared = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
+        with vm.create_guest_memfd(8 * PAGE, shared) as file:
+            with file.map() as mapping:
+                vm.set_memslot(
+                    Memslot(2, 0x40_0000, 4 * PAGE, mapping.hva, guest_memfd=file,
+                            guest_memfd_offset=PAGE)
+                )  # fmt: skip
+            file.allocate(0, PAGE)
+            file.punch_hole(0, 2 * PAGE)
+        with vm.create_guest_memfd(PAGE) as file, pytest.raises(SystemCallError):
+            file.map()
+    system.close()
+    system.close()
+    return [
+        (one.name, one.request, re.sub(r"\d+$", "", one.target), one.structure, one.section,
+         one.errno, one.result < 0, [without_addresses(field) for field in one.given])
+        for one in taken.calls if ("vCPU fd" not in one.target and one.name != "ioctl")
+        or one.request in TOLD_BY_BOTH
+    ]  # fmt: skip
+
+
+TOLD_BY_BOTH = frozenset({
+    "KVM_CREATE_VM", "KVM_SET_USER_MEMORY_REGION", "KVM_SET_USER_MEMORY_REGION2",
+    "KVM_CREATE_GUEST_MEMFD",
+})  # fmt: skip
+
+
+def without_addresses(field: Field) -> Field:
+    if field.name in {"userspace_addr", "address", "guest_memfd"}:
+        return replace(field, value=None, raw=bytes(len(field.raw)))
+    return field
+
+
+@pytest.mark.kvm
+def test_the_model_tells_what_the_kernel_would_have_got() -> None:
+    by_kernel, by_model = Taken(), Taken()
+    with System(recorder=by_kernel) as system:
+        if not system.capabilities().guest_memfd_flags & GuestMemfdFlag.INIT_SHARED:
+            pytest.skip("this host's KVM has no guest_memfd that is shared")
+        told = lived(system, by_kernel)
+    modelled = lived(RecordedModelSystem(recorder=by_model), by_model)
+    assert modelled == told
+    assert {one.made for one in by_model.calls} == {Made.MODEL}
+    assert len(modelled) > 25
+    fds = [one.result for one in by_model.calls if one.request == "KVM_CREATE_VM"]
+    assert fds == [4]
+
+
+def test_the_model_tells_of_attributes_vcpus_and_exits() -> None:
+    taken = Taken()
+    with (
+        RecordedModelSystem(recorder=taken) as system,
+        system.create_vm(VmType.SW_PROTECTED) as vm,
+        system.map_anonymous(4 * PAGE) as ram,
+    ):
+        vm.set_memory_attributes(0x4000, PAGE, MemoryAttribute.PRIVATE)
+        made = taken.last("KVM_SET_MEMORY_ATTRIBUTES")
+        assert by_name(made.given)["attributes"].meaning == "PRIVATE"
+        with pytest.raises(SystemCallError):
+            vm.set_memory_attributes(0x4001, PAGE, MemoryAttribute.PRIVATE)
+        assert taken.last("KVM_SET_MEMORY_ATTRIBUTES").errno == errno.EINVAL
+        with ram.view() as view:
+            view[PAGE : PAGE + 3] = b"\xe6\x80\xf4"  # out 0x80, al; hlt
+        vm.set_memslot(Memslot(0, 0, 4 * PAGE, ram.hva))
+        with vm.create_vcpu(1) as vcpu:
+            assert taken.last("KVM_CREATE_VCPU").given == (number_field("argument", 1),)
+            sregs = vcpu.get_sregs()
+            vcpu.set_sregs(replace(sregs, cs=replace(sregs.cs, base=0, selector=0)))
+            vcpu.set_regs(Regs(rip=PAGE))
+            assert vcpu.run() == exits.IoOut(0x80, 1, 1, b"\0")
+        with pytest.raises(SystemCallError):
+            vm.create_vcpu(1)
+        assert taken.last("KVM_CREATE_VCPU").errno == errno.EEXIST
+        with pytest.raises(SystemCallError):
+            system.create_vm(VmType.TDX)
+        assert taken.last("KVM_CREATE_VM").given == (number_field("argument", 5, meaning="TDX"),)
+    assert taken.exits == [(1, exits.IoOut(0x80, 1, 1, b"\0"))]
+
+
+@pytest.mark.kvm
+def test_attributes_are_spelled_out_alike(system: System) -> None:
+    from pyvmm.hosts.call_fields import attributes_fields
+    from pyvmm.hosts.kvm.binding import new
+    from pyvmm.hosts.kvm.recording import fields_of
+
+    raw = new("struct kvm_memory_attributes *", {"address": 7, "size": 1 << 20, "attributes": 8})
+    structure, fields = attributes_fields(7, 1 << 20, 8)
+    assert fields_of(raw, structure) == fields

@@ -54,7 +54,8 @@ class Mapping(Owner):
         if recorder is not None:
             from pyvmm.hosts.kvm.recording import tell_map
 
-            tell_map(recorder, f"{what} fd {fd}", hva, size, flags)
+            kind = "guest_memfd" if file is None else file.WHAT
+            tell_map(recorder, f"{kind} fd {fd}", hva, size, flags)
         self._hva = check(hva, attempt)
         self._size = size
         if not in_core:
@@ -190,6 +191,10 @@ class Mapping(Owner):
             weakref.finalize(exporter, users.gone).atexit = False
 
 
+class _Memfd(FdOwner):
+    WHAT = "memfd"
+
+
 class _LastUser:
     """Unmaps a range when the last of its users has gone."""
 
@@ -214,7 +219,7 @@ def map_anonymous(size: int, *, in_core: bool = False, recorder: Recorder | None
     if size <= 0 or size % mmap.PAGESIZE:
         raise UsageError(attempt, f"not a positive multiple of the page size, {mmap.PAGESIZE}")
     try:
-        file = FdOwner(os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC), recorder)
+        file = _Memfd(os.memfd_create("pyvmm-guest", os.MFD_CLOEXEC), recorder)
     except OSError as error:
         raise refused(error.errno or 0, attempt) from error
     try:

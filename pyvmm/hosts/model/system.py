@@ -68,11 +68,15 @@ class ModelSystem(Owner):
 
     def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> ModelVm:
         """KVM_CREATE_VM. Raises `SystemCallError` for a type that is not offered."""
+        self.require_type(vm_type)
+        return ModelVm(vm_type, self._profile, self._mapped)
+
+    def require_type(self, vm_type: VmType) -> None:
+        """Raise `SystemCallError` for a type that is not offered."""
         if vm_type not in self.capabilities().vm_types:
             raise SystemCallError(
                 f"create a VM of type {vm_type.name}", errno.EINVAL, "EINVAL (not offered)"
             )
-        return ModelVm(vm_type, self._profile, self._mapped)
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> ModelMapping:
         """Guest RAM of `size` bytes; a core of this process has it only with `in_core`."""

@@ -88,13 +88,17 @@ class ModelVm(Owner):
         self, size: int, flags: GuestMemfdFlag = NO_GUEST_MEMFD_FLAGS
     ) -> ModelGuestMemfd:
         """KVM_CREATE_GUEST_MEMFD (api.rst 4.142)."""
+        self.require_creation(size, flags)
+        return ModelGuestMemfd(size, flags, self, self._profile, self._mapped)
+
+    def require_creation(self, size: int, flags: GuestMemfdFlag) -> None:
+        """Raise `SystemCallError` for a guest_memfd that cannot be made."""
         attempt = f"create a guest_memfd of {size} bytes, flags {int(flags):#x}"
         self._require_open(attempt)
         request = CreateGuestMemfd(size, int(flags), self._private)
         refusal = create_guest_memfd(request, self._profile)
         if refusal is not None:
             raise refused(attempt, refusal)
-        return ModelGuestMemfd(size, flags, self, self._profile, self._mapped)
 
     def set_memslot(self, memslot: Memslot) -> None:
         """KVM_SET_USER_MEMORY_REGION2 (api.rst 4.140)."""
@@ -265,15 +269,18 @@ class ModelVm(Owner):
 
     def create_vcpu(self, index: int) -> ModelVcpu:
         """The vCPU `index`, for the calling thread."""
-        from pyvmm.hosts.model.vcpu import ModelVcpu
-
         self._require_open(f"create vCPU {index}")
         if index in self._vcpus:
             raise SystemCallError(f"create vCPU {index}", errno.EEXIST, "EEXIST (there is one)")
-        vcpu = ModelVcpu(index, self, self.release)
+        vcpu = self._make_vcpu(index)
         self.hold()
         self._vcpus[index] = vcpu
         return vcpu
+
+    def _make_vcpu(self, index: int) -> ModelVcpu:
+        from pyvmm.hosts.model.vcpu import ModelVcpu
+
+        return ModelVcpu(index, self, self.release)
 
     # -- VcpuServices --
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Structures of KVM's interface as their fields: what the model would have given the kernel.
+
+Offsets and sizes are those of ``linux/kvm.h``; a test compares each with the structure itself.
+"""
+
+from __future__ import annotations
+
+from pyvmm.hosts.call_record import Field, in_units, meaning_of, number_field
+from pyvmm.hosts.interface import Memslot, MemslotFlag
+
+_REGION = "struct kvm_userspace_memory_region"
+_REGION2 = "struct kvm_userspace_memory_region2"
+_FILE = "struct kvm_create_guest_memfd"
+_ATTRIBUTES = "struct kvm_memory_attributes"
+
+
+def _numbers(structure: str, *rows: tuple[str, int, int, int]) -> tuple[Field, ...]:
+    return tuple(
+        number_field(name, value, size, meaning_of(structure, name, value), offset=offset)
+        for name, value, size, offset in rows
+    )
+
+
+def _zeroes(name: str, offset: int, size: int) -> Field:
+    return Field(name, bytes(size), offset)
+
+
+def memslot_fields(memslot: Memslot, file: int) -> tuple[str, tuple[Field, ...]]:
+    """(C type, fields) for a memslot; `file` is the descriptor of its guest_memfd, if it has one.
+
+    KVM_SET_USER_MEMORY_REGION (api.rst 4.35), with a guest_memfd the second form (4.140).
+    """
+    has_file = memslot.guest_memfd is not None or MemslotFlag.GUEST_MEMFD in memslot.flags
+    flags = int(memslot.flags | MemslotFlag.GUEST_MEMFD if has_file else memslot.flags)
+    structure = _REGION2 if has_file else _REGION
+    fields = _numbers(
+        structure,
+        ("slot", memslot.slot, 4, 0),
+        ("flags", flags, 4, 4),
+        ("guest_phys_addr", memslot.gpa, 8, 8),
+        ("memory_size", memslot.size, 8, 16),
+        ("userspace_addr", memslot.hva, 8, 24),
+    )
+    if has_file:
+        fields += _numbers(
+            structure,
+            ("guest_memfd_offset", memslot.guest_memfd_offset, 8, 32),
+            ("guest_memfd", file & 0xFFFF_FFFF, 4, 40),
+            ("pad1", 0, 4, 44),
+        )
+        fields += (_zeroes("pad2", 48, 112),)
+    return structure, fields
+
+
+def guest_memfd_fields(size: int, flags: int) -> tuple[str, tuple[Field, ...]]:
+    """(C type, fields) of KVM_CREATE_GUEST_MEMFD (api.rst 4.142)."""
+    fields = _numbers(_FILE, ("size", size, 8, 0), ("flags", flags, 8, 8))
+    return _FILE, (*fields, _zeroes("reserved", 16, 48))
+
+
+def attributes_fields(gpa: int, size: int, attributes: int) -> tuple[str, tuple[Field, ...]]:
+    """(C type, fields) of KVM_SET_MEMORY_ATTRIBUTES (api.rst 4.141)."""
+    return _ATTRIBUTES, _numbers(
+        _ATTRIBUTES,
+        ("address", gpa, 8, 0),
+        ("size", size, 8, 8),
+        ("attributes", attributes, 8, 16),
+        ("flags", 0, 8, 24),
+    )
+
+
+def range_fields(start_name: str, start: int, size: int) -> tuple[Field, ...]:
+    """The arguments of a call on [start, start + size), in bytes: `start_name` and the length."""
+    length = number_field("length", size, meaning=in_units(size))
+    return (number_field(start_name, start), length)
