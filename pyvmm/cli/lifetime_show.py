@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.standard_output import columns, print_answer
 from pyvmm.cli.story_files import check_outputs, read_stories, write_text
 from pyvmm.errors import ExitCode, UsageError
-from pyvmm.lifetime import drawing
 from pyvmm.lifetime.adapting import DESIGNS, adapted, design_named
+from pyvmm.lifetime.graph import Drawn
+from pyvmm.lifetime.graph_of_scene import drawn_of
+from pyvmm.lifetime.graph_text import to_text
 from pyvmm.lifetime.operations import Operation
 from pyvmm.lifetime.scenarios import BY_NAME, SCENARIOS
 from pyvmm.lifetime.universe import Universe
@@ -37,20 +38,25 @@ def command(options: argparse.Namespace) -> int:
     for name in names:
         # A story that was found with a remedy is drawn with it.
         design = design_named(own if own.startswith(name) else name)
-        drawn.append(drawing.scenes_of(adapted(operations, design, universe), design))
-    # Without a width there is room for everything.
-    if (columns() or math.inf) < drawing.width(len(drawn)):
-        lines = [line for each in drawn for line in (*drawing.text([each]), "")][:-1]
-    else:
-        lines = drawing.text(drawn)
+        drawn.append(drawn_of(adapted(operations, design, universe), design))
     try:
         for output in drawing_file:
-            from pyvmm.lifetime.svg import svg
+            from pyvmm.lifetime.graph_places import place
+            from pyvmm.lifetime.graph_svg import to_svg
 
-            write_text(output, svg(drawn))
+            write_text(output, to_svg(place(drawn, *_titled(options.scenario, drawn))))
     finally:
-        print_answer("\n".join(lines))
+        print_answer("\n".join(to_text(drawn, columns())))
     return ExitCode.OK
+
+
+def _titled(name: str, drawn: Sequence[Drawn]) -> tuple[str, str]:
+    """Title of a drawing, and a sentence on it."""
+    scenario = BY_NAME.get(name)
+    title = Path(name).stem if scenario is None else name
+    if len(drawn) == 1:
+        title += f": {drawn[0].design}"
+    return title, "" if scenario is None else scenario.about
 
 
 def _operations(name: str) -> tuple[Iterable[Operation], Universe, str]:

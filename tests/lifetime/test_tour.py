@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The sequences that take every transition, stories told under another design, and drawings."""
+"""The sequences that take every transition, and stories told under another design."""
 
 from __future__ import annotations
-
-from xml.dom import minidom
 
 import pytest
 
@@ -11,12 +9,10 @@ from pyvmm.errors import UsageError
 from pyvmm.lifetime.adapting import adapted, check_story, design_named, universe_named
 from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.designs import Design, file_pins_vm, memslot_pins_file
-from pyvmm.lifetime.drawing import scenes_of, text
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.scenarios import SCENARIOS, Scenario
 from pyvmm.lifetime.story import Story, Told
-from pyvmm.lifetime.svg import svg
 from pyvmm.lifetime.tour import tour
 from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
@@ -102,31 +98,3 @@ def test_every_scenario_can_be_done_to_the_end_under_some_design(scenario: Scena
     lengths = [len(adapted(scenario.operations, d, scenario.universe).steps) for d in DESIGNS]
     assert max(lengths) == len(scenario.operations)
     assert min(lengths) >= 5
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
-def test_drawings_have_a_scene_for_every_step_and_the_svg_is_xml(scenario: Scenario) -> None:
-    drawn = []
-    for design in DESIGNS:
-        story = adapted(scenario.operations, design, scenario.universe)
-        drawn.append(scenes_of(story, design))
-        assert len(drawn[-1].scenes) == len(story.steps) + 1
-    lines = text(drawn)
-    assert all(line.isascii() for line in lines)
-    assert max(map(len, lines)) <= 130
-    picture = minidom.parseString(svg(drawn))
-    assert len(picture.getElementsByTagName("line")) == sum(
-        len(scene.edges) for each in drawn for scene in each.scenes
-    )
-
-
-def test_who_pins_whom_is_drawn_as_it_is() -> None:
-    operations = (Operation(Kind.CREATE_VM), Operation(Kind.CREATE_FILE), Operation(Kind.BIND))
-    pictures = {
-        design.name: "\n".join(text([scenes_of(adapted(operations, design, STANDARD), design)]))
-        for design in DESIGNS
-    }
-    assert "[file0(1)] ==> [vm0(2)]  reference" in pictures["file-pins-vm"]
-    assert "[slot0]    --> [file0(1)]  pointer" in pictures["file-pins-vm"]
-    assert "[slot0]    ==> [file0(2)]  reference" in pictures["memslot-pins-file"]
-    assert "[file0(2)] --> [vm0(1)]  pointer" in pictures["memslot-pins-file"]
