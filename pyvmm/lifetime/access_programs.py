@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pyvmm.lifetime.endings import Endings
 from pyvmm.lifetime.locks import (
-    BLOCKED,
     BOTH_PAGES,
     F_FD,
     F_FREED,
@@ -43,28 +42,50 @@ from pyvmm.lifetime.locks import (
     mapping_of,
 )
 from pyvmm.lifetime.race_tasks import Task
+from pyvmm.lifetime.steps import Locking
 
 
 class Access(Endings):
     """Writes the programs that use a file's pages or take them away."""
 
     def _guest(self, task: Task) -> None:
+        """A fault: ``kvm_gmem_get_pfn``, then the mapping under mmu_lock unless it is stale."""
         v, s = task.vm, task.slot
-        floor = self.floor
-        at = SLOT[s]
 
         def lookup(w: Cells, t: int) -> str | None:
             w[THREAD[t] + T_READS] = SRCU
-            if w[at + S_STATE] != S_VISIBLE or w[at + S_VM] != v + 1:
+            if w[SLOT[s] + S_STATE] != S_VISIBLE or w[SLOT[s] + S_VM] != v + 1:
                 return "leave"
-            w[THREAD[t] + T_SLOT] = s + 1
             w[THREAD[t] + T_SEEN] = w[VM[v] + V_SEQUENCE]
             return None
 
+        def leave(w: Cells, t: int) -> str | None:
+            w[THREAD[t] + T_READS] = 0
+            return None
+
+        self._enter(v)
+        self._step("enter srcu, look the slot up", lookup)
+        self._get_file(s)
+        if self.locking is Locking.NEWEST:
+            self._lock_inode_shared()
+        self._find_page(s)
+        if self.locking is Locking.NEWEST:
+            self._unlock_inode_shared()
+        self._drop_got_file()
+        self._install_mapping(v, s)
+        self._label("leave")
+        if not self._pins and not self.floor.has(Protection.RELEASE_OUTSIDE_SRCU):
+            self._release_pending(" in srcu")
+        self._step("leave srcu", leave, quiet=True)
+
+    def _get_file(self, s: int) -> None:
+        """``kvm_gmem_get_file``; the proposal's slot holds its file."""
+        floor = self.floor
+
         def load(w: Cells, t: int) -> str | None:
-            if not floor.use_slot(w, s) or not w[at + S_FILE]:
+            if not floor.use_slot(w, s) or not w[SLOT[s] + S_FILE]:
                 return "leave"
-            w[THREAD[t] + T_FILE] = w[at + S_FILE]
+            w[THREAD[t] + T_FILE] = w[SLOT[s] + S_FILE]
             if not self._pins:
                 w[THREAD[t] + T_READS] = SRCU | RCU
             return None
@@ -79,43 +100,43 @@ class Access(Endings):
             w[f + F_REFS] += 1
             return None
 
-        def unget(w: Cells, t: int) -> str | None:
-            floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
-            return None
-
-        def leave(w: Cells, t: int) -> str | None:
-            w[THREAD[t] + T_READS] = 0
-            return None
-
-        self._enter(v)
-        self._step("enter srcu, look the slot up", lookup)
         self._step("load the slot's file", load)
         if not self._pins:
             self._step("get the file", get)
-        self._map_page(v, s)
-        self._label("unget")
-        if not self._pins:
-            self._step("drop the file", unget)
-        self._label("leave")
-        self._step("leave srcu", leave, quiet=True)
 
-    def _map_page(self, v: int, s: int) -> None:
-        """``__kvm_gmem_get_pfn``, then the mapping under mmu_lock unless it is stale."""
+    def _find_page(self, s: int) -> None:
+        """``__kvm_gmem_get_pfn``: the page, as a mapping of it; 0 where there is none."""
         floor = self.floor
-        at = SLOT[s]
 
         def find(w: Cells, t: int) -> str | None:
             f = w[THREAD[t] + T_FILE] - 1
             floor.use_slot(w, s)
+            page = first_page(w[SLOT[s] + S_PAGES])
             if w[FILE[f] + F_STATE] == F_FREED:
                 floor.harm(Harm.FREED_FILE)
-            page = first_page(w[at + S_PAGES])
-            if w[FILE[f] + F_STATE] != F_FREED and (
-                not floor.use_bindings(w, f) or floor.bound_slots(w, f, 1 << page) != [s]
-            ):
-                return "unget"
-            w[THREAD[t] + T_SLOT] = mapping_of(w, w[FILE[f] + F_INODE], page)
+            elif floor.use_bindings(w, f) and floor.bound_slots(w, f, 1 << page) == [s]:
+                w[THREAD[t] + T_SLOT] = mapping_of(w, w[FILE[f] + F_INODE], page)
             return None
+
+        self._step("find the page", find)
+
+    def _drop_got_file(self) -> None:
+        """The end of ``kvm_gmem_get_pfn``: the file is kept no longer, before the page is used."""
+
+        def drop(w: Cells, t: int) -> str | None:
+            self.floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+            return None
+
+        def found(w: Cells, t: int) -> str | None:
+            return None if w[THREAD[t] + T_SLOT] else "leave"
+
+        if not self._pins:
+            self._step("drop the file", drop)
+        self._step("was a page found?", found, quiet=True)
+
+    def _install_mapping(self, v: int, s: int) -> None:
+        """``kvm_tdp_mmu_map`` under mmu_lock, unless ``is_page_fault_stale``."""
+        floor = self.floor
 
         def install(w: Cells, t: int) -> str | None:
             vm = VM[v]
@@ -126,11 +147,10 @@ class Access(Endings):
             if stale and floor.has(Protection.RETRY):
                 return None
             if floor.use_slot(w, s):
-                w[at + S_MAPPING] = w[THREAD[t] + T_SLOT]
+                w[SLOT[s] + S_MAPPING] = w[THREAD[t] + T_SLOT]
                 floor.check_mappings(w)
             return None
 
-        self._step("find the page", find)
         self._step("install the mapping", install)
 
     def _punch(self, task: Task) -> None:
@@ -161,30 +181,23 @@ class Access(Endings):
         self._step("drop the file", fput)
 
     def _memory_error(self, task: Task) -> None:
-        """``kvm_gmem_error_folio``: no reference on a file or a VM, and the lock is shared."""
-        f = task.file
-        floor = self.floor
+        """``kvm_gmem_error_folio``: no reference on a file or a VM, and the lock is shared.
+
+        Of a page of inode0, which is what every start has.
+        """
 
         def find(w: Cells, _t: int) -> str | None:
-            return None if w[INODE[w[FILE[f] + F_INODE]] + I_FILES] else "end"
-
-        def lock(w: Cells, t: int) -> str | None:
-            inode = INODE[w[FILE[f] + F_INODE]]
-            return None if floor.take_shared(w, inode, t) else BLOCKED
-
-        def unlock(w: Cells, t: int) -> str | None:
-            floor.give_shared(w, INODE[w[FILE[f] + F_INODE]], t)
-            return None
+            return None if w[INODE[0] + I_FILES] else "end"
 
         self._step("find the page's inode", find)
-        self._step("lock the invalidate lock, shared", lock)
-        self._step("invalidate: begin, zap", self._invalidate_begin(f, task.pages))
-        self._step("invalidate: end", self._invalidate_end(f, task.pages))
-        self._step("unlock the invalidate lock, shared", unlock, quiet=True)
+        self._lock_inode_shared(0)
+        self._step("invalidate: begin, zap", self._invalidate_begin(None, task.pages))
+        self._step("invalidate: end", self._invalidate_end(None, task.pages))
+        self._unlock_inode_shared(0)
 
-    def _bound_files(self, w: Cells, f: int, pages: int) -> list[int]:
-        """The files of this one's inode that have a binding in a range."""
-        inode = w[FILE[f] + F_INODE]
+    def _bound_files(self, w: Cells, f: int | None, pages: int) -> list[int]:
+        """The files of this one's inode that have a binding in a range; None: of inode0."""
+        inode = 0 if f is None else w[FILE[f] + F_INODE]
         return [
             each
             for each, at in enumerate(FILE)
@@ -193,7 +206,7 @@ class Access(Endings):
             and self.floor.bound_slots(w, each, pages)
         ]
 
-    def _invalidate_begin(self, f: int, pages: int) -> Body:
+    def _invalidate_begin(self, f: int | None, pages: int) -> Body:
         """``__kvm_gmem_invalidate_start`` for each file: begun once, however many slots it has."""
 
         def body(w: Cells, _t: int) -> str | None:
@@ -207,7 +220,7 @@ class Access(Endings):
 
         return body
 
-    def _invalidate_end(self, f: int, pages: int) -> Body:
+    def _invalidate_end(self, f: int | None, pages: int) -> Body:
         def body(w: Cells, _t: int) -> str | None:
             for each in self._bound_files(w, f, pages):
                 v = w[FILE[each] + F_VM] - 1

@@ -104,37 +104,61 @@ class Endings(Steps):
     # What the last references do
 
     def _tail(self) -> None:
-        self._step("is a file to be released?", self._to_release, quiet=True)
-        self._release()
-        self._label("put")
-        self._step("is the thread in a VM?", self._in_vm, quiet=True)
-        self._step("leave the VM", self._leave_vm)
+        """``fput`` defers a release to the end of the system call, or to a kworker.
+
+        The VM's own file is put there, too, and their order is not promised. A file that pins its
+        VM is released before that is destroyed. Where none does, its release comes after.
+        """
+        if self._file_pins:
+            self._leave_vm()
+            self._release_pending()
+            self._destroy()
+        else:
+            self._leave_vm()
+            self._destroy()
+            self._release_pending()
+
+    @property
+    def _file_pins(self) -> bool:
+        return not self._pins and self.floor.has(Protection.FILE_PINS)
+
+    def _leave_vm(self) -> None:
+        def in_vm(w: Cells, t: int) -> str | None:
+            return None if w[THREAD[t] + T_HOLDS] else "left"
+
+        def leave(w: Cells, t: int) -> str | None:
+            held = w[THREAD[t] + T_HOLDS]
+            w[THREAD[t] + T_HOLDS] = 0
+            self.floor.put_vm(w, t, held - 1)
+            return None
+
+        self._step("is the thread in a VM?", in_vm, quiet=True)
+        self._step("leave the VM", leave)
         self._label("left")
-        self._step("is a VM to be destroyed?", self._to_destroy, quiet=True)
-        self._destroy()
 
-    def _to_release(self, w: Cells, t: int) -> str | None:
-        pending = w[THREAD[t] + T_PENDING]
-        if not pending:
-            return "put"
-        w[THREAD[t] + T_FILE] = pending
-        w[THREAD[t] + T_PENDING] = 0
-        return None
+    def _release_pending(self, suffix: str = "") -> None:
+        """``kvm_gmem_release`` of the file whose last reference this thread has dropped."""
+        done = f"released{suffix}"
 
-    def _in_vm(self, w: Cells, t: int) -> str | None:
-        return None if w[THREAD[t] + T_HOLDS] else "left"
+        def pending(w: Cells, t: int) -> str | None:
+            f = w[THREAD[t] + T_PENDING]
+            if not f:
+                return done
+            w[THREAD[t] + T_FILE] = f
+            w[THREAD[t] + T_PENDING] = 0
+            return None
 
-    def _leave_vm(self, w: Cells, t: int) -> str | None:
-        held = w[THREAD[t] + T_HOLDS]
-        w[THREAD[t] + T_HOLDS] = 0
-        self.floor.put_vm(w, t, held - 1)
-        return None
+        self._step("is a file to be released?", pending, quiet=True)
+        self._release(suffix)
+        self._label(done)
 
-    def _to_destroy(self, w: Cells, t: int) -> str | None:
-        return None if w[THREAD[t] + T_DYING] else "end"
-
-    def _release(self) -> None:
+    def _release(self, suffix: str) -> None:
         """``kvm_gmem_release``, and what ``__fput`` does after it."""
+        zapped = f"zapped{suffix}"
+
+        def look(w: Cells, t: int) -> str | None:
+            return None if self._look_at_bindings(w, t) else zapped
+
         if self._slots_lock_first:
             self._lock_slots(None)
             self._lock_inode()
@@ -142,12 +166,12 @@ class Endings(Steps):
             self._lock_inode()
             self._lock_slots(None)
         if not self._pins:
-            self._step("look at the bindings", self._look_at_bindings)
+            self._step("look at the bindings", look)
             self._step("clear the slots' file pointers", self._clear_pointers)
             if not self._slots_lock_first:
                 self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
             self._step("zap the bound slots", self._zap_bound)
-            self._label("released")
+            self._label(zapped)
             self._step("leave the inode's list", self._leave_list)
         if self._slots_lock_first:
             self._unlock_inode()
@@ -156,17 +180,17 @@ class Endings(Steps):
             self._unlock_slots(None)
             self._unlock_inode()
         self._step("free struct gmem_file", self._free_bindings)
-        if not self._pins:
+        if self._file_pins:
             self._step("drop the VM", self._drop_vm)
         self._step("free struct file", self._free_file)
 
-    def _look_at_bindings(self, w: Cells, t: int) -> str | None:
-        """Remember the bound slots, as a mask."""
+    def _look_at_bindings(self, w: Cells, t: int) -> bool:
+        """Remember the bound slots, as a mask; False: there is none."""
         f = w[THREAD[t] + T_FILE] - 1
         self.floor.use_bindings(w, f)
         bound = self.floor.bound_slots(w, f, BOTH_PAGES)
         w[THREAD[t] + T_SLOT] = sum(1 << s for s in bound)
-        return None if bound else "released"
+        return bool(bound)
 
     def _clear_pointers(self, w: Cells, t: int) -> str | None:
         for s in self._remembered(w, t):
@@ -210,6 +234,11 @@ class Endings(Steps):
     def _destroy(self) -> None:
         """``kvm_destroy_vm``: no slots_lock, as nobody else can reach the VM any more."""
         late = self._pins and not self.floor.has(Protection.SLOTS_FIRST)
+
+        def dying(w: Cells, t: int) -> str | None:
+            return None if w[THREAD[t] + T_DYING] else "destroyed"
+
+        self._step("is a VM to be destroyed?", dying, quiet=True)
         if not self._pins or late:
             self._step("tear the MMU down", self._tear_down)
         for s, at in enumerate(SLOT):
@@ -233,10 +262,9 @@ class Endings(Steps):
                 self._step("zap the slot", zap)
             self._gmem_unbind(s, f" {s}")
             self._step("free the slot", free)
-            if self._pins:
-                self._step("release the file?", self._free_unreferenced)
             self._label(skip)
         self._step("free the VM", self._free_vm)
+        self._label("destroyed")
 
     def _tear_down(self, w: Cells, t: int) -> str | None:
         """``kvm_arch_destroy_vm``: page tables go, and with them every mapping."""
@@ -250,16 +278,6 @@ class Endings(Steps):
     def _dying(self, w: Cells, t: int) -> list[int]:
         """The VMs whose last reference this thread has dropped."""
         return [v for v in range(VMS) if w[THREAD[t] + T_DYING] >> v & 1]
-
-    def _free_unreferenced(self, w: Cells, t: int) -> str | None:
-        """The proposal's release takes no lock and waits for nobody: one step."""
-        f = w[THREAD[t] + T_PENDING] - 1
-        if f >= 0:
-            w[THREAD[t] + T_PENDING] = 0
-            w[THREAD[t] + T_FILE] = f + 1
-            self._free_bindings(w, t)
-            self.floor.free_file(w, f)
-        return None
 
     def _free_vm(self, w: Cells, t: int) -> str | None:
         for v in self._dying(w, t):

@@ -73,6 +73,8 @@ class Protection(enum.Enum):
     UNLESS_ZERO = "a reference is taken only where the count is not zero"
     RETRY = "a fault is thrown away when an invalidation came between (mmu_invalidate_seq)"
     SLOTS_FIRST = "a dying VM deletes its slots before its MMU is torn down"
+    FILE_PINS = "a file takes a reference on its VM when it is created"
+    RELEASE_OUTSIDE_SRCU = "what a fault's fput defers runs when kvm->srcu is left"
 
 
 class Harm(enum.Enum):
@@ -176,8 +178,11 @@ class Floor:
             self.harm(Harm.DOUBLE_FREE)
             return
         w[at + F_REFS] -= 1
-        if not w[at + F_REFS]:
-            w[THREAD[t] + T_PENDING] = f + 1
+        if w[at + F_REFS]:
+            return
+        if w[THREAD[t] + T_PENDING]:
+            raise RuntimeError("a thread has two files to release: give it a cell for each")
+        w[THREAD[t] + T_PENDING] = f + 1
 
     def put_vm(self, w: Cells, t: int, v: int) -> None:
         """Drop a reference; the last one leaves the VM's destruction to this thread."""

@@ -35,6 +35,8 @@ _MAINLINE = (
     Protection.FILE_MEMORY,
     Protection.UNLESS_ZERO,
     Protection.RETRY,
+    Protection.FILE_PINS,
+    Protection.RELEASE_OUTSIDE_SRCU,
 )
 _V11 = (
     Protection.SLOTS_LOCK,
@@ -44,10 +46,13 @@ _V11 = (
     Protection.FILE_MEMORY,
     Protection.UNLESS_ZERO,
     Protection.RETRY,
+    Protection.FILE_PINS,
+    Protection.RELEASE_OUTSIDE_SRCU,
 )
 PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
     Locking.MAINLINE: _MAINLINE,
     Locking.MAINLINE_BEFORE: _MAINLINE,
+    Locking.NEWEST: _MAINLINE,
     Locking.V11: _V11,
     Locking.V11_ORDER: _V11,
     Locking.PROPOSAL: (
@@ -109,8 +114,8 @@ class Scenario:
         return f"{self.start}: " + " | ".join(map(str, self.tasks))
 
 
-def start_cells(name: str, locking: Locking) -> Cells:
-    """The cells of a start."""
+def start_cells(name: str, locking: Locking, held: frozenset[Protection]) -> Cells:
+    """The cells of a start, where the protections in `held` were not dropped."""
     pins = locking is Locking.PROPOSAL
     w = Cells(SIZE)
     for at in VM:
@@ -120,18 +125,18 @@ def start_cells(name: str, locking: Locking) -> Cells:
         w[INODE[0] + locks.I_FILES] += 1
         if not pins:
             w[FILE[f] + locks.F_VM] = f + 1
-            w[VM[f] + locks.V_REFS] += 1
+            w[VM[f] + locks.V_REFS] += Protection.FILE_PINS in held
         if name != "unbound":
             _bound(w, f, f, name != "bound", pins)
     if name == "twice":
         _bound(w, 0, 1, True, pins)
-    if name == "half-closed":
+    if name == "half-closed" and (pins or Protection.FILE_PINS in held):
         fd, refs = (
             (FILE[0] + locks.F_FD, FILE[0] + locks.F_REFS)
             if pins
             else (VM[0] + locks.V_FD, VM[0] + locks.V_REFS)
         )
-        w[fd] -= 1
+        w[fd] = 0
         w[refs] -= 1
     return w
 

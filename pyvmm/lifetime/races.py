@@ -99,6 +99,10 @@ def _harm_of_files(w: Cells) -> Harm | None:
     for f, at in enumerate(FILE):
         if w[at + locks.F_STATE] == locks.F_LIVE and not w[at + locks.F_REFS]:
             return Harm.LEFT_OVER
+        v = w[at + locks.F_VM] - 1
+        named = w[at + locks.F_STATE] == locks.F_LIVE and v >= 0
+        if named and w[VM[v] + locks.V_STATE] != locks.V_LIVE:
+            return Harm.STALE_POINTER
         bindings = at + locks.F_BINDINGS
         for binding in w[bindings : bindings + locks.PAGES]:
             if not binding:
@@ -167,7 +171,7 @@ class _Search:
     def race(self, scenario: Scenario) -> Raced:
         """Follow every interleaving of a scenario."""
         programs = [self._program(task) for task in scenario.tasks]
-        start = bytes(start_cells(scenario.start, self._locking))
+        start = bytes(start_cells(scenario.start, self._locking, self._floor.held))
         ahead: dict[int, dict[Where, int]] = {0: {start: 1}}
         states = steps = schedules = 0
         harmful = False

@@ -39,6 +39,7 @@ class Locking(enum.Enum):
     MAINLINE_BEFORE = (
         "file-pins-vm, 6.8 to 7.0: a dying file is unbound without the invalidate lock"
     )
+    NEWEST = "file-pins-vm, newest (not merged): a fault shares the invalidate lock"
     V11 = "file-pins-vm, v11: the invalidate lock, then slots_lock; unbinding skips a dying file"
     V11_ORDER = "file-pins-vm, v11's lock order with mainline's unbinding"
     PROPOSAL = "memslot-pins-file"
@@ -77,7 +78,7 @@ class Steps:
 
     @property
     def _slots_lock_first(self) -> bool:
-        return self.locking in (Locking.MAINLINE, Locking.MAINLINE_BEFORE)
+        return self.locking in (Locking.MAINLINE, Locking.MAINLINE_BEFORE, Locking.NEWEST)
 
     @property
     def _pins(self) -> bool:
@@ -124,11 +125,33 @@ class Steps:
 
     def _unlock_inode(self) -> None:
         def body(w: Cells, t: int) -> str | None:
-            inode = w[FILE[w[THREAD[t] + T_FILE] - 1] + F_INODE]
-            self.floor.give(w, INODE[inode] + I_LOCK, t)
+            self.floor.give(w, INODE[self._inode_of(w, t)] + I_LOCK, t)
             return None
 
         self._step("unlock the invalidate lock", body, quiet=True)
+
+    def _lock_inode_shared(self, inode: int | None = None) -> None:
+        """Of this inode; None: of the thread's file."""
+
+        def body(w: Cells, t: int) -> str | None:
+            own = self._inode_of(w, t) if inode is None else inode
+            if inode is None and w[FILE[w[THREAD[t] + T_FILE] - 1] + F_STATE] == F_FREED:
+                self.floor.harm(Harm.FREED_FILE)
+            return None if self.floor.take_shared(w, INODE[own], t) else BLOCKED
+
+        self._step("lock the invalidate lock, shared", body)
+
+    def _unlock_inode_shared(self, inode: int | None = None) -> None:
+        def body(w: Cells, t: int) -> str | None:
+            own = self._inode_of(w, t) if inode is None else inode
+            self.floor.give_shared(w, INODE[own], t)
+            return None
+
+        self._step("unlock the invalidate lock, shared", body, quiet=True)
+
+    def _inode_of(self, w: Cells, t: int) -> int:
+        """The inode of the thread's file."""
+        return w[FILE[w[THREAD[t] + T_FILE] - 1] + F_INODE]
 
     def _grace(self, what: str, protection: Protection, section: int) -> None:
         def begin(w: Cells, t: int) -> str | None:
