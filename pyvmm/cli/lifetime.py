@@ -49,7 +49,8 @@ def _add_explore(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--universe",
         default="standard",
         metavar="NAME",
-        help="standard, family, linked, small, vcpus, or numbers: vms=2,files=2,slots=2,pages=2,"
+        help="standard, family, linked, small, vcpus, errors, "
+        "failures, types, or numbers: vms=2,files=2,slots=2,pages=2,"
         "processes=1,handles=2 (default: standard)",
     )
     explore.add_argument(

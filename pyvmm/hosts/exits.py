@@ -14,8 +14,10 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-EHWPOISON: Final = 133
-"""``include/uapi/asm-generic/errno.h``; Python's errno module has it under some libcs only."""
+from pyvmm.rules import abi
+
+EHWPOISON: Final = abi.EHWPOISON
+"""Errno of KVM_RUN where a page that the guest touches has a memory error."""
 
 
 class _WithoutValues:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyvmm.lifetime.layout import (
+    ALIVE,
     FILE_HANDLES,
     FILE_INODE,
     INODE_TAGS,
@@ -17,7 +18,7 @@ from pyvmm.lifetime.layout import (
 )
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.parts import OK, Do, Part
-from pyvmm.lifetime.questions import FILE_FLAGS, Serving, host_sees, served_offset
+from pyvmm.lifetime.questions import FILE_FLAGS, Serving, host_sees, served
 from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.lifecycle import Event
 
@@ -32,6 +33,7 @@ class Accesses(Part):
             Kind.GUEST_WRITE: self._guest_write,
             Kind.HOST_READ: self._host_read,
             Kind.PUNCH: self._punch,
+            Kind.PAGE_ERROR: self._page_error,
         }
 
     def _guest_read(self, cells: Cells, op: Operation) -> str | None:
@@ -50,9 +52,11 @@ class Accesses(Part):
             f = cells[at + SLOT_FILE] - 1
             flags = self.flags_of(cells, f) if f >= 0 else FILE_FLAGS
             private = self.is_private(cells, cells[at] - 1)
-            offset = served_offset(Serving(f >= 0, cells[at + SLOT_PAGE], write, flags, private))
-            if offset is None:
-                return "EFAULT"
+            page = cells[at + SLOT_PAGE]
+            poisoned = f >= 0 and self._is_poisoned(cells, f, page)
+            offset = served(Serving(f >= 0, page, write, flags, private, poisoned))
+            if isinstance(offset, str):
+                return offset
             inode = cells[layout.file[f] + FILE_INODE] - 1
             mapping = 1 + inode * self.universe.pages + offset // PAGE_SIZE
         inode, page = divmod(mapping - 1, self.universe.pages)
@@ -69,7 +73,8 @@ class Accesses(Part):
         p = self.layout.mappings
         if not any(cells[at + p : at + p + self.universe.processes]):
             return None
-        if not host_sees(op.page, self.universe.pages, self.flags_of(cells, op.file)):
+        flags, poisoned = self.flags_of(cells, op.file), self._is_poisoned(cells, op.file, op.page)
+        if not host_sees(op.page, self.universe.pages, flags, poisoned):
             return "SIGBUS"
         inode = self.layout.inode[cells[at + FILE_INODE] - 1]
         return self._sees(cells[inode + INODE_TAGS + op.page])
@@ -81,6 +86,21 @@ class Accesses(Part):
         inode = cells[at + FILE_INODE] - 1
         self.bodies.run(Event.PUNCH_HOLE, cells, f=op.file, inode=inode, page=op.page)
         return OK
+
+    def _page_error(self, cells: Cells, op: Operation) -> str | None:
+        at = self.layout.file[op.file]
+        if not cells[at + ALIVE] or self._is_poisoned(cells, op.file, op.page):
+            return None
+        inode = cells[at + FILE_INODE] - 1
+        cells[self.layout.inode[inode] + self.layout.page_errors + op.page] = 1
+        self.bodies.run(Event.PAGE_ERROR, cells, f=op.file, inode=inode, page=op.page)
+        return OK
+
+    def _is_poisoned(self, cells: Cells, f: int, page: int) -> bool:
+        if self.layout.page_errors < 0:
+            return False
+        inode = self.layout.inode[cells[self.layout.file[f] + FILE_INODE] - 1]
+        return bool(cells[inode + self.layout.page_errors + page])
 
     def _sees(self, tag: int) -> str:
         if not tag:

@@ -9,6 +9,8 @@ from dataclasses import fields
 
 from pyvmm.errors import UsageError
 from pyvmm.lifetime.designs import (
+    JUDGED_FLAGS,
+    NAMED_FIRST,
     Design,
     Remedy,
     file_pins_vm,
@@ -48,7 +50,13 @@ def design_named(name: str, remedies: Iterable[str] = ()) -> Design:
             raise UsageError("add a remedy to file-pins-vm", "it needs none")
         return file_pins_vm_with_any_link() if marks else file_pins_vm()
     if base == "memslot-pins-file":
-        return memslot_pins_file(*(REMEDIES[each] for each in (*marks, *chosen)))
+        variants = {JUDGED_FLAGS, NAMED_FIRST} & set(marks)
+        remedied = [each for each in marks if each not in variants]
+        return memslot_pins_file(
+            *(REMEDIES[each] for each in (*remedied, *chosen)),
+            judges_flags=JUDGED_FLAGS in variants,
+            names_first=NAMED_FIRST in variants,
+        )
     raise UsageError(f"use the design {name!r}", "there is none", f"it is one of {DESIGNS}")
 
 

@@ -77,6 +77,11 @@ class Bodies:
             Effect.FREE_PUNCHED_PAGES: self._free_punched_pages,
         }
         self._bodies = {event: [effects[each] for each in lifecycle.of(event)] for event in Event}
+        binding = lifecycle.of(Event.BIND)
+        stored = (
+            binding.index(Effect.FILE_NAMES_SLOT) + 1 if Effect.FILE_NAMES_SLOT in binding else 0
+        )
+        self._bodies[Event.BIND_FAILS][:0] = [effects[each] for each in binding[:stored]]
 
     def run(
         self,
@@ -319,4 +324,7 @@ class Bodies:
         mapped = 1 + t.inode * self.universe.pages + t.page
         if any(cells[at + SLOT_MAPPING] == mapped for at in self.layout.slot):
             self.faults.append(MAPPING_OUTLIVED)
-        cells[self.layout.inode[t.inode] + INODE_TAGS + t.page] = 0
+        at = self.layout.inode[t.inode]
+        cells[at + INODE_TAGS + t.page] = 0
+        if self.layout.page_errors >= 0:
+            cells[at + self.layout.page_errors + t.page] = 0  # another page will come

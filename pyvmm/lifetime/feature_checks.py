@@ -4,7 +4,16 @@
 from __future__ import annotations
 
 from pyvmm.lifetime.checks import World
-from pyvmm.lifetime.layout import SLOT_VM, VM_HANDLES, State
+from pyvmm.lifetime.layout import (
+    FILE_INODE,
+    SLOT_FILE,
+    SLOT_MAPPING,
+    SLOT_PAGE,
+    SLOT_VM,
+    VM_HANDLES,
+    State,
+)
+from pyvmm.lifetime.operations import Kind, Operation
 
 
 def slots_can_be_changed(w: World, state: State) -> str | None:
@@ -20,3 +29,41 @@ def slots_can_be_changed(w: World, state: State) -> str | None:
         if runs and not any(state[at + VM_HANDLES : at + VM_HANDLES + processes]):
             return f"the guest of vm{v - 1} runs, and nobody can delete its slot{s}"
     return None
+
+
+def errors_are_told(
+    w: World, before: State, operation: Operation, outcome: str, _after: State
+) -> str | None:
+    """Check that no contents come of reading a page that has an error."""
+    layout = w.layout
+    if operation.kind is Kind.HOST_READ:
+        who, page = "the host", operation.page
+        inode = before[layout.file[operation.file] + FILE_INODE]
+    else:
+        who = f"the guest of vm{before[layout.slot[operation.slot] + SLOT_VM] - 1}"
+        inode, page = _page_of(w, before, operation.slot)
+    if not inode or not before[layout.inode[inode - 1] + layout.page_errors + page]:
+        return None
+    if outcome in ("EHWPOISON", "SIGBUS"):
+        return None
+    return f"{who} reads page{page}, which has a memory error, and is told nothing"
+
+
+def _page_of(w: World, state: State, s: int) -> tuple[int, int]:
+    """The page that a guest reaches through a slot: its inode, one higher, and its number."""
+    layout = w.layout
+    at = layout.slot[s]
+    if state[at + SLOT_MAPPING]:
+        inode, page = divmod(state[at + SLOT_MAPPING] - 1, layout.universe.pages)
+        return inode + 1, page
+    f = state[at + SLOT_FILE]
+    return (state[layout.file[f - 1] + FILE_INODE] if f else 0), state[at + SLOT_PAGE]
+
+
+def failure_changes_nothing(
+    _w: World, before: State, operation: Operation, _outcome: str, after: State
+) -> str | None:
+    """Check that all is as before."""
+    if before == after:
+        return None
+    return f"slot{operation.slot} was not bound to file{operation.file}, but not all is as before"

@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     LINK = "link a second file"
     LINK_UNOWNED = "link a second file for no VM"
     BIND = "bind"
+    BIND_FAILS = "bind, where memory runs out"
     UNBIND = "delete a slot"
     MOVE = "move a slot"
     DUP_VM = "duplicate a VM's descriptor"
@@ -37,6 +38,7 @@ class Kind(enum.Enum):
     GUEST_WRITE = "the guest writes"
     HOST_READ = "the host reads"
     PUNCH = "punch a hole"
+    PAGE_ERROR = "a page has a memory error"
 
 
 class Operation(NamedTuple):
@@ -95,6 +97,7 @@ _TEXT = {
     Kind.LINK: "{p}: link another file to the inode of {file}, for {vm}",
     Kind.LINK_UNOWNED: "{p}: link another file to the inode of {file}",
     Kind.BIND: "{p}: bind {slot} of {vm} to {page} of {file}",
+    Kind.BIND_FAILS: "{p}: bind {slot} of {vm} to {page} of {file}, and memory runs out",
     Kind.UNBIND: "{p}: delete {slot}",
     Kind.MOVE: "{p}: move {slot} to another address",
     Kind.DUP_VM: "{p}: dup the descriptor of {vm}",
@@ -110,6 +113,7 @@ _TEXT = {
     Kind.GUEST_WRITE: "guest: write through {slot}",
     Kind.HOST_READ: "host: read {page} of {file} through a mapping",
     Kind.PUNCH: "{p}: punch {page} out of {file}",
+    Kind.PAGE_ERROR: "hardware: a memory error in {page} of {file}",
 }
 
 
@@ -139,15 +143,16 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
             yield from _of_one_machine(universe, p)
             for f, v in product(files, creators):
                 yield Operation(linking, p, vm=v, file=f)
-    for v, s, f, page in product(vms, slots, files, pages):
-        yield Operation(Kind.BIND, vm=v, slot=s, file=f, page=page)
+    binding = (Kind.BIND, Kind.BIND_FAILS) if universe.failures else (Kind.BIND,)
+    for v, s, f, page, kind in product(vms, slots, files, pages, binding):
+        yield Operation(kind, vm=v, slot=s, file=f, page=page)
     for s in slots:
         for kind in (Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE):
             yield Operation(kind, slot=s)
-    for f, page in product(files, pages):
-        if universe.host_maps:
-            yield Operation(Kind.HOST_READ, file=f, page=page)
-        yield Operation(Kind.PUNCH, file=f, page=page)
+    of_pages = [Kind.HOST_READ] if universe.host_maps else []
+    of_pages += [Kind.PUNCH, Kind.PAGE_ERROR] if universe.errors else [Kind.PUNCH]
+    for f, page, kind in product(files, pages, of_pages):
+        yield Operation(kind, file=f, page=page)
 
 
 def _of_a_vm(universe: Universe, p: int, v: int) -> Iterator[Operation]:

@@ -178,6 +178,22 @@ OF_FEATURES = (
         state=feature_checks.slots_can_be_changed,
         needs=Feature.VCPUS,
     ),
+    Property(
+        "errors-are-told",
+        "A page that has a memory error is never read as if it had none.",
+        Role.INVARIANT,
+        step=feature_checks.errors_are_told,
+        kinds=frozenset({Kind.GUEST_READ, Kind.HOST_READ}),
+        needs=Feature.ERRORS,
+    ),
+    Property(
+        "failure-changes-nothing",
+        "A binding that fails leaves everything as it was.",
+        Role.INVARIANT,
+        step=feature_checks.failure_changes_nothing,
+        kinds=frozenset({Kind.BIND_FAILS}),
+        needs=Feature.FAILURES,
+    ),
 )
 """Properties that only universes with a feature can show."""
 

@@ -29,7 +29,7 @@ from pyvmm.rules.access import (
 from pyvmm.rules.files import Mmap, mmap
 from pyvmm.rules.memslots import GuestMemfdFile, SetRegion, Slot, set_region
 from pyvmm.rules.profile import PrivateBy, Profile
-from pyvmm.rules.rule import Refusal
+from pyvmm.rules.rule import Refusal, errno_name
 
 FILE_FLAGS = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
 """Flags of files that the host can look into, too; those of private memory have none."""
@@ -110,7 +110,7 @@ class Serving(NamedTuple):
     """A guest's access to the page that a slot is bound to.
 
     `is_open`: the slot has its file. `flags` and `private_vm` are those of `Binding`; all that a VM
-    with private memory has in a guest_memfd is private.
+    with private memory has in a guest_memfd is private. `poisoned`: the page has a memory error.
     """
 
     is_open: bool
@@ -118,28 +118,29 @@ class Serving(NamedTuple):
     write: bool
     flags: int = FILE_FLAGS
     private_vm: bool = False
+    poisoned: bool = False
 
 
 @cache
-def served_offset(asked: Serving) -> int | None:
-    """The file offset, in bytes, that serves a guest's access; None where it faults (EFAULT)."""
-    bound = Bound(asked.page * PAGE_SIZE, asked.flags, asked.is_open)
+def served(asked: Serving) -> int | str:
+    """The file offset, in bytes, that serves a guest's access; the errno's name where it faults."""
+    bound = Bound(asked.page * PAGE_SIZE, asked.flags, asked.is_open, asked.poisoned)
     private_by = PrivateBy.ATTRIBUTES if asked.private_vm else PrivateBy.NOBODY
     access = GuestAccess(
         0, asked.write, private_by, asked.private_vm, slot_of(0), bound, host_mapped=False
     )
-    served = guest_access(access)
-    if isinstance(served, ServedByGuestMemfd):
-        return served.offset
-    if isinstance(served, MemoryFault | PlainFault):
-        return None
-    raise InternalError("serve a guest's access", f"a slot with a file gave {served}")
+    answer = guest_access(access)
+    if isinstance(answer, ServedByGuestMemfd):
+        return answer.offset
+    if isinstance(answer, MemoryFault | PlainFault):
+        return errno_name(answer.errno)
+    raise InternalError("serve a guest's access", f"a slot with a file gave {answer}")
 
 
 @cache
-def host_sees(page: int, pages: int, flags: int = FILE_FLAGS) -> bool:
+def host_sees(page: int, pages: int, flags: int, poisoned: bool) -> bool:
     """Tell whether the host's access to a page of its mapping is served; SIGBUS otherwise."""
-    access = HostAccess(page * PAGE_SIZE, pages * PAGE_SIZE, flags)
+    access = HostAccess(page * PAGE_SIZE, pages * PAGE_SIZE, flags, poisoned)
     return isinstance(host_access(access), ServedByGuestMemfd)
 
 

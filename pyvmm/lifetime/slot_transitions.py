@@ -27,11 +27,25 @@ class Slots(Part):
         """Functions by the kinds that they do."""
         return {
             Kind.BIND: self._bind,
+            Kind.BIND_FAILS: self._bind_fails,
             Kind.UNBIND: self._unbind,
             Kind.MOVE: self._move,
         }
 
     def _bind(self, cells: Cells, op: Operation) -> str | None:
+        refusal = self._refusal(cells, op)
+        if refusal == OK:
+            self.bodies.run(Event.BIND, cells, v=op.vm, f=op.file, s=op.slot, page=op.page)
+        return refusal
+
+    def _bind_fails(self, cells: Cells, op: Operation) -> str | None:
+        if self._refusal(cells, op) != OK:
+            return None  # it does not come as far as that
+        self.bodies.run(Event.BIND_FAILS, cells, v=op.vm, f=op.file, s=op.slot, page=op.page)
+        return "ENOMEM"
+
+    def _refusal(self, cells: Cells, op: Operation) -> str | None:
+        """The errno's name if a binding is refused; OK if it is not."""
         layout = self.layout
         vm_at, file_at, slot_at = layout.vm[op.vm], layout.file[op.file], layout.slot[op.slot]
         if not self.some_process(cells, vm_at + VM_HANDLES, file_at + FILE_HANDLES):
@@ -57,11 +71,7 @@ class Slots(Part):
             self.flags_of(cells, op.file),
             self.is_private(cells, op.vm),
         )
-        refusal = binding_refusal(self.design.profile, binding)
-        if refusal is not None:
-            return refusal
-        self.bodies.run(Event.BIND, cells, v=op.vm, f=op.file, s=op.slot, page=op.page)
-        return OK
+        return binding_refusal(self.design.profile, binding) or OK
 
     def _vm_for_binding(self, cells: Cells, op: Operation) -> int:
         """The VM that the file can be bound for, as far as the design can tell."""

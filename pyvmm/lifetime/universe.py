@@ -85,5 +85,11 @@ SMALL = Universe("small", vms=2, files=1, slots=1, pages=1, processes=1, handles
 """The least in which two VMs meet over one file."""
 VCPUS = Universe("vcpus", vms=2, files=1, slots=1, pages=1, processes=1, handles=1, vcpus=1)
 """The small one, where a guest is run by its vCPU's descriptor."""
+ERRORS = Universe("errors", vms=1, files=1, slots=2, pages=2, processes=1, handles=1, errors=True)
+"""Two slots of one VM over a file whose pages can have memory errors."""
+FAILURES = Universe(
+    "failures", vms=2, files=1, slots=1, pages=1, processes=1, handles=1, failures=True
+)
+"""The small one, where bindings can fail."""
 
-UNIVERSES = {each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS)}
+UNIVERSES = {each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES)}

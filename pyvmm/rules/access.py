@@ -13,7 +13,12 @@ import errno
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.rules.abi import GUEST_MEMFD_FLAG_INIT_SHARED, KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
+from pyvmm.rules.abi import (
+    EHWPOISON,
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_READONLY,
+)
 from pyvmm.rules.memslots import Slot, is_guest_memfd_only
 from pyvmm.rules.profile import PrivateBy
 
@@ -24,11 +29,13 @@ class Bound:
 
     `offset` is the file offset, in bytes, of the slot's first byte; `flags` those that the file was
     created with. `open` is whether the file is still there: a slot outlives its file in mainline.
+    `poisoned`: the page accessed has a memory error.
     """
 
     offset: int
     flags: int
     open: bool
+    poisoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,8 @@ def guest_access(access: GuestAccess) -> AccessOutcome:
             return MemoryFault(access.gpa, private, errno.EFAULT, "access-no-private-side")
         if not bound.open:  # kvm_gmem_get_pfn: kvm_gmem_get_file gives NULL
             return MemoryFault(access.gpa, private, errno.EFAULT, "access-file-closed")
+        if bound.poisoned:  # __kvm_gmem_get_pfn: folio_test_hwpoison
+            return MemoryFault(access.gpa, private, EHWPOISON, "access-poisoned")
         return ServedByGuestMemfd(bound.offset + access.gpa - slot.gpa)
     if access.write and slot.flags & KVM_MEM_READONLY:
         return Mmio.READ_ONLY  # kvm_handle_error_pfn: KVM_PFN_ERR_RO_FAULT
@@ -126,11 +135,15 @@ def guest_access(access: GuestAccess) -> AccessOutcome:
 
 @dataclass(frozen=True, slots=True)
 class HostAccess:
-    """The host touches its mapping of a guest_memfd at file offset `offset`, in bytes."""
+    """The host touches its mapping of a guest_memfd at file offset `offset`, in bytes.
+
+    `poisoned`: the page there has a memory error.
+    """
 
     offset: int
     file_size: int
     flags: int
+    poisoned: bool = False
 
 
 class BusError(enum.Enum):
@@ -138,12 +151,15 @@ class BusError(enum.Enum):
 
     BEYOND_END = "beyond the end of the file"
     PRIVATE = "the file's memory is private: created without GUEST_MEMFD_FLAG_INIT_SHARED"
+    POISONED = "the page has a memory error"
 
 
 def host_access(access: HostAccess) -> ServedByGuestMemfd | BusError:
-    """Decide the outcome of a host's access (``kvm_gmem_fault_user_mapping``)."""
+    """Decide the outcome of a host's access (``kvm_gmem_fault_user_mapping``, ``__do_fault``)."""
     if access.offset >= access.file_size:
         return BusError.BEYOND_END
     if not access.flags & GUEST_MEMFD_FLAG_INIT_SHARED:
         return BusError.PRIVATE
+    if access.poisoned:  # __do_fault: PageHWPoison; where it was mapped before, do_swap_page
+        return BusError.POISONED
     return ServedByGuestMemfd(access.offset)

@@ -9,6 +9,9 @@ follow the same table.
 An object is freed when its last reference is dropped: that is `RELEASE_FILE` for a file, `FREE_VM`
 for a VM. Descriptors and mappings hold one reference each: a descriptor its file or VM, a mapping
 its file. An inode goes with its last file (`EVICT_INODE`).
+
+A binding that fails has had the effects of `BIND` up to `FILE_NAMES_SLOT`, where the memory runs
+out; those of `BIND_FAILS` take them back.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ class Event(enum.Enum):
     CREATE_FILE = "a guest_memfd is created"
     LINK_FILE = "a second file is made for the inode of a first"
     BIND = "a memslot is bound to a file"
+    BIND_FAILS = "a binding runs out of memory where its slot is stored"
     UNBIND = "a memslot is deleted"
     RELEASE_FILE = "a file's last reference is dropped"
     FREE_VM = "a VM's last reference is dropped"
     EVICT_INODE = "an inode's last file is gone"
     PUNCH_HOLE = "pages of a file are punched out"
+    PAGE_ERROR = "a page has a memory error"
 
 
 class Effect(enum.Enum):
@@ -84,6 +89,8 @@ class Lifecycle:
 SHARED_EFFECTS: Mapping[Event, tuple[Effect, ...]] = {
     Event.EVICT_INODE: (Effect.FREE_PAGES,),
     Event.PUNCH_HOLE: (Effect.ZAP_PAGES, Effect.FREE_PUNCHED_PAGES),
+    # kvm_gmem_error_folio: the page stays where it is, and is found to be poisoned when faulted in
+    Event.PAGE_ERROR: (Effect.ZAP_PAGES,),
     Event.FREE_VM: (Effect.DELETE_SLOTS,),
 }
 """Effects that do not depend on who pins whom."""
@@ -98,6 +105,9 @@ FILE_PINS_VM = Lifecycle(
         # kvm_gmem_prepare_memory_region, kvm_gmem_commit_memory_region; the reference that fget
         # took is dropped in kvm_set_memory_region: "The file pins KVM, not the other way 'round"
         Event.BIND: (Effect.SLOT_NAMES_FILE, Effect.FILE_NAMES_SLOT),
+        # kvm_gmem_commit_memory_region stores NULL over what it has stored, kvm_set_memory_region
+        # frees the slot; up to 7.0: out_unbind
+        Event.BIND_FAILS: (Effect.FILE_FORGETS_SLOT, Effect.SLOT_GOES),
         # kvm_arch_flush_shadow_memslot, kvm_gmem_unbind, kvm_free_memslot
         Event.UNBIND: (Effect.ZAP_SLOT, Effect.FILE_FORGETS_SLOT, Effect.SLOT_GOES),
         # kvm_gmem_release

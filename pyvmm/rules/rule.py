@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from pyvmm.rules.abi import EHWPOISON
 from pyvmm.rules.profile import Profile
 
 Request = TypeVar("Request")
@@ -24,12 +25,19 @@ class Refusal:
     @property
     def errno_name(self) -> str:
         """``EINVAL`` and the like."""
-        # Linux has one number for these two, and its manual pages say EOPNOTSUPP.
-        name = errno.errorcode[self.errno]
-        return "EOPNOTSUPP" if name == "ENOTSUP" else name
+        return errno_name(self.errno)
 
     def __str__(self) -> str:
         return f"{self.errno_name}: {self.cause}"
+
+
+def errno_name(number: int) -> str:
+    """``EINVAL`` and the like, as Linux's manual pages have them."""
+    if number == EHWPOISON:
+        return "EHWPOISON"
+    # Linux has one number for these two, and its manual pages say EOPNOTSUPP.
+    name = errno.errorcode[number]
+    return "EOPNOTSUPP" if name == "ENOTSUP" else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,22 @@ from pyvmm.lifetime.properties import (
     BY_NAME,
     INVARIANTS,
     OF_FEATURES,
-    OWNERSHIP,
-    PRICES,
     Role,
     properties_of,
 )
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import FAMILY, LINKED, SMALL, STANDARD, UNIVERSES, VCPUS, Universe
+from pyvmm.lifetime.universe import (
+    ERRORS,
+    FAILURES,
+    FAMILY,
+    LINKED,
+    SMALL,
+    STANDARD,
+    UNIVERSES,
+    VCPUS,
+    Universe,
+)
 from pyvmm.rules.lifecycle import Effect, Event
 
 from .gathered import WHOLE
@@ -169,7 +177,7 @@ def test_every_kind_of_operation_happens() -> None:
         for universe in (SMALL, FAMILY):
             done |= {kind for kind, _ in clean(design, universe).operations}
         tiny = Universe("tiny", 2, 2, 1, 1, 1, 1, links=True)
-        for universe in (tiny, VCPUS):
+        for universe in (tiny, VCPUS, ERRORS, FAILURES):
             done |= {kind for kind, _ in clean(design, universe).operations}
     assert done == set(Kind)
 
@@ -181,10 +189,12 @@ SEEDED = [
 ]
 
 
-def _small_linked(event: Event) -> Universe:
-    if event is Event.LINK_FILE:
-        return Universe("tiny linked", 1, 2, 1, 1, 1, 1, links=True)
-    return TWO_SLOTS
+_WHERE_IT_HAPPENS = {
+    Event.LINK_FILE: Universe("tiny linked", 1, 2, 1, 1, 1, 1, links=True),
+    Event.PAGE_ERROR: ERRORS,
+    Event.BIND_FAILS: FAILURES,
+}
+"""Universes of events that happen only where there is a feature."""
 
 
 @pytest.mark.parametrize(
@@ -193,10 +203,11 @@ def _small_linked(event: Event) -> Universe:
     ids=[f"{d.name}-{event.name}-{effect.name}" for d, event, effect in SEEDED],
 )
 def test_an_effect_forgotten_is_found(design: Design, event: Event, effect: Effect) -> None:
-    wanted = (*INVARIANTS, *OWNERSHIP, *PRICES)
+    universe = _WHERE_IT_HAPPENS.get(event, TWO_SLOTS)
+    roles = (Role.INVARIANT, Role.OWNERSHIP, Role.PRICE)
+    wanted = [each for each in properties_of(universe) if each.role in roles]
     properties = [each for each in wanted if each.name not in VIOLATED[design.name]]
     broken = design.without(event, effect)
-    universe = _small_linked(event)
     found = explore(broken, universe, properties=properties, intended=design, stop_early=True)
     assert found.stories, f"nobody notices {broken.name}"
     assert not {each.name for each in properties} & set(clean(design, universe).stories)
@@ -245,7 +256,9 @@ def test_the_shortest_story_is_the_shortest() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "universe", [TWO_SLOTS, replace(TWO_SLOTS, processes=2, vcpus=2)], ids=["plain", "vcpus"]
+    "universe",
+    [TWO_SLOTS, replace(TWO_SLOTS, processes=2, vcpus=2), replace(TWO_SLOTS, errors=True)],
+    ids=["plain", "vcpus", "errors"],
 )
 def test_renaming_is_sound(universe: Universe) -> None:
     """States that are called one behave as one: random walks meet only canonical states."""

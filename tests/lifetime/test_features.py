@@ -8,15 +8,16 @@ from dataclasses import replace
 import pytest
 
 from pyvmm.errors import UsageError
-from pyvmm.lifetime.adapting import check_story, check_universe, universe_named
-from pyvmm.lifetime.designs import STANDARD_DESIGNS, Design, file_pins_vm, memslot_pins_file
+from pyvmm.lifetime.adapting import check_story, check_universe, design_named, universe_named
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, Design, Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.holdings import holdings
 from pyvmm.lifetime.layout import EXTRAS, REFS, Layout
 from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import SMALL, UNIVERSES, VCPUS, Feature, Universe
+from pyvmm.lifetime.universe import ERRORS, FAILURES, SMALL, UNIVERSES, VCPUS, Feature, Universe
+from pyvmm.rules.lifecycle import Effect, Event
 
 ALL_OF_THEM = replace(
     SMALL, links=True, vcpus=1, types=2, errors=True, failures=True, moves=True, updates=True
@@ -152,3 +153,88 @@ def test_a_child_inherits_vcpus_and_holds_the_vm_by_them() -> None:
         edges = holdings(system.design.lifecycle, system.layout, state)
         assert sum(edge.held == "vm0" and edge.why.pins for edge in edges) == life[-1]
     assert life == [1, 2, 4, 2, 1, 0]
+
+
+# Errors on pages: mappings go, the page stays, and who reaches for it is told.
+
+
+@pytest.mark.parametrize("design", STANDARD_DESIGNS, ids=names)
+def test_errors_and_failures_break_nothing_that_held(design: Design) -> None:
+    plain = set(explore(design, SMALL).stories)
+    failing = explore(design, FAILURES)
+    assert failing.operations[Kind.BIND_FAILS, "ENOMEM"]
+    assert set(failing.stories) == plain
+    erring = explore(design, ERRORS)
+    assert erring.operations[Kind.GUEST_READ, "EHWPOISON"]
+    assert erring.operations[Kind.HOST_READ, "SIGBUS"]
+    assert set(erring.stories) == set(explore(design, replace(ERRORS, errors=False)).stories)
+
+
+@pytest.mark.parametrize("design", [file_pins_vm(), memslot_pins_file()], ids=names)
+def test_a_mapping_left_reads_a_bad_page_and_is_told_nothing(design: Design) -> None:
+    broken = design.without(Event.PAGE_ERROR, Effect.ZAP_PAGES)
+    story = explore(broken, ERRORS, intended=design).stories["errors-are-told"]
+    assert len(story.steps) == 6
+    assert [each.operation.kind for each in story.steps[-2:]] == [Kind.PAGE_ERROR, Kind.GUEST_READ]
+    assert (
+        story.ending
+        == "the guest of vm0 reads page0, which has a memory error, and is told nothing"
+    )
+
+
+def test_a_hole_takes_the_bad_page_away() -> None:
+    system = TransitionSystem(file_pins_vm(), ERRORS)
+    bound = [Operation(each) for each in (Kind.CREATE_VM, Kind.CREATE_FILE, Kind.BIND, Kind.MAP)]
+    bad, read = Operation(Kind.PAGE_ERROR), Operation(Kind.GUEST_READ)
+    look = Operation(Kind.HOST_READ)
+    write, punch = Operation(Kind.GUEST_WRITE), Operation(Kind.PUNCH)
+    found = outcomes(system, *bound, write, bad, read, write, look, punch, read, look)
+    assert found[5:] == ["ok", "EHWPOISON", "EHWPOISON", "SIGBUS", "ok", "zeroes", "zeroes"]
+    other = Operation(Kind.HOST_READ, page=1)
+    assert outcomes(system, *bound, bad, other)[-1] == "zeroes"
+    with pytest.raises(UsageError):
+        outcomes(system, *bound, bad, bad)
+
+
+# Bindings that fail: what was done before the memory ran out is taken back.
+
+NEVER_USED_AND_OWNED = (Remedy.NEVER_REBIND, Remedy.OWNER_IN_INODE)
+
+
+@pytest.mark.parametrize("remedies", [(), *((each,) for each in Remedy)], ids=str)
+def test_who_names_before_what_can_fail_has_more_to_take_back(
+    remedies: tuple[Remedy, ...],
+) -> None:
+    design = memslot_pins_file(*remedies, names_first=True)
+    story = explore(design, FAILURES).stories.get("failure-changes-nothing")
+    if remedies == (Remedy.ZERO_AT_REBINDING,):
+        assert story is not None
+        assert len(story.steps) == 7, "zeroed for a binding that did not come about"
+    elif remedies and remedies[0] in NEVER_USED_AND_OWNED:
+        assert story is not None
+        assert [each.operation.kind for each in story.steps] == [
+            Kind.CREATE_UNOWNED, Kind.CREATE_VM, Kind.BIND_FAILS,
+        ]  # fmt: skip
+    else:
+        assert story is None
+
+
+def test_the_mail_s_first_name_is_taken_back_by_the_last_unbinding_s_rule() -> None:
+    design = memslot_pins_file(names_first=True)
+    forgets = Effect.LAST_UNBINDING_FORGETS_VM
+    assert forgets in design.lifecycle.of(Event.BIND_FAILS)
+    broken = explore(design.without(Event.BIND_FAILS, forgets), FAILURES, intended=design)
+    assert not broken.holds("failure-changes-nothing")
+    assert "is freed" in broken.stories["nothing-dangles"].ending
+    assert design_named(design.name) == design
+
+
+def test_a_binding_that_is_refused_does_not_fail() -> None:
+    system = TransitionSystem(file_pins_vm(), FAILURES)
+    bind, fails = Operation(Kind.BIND), Operation(Kind.BIND_FAILS)
+    begin = (Operation(Kind.CREATE_VM), Operation(Kind.CREATE_FILE))
+    assert outcomes(system, *begin, fails, fails, bind, bind) == [
+        "ok", "ok", "ENOMEM", "ENOMEM", "ok", "EINVAL",
+    ]  # fmt: skip
+    with pytest.raises(UsageError):
+        outcomes(system, *begin, bind, fails)

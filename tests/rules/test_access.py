@@ -7,7 +7,7 @@ import errno
 import itertools
 from dataclasses import replace
 
-from pyvmm.rules.abi import KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
+from pyvmm.rules.abi import EHWPOISON, KVM_MEM_GUEST_MEMFD, KVM_MEM_READONLY
 from pyvmm.rules.access import (
     Bound,
     BusError,
@@ -51,6 +51,21 @@ def test_a_private_access_needs_a_private_side_whose_file_is_open() -> None:
     closed = replace(BOUND, open=False)
     assert guest_access(replace(PRIVATE, bound=closed)) == fault("access-file-closed", True)
     assert guest_access(replace(ACCESS, bound=closed)) == ServedShared(0x7000_1000)
+
+
+def test_a_page_with_a_memory_error_is_told_to_whoever_reaches_for_it() -> None:
+    poisoned = replace(BOUND, poisoned=True)
+    told = replace(fault("access-poisoned", True), errno=EHWPOISON)
+    assert guest_access(replace(PRIVATE, bound=poisoned)) == told
+    assert guest_access(replace(ACCESS, bound=replace(poisoned, flags=1))) == replace(
+        told, private=False
+    )
+    # Nothing is found where nothing is looked for: a closed file, memory of the host.
+    closed = replace(poisoned, open=False)
+    assert guest_access(replace(PRIVATE, bound=closed)) == fault("access-file-closed", True)
+    assert guest_access(replace(ACCESS, bound=poisoned)) == ServedShared(0x7000_1000)
+    assert host_access(HostAccess(0x1000, 0x2000, 3, poisoned=True)) is BusError.POISONED
+    assert host_access(HostAccess(0x1000, 0x2000, 1, poisoned=True)) is BusError.PRIVATE
 
 
 def test_a_file_that_can_be_mapped_serves_shared_accesses_too() -> None:
