@@ -65,6 +65,8 @@ class Accesses(Part):
             if not cells[tag_at] and self.bodies.secrets(cells) >= self.universe.secrets:
                 return None
             cells[tag_at] = cells[layout.vm[cells[at] - 1] + VM_MACHINE]
+            if layout.inherited >= 0:
+                cells[layout.inode[inode] + layout.inherited + page] = 0
         cells[at + SLOT_MAPPING] = mapping
         return OK if write else self._sees(cells[tag_at])
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from pyvmm.errors import UsageError
@@ -14,6 +14,7 @@ from pyvmm.lifetime.designs import (
     Design,
     Remedy,
     file_pins_vm,
+    file_pins_vm_moving_files,
     file_pins_vm_with_any_link,
     memslot_pins_file,
 )
@@ -28,6 +29,13 @@ MOST = 3
 """The most of anything in a universe that is put together by hand."""
 _MAY_LACK = ("vcpus",)
 _AT_MOST_TWO = ("processes", "types")
+
+_VARIANTS: dict[str, Callable[[], Design]] = {
+    "": file_pins_vm,
+    "any-link": file_pins_vm_with_any_link,
+    "moving-files": file_pins_vm_moving_files,
+}
+"""Of file-pins-vm, by what follows its name."""
 
 _OTHER_KIND = {
     Kind.CREATE_FILE: Kind.CREATE_UNOWNED,
@@ -45,10 +53,10 @@ def design_named(name: str, remedies: Iterable[str] = ()) -> Design:
                 f"use the remedy {each!r}", "there is none", f"it is one of {', '.join(REMEDIES)}"
             )
     base, *marks = name.split(" + ")
-    if base == "file-pins-vm" and marks in ([], ["any-link"]):
+    if base == "file-pins-vm" and (mark := " + ".join(marks)) in _VARIANTS:
         if chosen:
             raise UsageError("add a remedy to file-pins-vm", "it needs none")
-        return file_pins_vm_with_any_link() if marks else file_pins_vm()
+        return _VARIANTS[mark]()
     if base == "memslot-pins-file":
         variants = {JUDGED_FLAGS, NAMED_FIRST} & set(marks)
         remedied = [each for each in marks if each not in variants]

@@ -24,14 +24,20 @@ from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict, counted
 from pyvmm.lifetime.explorer import Exploration
 from pyvmm.lifetime.locks import Floor
 from pyvmm.lifetime.programs import Writer
-from pyvmm.lifetime.properties import BY_NAME, INVARIANTS, OWNERSHIP, Property
+from pyvmm.lifetime.properties import (
+    BY_NAME,
+    INVARIANTS,
+    OWNERSHIP,
+    Property,
+)
 from pyvmm.lifetime.race_starts import PROTECTIONS
 from pyvmm.lifetime.race_tasks import Act, Task
 from pyvmm.lifetime.steps import Locking
+from pyvmm.rules.lifecycle import MACHINE_EFFECTS
 
 _SOFTWARE_PROTECTED = (*INVARIANTS, BY_NAME["slots-keep-contents"])
 _OWNED = (*_SOFTWARE_PROTECTED, *OWNERSHIP, BY_NAME["cleared-by-owner"])
-_LINKED = (BY_NAME["contents-stay"], *OWNERSHIP)
+_LINKED = (BY_NAME["contents-stay"], *OWNERSHIP, BY_NAME["helper-dies-first"])
 _QUESTION = (
     "Could binding gmem files not on creation, but at memslot configuration time be sufficient "
     "and simpler?"
@@ -131,7 +137,7 @@ def size_of(evidence: Evidence, design: Design, locking: Locking) -> Size:
     floor = Floor(frozenset(PROTECTIONS[locking]), locking is Locking.PROPOSAL)
     programs = [Writer(locking, floor).program(Task(act)) for act in Act]
     found = evidence.explored(design)
-    effects = [effect for _, effect in design.lifecycle.rules()]
+    effects = [each for _, each in design.lifecycle.rules() if each not in MACHINE_EFFECTS]
     return Size(
         found.states,
         found.transitions,

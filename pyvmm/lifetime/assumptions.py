@@ -97,7 +97,8 @@ def _sizes() -> Assumption:
         "Two of each object show what more of them would.",
         "every effect names at most one VM, file and slot, and one other that was there before",
         "the tables of `pyvmm/rules/lifecycle.py`",
-        "nothing proves it: a fault that takes three VMs would not be seen",
+        "nothing proves it; where a helper follows its virtual machine into another VM, it takes "
+        "three VMs to see that forgotten, and the tests have a universe of three for it",
         "one more of each thing, one at a time, than the smallest universe has: "
         + (
             f"differs for {', '.join(other)}"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from pyvmm.lifetime.layout import (
     ALIVE,
@@ -23,6 +22,7 @@ from pyvmm.lifetime.layout import (
     Cells,
     Layout,
 )
+from pyvmm.lifetime.machine_effects import MachineEffects, Target
 from pyvmm.lifetime.universe import Universe
 from pyvmm.rules.lifecycle import Effect, Event, Lifecycle
 
@@ -34,17 +34,7 @@ SLOTS_LEFT = "a VM was freed with slots in it"
 COUNT_BROKEN = "a reference was dropped that nobody held"
 
 
-class Target(NamedTuple):
-    """Objects that an effect works on; -1 where an event has no such object."""
-
-    v: int
-    f: int
-    s: int
-    page: int
-    inode: int
-
-
-class Bodies:
+class Bodies(MachineEffects):
     """Runs effects on cells. `faults` collects what broke; who calls empties it."""
 
     def __init__(self, lifecycle: Lifecycle, universe: Universe) -> None:
@@ -75,6 +65,7 @@ class Bodies:
             Effect.FREE_PAGES: self._free_pages,
             Effect.ZAP_PAGES: self._zap_pages,
             Effect.FREE_PUNCHED_PAGES: self._free_punched_pages,
+            **self.machine_effects(),
         }
         self._bodies = {event: [effects[each] for each in lifecycle.of(event)] for event in Event}
         binding = lifecycle.of(Event.BIND)
@@ -93,9 +84,10 @@ class Bodies:
         s: int = -1,
         page: int = -1,
         inode: int = -1,
+        of: int = -1,
     ) -> None:
         """Apply the effects of `event` to these objects."""
-        target = Target(-1 if v is None else v, f, s, page, inode)
+        target = Target(-1 if v is None else v, f, s, page, inode, of)
         for body in self._bodies[event]:
             body(cells, target)
 
@@ -156,27 +148,6 @@ class Bodies:
         machine = cells[at + VM_MACHINE]
         cells[at : at + layout.vm_cells] = [0] * layout.vm_cells
         self.end_machine(cells, machine)
-
-    def end_machine(self, cells: Cells, machine: int) -> None:
-        """End a virtual machine that has neither a VM nor a record any more; 0: there is none."""
-        layout = self.layout
-        if not machine or machine in self._machines(cells):
-            return
-        for inode in layout.inode:
-            for cell in (INODE_OWNER, *range(INODE_TAGS, INODE_TAGS + self.universe.pages)):
-                if cells[inode + cell] == machine:
-                    cells[inode + cell] = layout.ghost
-
-    def free_machine(self, cells: Cells) -> int:
-        """The first virtual machine that no VM is of, one higher; the VMs are not all there."""
-        return min(set(range(1, self.layout.machines + 1)) - self._machines(cells))
-
-    def _machines(self, cells: Cells) -> set[int]:
-        """The virtual machines that VMs are of or records keep; 0 among them means nothing."""
-        layout = self.layout
-        found = {cells[at + VM_MACHINE] for at in layout.vm}
-        found.update(cells[at + layout.record_machine] for at in layout.vm_record)
-        return found
 
     def unbind(self, cells: Cells, s: int) -> None:
         """Delete a slot."""

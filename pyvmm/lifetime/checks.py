@@ -51,6 +51,23 @@ def _handles(w: World, state: State, v: int) -> int:
     return sum(state[at + VM_HANDLES : at + w.layout.vm_holders])
 
 
+def is_dead(w: World, state: State, v: int) -> bool:
+    """Tell whether a VM has given its virtual machine away, and can only be closed."""
+    return w.layout.vm_dead >= 0 and bool(state[w.layout.vm[v] + w.layout.vm_dead])
+
+
+def _runs(w: World, state: State, v: int) -> bool:
+    return bool(_handles(w, state, v)) and not is_dead(w, state, v)
+
+
+def sources(w: World, state: State) -> list[tuple[int, int]]:
+    """Each helper with the VM that it holds."""
+    held = w.layout.vm_source
+    if held < 0:
+        return []
+    return [(v, state[at + held] - 1) for v, at in enumerate(w.layout.vm) if state[at + held]]
+
+
 def nothing_dangles(w: World, state: State) -> str | None:
     """Slots, files and bindings point to what lives."""
     layout = w.layout
@@ -99,7 +116,7 @@ def contents_stay(w: World, state: State) -> str | None:
         inode = layout.inode[state[layout.file[f - 1] + FILE_INODE] - 1]
         tag = state[inode + INODE_TAGS + state[at + SLOT_PAGE]]
         own = state[layout.vm[v - 1] + VM_MACHINE]
-        if tag not in (0, own) and _handles(w, state, v - 1):
+        if tag not in (0, own) and _runs(w, state, v - 1):
             whose = "a VM that is freed" if tag == layout.ghost else _vm_of(w, state, tag)
             return f"vm{v - 1} can read through slot{s} what {whose} wrote"
     return None
@@ -107,7 +124,8 @@ def contents_stay(w: World, state: State) -> str | None:
 
 def _vm_of(w: World, state: State, machine: int) -> str:
     """A VM of a virtual machine, by its name."""
-    return next(f"vm{v}" for v, at in enumerate(w.layout.vm) if state[at + VM_MACHINE] == machine)
+    vms = (f"vm{v}" for v, at in enumerate(w.layout.vm) if state[at + VM_MACHINE] == machine)
+    return next(vms, "a virtual machine that is preserved")
 
 
 def memory_dies(w: World, state: State) -> str | None:
@@ -167,6 +185,8 @@ def _held(w: World, state: State) -> tuple[list[int], list[int]]:
         for at in layout.slot:
             if state[at + SLOT_FILE]:
                 files[state[at + SLOT_FILE] - 1] += 1
+    for _, of in sources(w, state):
+        vms[of] += 1
     return vms, files
 
 
@@ -197,6 +217,8 @@ def everything_is_freed(w: World, state: State) -> str | None:
             v, f = state[at + SLOT_VM], state[at + SLOT_FILE]
             if w.slot_pins_file and v and f and vms[v - 1]:
                 files[f - 1] = True
+        for helper, of in sources(w, state):
+            vms[of] = vms[of] or vms[helper]
     for v, at in enumerate(layout.vm):
         if state[at] and not vms[v]:
             return f"vm{v} lives although no handle leads to it"
@@ -222,7 +244,7 @@ def closing_is_harmless(
 ) -> str | None:
     """Running VMs reach what they reached before."""
     for v in range(w.layout.universe.vms):
-        if _handles(w, after, v) and _handles(w, before, v):
+        if _runs(w, after, v) and _runs(w, before, v):
             was, now = _access(w, before, v), _access(w, after, v)
             if was != now:
                 return f"vm{v} still runs, but no longer reaches what it reached before"
@@ -230,10 +252,11 @@ def closing_is_harmless(
 
 
 def file_does_not_pin_vm(w: World, state: State) -> str | None:
-    """VMs that live have a descriptor, or one of a vCPU."""
+    """VMs that live have a descriptor, or one of a vCPU, or a helper."""
+    helped = {of for _, of in sources(w, state)}
     also = " or of a vCPU" if w.layout.vcpus >= 0 else ""
     for v, at in enumerate(w.layout.vm):
-        if state[at] and not _handles(w, state, v):
+        if state[at] and not _handles(w, state, v) and v not in helped:
             return f"vm{v} lives on without any descriptor of it{also}"
     return None
 

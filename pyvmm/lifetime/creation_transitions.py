@@ -9,7 +9,6 @@ from pyvmm.lifetime.layout import (
     FILE_HANDLES,
     FILE_INODE,
     FILE_VM,
-    REFS,
     VM_HANDLES,
     VM_MACHINE,
     Cells,
@@ -26,7 +25,6 @@ class Creating(Part):
         """Functions by the kinds that they do."""
         return {
             Kind.CREATE_VM: self._create_vm,
-            Kind.JOIN_VM: self._join_vm,
             Kind.CREATE_FILE: self._create_file,
             Kind.CREATE_UNOWNED: self._create_file,
             Kind.LINK: self._link,
@@ -34,23 +32,9 @@ class Creating(Part):
         }
 
     def _create_vm(self, cells: Cells, op: Operation) -> str | None:
-        return self._new_vm(cells, op, None)
-
-    def _join_vm(self, cells: Cells, op: Operation) -> str | None:
-        of = self.layout.vm[op.of]
-        if not cells[of + VM_HANDLES + op.process]:
+        if not self.is_next_vm(cells, op.vm):
             return None
-        return self._new_vm(cells, op, cells[of + VM_MACHINE])
-
-    def _new_vm(self, cells: Cells, op: Operation, machine: int | None) -> str | None:
-        """A VM of this virtual machine; None: of a new one."""
-        at = self.layout.vm[op.vm]
-        if cells[at] or any(not cells[lower] for lower in self.layout.vm[: op.vm]):
-            return None  # the lowest free number is taken
-        cells[at] = 1
-        cells[at + REFS] = 1
-        cells[at + VM_MACHINE] = machine or self.bodies.free_machine(cells)
-        cells[at + VM_HANDLES + op.process] = 1
+        self.new_vm(cells, op, self.bodies.free_machine(cells))
         return OK
 
     def _create_file(self, cells: Cells, op: Operation) -> str | None:
@@ -77,9 +61,12 @@ class Creating(Part):
         if f is None:
             return None
         inode = cells[at + FILE_INODE] - 1
-        if v is not None and not self.design.links_strangers:
-            of = self.layout.vm[cells[at + FILE_VM] - 1]
-            if cells[of + VM_MACHINE] != cells[self.layout.vm[v] + VM_MACHINE]:
+        if v is not None:
+            named = cells[at + FILE_VM] - 1
+            if named == v:
+                return "EINVAL"  # kvm_gmem_link: the same VM needs no second file
+            own = cells[self.layout.vm[v] + VM_MACHINE]
+            if not self.design.links_strangers and cells[self.layout.vm[named] + VM_MACHINE] != own:
                 return "EINVAL"
         return self._new_file(cells, op, v, f=f, inode=inode)
 

@@ -108,6 +108,17 @@ def file_pins_vm_with_any_link() -> Design:
     return Design("file-pins-vm + any-link", FILE_PINS_VM, MAINLINE, links_strangers=True)
 
 
+def file_pins_vm_moving_files() -> Design:
+    """Linux's design, where files go with the virtual machine that another VM takes over.
+
+    Not the kernel's, nor proposed: it is there to see what a move without that lacks.
+    """
+    effects = (Effect.HELPERS_FOLLOW, Effect.FILES_FOLLOW, Effect.SOURCE_DIES)
+    name = "file-pins-vm + moving-files"
+    table = {**FILE_PINS_VM.effects, Event.MOVE_CONTEXT: effects}
+    return Design(name, Lifecycle(name, table), MAINLINE)
+
+
 JUDGED_FLAGS = "judged-flags"
 NAMED_FIRST = "named-first"
 

@@ -32,6 +32,7 @@ class Why(enum.Enum):
     FILE_PINS_VM = "the file's reference on its VM"
     SLOT_PINS_FILE = "the slot's reference on its file"
     INODE = "the file's inode"
+    HELPER = "the helper's reference on its VM"
     VM_POINTER = "the file's VM pointer, no reference"
     FILE_POINTER = "the slot's file pointer, no reference"
     SLOT_OF_VM = "the VM's slot"
@@ -44,7 +45,15 @@ class Why(enum.Enum):
         return self in _PINS
 
 
-_PINS = (Why.DESCRIPTOR, Why.VCPU, Why.MAPPING, Why.FILE_PINS_VM, Why.SLOT_PINS_FILE, Why.INODE)
+_PINS = (
+    Why.DESCRIPTOR,
+    Why.VCPU,
+    Why.MAPPING,
+    Why.FILE_PINS_VM,
+    Why.SLOT_PINS_FILE,
+    Why.INODE,
+    Why.HELPER,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,18 @@ def holdings(lifecycle: Lifecycle, layout: Layout, state: State) -> tuple[Holdin
         if state[at + SLOT_MAPPING]:
             inode, page = divmod(state[at + SLOT_MAPPING] - 1, u.pages)
             add(f"slot{s}", f"inode{inode} page{page}", Why.GUEST_MAPPING)
-    return tuple(edges)
+    return (*edges, *_helpers(layout, state))
+
+
+def _helpers(layout: Layout, state: State) -> list[Holding]:
+    held = layout.vm_source
+    if held < 0:
+        return []
+    return [
+        Holding(f"vm{v}", f"vm{state[at + held] - 1}", Why.HELPER)
+        for v, at in enumerate(layout.vm)
+        if state[at + held]
+    ]
 
 
 def counts(layout: Layout, state: State) -> dict[str, int]:

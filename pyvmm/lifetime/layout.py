@@ -100,6 +100,8 @@ EXTRAS = (
     Extra(Of.INODE, "inode_private", Feature.TYPES),
     # 1: the page has a memory error
     Extra(Of.INODE, "page_errors", Feature.ERRORS, each=Each.PER_PAGE),
+    # 1: the page was written before its virtual machine came to the VM that it has now
+    Extra(Of.INODE, "inherited", Feature.SUCCESSORS, each=Each.PER_PAGE),
     # 1: no page can come to it or go
     Extra(Of.INODE, "frozen", Feature.UPDATES),
     # 1: the page is there; what is not written is zeroes either way
@@ -148,6 +150,7 @@ class Layout:
     file_preserved: int = field(init=False, default=-1)
     inode_private: int = field(init=False, default=-1)
     page_errors: int = field(init=False, default=-1)
+    inherited: int = field(init=False, default=-1)
     frozen: int = field(init=False, default=-1)
     allocated: int = field(init=False, default=-1)
     record_state: int = field(init=False, default=-1)

@@ -15,7 +15,8 @@ class Kind(enum.Enum):
     """The operations. ``_UNOWNED``: by an ioctl of /dev/kvm, for no VM."""
 
     CREATE_VM = "create a VM"
-    JOIN_VM = "create a further VM of a virtual machine"
+    JOIN_VM = "create a helper of a VM"
+    MOVE_CONTEXT = "create a VM that takes another's virtual machine over"
     CREATE_VCPU = "create a vCPU"
     CREATE_FILE = "create a guest_memfd"
     CREATE_UNOWNED = "create a guest_memfd for no VM"
@@ -45,8 +46,9 @@ class Operation(NamedTuple):
     """One operation; fields that its kind does not use are 0.
 
     `process` acts; `vm`, `file` and `slot` are numbers of the universe; `page` counts from the
-    file's start. `of` is the VM whose virtual machine a new one joins. `private` is 1 for a VM that
-    has private memory, and for a file that is created without flags, whose memory is private.
+    file's start. `of` is the VM whose virtual machine a new one joins or takes over. `private` is 1
+    for a VM that has private memory, and for a file that is created without flags, whose memory is
+    private.
     """
 
     kind: Kind
@@ -90,7 +92,8 @@ _NUMBERS = ("process", "vm", "file", "slot", "page", *_LATER)
 
 _TEXT = {
     Kind.CREATE_VM: "{p}: create {vm}",
-    Kind.JOIN_VM: "{p}: create {vm}, of the same virtual machine as {of}",
+    Kind.JOIN_VM: "{p}: create {vm}, a helper of {of} in its virtual machine",
+    Kind.MOVE_CONTEXT: "{p}: create {vm}, which takes over the virtual machine of {of}",
     Kind.CREATE_VCPU: "{p}: create a vCPU of {vm}",
     Kind.CREATE_FILE: "{p}: create {file} for {vm}",
     Kind.CREATE_UNOWNED: "{p}: create {file}, for no VM yet",
@@ -139,8 +142,8 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
         yield Operation(Kind.EXIT, p)
         if universe.processes > 1:
             yield Operation(Kind.FORK, p)
+        yield from _of_another(universe, p)
         if universe.links:
-            yield from _of_one_machine(universe, p)
             for f, v in product(files, creators):
                 yield Operation(linking, p, vm=v, file=f)
     binding = (Kind.BIND, Kind.BIND_FAILS) if universe.failures else (Kind.BIND,)
@@ -163,7 +166,10 @@ def _of_a_vm(universe: Universe, p: int, v: int) -> Iterator[Operation]:
         yield Operation(kind, p, vm=v)
 
 
-def _of_one_machine(universe: Universe, p: int) -> Iterator[Operation]:
-    for v, of in product(range(universe.vms), repeat=2):
+def _of_another(universe: Universe, p: int) -> Iterator[Operation]:
+    """New VMs of another's virtual machine."""
+    kinds = [Kind.MOVE_CONTEXT] if universe.moves else []
+    kinds += [Kind.JOIN_VM] if universe.links else []
+    for kind, v, of in product(kinds, range(universe.vms), range(universe.vms)):
         if v != of:
-            yield Operation(Kind.JOIN_VM, p, vm=v, of=of)
+            yield Operation(kind, p, vm=v, of=of)

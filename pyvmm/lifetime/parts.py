@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from pyvmm.lifetime.bodies import Bodies
 from pyvmm.lifetime.designs import Design
-from pyvmm.lifetime.layout import FILE_INODE, SLOT_VM, VM_HANDLES, Cells
+from pyvmm.lifetime.layout import FILE_INODE, REFS, SLOT_VM, VM_HANDLES, VM_MACHINE, Cells
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.questions import FILE_FLAGS
 
@@ -30,6 +30,19 @@ class Part:
     def table(self) -> Mapping[Kind, Do]:
         """Functions by the kinds that they do."""
         raise NotImplementedError
+
+    def is_next_vm(self, cells: Cells, v: int) -> bool:
+        """Tell whether `v` is the lowest free number, which a new VM takes."""
+        free = (each for each, at in enumerate(self.layout.vm) if not cells[at])
+        return next(free, -1) == v
+
+    def new_vm(self, cells: Cells, op: Operation, machine: int) -> None:
+        """A VM of this virtual machine, with one descriptor."""
+        at = self.layout.vm[op.vm]
+        cells[at] = 1
+        cells[at + REFS] = 1
+        cells[at + VM_MACHINE] = machine
+        cells[at + VM_HANDLES + op.process] = 1
 
     def asked(self, cells: Cells, s: int) -> int | None:
         """The VM of a slot, where some process has its descriptor: else nobody can ask it."""

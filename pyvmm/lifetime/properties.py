@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.lifetime import bodies, checks, feature_checks
+from pyvmm.lifetime import bodies, checks, feature_checks, machine_checks
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Kind, Operation
@@ -193,6 +193,21 @@ OF_FEATURES = (
         step=feature_checks.failure_changes_nothing,
         kinds=frozenset({Kind.BIND_FAILS}),
         needs=Feature.FAILURES,
+    ),
+    Property(
+        "helper-dies-first",
+        "A virtual machine has one VM that is no helper, and no helper outlives that.",
+        Role.OWNERSHIP,
+        state=machine_checks.helper_dies_first,
+        needs=Feature.LINKS,
+    ),
+    Property(
+        "reboot",
+        "A VM finds what its predecessor wrote, after that is freed.",
+        Role.POSSIBILITY,
+        step=machine_checks.reboot,
+        kinds=frozenset({Kind.GUEST_READ}),
+        needs=Feature.SUCCESSORS,
     ),
 )
 """Properties that only universes with a feature can show."""

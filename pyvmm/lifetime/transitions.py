@@ -18,12 +18,13 @@ from pyvmm.lifetime.creation_transitions import Creating
 from pyvmm.lifetime.descriptor_transitions import Descriptors
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import State
+from pyvmm.lifetime.machine_transitions import Machines
 from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.parts import Do, Part
 from pyvmm.lifetime.slot_transitions import Slots
 from pyvmm.lifetime.universe import Universe
 
-PARTS: tuple[type[Part], ...] = (Creating, Slots, Descriptors, Accesses)
+PARTS: tuple[type[Part], ...] = (Creating, Machines, Slots, Descriptors, Accesses)
 """Parts that a transition system is made of; each does other kinds of operations."""
 
 
@@ -47,6 +48,9 @@ class TransitionSystem:
         self._do: dict[Kind, Do] = {}
         for part in PARTS:
             self._do.update(part(design, self.bodies).table())
+        if universe.moves:
+            guarded = Machines(design, self.bodies).guarded
+            self._do = {kind: guarded(kind, do) for kind, do in self._do.items()}
         self._table = [(i, each, self._do[each.kind]) for i, each in enumerate(self.operations)]
 
     @property

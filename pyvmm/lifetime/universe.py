@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Feature(enum.Enum):
     """Things beyond VMs, files, slots and descriptors that a universe may have.
 
-    Values are the names of the fields of `Universe`. What a state has for a feature is part of it
-    only where the universe has the feature.
+    Values are the names of the fields of `Universe`; a universe with successors has one of two.
+    What a state has for a feature is part of it only where the universe has the feature.
     """
 
     LINKS = "links"
@@ -21,6 +21,7 @@ class Feature(enum.Enum):
     FAILURES = "failures"
     MOVES = "moves"
     UPDATES = "updates"
+    SUCCESSORS = "moves or updates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Universe:
         """Tell whether the universe has a feature."""
         if feature is Feature.TYPES:
             return self.types > 1
+        if feature is Feature.SUCCESSORS:
+            return self.moves or self.updates
         return bool(getattr(self, feature.value))
 
     @property
@@ -92,4 +95,12 @@ FAILURES = Universe(
 )
 """The small one, where bindings can fail."""
 
-UNIVERSES = {each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES)}
+MOVED = Universe(
+    "moved", vms=2, files=2, slots=1, pages=1, processes=1, handles=1,
+    links=True, moves=True, host_maps=False,
+)  # fmt: skip
+"""A VM that takes another's virtual machine over: private memory, which a link can bring along."""
+
+UNIVERSES = {
+    each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES, MOVED)
+}

@@ -34,6 +34,8 @@ class Event(enum.Enum):
     EVICT_INODE = "an inode's last file is gone"
     PUNCH_HOLE = "pages of a file are punched out"
     PAGE_ERROR = "a page has a memory error"
+    JOIN_VM = "a VM is made a helper, of another's virtual machine"
+    MOVE_CONTEXT = "a new VM takes another's virtual machine over"
 
 
 class Effect(enum.Enum):
@@ -61,6 +63,12 @@ class Effect(enum.Enum):
     FREE_PAGES = "the inode's pages are given back"
     ZAP_PAGES = "the guests' mappings of the pages are removed"
     FREE_PUNCHED_PAGES = "the pages are given back"
+    HELPER_NAMES_VM = "the helper points to the VM whose virtual machine it uses"
+    HELPER_TAKES_VM = "the helper takes a reference on that VM"
+    HELPER_DROPS_VM = "a helper drops its reference on that VM"
+    HELPERS_FOLLOW = "the source's helpers are the new VM's, and what the source helps it does, too"
+    FILES_FOLLOW = "the source's files lose their slots and become the new VM's"
+    SOURCE_DIES = "the source can only be closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +99,26 @@ SHARED_EFFECTS: Mapping[Event, tuple[Effect, ...]] = {
     Event.PUNCH_HOLE: (Effect.ZAP_PAGES, Effect.FREE_PUNCHED_PAGES),
     # kvm_gmem_error_folio: the page stays where it is, and is found to be poisoned when faulted in
     Event.PAGE_ERROR: (Effect.ZAP_PAGES,),
-    Event.FREE_VM: (Effect.DELETE_SLOTS,),
+    # sev_vm_destroy, then kvm_free_memslots
+    Event.FREE_VM: (Effect.HELPER_DROPS_VM, Effect.DELETE_SLOTS),
+    # sev_vm_copy_enc_context_from: kvm_get_kvm(source_kvm), so that its ASID stays
+    Event.JOIN_VM: (Effect.HELPER_NAMES_VM, Effect.HELPER_TAKES_VM),
+    # sev_vm_move_enc_context_from: sev_migrate_from, kvm_vm_dead(source_kvm)
+    Event.MOVE_CONTEXT: (Effect.HELPERS_FOLLOW, Effect.SOURCE_DIES),
 }
 """Effects that do not depend on who pins whom."""
+
+MACHINE_EFFECTS = frozenset(
+    {
+        Effect.HELPER_NAMES_VM,
+        Effect.HELPER_TAKES_VM,
+        Effect.HELPER_DROPS_VM,
+        Effect.HELPERS_FOLLOW,
+        Effect.FILES_FOLLOW,
+        Effect.SOURCE_DIES,
+    }
+)
+"""Effects among VMs of one virtual machine: the same in every design."""
 
 FILE_PINS_VM = Lifecycle(
     "file-pins-vm",
