@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_replay(commands)
     _add_show(commands)
     _add_report(commands)
+    _add_pictures(commands)
 
 
 def command(options: argparse.Namespace) -> int:
@@ -129,6 +130,18 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report.set_defaults(call=_report)
 
 
+def _add_pictures(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pictures = commands.add_parser(
+        "pictures",
+        help="Draw the pictures of docs/lifetime.md anew, into FOLDER.",
+        epilog="With --check it ends with 1 where FOLDER has others.",
+        allow_abbrev=False,
+    )
+    pictures.add_argument("folder", metavar="FOLDER", help="where the pictures are: docs/pictures")
+    pictures.add_argument("--check", action="store_true", help="change nothing, say which differ")
+    pictures.set_defaults(call=_pictures)
+
+
 def _explore(options: argparse.Namespace) -> int:
     from pyvmm.cli import lifetime_explore
 
@@ -155,3 +168,9 @@ def _report(options: argparse.Namespace) -> int:
     from pyvmm.cli import lifetime_report
 
     return lifetime_report.command(options)
+
+
+def _pictures(options: argparse.Namespace) -> int:
+    from pyvmm.cli import lifetime_pictures
+
+    return lifetime_pictures.command(options)

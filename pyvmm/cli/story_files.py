@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pyvmm.cli.output_paths import (
@@ -69,16 +69,27 @@ def save(stories: list[Story], folder: Path, others: Sequence[NamedFile] = ()) -
     The folder is made if need be. None of the files is one of `others`. Raises `SystemCallError`
     or `UsageError`.
     """
+    texts = {}
+    for story in stories:
+        name = f"{story.design}-{story.universe.name}-{story.about}.json"
+        name = "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)
+        texts[name] = json.dumps(story.to_json(), indent=1) + "\n"
+    write_texts(folder, texts, "a story", others)
+    return len(texts)
+
+
+def write_texts(
+    folder: Path, texts: Mapping[str, str], role: str, others: Sequence[NamedFile] = ()
+) -> None:
+    """Write files, by name, into a folder, which is made if need be; none of them is of `others`.
+
+    Raises `SystemCallError` or `UsageError`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise open_error(f"make the folder {folder}", error) from error
-    texts = {}
-    for story in stories:
-        name = f"{story.design}-{story.universe.name}-{story.about}.json"
-        path = folder / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)
-        texts[NamedFile("a story", path)] = json.dumps(story.to_json(), indent=1) + "\n"
-    refuse_to_overwrite([*others, *texts], [])
-    for file, text in texts.items():
+    files = {NamedFile(role, folder / name): text for name, text in texts.items()}
+    refuse_to_overwrite([*others, *files], [])
+    for file, text in files.items():
         write_text(file, text)
-    return len(texts)

@@ -51,7 +51,8 @@ class Mark(enum.Enum):
 class GraphNode:
     """An object. `references` is its count, `was` the count before where that was another.
 
-    `shown` is its name for readers; `notes` are short words on what is in it.
+    `shown` is its name for readers; `notes` are short words on what is in it; `noted`: they were
+    others before.
     """
 
     name: str
@@ -62,6 +63,7 @@ class GraphNode:
     evidence: Evidence = Evidence.RULE
     mark: Mark = Mark.SAME
     was: int | None = None
+    noted: bool = False
 
     @property
     def counted(self) -> str:
@@ -190,14 +192,12 @@ def since(before: Graph | None, now: Graph) -> Graph:
     old_nodes = {node.name: node for node in before.nodes if node.mark is not Mark.GONE}
     old_edges = {edge.identity: edge for edge in before.edges if edge.mark is not Mark.GONE}
     nodes = [_node_since(old_nodes.get(node.name), node) for node in now.nodes]
-    edges = [_edge_since(old_edges.get(edge.identity), edge) for edge in now.edges]
+    edges = _edges_since(old_edges, now.edges)
     known = {node.name for node in nodes}
     for name, node in old_nodes.items():
         if name not in known:
             mark = Mark.SAME if node.kind is NodeKind.PROCESS else Mark.GONE
             nodes.append(replace(node, mark=mark, was=None, notes=()))
-    kept = {edge.identity for edge in edges}
-    edges += [replace(edge, mark=Mark.GONE) for key, edge in old_edges.items() if key not in kept]
     nodes.sort(key=lambda node: (list(NodeKind).index(node.kind), node.name))
     marked = replace(now, nodes=tuple(nodes), edges=tuple(edges))
     return replace(marked, changed=_changed(old_nodes, marked))
@@ -206,9 +206,29 @@ def since(before: Graph | None, now: Graph) -> Graph:
 def _node_since(old: GraphNode | None, node: GraphNode) -> GraphNode:
     if old is None:
         return node if node.kind is NodeKind.PROCESS else replace(node, mark=Mark.NEW)
-    if old.references != node.references:
-        return replace(node, mark=Mark.CHANGED, was=old.references)
-    return replace(node, mark=Mark.CHANGED) if old.notes != node.notes else node
+    counted = old.references != node.references
+    noted = old.notes != node.notes
+    if not counted and not noted:
+        return node
+    was = old.references if counted else None
+    return replace(node, mark=Mark.CHANGED, was=was, noted=noted)
+
+
+def _edges_since(
+    old: dict[tuple[str, str, bool, str], GraphEdge], now: Sequence[GraphEdge]
+) -> list[GraphEdge]:
+    """Edges of now with their marks, and those that are gone where they were before."""
+    edges = [_edge_since(old.get(edge.identity), edge) for edge in now]
+    kept = [edge.identity for edge in edges]
+    at = 0
+    for key, edge in old.items():
+        if key in kept:
+            at = kept.index(key) + 1
+        else:
+            edges.insert(at, replace(edge, mark=Mark.GONE))
+            kept.insert(at, key)
+            at += 1
+    return edges
 
 
 def _edge_since(old: GraphEdge | None, edge: GraphEdge) -> GraphEdge:
@@ -231,7 +251,7 @@ def _changed(old: dict[str, GraphNode], graph: Graph) -> str:
         if node.was is not None:
             said.append(f"references on {node.shown}: {node.was} -> {node.references}")
         before = old.get(node.name)
-        if node.mark is not Mark.GONE and node.notes != (before.notes if before else ()):
+        if node.mark is not Mark.GONE and (node.noted or (before is None and node.notes)):
             said.append(f"in {node.shown}: {', '.join(node.notes) or 'nothing any more'}")
     return "; ".join(said) or "nothing"
 

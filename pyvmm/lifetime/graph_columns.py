@@ -61,9 +61,10 @@ def box_words(node: GraphNode) -> list[tuple[str, Role]]:
     name = f"{node.mark.value} {node.shown}" if node.mark.value in "+-" else node.shown
     lines = [(name, Role.NAME)]
     if node.counted:
-        lines.append((node.counted, Role.DETAIL))
+        lines.append((node.counted, Role.DETAIL if node.was is None else Role.CHANGED_DETAIL))
+    role = Role.CHANGED_DETAIL if node.noted else Role.DETAIL
     for note in node.notes:
-        lines += [(line, Role.DETAIL) for line in textwrap.wrap(note, _NOTE)]
+        lines += [(line, role) for line in textwrap.wrap(note, _NOTE)]
     return lines
 
 

@@ -21,6 +21,8 @@ from pyvmm.lifetime.transitions import TransitionSystem
 
 _NAMES = {"process0": "parent", "process1": "child"}
 _LABELS = {
+    "VCPU": "vCPU descriptor",
+    "HELPER": "reference",
     "FILE_PINS_VM": "reference",
     "SLOT_PINS_FILE": "reference",
     "INODE": "its inode",

@@ -32,6 +32,7 @@ class Role(enum.Enum):
     WARNING = ("warning", 11.0)
     NAME = ("name", 12.0)
     DETAIL = ("detail", 11.0)
+    CHANGED_DETAIL = ("changed-detail", 11.0)
     LABEL = ("label", 11.0)
     KEY = ("key", 11.0)
 

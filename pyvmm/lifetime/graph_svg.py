@@ -38,7 +38,8 @@ text{fill:var(--ink);white-space:pre;
 .edge.changed text{fill:var(--changed);font-weight:bold}
 .box.new rect{stroke:var(--new);stroke-width:2} .box.new .name{fill:var(--new)}
 .box.gone rect{fill:none;stroke:var(--gone);stroke-dasharray:3 3}
-.box.gone text{fill:var(--gone)} .box.changed .detail{fill:var(--changed);font-weight:bold}
+.box.gone text{fill:var(--gone)}
+.changed-detail{fill:var(--changed);font-weight:bold}
 g:focus{outline:2px solid var(--changed);outline-offset:2px}
 """.strip()
 

@@ -38,6 +38,7 @@ PLACES: list[tuple[str, ...]] = [
     ("lifetime", "show", "no-such-scenario", "--svg={}"),
     ("lifetime", "replay", "--", "{}"),
     ("lifetime", "report", "--check", "--", "{}"),
+    ("lifetime", "pictures", "--check", "--", "{}"),
     ("lifetime", "explore", "--universe={}"),
     ("lifetime", "explore", "--design={}"),
     ("lifetime", "explore", "--remedy={}"),

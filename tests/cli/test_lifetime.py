@@ -155,6 +155,22 @@ def test_show_lists_draws_and_writes_a_picture(tmp_path: Path, saved: Path) -> N
         assert "1. parent: create" in text(lifetime("show", file))
 
 
+def test_the_documents_pictures_are_written_and_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "pictures"
+    assert lifetime("pictures", "--check", folder).code == 66
+    assert not folder.exists()
+    assert (
+        text(lifetime("pictures", folder))
+        == f"{len(list(folder.iterdir()))} pictures in {folder}\n"
+    )
+    assert text(lifetime("pictures", "--check", folder)) == "as made now\n"
+    (folder / "contents-stay.svg").write_text("<svg/>")
+    differs = lifetime("pictures", "--check", folder)
+    assert (differs.code, text(differs)) == (1, "contents-stay.svg is not what is made now\n")
+    (tmp_path / "file").touch()
+    assert lifetime("pictures", tmp_path / "file").code == 71
+
+
 def test_a_picture_in_no_folder_is_64(tmp_path: Path) -> None:
     done = lifetime("show", "exit", "--svg", tmp_path / "no" / "a.svg")
     assert done.code == 64

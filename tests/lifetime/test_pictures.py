@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""The write-up's pictures: they are in docs/pictures as they would be made now."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pyvmm.lifetime.graph_overlaps import overlaps
+from pyvmm.lifetime.pictures import STORIES, pictures, texts
+from pyvmm.lifetime.universe import SMALL
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_pictures_are_what_is_made_now() -> None:
+    """``pyvmm lifetime pictures docs/pictures`` makes them."""
+    there = {path.name: path.read_text() for path in (DOCS / "pictures").iterdir()}
+    assert there == texts()
+
+
+def test_nothing_in_a_picture_overlaps_and_it_fits_a_page() -> None:
+    for placed in pictures().values():
+        assert overlaps(placed) == ()
+        assert placed.width <= 900
+
+
+def test_each_shows_the_end_of_its_story() -> None:
+    for each in STORIES:
+        panels = pictures()[f"{each.name}.svg"].panels
+        assert len(panels) == each.moments
+        assert panels[-1].graph.warning
+        assert re.match(r"\d+\. ", panels[0].graph.title)
+    assert {each.universe for each in STORIES} > {SMALL}
+
+
+def test_every_picture_that_the_documents_show_is_there() -> None:
+    shown = {
+        name
+        for path in DOCS.glob("*.md")
+        for name in re.findall(r"\]\(pictures/([^)]+)\)", path.read_text())
+    }
+    assert shown <= texts().keys()
