@@ -123,15 +123,11 @@ class Access(Endings):
     def _drop_got_file(self) -> None:
         """The end of ``kvm_gmem_get_pfn``: the file is kept no longer, before the page is used."""
 
-        def drop(w: Cells, t: int) -> str | None:
-            self.floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
-            return None
-
         def found(w: Cells, t: int) -> str | None:
             return None if w[THREAD[t] + T_SLOT] else "leave"
 
         if not self._pins:
-            self._step("drop the file", drop)
+            self._step("drop the file", self._put_file)
         self._step("was a page found?", found, quiet=True)
 
     def _install_mapping(self, v: int, s: int) -> None:
@@ -168,17 +164,13 @@ class Access(Endings):
             floor.give_pages_back(w, w[FILE[f] + F_INODE])
             return None
 
-        def fput(w: Cells, t: int) -> str | None:
-            floor.put_file(w, t, f)
-            return None
-
         self._step("fget the file", fget)
         self._lock_inode()
         self._step("invalidate: begin, zap", self._invalidate_begin(f, BOTH_PAGES))
         self._step("give the pages back", truncate)
         self._step("invalidate: end", self._invalidate_end(f, BOTH_PAGES))
         self._unlock_inode()
-        self._step("drop the file", fput)
+        self._step("drop the file", self._put_file)
 
     def _memory_error(self, task: Task) -> None:
         """``kvm_gmem_error_folio``: no reference on a file or a VM, and the lock is shared.

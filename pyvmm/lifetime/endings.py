@@ -71,35 +71,37 @@ class Endings(Steps):
             w[at + S_FILE] = 0
             return None
 
-        def look(w: Cells, t: int) -> str | None:
-            bound = floor.bound_slots(w, w[THREAD[t] + T_FILE] - 1, BOTH_PAGES)
-            return f"bound{suffix}" if bound else None
-
-        def forget(w: Cells, t: int) -> str | None:
-            w[FILE[w[THREAD[t] + T_FILE] - 1] + F_VM] = 0
-            return None
-
-        def fput(w: Cells, t: int) -> str | None:
-            floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
-            return None
-
         self._step("load the slot's file", load)
         self._lock_inode()
         self._step("erase the binding", erase)
         if self._pins:
-            self._step("is a binding left?", look)
-            self._step("clear the VM pointer", forget)
-            self._label(f"bound{suffix}")
+            self._forget_vm(suffix)
         if self.locking is Locking.V11:
             self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
         self._unlock_inode()
         if self._pins or self.locking in _TAKE_THE_FILE:
-            self._step("drop the file", fput)
+            self._step("drop the file", self._put_file)
         if self.locking is Locking.MAINLINE_BEFORE:
             self._step("unbound", lambda _w, _t: done, quiet=True)
             self._label(dying)
             self._step("erase the binding, without a lock", erase)
         self._label(done)
+
+    def _forget_vm(self, suffix: str) -> None:
+        """The proposal's last unbinding."""
+        left = f"bound{suffix}"
+
+        def look(w: Cells, t: int) -> str | None:
+            bound = self.floor.bound_slots(w, w[THREAD[t] + T_FILE] - 1, BOTH_PAGES)
+            return left if bound else None
+
+        def forget(w: Cells, t: int) -> str | None:
+            w[FILE[w[THREAD[t] + T_FILE] - 1] + F_VM] = 0
+            return None
+
+        self._step("is a binding left?", look)
+        self._step("clear the VM pointer", forget)
+        self._label(left)
 
     # What the last references do
 

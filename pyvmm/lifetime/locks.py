@@ -75,6 +75,8 @@ class Protection(enum.Enum):
     SLOTS_FIRST = "a dying VM deletes its slots before its MMU is torn down"
     FILE_PINS = "a file takes a reference on its VM when it is created"
     RELEASE_OUTSIDE_SRCU = "what a fault's fput defers runs when kvm->srcu is left"
+    ROLL_BACK = "what a binding stored before it failed is erased"
+    ROLL_BACK_VM = "a first binding that fails clears the VM pointer that it has set"
 
 
 class Harm(enum.Enum):
@@ -91,6 +93,7 @@ class Harm(enum.Enum):
     DOUBLE_FREE = "something was freed twice"
     LEFT_OVER = "something is left that nobody can free any more"
     DEADLOCK = "nobody can go on"
+    HALF_BOUND = "a slot is visible whose file does not name it"
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pyvmm.lifetime.locks import (
     F_REFS,
     F_VM,
     FILE,
+    FIRST_PAGE,
     S_INVALID,
     S_NEW,
     S_STATE,
@@ -27,12 +28,13 @@ from pyvmm.lifetime.locks import (
     THREAD,
     V_FD,
     VM,
+    Body,
     Cells,
     Harm,
     Protection,
     slot_cells,
 )
-from pyvmm.lifetime.race_tasks import Act, Task
+from pyvmm.lifetime.race_tasks import Act, Failure, Task
 from pyvmm.lifetime.steps import Program
 
 
@@ -59,8 +61,34 @@ class Writer(Access):
     # Programs
 
     def _bind(self, task: Task) -> None:
-        v, s, f, pages = task.vm, task.slot, task.file, task.pages
-        floor = self.floor
+        """``kvm_set_memory_region`` with a file.
+
+        7.3 does all else that may fail first (``kvm_gmem_commit_memory_region``); up to 7.0
+        ``kvm_gmem_bind`` comes first, drops the file at its end, and ignores that it fails.
+        """
+        v, s = task.vm, task.slot
+        self._enter(v)
+        self._lock_slots(v)
+        self._prepare(task)
+        if task.fails is Failure.SLOT and not (self._binds_first or self._pins):
+            self._free_new_slot(task)
+        else:
+            self._store(task)
+            if task.fails is Failure.SLOT:
+                if self._binds_first:
+                    self._step("drop the file", self._put_file)
+                if self.floor.has(Protection.ROLL_BACK):
+                    self._gmem_unbind(s, " again")
+                self._step("free the slot", self._free_slot(s))
+            elif task.fails is Failure.STORE and not self._binds_first:
+                self._free_new_slot(task)
+            else:
+                self._publish(task)
+        self._label("refused")
+        self._unlock_slots(v)
+
+    def _prepare(self, task: Task) -> None:
+        v, s, f = task.vm, task.slot, task.file
 
         def fget(w: Cells, t: int) -> str | None:
             if w[SLOT[s] + S_STATE] or not w[FILE[f] + F_FD]:
@@ -68,54 +96,83 @@ class Writer(Access):
             w[FILE[f] + F_REFS] += 1
             w[THREAD[t] + T_FILE] = f + 1
             if not self._pins and w[FILE[f] + F_VM] != v + 1:
-                floor.put_file(w, t, f)
+                self.floor.put_file(w, t, f)
                 return "refused"
             return None
 
         def prepare(w: Cells, _t: int) -> str | None:
-            w[SLOT[s] : SLOT[s] + SLOT_CELLS] = slot_cells(S_NEW, v + 1, f + 1, pages)
+            w[SLOT[s] : SLOT[s] + SLOT_CELLS] = slot_cells(S_NEW, v + 1, f + 1, task.pages)
             return None
+
+        self._step("fget the file", fget)
+        self._step("prepare the slot", prepare)
+
+    def _store(self, task: Task) -> None:
+        """The bindings; of all pages but the second where there is no memory for that."""
+        v, s, f, pages = task.vm, task.slot, task.file, task.pages
+        floor = self.floor
+        stored = pages & FIRST_PAGE if task.fails is Failure.STORE else pages
 
         def look(w: Cells, t: int) -> str | None:
             floor.use_bindings(w, f)
             taken = floor.bound_slots(w, f, pages) or w[FILE[f] + F_VM] not in (0, v + 1)
             w[THREAD[t] + T_SEEN] = 1 if taken else 0
-            return None
+            return "taken" if taken else None
 
-        def store(w: Cells, t: int) -> str | None:
-            if w[THREAD[t] + T_SEEN]:
-                return None
-            floor.bind(w, f, pages, s + 1)
+        def store(w: Cells, _t: int) -> str | None:
+            floor.bind(w, f, stored, s + 1)
             w[FILE[f] + F_VM] = v + 1
             return None
 
-        def publish(w: Cells, t: int) -> str | None:
-            if w[THREAD[t] + T_SEEN]:
-                w[SLOT[s] : SLOT[s] + SLOT_CELLS] = slot_cells(0)
-                floor.put_file(w, t, f)
-                return "refused"
-            if w[SLOT[s] + S_STATE] != S_NEW:
-                floor.harm(Harm.DOUBLE_FREE)
-            w[SLOT[s] + S_STATE] = S_VISIBLE
+        def erase(w: Cells, _t: int) -> str | None:
+            floor.bind(w, f, pages, 0)
             return None
 
-        def fput(w: Cells, t: int) -> str | None:
+        def refuse(w: Cells, t: int) -> str | None:
+            if not w[THREAD[t] + T_SEEN]:
+                return None
+            w[SLOT[s] : SLOT[s] + SLOT_CELLS] = slot_cells(0)
             floor.put_file(w, t, f)
-            return None
+            return "refused"
 
-        self._enter(v)
-        self._lock_slots(v)
-        self._step("fget the file", fget)
-        self._step("prepare the slot", prepare)
         self._lock_inode()
         self._step("look for a binding", look)
         self._step("store the binding", store)
+        if stored != pages and not self._binds_first:
+            if floor.has(Protection.ROLL_BACK):
+                self._step("no memory: erase the binding", erase)
+            if self._pins and floor.has(Protection.ROLL_BACK_VM):
+                self._forget_vm("")
+        self._label("taken")
         self._unlock_inode()
+        self._step("was there a binding?", refuse)
+
+    def _publish(self, task: Task) -> None:
+        s = task.slot
+
+        def publish(w: Cells, _t: int) -> str | None:
+            if w[SLOT[s] + S_STATE] != S_NEW:
+                self.floor.harm(Harm.DOUBLE_FREE)
+            w[SLOT[s] + S_STATE] = S_VISIBLE
+            return None
+
+        if self._binds_first:
+            self._step("drop the file", self._put_file)
         self._step("make the slot visible", publish)
-        if not self._pins:
-            self._step("drop the file", fput)
-        self._label("refused")
-        self._unlock_slots(v)
+        if not (self._binds_first or self._pins):
+            self._step("drop the file", self._put_file)
+
+    def _free_new_slot(self, task: Task) -> None:
+        """``kvm_set_memory_region`` on its way out: put the file, ``kfree(new)``."""
+        self._step("drop the file", self._put_file)
+        self._step("free the slot", self._free_slot(task.slot))
+
+    def _free_slot(self, s: int) -> Body:
+        def free(w: Cells, _t: int) -> str | None:
+            self.floor.free_slot(w, s)
+            return None
+
+        return free
 
     def _unbind(self, task: Task) -> None:
         v, s = task.vm, task.slot
@@ -132,17 +189,13 @@ class Writer(Access):
             floor.zap(w, s)
             return None
 
-        def free(w: Cells, _t: int) -> str | None:
-            floor.free_slot(w, s)
-            return None
-
         self._enter(v)
         self._lock_slots(v)
         self._step("make the slot invalid", invalidate)
         self._grace("synchronize_srcu", Protection.SRCU_GRACE, SRCU)
         self._step("zap the slot", zap)
         self._gmem_unbind(s, "")
-        self._step("free the slot", free)
+        self._step("free the slot", self._free_slot(s))
         self._label("refused")
         self._unlock_slots(v)
 

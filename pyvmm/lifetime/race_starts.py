@@ -9,6 +9,7 @@ from itertools import combinations_with_replacement
 
 from pyvmm.lifetime import locks
 from pyvmm.lifetime.locks import (
+    BOTH_PAGES,
     FILE,
     INODE,
     SECOND_PAGE,
@@ -18,7 +19,7 @@ from pyvmm.lifetime.locks import (
     Cells,
     Protection,
 )
-from pyvmm.lifetime.race_tasks import Act, Task
+from pyvmm.lifetime.race_tasks import Act, Failure, Task
 from pyvmm.lifetime.steps import Locking
 
 STARTS = ("unbound", "bound", "mapped", "half-closed", "twice", "linked")
@@ -37,6 +38,7 @@ _MAINLINE = (
     Protection.RETRY,
     Protection.FILE_PINS,
     Protection.RELEASE_OUTSIDE_SRCU,
+    Protection.ROLL_BACK,
 )
 _V11 = (
     Protection.SLOTS_LOCK,
@@ -48,6 +50,7 @@ _V11 = (
     Protection.RETRY,
     Protection.FILE_PINS,
     Protection.RELEASE_OUTSIDE_SRCU,
+    Protection.ROLL_BACK,
 )
 PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
     Locking.MAINLINE: _MAINLINE,
@@ -61,6 +64,8 @@ PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
         Protection.SRCU_GRACE,
         Protection.RETRY,
         Protection.SLOTS_FIRST,
+        Protection.ROLL_BACK,
+        Protection.ROLL_BACK_VM,
     ),
 }
 """Protections that each has to keep operations apart."""
@@ -100,7 +105,11 @@ _TWO_FILES = (
 )
 
 
-_TASKS = {"twice": _TWO_BINDINGS, "linked": _TWO_FILES}
+_NOTHING_BOUND = (
+    *_ONE_FILE,
+    *(Task(Act.BIND, slot=1, pages=BOTH_PAGES, fails=failure) for failure in Failure),
+)
+_TASKS = {"unbound": _NOTHING_BOUND, "twice": _TWO_BINDINGS, "linked": _TWO_FILES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +163,17 @@ def _bound(w: Cells, f: int, s: int, mapped: bool, pins: bool) -> None:
     w[FILE[f] + locks.F_REFS] += pins
 
 
+def tasks_of(start: str) -> tuple[Task, ...]:
+    """The tasks that are raced from a start."""
+    return _TASKS.get(start, _ONE_FILE)
+
+
 def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> Iterator[Scenario]:
     """Every multiset of so many tasks, from every start; at most one of them an error on a page."""
     starts = tuple(starts)
     for size in sizes:
         for start in starts:
-            tasks = _TASKS.get(start, _ONE_FILE)
+            tasks = tasks_of(start)
             for chosen in combinations_with_replacement(tasks, size):
                 yield Scenario(start, chosen)
             for chosen in combinations_with_replacement(tasks, size - 1):

@@ -25,6 +25,13 @@ class Act(enum.Enum):
     MEMORY_ERROR = "memory-error"
 
 
+class Failure(enum.Enum):
+    """The step of a binding at which there is no memory."""
+
+    STORE = "no memory for its second page's binding"
+    SLOT = "no memory for its slot"
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """An act with its objects; those that it does not need are 0. `pages`: a range, as a mask."""
@@ -34,10 +41,13 @@ class Task:
     slot: int = 0
     file: int = 0
     pages: int = FIRST_PAGE
+    fails: Failure | None = None
 
     def __str__(self) -> str:
         words = _WORDS[self.act].format(self)
-        return words if self.pages == FIRST_PAGE else f"{words}, {_RANGES[self.pages]}"
+        if self.pages != FIRST_PAGE:
+            words += f", {_RANGES[self.pages]}"
+        return words if self.fails is None else f"{words}: {self.fails.value}"
 
 
 _WORDS = {

@@ -127,15 +127,20 @@ def _harm_of_slots(w: Cells) -> Harm | None:
                 return Harm.STALE_POINTER
             if f and w[FILE[f - 1] + locks.F_STATE] != locks.F_LIVE:
                 return Harm.STALE_POINTER
-            if f and not _named(w, f - 1, s):
-                return Harm.TWO_VMS
+            harm = _harm_of_bindings(w, f - 1, s) if f else None
+            if harm is not None:
+                return harm
     return None
 
 
-def _named(w: Cells, f: int, s: int) -> bool:
-    """Tell whether a file's bindings name a slot for every page that it has of it."""
-    bindings, pages = FILE[f] + locks.F_BINDINGS, w[SLOT[s] + locks.S_PAGES]
-    return all(w[bindings + page] == s + 1 for page in range(locks.PAGES) if pages >> page & 1)
+def _harm_of_bindings(w: Cells, f: int, s: int) -> Harm | None:
+    """A file must name a slot for every page that the slot has of it."""
+    pages = w[SLOT[s] + locks.S_PAGES]
+    bindings = FILE[f] + locks.F_BINDINGS
+    named = {w[bindings + page] for page in range(locks.PAGES) if pages >> page & 1}
+    if named == {s + 1}:
+        return None
+    return Harm.TWO_VMS if named - {0, s + 1} else Harm.HALF_BOUND
 
 
 class _Move(NamedTuple):
@@ -218,9 +223,10 @@ class _Search:
             now = at + 1 if to is None or to is BLOCKED else program.labels[to]
             length = 1
             while now != program.end and program.quiet[now] and not harms:
+                told = program.tells(now)
                 to = program.bodies[now](w, t)
                 now = now + 1 if to is None else program.labels[to]
-                length += 1
+                length += told
             if harms:
                 moves.append(_Move(t, length, 0, where, tuple(harms)))
                 harms.clear()
@@ -288,7 +294,8 @@ class _Search:
         w, now = bytearray(where), where[THREAD[t]]
         names: list[tuple[int, str]] = []
         while not names or (now != program.end and program.quiet[now] and not self._floor.harms):
-            names.append((t, program.names[now]))
+            if program.tells(now):
+                names.append((t, program.names[now]))
             to = program.bodies[now](w, t)
             now = now + 1 if to is None or to is BLOCKED else program.labels[to]
         self._floor.harms.clear()

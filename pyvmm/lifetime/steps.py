@@ -60,6 +60,10 @@ class Program:
     end: int
     """Position of a thread that is done."""
 
+    def tells(self, at: int) -> bool:
+        """Tell whether a schedule tells a step: not the questions that a thread asks itself."""
+        return not (self.quiet[at] and self.names[at].endswith("?"))
+
 
 class Steps:
     """Writes steps over a floor: locks and graces."""
@@ -79,6 +83,11 @@ class Steps:
     @property
     def _slots_lock_first(self) -> bool:
         return self.locking in (Locking.MAINLINE, Locking.MAINLINE_BEFORE, Locking.NEWEST)
+
+    @property
+    def _binds_first(self) -> bool:
+        """Up to 7.0: bindings are stored before what else the slot needs is prepared."""
+        return self.locking in (Locking.MAINLINE_BEFORE, Locking.V11, Locking.V11_ORDER)
 
     @property
     def _pins(self) -> bool:
@@ -152,6 +161,11 @@ class Steps:
     def _inode_of(self, w: Cells, t: int) -> int:
         """The inode of the thread's file."""
         return w[FILE[w[THREAD[t] + T_FILE] - 1] + F_INODE]
+
+    def _put_file(self, w: Cells, t: int) -> str | None:
+        """Body of a step: ``fput`` the thread's file."""
+        self.floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+        return None
 
     def _grace(self, what: str, protection: Protection, section: int) -> None:
         def begin(w: Cells, t: int) -> str | None:
