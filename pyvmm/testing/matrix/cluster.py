@@ -125,7 +125,15 @@ class Cluster:
             self.fit.pop(gone, None)
             self.unfit.pop(gone, None)
         new = sorted(there - self.fit.keys() - self.unfit.keys())
-        self.silent = {}
+        before, self.silent = self.silent, {}
+        try:
+            await self._look_at(new)
+        except (asyncio.CancelledError, TimeoutError):
+            # Who ends the waiting is still told of workers that have not answered.
+            self.silent = {one: before.get(one, "nothing") for one in new} | self.silent
+            raise
+
+    async def _look_at(self, new: list[str]) -> None:
         if not new:
             return
         self.unfit |= await self._faults(new)

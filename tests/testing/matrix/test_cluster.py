@@ -40,6 +40,8 @@ pytestmark = pytest.mark.slow
 WORKERS = 3
 """As many as boots have attempts: one that kills its worker each time meets no worker twice."""
 VERSION = importlib.metadata.version("pyvmm")
+QUESTIONS = 3
+"""That are asked of each worker before it is fit: for versions; it is asked for its facts then."""
 
 
 @pytest.fixture(scope="module")
@@ -406,10 +408,32 @@ def test_a_worker_that_does_not_answer_once_is_asked_again(count: int) -> None:
     assert (made.fit, made.unfit, made.silent) == ({"a": Facts(1, 0)}, {}, {})
 
 
-def test_workers_that_never_answer_are_told_as_that() -> None:
-    made = Cluster(FakeClient(*[OSError("gone")] * 99), "x")
-    with pytest.raises(HostLacksError, match=r"a has not answered for 0.01 s \(gone\); start"):
-        asyncio.run(with_workers(made, 0.01))
+class Falling(FakeClient):
+    """A client whose worker falls silent; then an hour goes by."""
+
+    async def run(self, function: Callable[..., object], *arguments: object, **_: object) -> Any:
+        if self.answers:
+            return await super().run(function, *arguments)
+        loop = asyncio.get_running_loop()
+        later = loop.time() + 3600
+        vars(loop)["time"] = lambda: later
+        return await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([OSError("gone")] * (2 * QUESTIONS), "gone"),
+        ([OSError("gone")] * QUESTIONS, "gone"),
+        ([OSError("gone")] * (QUESTIONS - 1), "gone"),
+        ([], "nothing"),
+    ],
+    ids=["each time", "then not at all", "in part", "never"],
+)
+def test_workers_that_never_answer_are_told_as_that(answers: list[object], said: str) -> None:
+    made = Cluster(Falling(*answers), "x")
+    with pytest.raises(HostLacksError, match=rf"a has not answered for 600 s \({said}\); start"):
+        asyncio.run(with_workers(made, 600))
 
 
 def test_what_is_done_is_told_where_another_has_failed(
