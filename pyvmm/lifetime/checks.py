@@ -68,6 +68,18 @@ def sources(w: World, state: State) -> list[tuple[int, int]]:
     return [(v, state[at + held] - 1) for v, at in enumerate(w.layout.vm) if state[at + held]]
 
 
+def sessions_hold(w: World, state: State) -> tuple[list[int], list[int]]:
+    """The VMs and the files that a session of preservation has a reference on."""
+    layout = w.layout
+    if layout.vm_preserved < 0:
+        return [], []
+    vms = [v for v, at in enumerate(layout.vm) if state[at + layout.vm_preserved]]
+    files = [f for f, at in enumerate(layout.file) if state[at + layout.file_preserved]]
+    vms += [state[at + layout.record_vm] - 1 for at in layout.vm_record]
+    files += [state[at + layout.record_file] - 1 for at in layout.file_record]
+    return [v for v in vms if v >= 0], [f for f in files if f >= 0]
+
+
 def nothing_dangles(w: World, state: State) -> str | None:
     """Slots, files and bindings point to what lives."""
     layout = w.layout
@@ -187,6 +199,9 @@ def _held(w: World, state: State) -> tuple[list[int], list[int]]:
                 files[state[at + SLOT_FILE] - 1] += 1
     for _, of in sources(w, state):
         vms[of] += 1
+    for held, counted in zip(sessions_hold(w, state), (vms, files), strict=True):
+        for each in held:
+            counted[each] += 1
     return vms, files
 
 
@@ -209,6 +224,9 @@ def everything_is_freed(w: World, state: State) -> str | None:
     files = [
         any(state[at + FILE_HANDLES : at + FILE_HANDLES + 2 * u.processes]) for at in layout.file
     ]
+    for held, reached in zip(sessions_hold(w, state), (vms, files), strict=True):
+        for each in held:
+            reached[each] = True
     for _ in range(u.vms + u.files):
         for f, at in enumerate(layout.file):
             if w.file_pins_vm and files[f] and state[at + FILE_VM]:
@@ -252,8 +270,8 @@ def closing_is_harmless(
 
 
 def file_does_not_pin_vm(w: World, state: State) -> str | None:
-    """VMs that live have a descriptor, or one of a vCPU, or a helper."""
-    helped = {of for _, of in sources(w, state)}
+    """VMs that live have a descriptor, or one of a vCPU, or a helper, or are preserved."""
+    helped = {of for _, of in sources(w, state)}.union(sessions_hold(w, state)[0])
     also = " or of a vCPU" if w.layout.vcpus >= 0 else ""
     for v, at in enumerate(w.layout.vm):
         if state[at] and not _handles(w, state, v) and v not in helped:
@@ -297,9 +315,11 @@ def cleared_by_owner(
 
 
 def holes_read_zeroes(
-    w: World, _before: State, operation: Operation, _outcome: str, after: State
+    w: World, _before: State, operation: Operation, outcome: str, after: State
 ) -> str | None:
     """The page punched out is zero."""
+    if outcome != "ok":
+        return None
     layout = w.layout
     inode = layout.inode[after[layout.file[operation.file] + FILE_INODE] - 1]
     if after[inode + INODE_TAGS + operation.page]:

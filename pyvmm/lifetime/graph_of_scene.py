@@ -23,6 +23,9 @@ _NAMES = {"process0": "parent", "process1": "child"}
 _LABELS = {
     "VCPU": "vCPU descriptor",
     "HELPER": "reference",
+    "SESSION": "reference",
+    "RECORD_PAGES": "its pages",
+    "RECORD_OF": "its VM",
     "FILE_PINS_VM": "reference",
     "SLOT_PINS_FILE": "reference",
     "INODE": "its inode",

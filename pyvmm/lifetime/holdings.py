@@ -24,7 +24,7 @@ from pyvmm.rules.lifecycle import Effect, Event, Lifecycle
 
 
 class Why(enum.Enum):
-    """Kind of an edge. Only the first six keep what they point to alive."""
+    """Kind of an edge; `pins` are those that keep what they point to alive."""
 
     DESCRIPTOR = "descriptor"
     VCPU = "a vCPU's descriptor"
@@ -33,6 +33,9 @@ class Why(enum.Enum):
     SLOT_PINS_FILE = "the slot's reference on its file"
     INODE = "the file's inode"
     HELPER = "the helper's reference on its VM"
+    SESSION = "the session's reference"
+    RECORD_PAGES = "the record's pages"
+    RECORD_OF = "the record's VM"
     VM_POINTER = "the file's VM pointer, no reference"
     FILE_POINTER = "the slot's file pointer, no reference"
     SLOT_OF_VM = "the VM's slot"
@@ -53,6 +56,8 @@ _PINS = (
     Why.SLOT_PINS_FILE,
     Why.INODE,
     Why.HELPER,
+    Why.SESSION,
+    Why.RECORD_PAGES,
 )
 
 
@@ -107,7 +112,7 @@ def holdings(lifecycle: Lifecycle, layout: Layout, state: State) -> tuple[Holdin
         if state[at + SLOT_MAPPING]:
             inode, page = divmod(state[at + SLOT_MAPPING] - 1, u.pages)
             add(f"slot{s}", f"inode{inode} page{page}", Why.GUEST_MAPPING)
-    return (*edges, *_helpers(layout, state))
+    return (*edges, *_helpers(layout, state), *_of_session(layout, state))
 
 
 def _helpers(layout: Layout, state: State) -> list[Holding]:
@@ -119,6 +124,39 @@ def _helpers(layout: Layout, state: State) -> list[Holding]:
         for v, at in enumerate(layout.vm)
         if state[at + held]
     ]
+
+
+def _of_session(layout: Layout, state: State) -> list[Holding]:
+    """Edges of a session of preservation; records of VMs come first in the numbers of records."""
+    if layout.vm_preserved < 0:
+        return []
+    edges: list[Holding] = []
+
+    def add(held: str, why: Why, holder: str = "session") -> None:
+        edges.append(Holding(holder, held, why))
+
+    for v, at in enumerate(layout.vm):
+        if state[at + layout.vm_preserved]:
+            add(f"vm{v}", Why.SESSION)
+    for f, at in enumerate(layout.file):
+        if state[at + layout.file_preserved]:
+            add(f"file{f}", Why.SESSION)
+    for number, at in enumerate(layout.vm_record):
+        if state[at + layout.record_vm]:
+            add(f"vm{state[at + layout.record_vm] - 1}", Why.SESSION)
+        elif state[at + layout.record_state]:
+            add(f"record{number}", Why.SESSION)
+    for number, at in enumerate(layout.file_record, len(layout.vm_record)):
+        if state[at + layout.record_file]:
+            add(f"file{state[at + layout.record_file] - 1}", Why.SESSION)
+        elif state[at + layout.file_record_state]:
+            name = f"record{number}"
+            add(name, Why.SESSION)
+            add(f"inode{state[at + layout.record_inode] - 1}", Why.RECORD_PAGES, name)
+            of = state[at + layout.record_of] - 1
+            if of >= 0 and not state[layout.vm_record[of] + layout.record_vm]:
+                add(f"record{of}", Why.RECORD_OF, name)
+    return edges
 
 
 def counts(layout: Layout, state: State) -> dict[str, int]:

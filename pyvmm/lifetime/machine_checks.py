@@ -54,3 +54,22 @@ def reboot(w: World, before: State, operation: Operation, outcome: str, after: S
     if inherited and not any(is_dead(w, before, other) for other in range(len(layout.vm))):
         return f"vm{v} reads what the VM wrote that had its virtual machine before it"
     return None
+
+
+def handed_on(
+    _w: World, _before: State, _operation: Operation, outcome: str, _after: State
+) -> str | None:
+    """The kernel can be replaced."""
+    if outcome == "ok":
+        return None
+    return "the kernel is not replaced: a file is preserved whose VM is not"
+
+
+def guests_go_on(
+    w: World, before: State, operation: Operation, outcome: str, _after: State
+) -> str | None:
+    """The access is served, or fails as it would without a session."""
+    if outcome != "EPERM":
+        return None
+    v = before[w.layout.slot[operation.slot]] - 1
+    return f"the guest of vm{v} stops: it needs a page more, and its file is frozen"

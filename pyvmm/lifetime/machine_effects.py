@@ -53,6 +53,9 @@ class MachineEffects:
             Effect.HELPERS_FOLLOW: self._helpers_follow,
             Effect.FILES_FOLLOW: self._files_follow,
             Effect.SOURCE_DIES: self._source_dies,
+            Effect.SESSION_TAKES_VM: self._session_takes_vm,
+            Effect.SESSION_TAKES_FILE: self._session_takes_file,
+            Effect.RECORD_KEEPS_MACHINE: self._record_keeps_machine,
         }
 
     def end_machine(self, cells: Cells, machine: int) -> None:
@@ -134,6 +137,16 @@ class MachineEffects:
                 cells[at + FILE_VM] = t.v + 1
                 cells[layout.vm[t.v] + REFS] += 1
                 self.drop_vm(cells, t.of)
+
+    def _session_takes_vm(self, cells: Cells, t: Target) -> None:
+        cells[self.layout.vm[t.v] + REFS] += 1
+
+    def _session_takes_file(self, cells: Cells, t: Target) -> None:
+        cells[self.layout.file[t.f] + REFS] += 1
+
+    def _record_keeps_machine(self, cells: Cells, t: Target) -> None:
+        """For the record `t.v`, of a VM whose virtual machine is `t.of`."""
+        cells[self.layout.vm_record[t.v] + self.layout.record_machine] = t.of
 
     def _source_dies(self, cells: Cells, t: Target) -> None:
         cells[self.layout.vm[t.of] + self.layout.vm_dead] = 1

@@ -18,6 +18,13 @@ class Kind(enum.Enum):
     JOIN_VM = "create a helper of a VM"
     MOVE_CONTEXT = "create a VM that takes another's virtual machine over"
     CREATE_VCPU = "create a vCPU"
+    PRESERVE_VM = "preserve a VM"
+    PRESERVE_FILE = "preserve a file"
+    UNPRESERVE = "close the session"
+    KEXEC = "kexec"
+    RETRIEVE_VM = "retrieve a VM"
+    RETRIEVE_FILE = "retrieve a file"
+    FINISH = "finish the session"
     CREATE_FILE = "create a guest_memfd"
     CREATE_UNOWNED = "create a guest_memfd for no VM"
     LINK = "link a second file"
@@ -95,6 +102,13 @@ _TEXT = {
     Kind.JOIN_VM: "{p}: create {vm}, a helper of {of} in its virtual machine",
     Kind.MOVE_CONTEXT: "{p}: create {vm}, which takes over the virtual machine of {of}",
     Kind.CREATE_VCPU: "{p}: create a vCPU of {vm}",
+    Kind.PRESERVE_VM: "agent: preserve {vm}",
+    Kind.PRESERVE_FILE: "agent: preserve {file}",
+    Kind.UNPRESERVE: "agent: close the session, preserve nothing",
+    Kind.KEXEC: "agent: kexec into the next kernel",
+    Kind.RETRIEVE_VM: "{p}: retrieve {vm}",
+    Kind.RETRIEVE_FILE: "{p}: retrieve {file}",
+    Kind.FINISH: "agent: finish the session",
     Kind.CREATE_FILE: "{p}: create {file} for {vm}",
     Kind.CREATE_UNOWNED: "{p}: create {file}, for no VM yet",
     Kind.LINK: "{p}: link another file to the inode of {file}, for {vm}",
@@ -164,6 +178,20 @@ def _of_a_vm(universe: Universe, p: int, v: int) -> Iterator[Operation]:
         kinds += [Kind.CREATE_VCPU, Kind.CLOSE_VCPU]
     for kind in kinds:
         yield Operation(kind, p, vm=v)
+    if universe.updates:
+        yield from _updates(universe)
+
+
+def _updates(universe: Universe) -> Iterator[Operation]:
+    """Operations on a session; after kexec `vm` and `file` are the numbers of its records."""
+    for v in range(universe.vms):
+        yield Operation(Kind.PRESERVE_VM, vm=v)
+        yield Operation(Kind.RETRIEVE_VM, vm=v)
+    for f in range(universe.files):
+        yield Operation(Kind.PRESERVE_FILE, file=f)
+        yield Operation(Kind.RETRIEVE_FILE, file=f)
+    for kind in (Kind.UNPRESERVE, Kind.KEXEC, Kind.FINISH):
+        yield Operation(kind)
 
 
 def _of_another(universe: Universe, p: int) -> Iterator[Operation]:

@@ -209,6 +209,22 @@ OF_FEATURES = (
         kinds=frozenset({Kind.GUEST_READ}),
         needs=Feature.SUCCESSORS,
     ),
+    Property(
+        "handed-on",
+        "What is preserved comes over the live update.",
+        Role.CARE,
+        step=machine_checks.handed_on,
+        kinds=frozenset({Kind.KEXEC}),
+        needs=Feature.UPDATES,
+    ),
+    Property(
+        "guests-go-on",
+        "A guest goes on while its memory is preserved.",
+        Role.CARE,
+        step=machine_checks.guests_go_on,
+        kinds=frozenset({Kind.GUEST_READ, Kind.GUEST_WRITE}),
+        needs=Feature.UPDATES,
+    ),
 )
 """Properties that only universes with a feature can show."""
 

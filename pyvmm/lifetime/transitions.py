@@ -23,8 +23,9 @@ from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.parts import Do, Part
 from pyvmm.lifetime.slot_transitions import Slots
 from pyvmm.lifetime.universe import Universe
+from pyvmm.lifetime.update_transitions import Updates
 
-PARTS: tuple[type[Part], ...] = (Creating, Machines, Slots, Descriptors, Accesses)
+PARTS: tuple[type[Part], ...] = (Creating, Machines, Slots, Descriptors, Accesses, Updates)
 """Parts that a transition system is made of; each does other kinds of operations."""
 
 
@@ -48,9 +49,10 @@ class TransitionSystem:
         self._do: dict[Kind, Do] = {}
         for part in PARTS:
             self._do.update(part(design, self.bodies).table())
-        if universe.moves:
-            guarded = Machines(design, self.bodies).guarded
-            self._do = {kind: guarded(kind, do) for kind, do in self._do.items()}
+        for feature, guard in ((universe.moves, Machines), (universe.updates, Updates)):
+            if feature:
+                guarded = guard(design, self.bodies).guarded
+                self._do = {kind: guarded(kind, do) for kind, do in self._do.items()}
         self._table = [(i, each, self._do[each.kind]) for i, each in enumerate(self.operations)]
 
     @property

@@ -101,6 +101,10 @@ MOVED = Universe(
 )  # fmt: skip
 """A VM that takes another's virtual machine over: private memory, which a link can bring along."""
 
+UPDATED = Universe("updated", 1, 1, 1, pages=2, processes=1, handles=1, updates=True)
+"""One of everything, preserved while the kernel is replaced."""
+
 UNIVERSES = {
-    each.name: each for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES, MOVED)
+    each.name: each
+    for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES, MOVED, UPDATED)
 }

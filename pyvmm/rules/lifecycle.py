@@ -36,6 +36,9 @@ class Event(enum.Enum):
     PAGE_ERROR = "a page has a memory error"
     JOIN_VM = "a VM is made a helper, of another's virtual machine"
     MOVE_CONTEXT = "a new VM takes another's virtual machine over"
+    PRESERVE_VM = "a VM is added to a session that outlives the kernel"
+    PRESERVE_FILE = "a file is added to that session"
+    HAND_ON_VM = "the kernel is replaced, and a preserved VM is left as a record"
 
 
 class Effect(enum.Enum):
@@ -69,6 +72,9 @@ class Effect(enum.Enum):
     HELPERS_FOLLOW = "the source's helpers are the new VM's, and what the source helps it does, too"
     FILES_FOLLOW = "the source's files lose their slots and become the new VM's"
     SOURCE_DIES = "the source can only be closed"
+    SESSION_TAKES_VM = "the session takes a reference on the VM"
+    SESSION_TAKES_FILE = "the session takes a reference on the file"
+    RECORD_KEEPS_MACHINE = "the record keeps the VM's virtual machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,10 @@ SHARED_EFFECTS: Mapping[Event, tuple[Effect, ...]] = {
     Event.JOIN_VM: (Effect.HELPER_NAMES_VM, Effect.HELPER_TAKES_VM),
     # sev_vm_move_enc_context_from: sev_migrate_from, kvm_vm_dead(source_kvm)
     Event.MOVE_CONTEXT: (Effect.HELPERS_FOLLOW, Effect.SOURCE_DIES),
+    # luo_preserve_file keeps the struct file; kvm_luo_preserve, kvm_gmem_luo_preserve
+    Event.PRESERVE_VM: (Effect.SESSION_TAKES_VM,),
+    Event.PRESERVE_FILE: (Effect.SESSION_TAKES_FILE,),
+    Event.HAND_ON_VM: (Effect.RECORD_KEEPS_MACHINE,),
 }
 """Effects that do not depend on who pins whom."""
 
@@ -116,9 +126,13 @@ MACHINE_EFFECTS = frozenset(
         Effect.HELPERS_FOLLOW,
         Effect.FILES_FOLLOW,
         Effect.SOURCE_DIES,
+        Effect.SESSION_TAKES_VM,
+        Effect.SESSION_TAKES_FILE,
+        Effect.RECORD_KEEPS_MACHINE,
     }
 )
-"""Effects among VMs of one virtual machine: the same in every design."""
+"""Effects on virtual machines that several VMs have, at a time or one after the other: the same in
+every design."""
 
 FILE_PINS_VM = Lifecycle(
     "file-pins-vm",

@@ -9,9 +9,7 @@ from pyvmm.errors import UsageError
 from pyvmm.lifetime.adapting import adapted, check_story, design_named, universe_named
 from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.designs import Design, file_pins_vm, memslot_pins_file
-from pyvmm.lifetime.drawing import shown_reason
 from pyvmm.lifetime.explorer import explore
-from pyvmm.lifetime.holdings import Holding, Why
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.scenarios import SCENARIOS, Scenario
 from pyvmm.lifetime.story import Story, Told
@@ -100,7 +98,3 @@ def test_every_scenario_can_be_done_to_the_end_under_some_design(scenario: Scena
     lengths = [len(adapted(scenario.operations, d, scenario.universe).steps) for d in DESIGNS]
     assert max(lengths) == len(scenario.operations)
     assert min(lengths) >= 5
-
-
-def test_every_kind_of_edge_has_a_word() -> None:
-    assert all(shown_reason(Holding("vm0", "vm1", why)) for why in Why)
