@@ -15,6 +15,7 @@ from pyvmm.lifetime.layout import (
 )
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.parts import OK, Do, Part
+from pyvmm.lifetime.questions import creation_refusal, flags_for
 from pyvmm.rules.lifecycle import Event
 
 
@@ -46,7 +47,19 @@ class Creating(Part):
         inode = self.bodies.free_inode(cells)
         if self._free_file(cells) != op.file or inode is None:
             return None  # the lowest free number is taken
+        refusal = self._flags_refused(cells, op, v)
+        if refusal is not None:
+            return refusal
+        if self.layout.inode_private >= 0:
+            cells[self.layout.inode[inode] + self.layout.inode_private] = op.private
         return self._new_file(cells, op, v, f=op.file, inode=inode)
+
+    def _flags_refused(self, cells: Cells, op: Operation, v: int | None) -> str | None:
+        """The errno's name if no file of these flags is created for the VM; None: for any VM."""
+        if self.layout.inode_private < 0:
+            return None
+        private_vm = v is not None and self.is_private(cells, v)
+        return creation_refusal(self.design.profile, flags_for(op.private), private_vm)
 
     def _link(self, cells: Cells, op: Operation) -> str | None:
         at = self.layout.file[op.file]

@@ -6,11 +6,13 @@ from __future__ import annotations
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.layout import (
     FILE_INODE,
+    INODE_TAGS,
     SLOT_FILE,
     SLOT_MAPPING,
     SLOT_PAGE,
     SLOT_VM,
     VM_HANDLES,
+    VM_MACHINE,
     State,
 )
 from pyvmm.lifetime.operations import Kind, Operation
@@ -67,3 +69,34 @@ def failure_changes_nothing(
     if before == after:
         return None
     return f"slot{operation.slot} was not bound to file{operation.file}, but not all is as before"
+
+
+def flags_fit_the_type(w: World, state: State) -> str | None:
+    """Check that no VM with private memory has a slot over a file that the host can look into."""
+    layout = w.layout
+    for s, at in enumerate(layout.slot):
+        v, f = state[at + SLOT_VM], state[at + SLOT_FILE]
+        if not v or not f or not state[layout.vm[v - 1] + layout.vm_private]:
+            continue
+        inode = layout.inode[state[layout.file[f - 1] + FILE_INODE] - 1]
+        if not state[inode + layout.inode_private]:
+            return (
+                f"vm{v - 1} has private memory, and slot{s} over file{f - 1}, "
+                "which the host can look into"
+            )
+    return None
+
+
+def private_stays_private(
+    w: World, before: State, operation: Operation, outcome: str, _after: State
+) -> str | None:
+    """Check that what the host reads was written under no VM that has private memory."""
+    layout = w.layout
+    if outcome in ("zeroes", "SIGBUS"):
+        return None
+    inode = layout.inode[before[layout.file[operation.file] + FILE_INODE] - 1]
+    tag = before[inode + INODE_TAGS + operation.page]
+    for v, at in enumerate(layout.vm):
+        if before[at + VM_MACHINE] == tag and before[at + layout.vm_private]:
+            return f"the host reads what vm{v} wrote, which has private memory"
+    return None

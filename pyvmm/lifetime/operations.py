@@ -68,7 +68,7 @@ class Operation(NamedTuple):
     private: int = 0
 
     def __str__(self) -> str:
-        return _TEXT[self.kind].format(
+        text = _TEXT[self.kind].format(
             p="parent" if self.process == 0 else "child",
             vm=f"vm{self.vm}",
             file=f"file{self.file}",
@@ -76,6 +76,7 @@ class Operation(NamedTuple):
             page=f"page{self.page}",
             of=f"vm{self.of}",
         )
+        return text + _PRIVATE[self.kind] if self.private else text
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object: `kind` and the numbers."""
@@ -133,6 +134,12 @@ _TEXT = {
     Kind.PAGE_ERROR: "hardware: a memory error in {page} of {file}",
 }
 
+_PRIVATE = {
+    Kind.CREATE_VM: ", with private memory",
+    Kind.CREATE_FILE: ", of private memory",
+    Kind.CREATE_UNOWNED: ", of private memory",
+}
+
 
 def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]:
     """Every operation of a universe; whether it can be done now is for the machine to say.
@@ -144,9 +151,10 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
     processes, vms = range(universe.processes), range(universe.vms)
     files, slots, pages = range(universe.files), range(universe.slots), range(universe.pages)
     creators = [0] if system_creation else list(vms)
+    types = range(universe.types)
     for p in processes:
-        for f, v in product(files, creators):
-            yield Operation(creating, p, vm=v, file=f)
+        for f, v, private in product(files, creators, types):
+            yield Operation(creating, p, vm=v, file=f, private=private)
         for v in vms:
             yield from _of_a_vm(universe, p, v)
         held = [Kind.DUP_FILE, Kind.CLOSE_FILE]
@@ -173,7 +181,9 @@ def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]
 
 
 def _of_a_vm(universe: Universe, p: int, v: int) -> Iterator[Operation]:
-    kinds = [Kind.CREATE_VM, Kind.DUP_VM, Kind.CLOSE_VM]
+    for private in range(universe.types):
+        yield Operation(Kind.CREATE_VM, p, vm=v, private=private)
+    kinds = [Kind.DUP_VM, Kind.CLOSE_VM]
     if universe.has(Feature.VCPUS):
         kinds += [Kind.CREATE_VCPU, Kind.CLOSE_VCPU]
     for kind in kinds:

@@ -10,7 +10,7 @@ from pyvmm.lifetime.bodies import Bodies
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import FILE_INODE, REFS, SLOT_VM, VM_HANDLES, VM_MACHINE, Cells
 from pyvmm.lifetime.operations import Kind, Operation
-from pyvmm.lifetime.questions import FILE_FLAGS
+from pyvmm.lifetime.questions import flags_for
 
 OK = "ok"
 
@@ -43,6 +43,9 @@ class Part:
         cells[at + REFS] = 1
         cells[at + VM_MACHINE] = machine
         cells[at + VM_HANDLES + op.process] = 1
+        if self.layout.vm_private >= 0:
+            private = op.private if op.kind is Kind.CREATE_VM else self.is_private(cells, op.of)
+            cells[at + self.layout.vm_private] = int(private)
 
     def asked(self, cells: Cells, s: int) -> int | None:
         """The VM of a slot, where some process has its descriptor: else nobody can ask it."""
@@ -74,9 +77,9 @@ class Part:
     def flags_of(self, cells: Cells, f: int) -> int:
         """The flags that a file's inode was created with."""
         if self.layout.inode_private < 0:
-            return FILE_FLAGS if self.universe.host_maps else 0
+            return flags_for(not self.universe.host_maps)
         inode = self.layout.inode[cells[self.layout.file[f] + FILE_INODE] - 1]
-        return 0 if cells[inode + self.layout.inode_private] else FILE_FLAGS
+        return flags_for(cells[inode + self.layout.inode_private])
 
     def some_process(self, cells: Cells, one: int, other: int) -> bool:
         """Tell whether one process holds both."""

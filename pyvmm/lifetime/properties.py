@@ -225,6 +225,21 @@ OF_FEATURES = (
         kinds=frozenset({Kind.GUEST_READ, Kind.GUEST_WRITE}),
         needs=Feature.UPDATES,
     ),
+    Property(
+        "flags-fit-the-type",
+        "A VM has slots over files only whose flags its type can have.",
+        Role.INVARIANT,
+        state=feature_checks.flags_fit_the_type,
+        needs=Feature.TYPES,
+    ),
+    Property(
+        "private-stays-private",
+        "The host never reads what a VM with private memory wrote.",
+        Role.INVARIANT,
+        step=feature_checks.private_stays_private,
+        kinds=frozenset({Kind.HOST_READ}),
+        needs=Feature.TYPES,
+    ),
 )
 """Properties that only universes with a feature can show."""
 

@@ -26,10 +26,18 @@ from pyvmm.rules.access import (
     guest_access,
     host_access,
 )
+from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
 from pyvmm.rules.files import Mmap, mmap
-from pyvmm.rules.memslots import GuestMemfdFile, SetRegion, Slot, set_region
+from pyvmm.rules.memslots import (
+    FLAGS_AT_BINDING,
+    Change,
+    GuestMemfdFile,
+    SetRegion,
+    Slot,
+    set_region,
+)
 from pyvmm.rules.profile import PrivateBy, Profile
-from pyvmm.rules.rule import Refusal, errno_name
+from pyvmm.rules.rule import Refusal, errno_name, judge
 
 FILE_FLAGS = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
 """Flags of files that the host can look into, too; those of private memory have none."""
@@ -39,12 +47,18 @@ MOVED_BY = 1 << 30
 """Distance, in bytes of guest-physical address, by which a slot is asked to move."""
 
 
+def flags_for(private: int) -> int:
+    """The flags of files of private memory, and of others."""
+    return 0 if private else FILE_FLAGS
+
+
 class Binding(NamedTuple):
     """A slot of one page, at the GPA of its number, to be bound to `page` of a file.
 
     `vm` and `of` identify the VM that asks and the one that the file belongs to; `occupied` are the
     VM's slots, `bound` the file's pages that are bound. `flags` are those that the file was created
-    with, and `private_vm` says that the VM has private memory.
+    with, and `private_vm` says that the VM has private memory. `judges_flags`: whether a file is
+    refused whose flags the VM's type has not got, which no kernel does here.
     """
 
     slot: int
@@ -56,6 +70,7 @@ class Binding(NamedTuple):
     bound: tuple[int, ...]
     flags: int = FILE_FLAGS
     private_vm: bool = False
+    judges_flags: bool = False
 
 
 def slot_of(number: int) -> Slot:
@@ -85,8 +100,17 @@ def binding_refusal(profile: Profile, binding: Binding) -> str | None:
         private_vm=binding.private_vm or not profile.default_vm_binds,
         slots=tuple(slot_of(each) for each in binding.occupied),
     )
-    answer = set_region(request, profile)
+    answer: Refusal | Change | None = set_region(request, profile)
+    if binding.judges_flags and not isinstance(answer, Refusal):
+        answer = judge(FLAGS_AT_BINDING, request, profile)
     return answer.errno_name if isinstance(answer, Refusal) else None
+
+
+@cache
+def creation_refusal(profile: Profile, flags: int, private_vm: bool) -> str | None:
+    """The errno's name if a kernel of this profile creates no file of such flags for such a VM."""
+    answer = create_guest_memfd(CreateGuestMemfd(PAGE_SIZE, flags, private_vm), profile)
+    return answer.errno_name if answer is not None else None
 
 
 @cache

@@ -70,6 +70,7 @@ class Slots(Part):
             bound,
             self.flags_of(cells, op.file),
             self.is_private(cells, op.vm),
+            self.design.judges_flags,
         )
         return binding_refusal(self.design.profile, binding) or OK
 

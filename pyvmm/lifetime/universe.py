@@ -94,6 +94,8 @@ FAILURES = Universe(
     "failures", vms=2, files=1, slots=1, pages=1, processes=1, handles=1, failures=True
 )
 """The small one, where bindings can fail."""
+TYPES = Universe("types", vms=2, files=1, slots=1, pages=1, processes=1, handles=1, types=2)
+"""The small one, where VMs may have private memory, and files may be for such."""
 
 MOVED = Universe(
     "moved", vms=2, files=2, slots=1, pages=1, processes=1, handles=1,
@@ -106,5 +108,5 @@ UPDATED = Universe("updated", 1, 1, 1, pages=2, processes=1, handles=1, updates=
 
 UNIVERSES = {
     each.name: each
-    for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES, MOVED, UPDATED)
+    for each in (STANDARD, FAMILY, LINKED, SMALL, VCPUS, ERRORS, FAILURES, TYPES, MOVED, UPDATED)
 }

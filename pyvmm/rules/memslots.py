@@ -26,6 +26,7 @@ from pyvmm.rules.abi import (
     USER_ADDRESS_END,
     is_page_aligned,
 )
+from pyvmm.rules.creation import supported_flags
 from pyvmm.rules.profile import Profile
 from pyvmm.rules.rule import Refusal, Rule, judge
 
@@ -162,6 +163,11 @@ def _bound_twice(r: SetRegion) -> bool:
     return file is not None and any(
         r.offset < end and start < r.offset + r.size for start, end in file.bound
     )
+
+
+def _has_other_flags(r: SetRegion, profile: Profile) -> bool:
+    file = _file(r)
+    return file is not None and bool(file.flags & ~supported_flags(r.private_vm, profile))
 
 
 REQUEST_RULES: tuple[Rule[SetRegion], ...] = (
@@ -322,6 +328,17 @@ BIND_RULES: tuple[Rule[SetRegion], ...] = (
     ),
 )
 """Rules of what is bound and where it goes."""
+
+FLAGS_AT_BINDING: tuple[Rule[SetRegion], ...] = (
+    Rule(
+        "bind-flags",
+        "the file has flags that guest_memfds of this VM's type cannot have",
+        "no kernel: kvm_gmem_create judges them by kvm_gmem_get_supported_flags, for the file's VM",
+        errno.EINVAL,
+        _has_other_flags,
+    ),
+)
+"""Rules that a binding needs where files are created for no VM; no part of `SET_REGION`."""
 
 SET_REGION = REQUEST_RULES + SLOT_RULES + BIND_RULES
 """All of them, in the kernel's order."""

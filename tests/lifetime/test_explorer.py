@@ -286,8 +286,13 @@ def test_the_shortest_story_is_the_shortest() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "universe",
-    [TWO_SLOTS, replace(TWO_SLOTS, processes=2, vcpus=2), replace(TWO_SLOTS, errors=True)],
-    ids=["plain", "vcpus", "errors"],
+    [
+        TWO_SLOTS,
+        replace(TWO_SLOTS, processes=2, vcpus=2),
+        replace(TWO_SLOTS, errors=True),
+        replace(TWO_SLOTS, types=2),
+    ],
+    ids=["plain", "vcpus", "errors", "types"],
 )
 def test_renaming_is_sound(universe: Universe) -> None:
     """States that are called one behave as one: random walks meet only canonical states."""

@@ -16,7 +16,16 @@ from pyvmm.lifetime.layout import EXTRAS, REFS, Layout
 from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import ERRORS, FAILURES, SMALL, UNIVERSES, VCPUS, Feature, Universe
+from pyvmm.lifetime.universe import (
+    ERRORS,
+    FAILURES,
+    SMALL,
+    TYPES,
+    UNIVERSES,
+    VCPUS,
+    Feature,
+    Universe,
+)
 from pyvmm.rules.lifecycle import Effect, Event
 
 ALL_OF_THEM = replace(
@@ -238,3 +247,55 @@ def test_a_binding_that_is_refused_does_not_fail() -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError):
         outcomes(system, *begin, bind, fails)
+
+
+# Types of VMs, and flags of files: judged when the file is created for its VM, or at binding.
+
+_OF_TYPES = {"flags-fit-the-type", "private-stays-private"}
+
+
+@pytest.mark.parametrize("design", STANDARD_DESIGNS, ids=names)
+def test_who_creates_files_for_no_vm_has_to_judge_flags_at_binding(design: Design) -> None:
+    plain = set(explore(design, SMALL).stories)
+    found = explore(design, TYPES)
+    if not design.system_creation:
+        assert found.operations[Kind.CREATE_FILE, "EINVAL"]
+        assert set(found.stories) == plain
+        return
+    assert set(found.stories) == plain | _OF_TYPES
+    assert [str(step) for step in found.stories["flags-fit-the-type"].steps] == [
+        "parent: create file0, for no VM yet",
+        "parent: create vm0, with private memory",
+        "parent: bind slot0 of vm0 to page0 of file0",
+    ]
+    leak = found.stories["private-stays-private"]
+    assert (len(leak.steps), leak.steps[-1].outcome) == (6, "vm0's page")
+    judging = memslot_pins_file(*design.remedies, judges_flags=True)
+    steps = [step.operation for step in found.stories["flags-fit-the-type"].steps]
+    assert outcomes(TransitionSystem(judging, TYPES), *steps) == ["ok", "ok", "EINVAL"]
+    assert set(explore(judging, TYPES).stories) == plain
+    assert design_named(judging.name) == judging
+
+
+def test_memory_of_neither_type_is_the_other_s() -> None:
+    linux = TransitionSystem(file_pins_vm(), TYPES)
+    private_vm = Operation(Kind.CREATE_VM, private=1)
+    private_file, file = (Operation(Kind.CREATE_FILE, private=each) for each in (1, 0))
+    use = [Operation(each) for each in (Kind.BIND, Kind.GUEST_WRITE, Kind.GUEST_READ)]
+    assert outcomes(linux, private_vm, file) == ["ok", "EINVAL"]
+    assert outcomes(linux, private_vm, private_file, *use)[2:] == ["ok", "ok", "vm0's page"]
+    assert outcomes(linux, private_vm, private_file, Operation(Kind.MAP))[2] == "ENODEV"
+    # A default VM may have a file of private memory: its guest finds nothing at the slot's address.
+    default = Operation(Kind.CREATE_VM)
+    assert outcomes(linux, default, private_file, *use)[2:] == ["ok", "EFAULT", "EFAULT"]
+    assert str(private_file) == "parent: create file0 for vm0, of private memory"
+
+
+def test_a_helper_has_private_memory_if_its_vm_has() -> None:
+    universe = replace(TYPES, links=True)
+    for design in (file_pins_vm(), memslot_pins_file()):
+        system = TransitionSystem(design, universe)
+        for private in (0, 1):
+            state = system.step(system.initial, Operation(Kind.CREATE_VM, private=private)).state
+            state = system.step(state, Operation(Kind.JOIN_VM, vm=1, of=0)).state
+            assert state[system.layout.vm[1] + system.layout.vm_private] == private

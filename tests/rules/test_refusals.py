@@ -24,7 +24,15 @@ from pyvmm.rules.files import (
     file_call,
     mmap,
 )
-from pyvmm.rules.memslots import Change, NoGuestMemfd, SetRegion, Slot, set_region
+from pyvmm.rules.memslots import (
+    FLAGS_AT_BINDING,
+    Change,
+    GuestMemfdFile,
+    NoGuestMemfd,
+    SetRegion,
+    Slot,
+    set_region,
+)
 from pyvmm.rules.profile import MAINLINE, PROFILES, SHARED_ONLY
 from pyvmm.rules.rule import Refusal, Rule, judge
 from tests.rules.cases import CASES, Case
@@ -116,3 +124,22 @@ def test_the_numbers_are_those_of_the_host_interface() -> None:
     assert slots.LOG_DIRTY_PAGES == abi.KVM_MEM_LOG_DIRTY_PAGES
     assert slots.READONLY == abi.KVM_MEM_READONLY
     assert slots.GUEST_MEMFD == abi.KVM_MEM_GUEST_MEMFD
+
+
+@pytest.mark.parametrize(("private_vm", "flags", "refused"), [
+    (True, 3, True), (True, 1, False), (True, 0, False), (False, 3, False), (False, 4, True),
+])  # fmt: skip
+def test_flags_would_be_judged_at_binding_as_they_are_at_creation(
+    private_vm: bool, flags: int, refused: bool
+) -> None:
+    request = SetRegion(
+        0, 0, abi.PAGE_SIZE, 0, abi.KVM_MEM_GUEST_MEMFD, vm=1, private_vm=private_vm,
+        descriptor=GuestMemfdFile(1, abi.PAGE_SIZE, flags),
+    )  # fmt: skip
+    assert set_region(request, MAINLINE) is Change.CREATE
+    answer = judge(FLAGS_AT_BINDING, request, MAINLINE)
+    assert (answer is not None) is refused
+    at_creation = create_guest_memfd(CreateGuestMemfd(abi.PAGE_SIZE, flags, private_vm), MAINLINE)
+    assert (at_creation is not None) is refused
+    other = replace(request, descriptor=NoGuestMemfd.OTHER_FILE)
+    assert judge(FLAGS_AT_BINDING, other, MAINLINE) is None
