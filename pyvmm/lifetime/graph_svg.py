@@ -17,6 +17,10 @@ _DARK = (
     "--ink:#e6edf3;--faint:#9198a1;--paper:#0d1117;--frame:#3d444d;--box:#161b22;--rim:#9198a1;"
     "--pin:#79b8ff;--new:#56d364;--gone:#ff8178;--changed:#e3a34c"
 )
+_FORCED = (
+    "--ink:CanvasText;--faint:CanvasText;--paper:Canvas;--frame:CanvasText;--box:Canvas;"
+    "--rim:CanvasText;--pin:LinkText;--new:CanvasText;--gone:GrayText;--changed:CanvasText"
+)
 _RULES = """
 text{fill:var(--ink);white-space:pre;
  font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace}
@@ -57,6 +61,7 @@ def style(scope: str) -> str:
         (
             f"{scope}{{color-scheme:light dark;{_LIGHT}}}",
             f"@media (prefers-color-scheme:dark){{{scope}{{{_DARK}}}}}",
+            f"@media (forced-colors:active){{{scope}{{{_FORCED}}}}}",
             *scoped,
         )
     )

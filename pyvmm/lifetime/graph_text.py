@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from pyvmm.lifetime.graph import Drawn, Evidence, Graph, GraphEdge, GraphNode, Mark, printable
+from pyvmm.lifetime.graph import Drawn, Evidence, Graph, GraphNode, Mark, printable
 
 COLUMN = 62
 """Letters across one design where two are side by side."""
@@ -32,13 +32,8 @@ def to_lines(graph: Graph, wide: int = COLUMN) -> list[str]:
         lines += _wrapped(f"changed: {graph.changed}", wide, "   ")
     if graph.warning:
         lines += _wrapped(f"!! {graph.warning}", wide, "   ")
-    nodes = {node.name: node for node in graph.nodes}
-    shown = {name: _box(node) for name, node in nodes.items()}
-    holders = max((len(shown[edge.holder]) for edge in graph.edges), default=0)
-    held = max((len(shown[edge.held]) for edge in graph.edges), default=0)
-    for edge in graph.edges:
-        lines += _edge(edge, shown[edge.holder].ljust(holders), shown[edge.held].ljust(held), wide)
-    if not graph.edges:
+    lines += _edges(graph, wide)
+    if not graph.edges and graph.changed:
         lines.append("   (nothing)")
     for node in graph.nodes:
         for note in node.notes:
@@ -101,13 +96,18 @@ def _box(node: GraphNode) -> str:
     return f"[{node.shown}{number}]"
 
 
-def _edge(edge: GraphEdge, holder: str, held: str, wide: int) -> list[str]:
-    arrow = "==>" if edge.pins else "-->"
-    often = f" x{edge.times}" if edge.times > 1 or edge.mark is Mark.CHANGED else ""
-    seen = " *" if edge.evidence is Evidence.SEEN else ""
-    mark = edge.mark.value
-    reason = f"{edge.label}{often}{seen}"
-    line = f" {mark} {holder} {arrow} {held}  {reason}"
-    if len(line) <= wide:
-        return [line]
-    return [f" {mark} {holder.rstrip()} {arrow} {held.rstrip()}", f"     {reason}"]
+def _edges(graph: Graph, wide: int) -> list[str]:
+    """A line for each edge; two for each where one would be too long."""
+    shown = {node.name: _box(node) for node in graph.nodes}
+    holders = max((len(shown[edge.holder]) for edge in graph.edges), default=0)
+    held = max((len(shown[edge.held]) for edge in graph.edges), default=0)
+    lines, narrow = [], []
+    for edge in graph.edges:
+        arrow = "==>" if edge.pins else "-->"
+        often = f" x{edge.times}" if edge.times > 1 or edge.mark is Mark.CHANGED else ""
+        seen = " *" if edge.evidence is Evidence.SEEN else ""
+        ends = shown[edge.holder].ljust(holders), shown[edge.held].ljust(held)
+        lines.append(f" {edge.mark.value} {ends[0]} {arrow} {ends[1]}  {edge.label}{often}{seen}")
+        narrow.append(f" {edge.mark.value} {shown[edge.holder]} {arrow} {shown[edge.held]}")
+        narrow.append(f"       {edge.label}{often}{seen}")
+    return lines if max(map(len, lines), default=0) <= wide else narrow

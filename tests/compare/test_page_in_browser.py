@@ -3,30 +3,19 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-from html import escape, unescape
+from html import escape
 from pathlib import Path
 
 import pytest
 
 from pyvmm.compare.html_report import to_html
+from tests.chromium import DARK, LIGHT, found_by
 from tests.compare.wide_report import wide_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # Steps of 50 px; the last one of a wide screen.
 WIDTHS = (*range(400, 1201, 50), 1600)
-FLAGS = (
-    "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-)  # fmt: skip
-LIGHT, DARK = 1, 0
-"""Values of Chromium's preferredColorScheme."""
-
 # What sticks out of a page to the right (its pictures scale), what cannot be seen of its tables.
 MEASURE = """
 addEventListener('load', () => {
@@ -62,23 +51,8 @@ def measured(page: str, scheme: int, tmp_path: Path) -> list[dict[str, object]]:
         f'<iframe style="width:{width}px; border: 0" srcdoc="{escape(page)}"></iframe>'
         for width in WIDTHS
     )
-    frame = tmp_path / "frames.html"
-    frame.write_text(
-        f'<!DOCTYPE html><meta charset="utf-8"><body>{frames}<script>{MEASURE}</script>'
-    )
-    program = shutil.which("chromium")
-    assert program is not None
-    done = subprocess.run(
-        [
-            program, *FLAGS, f"--blink-settings=preferredColorScheme={scheme}",
-            f"--user-data-dir={tmp_path / 'user'}", "--dump-dom", frame.as_uri(),
-        ],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    found = re.search(r"<<(.*)>>", unescape(done.stdout), re.DOTALL)
-    assert found is not None, done.stderr
-    plain: list[dict[str, object]] = json.loads(found[1])
-    return plain
+    page = f"{frames}<script>{MEASURE}</script>"
+    return found_by(page, tmp_path, scheme)
 
 
 @pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])

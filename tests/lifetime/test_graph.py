@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import permutations
 from xml.dom import minidom
 
 import pytest
@@ -29,7 +31,7 @@ from pyvmm.lifetime.graph import (
 from pyvmm.lifetime.graph_of_scene import Scene, drawn_of, graph_of, scene_of
 from pyvmm.lifetime.graph_overlaps import overlaps
 from pyvmm.lifetime.graph_places import place
-from pyvmm.lifetime.graph_shapes import Placed, Rect
+from pyvmm.lifetime.graph_shapes import Arrow, Placed, Rect
 from pyvmm.lifetime.graph_svg import sentences, style, to_svg
 from pyvmm.lifetime.graph_text import to_lines, to_text
 from pyvmm.lifetime.holdings import Holding, Why
@@ -359,3 +361,43 @@ def test_text_fits_the_width_and_is_ascii(scenario: Scenario) -> None:
 def test_nothing_is_new_where_there_was_nothing_before() -> None:
     graph = told(BOUND, LINUX)[-1]
     assert since(None, graph) is graph
+
+
+def test_every_colour_can_be_read_on_its_paper() -> None:
+    def luminance(colour: str) -> float:
+        letters = colour * 2 if len(colour) == 3 else colour
+        parts = [int(letters[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    schemes = [
+        dict(re.findall(r"--([a-z]+):#([0-9a-f]+)", rule))
+        for rule in style("svg.pins").splitlines()
+        if "--ink:#" in rule
+    ]
+    assert len(schemes) == 2
+    for colours in schemes:
+        for under in ("paper", "box"):
+            for ink in ("ink", "faint", "pin", "new", "gone", "changed"):
+                dark, light = sorted(luminance(colours[name]) for name in (ink, under))
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, under)
+
+
+def crossings(arrows: Sequence[Arrow]) -> int:
+    return sum(
+        mine.x < theirs.x < mine.right and theirs.y < mine.y < theirs.bottom
+        for one, other in permutations(arrows, 2)
+        for mine in one.segments
+        for theirs in other.segments
+    )
+
+
+def test_edges_that_need_not_cross_do_not() -> None:
+    vms = [GraphNode(f"vm{number}", NodeKind.VM, f"vm{number}") for number in range(4)]
+    edges = [GraphEdge("process0", vm.name, True, "descriptor", "") for vm in vms]
+    nodes = (GraphNode("process0", NodeKind.PROCESS, "parent"), *vms)
+    for way in (edges, edges[::-1]):
+        (panel,) = place([Drawn("", (Graph("", nodes, tuple(way)),))], "t").panels
+        assert crossings(panel.arrows) == 0
