@@ -65,6 +65,9 @@ PURE_MODULES = {
     ),
     "testing/images": ("__init__", "cases"),
     "testing/session": ("__init__", "report_lines"),
+    "demo/telling": ("__init__", "acts", "chapter", "outcomes", "player"),
+    "demo/chapters": ("__init__", "slots"),
+    "demo/terminal": ("__init__", "text"),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
     ),
@@ -267,7 +270,7 @@ NO_ADDRESSES_OF_A_MACHINE = {
     "pyvmm/replay/guest.py": {0x10_0000, 0x1F_0000},  # a VM that is no machine
 }
 """Numbers that are no place in the guest-physical address space of a machine, or the hardware's."""
-NO_SLOTS_OF_A_MACHINE = {"lifetime", "replay"}
+NO_SLOTS_OF_A_MACHINE = {"demo", "lifetime", "replay"}
 """Rooms whose VMs are stories of their own."""
 
 

@@ -129,6 +129,13 @@ def _load_matrix(parser: argparse.ArgumentParser) -> Command:
     return matrix.command
 
 
+def _load_demo(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import demo
+
+    demo.add_arguments(parser)
+    return demo.command
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
     "run": ("Boot a guest image; end with its exit status.", _load_run),
     "measure": ("Say which launch digest a private run of a guest comes to.", _load_measure),
@@ -137,6 +144,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
     "lifetime": ("Explore, replay and draw who pins whom: guest_memfds and VMs.", _load_lifetime),
     "compare": ("Run a guest under pyvmm and under QEMU, and compare.", _load_compare),
     "matrix": ("Boot images by memory, CPUs and hosts, and say what became of each.", _load_matrix),
+    "demo": ("Watch guest memory being set up, step by step, and try to break it.", _load_demo),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 

@@ -10,11 +10,18 @@ from pyvmm.errors import SystemCallError
 from pyvmm.rules.rule import Refusal
 
 
-def refused(attempt: str, refusal: Refusal) -> SystemCallError:
-    """The error for a request that a rule refuses; it names the rule's reason."""
-    return SystemCallError(
-        attempt, refusal.errno, f"{refusal.errno_name} ({refusal.cause}; {refusal.rule})"
-    )
+class RefusedByRuleError(SystemCallError):
+    """A request that a rule refuses; it names the rule's reason."""
+
+    def __init__(self, attempt: str, refusal: Refusal) -> None:
+        cause = f"{refusal.errno_name} ({refusal.cause}; {refusal.rule})"
+        super().__init__(attempt, refusal.errno, cause)
+        self.refusal = refusal
+
+
+def refused(attempt: str, refusal: Refusal) -> RefusedByRuleError:
+    """The error for a request that a rule refuses."""
+    return RefusedByRuleError(attempt, refusal)
 
 
 def failed(attempt: str, error: OSError) -> SystemCallError:

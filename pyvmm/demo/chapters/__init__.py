@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: MIT
+"""The chapters: data, a file each."""
+
+from __future__ import annotations
+
+from pyvmm.demo.chapters.slots import SLOTS
+from pyvmm.demo.telling.chapter import Book
+
+BOOK = Book((SLOTS,))

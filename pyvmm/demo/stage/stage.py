@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Protocol of a stage, and the opening of one for a chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from pyvmm.demo.stage.bare import BareStage
+from pyvmm.demo.telling.acts import Act
+from pyvmm.demo.telling.chapter import Need
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
+from pyvmm.errors import HostLacksError, PyvmmError
+
+
+class Stage(Protocol):
+    """Real objects that acts are carried out on. Used by one task."""
+
+    @property
+    def staged(self) -> Staged:
+        """The host."""
+        ...
+
+    async def do(self, act: Act) -> Outcome:
+        """Carry an act out: a refusal by the kernel is an outcome.
+
+        Raises `UsageError` for what names no thing of the stage: nothing has been done then.
+        """
+        ...
+
+    async def observe(self) -> Observed:
+        """The state now."""
+        ...
+
+
+@contextmanager
+def open_stage(needs: frozenset[Need], wish: StageHost | None) -> Iterator[Stage]:
+    """A stage on the host wished; without a wish on this machine's KVM if it has what is needed.
+
+    Otherwise on the model, and the stage says why. Everything on it is freed behind the block.
+    Raises `HostLacksError` and `NoPermissionError` where a wish cannot be.
+    """
+    with _opened(needs, wish) as stage:
+        yield stage
+
+
+def _opened(needs: frozenset[Need], wish: StageHost | None) -> BareStage:
+    if wish is not None:
+        stage = BareStage(wish)
+        lacking = _lacking(stage, needs)
+        if not lacking:
+            return stage
+        stage.close()
+        raise HostLacksError(
+            f"tell this chapter on {wish.value}", f"it has no {lacking}", "use --host model"
+        )
+    try:
+        stage = BareStage(StageHost.KVM)
+    except PyvmmError as error:
+        return BareStage(StageHost.MODEL, f"there is no KVM to be used: {error.cause}")
+    lacking = _lacking(stage, needs)
+    if lacking:
+        stage.close()
+        return BareStage(StageHost.MODEL, f"this machine's KVM has no {lacking}")
+    return stage
+
+
+def _lacking(stage: BareStage, needs: frozenset[Need]) -> str:
+    return " and no ".join(sorted(one.value for one in needs - stage.offers))

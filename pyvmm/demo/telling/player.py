@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: MIT
+"""A reader's place in the book: what a key or a click does, what is asked of a stage, what is seen.
+
+Sans-I/O: `Player.move` and `Player.told` take values and give orders for a stage; whoever has one
+carries them out. Back shows a moment that is kept, and touches no machine. To act from an earlier
+step a new stage is opened, and all acts up to there are carried out again on it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyvmm.demo.telling.acts import Act
+from pyvmm.demo.telling.chapter import Book, Chapter, Question, Step, is_true
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
+
+
+class Plain(enum.Enum):
+    """Move without arguments."""
+
+    NEXT = "next"
+    """Carry the step out, or go on to the following one."""
+    BACK = "back"
+    RESTART = "restart"
+    SKIP = "skip"
+    """Carry the step out without a prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Go to the beginning of a chapter."""
+
+    chapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """Choose an answer, by its key, and carry the step out."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Carry out an act of the reader's own choice."""
+
+    act: Act
+
+
+Move: TypeAlias = Plain | Jump | Predict | Try
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStage:
+    """Open a stage for a chapter, closing the one there was, and carry these acts out on it.
+
+    Their outcomes are not told.
+    """
+
+    chapter: Chapter
+    replay: tuple[Act, ...]
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoAct:
+    """Carry an act out."""
+
+    act: Act
+    ticket: int
+
+
+Order: TypeAlias = OpenStage | DoAct
+
+
+@dataclass(frozen=True, slots=True)
+class StageOpened:
+    """A stage is there, in this state."""
+
+    staged: Staged
+    observed: Observed
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActDone:
+    """An act has been carried out."""
+
+    outcome: Outcome
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotDone:
+    """An act could not be asked for: why, in a sentence. The stage is as it was."""
+
+    why: str
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageLost:
+    """There is no stage any more, or none could be had: why, in a sentence."""
+
+    why: str
+    ticket: int
+
+
+Told: TypeAlias = StageOpened | ActDone | NotDone | StageLost
+
+
+class Phase(enum.Enum):
+    """Phase of a step."""
+
+    OPENING = "opening"
+    """A stage is on its way."""
+    ASKING = "asking"
+    """The step has not been carried out: a prediction, or Enter."""
+    DOING = "doing"
+    SHOWING = "showing"
+    """The outcome is there."""
+    ENDED = "ended"
+    """The chapter's last step has been shown."""
+    LOST = "lost"
+    """The stage was lost; a restart opens another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An outcome as it is kept: of which step or attempt, with the prediction and what came true.
+
+    `before` is the stage's state when the act was asked for.
+    """
+
+    step: Step
+    act: Act
+    staged: Staged
+    predicted: str | None
+    came_true: str | None
+    before: Observed
+    outcome: Outcome
+
+    @property
+    def was_tried(self) -> bool:
+        """True for an act of the reader's own choice."""
+        return self.act is not self.step.act
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a writer shows: `number` counts the chapter's steps from 1.
+
+    `moment` is the outcome to be shown, of this step or of one that was gone back to.
+    """
+
+    chapter: Chapter
+    step: Step
+    number: int
+    phase: Phase
+    staged: Staged | None
+    moment: Moment | None
+    notice: str
+    is_last: bool
+
+
+class Player:
+    """One reader, at the beginning of a chapter; the first orders are those of `begin`."""
+
+    def __init__(self, book: Book, start: str) -> None:
+        self._book = book
+        self._ticket = 0
+        self._chapter = self._find(start)
+        self._index = 0
+        self._looking: int | None = None
+        self._phase = Phase.OPENING
+        self._staged: Staged | None = None
+        self._observed = Observed()
+        self._moments: list[Moment] = []
+        self._is_done = False
+        """True once the step itself has been carried out."""
+        self._predicted: str | None = None
+        self._doing: Act | None = None
+        self._notice = ""
+
+    def begin(self) -> tuple[Order, ...]:
+        """Open the first stage."""
+        return self._open(self._chapter, ())
+
+    @property
+    def view(self) -> View:
+        """Everything that is to be shown now."""
+        moment: Moment | None = None
+        step = self._step
+        if self._looking is not None:
+            moment = self._moments[self._looking]
+            step = moment.step
+        elif self._phase in {Phase.SHOWING, Phase.ENDED} and self._moments:
+            moment = self._moments[-1]
+        number = self._chapter.steps.index(step) + 1
+        return View(
+            self._chapter,
+            step,
+            number,
+            Phase.SHOWING if self._looking is not None else self._phase,
+            self._staged,
+            moment,
+            self._notice,
+            is_last=number == len(self._chapter.steps),
+        )
+
+    @property
+    def moments(self) -> tuple[Moment, ...]:
+        """Everything that has been seen of this chapter, in order."""
+        return tuple(self._moments)
+
+    @property
+    def _step(self) -> Step:
+        return self._chapter.steps[self._index]
+
+    # -- moves --
+
+    def move(self, move: Move) -> tuple[Order, ...]:
+        """Take a move; one that does not fit becomes a notice and no order."""
+        self._notice = ""
+        match move:
+            case Jump(chapter=name):
+                if all(one.id != name for one in self._book.chapters):
+                    return self._refuse(f"there is no chapter {name!r:.40}")
+                return self._open(self._find(name), ())
+            case Plain.RESTART:
+                return self._open(self._chapter, ())
+            case Plain.BACK:
+                return self._back()
+        if self._phase is Phase.LOST:
+            return self._refuse("the stage was lost: restart the chapter")
+        if self._phase in {Phase.OPENING, Phase.DOING}:
+            return self._refuse("wait until it is done")
+        if self._looking is not None:
+            return self._forward(move)
+        match move:
+            case Predict(key=key):
+                return self._predict(key)
+            case Try(act=act):
+                return self._do(act)
+            case Plain.NEXT | Plain.SKIP:
+                return self._next()
+
+    def _refuse(self, why: str) -> tuple[Order, ...]:
+        self._notice = why
+        return ()
+
+    def _back(self) -> tuple[Order, ...]:
+        shown = len(self._moments)
+        if self._phase is Phase.SHOWING or self._phase is Phase.ENDED:
+            shown -= 1
+        at = shown if self._looking is None else self._looking
+        if at <= 0:
+            return self._refuse("this is the beginning of the chapter")
+        self._looking = at - 1
+        return ()
+
+    def _forward(self, move: Move) -> tuple[Order, ...]:
+        """A move while an earlier moment is looked at: on to the one behind it, or act from it."""
+        at = self._looking
+        assert at is not None
+        if isinstance(move, Try):
+            kept = self._moments[: at + 1]
+            self._index = self._chapter.steps.index(kept[-1].step)
+            orders = self._open(self._chapter, tuple(one.act for one in kept), keep=kept)
+            self._doing = move.act
+            self._notice = "on a new stage, with everything up to here carried out again:"
+            return orders
+        if isinstance(move, Predict):
+            return self._refuse("this step has been carried out already")
+        newest = len(self._moments) - (1 if self._phase in {Phase.SHOWING, Phase.ENDED} else 0)
+        self._looking = at + 1 if at + 1 < newest else None
+        return ()
+
+    def _predict(self, key: str) -> tuple[Order, ...]:
+        question = self._step.question
+        if self._phase is not Phase.ASKING or question is None:
+            return self._refuse("there is nothing to be predicted now")
+        if all(one.key != key for one in question.choices):
+            return self._refuse(f"there is no answer {key!r:.40}")
+        self._predicted = key
+        return self._do(self._step.act)
+
+    def _next(self) -> tuple[Order, ...]:
+        step = self._step
+        if self._phase is Phase.ASKING:
+            return self._do(step.act)
+        if not self._is_done:
+            # Something else was tried before the step.
+            self._phase = Phase.ASKING
+            return ()
+        if self._index + 1 == len(self._chapter.steps):
+            self._phase = Phase.ENDED
+            return ()
+        self._index += 1
+        self._predicted = None
+        self._is_done = False
+        self._phase = Phase.ASKING
+        return ()
+
+    def _do(self, act: Act) -> tuple[Order, ...]:
+        self._phase = Phase.DOING
+        self._doing = act
+        return (DoAct(act, self._ticket),)
+
+    def _open(
+        self, chapter: Chapter, replay: tuple[Act, ...], keep: list[Moment] | None = None
+    ) -> tuple[Order, ...]:
+        self._ticket += 1
+        self._looking = None
+        self._phase = Phase.OPENING
+        self._predicted = None
+        self._doing = None
+        self._moments = keep or []
+        if keep is None:
+            self._chapter, self._index = chapter, 0
+        self._is_done = any(not one.was_tried and one.step is self._step for one in self._moments)
+        return (OpenStage(chapter, replay, self._ticket),)
+
+    # -- what a stage tells --
+
+    def told(self, told: Told) -> tuple[Order, ...]:
+        """Take what became of an order; of a stage that was given up nothing is taken."""
+        if told.ticket != self._ticket:
+            return ()
+        match told:
+            case StageOpened(staged=staged, observed=observed):
+                self._staged, self._observed = staged, observed
+                self._phase = Phase.ASKING
+                if self._doing is not None:
+                    return self._do(self._doing)
+            case ActDone(outcome=outcome):
+                self._keep(outcome)
+            case NotDone(why=why):
+                self._phase = Phase.SHOWING if self._is_done else Phase.ASKING
+                self._notice, self._doing = why, None
+            case StageLost(why=why):
+                self._phase, self._notice = Phase.LOST, why
+        return ()
+
+    def _keep(self, outcome: Outcome) -> None:
+        step, act = self._step, self._doing
+        assert act is not None
+        assert self._staged is not None
+        is_step = act is step.act
+        came_true = _came_true(step.question, outcome, self._observed) if is_step else None
+        self._moments.append(
+            Moment(
+                step,
+                act,
+                self._staged,
+                self._predicted if is_step else None,
+                came_true,
+                self._observed,
+                outcome,
+            )
+        )
+        self._is_done = self._is_done or is_step
+        self._observed = outcome.after
+        self._doing = None
+        self._phase = Phase.SHOWING
+
+    def _find(self, name: str) -> Chapter:
+        return next(one for one in self._book.chapters if one.id == name)
+
+
+def _came_true(question: Question | None, outcome: Outcome, before: Observed) -> str | None:
+    if question is None:
+        return None
+    found = (one.key for one in question.choices if is_true(one.fact, outcome, before))
+    return next(found, None)

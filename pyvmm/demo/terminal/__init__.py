@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The demo in a terminal, and in whatever takes lines of text."""

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""The chapters as they are told on real stages, and the command."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections import Counter
+
+import pytest
+import trio
+
+from pyvmm.cli import main
+from pyvmm.demo.chapters import BOOK
+from pyvmm.demo.playing import Playing
+from pyvmm.demo.stage.bare import BareStage
+from pyvmm.demo.stage.objects import LARGEST, MOST
+from pyvmm.demo.telling.acts import parse_act
+from pyvmm.demo.telling.chapter import Chapter
+from pyvmm.demo.telling.outcomes import Outcome, StageHost
+from pyvmm.demo.telling.player import Moment, Phase, Plain, Player, Try
+from pyvmm.demo.terminal.plain import play
+from pyvmm.errors import UsageError
+from pyvmm.hosts.call_record import Made
+from pyvmm.rules import catalogue
+
+hosts = pytest.mark.parametrize(
+    "host", [StageHost.MODEL, pytest.param(StageHost.KVM, marks=pytest.mark.kvm)]
+)
+chapters = pytest.mark.parametrize("chapter", BOOK.chapters, ids=lambda one: one.id)
+
+
+def played(chapter: Chapter, host: StageHost) -> tuple[Moment, ...]:
+    async def main() -> tuple[Moment, ...]:
+        with Playing(Player(BOOK, chapter.id), host) as playing:
+            await playing.begin()
+            while playing.player.view.phase is not Phase.ENDED:
+                await playing.move(Plain.NEXT)
+            return playing.player.moments
+
+    return trio.run(main)
+
+
+def on_stage(host: StageHost, *lines: str) -> list[Outcome]:
+    async def main() -> list[Outcome]:
+        with BareStage(host) as stage:
+            return [await stage.do(parse_act(line)) for line in lines]
+
+    return trio.run(main)
+
+
+def test_ids_are_unique_and_steps_are_short() -> None:
+    for what in (
+        [one.id for one in BOOK.chapters],
+        *([s.id for s in c.steps] for c in BOOK.chapters),
+    ):
+        assert max(Counter(what).values()) == 1
+        assert all(re.fullmatch(r"[a-z0-9-]+", one) for one in what)
+    for chapter in BOOK.chapters:
+        assert len(chapter.steps) <= 12
+        for step in chapter.steps:
+            assert len(re.findall(r"[.?!](?:\s|$)", step.says)) <= 3
+
+
+@chapters
+@hosts
+def test_exactly_one_answer_of_each_question_comes_true(chapter: Chapter, host: StageHost) -> None:
+    from pyvmm.demo.telling.chapter import is_true
+
+    for moment in played(chapter, host):
+        if moment.step.question is not None:
+            true = [
+                one.key
+                for one in moment.step.question.choices
+                if is_true(one.fact, moment.outcome, moment.before)
+            ]
+            assert true == [moment.came_true], moment.step.id
+
+
+@chapters
+@pytest.mark.kvm
+def test_kernel_and_model_agree_and_each_says_who_answered(chapter: Chapter) -> None:
+    by_kernel, by_model = played(chapter, StageHost.KVM), played(chapter, StageHost.MODEL)
+    assert [one.outcome.errno for one in by_kernel] == [one.outcome.errno for one in by_model]
+    assert [one.outcome.after for one in by_kernel] == [one.outcome.after for one in by_model]
+    assert {call.made for one in by_kernel for call in one.outcome.calls} == {Made.KERNEL}
+    assert {call.made for one in by_model for call in one.outcome.calls} == {Made.MODEL}
+    for one in by_kernel:
+        why = one.outcome.explained
+        assert (why is None) == (not one.outcome.errno)
+        assert why is None or (why.rule and why.source)
+
+
+def test_a_rule_that_is_changed_makes_another_answer_come_true(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pyvmm.rules import memslots
+
+    without = tuple(one for one in memslots.SET_REGION if one.name != "slot-overlap")
+    assert len(without) == len(memslots.SET_REGION) - 1
+    monkeypatch.setattr(memslots, "SET_REGION", without)
+    assert "slot-overlap" in {one.name for one in catalogue.REFUSALS["KVM_SET_USER_MEMORY_REGION2"]}
+    (overlap,) = [
+        one for one in played(BOOK.chapters[0], StageHost.MODEL) if one.step.id == "overlap"
+    ]
+    assert overlap.came_true == "worked"
+
+
+@pytest.mark.kvm
+def test_a_kernel_that_answers_otherwise_than_the_rules_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pyvmm.rules import memslots
+
+    monkeypatch.setattr(memslots, "SET_REGION", ())
+    *_, last = on_stage(StageHost.KVM, "make-vm 0", "set-slot 0 0 0x1000 0x800")
+    assert last.errno == errno.EINVAL
+    assert last.explained is not None
+    assert "should have worked" in last.explained.cause
+
+
+@hosts
+def test_what_a_reader_tries(host: StageHost) -> None:
+    outcomes = on_stage(
+        host,
+        "make-vm 0",
+        "make-file 0 0 0x4000 3",
+        "set-slot 0 0 0x1000 0x4000 0",
+        "map-file 0",
+        "write host 0 0x1234 0x5a",
+        "read host 0 0x1234",
+        "hole 0 0 0x1000",
+        "make-vm 1",
+        "set-slot 1 0 0x1000 0x4000 0",
+        "close mapping 0",
+        "close file 0",
+        "set-slot 0 0 0x1000 0",
+        "close vm 0",
+        "look",
+    )
+    assert [one.errno for one in outcomes[:8]] == [0] * 8
+    assert outcomes[5].value == 0x5A
+    assert outcomes[8].errno == errno.EINVAL, "a file of another VM"
+    assert outcomes[3].after.held == ("vm 0", "file 0", "mapping 0")
+    assert outcomes[3].after.bound == ((0, 0, 0),)
+    assert outcomes[3].after.memory[0][1].range == (0x1000, 0x5000)
+    assert outcomes[11].after.memory == ()
+    assert outcomes[-1].after.held == ("vm 1",)
+    assert outcomes[-1].calls == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("make-vm 0", "VM 0 already"),
+        (f"make-vm {MOST}", f"0..{MOST - 1}"),
+        ("make-vm -1", "0.."),
+        ("make-file 1 0 0x1000", "no VM 1"),
+        (f"make-file 0 0 {LARGEST + 4096}", "64 MiB"),
+        ("set-slot 0 0 0 0x1000 3", "no file 3"),
+        (f"set-slot 0 1 0 {LARGEST + 1}", "64 MiB"),
+        ("close vcpu 0", "no vCPU"),
+        ("close mapping 0", "no mapping 0"),
+        ("read host 0 0", "no memory at 0x0"),
+        ("read guest 0 0", "no guest"),
+    ],
+)
+def test_what_cannot_be_asked_for(line: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        on_stage(StageHost.MODEL, "make-vm 0", line)
+
+
+def test_a_reader_who_tries_nonsense_goes_on() -> None:
+    async def main() -> tuple[str, Phase]:
+        with Playing(Player(BOOK, "slots"), StageHost.MODEL) as playing:
+            await playing.begin()
+            await playing.move(Try(parse_act("close vm 5")))
+            notice = playing.player.view.notice
+            await playing.move(Plain.NEXT)
+            return notice, playing.player.view.phase
+
+    assert trio.run(main) == ("that cannot be tried: there is no VM 5", Phase.SHOWING)
+
+
+def scripted(lines: list[str], width: int = 80) -> list[str]:
+    """What is written to a reader who types these lines on the model."""
+    typed = iter(lines)
+    written: list[str] = []
+
+    async def ask(prompt: str) -> str | None:
+        written.append(prompt)
+        return next(typed, None)
+
+    async def main() -> None:
+        with Playing(Player(BOOK, "slots"), StageHost.MODEL) as playing:
+            await playing.begin()
+            assert await play(playing, BOOK, written.append, ask, width)
+
+    trio.run(main)
+    return written
+
+
+def test_a_reader_at_a_terminal() -> None:
+    written = "\n".join(
+        scripted(["2", "b", "", "x", "9", "j sluts", "?", "t make-vm 0", "r", "q", ""])
+    )
+    assert "you predicted: as much as KVM gives by default; it was: none" in written
+    assert "this is the beginning of the chapter" in written
+    assert "'x' means nothing here; ? says what does" in written
+    assert "there is no answer 9" in written
+    assert "there is no 'sluts'; did you mean slots?" in written
+    assert "that cannot be tried: there is VM 0 already" in written
+    assert "q       quit" in written
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    written = scripted([""] * 14, width)
+    assert len(written) > 60
+    assert max(map(len, written)) <= width
+    assert all(line.isascii() for line in written)
+
+
+def test_the_command_plays_a_chapter_through(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["demo", "slots", "--host", "model"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert out.count("step ") == 7
+    assert "would ask KVM_CREATE_VM" in out
+    assert "the answer: EEXIST, and nothing changes." in out
+    assert "Enter" not in out
+    assert main.main(["demo", "slot"]) == 64
+    assert "did you mean slots?" in capfd.readouterr().err
+    assert main.main(["demo", "--list"]) == 0
+    assert capfd.readouterr().out.startswith("slots  A VM and its memslots\n")
