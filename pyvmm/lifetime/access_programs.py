@@ -63,7 +63,7 @@ class Access(Endings):
             w[THREAD[t] + T_READS] = 0
             return None
 
-        self._enter(v)
+        self._enter(v, by_vcpu=True)
         self._step("enter srcu, look the slot up", lookup)
         self._get_file(s)
         if self.locking is Locking.NEWEST:
@@ -79,7 +79,10 @@ class Access(Endings):
         self._step("leave srcu", leave, quiet=True)
 
     def _get_file(self, s: int) -> None:
-        """``kvm_gmem_get_file``; the proposal's slot holds its file."""
+        """``kvm_gmem_get_file``, that is ``get_file_active``; the proposal's slot holds its file.
+
+        The memory of a freed ``struct file`` may be another file at once (SLAB_TYPESAFE_BY_RCU).
+        """
         floor = self.floor
 
         def load(w: Cells, t: int) -> str | None:
@@ -92,17 +95,28 @@ class Access(Endings):
 
         def get(w: Cells, t: int) -> str | None:
             f = FILE[w[THREAD[t] + T_FILE] - 1]
-            w[THREAD[t] + T_READS] = SRCU
             if w[f + F_STATE] == F_FREED and not floor.has(Protection.FILE_MEMORY):
                 floor.harm(Harm.FREED_FILE)
             if not w[f + F_REFS] and floor.has(Protection.UNLESS_ZERO):
+                w[THREAD[t] + T_READS] = SRCU
                 return "leave"
             w[f + F_REFS] += 1
+            if not floor.has(Protection.RELOAD):
+                w[THREAD[t] + T_READS] = SRCU
             return None
+
+        def reload(w: Cells, t: int) -> str | None:
+            w[THREAD[t] + T_READS] = SRCU
+            if not floor.use_slot(w, s) or w[SLOT[s] + S_FILE] == w[THREAD[t] + T_FILE]:
+                return None
+            floor.put_file(w, t, w[THREAD[t] + T_FILE] - 1)
+            return "leave"
 
         self._step("load the slot's file", load)
         if not self._pins:
             self._step("get the file", get)
+            if floor.has(Protection.RELOAD):
+                self._step("load the slot's file again", reload)
 
     def _find_page(self, s: int) -> None:
         """``__kvm_gmem_get_pfn``: the page, as a mapping of it; 0 where there is none."""
@@ -114,8 +128,14 @@ class Access(Endings):
             page = first_page(w[SLOT[s] + S_PAGES])
             if w[FILE[f] + F_STATE] == F_FREED:
                 floor.harm(Harm.FREED_FILE)
-            elif floor.use_bindings(w, f) and floor.bound_slots(w, f, 1 << page) == [s]:
+            if w[FILE[f] + F_STATE] == F_FREED or not floor.use_bindings(w, f):
+                return None
+            if w[SLOT[s] + S_FILE] != f + 1 and floor.has(Protection.SAME_FILE):
+                return None
+            if floor.bound_slots(w, f, 1 << page) == [s]:
                 w[THREAD[t] + T_SLOT] = mapping_of(w, w[FILE[f] + F_INODE], page)
+            elif not floor.has(Protection.SAME_SLOT):
+                floor.harm(Harm.WRONG_FILE)
             return None
 
         self._step("find the page", find)

@@ -31,7 +31,7 @@ from pyvmm.lifetime.properties import (
     Property,
 )
 from pyvmm.lifetime.race_starts import PROTECTIONS
-from pyvmm.lifetime.race_tasks import Act, Task
+from pyvmm.lifetime.race_tasks import ACTS_OF_A_DESIGN, Task
 from pyvmm.lifetime.steps import Locking
 from pyvmm.rules.lifecycle import MACHINE_EFFECTS
 
@@ -135,7 +135,7 @@ class Size:
 def size_of(evidence: Evidence, design: Design, locking: Locking) -> Size:
     """Count a design's parts."""
     floor = Floor(frozenset(PROTECTIONS[locking]), locking is Locking.PROPOSAL)
-    programs = [Writer(locking, floor).program(Task(act)) for act in Act]
+    programs = [Writer(locking, floor).program(Task(act)) for act in ACTS_OF_A_DESIGN]
     found = evidence.explored(design)
     effects = [each for _, each in design.lifecycle.rules() if each not in MACHINE_EFFECTS]
     return Size(

@@ -21,9 +21,9 @@ SLOTS = 3
 THREADS = 3
 
 # A VM: state, references, descriptor, invalidations in progress (NONE_IN_PROGRESS: none), their
-# sequence number, slots_lock's holder.
-VM_CELLS = 6
-V_STATE, V_REFS, V_FD, V_INVALIDATING, V_SEQUENCE, V_LOCK = range(VM_CELLS)
+# sequence number, slots_lock's holder, descriptor of a vCPU that is open without the VM's own.
+VM_CELLS = 7
+V_STATE, V_REFS, V_FD, V_INVALIDATING, V_SEQUENCE, V_LOCK, V_VCPU = range(VM_CELLS)
 V_LIVE, V_TORN, V_FREED = 1, 2, 3
 """A VM whose MMU is torn down is not freed yet, but nothing may touch its page tables any more."""
 NONE_IN_PROGRESS = 8
@@ -77,6 +77,9 @@ class Protection(enum.Enum):
     RELEASE_OUTSIDE_SRCU = "what a fault's fput defers runs when kvm->srcu is left"
     ROLL_BACK = "what a binding stored before it failed is erased"
     ROLL_BACK_VM = "a first binding that fails clears the VM pointer that it has set"
+    RELOAD = "a slot's file pointer is loaded again when a reference is taken"
+    SAME_FILE = "a fault looks if its file is the slot's file"
+    SAME_SLOT = "a fault looks if its file's bindings name the slot"
 
 
 class Harm(enum.Enum):
@@ -94,6 +97,7 @@ class Harm(enum.Enum):
     LEFT_OVER = "something is left that nobody can free any more"
     DEADLOCK = "nobody can go on"
     HALF_BOUND = "a slot is visible whose file does not name it"
+    WRONG_FILE = "a fault took a page of a file that its slot is not bound to"
 
 
 @dataclass

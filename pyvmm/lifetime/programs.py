@@ -11,10 +11,17 @@ from __future__ import annotations
 from pyvmm.lifetime.access_programs import Access
 from pyvmm.lifetime.locks import (
     F_FD,
+    F_FREED,
+    F_LIVE,
     F_REFS,
+    F_STATE,
     F_VM,
     FILE,
+    FILE_CELLS,
     FIRST_PAGE,
+    I_FILES,
+    INODE,
+    PAGES,
     S_INVALID,
     S_NEW,
     S_STATE,
@@ -27,6 +34,8 @@ from pyvmm.lifetime.locks import (
     T_SEEN,
     THREAD,
     V_FD,
+    V_REFS,
+    V_VCPU,
     VM,
     Body,
     Cells,
@@ -52,6 +61,8 @@ class Writer(Access):
             Act.GUEST: self._guest,
             Act.PUNCH: self._punch,
             Act.MEMORY_ERROR: self._memory_error,
+            Act.REOPEN: self._reopen,
+            Act.CLOSE_VCPU: self._close_vcpu,
         }[task.act](task)
         self._tail()
         names, bodies, quiet = zip(*self._steps, strict=True)
@@ -222,3 +233,31 @@ class Writer(Access):
             return None
 
         self._step("close the descriptor", close)
+
+    def _close_vcpu(self, task: Task) -> None:
+        """``kvm_vcpu_release``: a vCPU's descriptor holds a reference on its VM."""
+        v = task.vm
+
+        def close(w: Cells, t: int) -> str | None:
+            if not w[VM[v] + V_VCPU]:
+                return "end"
+            w[VM[v] + V_VCPU] = 0
+            self.floor.put_vm(w, t, v)
+            return None
+
+        self._step("close the vCPU's descriptor", close)
+
+    def _reopen(self, task: Task) -> None:
+        """A new guest_memfd of another VM, with the memory of a freed ``struct file``."""
+        v, f = task.vm, task.file
+
+        def create(w: Cells, _t: int) -> str | None:
+            if w[FILE[f] + F_STATE] != F_FREED or not w[VM[v] + V_FD]:
+                return "end"
+            names = 0 if self._pins else v + 1
+            w[FILE[f] : FILE[f] + FILE_CELLS] = bytes((F_LIVE, 1, 1, names, 1, *[0] * PAGES))
+            w[VM[v] + V_REFS] += self._file_pins
+            w[INODE[1] + I_FILES] = 1
+            return None
+
+        self._step("create a file of inode1", create)

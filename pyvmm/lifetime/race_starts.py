@@ -22,10 +22,11 @@ from pyvmm.lifetime.locks import (
 from pyvmm.lifetime.race_tasks import Act, Failure, Task
 from pyvmm.lifetime.steps import Locking
 
-STARTS = ("unbound", "bound", "mapped", "half-closed", "twice", "linked")
+STARTS = ("unbound", "bound", "mapped", "half-closed", "vcpu-only", "twice", "linked")
 """unbound: a file of vm0, nothing bound. bound: slot0 of vm0 is bound to it. mapped: and the guest
 maps its page. half-closed: the same with the descriptor closed whose object the other side keeps
-(the VM's where files pin VMs, the file's where slots pin files). twice: slot0 and slot1 of vm0 are
+(the VM's where files pin VMs, the file's where slots pin files). vcpu-only: mapped,
+and of vm0 only a vCPU's descriptor is open. twice: slot0 and slot1 of vm0 are
 bound to its two pages, and mapped. linked: a second file on the same inode for vm1, both bound and
 mapped."""
 
@@ -39,6 +40,9 @@ _MAINLINE = (
     Protection.FILE_PINS,
     Protection.RELEASE_OUTSIDE_SRCU,
     Protection.ROLL_BACK,
+    Protection.RELOAD,
+    Protection.SAME_FILE,
+    Protection.SAME_SLOT,
 )
 _V11 = (
     Protection.SLOTS_LOCK,
@@ -51,6 +55,9 @@ _V11 = (
     Protection.FILE_PINS,
     Protection.RELEASE_OUTSIDE_SRCU,
     Protection.ROLL_BACK,
+    Protection.RELOAD,
+    Protection.SAME_FILE,
+    Protection.SAME_SLOT,
 )
 PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
     Locking.MAINLINE: _MAINLINE,
@@ -109,7 +116,24 @@ _NOTHING_BOUND = (
     *_ONE_FILE,
     *(Task(Act.BIND, slot=1, pages=BOTH_PAGES, fails=failure) for failure in Failure),
 )
-_TASKS = {"unbound": _NOTHING_BOUND, "twice": _TWO_BINDINGS, "linked": _TWO_FILES}
+_ONE_VCPU = (
+    Task(Act.BIND, vm=1, slot=2, pages=SECOND_PAGE),
+    Task(Act.CLOSE_FILE),
+    Task(Act.CLOSE_VCPU),
+    Task(Act.GUEST),
+    Task(Act.PUNCH),
+)
+_TASKS = {
+    "unbound": _NOTHING_BOUND,
+    "vcpu-only": _ONE_VCPU,
+    "twice": _TWO_BINDINGS,
+    "linked": _TWO_FILES,
+}
+_AT_MOST_ONE = {
+    Task(Act.MEMORY_ERROR): STARTS,
+    Task(Act.REOPEN, vm=1): ("bound", "mapped", "half-closed"),
+}
+"""Tasks of which a scenario has one at most, and the starts from which they are raced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +152,7 @@ def start_cells(name: str, locking: Locking, held: frozenset[Protection]) -> Cel
     pins = locking is Locking.PROPOSAL
     w = Cells(SIZE)
     for at in VM:
-        w[at : at + locks.VM_CELLS] = [locks.V_LIVE, 1, 1, locks.NONE_IN_PROGRESS, 0, 0]
+        w[at : at + 4] = (locks.V_LIVE, 1, 1, locks.NONE_IN_PROGRESS)
     for f in range(2 if name == "linked" else 1):
         w[FILE[f] : FILE[f] + 3] = (locks.F_LIVE, 1, 1)
         w[INODE[0] + locks.I_FILES] += 1
@@ -147,6 +171,8 @@ def start_cells(name: str, locking: Locking, held: frozenset[Protection]) -> Cel
         )
         w[fd] = 0
         w[refs] -= 1
+    if name == "vcpu-only":
+        w[VM[0] + locks.V_FD], w[VM[0] + locks.V_VCPU] = 0, 1
     return w
 
 
@@ -169,12 +195,15 @@ def tasks_of(start: str) -> tuple[Task, ...]:
 
 
 def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> Iterator[Scenario]:
-    """Every multiset of so many tasks, from every start; at most one of them an error on a page."""
+    """Every multiset of so many tasks, from every start, with at most one of the rarer ones."""
     starts = tuple(starts)
     for size in sizes:
         for start in starts:
             tasks = tasks_of(start)
             for chosen in combinations_with_replacement(tasks, size):
                 yield Scenario(start, chosen)
-            for chosen in combinations_with_replacement(tasks, size - 1):
-                yield Scenario(start, (*chosen, Task(Act.MEMORY_ERROR)))
+            for rarer, of_starts in _AT_MOST_ONE.items():
+                if start not in of_starts:
+                    continue
+                for chosen in combinations_with_replacement(tasks, size - 1):
+                    yield Scenario(start, (*chosen, rarer))

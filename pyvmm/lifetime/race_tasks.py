@@ -23,6 +23,12 @@ class Act(enum.Enum):
     GUEST = "guest-access"
     PUNCH = "punch-hole"
     MEMORY_ERROR = "memory-error"
+    REOPEN = "reopen"
+    CLOSE_VCPU = "close-vcpu"
+
+
+ACTS_OF_A_DESIGN = tuple(act for act in Act if act is not Act.REOPEN)
+"""Acts but what others do with freed memory."""
 
 
 class Failure(enum.Enum):
@@ -58,5 +64,7 @@ _WORDS = {
     Act.GUEST: "guest-access slot{0.slot} of vm{0.vm}",
     Act.PUNCH: "punch-hole file{0.file}",
     Act.MEMORY_ERROR: "memory-error file{0.file}",
+    Act.REOPEN: "reopen file{0.file} for vm{0.vm}",
+    Act.CLOSE_VCPU: "close-vcpu of vm{0.vm}",
 }
 _RANGES = {SECOND_PAGE: "page 1", BOTH_PAGES: "both pages"}

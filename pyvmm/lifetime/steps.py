@@ -23,6 +23,7 @@ from pyvmm.lifetime.locks import (
     V_FD,
     V_LOCK,
     V_REFS,
+    V_VCPU,
     VM,
     Body,
     Cells,
@@ -182,11 +183,11 @@ class Steps:
         self._step(f"{what}: begin", begin)
         self._step(f"{what}: all earlier readers are gone", wait)
 
-    def _enter(self, v: int) -> None:
-        """A system call on the VM's descriptor, or its vCPU's: the VM stays for as long."""
+    def _enter(self, v: int, *, by_vcpu: bool = False) -> None:
+        """A system call on the VM's descriptor, or a vCPU's: the VM stays for as long."""
 
         def body(w: Cells, t: int) -> str | None:
-            if not w[VM[v] + V_FD]:
+            if not (w[VM[v] + V_FD] or (by_vcpu and w[VM[v] + V_VCPU])):
                 return "end"
             w[VM[v] + V_REFS] += 1
             w[THREAD[t] + T_HOLDS] = v + 1
