@@ -66,7 +66,7 @@ PURE_MODULES = {
     "testing/images": ("__init__", "cases"),
     "testing/session": ("__init__", "report_lines"),
     "demo/telling": ("__init__", "acts", "chapter", "outcomes", "player"),
-    "demo/chapters": ("__init__", "slots"),
+    "demo/chapters": ("__init__", "files", "slots"),
     "demo/terminal": ("__init__", "text"),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
