@@ -15,7 +15,7 @@ from pyvmm.visible import visible
 
 
 class NodeKind(enum.Enum):
-    """Kinds of objects, in the order of their columns; `OTHER` is any that has no column yet."""
+    """Kinds of objects; `OTHER` is any that has no place in `COLUMNS` yet."""
 
     PROCESS = "process"
     SESSION = "session"
@@ -26,6 +26,18 @@ class NodeKind(enum.Enum):
     SLOT = "slot"
     FILE = "file"
     INODE = "inode"
+
+
+COLUMNS = (
+    (NodeKind.PROCESS, NodeKind.SESSION),
+    (NodeKind.OTHER,),
+    (NodeKind.VCPU,),
+    (NodeKind.VM, NodeKind.RECORD),
+    (NodeKind.SLOT,),
+    (NodeKind.FILE,),
+    (NodeKind.INODE,),
+)
+"""Kinds that share a column of a picture, the first one above; columns from left to right."""
 
 
 class Evidence(enum.Enum):
@@ -69,7 +81,9 @@ class GraphNode:
     def counted(self) -> str:
         """The count in a word or two: ``2 refs``, ``refs 1->2``, ``freed``; "" for no count."""
         if self.mark is Mark.GONE:
-            return "deleted" if self.kind is NodeKind.SLOT else "freed"
+            if self.references is not None:
+                return "freed"
+            return "deleted" if self.kind is NodeKind.SLOT else "gone"
         if self.references is None:
             return ""
         if self.was is not None:
@@ -122,13 +136,13 @@ class GraphEdge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A moment. `changed` is a sentence on what led here, `warning` one on what broke."""
+    """A moment. `changed` says what is another than before, `finding` what is shown or broke."""
 
     title: str
     nodes: tuple[GraphNode, ...]
     edges: tuple[GraphEdge, ...]
     changed: str = ""
-    warning: str = ""
+    finding: str = ""
 
     def shown(self, name: str) -> str:
         """A node's name for readers."""
@@ -177,7 +191,7 @@ def _printable(graph: Graph) -> Graph:
             replace(edge, label=visible(edge.label), why=visible(edge.why)) for edge in graph.edges
         ),
         visible(graph.changed),
-        visible(graph.warning),
+        visible(graph.finding),
     )
 
 

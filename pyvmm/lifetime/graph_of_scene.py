@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.graph import Drawn, Evidence, Graph, GraphEdge, GraphNode, NodeKind, since
 from pyvmm.lifetime.holdings import Holding, counts, holdings
-from pyvmm.lifetime.layout import INODE_FILES, INODE_TAGS, VM_MACHINE, Layout, State
+from pyvmm.lifetime.layout import INODE_TAGS, VM_MACHINE, Layout, State
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
 
@@ -44,7 +44,7 @@ class Scene:
     """A state in words: what was done to come here, who holds whom, and what is in it.
 
     `objects` are names and reference counts; `notes` what is in an object, by its name. `seen` are
-    names of objects and edges that were seen on a host, and not only follow by the rules. `warning`
+    names of objects and edges that were seen on a host, and not only follow by the rules. `finding`
     is what broke in this step, or what a story shows.
     """
 
@@ -53,7 +53,7 @@ class Scene:
     edges: tuple[Holding, ...]
     notes: tuple[tuple[str, str], ...] = ()
     seen: frozenset[str | Holding] = frozenset()
-    warning: str = ""
+    finding: str = ""
 
 
 def scene_of(
@@ -61,7 +61,7 @@ def scene_of(
     state: State,
     title: str,
     *,
-    warning: str = "",
+    finding: str = "",
     seen: Collection[str | Holding] = (),
 ) -> Scene:
     """Look at a state of a design."""
@@ -69,9 +69,9 @@ def scene_of(
         title,
         tuple(counts(system.layout, state).items()),
         holdings(system.design.lifecycle, system.layout, state),
-        tuple(_contents(system.layout, state)),
+        tuple(_notes(system.layout, state)),
         frozenset(seen),
-        warning,
+        finding,
     )
 
 
@@ -95,7 +95,7 @@ def drawn_of(story: Story, design: Design) -> Drawn:
             system,
             state,
             f"{number}. {told.operation}{outcome}",
-            warning="; ".join(filter(None, broken)),
+            finding="; ".join(filter(None, broken)),
         )
         graphs.append(graph_of(scene, before))
     return Drawn(design.name, tuple(graphs))
@@ -106,17 +106,35 @@ def shown_name(name: str) -> str:
     return _NAMES.get(name, name)
 
 
-def _contents(layout: Layout, state: State) -> Iterable[tuple[str, str]]:
-    """Pages of inodes that hold something written, and whose it is."""
+def _notes(layout: Layout, state: State) -> Iterator[tuple[str, str]]:
+    """What is in objects besides edges: as far as the universe has it."""
+    for kind, places, cell, words in (
+        ("vm", layout.vm, layout.vm_private, "private memory"),
+        ("vm", layout.vm, layout.vm_dead, "gave its memory away"),
+        ("inode", layout.inode, layout.inode_private, "host cannot map"),
+        ("inode", layout.inode, layout.frozen, "frozen"),
+    ):
+        for number, at in enumerate(places):
+            if cell >= 0 and state[at] and state[at + cell]:
+                yield f"{kind}{number}", words
     for number, at in enumerate(layout.inode):
-        for page in range(layout.universe.pages if state[at + INODE_FILES] else 0):
-            tag = state[at + INODE_TAGS + page]
-            owners = [
-                f"vm{v}" for v, vm in enumerate(layout.vm) if tag and state[vm + VM_MACHINE] == tag
-            ]
-            if tag:
-                whose = owners[0] if owners else "a freed VM"
+        for page in range(layout.universe.pages):
+            if state[at + INODE_TAGS + page]:
+                whose = _writer(layout, state, state[at + INODE_TAGS + page])
                 yield f"inode{number}", f"page{page} written by {whose}"
+            if layout.page_errors >= 0 and state[at + layout.page_errors + page]:
+                yield f"inode{number}", f"page{page} has an error"
+
+
+def _writer(layout: Layout, state: State, machine: int) -> str:
+    """A VM of a virtual machine, or the record that keeps it."""
+    for v, at in enumerate(layout.vm):
+        if state[at + VM_MACHINE] == machine:
+            return f"vm{v}"
+    for number, at in enumerate(layout.vm_record):
+        if state[at + layout.record_machine] == machine:
+            return f"the VM of record{number}"
+    return "a freed VM"
 
 
 def _graph(scene: Scene) -> Graph:
@@ -138,7 +156,7 @@ def _graph(scene: Scene) -> Graph:
     ]
     nodes.sort(key=lambda node: (list(NodeKind).index(node.kind), node.name))
     edges = tuple(_edge(scene, holding, number) for holding, number in times.items())
-    return Graph(scene.title, tuple(nodes), edges, "", scene.warning)
+    return Graph(scene.title, tuple(nodes), edges, "", scene.finding)
 
 
 def _edge(scene: Scene, holding: Holding, times: int) -> GraphEdge:

@@ -111,7 +111,7 @@ def _panel(design: str, graph: Graph, routes: Routes, columns: Columns, at: Rect
     texts += lines_of(graph.title, Role.STEP, room, left, top)
     for words, role in (
         (f"changed: {graph.changed}" if graph.changed else "", Role.CHANGED),
-        (f"!! {graph.warning}" if graph.warning else "", Role.WARNING),
+        (f"=> {graph.finding}" if graph.finding else "", Role.FINDING),
     ):
         if words:
             texts += lines_of(words, role, room, left, bottom_of(texts, top) + 13)

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pyvmm.lifetime.graph import Graph, GraphEdge, NodeKind
+from pyvmm.lifetime.graph import COLUMNS, Graph, GraphEdge, NodeKind
 
 
 class Side(enum.Enum):
@@ -105,15 +105,15 @@ class Routes:
 
 def grid(graphs: Iterable[Graph]) -> dict[str, Cell]:
     """Give each object one cell in all graphs of a picture, so that nothing moves between steps."""
-    kinds: dict[NodeKind, set[str]] = defaultdict(set)
+    names: dict[NodeKind, set[str]] = defaultdict(set)
     for graph in graphs:
         for node in graph.nodes:
-            kinds[node.kind].add(node.name)
-    used = [kind for kind in NodeKind if kind in kinds]
+            names[node.kind].add(node.name)
+    columns = [[name for kind in column for name in sorted(names[kind])] for column in COLUMNS]
     return {
         name: Cell(column, row)
-        for column, kind in enumerate(used)
-        for row, name in enumerate(sorted(kinds[kind]))
+        for column, rows in enumerate(filter(None, columns))
+        for row, name in enumerate(rows)
     }
 
 

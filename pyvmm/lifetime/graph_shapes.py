@@ -29,7 +29,7 @@ class Role(enum.Enum):
     DESIGN = ("design", 12.5)
     STEP = ("step", 12.5)
     CHANGED = ("changed", 11.0)
-    WARNING = ("warning", 11.0)
+    FINDING = ("finding", 11.0)
     NAME = ("name", 12.0)
     DETAIL = ("detail", 11.0)
     CHANGED_DETAIL = ("changed-detail", 11.0)

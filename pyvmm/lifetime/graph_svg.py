@@ -26,7 +26,7 @@ text{fill:var(--ink);white-space:pre;
  font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace}
 .title,.step,.name{font-weight:bold}
 .about,.key,.detail,.changed,.design{fill:var(--faint)}
-.warning{fill:var(--gone);font-weight:bold}
+.finding{font-weight:bold}
 .paper{fill:var(--paper)} .frame{fill:none;stroke:var(--frame)}
 .box rect{fill:var(--box);stroke:var(--rim)}
 .edge path{fill:none;stroke:var(--faint);stroke-width:1.3;stroke-dasharray:5 3}
@@ -101,8 +101,8 @@ def sentences(graph: Graph) -> list[str]:
     said = [graph.title]
     if graph.changed:
         said.append(f"Changed: {graph.changed}")
-    if graph.warning:
-        said.append(f"Broken: {graph.warning}")
+    if graph.finding:
+        said.append(f"So: {graph.finding}")
     said += [node.about for node in graph.nodes]
     return said + [graph.about(edge) for edge in graph.edges]
 

@@ -30,8 +30,8 @@ def to_lines(graph: Graph, wide: int = COLUMN) -> list[str]:
     lines = _wrapped(graph.title, wide, "")
     if graph.changed:
         lines += _wrapped(f"changed: {graph.changed}", wide, "   ")
-    if graph.warning:
-        lines += _wrapped(f"!! {graph.warning}", wide, "   ")
+    if graph.finding:
+        lines += _wrapped(f"=> {graph.finding}", wide, "   ")
     lines += _edges(graph, wide)
     if not graph.edges and graph.changed:
         lines.append("   (nothing)")

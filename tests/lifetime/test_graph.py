@@ -130,9 +130,9 @@ def test_what_is_gone_is_drawn_once_more_and_then_no_longer() -> None:
 def test_what_broke_and_a_storys_ending_stand_where_they_belong() -> None:
     story = Story("file-pins-vm", STANDARD, "", (Told(BOUND[0], "ok"),), "vm0 lives")
     first, last = drawn_of(story, LINUX).graphs
-    assert (first.warning, last.warning) == ("", "vm0 lives")
-    assert "   !! vm0 lives" in to_lines(last)
-    assert "!! vm0 lives" in to_svg(place([Drawn("", (last,))], "t"))
+    assert (first.finding, last.finding) == ("", "vm0 lives")
+    assert "   => vm0 lives" in to_lines(last)
+    assert "=&gt; vm0 lives" in to_svg(place([Drawn("", (last,))], "t"))
 
 
 def everything_placed(scenario: Scenario) -> Iterator[Placed]:

@@ -29,7 +29,7 @@ def test_each_shows_the_end_of_its_story() -> None:
     for each in STORIES:
         panels = pictures()[f"{each.name}.svg"].panels
         assert len(panels) == each.moments
-        assert panels[-1].graph.warning
+        assert panels[-1].graph.finding
         assert re.match(r"\d+\. ", panels[0].graph.title)
     assert {each.universe for each in STORIES} > {SMALL}
 
