@@ -31,6 +31,16 @@ from pyvmm.lifetime.layout import (
 )
 
 
+class _Order(NamedTuple):
+    """Old numbers in the order of the new ones."""
+
+    vms: tuple[int, ...]
+    files: tuple[int, ...]
+    processes: tuple[int, ...]
+    vm_records: tuple[int, ...]
+    file_records: tuple[int, ...]
+
+
 class _Names(NamedTuple):
     """New numbers by old ones; `processes` are the old numbers in the new order."""
 
@@ -38,6 +48,7 @@ class _Names(NamedTuple):
     file: list[int]
     inode: list[int]
     machine: list[int]
+    vm_record: list[int]
     page: list[list[int]]
     processes: tuple[int, ...]
 
@@ -49,6 +60,8 @@ class _Names(NamedTuple):
             return self.file[number]
         if names is Names.INODE:
             return self.inode[number]
+        if names is Names.VM_RECORD:
+            return self.vm_record[number]
         return self.machine[number] if names is Names.MACHINE else number
 
 
@@ -56,7 +69,7 @@ class _Names(NamedTuple):
 class Canonical:
     """Renames objects so that states that differ in names only become one state.
 
-    VMs, files with their inodes, slots, the pages of an inode and processes are interchangeable
+    VMs, files with their inodes, slots, records, pages of an inode, processes are interchangeable
     as long as slots and bindings agree. Where a fault lets them disagree, `renames` is False: every
     state stands for itself.
     """
@@ -71,6 +84,11 @@ class Canonical:
         self._of_inode = self._offsets(Of.INODE)
         self._of_vm_record = self._offsets(Of.VM_RECORD)
         self._of_file_record = self._offsets(Of.FILE_RECORD)
+        self._record_orders = [
+            (vms, files)
+            for vms in permutations(range(len(self.layout.vm_record)))
+            for files in permutations(range(len(self.layout.file_record)))
+        ]
 
     def _offsets(self, of: Of) -> list[tuple[Extra, int]]:
         return [(each, getattr(self.layout, each.name)) for each in self.layout.extras(of)]
@@ -91,8 +109,8 @@ class Canonical:
             vms = _orders([self._vm_key(state, v, processes) for v in range(u.vms)])
             files = _orders([self._file_key(state, f, processes) for f in range(u.files)])
             found += [
-                self._renamed(state, vm_order, file_order, processes)
-                for vm_order, file_order in product(vms, files)
+                self._renamed(state, _Order(vm, file, processes, *records))
+                for vm, file, records in product(vms, files, self._record_orders)
             ]
         return found
 
@@ -124,20 +142,15 @@ class Canonical:
             *[state[at + layout.mappings + p] for p in processes],
         )
 
-    def _renamed(
-        self,
-        state: State,
-        vm_order: tuple[int, ...],
-        file_order: tuple[int, ...],
-        processes: tuple[int, ...],
-    ) -> State:
-        """`state` with VM ``vm_order[i]`` called i, and so on; inodes, pages and slots sorted."""
+    def _renamed(self, state: State, order: _Order) -> State:
+        """`state` with VM ``order.vms[i]`` called i, and so on; inodes, pages and slots sorted."""
         layout = self.layout
         u = layout.universe
+        vm_order, file_order = order.vms, order.files
         vm = [0] * (u.vms + 2)
         for new, old in enumerate(vm_order):
             vm[old + 1] = new + 1
-        machine = self._machine_names(state, vm_order)
+        machine = self._machine_names(state, order)
         file = [0] * (u.files + 1)
         inode_order: list[int] = []
         for new, old in enumerate(file_order):
@@ -145,12 +158,17 @@ class Canonical:
             own = state[layout.file[old] + FILE_INODE]
             if own and own - 1 not in inode_order:
                 inode_order.append(own - 1)
+        for record in order.file_records:
+            own = state[layout.file_record[record] + layout.record_inode]
+            if own and own - 1 not in inode_order:
+                inode_order.append(own - 1)
         inode_order += [i for i in range(u.files) if i not in inode_order]
         inode = [0] * (u.files + 1)
         for new, old in enumerate(inode_order):
             inode[old + 1] = new + 1
         page = self._page_names(state, vm, machine, file)
-        names = _Names(vm, file, inode, machine, page, processes)
+        vm_record = [0, *(order.vm_records.index(i) + 1 for i in range(len(order.vm_records)))]
+        names = _Names(vm, file, inode, machine, vm_record, page, order.processes)
         slots = sorted(self._slot_cells(state, at, names) for at in layout.slot)
         new_slot = {old: new + 1 for new, (_, old) in enumerate(slots)}
         out: Cells = []
@@ -162,10 +180,10 @@ class Canonical:
             out += self._inode_cells(state, old, names)
         for cells, _ in slots:
             out += cells
-        for at in layout.vm_record:
-            out += self._extra_cells(state, self._of_vm_record, at, names)
-        for at in layout.file_record:
-            out += self._extra_cells(state, self._of_file_record, at, names)
+        for old in order.vm_records:
+            out += self._extra_cells(state, self._of_vm_record, layout.vm_record[old], names)
+        for old in order.file_records:
+            out += self._extra_cells(state, self._of_file_record, layout.file_record[old], names)
         return bytes(out)
 
     def _vm_cells(self, state: State, at: int, names: _Names) -> list[int]:
@@ -226,14 +244,14 @@ class Canonical:
                 out.append(names.of(extra.names, state[first]))
         return out
 
-    def _machine_names(self, state: State, vm_order: tuple[int, ...]) -> list[int]:
+    def _machine_names(self, state: State, order: _Order) -> list[int]:
         """New numbers of virtual machines: in the order of their first VMs, then of records."""
         layout = self.layout
         names = [0] * (layout.ghost + 1)
         names[layout.ghost] = layout.ghost
         used = 0
-        places = [layout.vm[old] + VM_MACHINE for old in vm_order]
-        places += [at + layout.record_machine for at in layout.vm_record]
+        places = [layout.vm[old] + VM_MACHINE for old in order.vms]
+        places += [layout.vm_record[old] + layout.record_machine for old in order.vm_records]
         for place in places:
             machine = state[place]
             if machine and not names[machine]:
