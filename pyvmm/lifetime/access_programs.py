@@ -14,6 +14,7 @@ from pyvmm.lifetime.locks import (
     F_STATE,
     F_VM,
     FILE,
+    I_CHANGING,
     I_FILES,
     INODE,
     NONE_IN_PROGRESS,
@@ -169,6 +170,35 @@ class Access(Endings):
 
         self._step("install the mapping", install)
 
+    def _populate(self, task: Task) -> None:
+        """``kvm_gmem_populate``: the page is looked up and filled under the invalidate lock."""
+        v, s = task.vm, task.slot
+
+        def lookup(w: Cells, _t: int) -> str | None:
+            visible = w[SLOT[s] + S_STATE] == S_VISIBLE and w[SLOT[s] + S_VM] == v + 1
+            return None if visible else "leave"
+
+        def leave(w: Cells, t: int) -> str | None:
+            w[THREAD[t] + T_READS] = 0
+            return None
+
+        self._enter(v)
+        self._lock_slots(v)
+        self._step("look the slot up", lookup)
+        self._get_file(s)
+        self._lock_inode()
+        self._find_page(s)
+        if self.locking is Locking.NEWEST and not self.floor.has(Protection.FETCH_ONCE):
+            self._lock_inode_shared()
+            self._find_page(s)
+            self._unlock_inode_shared()
+        self._unlock_inode()
+        if not self._pins:
+            self._step("drop the file", self._put_file)
+        self._label("leave")
+        self._step("leave RCU", leave, quiet=True)
+        self._unlock_slots(v)
+
     def _punch(self, task: Task) -> None:
         f = task.file
         floor = self.floor
@@ -210,6 +240,8 @@ class Access(Endings):
     def _bound_files(self, w: Cells, f: int | None, pages: int) -> list[int]:
         """The files of this one's inode that have a binding in a range; None: of inode0."""
         inode = 0 if f is None else w[FILE[f] + F_INODE]
+        if w[INODE[inode] + I_CHANGING]:
+            self.floor.harm(Harm.LIST_CHANGED)
         return [
             each
             for each, at in enumerate(FILE)

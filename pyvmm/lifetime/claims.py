@@ -88,8 +88,12 @@ def _false_handle(evidence: Evidence) -> Judgement:
 
 
 def _changes_slots_twice(scenario: Scenario) -> bool:
-    """Tell whether two of its tasks change slots of one VM: what slots_lock is there for anyway."""
-    vms = [task.vm for task in scenario.tasks if task.act in (Act.BIND, Act.UNBIND)]
+    """Tell whether two of its tasks change slots of one VM: what slots_lock is there for anyway.
+
+    Who populates goes by slots_lock, too, instead of by kvm->srcu.
+    """
+    by_slots_lock = (Act.BIND, Act.UNBIND, Act.POPULATE)
+    vms = [task.vm for task in scenario.tasks if task.act in by_slots_lock]
     return len(vms) != len(set(vms))
 
 

@@ -174,17 +174,30 @@ class Endings(Steps):
                 self._grace("synchronize_rcu", Protection.RCU_GRACE, RCU)
             self._step("zap the bound slots", self._zap_bound)
             self._label(zapped)
-            self._step("leave the inode's list", self._leave_list)
+            name = "leave the inode's list"
+            self._change_list(name, self._leave_list, Protection.INVALIDATE_LOCK)
         if self._slots_lock_first:
             self._unlock_inode()
             self._unlock_slots(None)
         elif not self._pins:
             self._unlock_slots(None)
             self._unlock_inode()
+        else:
+            self._leave_list_only()
         self._step("free struct gmem_file", self._free_bindings)
         if self._file_pins:
             self._step("drop the VM", self._drop_vm)
         self._step("free struct file", self._free_file)
+
+    def _leave_list_only(self) -> None:
+        """All that is left to the proposal: who has no file walks the list, too (page errors)."""
+        locked = self.floor.has(Protection.LIST_LOCK)
+        if locked:
+            self._lock_inode()
+        protections = (Protection.INVALIDATE_LOCK, Protection.LIST_LOCK)
+        self._change_list("leave the inode's list", self._leave_list, *protections)
+        if locked:
+            self._unlock_inode()
 
     def _look_at_bindings(self, w: Cells, t: int) -> bool:
         """Remember the bound slots, as a mask; False: there is none."""

@@ -34,10 +34,10 @@ F_STATE, F_REFS, F_FD, F_VM, F_INODE, F_BINDINGS = range(FILE_CELLS - PAGES + 1)
 F_LIVE, F_EMPTIED, F_FREED = 1, 2, 3
 """An emptied file has lost its ``struct gmem_file`` with bindings and VM pointer."""
 
-# An inode: files, the invalidate lock's holder, those who share it, as a mask, and each page's
-# generation (a page given back is another one).
-INODE_CELLS = 3 + PAGES
-I_FILES, I_LOCK, I_SHARERS, I_PAGES = range(INODE_CELLS - PAGES + 1)
+# An inode: files, the invalidate lock's holder, those who share it, as a mask, who is changing its
+# list of files, counted, and each page's generation (a page given back is another one).
+INODE_CELLS = 4 + PAGES
+I_FILES, I_LOCK, I_SHARERS, I_CHANGING, I_PAGES = range(INODE_CELLS - PAGES + 1)
 
 GENERATIONS = 16
 """More than a race can give pages back."""
@@ -80,6 +80,8 @@ class Protection(enum.Enum):
     RELOAD = "a slot's file pointer is loaded again when a reference is taken"
     SAME_FILE = "a fault looks if its file is the slot's file"
     SAME_SLOT = "a fault looks if its file's bindings name the slot"
+    LIST_LOCK = "a file joins or leaves its inode's list under the invalidate lock"
+    FETCH_ONCE = "who fills a page is handed it, and does not look it up again"
 
 
 class Harm(enum.Enum):
@@ -98,6 +100,7 @@ class Harm(enum.Enum):
     DEADLOCK = "nobody can go on"
     HALF_BOUND = "a slot is visible whose file does not name it"
     WRONG_FILE = "a fault took a page of a file that its slot is not bound to"
+    LIST_CHANGED = "an inode's list of files was walked while it was being changed"
 
 
 @dataclass

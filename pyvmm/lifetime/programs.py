@@ -12,6 +12,7 @@ from pyvmm.lifetime.access_programs import Access
 from pyvmm.lifetime.locks import (
     F_FD,
     F_FREED,
+    F_INODE,
     F_LIVE,
     F_REFS,
     F_STATE,
@@ -63,6 +64,8 @@ class Writer(Access):
             Act.MEMORY_ERROR: self._memory_error,
             Act.REOPEN: self._reopen,
             Act.CLOSE_VCPU: self._close_vcpu,
+            Act.LINK: self._link,
+            Act.POPULATE: self._populate,
         }[task.act](task)
         self._tail()
         names, bodies, quiet = zip(*self._steps, strict=True)
@@ -261,3 +264,38 @@ class Writer(Access):
             return None
 
         self._step("create a file of inode1", create)
+
+    def _link(self, task: Task) -> None:
+        """KVM_LINK_GUEST_MEMFD as in its RFC v2 (May 2025, not merged): ``kvm_gmem_link``.
+
+        There the list is joined without a lock; a reading of it, not of a kernel.
+        """
+        v, f, linked = task.vm, task.file, 1
+
+        def fget(w: Cells, t: int) -> str | None:
+            if not w[FILE[f] + F_FD] or w[FILE[f] + F_VM] == v + 1 or w[FILE[linked] + F_STATE]:
+                return "refused"
+            w[FILE[f] + F_REFS] += 1
+            w[THREAD[t] + T_FILE] = f + 1
+            return None
+
+        def join(w: Cells, _t: int) -> str | None:
+            inode = w[FILE[f] + F_INODE]
+            names = 0 if self._pins else v + 1
+            cells = bytes((F_LIVE, 1, 1, names, inode, *[0] * PAGES))
+            w[FILE[linked] : FILE[linked] + FILE_CELLS] = cells
+            w[VM[v] + V_REFS] += self._file_pins
+            w[INODE[inode] + I_FILES] += 1
+            return None
+
+        locked = self.floor.has(Protection.LIST_LOCK)
+        self._enter(v)
+        self._step("fget the file", fget)
+        if locked:
+            self._lock_inode()
+        protections = (Protection.INVALIDATE_LOCK, Protection.LIST_LOCK)
+        self._change_list("join the inode's list", join, *protections)
+        if locked:
+            self._unlock_inode()
+        self._step("drop the file", self._put_file)
+        self._label("refused")

@@ -43,6 +43,7 @@ _MAINLINE = (
     Protection.RELOAD,
     Protection.SAME_FILE,
     Protection.SAME_SLOT,
+    Protection.LIST_LOCK,
 )
 _V11 = (
     Protection.SLOTS_LOCK,
@@ -58,11 +59,12 @@ _V11 = (
     Protection.RELOAD,
     Protection.SAME_FILE,
     Protection.SAME_SLOT,
+    Protection.LIST_LOCK,
 )
 PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
     Locking.MAINLINE: _MAINLINE,
     Locking.MAINLINE_BEFORE: _MAINLINE,
-    Locking.NEWEST: _MAINLINE,
+    Locking.NEWEST: (*_MAINLINE, Protection.FETCH_ONCE),
     Locking.V11: _V11,
     Locking.V11_ORDER: _V11,
     Locking.PROPOSAL: (
@@ -73,6 +75,7 @@ PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
         Protection.SLOTS_FIRST,
         Protection.ROLL_BACK,
         Protection.ROLL_BACK_VM,
+        Protection.LIST_LOCK,
     ),
 }
 """Protections that each has to keep operations apart."""
@@ -132,6 +135,8 @@ _TASKS = {
 _AT_MOST_ONE = {
     Task(Act.MEMORY_ERROR): STARTS,
     Task(Act.REOPEN, vm=1): ("bound", "mapped", "half-closed"),
+    Task(Act.LINK, vm=1): ("bound", "mapped"),
+    Task(Act.POPULATE): ("bound",),
 }
 """Tasks of which a scenario has one at most, and the starts from which they are raced."""
 

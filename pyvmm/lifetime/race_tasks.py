@@ -25,10 +25,12 @@ class Act(enum.Enum):
     MEMORY_ERROR = "memory-error"
     REOPEN = "reopen"
     CLOSE_VCPU = "close-vcpu"
+    LINK = "link"
+    POPULATE = "populate"
 
 
-ACTS_OF_A_DESIGN = tuple(act for act in Act if act is not Act.REOPEN)
-"""Acts but what others do with freed memory."""
+ACTS_OF_A_DESIGN = tuple(act for act in Act if act not in (Act.REOPEN, Act.LINK))
+"""Acts but what others do with freed memory, and what no kernel has."""
 
 
 class Failure(enum.Enum):
@@ -66,5 +68,7 @@ _WORDS = {
     Act.MEMORY_ERROR: "memory-error file{0.file}",
     Act.REOPEN: "reopen file{0.file} for vm{0.vm}",
     Act.CLOSE_VCPU: "close-vcpu of vm{0.vm}",
+    Act.LINK: "link file{0.file} for vm{0.vm}",
+    Act.POPULATE: "populate slot{0.slot} of vm{0.vm}",
 }
 _RANGES = {SECOND_PAGE: "page 1", BOTH_PAGES: "both pages"}

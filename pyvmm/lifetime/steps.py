@@ -13,6 +13,7 @@ from pyvmm.lifetime.locks import (
     F_STATE,
     F_VM,
     FILE,
+    I_CHANGING,
     I_LOCK,
     I_SHARERS,
     INODE,
@@ -162,6 +163,23 @@ class Steps:
     def _inode_of(self, w: Cells, t: int) -> int:
         """The inode of the thread's file."""
         return w[FILE[w[THREAD[t] + T_FILE] - 1] + F_INODE]
+
+    def _change_list(self, name: str, body: Body, *protections: Protection) -> None:
+        """A step that changes an inode's list of files: two where nothing keeps others away."""
+
+        def begin(w: Cells, t: int) -> str | None:
+            w[INODE[self._inode_of(w, t)] + I_CHANGING] += 1
+            return None
+
+        def end(w: Cells, t: int) -> str | None:
+            w[INODE[self._inode_of(w, t)] + I_CHANGING] -= 1
+            return body(w, t)
+
+        if self.floor.held.issuperset(protections):
+            self._step(name, body)
+            return
+        self._step(f"{name}: begin", begin)
+        self._step(f"{name}: end", end)
 
     def _put_file(self, w: Cells, t: int) -> str | None:
         """Body of a step: ``fput`` the thread's file."""
