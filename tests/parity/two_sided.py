@@ -138,6 +138,17 @@ class TwoSided:
             by_itself = self.via is Via.RUN_LOOP and len([*self._by_slots(gpa, size)]) == 1
             self._expected["CONVERTED" if by_itself else "HYPERCALL"] += 1
 
+    def add_clearing(self, script: Script, gpa: int, size: int) -> None:
+        """Have all that the guest has made private, and shared again, leave the file."""
+        if self.via is Via.IOCTLS:
+            self.add_conversion(script, gpa, size, Ask.ATTRIBUTES | Ask.FILE | Ask.SHARED)
+        else:
+            # It has, by the conversions as such.
+            script.host(partial(self._look_for_none_private, gpa, size))
+
+    def _look_for_none_private(self, gpa: int, size: int) -> None:
+        assert self.file.resident(gpa - DATA, size) == 0
+
     def _change_file(self, gpa: int, size: int, ask: Ask) -> None:
         if Ask.PRIVATE in ask:
             self.file.allocate(gpa - DATA, size)
@@ -184,12 +195,15 @@ class TwoSided:
     def look_behind(self, gpa: int, size: int, before: int) -> None:
         """The host's view of what the guest has made private, of `before` when it was shared."""
         offset = gpa - DATA
-        with self._shared.view() as view:
-            assert bytes(view[offset : offset + size]) == bytes([self.left(before)]) * size
-        if self.via is not Via.IOCTLS:
-            for at, part in self._by_slots(gpa, size):
-                assert self._memory.read(at, part) is None
-                assert not self._memory.write(at, bytes(part))
+        if self.via is Via.IOCTLS:
+            with self._shared.view() as view:
+                assert bytes(view[offset : offset + size]) == bytes([before]) * size
+            return
+        # Not through the view: that would make pages of zeroes.
+        assert self._shared.resident(offset, size) == 0
+        for at, part in self._by_slots(gpa, size):
+            assert self._memory.read(at, part) is None
+            assert not self._memory.write(at, bytes(part))
 
     def _by_slots(self, gpa: int, size: int) -> Iterator[tuple[int, int]]:
         """[gpa, gpa + size) cut where memslots meet: one read or write is of one of them."""
