@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import ceil
 
 from pyvmm.lifetime.graph import Graph
 from pyvmm.lifetime.graph_columns import (
@@ -86,7 +87,7 @@ def _rows(graph: Graph, routes: Routes, left: float, top: float) -> _Rows:
         row_heights[cell.row] = max(row_heights[cell.row], height)
     at = top
     if routes.lanes_above:
-        label = ASCENT * Role.LABEL.size + _OVER_LINE
+        label = ceil(ASCENT * Role.LABEL.size + _OVER_LINE)
         at += label + (routes.lanes_above - 1) * PORT + _OVER_BOXES
     above = at - _OVER_BOXES
     y = {}

@@ -39,25 +39,37 @@ _SIGN = 34.0
 _ENDED = Graph("cannot be done in this design", (), ())
 
 
-def place(drawn: Sequence[Drawn], title: str, about: str = "", *, beside: bool = False) -> Placed:
+def place(
+    drawn: Sequence[Drawn],
+    title: str,
+    about: str = "",
+    *,
+    beside: bool = False,
+    bare: bool = False,
+    among: Sequence[Graph] = (),
+) -> Placed:
     """Place stories, each of one design: step by step, one design under the other, or `beside`.
 
-    `title` and `about` stand over the picture.
+    `title` and `about` stand over the picture, and a key; a `bare` one has none of these, and the
+    title as its name only. Objects are where they are in a picture with the graphs of `among`, too:
+    those before, for one that is drawn moment by moment.
     """
     drawn, title, about = printable(drawn), visible(title), visible(about)
     graphs = [graph for each in drawn for graph in each.graphs]
-    cells = grid(graphs)
-    ways = {id(graph): routed(graph, cells) for graph in graphs}
-    columns = measured(list(zip(graphs, (ways[id(graph)] for graph in graphs), strict=True)))
+    others = [*graphs, *printable([Drawn("", tuple(among))])[0].graphs]
+    cells = grid(others)
+    ways = {id(graph): routed(graph, cells) for graph in others}
+    columns = measured([(graph, ways[id(graph)]) for graph in others])
     inner = max(columns.width + 2 * _PADDING, _LEAST_WIDTH)
     across = len(drawn) if beside else 1
     width = 2 * MARGIN + across * inner + (across - 1) * _GAP
-    texts = lines_of(title, Role.TITLE, width - 2 * MARGIN, MARGIN, MARGIN + 14)
-    if about:
-        top = bottom_of(texts, MARGIN) + 14
-        texts += lines_of(about, Role.ABOUT, width - 2 * MARGIN, MARGIN, top)
-    key = _key(graphs, width, bottom_of(texts, MARGIN) + 8)
-    top = max([bottom_of(texts, MARGIN), *(entry.text.rect.bottom for entry in key)]) + 10
+    texts: list[Text] = []
+    key: list[KeyEntry] = []
+    top = MARGIN
+    if not bare:
+        texts += _headings(title, about, width - 2 * MARGIN)
+        key += _key(graphs, width, bottom_of(texts, MARGIN) + 8)
+        top = bottom_of([*texts, *(entry.text for entry in key)], MARGIN) + 10
     panels: list[Panel] = []
     for row in _rows(drawn, beside):
         placed = []
@@ -77,6 +89,13 @@ def place(drawn: Sequence[Drawn], title: str, about: str = "", *, beside: bool =
         panels += placed
     height = max((panel.frame.bottom for panel in panels), default=top) + MARGIN
     return Placed(title, width, height, tuple(texts), tuple(key), tuple(panels))
+
+
+def _headings(title: str, about: str, room: float) -> list[Text]:
+    texts = lines_of(title, Role.TITLE, room, MARGIN, MARGIN + 14)
+    if about:
+        texts += lines_of(about, Role.ABOUT, room, MARGIN, bottom_of(texts, MARGIN) + 14)
+    return texts
 
 
 def _rows(drawn: Sequence[Drawn], beside: bool) -> list[list[tuple[str, Graph]]]:

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 
 from pyvmm.lifetime.graph import Graph, GraphEdge, GraphNode
 
@@ -170,5 +171,5 @@ def lines_of(words: str, role: Role, width: float, x: float, y: float) -> list[T
 
 
 def bottom_of(texts: Sequence[Text], otherwise: float) -> float:
-    """Find the lowest point of some texts."""
-    return max((text.rect.bottom for text in texts), default=otherwise)
+    """Find the lowest point of some texts: a whole number, so that places of boxes are whole."""
+    return ceil(max((text.rect.bottom for text in texts), default=otherwise))

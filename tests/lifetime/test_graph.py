@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Who pins whom, drawn: every edge is there, what a step changed is said, and nothing overlaps."""
+"""Who pins whom as a graph, in text and in SVG: every edge is there, and what a step changed."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cache
-from itertools import permutations
 from xml.dom import minidom
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pyvmm.lifetime.adapting import adapted, design_named
-from pyvmm.lifetime.designs import STANDARD_DESIGNS, Design, file_pins_vm, memslot_pins_file
+from pyvmm.lifetime.adapting import adapted
+from pyvmm.lifetime.designs import STANDARD_DESIGNS
 from pyvmm.lifetime.graph import (
     Drawn,
     Evidence,
-    Graph,
-    GraphEdge,
-    GraphNode,
     Mark,
     NodeKind,
     since,
@@ -31,34 +21,15 @@ from pyvmm.lifetime.graph import (
 from pyvmm.lifetime.graph_of_scene import Scene, drawn_of, graph_of, scene_of
 from pyvmm.lifetime.graph_overlaps import overlaps
 from pyvmm.lifetime.graph_places import place
-from pyvmm.lifetime.graph_shapes import Arrow, Placed, Rect
 from pyvmm.lifetime.graph_svg import sentences, style, to_svg
 from pyvmm.lifetime.graph_text import to_lines, to_text
 from pyvmm.lifetime.holdings import Holding, Why
 from pyvmm.lifetime.operations import Kind, Operation
-from pyvmm.lifetime.scenarios import BY_NAME, SCENARIOS, Scenario
+from pyvmm.lifetime.scenarios import Scenario
 from pyvmm.lifetime.story import Story, Told
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import STANDARD, UNIVERSES, Universe
-
-LINUX, MAIL = file_pins_vm(), memslot_pins_file()
-BOUND = (Operation(Kind.CREATE_VM), Operation(Kind.CREATE_FILE), Operation(Kind.BIND))
-
-each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
-
-
-@cache
-def _drawn(scenario: str, design: str) -> Drawn:
-    of, under = BY_NAME[scenario], design_named(design)
-    return drawn_of(adapted(of.operations, under, of.universe), under)
-
-
-def drawn(scenario: Scenario, design: Design) -> Drawn:
-    return _drawn(scenario.name, design.name)
-
-
-def told(operations: tuple[Operation, ...], design: Design) -> tuple[Graph, ...]:
-    return drawn_of(adapted(operations, design, STANDARD), design).graphs
+from pyvmm.lifetime.universe import ERRORS, STANDARD, UPDATED, Universe
+from tests.lifetime.drawn_graphs import BOUND, LINUX, MAIL, drawn, each_scenario, told
 
 
 @each_scenario
@@ -135,149 +106,20 @@ def test_what_broke_and_a_storys_ending_stand_where_they_belong() -> None:
     assert "=&gt; vm0 lives" in to_svg(place([Drawn("", (last,))], "t"))
 
 
-def everything_placed(scenario: Scenario) -> Iterator[Placed]:
-    stories = [drawn(scenario, design) for design in STANDARD_DESIGNS]
-    for story in stories:
-        yield place([story], scenario.name, scenario.about)
-    for beside in (True, False):
-        yield place(stories[:2], scenario.name, scenario.about, beside=beside)
-        yield place(stories, scenario.name, beside=beside)
+def test_notes_say_what_is_in_an_object() -> None:
+    def notes(universe: Universe, *steps: Operation) -> dict[str, tuple[str, ...]]:
+        story = Story(LINUX.name, universe, "", tuple(Told(step, "ok") for step in steps), "")
+        return {node.name: node.notes for node in drawn_of(story, LINUX).graphs[-1].nodes}
 
-
-@pytest.mark.slow
-@each_scenario
-def test_nothing_overlaps_in_any_design_of_any_scenario(scenario: Scenario) -> None:
-    for placed in everything_placed(scenario):
-        assert overlaps(placed) == ()
-        arrows = sum(len(panel.arrows) for panel in placed.panels)
-        assert arrows == sum(len(panel.graph.edges) for panel in placed.panels) > 0
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=40)
-@given(
-    st.sampled_from(STANDARD_DESIGNS), st.sampled_from([*UNIVERSES.values()]), st.integers(0)
-)  # fmt: skip
-def test_nothing_overlaps_on_any_way_through_a_universe(
-    design: Design, universe: Universe, seed: int
-) -> None:
-    chance = random.Random(seed)
-    system = TransitionSystem(design, universe)
-    state = system.initial
-    before = scene_of(system, state, "before")
-    for _ in range(chance.randrange(40)):
-        _, step = chance.choice(system.steps(state))
-        before, state = scene_of(system, state, "before"), step.state
-    scene = scene_of(system, state, "at last", seen=(*before.edges, "vm0"))
-    graphs = (graph_of(before), graph_of(scene, before))
-    assert overlaps(place([Drawn(design.name, graphs)], "any way")) == ()
-    for graph in graphs:
-        assert all(len(line) <= 62 and line.isascii() for line in to_lines(graph))
-
-
-def graph_of_anything(chance: random.Random) -> Graph:
-    def words(most: int) -> str:
-        return "".join(chance.choices('abc -<&"\x1f\x00\n\udc80\u4e16', k=chance.randint(0, most)))
-
-    nodes = tuple(
-        GraphNode(
-            f"n{number}", chance.choice(list(NodeKind)), words(12),
-            chance.choice((None, 0, 1, 1000)), tuple(words(40) for _ in range(chance.randrange(3))),
-            chance.choice(list(Evidence)), chance.choice(list(Mark)), chance.choice((None, 9)),
-        )
-        for number in range(chance.randint(0, 9))
-    )  # fmt: skip
-    edges = tuple(
-        GraphEdge(
-            chance.choice(nodes).name, chance.choice(nodes).name, chance.choice((True, False)),
-            words(24), words(9), chance.choice((1, 2, 1000)), chance.choice(list(Evidence)),
-            chance.choice(list(Mark)),
-        )
-        for _ in range(chance.randint(0, 14) if nodes else 0)
-    )  # fmt: skip
-    return Graph(words(120), nodes, edges, words(120), words(120))
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0))
-def test_nothing_overlaps_whatever_holds_whatever(seed: int) -> None:
-    chance = random.Random(seed)
-    stories = [
-        Drawn("design " * chance.randrange(30), (graph_of_anything(chance),))
-        for _ in range(chance.randint(1, 3))
-    ]
-    placed = place(stories, "title\x1f" * 9, "about " * 9, beside=chance.choice((True, False)))
-    assert overlaps(placed) == ()
-    minidom.parseString(to_svg(placed))
-    minidom.parseString(to_svg(placed, inline=True))
-    to_text(stories, 40)
-
-
-def test_an_overlap_is_found() -> None:
-    placed = place([drawn(SCENARIOS[3], LINUX)], "a title")
-    panel = placed.panels[-1]
-    arrow, other = panel.arrows[:2]
-
-    def changed(**parts: object) -> tuple[str, ...]:
-        broken = replace(panel, **parts)  # type: ignore[arg-type]
-        return overlaps(replace(placed, panels=(*placed.panels[:-1], broken)))
-
-    def with_label(x: float, y: float) -> tuple[str, ...]:
-        label = replace(arrow.label, x=x, y=y)
-        return changed(arrows=(replace(arrow, label=label), *panel.arrows[1:]))
-
-    assert changed() == ()
-    assert any(" on 'descriptor'" in words for words in with_label(other.label.x, other.label.y))
-    assert any("on the arrow" in words for words in with_label(other.head.x - 30, other.head.y))
-    box = panel.boxes[0].rect
-    assert any(" on parent" in words for words in with_label(box.x, box.y + 12))
-    assert any("sticks out" in words for words in with_label(placed.width - 5, other.label.y))
-    assert changed(arrows=(arrow, replace(other, points=arrow.points), *panel.arrows[2:]))
-    moved = replace(panel.boxes[1], rect=panel.boxes[0].rect)
-    assert any("vm0 on" in words or "on vm0" in words for words in changed(
-        boxes=(panel.boxes[0], moved, *panel.boxes[2:])
-    ))  # fmt: skip
-    assert overlaps(replace(placed, panels=(*placed.panels, panel)))
-    assert overlaps(replace(placed, texts=(*placed.texts, panel.texts[0])))
-    assert overlaps(replace(placed, width=100.0))
-
-
-def test_objects_stay_where_they_are_from_step_to_step() -> None:
-    for scenario in SCENARIOS:
-        placed = place([drawn(scenario, LINUX), drawn(scenario, MAIL)], scenario.name)
-        found: dict[str, set[float]] = {}
-        for panel in placed.panels:
-            for box in panel.boxes:
-                found.setdefault(box.node.name, set()).add(box.rect.x)
-        assert {len(places) for places in found.values()} == {1}
-
-
-def test_a_panel_is_as_high_as_what_is_in_it() -> None:
-    placed = place([drawn(SCENARIOS[3], MAIL)], "a title")
-    for panel in placed.panels:
-        inside: list[Rect] = [text.rect for text in panel.texts]
-        inside += [box.rect for box in panel.boxes]
-        inside += [segment for arrow in panel.arrows for segment in arrow.segments]
-        assert panel.frame.bottom - max(rect.bottom for rect in inside) < 20
-    assert placed.panels[0].frame.height < 40 < placed.panels[-1].frame.height
-
-
-def test_the_key_has_signs_of_what_is_drawn_and_of_nothing_else() -> None:
-    graph = told(BOUND, MAIL)[-1]
-
-    def words(*edges: GraphEdge) -> list[str]:
-        placed = place([Drawn("", (replace(graph, edges=edges),))], "t")
-        assert all(len(entry.sign.points) == 2 for entry in placed.key)
-        return [entry.text.words for entry in placed.key]
-
-    pin = replace(graph.edges[0], mark=Mark.SAME)
-    assert words(pin) == ["keeps alive"]
-    pointer = replace(pin, pins=False, mark=Mark.GONE)
-    assert words(pin, pointer) == [
-        "keeps alive", "points to, keeps nothing alive", "- gone in this step"
-    ]  # fmt: skip
-    assert words(replace(pin, evidence=Evidence.SEEN))[-1] == "dot: seen on this host"
+    write = Operation(Kind.GUEST_WRITE)
+    assert notes(STANDARD, *BOUND, write)["inode0"] == ("page0 written by vm0",)
+    broken = notes(ERRORS, *BOUND, Operation(Kind.PAGE_ERROR))
+    assert broken["inode0"] == ("page0 has an error",)
+    preserved = (Operation(Kind.PRESERVE_VM), *BOUND[2:], write, Operation(Kind.PRESERVE_FILE))
+    frozen = notes(UPDATED, *BOUND[:2], *preserved)
+    assert frozen["inode0"] == ("frozen", "page0 written by vm0")
+    kept = notes(UPDATED, *BOUND[:2], *preserved, Operation(Kind.KEXEC))
+    assert kept["inode0"] == ("page0 written by the VM of record0",)
 
 
 def test_an_object_or_a_reason_that_nobody_foresaw_is_drawn() -> None:
@@ -383,21 +225,3 @@ def test_every_colour_can_be_read_on_its_paper() -> None:
             for ink in ("ink", "faint", "pin", "new", "gone", "changed"):
                 dark, light = sorted(luminance(colours[name]) for name in (ink, under))
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, under)
-
-
-def crossings(arrows: Sequence[Arrow]) -> int:
-    return sum(
-        mine.x < theirs.x < mine.right and theirs.y < mine.y < theirs.bottom
-        for one, other in permutations(arrows, 2)
-        for mine in one.segments
-        for theirs in other.segments
-    )
-
-
-def test_edges_that_need_not_cross_do_not() -> None:
-    vms = [GraphNode(f"vm{number}", NodeKind.VM, f"vm{number}") for number in range(4)]
-    edges = [GraphEdge("process0", vm.name, True, "descriptor", "") for vm in vms]
-    nodes = (GraphNode("process0", NodeKind.PROCESS, "parent"), *vms)
-    for way in (edges, edges[::-1]):
-        (panel,) = place([Drawn("", (Graph("", nodes, tuple(way)),))], "t").panels
-        assert crossings(panel.arrows) == 0
