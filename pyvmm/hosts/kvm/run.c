@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -44,6 +45,7 @@ struct pyvmm_vcpu {
     bool delivered; /* kvm_run holds an exit that was returned and not answered yet */
     bool finishes_hypercalls; /* see pyvmm_vcpu_finish_hypercalls */
     unsigned int refused; /* how often in a row KVM_RUN has answered EAGAIN */
+    bool polls; /* the last exit was a read that was answered here, with what is known already */
     pthread_mutex_t lock;
     bool running; /* under `lock`: `thread` is inside pyvmm_vcpu_run */
     bool unblocked; /* the kick signal is not blocked in `thread` */
@@ -180,6 +182,7 @@ static enum taking post(struct pyvmm_vcpu *vcpu)
     uint16_t rule = pyvmm_posted_rule(vcpu->posted, run->u.io.port);
     uint8_t *data = (uint8_t *)run + run->u.io.data_offset;
     if (run->u.io.direction == KVM_EXIT_IO_OUT) {
+        vcpu->polls = false;
         if ((rule & PYVMM_POST_WRITE) == 0)
             return LEFT;
         if (!pyvmm_posted_push(vcpu->posted, run->u.io.port, *data))
@@ -191,6 +194,11 @@ static enum taking post(struct pyvmm_vcpu *vcpu)
         return LEFT;
     *data = (uint8_t)rule;
     vcpu->history.posted_reads++;
+    /* The guest waits for what somebody has to do, perhaps on this processor, which it would keep
+     * until its time slice is over. */
+    if (vcpu->polls)
+        sched_yield();
+    vcpu->polls = true;
     return TAKEN;
 }
 
@@ -299,6 +307,7 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
             continue;
         }
         pyvmm_history_count(&vcpu->history, vcpu->run->exit_reason);
+        vcpu->polls = false;
         vcpu->delivered = code != PYVMM_BROKEN_RUN;
         return code;
     }
