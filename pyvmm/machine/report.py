@@ -141,21 +141,21 @@ def collect(index: int, vcpu: Vcpu, read: Callable[[int, int], bytes | None]) ->
         return VcpuReport(index, None, None, b"", None, exits, at)
     linear = regs.rip if sregs.cs.l else (regs.rip + sregs.cs.base) & 0xFFFF_FFFF
     code_walk = walk(read, sregs, linear)
-    code = _code(read, sregs, linear)
+    code = _code(read, sregs, code_walk)
     return VcpuReport(index, regs, sregs, code, code_walk, exits, at)
 
 
-def _code(read: Callable[[int, int], bytes | None], sregs: Sregs, linear: int) -> bytes:
-    """Up to `INSTRUCTION_BYTES` from `linear` on, as far as they are mapped."""
+def _code(read: Callable[[int, int], bytes | None], sregs: Sregs, code_walk: PageWalk) -> bytes:
+    """Up to `INSTRUCTION_BYTES` from where `code_walk` leads to, as far as they are mapped."""
     code = b""
-    while len(code) < INSTRUCTION_BYTES:
-        at = linear + len(code)
-        gpa = walk(read, sregs, at).gpa
-        if gpa is None:
-            break
-        size = min(INSTRUCTION_BYTES - len(code), PAGE_SIZE - at % PAGE_SIZE)
+    gpa = code_walk.gpa
+    while gpa is not None:
+        size = min(INSTRUCTION_BYTES - len(code), PAGE_SIZE - gpa % PAGE_SIZE)
         piece = read(gpa, size)
         if piece is None:
             break
         code += piece
+        if len(code) == INSTRUCTION_BYTES:
+            break
+        gpa = walk(read, sregs, code_walk.linear + len(code)).gpa
     return code

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from pyvmm.hosts.kvm.binding import CData
@@ -14,11 +15,13 @@ _TABLES = ("gdt", "idt")
 _CONTROLS = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
 _REGS = tuple(field.name for field in fields(Regs))
 _SEGMENT = tuple(field.name for field in fields(Segment))
+_regs_of = attrgetter(*_REGS)
+_segment_of = attrgetter(*_SEGMENT)
 
 
 def decode_regs(raw: CData) -> Regs:
     """From ``struct kvm_regs``."""
-    return Regs(*(getattr(raw, name) for name in _REGS))
+    return Regs(*_regs_of(raw))
 
 
 def encode_regs(regs: Regs, raw: CData) -> None:
@@ -32,8 +35,7 @@ def decode_sregs(raw: CData) -> Sregs:
     # One untyped dictionary: the fields differ in type, and the names are checked at the call.
     values: dict[str, Any] = {name: getattr(raw, name) for name in _CONTROLS}
     for name in _SEGMENTS:
-        segment = getattr(raw, name)
-        values[name] = Segment(*(getattr(segment, field) for field in _SEGMENT))
+        values[name] = Segment(*_segment_of(getattr(raw, name)))
     for name in _TABLES:
         table = getattr(raw, name)
         values[name] = DescriptorTable(table.base, table.limit)
