@@ -149,7 +149,7 @@ def _interleave(options: argparse.Namespace, designs: list[Design]) -> int:
             progress.tell(f"{name}: scenarios", done, total)
 
         begun = time.monotonic()
-        sizes = range(2, options.interleave + 1)
+        sizes = range(1, options.interleave + 1)
         races = run_races(locking, scenarios(sizes), dropped=dropped, progress=look)
         seconds = time.monotonic() - begun
         told += _race_lines(races, seconds)
@@ -160,7 +160,7 @@ def _interleave(options: argparse.Namespace, designs: list[Design]) -> int:
 
 
 def _lockings(designs: list[Design]) -> list[Locking]:
-    """The lockings of designs: Linux's has four variants; remedies change nothing about locks."""
+    """The lockings of designs: Linux's has variants; remedies change nothing about locks."""
     chosen: list[Locking] = []
     for design in designs:
         if design.system_creation:

@@ -51,7 +51,7 @@ class Evidence:
     """
 
     universe: Universe = STANDARD
-    sizes: tuple[int, ...] = (2, 3)
+    sizes: tuple[int, ...] = (1, 2, 3)
     progress: Callable[[str], None] | None = None
     _explored: dict[str, Exploration] = field(default_factory=dict)
     _raced: dict[tuple[Locking, frozenset[Protection], bool], Races] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Evidence:
         return found
 
     def raced(self, locking: Locking, *dropped: Protection, torn_is_harm: bool = True) -> Races:
-        """The interleavings of one locking; with something dropped, of two operations.
+        """The interleavings of one locking; with something dropped, of up to two operations.
 
         `torn_is_harm`: a VM must not be touched once its MMU is torn down.
         """
@@ -83,7 +83,7 @@ class Evidence:
         if found is None:
             names = " and ".join(each.name for each in dropped)
             self._tell(f"racing {locking.name}" + (f" without {names}" if names else ""))
-            sizes: Iterable[int] = (2,) if dropped else self.sizes
+            sizes: Iterable[int] = (1, 2) if dropped else self.sizes
             found = run_races(
                 locking, scenarios(sizes), dropped=frozenset(dropped), torn_is_harm=torn_is_harm
             )

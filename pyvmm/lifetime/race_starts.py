@@ -199,7 +199,9 @@ def tasks_of(start: str) -> tuple[Task, ...]:
     return _TASKS.get(start, _ONE_FILE)
 
 
-def scenarios(sizes: Iterable[int] = (2, 3), starts: Iterable[str] = STARTS) -> Iterator[Scenario]:
+def scenarios(
+    sizes: Iterable[int] = (1, 2, 3), starts: Iterable[str] = STARTS
+) -> Iterator[Scenario]:
     """Every multiset of so many tasks, from every start, with at most one of the rarer ones."""
     starts = tuple(starts)
     for size in sizes:

@@ -124,7 +124,7 @@ def pairs(locking: Locking, *dropped: Protection) -> Races:
 def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     found = pairs(locking)
     assert not found.harms
-    assert found.scenarios == sum(1 for _ in scenarios((2,)))
+    assert found.scenarios == sum(1 for _ in scenarios((1, 2)))
     assert found.schedules > 1_000_000
 
 
@@ -133,7 +133,7 @@ def test_two_operations_at_a_time_do_no_harm(locking: Locking) -> None:
 def test_three_operations_at_a_time_do_no_harm(locking: Locking) -> None:
     found = WHOLE.raced(locking)
     assert not found.harms
-    assert found.scenarios == sum(1 for _ in scenarios((2, 3)))
+    assert found.scenarios == sum(1 for _ in scenarios())
 
 
 @pytest.mark.slow
@@ -380,7 +380,7 @@ def test_an_mmu_torn_down_first_does_harm_by_assumption_only() -> None:
     """An MMU that has lost its roots finds nothing to zap; one whose keys are given back does."""
     found = run_races(
         Locking.PROPOSAL,
-        scenarios((2,)),
+        scenarios((1, 2)),
         dropped=frozenset({Protection.SLOTS_FIRST}),
         torn_is_harm=False,
     )
