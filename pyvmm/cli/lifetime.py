@@ -66,7 +66,7 @@ def _add_explore(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         metavar="NAME",
         help="with --interleave: leave out a lock or a grace period (slots-lock, "
-        "invalidate-lock, rcu-grace, ...); may be repeated",
+        "invalidate-lock, rcu-grace, ...) or what else keeps steps apart; may be repeated",
     )
     explore.add_argument("--json", metavar="FILE", help="write what was found as JSON (-: print)")
     explore.add_argument("--save", metavar="DIR", help="write each story as a file for replay")
