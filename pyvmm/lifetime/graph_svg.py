@@ -44,7 +44,9 @@ text{fill:var(--ink);white-space:pre;
 .box.gone rect{fill:none;stroke:var(--gone);stroke-dasharray:3 3}
 .box.gone text{fill:var(--gone)}
 .changed-detail{fill:var(--changed);font-weight:bold}
-g:focus{outline:2px solid var(--changed);outline-offset:2px}
+.box:focus{outline:2px solid var(--changed);outline-offset:2px}
+.edge:focus{outline:none} .edge:focus path{stroke-width:4}
+.edge:focus text{text-decoration:underline}
 """.strip()
 
 

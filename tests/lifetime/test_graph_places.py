@@ -41,7 +41,6 @@ def everything_placed(scenario: Scenario) -> Iterator[Placed]:
         yield place([story], scenario.name, scenario.about)
     for beside in (True, False):
         yield place(stories[:2], scenario.name, scenario.about, beside=beside)
-        yield place(stories, scenario.name, beside=beside)
 
 
 @pytest.mark.slow
@@ -99,7 +98,7 @@ def graph_of_anything(chance: random.Random) -> Graph:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0))
 def test_nothing_overlaps_whatever_holds_whatever(seed: int) -> None:
     chance = random.Random(seed)

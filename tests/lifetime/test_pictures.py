@@ -4,30 +4,42 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
+import pytest
+
 from pyvmm.lifetime.graph_overlaps import overlaps
-from pyvmm.lifetime.pictures import STORIES, pictures, texts
+from pyvmm.lifetime.graph_shapes import Placed
+from pyvmm.lifetime.graph_svg import to_svg
+from pyvmm.lifetime.pictures import STORIES, pictures
 from pyvmm.lifetime.universe import SMALL
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+@cache
+def made() -> dict[str, Placed]:
+    return pictures()
 
 
 def test_the_pictures_are_what_is_made_now() -> None:
     """``pyvmm lifetime pictures docs/pictures`` makes them."""
     there = {path.name: path.read_text() for path in (DOCS / "pictures").iterdir()}
-    assert there == texts()
+    assert there == {name: to_svg(placed) for name, placed in made().items()}
 
 
 def test_nothing_in_a_picture_overlaps_and_it_fits_a_page() -> None:
-    for placed in pictures().values():
+    for placed in made().values():
         assert overlaps(placed) == ()
         assert placed.width <= 900
 
 
 def test_each_shows_the_end_of_its_story() -> None:
     for each in STORIES:
-        panels = pictures()[f"{each.name}.svg"].panels
+        panels = made()[f"{each.name}.svg"].panels
         assert len(panels) == each.moments
         assert panels[-1].graph.finding
         assert re.match(r"\d+\. ", panels[0].graph.title)
@@ -40,4 +52,4 @@ def test_every_picture_that_the_documents_show_is_there() -> None:
         for path in DOCS.glob("*.md")
         for name in re.findall(r"\]\(pictures/([^)]+)\)", path.read_text())
     }
-    assert shown <= texts().keys()
+    assert shown <= made().keys()
