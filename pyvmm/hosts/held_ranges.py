@@ -20,6 +20,10 @@ class HeldKind(enum.IntEnum):
     """A device is told of its conversions: they are not the fast path's."""
     WAITING = 2
     """A conversion of it waits for a lease to end: no further lease is given."""
+    CONVERTING = 3
+    """It is being taken from the host in steps: no lease of it is given, no conversion begins."""
+    WORKING = 4
+    """It is worked on in steps (made shared, read, cleared): no conversion of it begins."""
 
 
 class LeaseRefusal(enum.Enum):
@@ -31,7 +35,11 @@ class LeaseRefusal(enum.Enum):
     NOT_SHARED = (4, "a page of it is private or withheld")
     READ_ONLY = (5, "the guest's memory there is read-only")
     OVERLAPS = (6, "it overlaps another range of the same writable lease")
-    CONVERTING = (7, "its pages are about to be converted, reset or saved", "try again afterwards")
+    CONVERTING = (
+        7,
+        "its pages are being converted, or about to be converted, reset or saved",
+        "try again afterwards",
+    )
     TOO_MANY = (8, "too many ranges are leased", "close other leases first")
     CLOSED = (9, "the machine has ended")
     MEMORY_SHORT = (10, "the host has no memory left", "give it more, or close other leases")
@@ -97,8 +105,9 @@ class HeldRanges(Protocol):
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
         """Hold ranges, each a GPA and a length, in another way than as a lease; its number.
 
-        Raises `UsageError` for one that is empty or wraps and where there are too many, and
-        `SystemCallError` (ENOMEM).
+        0, and nothing is held, where CONVERTING or WORKING is asked for and any of it is so
+        already (`FastConversions.await_end`). Raises `UsageError` for one that is empty or wraps
+        and where there are too many, and `SystemCallError` (ENOMEM).
         """
         ...
 
@@ -106,6 +115,6 @@ class HeldRanges(Protocol):
         """Give back what the number was given for; tell whether a conversion waits for leases."""
         ...
 
-    def leased(self, gpa: int, size: int) -> int:
-        """The number of a lease of any of [gpa, gpa + size); 0 where there is none."""
+    def overlapping(self, kind: HeldKind, gpa: int, size: int) -> int:
+        """The number of what is held in that way of [gpa, gpa + size); 0 where nothing is."""
         ...

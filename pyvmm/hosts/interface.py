@@ -281,9 +281,11 @@ class FastConversions(Owned, Protocol):
     """Conversions that vCPUs' threads make without leaving for Python, and the lock of them all.
 
     A `Hypercall` MAP_GPA_RANGE that is valid, at most 1 GiB long and wholly in one span served is
-    done and answered with 0: the attributes are set, then the stale side's pages are given back.
-    It ends `Vcpu.run` only where one of these fails, or when too many have not been drained yet. A
-    `MemoryFault` in a span without a private side is answered by making what was touched shared.
+    done and answered with 0: the attributes are set, then the stale side's pages are given back; in
+    steps of 2 MiB, between which others have the lock. It ends `Vcpu.run` only where one of these
+    fails or is refused for now, where somebody works on the pages, or when too many have not been
+    drained yet. A `MemoryFault` in a span without a private side is answered by making what was
+    touched shared.
     """
 
     @property
@@ -307,6 +309,22 @@ class FastConversions(Owned, Protocol):
 
         Enter and leave it in one thread, and wait for no vCPU meanwhile: its thread may be waiting
         for this. Raises `InternalError` when the thread is inside already.
+        """
+        ...
+
+    def give_way(self, seconds: float = 0.0) -> bool:
+        """Inside of `exclusive`, between two steps of long work: let others in.
+
+        Every thread that waits now has had the lock once when this returns, with the lock;
+        `seconds`: nobody has it because of the caller for that long. False where it was not given
+        away. Whoever works in steps has what they are about held as CONVERTING or WORKING.
+        """
+        ...
+
+    def await_end(self) -> None:
+        """Inside of `exclusive`: let others in until a range is CONVERTING or WORKING no more.
+
+        Any range; holds the lock when it returns.
         """
         ...
 

@@ -8,25 +8,30 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyvmm.hosts.interface import Vm
-from pyvmm.machine.attributes import set_attributes
+from pyvmm.machine.attributes import AttributeSetter
 from pyvmm.machine.memory_listener import MemoryListener
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState, PageStates
 from pyvmm.memory.regions import RegionTable
+from pyvmm.memory.steps import steps_in
 
 if TYPE_CHECKING:
-    from pyvmm.memory.conversion import ConversionPlan
+    from pyvmm.memory.conversion import ConversionPlan, Step
 
 
 class ConversionExecutor:
     """Sets attributes, gives pages back, tells listeners, and keeps `states` what the kernel has.
 
-    Whoever calls holds the lock of all conversions. `sides` are those of the regions that plans are
-    made for, by slot, a live view; `regions` gives the table that plans are made with. `is_over` is
-    asked between the parts of a long conversion: a run that has ended stops there. Listeners that
-    were told that a range leaves, and find out that it did not since a later step failed, are told
-    that it has joined.
+    Whoever calls holds the lock of all conversions, and has the range held as CONVERTING or WORKING
+    (`HeldKind`): between two steps of `memory.steps.STEP` bytes the lock is given away
+    (`give_way`), and then nobody else changes anything there. At each such moment the states are
+    the kernel's, and listeners know of them.
+
+    `sides` are those of the regions that plans are made for, by slot, a live view; `regions` gives
+    the table that plans are made with. `is_over` is asked before each step of a conversion: a run
+    that has ended stops there. Listeners that were told that a range leaves, and find out that it
+    did not since a later step failed, are told that it has joined.
     """
 
     def __init__(
@@ -34,18 +39,28 @@ class ConversionExecutor:
         vm: Vm,
         states: PageStates,
         sides: Mapping[int, MemorySides],
+        *,
         regions: Callable[[], RegionTable],
         is_over: Callable[[], bool],
+        give_way: Callable[[float], None],
     ) -> None:
         self._vm = vm
         self._states = states
         self._sides = sides
         self._regions = regions
         self._is_over = is_over
+        self._give_way = give_way
         self.listeners: list[tuple[MemoryListener, tuple[GpaRange, ...]]] = []
         """Each with the ranges that it listens to."""
         self.has_set_attributes = False
         """True once PRIVATE has been set anywhere: KVM may have it where there is no memory now."""
+
+    def in_steps(self, range_: GpaRange) -> Iterator[GpaRange]:
+        """Yield `range_` in steps, and give the lock away between them."""
+        for step in steps_in(range_):
+            if step.start != range_.start:
+                self._give_way(0.0)
+            yield step
 
     def execute(self, planned: ConversionPlan) -> bool:
         """Do all steps, in order; False where the run was over before the last.
@@ -53,6 +68,16 @@ class ConversionExecutor:
         Raises `SystemCallError` when the kernel fails in the middle: the states tell how far it
         got.
         """
+        attributes = self._attributes()
+        for number, chunk in enumerate(planned.chunks()):
+            if number:
+                self._give_way(0.0)
+            if self._is_over():
+                return False
+            self._execute_chunk(chunk, attributes)
+        return True
+
+    def _execute_chunk(self, chunk: tuple[Step, ...], attributes: AttributeSetter) -> None:
         from pyvmm.memory.conversion import (  # Loaded by whoever has made the plan.
             DiscardPrivate,
             DiscardShared,
@@ -61,67 +86,103 @@ class ConversionExecutor:
             TellLeaving,
         )
 
-        chunk: GpaRange | None = None
+        to_tell: GpaRange | None = None
         try:
-            for step in planned.steps:
+            for step in chunk:
                 match step:
                     case TellLeaving(range_):
-                        if self._is_over():
-                            return False
-                        chunk = range_
+                        to_tell = range_
                         self._tell_leaving(range_)
                     case SetAttributes(range_, private):
-                        chunk = range_
-                        self._set_attributes(range_, private=private)
+                        to_tell = range_
+                        self._set_attributes(attributes, range_, private=private)
                     case DiscardShared(region, range_):
                         self._sides[region.slot].discard_shared(range_)
                     case DiscardPrivate(region, range_):
                         self._sides[region.slot].discard_private(range_)
                     case TellJoined(range_):
-                        chunk = None
+                        to_tell = None
                         self._tell_joined(range_)
-                        if self._is_over():
-                            return False
         except BaseException:
-            if chunk is not None:
-                self.tell_what_is_shared(chunk)
+            if to_tell is not None:
+                self.tell_what_is_shared(to_tell)
             raise
-        return True
 
     @contextmanager
     def leaving(self, range_: GpaRange) -> Iterator[None]:
-        """Tell listeners that `range_` leaves; where the body fails, what is shared has joined."""
+        """Tell listeners that `range_` leaves; where the body fails, what is shared has joined.
+
+        Inside, the states do not tell what listeners reach: `MemoryRegions.listen` waits.
+        """
         try:
-            self._tell_leaving(range_)
+            for step in self.in_steps(range_):
+                self._tell_leaving(step)
             yield
         except BaseException:
             self.tell_what_is_shared(range_)
             raise
 
-    def withhold_all(self, range_: GpaRange) -> tuple[PageRun, ...]:
-        """Set PRIVATE over `range_`, whose memslot is about to go; the states until now."""
+    def take_away(self, range_: GpaRange) -> tuple[PageRun, ...]:
+        """Make all of `range_`, whose memslot is about to go, private; the states until now.
+
+        Tells listeners. Raises `SystemCallError`, and then all is as it was (`put_back`).
+        """
         before = tuple(self._states.runs(range_))
-        self.has_set_attributes = True
-        set_attributes(self._vm, range_, private=True)
-        self._states.set(range_, PageState.WITHHELD)
+        attributes = self._attributes()
+        try:
+            for step in self.in_steps(range_):
+                self._tell_leaving(step)
+                self._set_attributes(attributes, step, private=True)
+        except BaseException:
+            self.put_back(before)
+            raise
         return before
 
     def put_back(self, before: tuple[PageRun, ...]) -> None:
-        """Undo `withhold_all`, where the memslot has stayed."""
+        """Undo `take_away`, where the memslot has stayed. Raises `SystemCallError`."""
+        attributes = self._attributes()
         for run in before:
-            if run.state is PageState.SHARED:
-                set_attributes(self._vm, run.range, private=False)
-            self._states.set(run.range, run.state)
+            if run.state is not PageState.SHARED:
+                continue
+            for step in self.in_steps(run.range):
+                if any(now.state is not PageState.SHARED for now in self._states.runs(step)):
+                    self._set_attributes(attributes, step, private=False)
+                self._tell_joined(step)
 
     def clear_attributes(self, range_: GpaRange) -> None:
-        """Take PRIVATE off all of `range_`, whatever is or was there."""
-        set_attributes(self._vm, range_, private=False)
+        """Take PRIVATE off all of `range_`, where there is no memory yet. Raises as `execute`."""
+        attributes = self._attributes()
+        for step in self.in_steps(range_):
+            attributes.set(step, private=False)
+
+    def clear_attributes_of_memory(self, range_: GpaRange) -> None:
+        """Take PRIVATE off all of `range_`, whose memslot has gone; it is shared then.
+
+        Raises `SystemCallError`, and then all is as it was, if the kernel lets it.
+        """
+        attributes = self._attributes()
+        done: list[PageRun] = []
+        try:
+            for run in tuple(self._states.runs(range_)):
+                if run.state is PageState.SHARED:
+                    continue
+                for step in self.in_steps(run.range):
+                    attributes.set(step, private=False)
+                    self._states.set(step, PageState.SHARED)
+                    done.append(PageRun(step, run.state))
+        except BaseException:
+            for was in done:
+                attributes.set(was.range, private=True)
+                self._states.set(was.range, was.state)
+                self._give_way(0.0)
+            raise
 
     def tell_what_is_shared(self, range_: GpaRange) -> None:
         """Tell listeners of the shared pages of `range_`."""
-        for run in self._states.runs(range_):
-            if run.state is PageState.SHARED:
-                self._tell_joined(run.range)
+        for step in self.in_steps(range_):
+            for run in self._states.runs(step):
+                if run.state is PageState.SHARED:
+                    self._tell_joined(run.range)
 
     def _tell_leaving(self, range_: GpaRange) -> None:
         for listener, covered in self.listeners:
@@ -133,10 +194,15 @@ class ConversionExecutor:
             for part in _parts_of(range_, covered):
                 listener.joined(part)
 
-    def _set_attributes(self, range_: GpaRange, *, private: bool) -> None:
+    def _attributes(self) -> AttributeSetter:
+        return AttributeSetter(self._vm, self._give_way)
+
+    def _set_attributes(
+        self, attributes: AttributeSetter, range_: GpaRange, *, private: bool
+    ) -> None:
         self.has_set_attributes = self.has_set_attributes or private
-        set_attributes(self._vm, range_, private=private)
-        for region, part in self._regions().parts(range_) or ():
+        attributes.set(range_, private=private)
+        for region, part in self._regions().covered(range_):
             state = PageState.SHARED
             if private:
                 state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD

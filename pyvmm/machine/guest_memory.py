@@ -8,13 +8,17 @@ Three ways lead to a conversion: the guest asks (KVM_HC_MAP_GPA_RANGE), the gues
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.interface import Vm
 from pyvmm.machine.leases import LEASE_PATIENCE, Leases
 from pyvmm.machine.memory_regions import MemoryRegions
+from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.memory_states import MemoryStates
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
@@ -22,6 +26,9 @@ from pyvmm.memory.layout import GpaRange
 if TYPE_CHECKING:
     from pyvmm.machine.memory_conversion import MemoryConversion
     from pyvmm.machine.memory_exits import MemoryExits
+
+_SHORT = 64 << 10
+"""Bytes that are copied before anybody who waits could wake up."""
 
 
 class GuestMemory:
@@ -88,10 +95,22 @@ class GuestMemory:
         self._tracked.close()
 
     def read(self, gpa: int, size: int) -> bytes | None:
-        """`size` bytes from `gpa` on as the host sees them; None unless all of them are shared."""
+        """`size` bytes from `gpa` on as the host sees them; None unless all of them are shared.
+
+        As `write` and `clear` it goes in steps, between which others have the lock; all of it stays
+        shared until it is done.
+        """
         with self._tracked.exclusive():
             sides = self._tracked.shared_at(gpa, size)
-            return None if sides is None else sides.read(gpa, size)
+            if sides is None or size <= _SHORT:
+                return None if sides is None else sides.read(gpa, size)
+            with self._staying_shared(gpa, size) as staying:
+                if staying is None:
+                    return None
+                collected = io.BytesIO()  # Hands over what it has without a copy.
+                for step in self._tracked.executor.in_steps(GpaRange(gpa, gpa + size)):
+                    collected.write(staying.view(step))
+        return collected.getvalue()
 
     def write(self, gpa: int, data: bytes | memoryview) -> bool:
         """Write where all is shared. False, and nothing is written, where it is not."""
@@ -99,14 +118,31 @@ class GuestMemory:
             sides = self._tracked.shared_at(gpa, len(data))
             if sides is None:
                 return False
-            sides.write(gpa, data)
+            if len(data) <= _SHORT:
+                sides.write(gpa, data)
+                return True
+            with self._staying_shared(gpa, len(data)) as staying:
+                if staying is None:
+                    return False
+                view = memoryview(data)
+                for step in self._tracked.executor.in_steps(GpaRange(gpa, gpa + len(data))):
+                    staying.write(step.start, view[step.start - gpa : step.end - gpa])
             return True
 
     def clear(self, gpa: int, size: int) -> bool:
         """Make zero where all is shared. False, and nothing is changed, where it is not."""
         with self._tracked.exclusive():
-            sides = self._tracked.shared_at(gpa, size)
-            if sides is None:
+            if self._tracked.shared_at(gpa, size) is None:
                 return False
-            sides.clear(GpaRange(gpa, gpa + size))
+            with self._staying_shared(gpa, size) as staying:
+                if staying is None:
+                    return False
+                for _ in staying.cleared(GpaRange(gpa, gpa + size)):
+                    self._tracked.give_way()
             return True
+
+    @contextmanager
+    def _staying_shared(self, gpa: int, size: int) -> Iterator[MemorySides | None]:
+        """Hold what is shared for work in steps; None where it has been converted just before."""
+        with self._tracked.in_steps(GpaRange(gpa, gpa + size), HeldKind.WORKING):
+            yield self._tracked.shared_at(gpa, size)

@@ -29,9 +29,6 @@ MOST_RANGES = 1024
 LEASE_PATIENCE = 1.0
 """Seconds that a conversion waits for the leases of its pages to end."""
 
-ALL_MEMORY = GpaRange(0, 1 << 63)
-"""More than there can be of it."""
-
 _LEASE = HeldKind.LEASE
 
 Range = tuple[int, int]
@@ -130,7 +127,8 @@ class Leases:
 
         Raises `LeaseRefusedError` for a range that is private, withheld or no memory, read-only (if
         `writable`), empty, that wraps, that overlaps another (if `writable`), or that is
-        about to be converted, reset or saved as soon as other leases have ended.
+        being taken from the host, or about to be converted, reset or saved as soon as other leases
+        have ended.
         """
         count = len(ranges)
         if not 0 < count <= MOST_RANGES:
@@ -180,7 +178,7 @@ class Leases:
 
     def holder_over(self, range_: GpaRange) -> str | None:
         """The name of who holds a lease of any of `range_`; None where nobody does."""
-        number = self._held.leased(range_.start, range_.size)
+        number = self._held.overlapping(_LEASE, range_.start, range_.size)
         return self._holders.get(number, "a device") if number else None
 
     def vacating(self, range_: GpaRange) -> Vacating:
@@ -205,7 +203,7 @@ class Leases:
         until = time.monotonic() + self.patience
         seen = self._changes
         # Asking waits for the lock of conversions: not under the condition, for which trio waits.
-        while self._held.leased(range_.start, range_.size) and not is_wanted():
+        while self._held.overlapping(_LEASE, range_.start, range_.size) and not is_wanted():
             with self._condition:
                 if not self._condition.wait_for(has_changed, until - time.monotonic()):
                     break

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from pyvmm.errors import ConversionRefusedError
+from pyvmm.errors import ConversionRefusedError, InternalError
+from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.conversion import (
@@ -19,6 +20,10 @@ from pyvmm.memory.conversion import (
     plan_withhold,
 )
 from pyvmm.memory.layout import GpaRange
+
+
+class _Leased:
+    """The answer for pages that somebody has a lease of."""
 
 
 class MemoryConversion:
@@ -71,28 +76,47 @@ class MemoryConversion:
     ) -> Refusal | None:
         """Do what is planned (under the lock) for `request`; return why not, where it is refused.
 
-        What goes to private waits until no lease is on it; pages that are shared stay so in the
-        other direction. `on_vcpu` as for `Vacating.wait`. Raises `LeaseHeldError`, and nothing has
-        changed, and `SystemCallError`.
+        Others have the lock between its steps, but cannot convert, lease or remove what is still to
+        come. What goes to private waits until no lease is on it; pages that are shared stay so in
+        the other direction. `on_vcpu` as for `Vacating.wait`. Raises `LeaseHeldError`, and nothing
+        has changed, and `SystemCallError`.
         """
         with self._tracked.exclusive():
+            answer = self._unless_leased(request, planned)
+        if not isinstance(answer, _Leased):
+            return answer
+        range_ = GpaRange(request.gpa, request.gpa + request.size)
+        with self._leases.vacating(range_) as vacating:
+            vacating.wait(_attempt(request), on_vcpu=on_vcpu)
+            with self._tracked.exclusive():
+                answer = self._unless_leased(request, planned)
+        if isinstance(answer, _Leased):
+            raise InternalError(_attempt(request), "a lease was given of what is waited for")
+        return answer
+
+    # -- under the lock --
+
+    def _unless_leased(
+        self, request: ConversionRequest, planned: Callable[[], ConversionPlan | Refusal]
+    ) -> Refusal | _Leased | None:
+        """Do it once nobody else works on the pages; from then on none of them can be leased."""
+        taken = request.to is Side.PRIVATE
+        kind = HeldKind.CONVERTING if taken else HeldKind.WORKING
+        while True:
             plan_now = planned()
             if isinstance(plan_now, Refusal):
                 return plan_now
             range_ = GpaRange(request.gpa, request.gpa + request.size)
-            if request.to is Side.SHARED or self._leases.holder_over(range_) is None:
-                self.execute(plan_now)
-                return None
-        with self._leases.vacating(range_) as vacating:
-            vacating.wait(_attempt(request), on_vcpu=on_vcpu)
-            with self._tracked.exclusive():
-                plan_now = planned()
-                if isinstance(plan_now, Refusal):
-                    return plan_now
-                self.execute(plan_now)
-                return None
-
-    # -- under the lock --
+            if number := self._tracked.begin(range_, kind):
+                break
+            self._tracked.await_end()
+        try:
+            if taken and self._leases.holder_over(range_) is not None:
+                return _Leased()
+            self.execute(plan_now)
+            return None
+        finally:
+            self._tracked.end(kind, number)
 
     def execute(self, planned: ConversionPlan) -> None:
         """Carry out a plan, and count it where that was not cut short by the end of the run."""

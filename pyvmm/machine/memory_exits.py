@@ -81,6 +81,7 @@ class MemoryExits:
         asked = False
         while True:
             with self._tracked.exclusive():
+                self._wait_for_unplugging(fault.gpa)
                 meaning = self._meaning(fault)
                 if isinstance(meaning, Retry):
                     if not self._tracked.progress.is_stuck(vcpu, fault):
@@ -99,6 +100,13 @@ class MemoryExits:
                 with self._tracked.exclusive():
                     return self._fault_refused(fault, cause)
             asked = True
+
+    def _wait_for_unplugging(self, gpa: int) -> None:
+        """Wait while pages of a region that has no memslot now are given back in steps."""
+        while (sides := self._tracked.unplugged_at(gpa)) is not None:
+            if not self._tracked.is_worked_on(sides.region.range):
+                return
+            self._tracked.await_end()
 
     def _meaning(self, fault: MemoryFault) -> Retry | Convert | Impossible:
         sides = self._tracked.unplugged_at(fault.gpa)

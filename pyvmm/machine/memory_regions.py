@@ -35,8 +35,8 @@ class MemoryRegions:
         KVM keeps attributes by GPA, whatever slots come and go (``kvm->mem_attr_array``): what was
         set there before is cleared. Raises `SystemCallError`.
         """
-        with self._tracked.exclusive():
-            whole = sides.region.range
+        whole = sides.region.range
+        with self._tracked.exclusive(), self._tracked.in_steps(whole, HeldKind.WORKING):
             if self._tracked.executor.has_set_attributes:
                 self._tracked.executor.clear_attributes(whole)
             self._tracked.add(sides)
@@ -50,18 +50,17 @@ class MemoryRegions:
         """
         sides = self._tracked.sides[slot]
         whole = sides.region.range
-        with self._vacated(sides, "remove", on_vcpu), self._tracked.exclusive():
+        with self._taken(sides, "remove", on_vcpu) as is_there:
+            if not is_there:
+                return
+            is_plugged = slot not in self._tracked.unplugged
             with self._tracked.executor.leaving(whole):
-                if slot not in self._tracked.unplugged:
+                if is_plugged:
                     self._tracked.vm.set_memslot(sides.no_memslot())
                 try:
-                    if any(
-                        run.state is not PageState.SHARED
-                        for run in self._tracked.states.runs(whole)
-                    ):
-                        self._tracked.executor.clear_attributes(whole)
+                    self._tracked.executor.clear_attributes_of_memory(whole)
                 except BaseException:
-                    if slot not in self._tracked.unplugged:
+                    if is_plugged:
                         self._set_memslot_or_forget(sides)
                     raise
             self._tracked.forget(sides)
@@ -74,13 +73,20 @@ class MemoryRegions:
             raise
 
     @contextmanager
-    def _vacated(self, sides: MemorySides, verb: str, on_vcpu: bool = False) -> Iterator[None]:
-        """Wait for leases of a region; none is given inside. Raises `LeaseHeldError`."""
+    def _taken(self, sides: MemorySides, verb: str, on_vcpu: bool = False) -> Iterator[bool]:
+        """Wait for leases of a region, then for who works on it in steps; inside, hold the lock.
+
+        False where it has been removed meanwhile. Raises `LeaseHeldError`.
+        """
         region = sides.region
         with self._leases.vacating(region.range) as vacating:
             attempt = f"{verb} {region.what} at gpa {region.range.start:#x}"
             vacating.wait(attempt, on_vcpu=on_vcpu)
-            yield
+            with (
+                self._tracked.exclusive(),
+                self._tracked.in_steps(region.range, HeldKind.CONVERTING),
+            ):
+                yield self._tracked.sides.get(region.slot) is sides
 
     def listen(self, listener: MemoryListener, covered: Sequence[GpaRange]) -> None:
         """Tell `listener` of every conversion in `covered`, and of what is shared there now.
@@ -90,6 +96,9 @@ class MemoryRegions:
         is empty or not of 64-bit addresses.
         """
         with self._tracked.exclusive():
+            # Of what is being removed, some has left and is shared by its state.
+            while any(self._tracked.is_worked_on(one) for one in covered):
+                self._tracked.await_end()
             self._tracked.held.hold([(one.start, one.size) for one in covered], HeldKind.LISTENER)
             self._tracked.executor.listeners.append((listener, tuple(covered)))
             for one in covered:
@@ -104,19 +113,17 @@ class MemoryRegions:
         """
         sides = self._tracked.sides[slot]
         whole = sides.region.range
-        with self._vacated(sides, "unplug"), self._tracked.exclusive():
-            if slot in self._tracked.unplugged:
+        with self._taken(sides, "unplug") as is_there:
+            if not is_there or slot in self._tracked.unplugged:
                 return
-            with self._tracked.executor.leaving(whole):
-                # Before the slot goes: an access to what is shared and has no slot would be MMIO.
-                before = self._tracked.executor.withhold_all(whole)
-                try:
-                    self._tracked.vm.set_memslot(sides.no_memslot())
-                except BaseException:
-                    self._tracked.executor.put_back(before)
-                    raise
-            self._tracked.unplugged[slot] = sides
-            self._tracked.regions = self._tracked.regions.without(sides.region)
-            self._tracked.note_change()
-            sides.discard_shared(whole)
-            sides.discard_private(whole)
+            # Before the slot goes: an access to what is shared and has no slot would be MMIO.
+            before = self._tracked.executor.take_away(whole)
+            try:
+                self._tracked.vm.set_memslot(sides.no_memslot())
+            except BaseException:
+                self._tracked.executor.put_back(before)
+                raise
+            self._tracked.note_unplugged(sides)
+            for step in self._tracked.executor.in_steps(whole):
+                sides.discard_shared(step)
+                sides.discard_private(step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, ServedSpan, System, Vm
@@ -13,9 +12,6 @@ from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
 from pyvmm.rules.abi import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from pyvmm.memory.residency import Residency
 
 _CLEARED_AT_ONCE = 1 << 20
 
@@ -94,15 +90,6 @@ class MemorySides:
             self._memslot.guest_memfd_offset + self._offset(range_.start), range_.size
         )
 
-    def residency(self, shared_bytes: int, private_bytes: int) -> Residency:
-        """Ask what is resident, beside the given bytes in either state. Raises `HostLacksError`."""
-        from pyvmm.memory.residency import Residency  # Most machines are never asked.
-
-        shared_resident, private_resident = self.resident(self.region.range)
-        return Residency(
-            self.region.what, shared_bytes, shared_resident, private_bytes, private_resident
-        )
-
     @property
     def mapping(self) -> GuestMapping:
         """Mapping in which the shared side lies; this object does not own it."""
@@ -149,14 +136,16 @@ class MemorySides:
         offset = self._mapping_offset + self._offset(gpa)
         self._view[offset : offset + len(data)] = data
 
-    def clear(self, range_: GpaRange) -> None:
-        """Make the shared side of `range_`, all within the region, zero.
+    def cleared(self, range_: GpaRange) -> Iterator[GpaRange]:
+        """Make the shared side of `range_`, all within the region, zero: yield what was just done.
 
         What nobody has touched is so already, and stays untouched. Raises as `data`.
         """
         for part in self.data(range_):
             for gpa in range(part.start, part.end, _CLEARED_AT_ONCE):
-                self.write(gpa, bytes(min(_CLEARED_AT_ONCE, part.end - gpa)))
+                size = min(_CLEARED_AT_ONCE, part.end - gpa)
+                self.write(gpa, bytes(size))
+                yield GpaRange(gpa, gpa + size)
 
 
 class SharedMemory(StackOwner):

@@ -11,7 +11,11 @@ from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 
 if TYPE_CHECKING:
+    from pyvmm.machine.memory_sides import MemorySides
     from pyvmm.memory.residency import Residency
+
+_PIECE = 32 << 20
+"""Bytes whose pages are counted at a time: about a millisecond."""
 
 
 class MemoryStates:
@@ -23,7 +27,8 @@ class MemoryStates:
     def runs(self, within: GpaRange | None = None) -> tuple[PageRun, ...]:
         """Every page's state now, as ascending runs; cut to `within`, of whatever alignment."""
         with self._tracked.exclusive():
-            return tuple(self._tracked.states.runs(within))
+            found = self._tracked.states.runs(within)
+        return tuple(found)
 
     def at(self, gpa: int) -> PageState | None:
         """The state of the page that holds `gpa`; None where there is no memory."""
@@ -32,8 +37,7 @@ class MemoryStates:
 
     def bytes_in(self, state: PageState) -> int:
         """Count the bytes that are in `state` now."""
-        with self._tracked.exclusive():
-            return self._tracked.states.bytes_in(state)
+        return sum(run.range.size for run in self.runs() if run.state is state)
 
     def page_map(self, mark: int | None = None) -> Iterator[str]:
         """The page states as lines to print; `mark` is a GPA to point at."""
@@ -44,13 +48,35 @@ class MemoryStates:
     def residency(self) -> tuple[Residency, ...]:
         """Return each region's bytes in either state, and those that the kernel holds of each side.
 
-        Raises `HostLacksError` where the kernel cannot tell.
+        It is asked piece by piece, between which others have the lock: a figure is the sum of what
+        was true of each piece. Raises `HostLacksError` where the kernel cannot tell.
         """
+        from pyvmm.memory.residency import Residency  # Most machines are never asked.
+
         with self._tracked.exclusive():
-            return tuple(
-                sides.residency(
-                    self._tracked.states.bytes_in(PageState.SHARED, sides.region.range),
-                    self._tracked.states.bytes_in(PageState.PRIVATE, sides.region.range),
-                )
-                for sides in self._tracked.sides.values()
+            found: list[Residency] = []
+            for sides in tuple(self._tracked.sides.values()):
+                counted = self._counted(sides)
+                if counted is not None:
+                    found.append(Residency(sides.region.what, *counted))
+            return tuple(found)
+
+    def _counted(self, sides: MemorySides) -> tuple[int, int, int, int] | None:
+        """The figures of `Residency`, in order; None where the region is removed meanwhile."""
+        states = self._tracked.states
+        region = sides.region
+        total = [0, 0, 0, 0]
+        for start in range(region.range.start, region.range.end, _PIECE):
+            if self._tracked.sides.get(region.slot) is not sides:
+                return None
+            piece = GpaRange(start, min(start + _PIECE, region.range.end))
+            shared, private = sides.resident(piece)
+            counts = (
+                states.bytes_in(PageState.SHARED, piece),
+                shared,
+                states.bytes_in(PageState.PRIVATE, piece),
+                private,
             )
+            total = [old + new for old, new in zip(total, counts, strict=True)]
+            self._tracked.give_way()
+        return total[0], total[1], total[2], total[3]

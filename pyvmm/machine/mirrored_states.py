@@ -21,5 +21,5 @@ class MirroredStates(PageStates):
         self._held.note(range_.start, range_.size, shared=state is PageState.SHARED)
 
     def catch_up(self, range_: GpaRange, state: PageState) -> None:
-        """Note a conversion that the host has made by itself, and knows of."""
+        """Note what the host knows already: its own conversion, or another way not to be shared."""
         super().set(range_, state)

@@ -12,7 +12,8 @@ from pyvmm.errors import InternalError, PyvmmError, UsageError
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.events import Audience, WasReset
-from pyvmm.machine.leases import ALL_MEMORY, LeaseHeldError, Vacating
+from pyvmm.machine.leases import LeaseHeldError, Vacating
+from pyvmm.machine.tracked_memory import ALL_MEMORY
 from pyvmm.machine.vcpus import MachineVcpu
 
 _ATTEMPT = "reset the machine"

@@ -17,7 +17,6 @@ from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.guest_memory import GuestMemory
-from pyvmm.machine.leases import ALL_MEMORY
 from pyvmm.machine.memory_reading import contents
 from pyvmm.machine.saved_machine import (
     SavedConsole,
@@ -25,6 +24,7 @@ from pyvmm.machine.saved_machine import (
     SavedMemory,
     require_same_machine,
 )
+from pyvmm.machine.tracked_memory import ALL_MEMORY
 from pyvmm.machine.vcpus import MachineVcpu
 from pyvmm.memory.layout import GpaRange
 from pyvmm.rules.abi import PAGE_SIZE

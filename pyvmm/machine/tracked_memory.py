@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
 from pyvmm.machine.conversion_executor import ConversionExecutor
 from pyvmm.machine.fault_progress import FaultProgress
@@ -19,6 +20,9 @@ from pyvmm.machine.mirrored_states import MirroredStates
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import RegionTable
+
+ALL_MEMORY = GpaRange(0, 1 << 63)
+"""More than there can be of it."""
 
 
 class TrackedMemory:
@@ -39,7 +43,12 @@ class TrackedMemory:
         self.is_closed = False
         self.unplugged: dict[int, MemorySides] = {}
         self.executor = ConversionExecutor(
-            vm, self.states, self.sides, lambda: self.regions, is_over
+            vm,
+            self.states,
+            self.sides,
+            regions=lambda: self.regions,
+            is_over=is_over,
+            give_way=self.give_way,
         )
         self.progress = FaultProgress()
         self._honours_touches = honours_touches
@@ -52,14 +61,60 @@ class TrackedMemory:
             yield
 
     def close(self) -> None:
-        """Before the sides go: nothing is converted any more, and nothing leased."""
+        """Before the sides go: nothing is converted any more, and nothing leased.
+
+        Waits for what is worked on in steps.
+        """
         self.vm.conversions.serve([])
-        with self.exclusive():
+        with self.exclusive(), self.in_steps(ALL_MEMORY, HeldKind.CONVERTING):
             self.is_closed = True
             for slot in tuple(self.bases):
                 self._take_base_away(slot)
 
     # -- under the lock --
+
+    def give_way(self, seconds: float = 0.0) -> None:
+        """Let others in who wait for the lock, or all for `seconds`. What they have done is known.
+
+        What is worked on is held meanwhile (`in_steps`); all else may have changed.
+        """
+        if self.vm.conversions.give_way(seconds):
+            self._catch_up()
+
+    def await_end(self) -> None:
+        """Let others in until work in steps on some range has ended; as `give_way`."""
+        self.vm.conversions.await_end()
+        self._catch_up()
+
+    @contextmanager
+    def in_steps(self, range_: GpaRange, kind: HeldKind) -> Iterator[None]:
+        """Hold `range_`, CONVERTING or WORKING, for work in steps; first wait for others' of it.
+
+        Gives way after the last step, too: whoever does the next piece of work at once would have
+        the lock again before anybody has woken up. Raises as `HeldRanges.hold`.
+        """
+        while not (number := self.begin(range_, kind)):
+            self.await_end()
+        try:
+            yield
+        finally:
+            self.end(kind, number)
+
+    def begin(self, range_: GpaRange, kind: HeldKind) -> int:
+        """Hold `range_` for work in steps until `end` of the number; 0 where somebody else does."""
+        return self.held.hold([(range_.start, range_.size)], kind)
+
+    def end(self, kind: HeldKind, number: int) -> None:
+        """The last step is done."""
+        self.held.release(kind, number)
+        self.give_way()
+
+    def is_worked_on(self, range_: GpaRange) -> bool:
+        """Tell whether somebody works on any of `range_` in steps."""
+        return any(
+            self.held.overlapping(kind, range_.start, range_.size)
+            for kind in (HeldKind.CONVERTING, HeldKind.WORKING)
+        )
 
     def add(self, sides: MemorySides) -> None:
         """A region is there, with its memslot, all shared."""
@@ -103,11 +158,18 @@ class TrackedMemory:
         # What a host's fast path cannot take goes the long way.
         self.vm.conversions.serve(spans[:MOST_SERVED_SPANS])
 
+    def note_unplugged(self, sides: MemorySides) -> None:
+        """A region, all private, has no memslot any more."""
+        self.states.catch_up(sides.region.range, PageState.WITHHELD)
+        self.unplugged[sides.region.slot] = sides
+        self.regions = self.regions.without(sides.region)
+        self.note_change()
+
     def note_plugged(self, sides: MemorySides) -> None:
         """An unplugged region has its memslot again, all private."""
         del self.unplugged[sides.region.slot]
         self.regions = self.regions.with_region(sides.region)
-        self.states.set(sides.region.range, PageState.PRIVATE)
+        self.states.catch_up(sides.region.range, PageState.PRIVATE)
 
     def unplugged_at(self, gpa: int) -> MemorySides | None:
         """The region that would hold the byte at `gpa` and is unplugged."""

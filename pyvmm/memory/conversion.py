@@ -2,7 +2,7 @@
 """Converting pages between private and shared: a request becomes ordered steps, or a refusal.
 
 Everything is checked before there is a plan, so a refused request changes nothing. The steps of a
-plan, for each chunk of the range:
+plan, for each chunk of `STEP` bytes of the range:
 
 - to private: tell the devices, set the attribute, give the shared side's pages back;
 - to shared: clear the attribute, give the private side's pages back, tell the devices.
@@ -20,17 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.memory.layout import GIB, GpaRange
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.memory.regions import MemoryRegion, RegionPart, RegionTable
+from pyvmm.memory.steps import is_one_step, steps_in
 from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.attributes import SetAttributes as SetRangeAttributes
 from pyvmm.rules.attributes import set_attributes
 from pyvmm.rules.profile import MAINLINE
-
-CHUNK = GIB
-"""A longer range is planned in chunks that end at multiples of this, in bytes: between two chunks
-the executor can stop. No large page spans two of them."""
 
 _HINT_MASK = 0xF
 _ENCRYPTED = 1 << 4
@@ -128,13 +125,25 @@ Step: TypeAlias = SetAttributes | DiscardShared | DiscardPrivate | TellLeaving |
 class ConversionPlan:
     """The steps, in order, and the states of the pages of the range once all are done.
 
-    `result` has adjacent pages of equal state in one run. A chunk to private begins with
-    `TellLeaving`, one to shared ends with `TellJoined`: there, an executor can stop.
+    `result` has adjacent pages of equal state in one run. `chunks` are the steps, chunk by chunk,
+    each made when it is asked for: there may be many. Between two chunks an executor can stop.
     """
 
     request: ConversionRequest
-    steps: tuple[Step, ...]
     result: tuple[PageRun, ...]
+    parts: tuple[RegionPart, ...]
+    steps_of: Callable[[GpaRange, Sequence[RegionPart]], tuple[Step, ...]]
+
+    def chunks(self) -> Iterator[tuple[Step, ...]]:
+        """Yield the steps of each chunk, ascending."""
+        whole = self.result[0].range if self.result else None
+        if whole is not None and len(self.parts) == 1 and is_one_step(whole):
+            yield self.steps_of(whole, self.parts)
+            return
+        for run in self.result:
+            within = [*_parts_within(run.range, self.parts)]
+            for chunk in steps_in(run.range):
+                yield self.steps_of(chunk, [*_parts_within(chunk, within)])
 
 
 def plan(request: ConversionRequest, regions: RegionTable) -> ConversionPlan | Refusal:
@@ -213,18 +222,8 @@ def _plan(
     steps_of: Callable[[GpaRange, Sequence[RegionPart]], tuple[Step, ...]],
     state: PageState,
 ) -> ConversionPlan:
-    start, end = request.gpa, request.gpa + request.size
-    if len(parts) == 1 and start // CHUNK == (end - 1) // CHUNK:
-        whole = parts[0][1]
-        return ConversionPlan(request, steps_of(whole, parts), (PageRun(whole, state),))
-    wholes = [*_joined(parts)]
-    steps = tuple(
-        step
-        for whole in wholes
-        for chunk in _chunks(whole)
-        for step in steps_of(chunk, [*_parts_within(chunk, parts)])
-    )
-    return ConversionPlan(request, steps, tuple(PageRun(whole, state) for whole in wholes))
+    result = tuple(PageRun(whole, state) for whole in _joined(parts))
+    return ConversionPlan(request, result, parts, steps_of)
 
 
 def _joined(parts: tuple[RegionPart, ...]) -> Iterator[GpaRange]:
@@ -241,16 +240,7 @@ def _joined(parts: tuple[RegionPart, ...]) -> Iterator[GpaRange]:
         yield found
 
 
-def _chunks(whole: GpaRange) -> Iterator[GpaRange]:
-    """`whole` cut at multiples of `CHUNK`."""
-    start = whole.start
-    while start < whole.end:
-        end = min(whole.end, (start // CHUNK + 1) * CHUNK)
-        yield GpaRange(start, end)
-        start = end
-
-
-def _parts_within(chunk: GpaRange, parts: tuple[RegionPart, ...]) -> Iterator[RegionPart]:
+def _parts_within(chunk: GpaRange, parts: Sequence[RegionPart]) -> Iterator[RegionPart]:
     for region, part in parts:
         if part.overlaps(chunk):
             yield region, GpaRange(max(chunk.start, part.start), min(chunk.end, part.end))

@@ -84,13 +84,7 @@ class PageStates:
             if low >= high:
                 return iter(())
             first, last = bisect_right(starts, low) - 1, bisect_left(starts, high)
-        found = []
-        for index in range(first, last):
-            state = states[index]
-            if state is not None:
-                start, end = max(starts[index], low), min(starts[index + 1], high)
-                found.append(PageRun(GpaRange(start, end), state))
-        return iter(found)
+        return _runs(starts[first : last + 1], states[first:last], low, high)
 
     def bytes_in(self, state: PageState, within: GpaRange | None = None) -> int:
         """Count the bytes that are in `state`, or are in `state` and in `within`."""
@@ -130,6 +124,15 @@ class PageStates:
         start, end = range_.start, range_.end
         if not 0 <= start < end or (start | end) & (PAGE_SIZE - 1):
             raise _impossible(verb, range_, "not a range of whole pages")
+
+
+def _runs(
+    starts: list[int], states: list[PageState | None], low: int, high: int
+) -> Iterator[PageRun]:
+    """Make runs of what was copied, which costs so much less: whoever has a lock gives it back."""
+    for index, state in enumerate(states):
+        if state is not None:
+            yield PageRun(GpaRange(max(starts[index], low), min(starts[index + 1], high)), state)
 
 
 def _impossible(verb: str, range_: GpaRange, cause: str) -> InternalError:

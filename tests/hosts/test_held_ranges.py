@@ -74,7 +74,7 @@ def test_a_lease_is_refused_as_a_whole(
 ) -> None:
     made.held.note(3 * PAGE, PAGE, shared=False)
     assert ask(made.held, *ranges, writable=writable) == (row, reason)
-    assert made.held.leased(0, END - 1) == 0
+    assert made.held.overlapping(HeldKind.LEASE, 0, END - 1) == 0
 
 
 def test_many_ranges_that_overlap_are_found(made: Made) -> None:
@@ -89,13 +89,13 @@ def test_many_ranges_that_overlap_are_found(made: Made) -> None:
 def test_what_waits_keeps_leases_out_and_is_told_of_their_ends(made: Made) -> None:
     held = made.held
     number = held.lease(rows((PAGE, PAGE)), 1, True)
-    assert held.leased(0, PAGE) == 0
-    assert held.leased(2 * PAGE - 1, 1) == number
+    assert held.overlapping(HeldKind.LEASE, 0, PAGE) == 0
+    assert held.overlapping(HeldKind.LEASE, 2 * PAGE - 1, 1) == number
     waiting = held.hold([(0, 2 * PAGE)], HeldKind.WAITING)
     assert ask(held, (PAGE - 1, 1)) == (0, LeaseRefusal.CONVERTING)
     assert ask(held, (2 * PAGE, 1)) == 3
     assert held.release(HeldKind.LEASE, number)
-    assert held.leased(0, 2 * PAGE) == 0
+    assert held.overlapping(HeldKind.LEASE, 0, 2 * PAGE) == 0
     assert not held.release(HeldKind.WAITING, waiting)
     assert ask(held, (PAGE - 1, 1)) == 3
 
@@ -107,7 +107,7 @@ def test_too_many_ranges_are_refused_and_nothing_is_lost(made: Made) -> None:
     assert ask(made.held, (0, 1)) == (0, LeaseRefusal.TOO_MANY)
     for number in leases:
         made.held.release(HeldKind.LEASE, number)
-    assert made.held.leased(0, END - 1) == 0
+    assert made.held.overlapping(HeldKind.LEASE, 0, END - 1) == 0
 
 
 def test_what_cannot_be_is_refused(made: Made) -> None:
@@ -178,7 +178,7 @@ def do(held: HeldRanges, call: tuple[object, ...]) -> object:
             except InternalError:
                 return "there"
         case ("ask", (int(gpa), int(size))) if size and gpa + size <= END:
-            return held.is_shared(gpa, size), bool(held.leased(gpa, size))
+            return held.is_shared(gpa, size), bool(held.overlapping(HeldKind.LEASE, gpa, size))
     return None
 
 

@@ -73,7 +73,7 @@ class World:
         self.kernel.calls.clear()
 
     def is_leased(self) -> bool:
-        return bool(self.kernel.held.leased(0, END - 1))
+        return bool(self.kernel.held.overlapping(HeldKind.LEASE, 0, END - 1))
 
     def is_waited_for(self) -> bool:
         return bool(self.kernel.held.overlapping(HeldKind.WAITING, 0, END - 1))
@@ -359,17 +359,17 @@ def test_who_waits_for_the_lock_of_conversions_holds_up_nobody_who_interrupts(
 ) -> None:
     """Trio interrupts while it has control's lock: it may not wait for a conversion."""
     leases, held = world.memory.leases, world.kernel.held
-    leased = held.leased
+    overlapping = held.overlapping
     stalled: list[bool] = []
 
-    def while_somebody_interrupts(gpa: int, size: int) -> int:
+    def while_somebody_interrupts(kind: HeldKind, gpa: int, size: int) -> int:
         one = threading.Thread(target=leases.interrupt, daemon=True)
         one.start()
         one.join(SOON)
         stalled.append(one.is_alive())
-        return leased(gpa, size)
+        return overlapping(kind, gpa, size)
 
-    monkeypatch.setattr(held, "leased", while_somebody_interrupts)
+    monkeypatch.setattr(held, "overlapping", while_somebody_interrupts)
     assert not leases.wait(RAM, on_vcpu=True)
     assert stalled == [False]
 

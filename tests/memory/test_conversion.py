@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import ConversionRefusedError, ExitCode
-from pyvmm.memory import conversion
+from pyvmm.hosts.kvm.binding import lib
+from pyvmm.memory import conversion, steps
 from pyvmm.memory.conversion import (
-    CHUNK,
     ConversionPlan,
     ConversionRequest,
     DiscardPrivate,
@@ -43,6 +45,10 @@ def request(gpa: int, size: int, to: Side, origin: Origin = Origin.HOST) -> Conv
     return ConversionRequest(gpa, size, to, origin)
 
 
+def all_steps(found: ConversionPlan) -> tuple[conversion.Step, ...]:
+    return tuple(chain.from_iterable(found.chunks()))
+
+
 def planned(found: ConversionPlan | Refusal) -> ConversionPlan:
     assert isinstance(found, ConversionPlan), found
     return found
@@ -66,12 +72,12 @@ class Kernel:
         self.private_side = {page for page, one in self.memory.items() if one.two_sided}
         self.device = set(self.memory) - private
 
-    def execute(self, steps: tuple[conversion.Step, ...]) -> None:
-        for step in steps:
+    def execute(self, in_order: tuple[conversion.Step, ...]) -> None:
+        for step in in_order:
             found = range(step.range.start // PAGE_SIZE, step.range.end // PAGE_SIZE)
             assert step.range.start % PAGE_SIZE == step.range.end % PAGE_SIZE == 0
             assert len(found) > 0
-            assert step.range.size <= conversion.CHUNK
+            assert step.range.size <= steps.STEP
             assert all(page in self.memory for page in found)
             match step:
                 case TellLeaving():
@@ -132,7 +138,7 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
     wanted = range(first, first + count)
     gpa, size = first * PAGE_SIZE, count * PAGE_SIZE
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "CHUNK", chunk * PAGE_SIZE)
+        patch.setattr(steps, "STEP", chunk * PAGE_SIZE)
         if to is None:
             found = plan_withhold(gpa, size, table)
         else:
@@ -152,7 +158,7 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
                 else None
             )
             return
-        after.execute(found.steps)
+        after.execute(all_steps(found))
 
     assert count > 0
     promised = {
@@ -184,24 +190,25 @@ def test_chunks_cover_the_range_once_and_each_is_complete(
 ) -> None:
     for to, begin in ((Side.PRIVATE, TellLeaving), (Side.SHARED, SetAttributes)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(conversion, "CHUNK", chunk * PAGE_SIZE)
+            patch.setattr(steps, "STEP", chunk * PAGE_SIZE)
             found = plan(request(first * PAGE_SIZE, count * PAGE_SIZE, to), table)
-        if isinstance(found, Refusal):
-            return
+            if isinstance(found, Refusal):
+                return
+            chunks = tuple(found.chunks())
         position = first
         kernel = Kernel(table, set(range(40)) if to is Side.SHARED else set())
-        starts = [at for at, step in enumerate(found.steps) if isinstance(step, begin)]
-        for at, end in zip(starts, [*starts[1:], len(found.steps)], strict=True):
-            covered = found.steps[at].range
+        for chunk_steps in chunks:
+            assert isinstance(chunk_steps[0], begin)
+            covered = chunk_steps[0].range
             assert covered.start == position * PAGE_SIZE
-            kernel.execute(found.steps[at:end])
+            kernel.execute(chunk_steps)
             for page in range(position, covered.end // PAGE_SIZE):
                 state = kernel.state(page)
                 assert (state is PageState.SHARED) == (to is Side.SHARED)
                 assert (page in kernel.shared_side) == (to is Side.SHARED)
                 assert (page in kernel.private_side) == (to is Side.PRIVATE)
             position = covered.end // PAGE_SIZE
-            if end < len(found.steps):
+            if chunk_steps is not chunks[-1]:
                 assert position % chunk == 0, "cut where large pages end"
         assert position == first + count
 
@@ -259,10 +266,12 @@ def test_a_guest_may_share_what_is_no_memory_and_the_work_is_that_of_the_memory(
     assert [run.range for run in found.result] == [
         GpaRange(0, WINDOW.range.end), GpaRange(FIRMWARE.range.start, HIGH.range.end)
     ]  # fmt: skip
-    assert len(found.steps) < 30, "no work for what is no memory"
+    memory = sum(run.range.size for run in found.result)
+    assert sum(1 for _ in found.chunks()) <= memory // steps.STEP + 2, "no work for what is none"
     hole = GpaRange(WINDOW.range.end, FIRMWARE.range.start)
     of_nothing = request(hole.start, hole.size, Side.SHARED, Origin.GUEST)
-    assert planned(plan(of_nothing, REGIONS)) == ConversionPlan(of_nothing, (), ())
+    nothing = planned(plan(of_nothing, REGIONS))
+    assert (nothing.result, all_steps(nothing)) == ((), ())
     for to, origin in (
         (Side.PRIVATE, Origin.GUEST),
         (Side.SHARED, Origin.HOST),
@@ -274,32 +283,38 @@ def test_a_guest_may_share_what_is_no_memory_and_the_work_is_that_of_the_memory(
 def test_one_page_to_private() -> None:
     asked = request(0x5000, PAGE_SIZE, Side.PRIVATE)
     page = GpaRange(0x5000, 0x6000)
-    assert planned(plan(asked, REGIONS)) == ConversionPlan(
-        asked,
-        (TellLeaving(page), SetAttributes(page, private=True), DiscardShared(RAM, page)),
-        (PageRun(page, PageState.PRIVATE),),
+    found = planned(plan(asked, REGIONS))
+    assert all_steps(found) == (
+        TellLeaving(page),
+        SetAttributes(page, private=True),
+        DiscardShared(RAM, page),
     )
+    assert found.result == (PageRun(page, PageState.PRIVATE),)
+    assert found.request == asked
 
 
 def test_one_page_to_shared() -> None:
     asked = request(0x5000, PAGE_SIZE, Side.SHARED)
     page = GpaRange(0x5000, 0x6000)
-    assert planned(plan(asked, REGIONS)) == ConversionPlan(
-        asked,
-        (SetAttributes(page, private=False), DiscardPrivate(RAM, page), TellJoined(page)),
-        (PageRun(page, PageState.SHARED),),
+    found = planned(plan(asked, REGIONS))
+    assert all_steps(found) == (
+        SetAttributes(page, private=False),
+        DiscardPrivate(RAM, page),
+        TellJoined(page),
     )
+    assert found.result == (PageRun(page, PageState.SHARED),)
+    assert found.request == asked
 
 
 def test_a_withheld_page_becomes_shared_and_has_nothing_private_to_discard() -> None:
     page = GpaRange(WINDOW.range.start, WINDOW.range.start + PAGE_SIZE)
     found = planned(plan(request(page.start, PAGE_SIZE, Side.SHARED), REGIONS))
-    assert found.steps == (SetAttributes(page, private=False), TellJoined(page))
+    assert all_steps(found) == (SetAttributes(page, private=False), TellJoined(page))
 
 
 def test_a_window_is_withheld() -> None:
     found = planned(plan_withhold(WINDOW.range.start, WINDOW.range.size, REGIONS))
-    assert found.steps == (
+    assert all_steps(found) == (
         TellLeaving(WINDOW.range),
         SetAttributes(WINDOW.range, private=True),
         DiscardShared(WINDOW, WINDOW.range),
@@ -323,14 +338,14 @@ def test_what_cannot_be_withheld(gpa: int, size: int, refusal: Refusal) -> None:
 
 
 def test_a_range_over_two_slots_and_three_chunks() -> None:
-    start, end = 4 * GIB - 2 * PAGE_SIZE, 5 * GIB + PAGE_SIZE
+    start, end = 4 * GIB - 2 * PAGE_SIZE, 4 * GIB + 2 * MIB + PAGE_SIZE
     found = planned(plan(request(start, end - start, Side.SHARED), REGIONS))
     first, second, third = (
         GpaRange(start, 4 * GIB),
-        GpaRange(4 * GIB, 5 * GIB),
-        GpaRange(5 * GIB, end),
+        GpaRange(4 * GIB, 4 * GIB + 2 * MIB),
+        GpaRange(4 * GIB + 2 * MIB, end),
     )
-    assert found.steps == (
+    assert all_steps(found) == (
         SetAttributes(first, private=False),
         TellJoined(first),
         SetAttributes(second, private=False),
@@ -346,7 +361,7 @@ def test_a_range_over_two_slots_and_three_chunks() -> None:
 def test_one_chunk_over_two_slots_has_its_attributes_set_at_once() -> None:
     table = RegionTable((region(0, 0, 8), region(1, 8, 16)))
     found = planned(plan(request(7 * PAGE_SIZE, 2 * PAGE_SIZE, Side.PRIVATE), table))
-    assert found.steps == (
+    assert all_steps(found) == (
         TellLeaving(pages(7, 9)),
         SetAttributes(pages(7, 9), private=True),
         DiscardShared(table.regions[0], pages(7, 8)),
@@ -355,8 +370,21 @@ def test_one_chunk_over_two_slots_has_its_attributes_set_at_once() -> None:
 
 
 def test_an_aligned_chunk_is_not_cut() -> None:
-    found = planned(plan(request(GIB, CHUNK, Side.PRIVATE), REGIONS))
-    assert [step.range for step in found.steps] == [GpaRange(GIB, 2 * GIB)] * 3
+    found = planned(plan(request(GIB, steps.STEP, Side.PRIVATE), REGIONS))
+    assert [step.range for step in all_steps(found)] == [GpaRange(GIB, GIB + steps.STEP)] * 3
+
+
+def test_steps_are_those_of_the_fast_path() -> None:
+    assert steps.STEP == lib.PYVMM_STEP
+
+
+def test_a_plan_for_a_terabyte_is_made_step_by_step() -> None:
+    """Whoever has made it has the lock of conversions: making all steps would take seconds."""
+    table = RegionTable((MemoryRegion(0, GpaRange(0, 1 << 40), True, "RAM"),))
+    found = planned(plan(request(0, 1 << 40, Side.PRIVATE), table))
+    chunks = found.chunks()
+    assert next(chunks)[0] == TellLeaving(GpaRange(0, steps.STEP))
+    assert next(chunks)[0] == TellLeaving(GpaRange(steps.STEP, 2 * steps.STEP))
 
 
 @example(gpa=0, count=1 << 52, attributes=0x20, rest=[0, 0, 0])

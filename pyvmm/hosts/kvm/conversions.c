@@ -19,10 +19,14 @@
 #define PAGE_SIZE_HINT 0xfULL
 #define LARGEST_HINT 2 /* 4 KiB, 2 MiB, 1 GiB: of no consequence, the number is of 4 KiB pages */
 #define TO_PRIVATE 0x10ULL
-/* What takes longer than this shall be done piece by piece, which is Python's work. */
+/* What takes longer than this shall end with the run, which Python looks at. */
 #define LARGEST_REQUEST (1UL << 30)
 
-/* A call that is still refused with EINTR or EAGAIN after this many times has failed. */
+/* What is longer takes longer than waking up does: others have a turn before this thread's next one. */
+#define SHORT_REQUEST (64UL << 10)
+
+/* A call that is still interrupted after this many times has failed. EAGAIN takes a while, for which
+ * Python gives the lock away. */
 #define ATTEMPTS 1000
 
 struct request {
@@ -42,18 +46,17 @@ struct pyvmm_conversions *pyvmm_conversions_new(int vm_fd)
         return NULL;
     }
     conversions->vm_fd = vm_fd;
-    pthread_mutexattr_t checking;
-    pthread_mutexattr_init(&checking);
-    /* So that a thread that has the lock is told so, instead of waiting for itself. */
-    pthread_mutexattr_settype(&checking, PTHREAD_MUTEX_ERRORCHECK);
-    pthread_mutex_init(&conversions->lock, &checking);
-    pthread_mutexattr_destroy(&checking);
+    if (pyvmm_conversions_lock_init(conversions) != 0) {
+        pyvmm_held_free(conversions->held);
+        free(conversions);
+        return NULL;
+    }
     return conversions;
 }
 
 void pyvmm_conversions_free(struct pyvmm_conversions *conversions)
 {
-    pthread_mutex_destroy(&conversions->lock);
+    pyvmm_conversions_lock_destroy(conversions);
     pyvmm_held_free(conversions->held);
     free(conversions);
 }
@@ -61,13 +64,13 @@ void pyvmm_conversions_free(struct pyvmm_conversions *conversions)
 /* Locks, and tells whether the caller is to unlock: not what it held before. */
 static bool hold(struct pyvmm_conversions *conversions)
 {
-    return pthread_mutex_lock(&conversions->lock) == 0;
+    return pyvmm_conversions_lock(conversions) == 0;
 }
 
 static void let_go(struct pyvmm_conversions *conversions, bool held_here)
 {
     if (held_here)
-        pthread_mutex_unlock(&conversions->lock);
+        pyvmm_conversions_unlock(conversions);
 }
 
 int pyvmm_conversions_serve(struct pyvmm_conversions *conversions,
@@ -136,7 +139,7 @@ static struct pyvmm_served_span *span_of(struct pyvmm_conversions *conversions,
 
 static bool shall_try_again(int attempt)
 {
-    return (errno == EINTR || errno == EAGAIN) && attempt < ATTEMPTS;
+    return errno == EINTR && attempt < ATTEMPTS;
 }
 
 static bool set_attributes(int vm_fd, const struct request *request)
@@ -211,29 +214,77 @@ static void note(struct pyvmm_conversions *conversions, const struct request *re
             .gpa = request->gpa, .size = request->size, .is_private = request->to_private};
 }
 
-static bool convert(struct pyvmm_conversions *conversions, const struct request *request)
+/* One step, of a request that is worked on in steps or has just the one. */
+typedef bool step_function(struct pyvmm_conversions *conversions, const struct request *step);
+
+static bool convert(struct pyvmm_conversions *conversions, const struct request *step)
 {
-    const struct pyvmm_served_span *span = span_of(conversions, request);
+    const struct pyvmm_served_span *span = span_of(conversions, step);
     /* Before anything changes: what cannot be noted must not be done. */
     if (span == NULL || span->guest_memfd < 0 || span->slot != PYVMM_PLUGGED ||
         conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
-        pyvmm_held_stops(conversions->held, request->gpa, request->size))
+        pyvmm_held_stops(conversions->held, step->gpa, step->size))
         return false;
-    if (!set_attributes(conversions->vm_fd, request))
+    if (!set_attributes(conversions->vm_fd, step))
         return false;
     /* From here on the pages are converted, whatever becomes of the other side's memory. */
-    note(conversions, request);
-    return discard(span, request);
+    note(conversions, step);
+    return discard(span, step);
+}
+
+/* Steps end at multiples of PYVMM_STEP: no large page is in two of them. */
+static struct request step_at(const struct request *request, uint64_t gpa)
+{
+    uint64_t last = gpa | (PYVMM_STEP - 1ULL), request_last = request->gpa + (request->size - 1);
+    if (last > request_last)
+        last = request_last;
+    return (struct request){gpa, last - gpa + 1, request->to_private};
+}
+
+/* Between two steps everybody else has the lock: each step looks at everything again. */
+static bool in_steps(struct pyvmm_conversions *conversions, const struct request *request,
+                     step_function *take_step)
+{
+    uint32_t kind = request->to_private ? PYVMM_HELD_CONVERTING : PYVMM_HELD_WORKING;
+    int64_t number = pyvmm_held_begin(conversions->held, kind, request->gpa, request->size);
+    if (number <= 0)
+        return false;
+    struct request step = step_at(request, request->gpa);
+    bool done = take_step(conversions, &step);
+    while (done && step.gpa + step.size < request->gpa + request->size) {
+        pyvmm_conversions_give_way(conversions);
+        step = step_at(request, step.gpa + step.size);
+        done = take_step(conversions, &step);
+    }
+    pyvmm_held_end(conversions->held, kind, number);
+    pyvmm_conversions_note_end(conversions);
+    return done;
+}
+
+/* All of it is in one span. */
+static bool in_as_many_steps_as_it_takes(struct pyvmm_conversions *conversions,
+                                         const struct request *request, step_function *take_step)
+{
+    /* Of what Python may refuse, nothing is begun. */
+    if (pyvmm_held_is_worked_on(conversions->held, request->gpa, request->size) ||
+        pyvmm_held_stops(conversions->held, request->gpa, request->size))
+        return false;
+    bool done = request->size <= PYVMM_STEP ? take_step(conversions, request)
+                                            : in_steps(conversions, request, take_step);
+    if (request->size > SHORT_REQUEST)
+        pyvmm_conversions_give_way(conversions);
+    return done;
 }
 
 bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run)
 {
     struct request request;
     if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
-        !read_request(run, &request) || pthread_mutex_lock(&conversions->lock) != 0)
+        !read_request(run, &request) || pyvmm_conversions_lock(conversions) != 0)
         return false;
-    bool done = convert(conversions, &request);
-    pthread_mutex_unlock(&conversions->lock);
+    bool done = span_of(conversions, &request) != NULL &&
+                in_as_many_steps_as_it_takes(conversions, &request, convert);
+    pyvmm_conversions_unlock(conversions);
     if (done)
         run->u.hypercall.ret = 0;
     return done;
@@ -251,14 +302,15 @@ static struct request block_around(const struct pyvmm_served_span *span, uint64_
     return (struct request){start, end - start, false};
 }
 
-static bool make_shared(struct pyvmm_conversions *conversions,
-                        const struct pyvmm_served_span *span, uint64_t gpa)
+static bool make_shared(struct pyvmm_conversions *conversions, const struct request *step)
 {
-    struct request block = block_around(span, gpa);
-    if (pyvmm_held_stops(conversions->held, block.gpa, block.size) ||
-        !set_attributes(conversions->vm_fd, &block))
+    const struct pyvmm_served_span *span = span_of(conversions, step);
+    if (span == NULL || span->guest_memfd >= 0 ||
+        conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
+        pyvmm_held_stops(conversions->held, step->gpa, step->size) ||
+        !set_attributes(conversions->vm_fd, step))
         return false;
-    note(conversions, &block);
+    note(conversions, step);
     return true;
 }
 
@@ -288,18 +340,22 @@ static bool satisfy_touch(struct pyvmm_conversions *conversions, const struct kv
     struct pyvmm_served_span *span = span_of(conversions, &touched);
     if (span == NULL || conversions->journalled == PYVMM_JOURNAL_ENTRIES)
         return false;
-    if (span->guest_memfd < 0)
-        return make_shared(conversions, span, touched.gpa);
-    return span->slot != PYVMM_PLUGGED && plug(conversions, span);
+    if (span->guest_memfd < 0) {
+        struct request block = block_around(span, touched.gpa);
+        return in_as_many_steps_as_it_takes(conversions, &block, make_shared);
+    }
+    return span->slot != PYVMM_PLUGGED &&
+           !pyvmm_held_is_worked_on(conversions->held, span->gpa, span->size) &&
+           plug(conversions, span);
 }
 
 bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
 {
     if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
         run->u.memory_fault.flags != ATTRIBUTE_PRIVATE ||
-        pthread_mutex_lock(&conversions->lock) != 0)
+        pyvmm_conversions_lock(conversions) != 0)
         return false;
     bool done = satisfy_touch(conversions, run);
-    pthread_mutex_unlock(&conversions->lock);
+    pyvmm_conversions_unlock(conversions);
     return done;
 }

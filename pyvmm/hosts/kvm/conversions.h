@@ -12,7 +12,10 @@
 struct pyvmm_conversions;
 
 #define PYVMM_SERVED_SPANS 8
-#define PYVMM_JOURNAL_ENTRIES 4096
+/* Whoever drains them has the lock, and notes each in Python: some milliseconds for all. */
+#define PYVMM_JOURNAL_ENTRIES 1024
+/* What one holding of the lock converts at the most, in bytes: longer requests are done in steps. */
+#define PYVMM_STEP 0x200000
 /* slot of a span that has its memslot */
 #define PYVMM_PLUGGED 0xffffffffU
 
@@ -53,6 +56,15 @@ void pyvmm_conversions_close(struct pyvmm_conversions *conversions);
  */
 int pyvmm_conversions_lock(struct pyvmm_conversions *conversions);
 int pyvmm_conversions_unlock(struct pyvmm_conversions *conversions);
+/*
+ * With the lock, between two steps of long work: every thread that waits for it now has it once, then
+ * the caller has it again. False where none waits, and then it has not been given away.
+ */
+bool pyvmm_conversions_give_way(struct pyvmm_conversions *conversions);
+/* With the lock: gives it away until something that is worked on in steps (held.h) is so no more. */
+void pyvmm_conversions_await_end(struct pyvmm_conversions *conversions);
+/* How many threads wait for the lock, or for such an end. Without the lock it is a moment's figure. */
+uint32_t pyvmm_conversions_waiting(struct pyvmm_conversions *conversions);
 /* Replaces the spans served; -EINVAL for more than PYVMM_SERVED_SPANS, -EBADF once closed. */
 int pyvmm_conversions_serve(struct pyvmm_conversions *conversions,
                             const struct pyvmm_served_span *spans, uint32_t count);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -79,6 +80,26 @@ class FastConversions(Owner):
                 raise InternalError(
                     "let other conversions of guest memory in again", "wrong thread"
                 )
+
+    def give_way(self, seconds: float = 0.0) -> bool:
+        """Inside of `exclusive`: let everybody in who waits for it, or all for `seconds`."""
+        if not seconds:
+            return bool(lib.pyvmm_conversions_give_way(self.raw))
+        check(lib.pyvmm_conversions_unlock(self.raw), "let other conversions in")
+        try:
+            time.sleep(seconds)
+        finally:
+            lib.pyvmm_conversions_lock(self.raw)
+        return True
+
+    def await_end(self) -> None:
+        """Inside of `exclusive`: let others in until work in steps on some range has ended."""
+        lib.pyvmm_conversions_await_end(self.raw)
+
+    @property
+    def waiting(self) -> int:
+        """Number of threads that wait for `exclusive`, or in `await_end`; as of a moment."""
+        return int(lib.pyvmm_conversions_waiting(self.raw))
 
     def drain(self) -> list[Converted]:
         """Take the conversions made since the last call, in order; ones that touch are joined.

@@ -158,6 +158,12 @@ bool pyvmm_held_stops(const struct pyvmm_held *held, uint64_t gpa, uint64_t size
            overlapping(&held->tables[PYVMM_HELD_LISTENER], gpa, size) != NULL;
 }
 
+bool pyvmm_held_is_worked_on(const struct pyvmm_held *held, uint64_t gpa, uint64_t size)
+{
+    return overlapping(&held->tables[PYVMM_HELD_CONVERTING], gpa, size) != NULL ||
+           overlapping(&held->tables[PYVMM_HELD_WORKING], gpa, size) != NULL;
+}
+
 /* -- regions -- */
 
 static int insert_region(struct pyvmm_held *held, const struct region *region)
@@ -313,7 +319,9 @@ static int refused(const struct pyvmm_held *held, const struct region *region, u
         return PYVMM_LEASE_NOT_SHARED;
     if (writable && !region->writable)
         return PYVMM_LEASE_READ_ONLY;
-    return overlapping(&held->tables[PYVMM_HELD_WAITING], gpa, size) ? PYVMM_LEASE_CONVERTING : 0;
+    bool is_taken = overlapping(&held->tables[PYVMM_HELD_WAITING], gpa, size) != NULL ||
+                    overlapping(&held->tables[PYVMM_HELD_CONVERTING], gpa, size) != NULL;
+    return is_taken ? PYVMM_LEASE_CONVERTING : 0;
 }
 
 static int64_t next_number(struct pyvmm_held *held, uint32_t slot)
@@ -355,6 +363,50 @@ int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const void *pack
     return result;
 }
 
+static bool is_in_steps(uint32_t kind)
+{
+    return kind == PYVMM_HELD_CONVERTING || kind == PYVMM_HELD_WORKING;
+}
+
+static bool any_is_worked_on(const struct pyvmm_held *held, const uint64_t *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (pyvmm_held_is_worked_on(held, rows[2 * i], rows[2 * i + 1]))
+            return true;
+    return false;
+}
+
+static int64_t hold(struct pyvmm_held *held, uint32_t kind, const uint64_t *rows, uint32_t count)
+{
+    if (is_in_steps(kind) && any_is_worked_on(held, rows, count))
+        return 0;
+    int room = make_room(&held->tables[kind], count);
+    if (room != 0)
+        return room;
+    int64_t number = next_number(held, PYVMM_HELD_SEVERAL);
+    append(&held->tables[kind], rows, count, number);
+    return number;
+}
+
+static void forget(struct table *table, int64_t number)
+{
+    /* From the end: what was taken last is given back first, most of the time. */
+    for (uint32_t i = table->count; i-- > 0;)
+        if (table->ranges[i].number == number)
+            table->ranges[i] = table->ranges[--table->count];
+}
+
+int64_t pyvmm_held_begin(struct pyvmm_held *held, uint32_t kind, uint64_t gpa, uint64_t size)
+{
+    const uint64_t row[] = {gpa, size};
+    return hold(held, kind, row, 1);
+}
+
+void pyvmm_held_end(struct pyvmm_held *held, uint32_t kind, int64_t number)
+{
+    forget(&held->tables[kind], number);
+}
+
 int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, const uint64_t *rows,
                         uint32_t count)
 {
@@ -362,12 +414,7 @@ int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, co
         ill_formed(rows, count, false) != 0)
         return -EINVAL;
     bool entered = enter(conversions);
-    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
-    int64_t result = make_room(&held->tables[kind], count);
-    if (result == 0) {
-        result = next_number(held, PYVMM_HELD_SEVERAL);
-        append(&held->tables[kind], rows, count, result);
-    }
+    int64_t result = hold(pyvmm_conversions_held(conversions), kind, rows, count);
     leave(conversions, entered);
     return result;
 }
@@ -376,21 +423,22 @@ bool pyvmm_held_release(struct pyvmm_conversions *conversions, uint32_t kind, in
 {
     bool entered = enter(conversions);
     struct pyvmm_held *held = pyvmm_conversions_held(conversions);
-    struct table *table = &held->tables[kind];
-    /* From the end: what was taken last is given back first, most of the time. */
-    for (uint32_t i = table->count; i-- > 0;)
-        if (table->ranges[i].number == number)
-            table->ranges[i] = table->ranges[--table->count];
+    forget(&held->tables[kind], number);
+    if (is_in_steps(kind))
+        pyvmm_conversions_note_end(conversions);
     bool somebody_waits = held->tables[PYVMM_HELD_WAITING].count != 0;
     leave(conversions, entered);
     return somebody_waits;
 }
 
-int64_t pyvmm_held_leased(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size)
+int64_t pyvmm_held_overlapping(struct pyvmm_conversions *conversions, uint32_t kind, uint64_t gpa,
+                               uint64_t size)
 {
+    if (kind >= PYVMM_HELD_KINDS)
+        return 0;
     bool entered = enter(conversions);
     struct pyvmm_held *held = pyvmm_conversions_held(conversions);
-    const struct range *range = overlapping(&held->tables[PYVMM_HELD_LEASE], gpa, size);
+    const struct range *range = overlapping(&held->tables[kind], gpa, size);
     int64_t number = range == NULL ? 0 : range->number;
     leave(conversions, entered);
     return number;

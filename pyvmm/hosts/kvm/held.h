@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Ranges of guest memory that somebody holds: a device that works on them (a lease), one that is told
- * when they are converted (a listener), and conversions that wait for a lease to end. Beside them,
- * which pages are shared. Addresses are GPAs in bytes. cffi reads this file as well (see kvm_abi.h).
+ * when they are converted (a listener), conversions that wait for a lease to end, and what is worked
+ * on in steps, with the lock given away between them. Beside them, which pages are shared. Addresses are GPAs in bytes. cffi reads this file as well (see kvm_abi.h).
  */
 #ifndef PYVMM_CDEF
 #pragma once
@@ -16,7 +16,11 @@ struct pyvmm_conversions;
 #define PYVMM_HELD_LEASE 0
 #define PYVMM_HELD_LISTENER 1
 #define PYVMM_HELD_WAITING 2
-#define PYVMM_HELD_KINDS 3
+/* In steps, taken from the host: no lease, no other conversion. */
+#define PYVMM_HELD_CONVERTING 3
+/* In steps, and still the host's, or soon: no conversion. */
+#define PYVMM_HELD_WORKING 4
+#define PYVMM_HELD_KINDS 5
 
 #define PYVMM_HELD_SEVERAL 0xffff
 
@@ -60,12 +64,14 @@ bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, u
 int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const void *rows, uint32_t count,
                          bool writable);
 /*
- * Holds the rows, of whatever kind but a lease; the number to release them by. -EINVAL for rows that
- * are empty or wrap, -E2BIG where too many are held, -ENOMEM.
+ * Holds the rows, of whatever kind but a lease; the number to release them by. 0, and nothing is held,
+ * where what is to be worked on in steps is so already (pyvmm_conversions_await_end). -EINVAL for rows
+ * that are empty or wrap, -E2BIG where too many are held, -ENOMEM.
  */
 int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, const uint64_t *rows,
                         uint32_t count);
 /* Returns whether somebody waits for a lease. */
 bool pyvmm_held_release(struct pyvmm_conversions *conversions, uint32_t kind, int64_t number);
-/* The number of a lease that overlaps; 0: there is none. */
-int64_t pyvmm_held_leased(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size);
+/* The number of what is held in that way and overlaps; 0: there is none. */
+int64_t pyvmm_held_overlapping(struct pyvmm_conversions *conversions, uint32_t kind, uint64_t gpa,
+                               uint64_t size);

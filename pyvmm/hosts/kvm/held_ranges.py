@@ -47,7 +47,10 @@ class KvmHeldRanges:
         return bool(lib.pyvmm_held_is_shared(self._raw, gpa, size))
 
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
-        """Hold ranges in another way than as a lease. Raises `UsageError` as the interface says."""
+        """Hold ranges in another way than as a lease; 0 where somebody works on them in steps.
+
+        Raises `UsageError` as the interface says.
+        """
         rows = new(_ROW, 2 * len(ranges))
         for index, (gpa, size) in enumerate(ranges):
             rows[2 * index], rows[2 * index + 1] = gpa, size
@@ -61,7 +64,7 @@ class KvmHeldRanges:
             raise UsageError(attempt, "one is empty or wraps")
         return number
 
-    def leased(self, gpa: int, size: int) -> int:
-        """The number of a lease of any of it; 0 where there is none."""
-        number: int = lib.pyvmm_held_leased(self._raw, gpa, size)
+    def overlapping(self, kind: HeldKind, gpa: int, size: int) -> int:
+        """The number of what is held in that way and overlaps; 0 where there is nothing."""
+        number: int = lib.pyvmm_held_overlapping(self._raw, kind, gpa, size)
         return number

@@ -16,6 +16,9 @@ _END = 1 << 64
 _ROW = struct.Struct("=QQ")
 MOST_RANGES = 65536
 """Largest number of ranges of one kind at a time."""
+_IN_STEPS = (HeldKind.CONVERTING, HeldKind.WORKING)
+_TAKEN = (HeldKind.CONVERTING, HeldKind.WAITING)
+"""No lease is given of it."""
 
 
 @dataclass(slots=True)
@@ -28,10 +31,18 @@ class _Region:
 
 
 class ModelHeldRanges:
-    """`hosts.held_ranges.HeldRanges`; `lock` gives the lock of conversions, unless it is had."""
+    """`hosts.held_ranges.HeldRanges`; `lock` gives the lock of conversions, unless it is had.
 
-    def __init__(self, lock: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    `note_end` is called under it when something that was worked on in steps is released.
+    """
+
+    def __init__(
+        self,
+        lock: Callable[[], AbstractContextManager[None]] = nullcontext,
+        note_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self._lock = lock
+        self._note_end = note_end
         self._regions: dict[int, _Region] = {}
         self._held: dict[HeldKind, list[tuple[int, int, int]]] = {kind: [] for kind in HeldKind}
         self._last = 0
@@ -93,21 +104,24 @@ class ModelHeldRanges:
             return self._add(ranges, HeldKind.LEASE, *slots)
 
     def hold(self, ranges: Sequence[tuple[int, int]], kind: HeldKind) -> int:
-        """Hold ranges in another way than as a lease. Raises `UsageError` as the interface says."""
+        """Hold ranges in another way than as a lease; 0 where somebody works on them in steps.
+
+        Raises `UsageError` as the interface says.
+        """
         if kind is HeldKind.LEASE or _ill_formed(ranges, writable=False):
             raise UsageError(f"hold {len(ranges)} ranges of guest memory", "one is empty or wraps")
         with self._lock():
+            if kind in _IN_STEPS and any(self._is_worked_on(*one) for one in ranges):
+                return 0
             return self._add(ranges, kind)
 
     def release(self, kind: HeldKind, number: int, /) -> bool:
         """Give back what the number was given for; tell whether a conversion waits."""
         with self._lock():
             self._held[kind] = [one for one in self._held[kind] if one[2] != number]
+            if kind in _IN_STEPS:
+                self._note_end()
             return bool(self._held[HeldKind.WAITING])
-
-    def leased(self, gpa: int, size: int) -> int:
-        """The number of a lease of any of it; 0 where there is none."""
-        return self.overlapping(HeldKind.LEASE, gpa, size)
 
     def overlapping(self, kind: HeldKind, gpa: int, size: int) -> int:
         """The number of what is held in that way and overlaps; 0 where there is nothing."""
@@ -127,6 +141,9 @@ class ModelHeldRanges:
             (number for at, long, number in self._held[kind] if _overlap(gpa, size, at, long)), 0
         )
 
+    def _is_worked_on(self, gpa: int, size: int) -> bool:
+        return any(self._overlapping(kind, gpa, size) for kind in _IN_STEPS)
+
     def _region_of(self, gpa: int, size: int) -> _Region | None:
         for region in self._regions.values():
             if region.gpa <= gpa and gpa + size <= region.gpa + region.size:
@@ -143,7 +160,7 @@ class ModelHeldRanges:
             return None, LeaseRefusal.NOT_SHARED
         if writable and not region.writable:
             return None, LeaseRefusal.READ_ONLY
-        if self._overlapping(HeldKind.WAITING, gpa, size):
+        if any(self._overlapping(kind, gpa, size) for kind in _TAKEN):
             return None, LeaseRefusal.CONVERTING
         return region, None
 
