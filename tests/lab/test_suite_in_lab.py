@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 
 import pytest
 
+from tests.lab.checkout import packed, unpacking
 from tests.lab.conftest import environment
 from tests.lab.places import PYVMM, run
 
@@ -51,14 +51,15 @@ def runs(
     """The suites that are asked for, in one lab and forked from one process."""
     asked = {item.callspec.params.get("suite") for item in _parametrized(request.session)}
     suites = [suite for suite in SUITES if suite in asked]
-    inside = [sys.executable, "-m", "tests.lab.suites_inside", str(AT_ONCE), *suites]
+    inside = unpacking("tests.lab.suites_inside", [str(AT_ONCE), *suites])
     env = {
         **environment(tmp_path_factory.mktemp("lab")),
         "PYVMM_REQUIRE": "kvm,private",
         "PYVMM_DIFFERENTIAL": str(SEQUENCES),
         "PYVMM_MOVES": str(MOVES),
     }
-    done = run([PYVMM, "lab", "run", "--memory", MEMORY, "--", *inside], env, patience=PATIENCE)
+    command = [PYVMM, "lab", "run", "--memory", MEMORY, "--", *inside]
+    done = run(command, env, given=packed(), patience=PATIENCE)
     assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
     found = [SuiteRun(**json.loads(line)) for line in done.out.splitlines()]
     return {each.suite: each for each in found}

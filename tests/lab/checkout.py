@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""A copy of this checkout for programs in a lab: in its memory, where to look at a file is quick.
+
+The root of a lab looks at every file anew, whenever it is asked for, and each look is a round trip
+to an emulated device: a third and more of what it takes to load pyvmm and its tests.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+from collections.abc import Sequence
+
+from tests.lab.places import ROOT
+
+PLACE = "/tmp/pyvmm-checkout"
+"""Where the copy is, in the lab."""
+UNPACK = f"mkdir -p {PLACE} && cd {PLACE} && tar xf -"
+"""A shell's command that makes it of what it is given."""
+_PACKED = ("pyvmm", "tests", "benchmarks", "guest", "firmware", "docs", "pyproject.toml")
+
+
+def packed() -> bytes:
+    """The checkout as a tar file, with what is built and compiled in it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name in _PACKED:
+            tar.add(ROOT / name, name)
+    return out.getvalue()
+
+
+def unpacking(module: str, arguments: Sequence[str]) -> list[str]:
+    """The command that unpacks what it is given, and runs a module of it with `arguments`."""
+    script = f'{UNPACK} && exec "$@" </dev/null'
+    return ["sh", "-c", script, "sh", sys.executable, "-m", module, *arguments]
+
+
+def module_of(place: str, module: str, arguments: Sequence[str]) -> list[str]:
+    """The command that runs a module of the copy in `place` with `arguments`."""
+    script = 'cd "$0" && exec "$@"'
+    return ["sh", "-c", script, place, sys.executable, "-m", module, *arguments]
