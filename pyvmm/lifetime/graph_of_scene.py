@@ -107,7 +107,7 @@ def shown_name(name: str) -> str:
 
 
 def _notes(layout: Layout, state: State) -> Iterator[tuple[str, str]]:
-    """What is in objects besides edges: as far as the universe has it."""
+    """Notes on what is in objects besides edges, as far as the universe has it."""
     for kind, places, cell, words in (
         ("vm", layout.vm, layout.vm_private, "private memory"),
         ("vm", layout.vm, layout.vm_dead, "gave its memory away"),
