@@ -153,6 +153,10 @@ def test_show_lists_draws_and_writes_a_picture(tmp_path: Path, saved: Path) -> N
     assert "memslot" not in text(lifetime("show", names[0], "--design", "file-pins-vm"))
     for file in sorted(saved.iterdir()):
         assert "1. parent: create" in text(lifetime("show", file))
+        story = json.loads(file.read_text())
+        own = ("--design", story["design"].split(" + ")[0])
+        assert f"   => {story['ending']}\n" in text(lifetime("show", file, *own, "--svg", picture))
+        assert f">{story['about']}: {story['design']}</text>" in picture.read_text()
 
 
 def test_the_documents_pictures_are_written_and_checked(tmp_path: Path) -> None:
