@@ -118,7 +118,7 @@ class Updates(Part):
         cells[: layout.inode[0]] = [0] * layout.inode[0]  # processes, descriptors, VMs, files
         for i, at in enumerate(layout.inode, 1):
             if i in inodes:
-                cells[at + INODE_FILES] = 1
+                cells[at + INODE_FILES] = inodes.count(i)
                 cells[at + layout.frozen] = 0
             else:
                 cells[at : at + layout.inode_cells] = [0] * layout.inode_cells
@@ -183,7 +183,7 @@ class Updates(Part):
             if v is None:
                 return None
         inode = cells[record + layout.record_inode] - 1
-        cells[layout.inode[inode] + INODE_FILES] = 0  # the record's part, which the file takes over
+        cells[layout.inode[inode] + INODE_FILES] -= 1  # the record's part: the file takes it over
         self.bodies.new_file(cells, f, inode)
         cells[layout.file[f] + FILE_HANDLES + op.process] = 1
         cells[record + layout.file_record_state] = RETRIEVED
@@ -206,7 +206,9 @@ class Updates(Part):
                 self.bodies.drop_file(cells, record[layout.record_file] - 1)
             elif record[layout.file_record_state] == WAITS:
                 at = layout.inode[record[layout.record_inode] - 1]
-                cells[at : at + layout.inode_cells] = [0] * layout.inode_cells
+                cells[at + INODE_FILES] -= 1
+                if not cells[at + INODE_FILES]:
+                    cells[at : at + layout.inode_cells] = [0] * layout.inode_cells
         for record in vms:
             if record[layout.record_state] == RETRIEVED:
                 self.bodies.drop_vm(cells, record[layout.record_vm] - 1)
