@@ -90,6 +90,8 @@ class Accesses(Part):
         return OK
 
     def _page_error(self, cells: Cells, op: Operation) -> str | None:
+        # A page that nobody has touched yet has no frame that could be bad. Touching it first makes
+        # no difference here: it reads as zeroes either way.
         at = self.layout.file[op.file]
         if not cells[at + ALIVE] or self._is_poisoned(cells, op.file, op.page):
             return None

@@ -24,6 +24,16 @@ class Feature(enum.Enum):
     SUCCESSORS = "moves or updates"
 
 
+_IN_WORDS = {
+    Feature.LINKS: "links",
+    Feature.TYPES: "private memory",
+    Feature.ERRORS: "memory errors",
+    Feature.FAILURES: "bindings that fail",
+    Feature.MOVES: "virtual machines that move",
+    Feature.UPDATES: "live updates",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Universe:
     """At most so many at a time; what is freed can be created again, at the same address.
@@ -71,10 +81,14 @@ class Universe:
         return tuple(each for each in Feature if self.has(each))
 
     def __str__(self) -> str:
+        others = [_IN_WORDS[each] for each in self.features if each in _IN_WORDS]
+        others += [] if self.host_maps else ["no mappings of files"]
         return (
             f"{self.name}: {self.vms} VMs, {self.files} files, {self.slots} slots, "
             f"{self.pages} pages a file, {self.processes} processes, "
             f"{self.handles} descriptors each"
+            + (f", {self.vcpus} of vCPUs" if self.vcpus else "")
+            + (f"; {', '.join(others)}" if others else "")
         )
 
 

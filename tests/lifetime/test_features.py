@@ -12,7 +12,7 @@ from pyvmm.lifetime.adapting import check_story, check_universe, design_named, u
 from pyvmm.lifetime.designs import STANDARD_DESIGNS, Design, Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.holdings import holdings
-from pyvmm.lifetime.layout import EXTRAS, REFS, Layout
+from pyvmm.lifetime.layout import EXTRAS, INODE_FILES, REFS, Layout
 from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
@@ -82,6 +82,15 @@ def test_universes_put_together_by_hand_can_have_features() -> None:
             check_universe(replace(SMALL, **changes), "test")
 
 
+def test_a_universe_says_what_it_has() -> None:
+    assert str(SMALL).endswith(" 1 processes, 1 descriptors each")
+    assert str(ALL_OF_THEM).endswith(
+        "1 descriptors each, 1 of vCPUs; links, private memory, memory errors, bindings that fail, "
+        "virtual machines that move, live updates"
+    )
+    assert str(WITHOUT_MAPPINGS).endswith("; no mappings of files")
+
+
 def outcomes(system: TransitionSystem, *steps: Operation) -> list[str]:
     """Outcomes of these steps, one after the other from nothing."""
     state, found = system.initial, []
@@ -106,6 +115,15 @@ def test_files_without_mappings_are_private_memory() -> None:
     system = TransitionSystem(file_pins_vm(), WITHOUT_MAPPINGS)
     kinds = (Kind.CREATE_VM, Kind.CREATE_FILE, Kind.BIND, Kind.GUEST_WRITE, Kind.GUEST_READ)
     assert outcomes(system, *map(Operation, kinds)) == [*["ok"] * 4, "vm0's page"]
+
+
+TOGETHER = Universe("together", 1, 1, 1, 1, 1, 1, vcpus=1, types=2, errors=True, failures=True)
+
+
+def test_features_together_break_nothing_that_they_do_not_break_alone() -> None:
+    assert set(explore(file_pins_vm(), TOGETHER).stories) == {
+        "closing-is-harmless", "file-does-not-pin-vm", "slots-can-be-changed",
+    }  # fmt: skip
 
 
 # vCPUs: their descriptors keep the VM, and the guest runs by them.
@@ -299,3 +317,22 @@ def test_a_helper_has_private_memory_if_its_vm_has() -> None:
             state = system.step(system.initial, Operation(Kind.CREATE_VM, private=private)).state
             state = system.step(state, Operation(Kind.JOIN_VM, vm=1, of=0)).state
             assert state[system.layout.vm[1] + system.layout.vm_private] == private
+
+
+def test_two_files_of_one_inode_come_over_a_live_update_and_hold_it_both() -> None:
+    universe = Universe("linked and updated", 1, 2, 1, 1, 1, 1, links=True, updates=True)
+    system = TransitionSystem(memslot_pins_file(), universe)
+    both = [
+        Operation(Kind.CREATE_UNOWNED), Operation(Kind.LINK_UNOWNED),
+        Operation(Kind.PRESERVE_FILE), Operation(Kind.PRESERVE_FILE, file=1),
+        Operation(Kind.KEXEC), Operation(Kind.RETRIEVE_FILE), Operation(Kind.RETRIEVE_FILE, file=1),
+    ]  # fmt: skip
+    end = [Operation(Kind.FINISH), Operation(Kind.CLOSE_FILE), Operation(Kind.CLOSE_FILE, file=1)]
+    assert outcomes(system, *both, *end) == ["ok"] * 10
+    one = [*both[:-1], *end[:2]]
+    state, files = system.initial, []
+    for each in one:
+        state = system.step(state, each).state
+        files.append(state[system.layout.inode[0] + INODE_FILES])
+    assert files == [1, 2, 2, 2, 2, 2, 1, 0]
+    assert state == system.initial
