@@ -80,9 +80,11 @@ class Races:
     harmful: tuple[Scenario, ...]
 
 
-def final_harm(w: Cells) -> Harm | None:
+def final_harm(w: Cells, floor: Floor) -> Harm | None:
     """Return the harm that is left when all threads are done; None: there is none."""
-    return _harm_of_vms(w) or _harm_of_files(w) or _harm_of_slots(w)
+    return (
+        _harm_of_vms(w) or _harm_of_files(w) or _harm_of_slots(w) or _harm_of_references(w, floor)
+    )
 
 
 def _harm_of_vms(w: Cells) -> Harm | None:
@@ -92,6 +94,25 @@ def _harm_of_vms(w: Cells) -> Harm | None:
                 return Harm.UNBALANCED
             if not w[at + locks.V_REFS]:
                 return Harm.LEFT_OVER
+    return None
+
+
+def _harm_of_references(w: Cells, floor: Floor) -> Harm | None:
+    """Each reference must be held by somebody who can still drop it."""
+    for v, at in enumerate(VM):
+        holders = w[at + locks.V_FD] + w[at + locks.V_VCPU]
+        if not floor.slots_pin_files and floor.has(Protection.FILE_PINS):
+            holders += sum(
+                w[f + locks.F_VM] == v + 1 and w[f + locks.F_STATE] == locks.F_LIVE for f in FILE
+            )
+        if w[at + locks.V_STATE] == locks.V_LIVE and w[at + locks.V_REFS] != holders:
+            return Harm.LEFT_OVER
+    for f, at in enumerate(FILE):
+        holders = w[at + locks.F_FD]
+        if floor.slots_pin_files:
+            holders += sum(w[s + locks.S_FILE] == f + 1 for s in SLOT)
+        if w[at + locks.F_STATE] == locks.F_LIVE and w[at + locks.F_REFS] != holders:
+            return Harm.LEFT_OVER
     return None
 
 
@@ -195,7 +216,7 @@ class _Search:
                     bucket[move.after] = bucket.get(move.after, 0) + ways
                 if not moves:
                     schedules += ways
-                    harmful = harmful or _last_harm(where, waiting) is not None
+                    harmful = harmful or self._last_harm(where, waiting) is not None
         harms = self._trace(scenario, programs, start) if harmful else {}
         return Raced(scenario, states, steps, schedules, harms)
 
@@ -263,7 +284,7 @@ class _Search:
                     if bucket.get(move.after, then + 1) > then:
                         bucket[move.after] = then
                         came_from[move.after] = (where, move.t)
-                last = _last_harm(where, waiting) if not moves else None
+                last = self._last_harm(where, waiting) if not moves else None
                 if last is not None:
                     note(last, length, where, None)
         return {
@@ -301,9 +322,8 @@ class _Search:
         self._floor.harms.clear()
         return names
 
-
-def _last_harm(where: Where, waiting: bool) -> Harm | None:
-    return Harm.DEADLOCK if waiting else final_harm(Cells(where))
+    def _last_harm(self, where: Where, waiting: bool) -> Harm | None:
+        return Harm.DEADLOCK if waiting else final_harm(Cells(where), self._floor)
 
 
 def race(

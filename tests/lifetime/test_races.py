@@ -77,7 +77,7 @@ FOUND: dict[tuple[Locking, Protection], set[Harm]] = {
     # What post_populate did in TDX: kvm_gmem_get_pfn again, which shares the lock that is held.
     (Locking.NEWEST, Protection.FETCH_ONCE): {Harm.DEADLOCK},
     (Locking.PROPOSAL, Protection.SLOTS_LOCK): {
-        Harm.DOUBLE_FREE, Harm.STALE_POINTER, Harm.FREED_SLOT, Harm.WRONG_FILE,
+        Harm.DOUBLE_FREE, Harm.STALE_POINTER, Harm.FREED_SLOT, Harm.WRONG_FILE, Harm.LEFT_OVER,
     },
     (Locking.PROPOSAL, Protection.INVALIDATE_LOCK): {
         Harm.TWO_VMS, Harm.UNBALANCED, Harm.HALF_BOUND, Harm.LIST_CHANGED,
@@ -217,6 +217,24 @@ def test_a_freed_file_that_is_another_one_by_now_is_noticed_three_times(locking:
     steps = found.harms[Harm.WRONG_FILE].steps
     assert steps.index((2, "create a file of inode1")) < steps.index((0, "get the file"))
     assert steps[-1] == (0, "find the page")
+
+
+@pytest.mark.parametrize("locking", DESIGNS[:2], ids=lambda x: x.name)
+def test_a_fault_keeps_no_file_while_it_maps_the_page(locking: Locking) -> None:
+    """kvm_gmem_get_pfn puts it at its end: only mmu_invalidate_seq notices a release after that."""
+    found = race(locking, Scenario("bound", (GUEST, CLOSE)), frozenset({Protection.RETRY})).harms
+    assert set(found) == {Harm.STALE_MAPPING}
+    steps = found[Harm.STALE_MAPPING].steps
+    assert steps.index((0, "drop the file")) < steps.index((1, "free struct file"))
+
+
+def test_the_newest_fault_has_given_the_lock_back_when_the_page_goes() -> None:
+    scenario = Scenario("bound", (GUEST, Task(Act.PUNCH)))
+    found = race(Locking.NEWEST, scenario, frozenset({Protection.RETRY})).harms
+    steps = found[Harm.STALE_MAPPING].steps
+    lock = "lock the invalidate lock, shared"
+    for step in (lock, "find the page", f"un{lock}"):
+        assert steps.index((0, step)) < steps.index((1, "give the pages back"))
 
 
 def test_populating_that_looks_its_page_up_again_waits_for_itself() -> None:
