@@ -7,6 +7,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import baselines, conversion_cells, conversions_pyvmm, in_lab, system_calls
@@ -63,7 +64,7 @@ def main() -> None:
         rounds = samples.setdefault(turn.side, [{} for _ in range(options.runs)])
         for number, sample in enumerate(taken[turn.subject.name]):
             rounds[number] = {**rounds[number], **sample}
-    tables = [_left_to_python(by_python), _calls(options.program, options.guest)]
+    tables = [_left_to_python(by_python), _calls(options.program, options.guest, code)]
     in_lab.tell(samples, tables)
 
 
@@ -117,19 +118,21 @@ def _left_to_python(counted: Counter[str]) -> Table:
     return Table("conversions that pyvmm's fast path left to Python", tuple(rows))
 
 
-def _calls(program: Path, guest: Path) -> Table:
+def _calls(program: Path, guest: Path, code: bytes) -> Table:
     """System calls per conversion: the difference between many and few ranges."""
+
+    def c(cell: Cell) -> Counter[str] | None:
+        return system_calls.of_process([str(program), *_arguments(guest, cell)], {})
+
+    def pyvmm(cell: Cell) -> Counter[str] | None:
+        return system_calls.of_call(partial(conversions_pyvmm.measured, code, cell, fast=True))
+
     title = "system calls per conversion of 4 KiB, by strace"
     rows = []
-    pyvmm = [*baselines.PYTHON, "-m", "benchmarks.conversions_pyvmm"]
     for kind, what in _COUNTED.items():
-        for name, command in (("C", [str(program)]), ("pyvmm", pyvmm)):
+        for name, counted in (("C", c), ("pyvmm", pyvmm)):
             few, many = (
-                system_calls.of_process(
-                    [*command, *_arguments(guest, Cell(kind, PAGE_SIZE, count, touch=PAGE_SIZE))],
-                    {},
-                )
-                for count in (_FEW, _MANY)
+                counted(Cell(kind, PAGE_SIZE, count, touch=PAGE_SIZE)) for count in (_FEW, _MANY)
             )
             if few is None or many is None:
                 return Table(f"{title}: not counted, strace does not work in the lab", ())

@@ -6,10 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from benchmarks.baselines import ROOT
 from benchmarks.measure import CannotRunError, Table
@@ -60,6 +63,51 @@ def of_process(command: Sequence[str], env: Mapping[str, str]) -> Counter[str] |
         return _count(strace, command, env)
     except CannotRunError:
         return None
+
+
+def of_call(call: Callable[[], object]) -> Counter[str] | None:
+    """All calls that a fork of this process makes for `call`; None where they cannot be counted.
+
+    Nothing is loaded anew for it. There must be no other thread in this process.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        return None
+    go, going = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if not child:
+        _be_counted(go, going, call)
+    os.close(go)
+    with tempfile.TemporaryDirectory() as folder:
+        summary = Path(folder) / "summary"
+        command = [strace, "-f", "-c", "-o", str(summary), "-p", str(child)]
+        try:
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+                assert tracer.stderr is not None
+                is_attached = "attached" in tracer.stderr.readline()
+                # Let go on, counted or not; it is waited for below.
+                os.close(going)
+                tracer.stderr.read()
+        finally:
+            status = os.waitpid(child, 0)[1]
+        if not is_attached or tracer.returncode or status:
+            return None
+        return parse(summary.read_text(encoding="utf-8"))
+
+
+def _be_counted(go: int, going: int, call: Callable[[], object]) -> NoReturn:
+    """Call once the other end is closed, and end."""
+    code = 1
+    try:
+        os.close(going)
+        os.read(go, 1)
+        call()
+        code = 0
+    except Exception:  # noqa: BLE001 - told, and 1
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _count(

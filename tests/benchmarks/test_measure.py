@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from benchmarks import report
 from benchmarks.__main__ import CATALOGUE, main
+from benchmarks.baselines import ROOT
 from benchmarks.figures import Sample, at_most
 from benchmarks.measure import Comparison, Effort, Result, Subject, Table, take_turns
 from benchmarks.process_phases import parse_import_times
@@ -117,3 +120,20 @@ def test_a_wrong_command_line_is_refused(
         main(arguments)
     assert stop.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_system_calls_of_a_function_are_counted_in_a_fork() -> None:
+    script = """
+import os
+from benchmarks.system_calls import of_call
+print(of_call(lambda: [os.getpid() for _ in range(7)]))
+print(of_call(lambda: os._exit(3)))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    counted, failed = done.stdout.splitlines()
+    if counted == "None":
+        pytest.skip("strace is not installed, or may not attach to a process here")
+    assert "'getpid': 7" in counted
+    assert failed == "None"
