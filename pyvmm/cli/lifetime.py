@@ -50,9 +50,8 @@ def _add_explore(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--universe",
         default="standard",
         metavar="NAME",
-        help="standard, family, linked, small, vcpus, errors, "
-        "failures, types, or numbers: vms=2,files=2,slots=2,pages=2,"
-        "processes=1,handles=2 (default: standard)",
+        help="standard, family, linked, small, vcpus, errors, failures, types, moved, updated, or "
+        "numbers: vms=2,files=2,slots=2,pages=2,processes=1,handles=2 (default: standard)",
     )
     explore.add_argument(
         "--interleave",
@@ -121,11 +120,12 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = commands.add_parser(
         "report",
-        help="Make the tables of docs/lifetime.md anew: print them, or put them into FILE.",
-        epilog="Takes some minutes. With --check it ends with 1 where FILE has others.",
+        help="Make the tables and stories of docs/lifetime*.md anew: print them, or put them into "
+        "each FILE.",
+        epilog="Takes some minutes. With --check it ends with 1 where a FILE has others.",
         allow_abbrev=False,
     )
-    report.add_argument("file", nargs="?", metavar="FILE", help="a document with markers for them")
+    report.add_argument("files", nargs="*", metavar="FILE", help="a document with markers for them")
     report.add_argument("--check", action="store_true", help="change nothing, say whether it would")
     report.set_defaults(call=_report)
 

@@ -17,6 +17,7 @@ from pyvmm.lifetime.designs import (
     Design,
     Remedy,
     file_pins_vm,
+    file_pins_vm_moving_files,
     file_pins_vm_with_any_link,
     memslot_pins_file,
 )
@@ -33,11 +34,13 @@ from pyvmm.lifetime.properties import (
 from pyvmm.lifetime.race_starts import PROTECTIONS
 from pyvmm.lifetime.race_tasks import ACTS_OF_A_DESIGN, Task
 from pyvmm.lifetime.steps import Locking
+from pyvmm.lifetime.universe import LINKED, MOVED, UPDATED
 from pyvmm.rules.lifecycle import MACHINE_EFFECTS
 
 _SOFTWARE_PROTECTED = (*INVARIANTS, BY_NAME["slots-keep-contents"])
 _OWNED = (*_SOFTWARE_PROTECTED, *OWNERSHIP, BY_NAME["cleared-by-owner"])
-_LINKED = (BY_NAME["contents-stay"], *OWNERSHIP, BY_NAME["helper-dies-first"])
+_HANDED_ON = (BY_NAME["contents-stay"], *OWNERSHIP)
+_LINKED = (*_HANDED_ON, BY_NAME["helper-dies-first"])
 _QUESTION = (
     "Could binding gmem files not on creation, but at memslot configuration time be sufficient "
     "and simpler?"
@@ -48,26 +51,46 @@ _QUESTION = (
 class Sufficiency:
     """A design, and the names of the properties that it lacks for each kind of memory.
 
-    `linked`: what it lacks where files are linked, of that which links can break.
+    `linked`, `moved`, `updated`: what it lacks where files are linked, where a VM takes another's
+    virtual machine over, and where the kernel is replaced: of that which this can break. `moves`
+    and `updates` are the steps in which a VM finds what its predecessor wrote, None where it
+    never does.
     """
 
     design: Design
     software_protected: tuple[str, ...]
     owned: tuple[str, ...]
     linked: tuple[str, ...]
+    moved: tuple[str, ...]
+    updated: tuple[str, ...]
+    moves: int | None
+    updates: int | None
 
 
 def sufficiency(evidence: Evidence) -> tuple[Sufficiency, ...]:
-    """Each design and remedy; and Linux's design with links that do not ask for whom they are."""
-    return tuple(
-        Sufficiency(
-            design,
-            _lacking(evidence.explored(design), _SOFTWARE_PROTECTED),
-            _lacking(evidence.explored(design), _OWNED),
-            _lacking(evidence.linked(design), _LINKED),
+    """Each design and remedy; and Linux's with links for anybody, and with files that move."""
+    variants = (file_pins_vm_with_any_link(), file_pins_vm_moving_files())
+    found = []
+    for design in (*STANDARD_DESIGNS, *variants):
+        moved, updated = evidence.within(design, MOVED), evidence.within(design, UPDATED)
+        found.append(
+            Sufficiency(
+                design,
+                _lacking(evidence.explored(design), _SOFTWARE_PROTECTED),
+                _lacking(evidence.explored(design), _OWNED),
+                _lacking(evidence.within(design, LINKED), _LINKED),
+                _lacking(moved, _LINKED),
+                _lacking(updated, _HANDED_ON),
+                _reboot(moved),
+                _reboot(updated),
+            )
         )
-        for design in (*STANDARD_DESIGNS, file_pins_vm_with_any_link())
-    )
+    return tuple(found)
+
+
+def _reboot(found: Exploration) -> int | None:
+    story = found.stories.get("reboot")
+    return None if story is None else len(story.steps)
 
 
 def _lacking(found: Exploration, properties: Iterable[Property]) -> tuple[str, ...]:

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pyvmm.lifetime.claims import no_clean_up
-from pyvmm.lifetime.designs import STANDARD_DESIGNS
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, file_pins_vm
 from pyvmm.lifetime.evidence import Evidence
 from pyvmm.lifetime.explorer import Exploration, explore
-from pyvmm.lifetime.universe import SMALL, Universe
+from pyvmm.lifetime.properties import BY_NAME
+from pyvmm.lifetime.universe import MOVED, SMALL, Universe
+from pyvmm.rules.lifecycle import Effect, Event
 
 TWO_SECRETS = Universe("two secrets", 2, 1, 2, 2, 1, 1, secrets=2)
 """Two pages that can both hold something, which the other universes rule out."""
@@ -42,6 +44,7 @@ def assumptions(evidence: Evidence) -> tuple[Assumption, ...]:
         _torn(evidence),
         _sizes(),
         _secrets(),
+        _one_machine(),
         *_UNSHOWN,
     )
 
@@ -108,6 +111,25 @@ def _sizes() -> Assumption:
     )
 
 
+def _one_machine() -> Assumption:
+    design = file_pins_vm()
+    broken = design.without(Event.JOIN_VM, Effect.HELPER_TAKES_VM)
+    helps = BY_NAME["helper-dies-first"]
+    found = explore(broken, MOVED, properties=[helps], intended=design, stop_early=True)
+    story = found.stories.get(helps.name)
+    return Assumption(
+        "one-machine",
+        "A virtual machine ends with its last VM that is no helper.",
+        "an ASID or HKID is given back when the VM that has it is destroyed, and a helper holds "
+        "that VM",
+        "`sev_vm_destroy`, `tdx_mmu_release_hkid`, `sev_vm_copy_enc_context_from`; "
+        "`ZOO782YGRY0YMuPu@google.com`",
+        "a helper that holds nothing would go on with an ASID that is another's",
+        f"helpers that take no reference: {helps.name} "
+        + (f"fails in {len(story.steps)} steps" if story else "holds all the same"),
+    )
+
+
 def _secrets() -> Assumption:
     other = _differing((TWO_SECRETS,))
     return Assumption(
@@ -136,12 +158,18 @@ _UNSHOWN = (
         "the kernel has KCSAN and litmus tests for those",
     ),
     Assumption(
-        "one-machine",
-        "A virtual machine ends with its last VM.",
-        "an ASID or HKID is given back when the VM that has it is destroyed",
-        "`sev_vm_destroy`, `tdx_mmu_release_hkid`; `ZOO782YGRY0YMuPu@google.com`",
-        "a helper that held the ASID after its VM: KVM has each helper hold the VM instead "
-        "(`sev_vm_copy_enc_context_from`)",
+        "made-at-once",
+        "A helper, and a VM that takes a virtual machine over, are that from their creation on.",
+        "a VM without a virtual machine of its own can do nothing with memory that belongs to one",
+        "`sev_vm_copy_enc_context_from`, `sev_vm_move_enc_context_from`: not for a VM that has one",
+        "two system calls make two steps, and what comes between them is not looked at",
+    ),
+    Assumption(
+        "session-is-held",
+        "The session of a live update is held by an agent, which closes it when it wants to.",
+        "a session that a process of the universe could lose would only end sooner",
+        "luo_session; `20260622184851.2309827-1-tarunsahu@google.com`",
+        "an agent that dies takes what was preserved with it, as closing the session does here",
     ),
     Assumption(
         "any-process",

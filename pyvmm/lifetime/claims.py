@@ -10,28 +10,21 @@ from __future__ import annotations
 from pyvmm.lifetime.answer import simpler, sufficient
 from pyvmm.lifetime.designs import Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict, counted
+from pyvmm.lifetime.explorer import Exploration
 from pyvmm.lifetime.locks import Harm, Protection
 from pyvmm.lifetime.properties import INVARIANTS, OWNERSHIP, WISHES
 from pyvmm.lifetime.race_starts import PROTECTIONS, Scenario
 from pyvmm.lifetime.race_tasks import Act
 from pyvmm.lifetime.races import Races
 from pyvmm.lifetime.steps import Locking
-from pyvmm.rules.abi import (
-    GUEST_MEMFD_FLAG_INIT_SHARED,
-    GUEST_MEMFD_FLAG_MMAP,
-    KVM_MEM_GUEST_MEMFD,
-    PAGE_SIZE,
-)
-from pyvmm.rules.creation import CreateGuestMemfd, create_guest_memfd
+from pyvmm.lifetime.universe import TYPES
 from pyvmm.rules.lifecycle import Event
-from pyvmm.rules.memslots import GuestMemfdFile, SetRegion, set_region
-from pyvmm.rules.profile import MAINLINE
-from pyvmm.rules.rule import Refusal
 
 MAIL = memslot_pins_file()
 LINUX = file_pins_vm()
 OWNED = memslot_pins_file(Remedy.OWNER_IN_INODE)
 BARE = memslot_pins_file(Remedy.NEVER_REBIND)
+JUDGED = memslot_pins_file(judges_flags=True)
 
 
 def judge_all(evidence: Evidence) -> tuple[Judgement, ...]:
@@ -132,6 +125,7 @@ def _no_rcu(evidence: Evidence) -> Judgement:
     srcu = evidence.raced(Locking.PROPOSAL, Protection.SRCU_GRACE)
     rcu = {Protection.RCU_GRACE, Protection.FILE_MEMORY, Protection.UNLESS_ZERO}
     theirs = evidence.raced(Locking.MAINLINE, Protection.FILE_MEMORY)
+    newest = evidence.raced(Locking.NEWEST, Protection.FILE_MEMORY)
     condition = ""
     if ours.harms or rcu & set(PROTECTIONS[Locking.PROPOSAL]):
         verdict = Verdict.FAILS
@@ -149,6 +143,8 @@ def _no_rcu(evidence: Evidence) -> Judgement:
             f"memslot-pins-file, nothing of RCU: {_coverage(ours)}",
             f"the same without the SRCU grace: {_coverage(srcu)}",
             f"mainline, file memory not kept for RCU readers: {_coverage(theirs)}",
+            "the same where a fault shares the invalidate lock, as in the newest kernels: "
+            f"{_coverage(newest)}",
         ),
         schedules=(*srcu.harms.values(), *theirs.harms.values()),
     )
@@ -259,17 +255,12 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
     owned = evidence.explored(OWNED)
     wanted = [each.name for each in (*INVARIANTS, *WISHES)]
     broken = [name for name in wanted if not owned.holds(name)]
-    flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
-    refused = {
-        private: create_guest_memfd(CreateGuestMemfd(PAGE_SIZE, flags, private), MAINLINE)
-        for private in (False, True)
-    }
-    differ = len({refusal is None for refusal in refused.values()}) > 1
-    unjudged = differ and _binds_unjudged(flags)
+    linux, plain, judged = (evidence.within(each, TYPES) for each in (LINUX, MAIL, JUDGED))
+    misfits = [_misfits(each) for each in (linux, plain, judged)]
     condition = ""
-    if not OWNED.system_creation or broken:
+    if not OWNED.system_creation or broken or misfits[2]:
         verdict = Verdict.FAILS
-    elif unjudged:
+    elif misfits[1]:
         verdict = Verdict.HOLDS_IF
         condition = (
             "the first binding judges the file's flags again: which ones there are depends on the "
@@ -277,7 +268,6 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
         )
     else:
         verdict = Verdict.HOLDS
-    kinds = {False: "a default VM", True: "a VM with private memory"}
     return Judgement(
         "system-ioctl",
         "the file won't be associated with any kvm, and we can use a system ioctl",
@@ -287,20 +277,15 @@ def _system_ioctl(evidence: Evidence) -> Judgement:
             counted(owned),
             f"created for no VM; violated: {broken or 'nothing'}",
             *(
-                f"flags {flags:#x} for {kinds[private]}: "
-                + ("created" if refusal is None else str(refusal))
-                for private, refusal in refused.items()
+                f"with two types of VMs, {counted(each)}; violated: {', '.join(found) or 'nothing'}"
+                for each, found in zip((linux, plain, judged), misfits, strict=True)
             ),
-            "today's binding looks at the flags: " + ("no" if unjudged else "yes"),
         ),
-        tuple(owned.stories[name] for name in broken),
+        tuple(plain.stories[name] for name in misfits[1]),
     )
 
 
-def _binds_unjudged(flags: int) -> bool:
-    """Tell whether the rules of binding let a VM with private memory bind such a file."""
-    request = SetRegion(
-        slot=0, gpa=0, size=PAGE_SIZE, hva=1 << 32, flags=KVM_MEM_GUEST_MEMFD, offset=0,
-        descriptor=GuestMemfdFile(1, PAGE_SIZE, flags, ()), vm=1, private_vm=True, slots=(),
-    )  # fmt: skip
-    return not isinstance(set_region(request, MAINLINE), Refusal)
+def _misfits(found: Exploration) -> list[str]:
+    return [
+        name for name in ("flags-fit-the-type", "private-stays-private") if not found.holds(name)
+    ]

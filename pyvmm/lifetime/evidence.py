@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.explorer import Exploration, explore
@@ -14,7 +15,7 @@ from pyvmm.lifetime.race_starts import scenarios
 from pyvmm.lifetime.races import Races, Schedule, run_races
 from pyvmm.lifetime.steps import Locking
 from pyvmm.lifetime.story import Story
-from pyvmm.lifetime.universe import LINKED, STANDARD, Universe
+from pyvmm.lifetime.universe import STANDARD, Universe
 
 
 class Verdict(enum.Enum):
@@ -43,6 +44,9 @@ class Judgement:
         return [*told, *(f"  - {each}" for each in self.because)]
 
 
+_Raced: TypeAlias = tuple[Locking, frozenset[Protection], bool, tuple[int, ...]]
+
+
 @dataclass
 class Evidence:
     """Runs explorations when they are first asked for, and keeps them.
@@ -53,24 +57,21 @@ class Evidence:
     universe: Universe = STANDARD
     sizes: tuple[int, ...] = (1, 2, 3)
     progress: Callable[[str], None] | None = None
-    _explored: dict[str, Exploration] = field(default_factory=dict)
-    _raced: dict[tuple[Locking, frozenset[Protection], bool], Races] = field(default_factory=dict)
+    _explored: dict[tuple[str, Universe], Exploration] = field(default_factory=dict)
+    _raced: dict[_Raced, Races] = field(default_factory=dict)
 
     def explored(self, design: Design) -> Exploration:
         """The sequential exploration of a design."""
-        found = self._explored.get(design.name)
-        if found is None:
-            self._tell(f"exploring {design.name}")
-            found = self._explored[design.name] = explore(design, self.universe)
-        return found
+        return self.within(design, self.universe)
 
-    def linked(self, design: Design) -> Exploration:
-        """A design where files are linked, and several VMs are of one virtual machine."""
-        name = f"{design.name}, linked"
-        found = self._explored.get(name)
+    def within(self, design: Design, universe: Universe) -> Exploration:
+        """The sequential exploration of a design over another universe, one with features."""
+        key = (design.name, universe)
+        found = self._explored.get(key)
         if found is None:
-            self._tell(f"exploring {name}")
-            found = self._explored[name] = explore(design, LINKED)
+            where = "" if universe == self.universe else f" in {universe.name}"
+            self._tell(f"exploring {design.name}{where}")
+            found = self._explored[key] = explore(design, universe)
         return found
 
     def raced(self, locking: Locking, *dropped: Protection, torn_is_harm: bool = True) -> Races:
@@ -78,17 +79,21 @@ class Evidence:
 
         `torn_is_harm`: a VM must not be touched once its MMU is torn down.
         """
-        key = (locking, frozenset(dropped), torn_is_harm)
+        sizes = (1, 2) if dropped else self.sizes
+        key = (locking, frozenset(dropped), torn_is_harm, sizes)
         found = self._raced.get(key)
         if found is None:
             names = " and ".join(each.name for each in dropped)
             self._tell(f"racing {locking.name}" + (f" without {names}" if names else ""))
-            sizes: Iterable[int] = (1, 2) if dropped else self.sizes
             found = run_races(
                 locking, scenarios(sizes), dropped=frozenset(dropped), torn_is_harm=torn_is_harm
             )
             self._raced[key] = found
         return found
+
+    def beside(self, universe: Universe, sizes: tuple[int, ...]) -> Evidence:
+        """Evidence of another size, which shares the runs that both ask for."""
+        return Evidence(universe, sizes, self.progress, self._explored, self._raced)
 
     def _tell(self, what: str) -> None:
         if self.progress is not None:

@@ -77,8 +77,9 @@ class Universe:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """The features that it has."""
-        return tuple(each for each in Feature if self.has(each))
+        """The features that it has; successors come of two of them."""
+        own = (each for each in Feature if each is not Feature.SUCCESSORS)
+        return tuple(each for each in own if self.has(each))
 
     def __str__(self) -> str:
         others = [_IN_WORDS[each] for each in self.features if each in _IN_WORDS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tables of docs/lifetime.md, made from explorations, and put between the document's markers.
+"""The tables of docs/lifetime.md and of the stories beside it, put between their markers.
 
 A generated part begins with ``<!-- generated: NAME -->`` and ends with ``<!-- end: NAME -->``.
 """
@@ -10,30 +10,78 @@ import re
 from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import UsageError
-from pyvmm.lifetime.answer import Sufficiency, sufficiency
+from pyvmm.lifetime.answer import Size, Sufficiency, size_of, sufficiency
 from pyvmm.lifetime.assumptions import Assumption, assumptions
 from pyvmm.lifetime.claims import judge_all
-from pyvmm.lifetime.designs import STANDARD_DESIGNS
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.evidence import Evidence, Judgement, Verdict
 from pyvmm.lifetime.explorer import Exploration
-from pyvmm.lifetime.properties import ALL, Property, Role
+from pyvmm.lifetime.properties import ALL, OF_FEATURES, Property, Role
+from pyvmm.lifetime.race_starts import PROTECTIONS
+from pyvmm.lifetime.race_table import COMPARED, in_columns, older_kernels, purposes
 from pyvmm.lifetime.races import Schedule
+from pyvmm.lifetime.steps import Locking
 from pyvmm.lifetime.story import Story
+from pyvmm.lifetime.universe import (
+    ERRORS,
+    FAILURES,
+    LINKED,
+    MOVED,
+    SMALL,
+    TYPES,
+    UPDATED,
+    VCPUS,
+    Feature,
+    Universe,
+)
+
+STORIES = "lifetime-stories.md"
+"""Document, beside the write-up, that has the stories."""
+UNIVERSE_OF: Mapping[Feature, Universe] = {
+    Feature.LINKS: LINKED,
+    Feature.VCPUS: VCPUS,
+    Feature.TYPES: TYPES,
+    Feature.ERRORS: ERRORS,
+    Feature.FAILURES: FAILURES,
+    Feature.MOVES: MOVED,
+    Feature.UPDATES: UPDATED,
+    Feature.SUCCESSORS: MOVED,
+}
+"""A universe that has each feature."""
 
 
 def generated(evidence: Evidence) -> dict[str, str]:
-    """Every generated part by name."""
+    """Every generated part of the write-up by name."""
     found = [evidence.explored(design) for design in STANDARD_DESIGNS]
-    judgements = judge_all(evidence)
     return {
         "properties": _properties(found),
         "answer": _answer(sufficiency(evidence)),
-        "sizes": _sizes(found),
-        "stories": _stories(found),
-        "claims": _claims(judgements),
-        "evidence": _evidence(judgements),
+        "features": _features(evidence),
+        "races": _races(evidence),
+        "older": _in_columns(older_kernels()),
+        "claims": _claims(judge_all(evidence)),
+        "counts": _counts(evidence),
         "assumptions": _assumptions(assumptions(evidence)),
     }
+
+
+def generated_stories(evidence: Evidence) -> dict[str, str]:
+    """Every generated part of the document that has the stories and what verdicts rest on."""
+    found = [evidence.explored(design) for design in STANDARD_DESIGNS]
+    judgements = judge_all(evidence)
+    return {
+        "sizes": _sizes(found),
+        "stories": _stories(found),
+        "feature-stories": _feature_stories(evidence),
+        "schedules": _schedules(evidence),
+        "evidence": _evidence(judgements),
+    }
+
+
+def parts_of(document: str, evidence: Evidence) -> dict[str, str]:
+    """The parts that belong into a document: it has places for stories, or is the write-up."""
+    of_stories = "<!-- generated: stories -->" in document
+    return generated_stories(evidence) if of_stories else generated(evidence)
 
 
 def put(document: str, parts: Mapping[str, str]) -> str:
@@ -96,23 +144,127 @@ def _properties(found: Sequence[Exploration]) -> str:
 
 
 def _answer(rows: Sequence[Sufficiency]) -> str:
-    head = ["design", "software-protected memory", "memory that belongs to a virtual machine"]
+    head = [
+        "design", "software-protected memory", "memory that belongs to a virtual machine",
+        "where files are linked", "where a VM takes another's virtual machine over",
+        "where the kernel is replaced", "a reboot finds its memory",
+    ]  # fmt: skip
     return _table(
-        [*head, "where files are linked"],
+        head,
         [
             [
                 each.design.name,
                 _lacks(each.software_protected),
                 _lacks(each.owned),
-                f"lacks {', '.join(each.linked)}" if each.linked else "nothing more is lacking",
+                *(
+                    _lacks(names, "lacks nothing more")
+                    for names in (each.linked, each.moved, each.updated)
+                ),
+                f"{_steps(each.moves)} by taking over, {_steps(each.updates)} by a live update",
             ]
             for each in rows
         ],
     )
 
 
-def _lacks(names: Sequence[str]) -> str:
-    return f"lacks {', '.join(names)}" if names else "**sufficient**"
+def _steps(count: int | None) -> str:
+    return "never" if count is None else f"in {count} steps"
+
+
+def _lacks(names: Sequence[str], nothing: str = "**sufficient**") -> str:
+    return f"lacks {', '.join(names)}" if names else nothing
+
+
+def _of_features(evidence: Evidence) -> list[tuple[Property, list[Exploration]]]:
+    """Each property that only a feature can show, with the explorations of it."""
+    strongest = memslot_pins_file(Remedy.OWNER_IN_INODE, judges_flags=True, names_first=True)
+    designs = (file_pins_vm(), memslot_pins_file(), strongest)
+    return [
+        (each, [evidence.within(design, UNIVERSE_OF[each.needs]) for design in designs])
+        for each in OF_FEATURES
+        if each.needs is not None
+    ]
+
+
+def _features(evidence: Evidence) -> str:
+    rows, number, head = [], 0, ["property"]
+    for prop, found in _of_features(evidence):
+        head[1:] = [_label(each.design.name) for each in found]
+        cells = []
+        for each in found:
+            story = each.stories.get(prop.name)
+            if story is None:
+                cells.append("impossible" if prop.role is Role.POSSIBILITY else "holds")
+                continue
+            number += 1
+            word = "possible" if prop.role is Role.POSSIBILITY else "**fails**"
+            cells.append(f"{word}: [F{number}]({STORIES}#f{number}), {len(story.steps)} steps")
+        rows.append([f"**{prop.name}**: {prop.sentence}", *cells])
+    return _table(head, rows)
+
+
+def _feature_stories(evidence: Evidence) -> str:
+    told = [
+        (prop, each.stories[prop.name])
+        for prop, found in _of_features(evidence)
+        for each in found
+        if prop.name in each.stories
+    ]
+    parts = []
+    for number, (prop, story) in enumerate(told, 1):
+        where = f"{prop.name}, {story.design}, universe {story.universe.name}"
+        parts += [f"### F{number}", "", f"{where}:", "", "```", *story.lines(), "```", ""]
+    return "\n".join(parts)
+
+
+def _races(evidence: Evidence) -> str:
+    rows = [
+        [f"`{each.name.lower().replace('_', '-')}`: {each.value}", *cells]
+        for each, cells in purposes(evidence)
+    ]
+    lines = [_table(["without", *(each.value for each in COMPARED)], rows), ""]
+    for locking in COMPARED:
+        whole = evidence.raced(locking)
+        harms = ", ".join(each.value for each in whole.harms) or "no harm"
+        lines.append(
+            f"- With all of them, {locking.value}: {whole.scenarios:,} scenarios of up to "
+            f"{max(evidence.sizes)} operations, {whole.states:,} states, {whole.steps:,} steps: "
+            f"**{harms}**."
+        )
+    return "\n".join(lines)
+
+
+def _in_columns(schedule: Schedule) -> str:
+    head, rows = in_columns(schedule)
+    return _table(head, rows) + f"\n\n=> {schedule.harm.value}."
+
+
+def _schedules(evidence: Evidence) -> str:
+    """The shortest schedule of each protection that the two designs need, dropped."""
+    parts = []
+    for locking in (Locking.MAINLINE, Locking.PROPOSAL):
+        for dropped in PROTECTIONS[locking]:
+            harms = evidence.raced(locking, dropped).harms
+            for schedule in sorted(harms.values(), key=lambda each: len(each.steps))[:1]:
+                parts += [
+                    f"### {locking.name.lower()}, without {dropped.value}", "",
+                    "```", *schedule.lines(), "```", "",
+                ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _counts(evidence: Evidence) -> str:
+    pairs = [(file_pins_vm(), Locking.MAINLINE)]
+    pairs += [(each, Locking.PROPOSAL) for each in STANDARD_DESIGNS if each.system_creation]
+    names = Size.__dataclass_fields__
+    rows = []
+    for design, locking in pairs:
+        size = size_of(evidence, design, locking)
+        small = evidence.within(design, SMALL)
+        cells = [f"{getattr(size, name):,}" for name in names]
+        rows.append([design.name, *cells, f"{small.states:,}", f"{small.transitions:,}"])
+    head = [name.replace("_", " ") for name in names]
+    return _table(["design", *head, "states, smallest", "transitions, smallest"], rows)
 
 
 def _cell(prop: Property, found: Exploration, stories: list[tuple[str, Story]]) -> str:
@@ -121,7 +273,7 @@ def _cell(prop: Property, found: Exploration, stories: list[tuple[str, Story]]) 
     number = _number(stories, found, prop.name)
     steps = len(found.stories[prop.name].steps)
     word = "possible" if prop.role is Role.POSSIBILITY else "**fails**"
-    return f"{word}: story {number}, {steps} steps"
+    return f"{word}: [story {number}]({STORIES}#story-{number}), {steps} steps"
 
 
 def _sizes(found: Sequence[Exploration]) -> str:
@@ -135,7 +287,8 @@ def _sizes(found: Sequence[Exploration]) -> str:
 def _stories(found: Sequence[Exploration]) -> str:
     parts = []
     for number, (name, story) in enumerate(_numbered(found), 1):
-        parts += [f"Story {number}, {name}, {story.design}:", "", "```", *story.lines(), "```", ""]
+        told = ["", f"{name}, {story.design}:", "", "```", *story.lines(), "```", ""]
+        parts += [f"### Story {number}", *told]
     return "\n".join(parts)
 
 

@@ -8,4 +8,4 @@ from pyvmm.lifetime.universe import SMALL
 
 WHOLE = Evidence()
 """What the write-up rests on."""
-LITTLE = Evidence(SMALL, (1, 2))
+LITTLE = WHOLE.beside(SMALL, (1, 2))

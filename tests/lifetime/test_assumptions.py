@@ -32,6 +32,8 @@ def test_each_assumption_has_its_reason_its_source_and_where_it_fails() -> None:
             assert text
             assert not text.endswith(".")
     assert found[0].shown == "no-clean-up-in-release: holds only if with it, holds without"
+    (machine,) = (each for each in found if each.name == "one-machine")
+    assert machine.shown.endswith("helper-dies-first fails in 3 steps")
     assert [each.name for each in found if "the same properties fail in all" in each.shown] == [
         "two-of-each", "one-secret",
     ]  # fmt: skip

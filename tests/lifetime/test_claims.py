@@ -91,7 +91,7 @@ def test_verdicts_change_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         claims, "OWNED", claims.OWNED.without(Event.BIND, Effect.FIRST_BINDING_OWNS_INODE)
     )
-    changed = {each.name: each.verdict for each in judge_all(Evidence(SMALL, (2,)))}
+    changed = {each.name: each.verdict for each in judge_all(LITTLE)}
     assert changed["one-vm-at-a-time"] is Verdict.FAILS
     assert changed["permission-at-first-binding"] is Verdict.FAILS
     assert changed["pointers-tell-vms-apart"] is Verdict.FAILS

@@ -15,7 +15,7 @@ from pyvmm.lifetime.layout import INODE_FILES, INODE_TAGS, Layout, State
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import UPDATED, Universe
+from pyvmm.lifetime.universe import UPDATED, Feature, Universe
 from pyvmm.rules.lifecycle import Effect, Event
 
 LINUX, MAIL = file_pins_vm(), memslot_pins_file()
@@ -56,6 +56,11 @@ def linux() -> Exploration:
 
 def kinds(story: Story) -> list[Kind]:
     return [step.operation.kind for step in story.steps]
+
+
+def test_successors_are_no_feature_of_their_own() -> None:
+    assert UPDATED.features == (Feature.UPDATES,)
+    assert UPDATED.has(Feature.SUCCESSORS)
 
 
 def test_a_session_holds_what_is_preserved() -> None:
