@@ -32,11 +32,15 @@ def packed() -> bytes:
 
 def unpacking(module: str, arguments: Sequence[str]) -> list[str]:
     """The command that unpacks what it is given, and runs a module of it with `arguments`."""
-    script = f'{UNPACK} && exec "$@" </dev/null'
-    return ["sh", "-c", script, "sh", sys.executable, "-m", module, *arguments]
+    return _started(UNPACK, module, arguments)
 
 
 def module_of(place: str, module: str, arguments: Sequence[str]) -> list[str]:
     """The command that runs a module of the copy in `place` with `arguments`."""
-    script = 'cd "$0" && exec "$@"'
-    return ["sh", "-c", script, place, sys.executable, "-m", module, *arguments]
+    return _started(f"cd {place}", module, arguments)
+
+
+def _started(preparation: str, module: str, arguments: Sequence[str]) -> list[str]:
+    # Processes that the module starts are to load the copy, too.
+    script = f'{preparation} && export PYTHONPATH="$PWD" && exec "$@" </dev/null'
+    return ["sh", "-c", script, "sh", sys.executable, "-m", module, *arguments]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.checkout import PLACE, UNPACK, packed
 from tests.lab.places import LabAtHand, qemus_of
 
 
@@ -29,6 +30,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabAtHand]:
     assert done.code == 0, done.err
     yield at_hand
     at_hand.pyvmm("lab", "down")
+
+
+@pytest.fixture(scope="session")
+def checkout(lab: LabAtHand) -> str:
+    """The folder in the lab that has a copy of this checkout."""
+    done = lab.inside(["sh", "-c", UNPACK], given=packed())
+    assert done.code == 0, done.err
+    return PLACE
 
 
 @pytest.fixture

@@ -43,9 +43,12 @@ def test_a_lab_of_one_cpu_has_no_other(no_lab: LabAtHand) -> None:
 
 
 @pytest.mark.slow
-def test_a_guest_lives_beside_a_program_that_restores_x87_state(lab: LabAtHand) -> None:
+def test_a_guest_lives_beside_a_program_that_restores_x87_state(
+    lab: LabAtHand, checkout: str
+) -> None:
     guest = (f"{sys.prefix}/bin/pyvmm", "run", "--private", "--cpus", "2", "smp")
     options = ("--append", "rounds=40")
-    done = lab.inside(["sh", "-c", BESIDE, RESTORE_X87, sys.executable, *guest, *options])
+    command = ["sh", "-c", BESIDE, RESTORE_X87, sys.executable, *guest, *options]
+    done = lab.inside(command, env={"PYTHONPATH": checkout})
     assert done.code == 0, done.err
     assert b"every second common page is shared and zero" in done.out
