@@ -3,24 +3,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from pyvmm.lifetime.graph import Evidence, Graph, Mark
 from pyvmm.lifetime.graph_shapes import Arrow, Box, Panel, Placed, Text, width_of
 
-_LIGHT = (
-    "--ink:#1f2328;--faint:#59636e;--paper:#fff;--frame:#d1d9e0;--box:#f6f8fa;--rim:#59636e;"
-    "--pin:#0550ae;--new:#116329;--gone:#b42318;--changed:#8a4600"
-)
-_DARK = (
-    "--ink:#e6edf3;--faint:#9198a1;--paper:#0d1117;--frame:#3d444d;--box:#161b22;--rim:#9198a1;"
-    "--pin:#79b8ff;--new:#56d364;--gone:#ff8178;--changed:#e3a34c"
-)
-_FORCED = (
-    "--ink:CanvasText;--faint:CanvasText;--paper:Canvas;--frame:CanvasText;--box:Canvas;"
-    "--rim:CanvasText;--pin:LinkText;--new:CanvasText;--gone:GrayText;--changed:CanvasText"
-)
+LIGHT = {
+    "ink": "#1f2328",
+    "faint": "#59636e",
+    "paper": "#fff",
+    "frame": "#d1d9e0",
+    "box": "#f6f8fa",
+    "rim": "#59636e",
+    "pin": "#0550ae",
+    "new": "#116329",
+    "gone": "#b42318",
+    "changed": "#8a4600",
+}
+"""Colours by what they are for; written out, since not every viewer knows variables of CSS."""
+DARK = {
+    "ink": "#e6edf3",
+    "faint": "#9198a1",
+    "paper": "#0d1117",
+    "frame": "#3d444d",
+    "box": "#161b22",
+    "rim": "#9198a1",
+    "pin": "#79b8ff",
+    "new": "#56d364",
+    "gone": "#ff8178",
+    "changed": "#e3a34c",
+}
+_FORCED = {
+    "ink": "CanvasText",
+    "faint": "CanvasText",
+    "paper": "Canvas",
+    "frame": "CanvasText",
+    "box": "Canvas",
+    "rim": "CanvasText",
+    "pin": "LinkText",
+    "new": "CanvasText",
+    "gone": "GrayText",
+    "changed": "CanvasText",
+}
 _RULES = """
 text{fill:var(--ink);white-space:pre;
  font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,"Liberation Mono",monospace}
@@ -55,18 +80,35 @@ def style(scope: str) -> str:
 
     `to_svg` puts it into pictures that stand alone; a page has it once for all of its own.
     """
-    scoped = []
-    for rule in _RULES.replace("\n ", " ").replace("} ", "}\n").splitlines():
-        names, _, body = rule.partition("{")
-        scoped.append(",".join(f"{scope} {name.strip()}" for name in names.split(",")) + "{" + body)
+    rules = _RULES.replace("\n ", " ").replace("} ", "}\n").splitlines()
     return "\n".join(
         (
-            f"{scope}{{color-scheme:light dark;{_LIGHT}}}",
-            f"@media (prefers-color-scheme:dark){{{scope}{{{_DARK}}}}}",
-            f"@media (forced-colors:active){{{scope}{{{_FORCED}}}}}",
-            *scoped,
+            f"{scope}{{color-scheme:light dark}}",
+            *(_scoped(rule, scope, LIGHT) for rule in rules),
+            *_in_media("prefers-color-scheme:dark", rules, scope, DARK),
+            *_in_media("forced-colors:active", rules, scope, _FORCED),
         )
     )
+
+
+def _in_media(
+    media: str, rules: Sequence[str], scope: str, colours: Mapping[str, str]
+) -> Iterator[str]:
+    """The rules once more, as far as they have colours, under a condition."""
+    yield f"@media ({media}){{"
+    for rule in rules:
+        names, _, body = rule.rstrip("}").partition("{")
+        coloured = ";".join(part for part in body.split(";") if "var(" in part)
+        if coloured:
+            yield _scoped(f"{names}{{{coloured}}}", scope, colours)
+    yield "}"
+
+
+def _scoped(rule: str, scope: str, colours: Mapping[str, str]) -> str:
+    names, _, body = rule.partition("{")
+    for name, colour in colours.items():
+        body = body.replace(f"var(--{name})", colour)
+    return ",".join(f"{scope} {name.strip()}" for name in names.split(",")) + "{" + body
 
 
 def to_svg(placed: Placed, *, ids: str = "pins", inline: bool = False) -> str:
