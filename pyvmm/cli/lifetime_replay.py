@@ -15,6 +15,8 @@ from pyvmm.errors import ExitCode, UsageError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.lifetime.adapting import universe_named
 from pyvmm.replay import plan
+from pyvmm.replay.failing_bindings import counted
+from pyvmm.replay.means import IN_WORDS, RACES, Means
 from pyvmm.replay.plan import Comparison, Result
 
 DIFFERS = 1
@@ -41,16 +43,24 @@ def command(options: argparse.Namespace) -> int:
         progress.done()
         unseen = comparison.unseen
         profile = comparison.design.profile.name
+        means = comparison.means
     if options.json:
         found = {
             "host": "kvm",
             "profile": profile,
             "life_of_vms": unseen or "observed",
             "results": [result.to_json() for result in results],
+            "failed_bindings": {
+                ending.name.lower(): count for ending, count in counted(means.failed).items()
+            },
+            "not_replayable": {
+                **{feature.value: why for feature, why in means.why_not.items()},
+                "schedules": RACES,
+            },
         }
         print_answer(json.dumps(found, indent=1))
     else:
-        print_answer("\n".join(_lines(results, unseen, profile)))
+        print_answer("\n".join([*_lines(results, unseen, profile), *_beside(means)]))
     return DIFFERS if any(result.differences for result in results) else ExitCode.OK
 
 
@@ -78,7 +88,22 @@ def _lines(results: list[Result], unseen: str, profile: str) -> list[str]:
                 f"  {tally.foreign} steps by a process that did not make the VM: EIO, as expected; "
                 "the model lets any process use a VM"
             )
+        if tally.errors_mapped:
+            told.append(
+                f"  {tally.errors_mapped} reads of a page punched after an error, by a mapping of "
+                "before: SIGBUS, as expected; the model has no page tables of processes"
+            )
         for difference in result.differences:
             told += ["", "the kernel did otherwise:", *difference.lines()]
     count = sum(len(result.differences) for result in results)
     return [*told, f"differences: {count or 'none'}"]
+
+
+def _beside(means: Means) -> list[str]:
+    told = []
+    if means.failed:
+        told.append(f"bindings that ran out of memory, at each of {len(means.failed)} allocations:")
+        told += [f"  {count}: {ending.value}" for ending, count in counted(means.failed).items()]
+    told.append("not replayable on this kernel:")
+    told += [f"  {IN_WORDS[feature]}: {why}" for feature, why in means.why_not.items()]
+    return [*told, f"  two or three things at the same time: {RACES}"]

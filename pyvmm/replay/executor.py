@@ -14,17 +14,22 @@ from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.transitions import TransitionSystem
-from pyvmm.lifetime.universe import Feature, Universe
-from pyvmm.replay.hands import OK, Answer, Hands
+from pyvmm.lifetime.universe import Universe
+from pyvmm.replay.hands import OK, SIGBUS, Answer, Hands
 from pyvmm.replay.liveness import Liveness
+from pyvmm.replay.means import Means
 from pyvmm.replay.workers import Worker
 
 NOT_ITS_VM = "EIO"
 """Error of KVM for a process that did not make the VM: its ``kvm->mm`` is another."""
 
 _BY_THE_MAKER = frozenset(
-    {Kind.CREATE_FILE, Kind.BIND, Kind.UNBIND, Kind.MOVE, Kind.GUEST_READ, Kind.GUEST_WRITE}
+    {
+        *(Kind.CREATE_FILE, Kind.CREATE_VCPU, Kind.BIND, Kind.BIND_FAILS, Kind.UNBIND, Kind.MOVE),
+        *(Kind.GUEST_READ, Kind.GUEST_WRITE),
+    }
 )
+_BY_THE_GUEST = frozenset({Kind.GUEST_READ, Kind.GUEST_WRITE})
 _READS = frozenset({Kind.GUEST_READ, Kind.HOST_READ})
 _WRITTEN_BYTES = 255
 
@@ -70,6 +75,8 @@ class Tally:
     contents: int = 0
     foreign: int = 0
     """Steps that KVM refuses to a process that did not make the VM; the model lets it."""
+    errors_mapped: int = 0
+    """Reads of a page that was punched after an error, through a mapping that was there before."""
     kinds: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: Tally) -> Tally:
@@ -79,6 +86,7 @@ class Tally:
             self.lives + other.lives,
             self.contents + other.contents,
             self.foreign + other.foreign,
+            self.errors_mapped + other.errors_mapped,
             self.kinds + other.kinds,
         )
 
@@ -100,28 +108,32 @@ class Replayer(Owner):
     """
 
     def __init__(
-        self, system: System, design: Design, universe: Universe, liveness: Liveness | None
+        self,
+        system: System,
+        design: Design,
+        universe: Universe,
+        liveness: Liveness | None,
+        means: Means | None = None,
     ) -> None:
-        """Raises `UsageError` for a universe with what cannot be done to a kernel."""
-        others = [each.value for each in universe.features if each is not Feature.LINKS]
-        if others or not universe.host_maps:
-            raise UsageError(
-                f"replay the universe {universe.name}",
-                f"there are no hands for {', '.join(others) or 'files without mappings'}",
-                "choose another one",
-            )
-        if universe.links:
-            raise UsageError(
-                f"replay the universe {universe.name}",
-                "no kernel can link a second file to an inode",
-                "choose another one",
-            )
+        """Raises `UsageError` for a universe that cannot be replayed with these means.
+
+        None: those of any host, for memory that can be mapped.
+        """
+        means = means or Means()
+        means.require(universe)
         self.transitions = TransitionSystem(design, universe)
         self.tally = Tally()
         self.taken: set[tuple[State, Operation]] = set()
         self._liveness = liveness
         self._layout = self.transitions.layout
-        self._hands = Hands(system, universe.pages)
+        self._hands = Hands(
+            system,
+            universe.pages,
+            means.kind,
+            vcpus=universe.vcpus > 0,
+            allocations=means.allocations,
+            page_errors=means.page_errors,
+        )
         self._alone = universe.processes == 1
         self._workers: dict[int, Worker] = {}
         self._begin()
@@ -132,6 +144,7 @@ class Replayer(Owner):
         self._maker: dict[int, Worker | None] = {}
         self._life = [0] * self.transitions.universe.vms
         self._written: dict[int, tuple[int, int]] = {}
+        self._errors_mapped: set[tuple[int, int]] = set()
 
     def close(self) -> None:
         """End every process of the story and close every descriptor."""
@@ -183,9 +196,13 @@ class Replayer(Owner):
         if not self._alone:
             self.taken.add((self._state, operation))
         before, self._state = self._state, step.state
+        self._note_mapped_errors(operation)
         seen = self._sees(answer) if operation.kind in _READS else str(answer)
-        if seen != step.outcome:
-            raise _OtherwiseError("answer", step.outcome, seen)
+        expected = step.outcome
+        if operation.kind is Kind.HOST_READ:
+            expected = self._through_mapping(operation.file, operation.page, expected)
+        if seen != expected:
+            raise _OtherwiseError("answer", expected, seen)
         self._compare_lives(before)
         if before != self._state:
             self._compare_contents()
@@ -235,10 +252,12 @@ class Replayer(Owner):
             able = [p for p in processes if state[file_at + FILE_HANDLES + p]]
         elif kind is Kind.HOST_READ:
             able = [p for p in processes if state[file_at + layout.mappings + p]]
-        elif kind in _BY_THE_MAKER and kind is not Kind.CREATE_FILE:
+        elif kind in _BY_THE_MAKER and kind not in (Kind.CREATE_FILE, Kind.CREATE_VCPU):
             v = self._vm_of(operation)
-            able = [p for p in processes if state[layout.vm[v] + VM_HANDLES + p]]
-            if kind is Kind.BIND:
+            by_vcpu = kind in _BY_THE_GUEST and layout.vcpus >= 0
+            held = layout.vm[v] + (layout.vcpus if by_vcpu else VM_HANDLES)
+            able = [p for p in processes if state[held + p]]
+            if kind in (Kind.BIND, Kind.BIND_FAILS):
                 able = [p for p in able if state[file_at + FILE_HANDLES + p]]
             made = [p for p in able if self._workers.get(p) is self._maker.get(v)]
             able = made or able
@@ -252,7 +271,7 @@ class Replayer(Owner):
         f, s, page = operation.file, operation.slot, operation.page
         match operation.kind:
             case Kind.CREATE_VM:
-                self._name[v] = str(self._call(process, "create_vm", v))
+                self._name[v] = str(self._call(process, "create_vm", v, operation.private))
                 self._maker[v] = self._worker(process)
                 self._life[v] += 1
                 return OK
@@ -266,21 +285,21 @@ class Replayer(Owner):
                 return OK
             case Kind.EXIT:
                 return self._exit(process)
-            case Kind.DUP_VM | Kind.CLOSE_VM:
+            case Kind.DUP_VM | Kind.CLOSE_VM | Kind.CREATE_VCPU | Kind.CLOSE_VCPU:
                 return self._call(process, operation.kind.name.lower(), v)
             case Kind.DUP_FILE | Kind.CLOSE_FILE | Kind.MAP | Kind.UNMAP:
                 return self._call(process, operation.kind.name.lower(), f)
             case Kind.CREATE_FILE:
-                return self._call(process, "create_file", v, f)
-            case Kind.BIND:
-                return self._call(process, "bind", v, s, f, page)
+                return self._call(process, "create_file", v, f, operation.private)
+            case Kind.BIND | Kind.BIND_FAILS:
+                return self._call(process, operation.kind.name.lower(), v, s, f, page)
             case Kind.UNBIND | Kind.MOVE | Kind.GUEST_READ:
                 return self._call(process, operation.kind.name.lower(), v, s)
             case Kind.GUEST_WRITE:
                 value = len(self._written) % _WRITTEN_BYTES + 1
                 self._written[value] = (v, self._life[v])
                 return self._call(process, "guest_write", v, s, value)
-            case Kind.HOST_READ | Kind.PUNCH:
+            case Kind.HOST_READ | Kind.PUNCH | Kind.PAGE_ERROR:
                 return self._call(process, operation.kind.name.lower(), f, page)
             case _:
                 raise UsageError(f"replay '{operation}'", "no kernel offers it")
@@ -294,6 +313,29 @@ class Replayer(Owner):
         return OK
 
     # What is compared
+
+    def _note_mapped_errors(self, operation: Operation) -> None:
+        """Keep track of mappings that have an error in their page table."""
+        is_mapped = [
+            any(self._state[at + self._layout.mappings :][: self.transitions.universe.processes])
+            for at in self._layout.file
+        ]
+        if operation.kind is Kind.PAGE_ERROR and is_mapped[operation.file]:
+            self._errors_mapped.add((operation.file, operation.page))
+        self._errors_mapped = {(f, page) for f, page in self._errors_mapped if is_mapped[f]}
+
+    def _through_mapping(self, f: int, page: int, outcome: str) -> str:
+        """Expect SIGBUS of a mapping that was there when its page had an error.
+
+        Punching the page out of its file makes it a new page for guests and for new mappings. An
+        old one's page table keeps the entry for the error (zap_nonpresent_ptes, mm/memory.c: for
+        truncation only what is private to the process is cleared); the model has no page tables of
+        processes.
+        """
+        if (f, page) not in self._errors_mapped or outcome == SIGBUS:
+            return outcome
+        self.tally.errors_mapped += 1
+        return SIGBUS
 
     def _sees(self, answer: Answer) -> str:
         """Put what was read into the model's words."""
@@ -327,7 +369,8 @@ class Replayer(Owner):
             process = next(p for p in range(universe.processes) if mapped[p])
             for page in range(universe.pages):
                 look = Operation(Kind.HOST_READ, file=f, page=page)
-                expected = self.transitions.step(self._state, look).outcome
+                outcome = self.transitions.step(self._state, look).outcome
+                expected = self._through_mapping(f, page, outcome)
                 seen = self._sees(self._call(process, "host_read", f, page))
                 self.tally.contents += 1
                 if seen != expected:

@@ -13,8 +13,9 @@ from dataclasses import replace
 from functools import cache
 
 from pyvmm.errors import InternalError
-from pyvmm.hosts.exits import MemoryFault, MmioWrite
+from pyvmm.hosts.exits import EHWPOISON, MemoryFault, MmioWrite
 from pyvmm.hosts.interface import Memslot
+from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner
@@ -92,9 +93,15 @@ class Guest(Owner):
 
     def _run(self, regs: Regs) -> int | str:
         self._vcpu.set_regs(regs)
-        ending = self._vcpu.run()
+        try:
+            ending = self._vcpu.run()
+        except KvmError as error:
+            # EIO: the slot's file does not know of it. EFAULT: there is nothing at its address.
+            if error.errno not in (errno.EIO, errno.EFAULT):
+                raise
+            return errno.errorcode[error.errno]
         if isinstance(ending, MmioWrite) and ending.gpa == _DONE:
             return ending.data[0]
         if isinstance(ending, MemoryFault):
-            return errno.errorcode[ending.errno]
+            return "EHWPOISON" if ending.errno == EHWPOISON else errno.errorcode[ending.errno]
         raise InternalError("let a guest touch memory", f"it ended with {ending}")

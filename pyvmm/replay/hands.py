@@ -10,30 +10,40 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from pyvmm.errors import SystemCallError
-from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.errors import InternalError, SystemCallError
+from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.mapping import Mapping
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner
-from pyvmm.lifetime.questions import FILE_FLAGS, HOST_ADDRESS, MOVED_BY
-from pyvmm.replay.guest import Guest
+from pyvmm.lifetime.questions import HOST_ADDRESS, MOVED_BY
+from pyvmm.replay.failing_allocations import FailingAllocations
+from pyvmm.replay.guest import PLACE, Guest
+from pyvmm.replay.memory_kind import MAPPABLE, PRIVATE, MemoryKind
+from pyvmm.replay.page_errors import PageErrors
 from pyvmm.rules.abi import PAGE_SIZE
 
 OK = "ok"
+SIGBUS = "SIGBUS"
 Answer = int | str
+MOST_ALLOCATIONS = 200
+"""Allocations of a binding: more than there are."""
 
 
 @dataclass
 class _HeldVm:
+    """A VM's descriptors, and its vCPUs: those of the story, or else one of ours."""
+
     vm: Vm
     copies: list[int] = field(default_factory=list)
-    guest: Guest | None = None
-    vcpus: int = 0
+    vcpus: list[Guest] = field(default_factory=list)
+    made: int = 0
+    """vCPUs that there have ever been: KVM does not use an id again."""
 
 
 @dataclass
@@ -57,22 +67,40 @@ class Hands(Owner):
     number, and has no second folder of the same name.
     """
 
-    def __init__(self, system: System, pages: int) -> None:
-        """`pages` of each file."""
+    def __init__(
+        self,
+        system: System,
+        pages: int,
+        kind: MemoryKind = MAPPABLE,
+        *,
+        vcpus: bool = False,
+        allocations: FailingAllocations | None = None,
+        page_errors: PageErrors | None = None,
+    ) -> None:
+        """`pages` of each file; `vcpus`: the story creates and closes vCPUs itself.
+
+        `allocations` and `page_errors` are for `bind_fails` and `page_error`.
+        """
         self._system = system
+        self._kind = kind
+        self._story_has_vcpus = vcpus
+        self._allocations = allocations
+        self._page_errors = page_errors
         self._size = pages * PAGE_SIZE
         self._vms: dict[int, _HeldVm] = {}
         self._files: dict[int, _HeldFile] = {}
         self._mappings: dict[int, Mapping] = {}
         self._busy: list[int] = []
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._read = os.memfd_create("read")
 
     def close(self) -> None:
         """Let go of everything."""
         self.reset()
-        null, self._null = self._null, -1
-        if null >= 0:
-            os.close(null)
+        if self._null >= 0:
+            os.close(self._null)
+            os.close(self._read)
+        self._null = self._read = -1
 
     def reset(self) -> None:
         """Let go of everything that a story left, in the order of a process's exit."""
@@ -83,10 +111,13 @@ class Hands(Owner):
 
     # VMs
 
-    def create_vm(self, v: int) -> str:
-        """A VM; the name that the kernel gives it."""
-        vm = self._system.create_vm()
+    def create_vm(self, v: int, private: int = 0) -> str:
+        """A VM, of the story's kind or with private memory; the name that the kernel gives it."""
+        kind = PRIVATE if private else self._kind
+        vm = self._system.create_vm(kind.vm_type)
         self._vms[v] = _HeldVm(vm)
+        if kind.is_private:
+            vm.set_memory_attributes(0, PLACE, MemoryAttribute.PRIVATE)
         return f"{threading.get_native_id()}-{vm.fd}"
 
     def dup_vm(self, v: int) -> str:
@@ -96,20 +127,39 @@ class Hands(Owner):
         return OK
 
     def close_vm(self, v: int) -> str:
-        """Close the oldest descriptor; with the last one the vCPU goes, which would hold the VM."""
+        """Close the oldest descriptor; a vCPU of ours goes with the last: it would hold the VM."""
         held = self._vms[v]
         oldest = held.vm.fd
+        self._let_go(oldest)
         if held.copies:
             held.vm.fd = held.copies.pop()
-            self._let_go(oldest)
             return OK
-        if held.guest is not None:
-            held.guest.close()
         held.vm.fd = -1
-        held.vm.close()
-        self._let_go(oldest)
-        del self._vms[v]
+        if not self._story_has_vcpus:
+            self._close_vcpus(held)
+        self._forget_if_closed(v)
         return OK
+
+    def create_vcpu(self, v: int) -> str:
+        """A vCPU, with a descriptor and a mapping of its own."""
+        made = self._new_vcpu(self._vms[v])
+        return made if isinstance(made, str) else OK
+
+    def close_vcpu(self, v: int) -> str:
+        """Close the oldest vCPU's descriptor."""
+        self._vms[v].vcpus.pop(0).close()
+        self._forget_if_closed(v)
+        return OK
+
+    def _forget_if_closed(self, v: int) -> None:
+        held = self._vms[v]
+        if held.vm.fd < 0 and not held.vcpus:
+            held.vm.close()
+            del self._vms[v]
+
+    def _close_vcpus(self, held: _HeldVm) -> None:
+        while held.vcpus:
+            held.vcpus.pop().close()
 
     def _let_go(self, fd: int) -> None:
         os.dup2(self._null, fd, inheritable=False)
@@ -117,12 +167,13 @@ class Hands(Owner):
 
     # Files
 
-    def create_file(self, v: int, f: int) -> str:
-        """A guest_memfd of the VM."""
+    def create_file(self, v: int, f: int, private: int = 0) -> str:
+        """A guest_memfd of the VM, of the story's kind or for private memory."""
         vm = self._vms[v].vm
+        kind = PRIVATE if private else self._kind
 
         def do() -> None:
-            file = vm.create_guest_memfd(self._size, GuestMemfdFlag(FILE_FLAGS))
+            file = vm.create_guest_memfd(self._size, kind.file_flags)
             self._files[f] = _HeldFile(file)
 
         return _attempt(do)
@@ -163,9 +214,29 @@ class Hands(Owner):
         return _attempt(lambda: file.punch_hole(page * PAGE_SIZE, PAGE_SIZE))
 
     def host_read(self, f: int, page: int) -> Answer:
-        """The first byte of a page, through the mapping."""
+        """The first byte of a page, through the mapping; "SIGBUS" where that would be raised.
+
+        The kernel reads it for us: what is a signal to a program is EFAULT to a system call.
+        """
         with self._mappings[f].view() as view:
-            return view[page * PAGE_SIZE]
+            try:
+                os.pwrite(self._read, view[page * PAGE_SIZE :][:1], 0)
+            except OSError as error:
+                if error.errno != errno.EFAULT:
+                    raise
+                return SIGBUS
+        return os.pread(self._read, 1, 0)[0]
+
+    def page_error(self, f: int, page: int) -> str:
+        """Have an error on a page, by way of a mapping."""
+        assert self._page_errors is not None
+        with ExitStack() as stack:
+            mapping = self._mappings.get(f)
+            if mapping is not None:
+                self.host_read(f, page)  # so that it has the page, which the error is to take away
+            else:
+                mapping = stack.enter_context(self._files[f].file.map())
+            return self._page_errors.poison(mapping, page * PAGE_SIZE)
 
     # Slots
 
@@ -180,6 +251,24 @@ class Hands(Owner):
             guest_memfd_offset=page * PAGE_SIZE,
         )
         return _attempt(lambda: self._vms[v].vm.set_memslot(slot))
+
+    def bind_fails(self, v: int, s: int, f: int, page: int) -> str:
+        """Bind without memory for it: once for each allocation that the kernel makes on the way.
+
+        The binding for which there is enough in the end is undone.
+        """
+        assert self._allocations is not None
+        for passing in range(MOST_ALLOCATIONS):
+            with self._allocations.after(passing) as countdown:
+                answer = self.bind(v, s, f, page)
+            if not countdown.reached:
+                undone = self.unbind(v, s) if answer == OK else answer
+                return "ENOMEM" if undone == OK and passing else undone
+            if answer != "ENOMEM":
+                return answer
+        raise InternalError(
+            "have a binding fail", f"it allocates more than {MOST_ALLOCATIONS} times"
+        )
 
     def unbind(self, v: int, s: int) -> str:
         """Delete a slot."""
@@ -205,24 +294,28 @@ class Hands(Owner):
 
     def _guest(self, v: int) -> Guest | str:
         held = self._vms[v]
-        if held.guest is None:
-            try:
-                held.guest = Guest(held.vm, held.vcpus)
-            except SystemCallError as error:
-                if error.errno != errno.EIO:
-                    raise
-                return "EIO"  # another process made the VM
-            held.vcpus += 1
-        return held.guest
+        if not held.vcpus and not self._story_has_vcpus:
+            return self._new_vcpu(held)
+        return held.vcpus[0]
+
+    def _new_vcpu(self, held: _HeldVm) -> Guest | str:
+        try:
+            guest = Guest(held.vm, held.made)
+        except SystemCallError as error:
+            if error.errno != errno.EIO:
+                raise
+            return "EIO"  # another process made the VM
+        held.made += 1
+        held.vcpus.append(guest)
+        return guest
 
     # Processes
 
     def before_fork(self) -> str:
-        """Let go of vCPUs, which a child would inherit and so hold its VM."""
-        for held in self._vms.values():
-            if held.guest is not None:
-                held.guest.close()
-                held.guest = None
+        """Let go of vCPUs of ours, which a child would inherit and so hold its VM."""
+        if not self._story_has_vcpus:
+            for held in self._vms.values():
+                self._close_vcpus(held)
         return OK
 
     def exit(self) -> str:
@@ -232,7 +325,9 @@ class Hands(Owner):
         for f in list(self._files):
             while f in self._files:
                 self.close_file(f)
-        for v in list(self._vms):
-            while v in self._vms:
+        for v, held in list(self._vms.items()):
+            while held.vm.fd >= 0:
                 self.close_vm(v)
+            while held.vcpus:
+                self.close_vcpu(v)
         return OK

@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Liveness of a VM in the kernel: its folder in debugfs is there exactly as long as it lives.
 
-``kvm_create_vm_debugfs`` makes ``kvm/<pid>-<fd>``, ``kvm_destroy_vm_debugfs`` removes it. A debugfs
-that is mounted nowhere is mounted for this process alone (fsopen(2), fsmount(2)): nobody else sees
-it, and it goes with its descriptor.
+``kvm_create_vm_debugfs`` makes ``kvm/<pid>-<fd>``, ``kvm_destroy_vm_debugfs`` removes it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
-from contextlib import suppress
 
+from pyvmm.errors import HostLacksError
 from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.replay.debugfs import open_folder
 
-MOUNTED = "/sys/kernel/debug/kvm"
 PATIENCE = 10.0
 """Seconds to wait for a folder to go before it counts as being there: on a busy machine, and in one
 that is emulated, the grace periods of a VM's end take a while."""
-
-_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432  # the same on every architecture
-_CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
-_FSCONFIG_CMD_CREATE = 6
 
 
 class Liveness(FdOwner):
@@ -53,37 +46,6 @@ class Liveness(FdOwner):
 def observe() -> tuple[Liveness | None, str]:
     """The VMs of this machine's debugfs; or None, and why they cannot be seen."""
     try:
-        return Liveness(os.open(MOUNTED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)), ""
-    except OSError as error:
-        reason = f"{MOUNTED}: {error.strerror}"
-    try:
-        mount = _mount_for_us()
-    except OSError as error:
-        return None, f"{reason}; debugfs cannot be mounted: {error.strerror}"
-    try:
-        return Liveness(
-            os.open("kvm", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
-        ), ""
-    except OSError as error:
-        return None, f"{reason}; debugfs has no folder of VMs: {error.strerror}"
-    finally:
-        os.close(mount)
-
-
-def _mount_for_us() -> int:
-    context = _system_call(_SYS_FSOPEN, b"debugfs", _CLOEXEC)
-    try:
-        _system_call(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _system_call(_SYS_FSMOUNT, context, _CLOEXEC, 0)
-    finally:
-        with suppress(OSError):
-            os.close(context)
-
-
-def _system_call(number: int, *arguments: bytes | int | None) -> int:
-    library = ctypes.CDLL(None, use_errno=True)
-    result = int(library.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+        return Liveness(open_folder("kvm")), ""
+    except HostLacksError as error:
+        return None, error.cause

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from pyvmm.hosts.kvm.system import System
@@ -20,8 +21,10 @@ from pyvmm.lifetime.tour import tour
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
 from pyvmm.replay.executor import Difference, Replayer, Tally
 from pyvmm.replay.guest import code_and_tables
-from pyvmm.replay.host import can_name, profile_of
+from pyvmm.replay.host import can_name, kinds_of, profile_of
 from pyvmm.replay.liveness import Liveness, observe
+from pyvmm.replay.means import find_means
+from pyvmm.replay.memory_kind import MemoryKind
 
 UNIVERSES = (STANDARD, FAMILY)
 """Universes covered by default: two of everything in one process, one of everything in two."""
@@ -70,6 +73,7 @@ class Result:
             "lives_compared": self.tally.lives,
             "contents_compared": self.tally.contents,
             "refused_as_foreign": self.tally.foreign,
+            "errors_mapped_before": self.tally.errors_mapped,
             "steps_by_kind": dict(sorted(self.tally.kinds.items())),
             "differences": [each.to_json() for each in self.differences],
         }
@@ -78,13 +82,21 @@ class Result:
 class Comparison:
     """Replays on one host; `unseen` says why the life of VMs is not compared, "" where it is."""
 
-    def __init__(self, system: System, tell: Tell) -> None:
-        """Raises `HostLacksError` where lifetimes cannot be replayed at all."""
+    def __init__(self, system: System, tell: Tell, kind: MemoryKind | None = None) -> None:
+        """With memory of a kind; None: the first that there is.
+
+        Raises `HostLacksError` where lifetimes cannot be replayed at all.
+        """
         self._system = system
         self._tell = tell
-        self.design = replace(file_pins_vm(), profile=profile_of(system))
+        self._kind = kind or kinds_of(system)[0]
+        self._stack = ExitStack()
+        self.design = replace(file_pins_vm(), profile=profile_of(system, self._kind))
 
     def __enter__(self) -> Comparison:
+        with ExitStack() as stack:
+            self.means = find_means(self._system, self._kind, stack)
+            self._stack = stack.pop_all()
         liveness, self.unseen = observe()
         if liveness is not None and not can_name(self._system, liveness):
             liveness.close()
@@ -93,11 +105,18 @@ class Comparison:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._liveness is not None:
-            self._liveness.close()
+        with self._stack:
+            if self._liveness is not None:
+                self._liveness.close()
 
     def cover(self, universe: Universe, most: int | None) -> Result:
-        """Replay sequences that take every transition of a universe; at most so many."""
+        """Replay sequences that take every transition of a universe; at most so many.
+
+        Raises `UsageError` where the universe cannot be replayed here. Where the host cannot map
+        memory, the universe is one without mappings.
+        """
+        universe = self._fitting(universe)
+        self.means.require(universe)
 
         def look(states: int, waiting: int) -> None:
             self._tell(f"{universe.name}: finding sequences", states - waiting, states)
@@ -116,12 +135,18 @@ class Comparison:
         """Replay stories, as far as the kernel's design knows their operations."""
         results: dict[Universe, list[Sequence[Operation]]] = {}
         for story in stories:
-            told = adapted((step.operation for step in story.steps), self.design, story.universe)
-            results.setdefault(story.universe, []).append([s.operation for s in told.steps])
+            universe = self._fitting(story.universe)
+            told = adapted((step.operation for step in story.steps), self.design, universe)
+            results.setdefault(universe, []).append([s.operation for s in told.steps])
         return [
             self._run(universe, f"{name}, {universe.name}", todo, 0)[0]
             for universe, todo in results.items()
         ]
+
+    def _fitting(self, universe: Universe) -> Universe:
+        if not self.means.kind.is_private or not universe.host_maps:
+            return universe
+        return replace(universe, name=f"{universe.name}, private", host_maps=False)
 
     def _run(
         self, universe: Universe, name: str, sequences: Iterable[Sequence[Operation]], total: int
@@ -135,7 +160,7 @@ class Comparison:
         code_and_tables()
         threads = THREADS if universe.processes == 1 else 0
         replayers = [
-            Replayer(self._system, self.design, universe, self._liveness)
+            Replayer(self._system, self.design, universe, self._liveness, self.means)
             for _ in range(threads or 1)
         ]
         try:
