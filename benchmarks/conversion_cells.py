@@ -86,6 +86,15 @@ def sizes(scale: float = 1.0) -> dict[str, int]:
     return {name: size for name, size in _SIZES.items() if scale >= 1 or size < GIB}
 
 
+ONLOOKER = "onlooker, 1 GiB"
+"""The subject that does not convert, but waits for who does."""
+
+
+def size_beside_onlooker(scale: float = 1.0) -> int | None:
+    """Bytes that are converted beside it; None where the scale leaves them out."""
+    return sizes(scale).get("1 GiB")
+
+
 _CELLS = {
     PAGE_SIZE: (
         Cell(Kind.SWEEPS, PAGE_SIZE, 2048),

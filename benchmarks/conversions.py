@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from benchmarks import baselines, in_lab
+from benchmarks import baselines, conversion_cells, in_lab
 from benchmarks.conversion_cells import cells, cells_of_held, cells_of_python, sizes
 from benchmarks.figures import at_least
 from benchmarks.measure import Comparison, Effort, Result, Step
@@ -34,6 +34,9 @@ def run(effort: Effort, step: Step) -> Result:
         for name, what in _WHAT.items()
         if name != "held" or cells_of_held(sizes()[label])
     ]
+    if conversion_cells.size_beside_onlooker(effort.scale) is not None:
+        what = "a thread that asks for a page's state while a guest converts 1 GiB at a time"
+        subjects.append(in_lab.told(conversion_cells.ONLOOKER, what))
     return in_lab.take_in(Result(NAME, TITLE, subjects, {}, comparisons(effort.scale)), answer)
 
 

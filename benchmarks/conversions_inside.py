@@ -55,6 +55,8 @@ def main() -> None:
 
     measures = {"C": c, "pyvmm": pyvmm, "held": held, "Python": python}
     turns = list(_turns(measures, options.scale))
+    if (size := conversion_cells.size_beside_onlooker(options.scale)) is not None:
+        turns.append(_onlooker(code, Cell(Kind.SWEEPS, size, 1)))
     # Cell by cell: the sides of a pair are then measured within a second of each other.
     taken = take_turns(
         [turn.subject for turn in turns], Effort(options.runs, options.scale), in_lab.say_step
@@ -100,6 +102,13 @@ def _turns(measures: Mapping[str, Measure], scale: float) -> Iterator[_Turn]:
                 if its is not None:
                     side = f"{name}, {label}"
                     yield _Turn(side, _subject(f"{side}: {its.what}", measure, its))
+
+
+def _onlooker(code: bytes, cell: Cell) -> _Turn:
+    def sample() -> Sample:
+        return {"longest_wait_ms": conversions_pyvmm.longest_wait(code, cell) * 1e3}
+
+    return _Turn(conversion_cells.ONLOOKER, Subject(conversion_cells.ONLOOKER, "", sample))
 
 
 def _subject(name: str, measure: Measure, cell: Cell) -> Subject:

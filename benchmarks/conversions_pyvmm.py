@@ -8,6 +8,7 @@ executor of `GuestMemory`, and the host's fast path (`FastConversions`).
 from __future__ import annotations
 
 import argparse
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ from pyvmm.memory.regions import MemoryRegion
 from pyvmm.rules.abi import PAGE_SIZE
 
 _MAP_GPA_RANGE = 12
+_BETWEEN_QUESTIONS = 0.0005
 
 
 @dataclass(slots=True)
@@ -185,6 +187,35 @@ def measured(
             else:
                 to_private += seconds
         return {"to_private": to_private, "to_shared": to_shared, "to_python": one.to_python}
+
+
+def longest_wait(code: bytes, cell: Cell, *, host: Callable[[], System] = KvmSystem) -> float:
+    """Seconds that a thread which asks for a page's state waited at the most for its answer.
+
+    It asks again and again while the guest converts. The wait of a thread for a processor is in it.
+    """
+    longest = 0.0
+    is_over = threading.Event()
+
+    def ask(memory: GuestMemory) -> None:
+        nonlocal longest
+        while not is_over.is_set():
+            started = time.perf_counter()
+            memory.states.at(DATA_GPA)
+            longest = max(longest, time.perf_counter() - started)
+            time.sleep(_BETWEEN_QUESTIONS)
+
+    with guest(code, cell, fast=True, host=host) as one:
+        one.stretch()
+        onlooker = threading.Thread(target=ask, args=(one.memory,))
+        onlooker.start()
+        try:
+            for _ in range(4 * cell.sweeps):
+                one.stretch()
+        finally:
+            is_over.set()
+            onlooker.join()
+    return longest
 
 
 def main() -> None:

@@ -411,19 +411,24 @@ def test_the_end_of_the_machine_waits_for_a_step_s_conversion(world: World) -> N
     assert done == [RAM.range.size]
 
 
-def test_what_is_read_in_steps_stays_shared_until_it_is_read(world: World) -> None:
+@pytest.mark.parametrize("work", [read, write, clear], ids=lambda one: one.__name__)
+def test_what_is_copied_in_steps_is_converted_after_it(
+    world: World, work: Callable[[World], None]
+) -> None:
     threads: list[threading.Thread] = []
+    calls: list[str] = []
 
     def before(name: str, _gpa: int) -> None:
+        calls.append(name)
         if name == "copied" and not threads:
             threads.append(world.let_in(lambda: to_private(world)))
 
-    MemorySides.view(world.ram, RAM.range)[-1] = 9
     world.kernel.before = before
-    data = world.memory.read(0, RAM.range.size)
-    assert data is not None
-    assert data[-1] == 9
+    work(world)
     threads[0].join()
+    copied = calls.count("copied")
+    assert copied >= STEPS
+    assert calls[:copied] == ["copied"] * copied, "the conversion comes after all of it"
     assert world.memory.read(0, RAM.range.size) is None
     assert not world.memory.write(0, bytes(RAM.range.size))
     assert not world.memory.clear(0, RAM.range.size)

@@ -334,19 +334,30 @@ static bool plug(struct pyvmm_conversions *conversions, struct pyvmm_served_span
     return true;
 }
 
+/* The span, once nobody gives back the pages of one without a memslot: they would be the guest's. */
+static struct pyvmm_served_span *unless_being_unplugged(struct pyvmm_conversions *conversions,
+                                                        const struct request *touched)
+{
+    for (;;) {
+        struct pyvmm_served_span *span = span_of(conversions, touched);
+        if (span == NULL || span->slot == PYVMM_PLUGGED ||
+            !pyvmm_held_is_worked_on(conversions->held, span->gpa, span->size))
+            return span;
+        pyvmm_conversions_await_end(conversions);
+    }
+}
+
 static bool satisfy_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
 {
     struct request touched = {run->u.memory_fault.gpa, run->u.memory_fault.size, false};
-    struct pyvmm_served_span *span = span_of(conversions, &touched);
+    struct pyvmm_served_span *span = unless_being_unplugged(conversions, &touched);
     if (span == NULL || conversions->journalled == PYVMM_JOURNAL_ENTRIES)
         return false;
     if (span->guest_memfd < 0) {
         struct request block = block_around(span, touched.gpa);
         return in_as_many_steps_as_it_takes(conversions, &block, make_shared);
     }
-    return span->slot != PYVMM_PLUGGED &&
-           !pyvmm_held_is_worked_on(conversions->held, span->gpa, span->size) &&
-           plug(conversions, span);
+    return span->slot != PYVMM_PLUGGED && plug(conversions, span);
 }
 
 bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
