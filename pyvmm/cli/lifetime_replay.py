@@ -60,7 +60,8 @@ def command(options: argparse.Namespace) -> int:
         }
         print_answer(json.dumps(found, indent=1))
     else:
-        print_answer("\n".join([*_lines(results, unseen, profile), *_beside(means)]))
+        *lines, differences = _lines(results, unseen, profile)
+        print_answer("\n".join([*lines, *_beside(means), differences]))
     return DIFFERS if any(result.differences for result in results) else ExitCode.OK
 
 
