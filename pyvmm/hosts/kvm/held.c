@@ -376,7 +376,7 @@ static bool any_is_worked_on(const struct pyvmm_held *held, const uint64_t *rows
     return false;
 }
 
-static int64_t hold(struct pyvmm_held *held, uint32_t kind, const uint64_t *rows, uint32_t count)
+static int64_t hold_rows(struct pyvmm_held *held, uint32_t kind, const uint64_t *rows, uint32_t count)
 {
     if (is_in_steps(kind) && any_is_worked_on(held, rows, count))
         return 0;
@@ -399,7 +399,7 @@ static void forget(struct table *table, int64_t number)
 int64_t pyvmm_held_begin(struct pyvmm_held *held, uint32_t kind, uint64_t gpa, uint64_t size)
 {
     const uint64_t row[] = {gpa, size};
-    return hold(held, kind, row, 1);
+    return hold_rows(held, kind, row, 1);
 }
 
 void pyvmm_held_end(struct pyvmm_held *held, uint32_t kind, int64_t number)
@@ -414,7 +414,7 @@ int64_t pyvmm_held_hold(struct pyvmm_conversions *conversions, uint32_t kind, co
         ill_formed(rows, count, false) != 0)
         return -EINVAL;
     bool entered = enter(conversions);
-    int64_t result = hold(pyvmm_conversions_held(conversions), kind, rows, count);
+    int64_t result = hold_rows(pyvmm_conversions_held(conversions), kind, rows, count);
     leave(conversions, entered);
     return result;
 }
