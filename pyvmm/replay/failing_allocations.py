@@ -70,9 +70,10 @@ class FailingAllocations(Owner):
             os.close(folder)
 
     @contextmanager
-    def after(self, passing: int) -> Iterator[Countdown]:
-        """Let `passing` allocations of this thread pass, and have all others in the block fail.
+    def after(self, passing: int, failing: int = -1) -> Iterator[Countdown]:
+        """Let `passing` allocations of this thread pass, and have `failing` in the block fail.
 
+        -1: all others. Another number is for one thread at a time.
         `Countdown.reached` tells afterwards whether there was one more than that.
         """
         countdown = Countdown()
@@ -80,6 +81,7 @@ class FailingAllocations(Owner):
             nth, always = (_open_of_thread(name) for name in ("fail-nth", "make-it-fail"))
             stack.callback(os.close, nth)
             stack.callback(os.close, always)
+            _exchange(self._folder, "times", b"%d" % failing)
             # In this order: while it counts, the other one has no effect.
             os.pwrite(nth, b"%d" % (passing + 1), 0)
             os.pwrite(always, b"1", 0)

@@ -90,7 +90,7 @@ def find_means(system: System, kind: MemoryKind, stack: ExitStack) -> Means:
         why_not[Feature.FAILURES] = f"allocations cannot be made to fail: {error.cause}"
     else:
         failed = tuple(failed_bindings(system, allocations, kind))
-        if any(each.ending is not Ending.REFUSED for each in failed):
+        if any(each.ending not in (Ending.REFUSED, Ending.BOUND) for each in failed):
             why_not[Feature.FAILURES] = "this kernel does not undo a binding that fails"
     if kind.is_private:
         why_not[Feature.ERRORS] = "an error is made by way of a mapping, and there is none"
