@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,8 @@ from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.interface import Vm
 from pyvmm.machine.leases import LEASE_PATIENCE, Leases
 from pyvmm.machine.memory_regions import MemoryRegions
-from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.memory_states import MemoryStates
-from pyvmm.machine.tracked_memory import TrackedMemory
+from pyvmm.machine.tracked_memory import SharedPart, TrackedMemory
 from pyvmm.memory.layout import GpaRange
 
 if TYPE_CHECKING:
@@ -101,48 +100,60 @@ class GuestMemory:
         shared until it is done.
         """
         with self._tracked.exclusive():
-            sides = self._tracked.shared_at(gpa, size)
-            if sides is None or size <= _SHORT:
-                return None if sides is None else sides.read(gpa, size)
+            parts = self._tracked.shared_parts(gpa, size)
+            if parts is None:
+                return None
+            if size <= _SHORT:
+                return b"".join(sides.read(part.start, part.size) for sides, part in parts)
             with self._staying_shared(gpa, size) as staying:
                 if staying is None:
                     return None
                 collected = io.BytesIO()  # Hands over what it has without a copy.
-                for step in self._tracked.executor.in_steps(GpaRange(gpa, gpa + size)):
-                    collected.write(staying.view(step))
+                for sides, step in self._in_steps(staying):
+                    collected.write(sides.view(step))
         return collected.getvalue()
 
     def write(self, gpa: int, data: bytes | memoryview) -> bool:
         """Write where all is shared. False, and nothing is written, where it is not."""
         with self._tracked.exclusive():
-            sides = self._tracked.shared_at(gpa, len(data))
-            if sides is None:
+            parts = self._tracked.shared_parts(gpa, len(data))
+            if parts is None:
                 return False
+            view = memoryview(data)
             if len(data) <= _SHORT:
-                sides.write(gpa, data)
+                for sides, part in parts:
+                    sides.write(part.start, view[part.start - gpa : part.end - gpa])
                 return True
             with self._staying_shared(gpa, len(data)) as staying:
                 if staying is None:
                     return False
-                view = memoryview(data)
-                for step in self._tracked.executor.in_steps(GpaRange(gpa, gpa + len(data))):
-                    staying.write(step.start, view[step.start - gpa : step.end - gpa])
+                for sides, step in self._in_steps(staying):
+                    sides.write(step.start, view[step.start - gpa : step.end - gpa])
             return True
 
     def clear(self, gpa: int, size: int) -> bool:
         """Make zero where all is shared. False, and nothing is changed, where it is not."""
         with self._tracked.exclusive():
-            if self._tracked.shared_at(gpa, size) is None:
+            if self._tracked.shared_parts(gpa, size) is None:
                 return False
             with self._staying_shared(gpa, size) as staying:
                 if staying is None:
                     return False
-                for _ in staying.cleared(GpaRange(gpa, gpa + size)):
-                    self._tracked.give_way()
+                for sides, part in staying:
+                    for _ in sides.cleared(part):
+                        self._tracked.give_way()
             return True
 
+    def _in_steps(self, parts: Sequence[SharedPart]) -> Iterator[SharedPart]:
+        """Cut each part into steps, and give the lock away between any two."""
+        for number, (sides, part) in enumerate(parts):
+            if number:
+                self._tracked.give_way()
+            for step in self._tracked.executor.in_steps(part):
+                yield sides, step
+
     @contextmanager
-    def _staying_shared(self, gpa: int, size: int) -> Iterator[MemorySides | None]:
+    def _staying_shared(self, gpa: int, size: int) -> Iterator[Sequence[SharedPart] | None]:
         """Hold what is shared for work in steps; None where it has been converted just before."""
         with self._tracked.in_steps(GpaRange(gpa, gpa + size), HeldKind.WORKING):
-            yield self._tracked.shared_at(gpa, size)
+            yield self._tracked.shared_parts(gpa, size)

@@ -8,8 +8,9 @@ conversions of the VM, which vCPUs that convert by themselves in the host's fast
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.interface import MOST_SERVED_SPANS, ServedSpan, Vm
@@ -20,6 +21,9 @@ from pyvmm.machine.mirrored_states import MirroredStates
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import RegionTable
+
+SharedPart: TypeAlias = tuple[MemorySides, GpaRange]
+"""A region's sides, and a range within the region."""
 
 ALL_MEMORY = GpaRange(0, 1 << 63)
 """More than there can be of it."""
@@ -180,18 +184,18 @@ class TrackedMemory:
         """Tell whether any of `asked` is of a region that is unplugged."""
         return any(sides.region.range.overlaps(asked) for sides in self.unplugged.values())
 
-    def shared_at(self, gpa: int, size: int) -> MemorySides | None:
-        """The region that holds all of [gpa, gpa + size); None unless there is and it is shared.
+    def shared_parts(self, gpa: int, size: int) -> Sequence[SharedPart] | None:
+        """[gpa, gpa + size) cut where regions meet, ascending; None unless all of it is shared.
 
         None, too, once the machine is closed: the host sees nothing of it any more.
         """
-        region = None if self.is_closed else self.regions.at(gpa)
-        if region is None or size <= 0 or not region.range.contains(gpa, size):
-            return None
         asked = GpaRange(gpa, gpa + size)
+        parts = None if self.is_closed else self.regions.parts(asked)
+        if parts is None:
+            return None
         if any(run.state is not PageState.SHARED for run in self.states.runs(asked)):
             return None
-        return self.sides[region.slot]
+        return [(self.sides[region.slot], part) for region, part in parts]
 
     def _catch_up(self) -> None:
         """Note down what vCPUs have converted by themselves."""

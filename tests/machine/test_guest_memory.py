@@ -452,6 +452,39 @@ def test_the_host_reads_and_writes_shared_pages_only(memory: GuestMemory) -> Non
     assert memory.read(1 << 40, 4) is None
 
 
+@pytest.mark.parametrize("size", [4, 20 * PAGE_SIZE], ids=["short", "in steps"])
+def test_the_host_reads_and_writes_across_regions(memory: GuestMemory, size: int) -> None:
+    start = MORE_RAM.start - size // 2
+    data = bytes(number % 251 for number in range(size))
+    assert memory.write(start, data)
+    assert memory.read(start, size) == data
+    assert memory.read(MORE_RAM.start, size // 2) == data[size // 2 :]
+    assert not memory.write(MORE_RAM.end - 2, b"abcd")
+    assert memory.read(MORE_RAM.end - 2, 4) is None
+    memory.conversion.convert(MORE_RAM.start, PAGE_SIZE, Side.PRIVATE)
+    assert memory.read(start, size) is None
+    assert not memory.write(start, bytes(size))
+    assert memory.read(start, size // 2) == data[: size // 2]
+
+
+def test_the_lock_is_given_away_between_regions(
+    memory: GuestMemory, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = 0
+
+    def counted(seconds: float = 0.0) -> bool:
+        nonlocal times
+        del seconds
+        times += 1
+        return False
+
+    monkeypatch.setattr(kernel, "give_way", counted)
+    assert memory.read(0, RAM.size) is not None
+    alone, times = times, 0
+    assert memory.read(0, RAM.size + MORE_RAM.size) is not None
+    assert times == alone + 1
+
+
 def test_a_region_that_is_removed_is_gone(memory: GuestMemory, kernel: Kernel) -> None:
     memory.regions.remove(2)
     assert ("memslot", 2, 0) in kernel.calls
