@@ -105,8 +105,8 @@ test-oldest: guests ## the tests with the oldest versions of every dependency th
 	.venv-oldest/bin/python -m pytest $(SHARED_OUT) $(ARGS)
 
 .PHONY: lab-kernel
-lab-kernel: $(INSTALLED) ## build the lab's kernel into the user's cache, unless it is there
-	$(PYVMM) lab build
+lab-kernel: $(INSTALLED) ## build the lab's kernel, unless it is there (ARGS="--kernel 6.12": the older one)
+	$(PYVMM) lab build $(ARGS)
 
 .PHONY: guests
 guests: ## build the guest images, the firmware and the lab's first process

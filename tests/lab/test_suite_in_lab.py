@@ -16,9 +16,9 @@ SUITES = {
     "tests/machine": 80,
     "tests/hosts": 100,
     "tests/differential": 4,
-    "tests/parity": 40,
+    "tests/parity": 90,
     "tests/firmware": 20,
-    "tests/replay": 5,
+    "tests/replay": 30,
 }
 """Folders, and how many tests have to pass at least: so that none is left out unnoticed.
 

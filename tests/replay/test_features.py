@@ -50,7 +50,7 @@ def test_sequences(
         require(comparison, feature)
         result = comparison.cover(universe, most)
     assert not result.differences, "\n".join(result.differences[0].lines())
-    assert result.tally.kinds[kind.name.lower()] > 5
+    assert result.tally.kinds[kind.name.lower()] > 3  # The kernel whose files are not mapped has 4.
     assert result.cut == (most is not None)
 
 
