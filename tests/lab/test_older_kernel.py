@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lifetimes replayed in a lab of an older kernel, which binds and unbinds in other ways."""
+"""Lifetimes and parity in a lab of an older kernel, which binds and unbinds in other ways."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from tests.lab.places import PYVMM, run
 
 OLDER = "6.12"
 """A kernel of before guest_memfd could be mapped: its files have private memory only."""
-LEAST = 20
-"""How many tests have to pass: so that none is left out unnoticed."""
+SUITES = {"tests/replay": 40, "tests/parity": 120}
+"""Folders, and how many tests have to pass at least: so that none is left out unnoticed."""
+AT_ONCE = "2"
 PATIENCE = 1200.0
 
 
 @pytest.mark.lab
 @pytest.mark.slow
-def test_replays_on_an_older_kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
     try:
         find_kernel(OLDER)
     except HostLacksError as error:
         if "older-lab" in REQUIRED:
             pytest.fail(str(error))
         pytest.skip(f"no lab of Linux {OLDER}: {error}")
-    inside = unpacking("tests.lab.suites_inside", ["1", "tests/replay"])
+    inside = unpacking("tests.lab.suites_inside", [AT_ONCE, *SUITES])
     env = {**environment(tmp_path_factory.mktemp("lab")), "PYVMM_REQUIRE": "kvm"}
     command = [PYVMM, "lab", "run", "--kernel", OLDER, "--memory", "4G", "--", *inside]
     done = run(command, env, given=packed(), patience=PATIENCE)
     assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
-    ended = json.loads(done.out)
-    assert ended["code"] == 0, ended["out"][-20000:]
-    assert "test_a_binding_without_memory[private] PASSED" in ended["out"]
-    assert int(ended["out"].splitlines()[-1].split(" passed")[0].split()[-1]) >= LEAST
+    ended = {one["suite"]: one for one in map(json.loads, done.out.splitlines())}
+    assert ended.keys() == SUITES.keys()
+    for suite, least in SUITES.items():
+        out = ended[suite]["out"]
+        assert ended[suite]["code"] == 0, out[-20000:]
+        assert int(out.splitlines()[-1].split(" passed")[0].split()[-1]) >= least
+    assert "test_a_binding_without_memory[private] PASSED" in ended["tests/replay"]["out"]
