@@ -35,7 +35,7 @@ LONG = (
     "tests/differential/test_against_kvm.py::test_the_model_answers_as_kvm_does",
     "tests/compare/test_command.py::test_an_interruption_leaves_nothing_behind",
     "tests/cli/test_bad_input.py::test_refused_as_a_process",
-    "tests/lifetime/test_writeup.py::test_the_write_up_has_what_is_generated_now",
+    "tests/lifetime/test_writeup.py::test_the_documents_have_what_is_generated_now",
     "tests/console/test_pipes.py::test_stalled_reader_gets_everything",
     "tests/console/test_pipes.py::test_guest_goes_on_without_a_reader_up_to_a_bound",
     "tests/console/test_pipes.py::test_64_kib_both_ways",
