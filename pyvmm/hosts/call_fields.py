@@ -72,5 +72,9 @@ def attributes_fields(gpa: int, size: int, attributes: int) -> tuple[str, tuple[
 
 def range_fields(start_name: str, start: int, size: int) -> tuple[Field, ...]:
     """The arguments of a call on [start, start + size), in bytes: `start_name` and the length."""
-    length = number_field("length", size, meaning=in_units(size))
-    return (number_field(start_name, start), length)
+    return (number_field(start_name, start), length_field(size))
+
+
+def length_field(size: int) -> Field:
+    """The argument for a number of bytes."""
+    return number_field("length", size, meaning=in_units(size))

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import threading
 
+from pyvmm.hosts.call_fields import length_field, range_fields
 from pyvmm.hosts.call_record import (
     Field,
     Made,
     Recorder,
     SystemCall,
-    in_units,
     meaning_of,
     number_field,
     vm_type_name,
@@ -99,22 +99,20 @@ def tell_range(
 ) -> None:
     """Tell of a call on a range of bytes, `where`: what it starts at, the start, its size."""
     start_name, start, size = where
-    given = (number_field(start_name, start), number_field("length", size, meaning=in_units(size)))
+    given = range_fields(start_name, start, size)
     tell(recorder, name, target, result, *given, request=request)
 
 
 def tell_map(recorder: Recorder, target: str, hva: int, size: int, flags: int) -> None:
     """Tell of mmap(2), of a file from its beginning; `hva` is the result."""
-    length = number_field("length", size, meaning=in_units(size))
     names = "|".join(name for bit, name in _MAP_FLAGS.items() if flags & bit)
-    tell(recorder, "mmap", target, hva, length, number_field("flags", flags, 4, names))
+    tell(recorder, "mmap", target, hva, length_field(size), number_field("flags", flags, 4, names))
 
 
 def tell_memfd(recorder: Recorder, fd: int, size: int) -> None:
     """Tell of memfd_create(2) and ftruncate(2)."""
     tell(recorder, "memfd_create", "pyvmm-guest", fd, request="MFD_CLOEXEC")
-    length = number_field("length", size, meaning=in_units(size))
-    tell(recorder, "ftruncate", f"memfd fd {fd}", 0, length)
+    tell(recorder, "ftruncate", f"memfd fd {fd}", 0, length_field(size))
 
 
 def fields_of(argument: CData, structure: str) -> tuple[Field, ...]:

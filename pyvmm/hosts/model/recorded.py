@@ -13,6 +13,7 @@ from pyvmm.errors import SystemCallError
 from pyvmm.hosts.call_fields import (
     attributes_fields,
     guest_memfd_fields,
+    length_field,
     memslot_fields,
     range_fields,
 )
@@ -21,7 +22,6 @@ from pyvmm.hosts.call_record import (
     Made,
     Recorder,
     SystemCall,
-    in_units,
     number_field,
     vm_type_name,
 )
@@ -43,9 +43,9 @@ _KEEP_SIZE = "FALLOC_FL_KEEP_SIZE"
 
 
 class Telling:
-    """Block that makes one call: it is told at the end, with an errno where that refuses it.
+    """One call, as a block: it is told at the end, with an errno where that refuses it.
 
-    `ioctl` and `call` make one; the result is that of a call that succeeds.
+    `ioctl` and `call` of `ModelRecording` make one; the result is that of a call that succeeds.
     """
 
     def __init__(
@@ -64,8 +64,13 @@ class Telling:
         pass
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
-        if value is not None and not isinstance(value, SystemCallError):
-            return
+        if value is None:
+            self.tell()
+        elif isinstance(value, SystemCallError):
+            self.tell(value.errno)
+
+    def tell(self, errno: int = 0) -> None:
+        """Tell of it: it was done, or refused with `errno`."""
         name, request, target, section = self._words
         structure, fields = self._given
         self._recorder.call(
@@ -77,8 +82,8 @@ class Telling:
                 structure=structure,
                 given=fields,
                 returned=(),
-                result=self.result if value is None else -1,
-                errno=0 if value is None else value.errno,
+                result=-1 if errno else self.result,
+                errno=errno,
                 section=section,
                 thread=threading.current_thread().name,
             )
@@ -122,13 +127,10 @@ class ModelRecording:
 def _tell_mapped(
     told: ModelRecording, target: str, mapping: ModelMapping, *, in_core: bool
 ) -> None:
-    length = number_field("length", mapping.size, meaning=in_units(mapping.size))
-    with told.call("mmap", target, length, _MAP_FLAGS, result=mapping.hva):
-        pass
+    told.call("mmap", target, length_field(mapping.size), _MAP_FLAGS, result=mapping.hva).tell()
     if not in_core:
         where = range_fields("address", mapping.hva, mapping.size)
-        with told.call("madvise", "memory", *where, request="MADV_DONTDUMP"):
-            pass
+        told.call("madvise", "memory", *where, request="MADV_DONTDUMP").tell()
 
 
 class RecordedModelSystem(ModelSystem):
@@ -138,10 +140,9 @@ class RecordedModelSystem(ModelSystem):
         super().__init__(profile)
         self._recording = ModelRecording(recorder)
         self._is_open = True
-        with self._recording.call(
+        self._recording.call(
             "open", "/dev/kvm", request="O_RDWR|O_CLOEXEC", result=_SYSTEM_FD
-        ):
-            pass
+        ).tell()
 
     def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> ModelVm:
         """KVM_CREATE_VM."""
@@ -155,16 +156,12 @@ class RecordedModelSystem(ModelSystem):
         """memfd_create(2), ftruncate(2) and mmap(2)."""
         told, fd = self._recording, self._recording.descriptor()
         plain = super().map_anonymous(size, in_core=in_core)
-        with told.call("memfd_create", "pyvmm-guest", request="MFD_CLOEXEC", result=fd):
-            pass
-        length = number_field("length", size, meaning=in_units(size))
-        with told.call("ftruncate", f"memfd fd {fd}", length):
-            pass
+        told.call("memfd_create", "pyvmm-guest", request="MFD_CLOEXEC", result=fd).tell()
+        told.call("ftruncate", f"memfd fd {fd}", length_field(size)).tell()
         _tell_mapped(told, f"memfd fd {fd}", plain, in_core=in_core)
 
         def gone() -> None:
-            with told.call("close", f"memfd fd {fd}"):
-                pass
+            told.call("close", f"memfd fd {fd}").tell()
 
         return RecordedMapping(plain.memory, gone, told)
 
@@ -173,8 +170,7 @@ class RecordedModelSystem(ModelSystem):
         super().close()
         if self._is_open:
             self._is_open = False
-            with self._recording.call("close", f"KVM fd {_SYSTEM_FD}"):
-                pass
+            self._recording.call("close", f"KVM fd {_SYSTEM_FD}").tell()
 
 
 class RecordedModelVm(ModelVm):
@@ -241,8 +237,7 @@ class RecordedModelVm(ModelVm):
         was_open = self._open
         super().close()
         if was_open:
-            with self._recording.call("close", self.target):
-                pass
+            self._recording.call("close", self.target).tell()
 
 
 class RecordedGuestMemfd(ModelGuestMemfd):
@@ -268,8 +263,7 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         try:
             plain = super().map(in_core=in_core)
         except SystemCallError:
-            length = number_field("length", self.size, meaning=in_units(self.size))
-            with self._recording.call("mmap", target, length, _MAP_FLAGS):
+            with self._recording.call("mmap", target, length_field(self.size), _MAP_FLAGS):
                 raise
         _tell_mapped(self._recording, target, plain, in_core=in_core)
         return RecordedMapping(plain.memory, self._drop, self._recording)
@@ -294,8 +288,7 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         was_open = self.is_open
         super().close()
         if was_open:
-            with self._recording.call("close", f"guest_memfd fd {self.fd}"):
-                pass
+            self._recording.call("close", f"guest_memfd fd {self.fd}").tell()
 
 
 class RecordedMapping(ModelMapping):
