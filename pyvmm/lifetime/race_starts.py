@@ -45,22 +45,7 @@ _MAINLINE = (
     Protection.SAME_SLOT,
     Protection.LIST_LOCK,
 )
-_V11 = (
-    Protection.SLOTS_LOCK,
-    Protection.INVALIDATE_LOCK,
-    Protection.SRCU_GRACE,
-    Protection.RCU_GRACE,
-    Protection.FILE_MEMORY,
-    Protection.UNLESS_ZERO,
-    Protection.RETRY,
-    Protection.FILE_PINS,
-    Protection.RELEASE_OUTSIDE_SRCU,
-    Protection.ROLL_BACK,
-    Protection.RELOAD,
-    Protection.SAME_FILE,
-    Protection.SAME_SLOT,
-    Protection.LIST_LOCK,
-)
+_V11 = (*_MAINLINE, Protection.RCU_GRACE)
 PROTECTIONS: Mapping[Locking, tuple[Protection, ...]] = {
     Locking.MAINLINE: _MAINLINE,
     Locking.MAINLINE_BEFORE: _MAINLINE,
