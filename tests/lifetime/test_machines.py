@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from pyvmm.errors import UsageError
 from pyvmm.lifetime.adapting import design_named
-from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.checks import World
 from pyvmm.lifetime.designs import (
     Design,
@@ -27,6 +24,8 @@ from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import MOVED, Universe
 from pyvmm.rules.lifecycle import Effect, Event
+
+from .renaming import assert_states_called_one_behave_as_one
 
 LINUX, MOVING = file_pins_vm(), file_pins_vm_moving_files()
 WITHOUT_LINKS = Universe("alone", 2, 1, 1, 1, 1, 1, moves=True, host_maps=False)
@@ -149,19 +148,7 @@ def test_what_the_successor_wrote_itself_is_not_found() -> None:
 
 @pytest.mark.parametrize("design", [LINUX, MOVING, memslot_pins_file()], ids=lambda d: d.name)
 def test_renaming_is_sound_where_virtual_machines_move(design: Design) -> None:
-    system = TransitionSystem(design, MOVED)
-    canonical = Canonical(system.layout)
-    choose = random.Random(15)
-    state = system.initial
-    for _ in range(500):
-        one = canonical.of(state)
-        assert canonical.of(one) == one
-        steps = system.steps(state)
-        ours, theirs = (
-            {canonical.of(step.state) for _, step in each} for each in (steps, system.steps(one))
-        )
-        assert ours == theirs
-        state = choose.choice(steps)[1].state
+    assert_states_called_one_behave_as_one(design, MOVED, 500)
 
 
 def test_variants_have_names() -> None:

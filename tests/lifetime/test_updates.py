@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from pyvmm.lifetime.canonical import Canonical
 from pyvmm.lifetime.designs import Design, Remedy, file_pins_vm, memslot_pins_file
 from pyvmm.lifetime.explorer import Exploration, explore
 from pyvmm.lifetime.holdings import Why, counts, holdings
@@ -17,6 +14,8 @@ from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import UPDATED, Feature, Universe
 from pyvmm.rules.lifecycle import Effect, Event
+
+from .renaming import assert_states_called_one_behave_as_one
 
 LINUX, MAIL = file_pins_vm(), memslot_pins_file()
 ZEROING = memslot_pins_file(Remedy.ZERO_AT_UNBINDING)
@@ -170,16 +169,4 @@ def test_zeroing_at_the_unbinding_is_no_remedy_for_a_kexec() -> None:
 @pytest.mark.parametrize("design", [LINUX, MAIL], ids=lambda d: d.name)
 @pytest.mark.parametrize("universe", [UPDATED, TWO_VMS], ids=lambda u: u.name)
 def test_renaming_is_sound_over_updates(design: Design, universe: Universe) -> None:
-    system = TransitionSystem(design, universe)
-    canonical = Canonical(system.layout)
-    choose = random.Random(15)
-    state = system.initial
-    for _ in range(400):
-        one = canonical.of(state)
-        assert canonical.of(one) == one
-        steps = system.steps(state)
-        ours, theirs = (
-            {canonical.of(step.state) for _, step in each} for each in (steps, system.steps(one))
-        )
-        assert ours == theirs
-        state = choose.choice(steps)[1].state
+    assert_states_called_one_behave_as_one(design, universe, 400)

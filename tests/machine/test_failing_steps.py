@@ -31,6 +31,8 @@ from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
 from pyvmm.rules.abi import PAGE_SIZE
 
+from .reaching_device import ReachingDevice, pages_of
+
 REGIONS = (
     MemoryRegion(0, GpaRange(0, 4 * PAGE_SIZE), True, "RAM"),
     MemoryRegion(1, GpaRange(4 * PAGE_SIZE, 8 * PAGE_SIZE), True, "more RAM"),
@@ -95,29 +97,12 @@ class Kernel:
     is_open = True
 
 
-class Device:
-    """The pages that a device may reach, by what it was told."""
-
-    def __init__(self) -> None:
-        self.reaches: set[int] = set()
-
-    def leaving(self, range_: GpaRange) -> None:
-        self.reaches -= pages_of(range_)
-
-    def joined(self, range_: GpaRange) -> None:
-        self.reaches |= pages_of(range_)
-
-
-def pages_of(range_: GpaRange) -> set[int]:
-    return set(range(range_.start // PAGE_SIZE, range_.end // PAGE_SIZE))
-
-
 class World:
     """Guest memory on such a kernel, with a device that listens."""
 
     def __init__(self) -> None:
         self.kernel = Kernel(self.check_gap)
-        self.device = Device()
+        self.device = ReachingDevice()
         self.memory = GuestMemory(cast(Vm, self.kernel))
         self.memory.regions.listen(self.device, [GpaRange(0, PAGES * PAGE_SIZE)])
 

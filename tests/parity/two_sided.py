@@ -21,6 +21,7 @@ from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
+from tests.machine.reaching_device import ReachingDevice, pages_of
 
 from .conftest import RUNAWAY_SECONDS
 from .scripted_guest import (
@@ -60,23 +61,6 @@ class Ask(enum.IntFlag):
     """Allocate the private side, or free it, before the attributes change."""
 
 
-class Device:
-    """The pages that a device may reach, by what it has been told."""
-
-    def __init__(self) -> None:
-        self.reaches: set[int] = set()
-
-    def leaving(self, range_: GpaRange) -> None:
-        self.reaches -= pages_of(range_)
-
-    def joined(self, range_: GpaRange) -> None:
-        self.reaches |= pages_of(range_)
-
-
-def pages_of(range_: GpaRange) -> set[int]:
-    return set(range(range_.start // PAGE, range_.end // PAGE))
-
-
 class TwoSided:
     """A scripted guest with data that has two sides; at GPA `DATA`, in file and mapping at 0."""
 
@@ -89,7 +73,7 @@ class TwoSided:
         self._shared = shared
         self._part = part
         self._memory = GuestMemory(guest.vm)
-        self._device = Device()
+        self._device = ReachingDevice()
         self._expected: Counter[str] = Counter()
         """Exits that the conversions asked for so far take, by the name of their reason."""
 
