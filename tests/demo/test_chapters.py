@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections import Counter
 
@@ -20,7 +21,7 @@ from pyvmm.demo.telling.chapter import Chapter
 from pyvmm.demo.telling.outcomes import Outcome, StageHost
 from pyvmm.demo.telling.player import Moment, Phase, Plain, Player, Try
 from pyvmm.demo.terminal.plain import play
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.hosts.call_record import Made
 from pyvmm.rules import catalogue
 
@@ -154,6 +155,17 @@ def test_what_a_reader_tries(host: StageHost) -> None:
     assert outcomes[11].after.memory == ()
     assert outcomes[-1].after.held == ("vm 1",)
     assert outcomes[-1].calls == ()
+
+
+@pytest.mark.kvm
+def test_a_stage_that_cannot_be_opened_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyvmm.hosts.model.unicorn_library.is_installed", lambda: False)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(HostLacksError, match="Unicorn"):
+        BareStage(StageHost.KVM)
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(

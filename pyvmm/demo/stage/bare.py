@@ -65,10 +65,15 @@ class BareStage(Owner):
         system, profile = _open(host, self._taken)
         self._system = system
         self._objects = StageObjects(system)
-        self._rules = StageObjects(ModelSystem(profile)) if host is StageHost.KVM else None
-        kernel = platform.release() if host is StageHost.KVM else ""
-        self.staged = Staged(host, kernel, why)
-        self.offers = _offers(system.capabilities())
+        self._rules: StageObjects | None = None
+        try:
+            if host is StageHost.KVM:
+                self._rules = StageObjects(ModelSystem(profile))
+            self.offers = _offers(system.capabilities())
+        except BaseException:
+            self.close()
+            raise
+        self.staged = Staged(host, platform.release() if host is StageHost.KVM else "", why)
         self._taken.take()
 
     async def do(self, act: Act) -> Outcome:
