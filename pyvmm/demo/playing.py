@@ -68,7 +68,8 @@ class Playing(Owner):
 
     async def _open(self, order: OpenStage) -> StageOpened:
         self.close()
-        self._stage = stage = self._stack.enter_context(open_stage(order.chapter.needs, self._wish))
+        opened = open_stage(order.setup, order.needs, self._wish)
+        self._stage = stage = self._stack.enter_context(opened)
         for act in order.replay:
             await stage.do(act)
         self._has_played = True

@@ -12,6 +12,8 @@ from pyvmm.demo.telling.acts import (
     Act,
     Actor,
     MakeVm,
+    NextExit,
+    Operate,
     Read,
     SetSlot,
     act_words,
@@ -19,7 +21,11 @@ from pyvmm.demo.telling.acts import (
 )
 from pyvmm.errors import UsageError
 
-any_act: st.SearchStrategy[Act] = st.one_of([st.builds(kind) for kind in NAMES.values()]).filter(
+WORDS = st.from_regex(r"[a-zA-Z0-9_:,=-]{1,80}", fullmatch=True)
+any_act: st.SearchStrategy[Act] = st.one_of(
+    [st.builds(NextExit, WORDS), st.builds(Operate, WORDS)]
+    + [st.builds(kind) for kind in NAMES.values() if kind not in {NextExit, Operate}]
+).filter(
     lambda act: all(
         not isinstance(getattr(act, name), int) or -1 <= getattr(act, name) < 1 << 63
         for name in act.__dataclass_fields__

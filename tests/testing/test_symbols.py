@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from pyvmm import bundled_guests
 from pyvmm.errors import ImageError, NoInputError, UsageError
-from pyvmm.testing.boots import Boots
 from pyvmm.testing.blocking_vm import Vm
+from pyvmm.testing.boots import Boots
 from pyvmm.testing.drivers.driver import EventName, Outcome, OutcomeKind
 from pyvmm.testing.failures import ExpectError
 from pyvmm.testing.images import source_lines

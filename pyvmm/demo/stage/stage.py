@@ -9,9 +9,9 @@ from typing import Protocol
 
 from pyvmm.demo.stage.bare import BareStage
 from pyvmm.demo.telling.acts import Act
-from pyvmm.demo.telling.chapter import Need
+from pyvmm.demo.telling.chapter import Need, Setup, StageKind
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
-from pyvmm.errors import HostLacksError, PyvmmError
+from pyvmm.errors import HostLacksError, InternalError, PyvmmError
 
 
 class Stage(Protocol):
@@ -35,12 +35,14 @@ class Stage(Protocol):
 
 
 @contextmanager
-def open_stage(needs: frozenset[Need], wish: StageHost | None) -> Iterator[Stage]:
+def open_stage(setup: Setup, needs: frozenset[Need], wish: StageHost | None) -> Iterator[Stage]:
     """A stage on the host wished; without a wish on this machine's KVM if it has what is needed.
 
     Otherwise on the model, and the stage says why. Everything on it is freed behind the block.
     Raises `HostLacksError` and `NoPermissionError` where a wish cannot be.
     """
+    if setup.kind is not StageKind.BARE:
+        raise InternalError("open a stage", f"there is none of the kind {setup.kind.value}")
     with _opened(needs, wish) as stage:
         yield stage
 

@@ -17,6 +17,7 @@ from pyvmm.errors import UsageError
 from pyvmm.memory.conversion import Side
 
 _NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}")
+_WORD = re.compile(r"[a-zA-Z0-9_:,=-]{1,80}")
 _ATTEMPT = "try something in the demo"
 
 
@@ -34,6 +35,51 @@ class Actor(enum.Enum):
 
     GUEST = "guest"
     HOST = "host"
+
+
+class Change(enum.Enum):
+    """Change of one input of a private machine's launch, against the one before."""
+
+    NONE = "none"
+    KERNEL_BYTE = "kernel-byte"
+    """One bit of one byte of the guest's image."""
+    APPEND = "append"
+    """The command line."""
+    MEMORY = "memory"
+    """The size of memory."""
+    INITRD = "initrd"
+    STDIN = "stdin"
+    """Input typed at the console, which is no input of the launch."""
+    FORGED_REPORT = "forged-report"
+    """The image, and a monitor that writes the digest of the right one into the report."""
+
+
+class Road(enum.Enum):
+    """Road on which somebody on the host tries to get at a page."""
+
+    API = "api"
+    """The monitor's own reading of guest memory."""
+    MAPPING = "mapping"
+    """The host's mapping behind the memslot."""
+    PROC_MEM = "proc-mem"
+    """/proc/self/mem at that mapping's address."""
+    VM_READV = "process-vm-readv"
+    FILE_READ = "pread"
+    """pread(2) of the guest_memfd."""
+    FILE_MMAP = "mmap"
+    """mmap(2) of the guest_memfd."""
+    QMP_DUMP = "qmp-dump"
+    """dump-guest-memory over QMP."""
+    CORE = "core"
+    """A core file of the monitor's process."""
+    OTHER_VM = "other-vm"
+    """A slot of another VM, bound to the file."""
+    SEARCH = "search"
+    """A search of everything that the process has mapped."""
+    REGISTERS = "registers"
+    """The vCPU's registers."""
+    EXITS = "exit-log"
+    """The record of the guest's exits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +172,128 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Duplicate:
+    """dup(2) of a descriptor; the new one is one more of the same thing."""
+
+    what: Thing
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Make a machine with private memory, up to its guest's first instruction, one input changed.
+
+    The machine that there was is closed before.
+    """
+
+    change: Change = Change.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class NextExit:
+    """Let vCPU 0 go on to its next exit of `kind`, a class of `hosts.exits`; "any": the next."""
+
+    kind: str = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class HideSecret:
+    """The guest writes a secret of 16 bytes to private memory at a GPA.
+
+    Neither host nor demo has its bytes anywhere: it is known by what is told of it alone.
+    """
+
+    gpa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """Convert `size` bytes at a GPA: by the guest's hypercall, or by the host alone."""
+
+    who: Actor
+    gpa: int
+    size: int
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """The guest touches a page as one of `side`, unannounced; `honour`: the monitor converts it."""
+
+    gpa: int
+    side: Side
+    honour: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """Try to get at the page at a GPA by a road."""
+
+    road: Road
+    gpa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operate:
+    """One operation of the model of lifetimes (`lifetime.operations`), on the stage's designs.
+
+    As `Kind`'s name and numbers: ``close-vm``, ``bind:vm=1,slot=1``.
+    """
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertInPlace:
+    """Convert `size` bytes at a file offset by the guest_memfd's descriptor, in place."""
+
+    file: int
+    offset: int
+    size: int
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPage:
+    """Take a reference on the page of a file at an offset, as a driver does for DMA, or drop it."""
+
+    file: int
+    offset: int
+    held: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Close the machine, and all that the stage has."""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Do nothing: a step that only shows."""
 
 
 Act: TypeAlias = (
-    MakeVm | MakeFile | SetSlot | SetAttributes | Close | MapFile | Hole | Read | Write | Look
+    MakeVm
+    | MakeFile
+    | SetSlot
+    | SetAttributes
+    | Close
+    | Duplicate
+    | MapFile
+    | Hole
+    | Read
+    | Write
+    | Boot
+    | NextExit
+    | HideSecret
+    | Convert
+    | Touch
+    | Attack
+    | Operate
+    | ConvertInPlace
+    | HoldPage
+    | End
+    | Look
 )
 
 NAMES: dict[str, type[Any]] = {
@@ -140,10 +302,21 @@ NAMES: dict[str, type[Any]] = {
     "set-slot": SetSlot,
     "set-attributes": SetAttributes,
     "close": Close,
+    "dup": Duplicate,
     "map-file": MapFile,
     "hole": Hole,
     "read": Read,
     "write": Write,
+    "boot": Boot,
+    "next-exit": NextExit,
+    "hide-secret": HideSecret,
+    "convert": Convert,
+    "touch": Touch,
+    "attack": Attack,
+    "operate": Operate,
+    "convert-in-place": ConvertInPlace,
+    "hold-page": HoldPage,
+    "end": End,
     "look": Look,
 }
 """Acts by the first of their words."""
@@ -207,6 +380,10 @@ def _word(value: object) -> str:
 
 
 def _value(hint: Any, name: str, word: str) -> Any:
+    if hint is str:
+        if _WORD.fullmatch(word) is None:
+            raise UsageError(_ATTEMPT, f"{word!r:.40} is no {name}")
+        return word
     if hint is bool:
         choices = {"yes": True, "no": False}
     elif hint is int:

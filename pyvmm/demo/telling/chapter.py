@@ -7,16 +7,44 @@ import enum
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.demo.telling.acts import Act
-from pyvmm.demo.telling.outcomes import Observed, Outcome
+from pyvmm.demo.telling.acts import Act, Road
+from pyvmm.demo.telling.outcomes import Content, Observed, Outcome
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import MIB
+from pyvmm.memory.page_states import PageState
 
 
 class Need(enum.Enum):
-    """Ability that a chapter needs of a host."""
+    """Ability that a chapter or a step needs of a host."""
 
     GUEST_MEMFD = "guest_memfd"
     MAPPED_FILES = "guest_memfd that the host maps"
     PRIVATE = "private memory"
+    IN_PLACE = "conversion in place"
+    LIVENESS = "debugfs"
+
+
+class StageKind(enum.Enum):
+    """Kind of stage."""
+
+    BARE = "bare"
+    """VMs, files and slots; a vCPU does one access at a time."""
+    PRIVATE = "private"
+    """A machine with private memory that runs the guest ``mailbox``."""
+    PINS = "pins"
+    """References: one design on a host, and designs that no kernel has beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Stage of a chapter or an exercise: sizes in bytes, `designs` those of a `PINS` stage."""
+
+    kind: StageKind = StageKind.BARE
+    memory: int = 16 * MIB
+    window: int = 64 * 1024
+    designs: tuple[str, ...] = ()
+    host_side: bool = True
+    """The designs' first one is carried out on a host, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +80,60 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
+class Sees:
+    """An attacker got this by a road."""
+
+    road: Road
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class StateIs:
+    """The page of VM 0 at a GPA has this state; None: no memory is there."""
+
+    gpa: int
+    state: PageState | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentIs:
+    """The kernel holds from `least` to `most` bytes for a side of VM 0."""
+
+    side: Side
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class IsAlive:
+    """An object of `Observed.alive` exists, or does not."""
+
+    thing: str
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The guest left with an exit of this kind, a class of `hosts.exits`."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedWith:
+    """The guest has ended with this status."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class SameDigest:
+    """The launch has the digest of the one before, or another."""
+
+    same: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     """Every one of these is true."""
 
@@ -65,7 +147,22 @@ class NoneOf:
     facts: tuple[Fact, ...]
 
 
-Fact: TypeAlias = Worked | RefusedWith | ReadValue | Unchanged | Holds | AllOf | NoneOf
+Fact: TypeAlias = (
+    Worked
+    | RefusedWith
+    | ReadValue
+    | Unchanged
+    | Holds
+    | Sees
+    | StateIs
+    | ResidentIs
+    | IsAlive
+    | Exited
+    | EndedWith
+    | SameDigest
+    | AllOf
+    | NoneOf
+)
 """A statement about an outcome, which is true of it or not."""
 
 
@@ -82,10 +179,32 @@ def is_true(fact: Fact, outcome: Outcome, before: Observed) -> bool:
             return outcome.after == before
         case Holds(kind=kind, count=count):
             return sum(one.startswith(kind) for one in outcome.after.held) == count
+        case Sees(road=road, content=content):
+            return any(one.road is road and one.content is content for one in outcome.seen)
+        case Exited(kind=kind):
+            return any(one.split(": ", 1)[-1].startswith(f"{kind}(") for one in outcome.exits)
+        case SameDigest(same=same):
+            return outcome.same_digest is same
+        case StateIs() | ResidentIs() | IsAlive() | EndedWith():
+            return _is_true_of(fact, outcome.after)
         case AllOf(facts=facts):
             return all(is_true(one, outcome, before) for one in facts)
         case NoneOf(facts=facts):
             return not any(is_true(one, outcome, before) for one in facts)
+
+
+def _is_true_of(fact: StateIs | ResidentIs | IsAlive | EndedWith, state: Observed) -> bool:
+    match fact:
+        case StateIs(gpa=gpa, state=wanted):
+            found = (run.state for vm, run in state.memory if not vm and run.range.contains(gpa, 1))
+            return next(found, None) is wanted
+        case ResidentIs(side=side, least=least, most=most):
+            sizes = [one.range.size for one in state.resident if one.side is side and not one.vm]
+            return least <= sum(sizes) <= most
+        case IsAlive(thing=thing, alive=alive):
+            return (thing, alive) in state.alive
+        case EndedWith(status=status):
+            return state.ended == status
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +229,9 @@ class Question:
 class Step:
     """One act. `id` is part of links, and never used again for another step.
 
-    `says` at most three sentences before the act, `after` a sentence behind it.
+    `says` at most three sentences before the act, `after` a sentence behind it. `tries` are acts
+    that are offered here for trying. With `needs` that the chapter's stage cannot give the step is
+    carried out on a stage of the model's of its own, which is then told.
     """
 
     id: str
@@ -119,21 +240,56 @@ class Step:
     question: Question | None = None
     after: str = ""
     tries: tuple[Act, ...] = ()
+    needs: frozenset[Need] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """Steps on one stage. `aim` says in a sentence what one understands behind it."""
+    """Steps on one stage. `aim` says in a sentence what one understands behind it.
+
+    `exercise` is the number of the one that belongs to it; 0: none.
+    """
 
     id: str
     title: str
     aim: str
     needs: frozenset[Need]
     steps: tuple[Step, ...]
+    setup: Setup = Setup()
+    exercise: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A fact that is to be true of the machine; `says` names it where it is not."""
+
+    says: str
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Exercise:
+    """A task on a stage of its own, on which `begins` has been carried out.
+
+    It is solved when all goals are true at once: of the outcomes so far for facts about acts, of
+    the stage's state for all else. `solution` is one way; `wrong` are ways that do not solve it.
+    """
+
+    number: int
+    id: str
+    task: str
+    hints: tuple[str, str, str]
+    needs: frozenset[Need]
+    goals: tuple[Goal, ...]
+    solution: tuple[Act, ...]
+    wrong: tuple[tuple[Act, ...], ...]
+    setup: Setup = Setup()
+    begins: tuple[Act, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """The chapters in their order."""
+    """The chapters in their order, and the exercises in that of their numbers."""
 
     chapters: tuple[Chapter, ...]
+    exercises: tuple[Exercise, ...] = ()

@@ -7,7 +7,11 @@ import enum
 import errno
 from dataclasses import dataclass
 
+from pyvmm.demo.telling.acts import Road
 from pyvmm.hosts.call_record import SystemCall
+from pyvmm.lifetime.graph_of_scene import Scene
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun
 
 
@@ -17,6 +21,8 @@ class StageHost(enum.Enum):
     KVM = "kvm"
     LAB = "lab"
     MODEL = "model"
+    MACHINE = "state machine"
+    """The model of lifetimes: for designs that no kernel has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +46,61 @@ class Explained:
     source: str
 
 
+class Content(enum.Enum):
+    """Content of what somebody got, as the stage that knows the secret by its marks can tell."""
+
+    ZERO = "zeroes"
+    SECRET = "the secret"
+    OTHER = "other bytes"
+    REFUSED = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Bytes that an attacker on the host got by a road from the page at a GPA.
+
+    `data` are at most its first 16 bytes, empty where the road was closed: with `errno`, or for
+    the reason `note`. A secret's own bytes are here only where the road gave them.
+    """
+
+    road: Road
+    gpa: int
+    content: Content
+    data: bytes = b""
+    errno: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Pages of a VM that the kernel holds for one side: `range` in bytes of GPA."""
+
+    vm: int
+    side: Side
+    range: GpaRange
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """State of a stage: what its process holds ("vm 0", "file 1"), and the memory of each VM.
 
-    `memory` has (VM, run) pairs, ascending; `bound` (file, VM, slot) of each binding.
+    `memory` has (VM, run) pairs, ascending; `bound` (file, VM, slot) of each binding. `resident`
+    is ascending by VM, side and range. `alive` says of objects that no descriptor need be left
+    for, by their names ("vm 0", "inode 0"), if they exist; None: not to be seen on this host.
+    `measured` and `reported` are the digests of the machine that runs, by the monitor's own
+    reckoning and by its firmware; b"" without one. `ended` is the guest's status once it ended.
+    `scenes` are (design, moment) of the model of lifetimes.
     """
 
     held: tuple[str, ...] = ()
     memory: tuple[tuple[int, PageRun], ...] = ()
     bound: tuple[tuple[int, int, int], ...] = ()
+    resident: tuple[Resident, ...] = ()
+    alive: tuple[tuple[str, bool | None], ...] = ()
+    measured: bytes = b""
+    reported: bytes = b""
+    ended: int | None = None
+    scenes: tuple[tuple[str, Scene], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +108,10 @@ class Outcome:
     """Outcome of one act.
 
     `errno` is 0 where it worked. `value` is the byte that was read; `exits` are the guest's, in
-    words. `after` is the stage's state then.
+    words. `after` is the stage's state then. `seen` is what an attacker got, `console` what the
+    guest wrote meanwhile. `left_out` are calls and exits beyond the most that are kept, and those
+    made without Python, by what they were. `same_digest` compares a launch with the one before;
+    None for all else.
     """
 
     calls: tuple[SystemCall, ...]
@@ -67,6 +121,10 @@ class Outcome:
     explained: Explained | None
     after: Observed
     seconds: float
+    seen: tuple[Seen, ...] = ()
+    console: bytes = b""
+    left_out: tuple[tuple[str, int], ...] = ()
+    same_digest: bool | None = None
 
     @property
     def errno_name(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pyvmm.demo.telling.acts import Act
-from pyvmm.demo.telling.chapter import Book, Chapter, Question, Step, is_true
+from pyvmm.demo.telling.chapter import Book, Chapter, Need, Question, Setup, Step, is_true
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
 
 
@@ -59,17 +59,19 @@ class OpenStage:
     Their outcomes are not told.
     """
 
-    chapter: Chapter
+    setup: Setup
+    needs: frozenset[Need]
     replay: tuple[Act, ...]
     ticket: int
 
 
 @dataclass(frozen=True, slots=True)
 class DoAct:
-    """Carry an act out."""
+    """Carry an act out; with `needs` beyond what the stage can give, on one of the model's."""
 
     act: Act
     ticket: int
+    needs: frozenset[Need] = frozenset()
 
 
 Order: TypeAlias = OpenStage | DoAct
@@ -86,10 +88,11 @@ class StageOpened:
 
 @dataclass(frozen=True, slots=True)
 class ActDone:
-    """An act has been carried out."""
+    """An act has been carried out; `staged` where that was on another stage than the chapter's."""
 
     outcome: Outcome
     ticket: int
+    staged: Staged | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +310,8 @@ class Player:
     def _do(self, act: Act) -> tuple[Order, ...]:
         self._phase = Phase.DOING
         self._doing = act
-        return (DoAct(act, self._ticket),)
+        needs = self._step.needs if act is self._step.act else frozenset()
+        return (DoAct(act, self._ticket, needs),)
 
     def _open(
         self, chapter: Chapter, replay: tuple[Act, ...], keep: list[Moment] | None = None
@@ -321,7 +325,7 @@ class Player:
         if keep is None:
             self._chapter, self._index = chapter, 0
         self._is_done = any(not one.was_tried and one.step is self._step for one in self._moments)
-        return (OpenStage(chapter, replay, self._ticket),)
+        return (OpenStage(chapter.setup, chapter.needs, replay, self._ticket),)
 
     # -- what a stage tells --
 
@@ -335,8 +339,8 @@ class Player:
                 self._phase = Phase.ASKING
                 if self._doing is not None:
                     return self._do(self._doing)
-            case ActDone(outcome=outcome):
-                self._keep(outcome)
+            case ActDone(outcome=outcome, staged=staged):
+                self._keep(outcome, staged)
             case NotDone(why=why):
                 self._phase = Phase.SHOWING if self._is_done else Phase.ASKING
                 self._notice, self._doing = why, None
@@ -344,7 +348,8 @@ class Player:
                 self._phase, self._notice = Phase.LOST, why
         return ()
 
-    def _keep(self, outcome: Outcome) -> None:
+    def _keep(self, outcome: Outcome, aside: Staged | None) -> None:
+        """Keep what became of an act; `aside` is its stage where that is not the chapter's."""
         step, act = self._step, self._doing
         assert act is not None
         assert self._staged is not None
@@ -354,7 +359,7 @@ class Player:
             Moment(
                 step,
                 act,
-                self._staged,
+                aside or self._staged,
                 self._predicted if is_step else None,
                 came_true,
                 self._observed,
@@ -362,7 +367,8 @@ class Player:
             )
         )
         self._is_done = self._is_done or is_step
-        self._observed = outcome.after
+        if aside is None:
+            self._observed = outcome.after
         self._doing = None
         self._phase = Phase.SHOWING
 
