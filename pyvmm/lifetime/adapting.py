@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
 from pyvmm.errors import UsageError
@@ -133,7 +133,7 @@ def adapted(operations: Iterable[Operation], design: Design, universe: Universe)
     state, told = system.initial, []
     postponed: list[Operation] = []
     for number, operation in enumerate(todo):
-        wanted = _for_design(operation, todo[number + 1 :], design)
+        wanted = for_design(operation, design, todo[number + 1 :])
         done = False
         for each in (*postponed, wanted):
             try:
@@ -151,7 +151,10 @@ def adapted(operations: Iterable[Operation], design: Design, universe: Universe)
     return Story(design.name, universe, "", tuple(told), "")
 
 
-def _for_design(operation: Operation, following: list[Operation], design: Design) -> Operation:
+def for_design(
+    operation: Operation, design: Design, following: Sequence[Operation] = ()
+) -> Operation:
+    """The operation as a design has it; `following` are those after it."""
     if design.system_creation:
         kind = _OTHER_KIND.get(operation.kind)
         return operation if kind is None else _as_kind(operation, kind, 0)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import NamedTuple
 
@@ -139,6 +139,14 @@ _PRIVATE = {
     Kind.CREATE_FILE: ", of private memory",
     Kind.CREATE_UNOWNED: ", of private memory",
 }
+
+_FIELDS = {"p": "process", **{name: name for name in ("vm", "file", "slot", "page", "of")}}
+NUMBERS_OF: Mapping[Kind, tuple[str, ...]] = {
+    kind: tuple(field for mark, field in _FIELDS.items() if f"{{{mark}}}" in text)
+    + (("private",) if kind in _PRIVATE else ())
+    for kind, text in _TEXT.items()
+}
+"""The numbers that an operation of each kind has, by their names."""
 
 
 def operations(universe: Universe, system_creation: bool) -> Iterator[Operation]:

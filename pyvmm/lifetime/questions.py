@@ -81,6 +81,12 @@ def slot_of(number: int) -> Slot:
 @cache
 def binding_refusal(profile: Profile, binding: Binding) -> str | None:
     """The errno's name if a kernel of this profile refuses the binding."""
+    answer = why_not_bound(profile, binding)
+    return None if answer is None else answer.errno_name
+
+
+def why_not_bound(profile: Profile, binding: Binding) -> Refusal | None:
+    """The rule by which a kernel of this profile refuses the binding; None where it does not."""
     new = slot_of(binding.slot)
     file = GuestMemfdFile(
         binding.of,
@@ -103,7 +109,7 @@ def binding_refusal(profile: Profile, binding: Binding) -> str | None:
     answer: Refusal | Change | None = set_region(request, profile)
     if binding.judges_flags and not isinstance(answer, Refusal):
         answer = judge(FLAGS_AT_BINDING, request, profile)
-    return answer.errno_name if isinstance(answer, Refusal) else None
+    return answer if isinstance(answer, Refusal) else None
 
 
 @cache
@@ -116,6 +122,12 @@ def creation_refusal(profile: Profile, flags: int, private_vm: bool) -> str | No
 @cache
 def moving_refusal(profile: Profile, slot: int) -> str | None:
     """The errno's name if a kernel of this profile refuses to move the slot elsewhere."""
+    answer = why_not_moved(profile, slot)
+    return None if answer is None else answer.errno_name
+
+
+def why_not_moved(profile: Profile, slot: int) -> Refusal | None:
+    """The rule by which a kernel of this profile refuses to move the slot; None: it does not."""
     old = slot_of(slot)
     request = SetRegion(
         old.slot,
@@ -127,7 +139,7 @@ def moving_refusal(profile: Profile, slot: int) -> str | None:
         slots=(old,),
     )
     answer = set_region(request, profile)
-    return answer.errno_name if isinstance(answer, Refusal) else None
+    return answer if isinstance(answer, Refusal) else None
 
 
 class Serving(NamedTuple):

@@ -46,6 +46,11 @@ class Slots(Part):
 
     def _refusal(self, cells: Cells, op: Operation) -> str | None:
         """The errno's name if a binding is refused; OK if it is not."""
+        binding = self.binding(cells, op)
+        return None if binding is None else binding_refusal(self.design.profile, binding) or OK
+
+    def binding(self, cells: Cells, op: Operation) -> Binding | None:
+        """The question to the rules that a binding is; None where it cannot be attempted."""
         layout = self.layout
         vm_at, file_at, slot_at = layout.vm[op.vm], layout.file[op.file], layout.slot[op.slot]
         if not self.some_process(cells, vm_at + VM_HANDLES, file_at + FILE_HANDLES):
@@ -60,7 +65,7 @@ class Slots(Part):
             page for page in range(self.universe.pages) if cells[file_at + layout.bindings + page]
         )
         of = self._vm_for_binding(cells, op)
-        binding = Binding(
+        return Binding(
             op.slot,
             op.page,
             self.universe.pages,
@@ -72,7 +77,6 @@ class Slots(Part):
             self.is_private(cells, op.vm),
             self.design.judges_flags,
         )
-        return binding_refusal(self.design.profile, binding) or OK
 
     def _vm_for_binding(self, cells: Cells, op: Operation) -> int:
         """The VM that the file can be bound for, as far as the design can tell."""

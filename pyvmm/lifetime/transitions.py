@@ -21,9 +21,11 @@ from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.machine_transitions import Machines
 from pyvmm.lifetime.operations import Kind, Operation, operations
 from pyvmm.lifetime.parts import Do, Part
+from pyvmm.lifetime.questions import why_not_bound, why_not_moved
 from pyvmm.lifetime.slot_transitions import Slots
 from pyvmm.lifetime.universe import Universe
 from pyvmm.lifetime.update_transitions import Updates
+from pyvmm.rules.rule import Refusal
 
 PARTS: tuple[type[Part], ...] = (Creating, Machines, Slots, Descriptors, Accesses, Updates)
 """Parts that a transition system is made of; each does other kinds of operations."""
@@ -47,6 +49,7 @@ class TransitionSystem:
         self.layout = self.bodies.layout
         self.operations = tuple(operations(universe, design.system_creation))
         self._do: dict[Kind, Do] = {}
+        self._slots = Slots(design, self.bodies)
         for part in PARTS:
             self._do.update(part(design, self.bodies).table())
         for feature, guard in ((universe.moves, Machines), (universe.updates, Updates)):
@@ -90,3 +93,12 @@ class TransitionSystem:
         if outcome is None:
             raise UsageError(f"do '{operation}'", "who would do it lacks what it takes for it")
         return Step(outcome, bytes(cells), faults)
+
+    def why_not(self, state: State, operation: Operation) -> Refusal | None:
+        """The rule that refuses a binding, or a slot's move; None for all else."""
+        if operation.kind is Kind.MOVE:
+            return why_not_moved(self.design.profile, operation.slot)
+        if operation.kind is not Kind.BIND:
+            return None
+        binding = self._slots.binding(list(state), operation)
+        return None if binding is None else why_not_bound(self.design.profile, binding)
