@@ -43,7 +43,7 @@ class Findings:
         self._world = World.of(lifecycle, system.layout, lifecycle)
 
     def of(self, before: State, operation: Operation, step: Step) -> tuple[Finding, ...]:
-        """The properties that a step violates, or that its state does and the one before did not."""
+        """The properties that a step violates, or its state does and the one before did not."""
         found = []
         for each in self._properties:
             wrong = self._violated(each, before, operation, step)

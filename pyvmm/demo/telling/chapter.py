@@ -106,10 +106,30 @@ class ResidentIs:
 
 @dataclass(frozen=True, slots=True)
 class IsAlive:
-    """An object of `Observed.alive` exists, or does not."""
+    """An object exists, or does not: of `Observed.alive`, or as a design's scene names it.
+
+    So ``vm 0`` without a `design`, and ``vm0`` or ``file0`` with one.
+    """
 
     thing: str
     alive: bool
+    design: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A design answers the operation so; see `outcomes.Answer`."""
+
+    design: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Violates:
+    """A design violates a property in this step, by the name that `lifetime.properties` has."""
+
+    design: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +177,8 @@ Fact: TypeAlias = (
     | StateIs
     | ResidentIs
     | IsAlive
+    | Answers
+    | Violates
     | Exited
     | EndedWith
     | SameDigest
@@ -185,12 +207,23 @@ def is_true(fact: Fact, outcome: Outcome, before: Observed) -> bool:
             return any(one.split(": ", 1)[-1].startswith(f"{kind}(") for one in outcome.exits)
         case SameDigest(same=same):
             return outcome.same_digest is same
+        case Answers() | Violates():
+            return _is_true_of_design(fact, outcome)
         case StateIs() | ResidentIs() | IsAlive() | EndedWith():
             return _is_true_of(fact, outcome.after)
         case AllOf(facts=facts):
             return all(is_true(one, outcome, before) for one in facts)
         case NoneOf(facts=facts):
             return not any(is_true(one, outcome, before) for one in facts)
+
+
+def _is_true_of_design(fact: Answers | Violates, outcome: Outcome) -> bool:
+    for one in outcome.answers:
+        if one.design == fact.design:
+            if isinstance(fact, Answers):
+                return one.answer == fact.answer
+            return fact.name in one.violated
+    return False
 
 
 def _is_true_of(fact: StateIs | ResidentIs | IsAlive | EndedWith, state: Observed) -> bool:
@@ -201,8 +234,11 @@ def _is_true_of(fact: StateIs | ResidentIs | IsAlive | EndedWith, state: Observe
         case ResidentIs(side=side, least=least, most=most):
             sizes = [one.range.size for one in state.resident if one.side is side and not one.vm]
             return least <= sum(sizes) <= most
-        case IsAlive(thing=thing, alive=alive):
+        case IsAlive(thing=thing, alive=alive, design=""):
             return (thing, alive) in state.alive
+        case IsAlive(thing=thing, alive=alive, design=design):
+            scenes = [scene for name, scene in state.scenes if name == design]
+            return any((thing in dict(scene.objects)) is alive for scene in scenes)
         case EndedWith(status=status):
             return state.ended == status
 

@@ -72,6 +72,20 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer of one design to an operation, in the words of the model of lifetimes.
+
+    `answer` is "ok", an errno's name, or what was read: "zeroes", "vm0's page", "a freed VM's
+    page"; "" where the operation cannot be attempted in this design. `violated` are the properties
+    that this step violates (`lifetime.properties`), by their names.
+    """
+
+    design: str
+    answer: str
+    violated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Resident:
     """Pages of a VM that the kernel holds for one side: `range` in bytes of GPA."""
 
@@ -111,7 +125,7 @@ class Outcome:
     words. `after` is the stage's state then. `seen` is what an attacker got, `console` what the
     guest wrote meanwhile. `left_out` are calls and exits beyond the most that are kept, and those
     made without Python, by what they were. `same_digest` compares a launch with the one before;
-    None for all else.
+    None for all else. `answers` are those of the designs to an operation; `errno` is the first's.
     """
 
     calls: tuple[SystemCall, ...]
@@ -125,6 +139,7 @@ class Outcome:
     console: bytes = b""
     left_out: tuple[tuple[str, int], ...] = ()
     same_digest: bool | None = None
+    answers: tuple[Answer, ...] = ()
 
     @property
     def errno_name(self) -> str:
