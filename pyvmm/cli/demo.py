@@ -32,7 +32,7 @@ def command(options: argparse.Namespace) -> int:
     import trio
 
     from pyvmm.demo.chapters import BOOK
-    from pyvmm.demo.playing import Playing
+    from pyvmm.demo.playing import playing
     from pyvmm.demo.telling.outcomes import StageHost
     from pyvmm.demo.telling.player import Player
     from pyvmm.demo.terminal.plain import chapter_named, play
@@ -48,10 +48,10 @@ def command(options: argparse.Namespace) -> int:
     asks = os.isatty(0) and os.isatty(1)
 
     async def main() -> bool:
-        with Playing(Player(BOOK, name), wish) as playing:
-            await playing.begin()
+        async with playing(Player(BOOK, name), wish) as reader:
+            await reader.begin()
             ask = _ask if asks else None
-            return await play(playing, BOOK, print_answer, ask, columns() or _WIDTH)
+            return await play(reader, BOOK, print_answer, ask, columns() or _WIDTH)
 
     return ExitCode.OK if trio.run(main) else _NONE_TRUE
 

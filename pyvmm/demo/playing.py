@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from pyvmm.demo.stage.stage import Stage, open_stage
+import trio
+
+from pyvmm.demo.stage.held import HeldStage
+from pyvmm.demo.stage.stage import open_stage
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.telling.player import (
     ActDone,
@@ -21,21 +24,16 @@ from pyvmm.demo.telling.player import (
     Told,
 )
 from pyvmm.errors import PyvmmError, UsageError
-from pyvmm.hosts.owner import Owner
 
 
-class Playing(Owner):
-    """One reader with a stage of their own, in this process. Used by one task.
+class Playing:
+    """One reader with a stage of their own, in this process. Used by one task; see `playing`."""
 
-    A context manager: behind the block nothing of any stage is left.
-    """
-
-    def __init__(self, player: Player, wish: StageHost | None) -> None:
-        """`wish` is the host for every chapter; None: each has the best there is."""
+    def __init__(self, player: Player, wish: StageHost | None, nursery: trio.Nursery) -> None:
         self.player = player
         self._wish = wish
-        self._stack = ExitStack()
-        self._stage: Stage | None = None
+        self._nursery = nursery
+        self._held: HeldStage | None = None
         self._has_played = False
 
     async def begin(self) -> None:
@@ -57,8 +55,8 @@ class Playing(Owner):
                 case OpenStage():
                     return await self._open(order)
                 case DoAct(act=act, ticket=ticket):
-                    assert self._stage is not None
-                    return ActDone(await self._stage.do(act), ticket)
+                    assert self._held is not None
+                    return ActDone(await self._held.stage.do(act), ticket)
         except UsageError as error:
             return NotDone(f"that cannot be tried: {error.cause}", order.ticket)
         except PyvmmError as error:
@@ -67,15 +65,30 @@ class Playing(Owner):
             return StageLost(str(error), order.ticket)
 
     async def _open(self, order: OpenStage) -> StageOpened:
-        self.close()
+        if self._held is not None:
+            await self._held.let_go()
+            self._held = None
         opened = open_stage(order.setup, order.needs, self._wish)
-        self._stage = stage = self._stack.enter_context(opened)
+        self._held = await HeldStage.hold(self._nursery, opened)
+        stage = self._held.stage
         for act in order.replay:
             await stage.do(act)
         self._has_played = True
         return StageOpened(stage.staged, await stage.observe(), order.ticket)
 
-    def close(self) -> None:
-        """Free the stage; a second call does nothing."""
-        self._stage = None
-        self._stack.close()
+
+@asynccontextmanager
+async def playing(player: Player, wish: StageHost | None) -> AsyncIterator[Playing]:
+    """A reader with a stage; behind the block nothing of any stage is left.
+
+    `wish` is the host for every chapter; None: each has the best there is.
+    """
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield Playing(player, wish, nursery)
+        except BaseException as raised:  # noqa: BLE001 - raised again, without a group
+            failure = raised
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

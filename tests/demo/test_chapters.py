@@ -13,7 +13,7 @@ import trio
 
 from pyvmm.cli import main
 from pyvmm.demo.chapters import BOOK
-from pyvmm.demo.playing import Playing
+from pyvmm.demo.playing import playing
 from pyvmm.demo.stage.bare import BareStage
 from pyvmm.demo.stage.objects import LARGEST, MOST
 from pyvmm.demo.telling.acts import parse_act
@@ -35,11 +35,11 @@ chapters = pytest.mark.parametrize("chapter", BOOK.chapters, ids=lambda one: one
 
 def played(chapter: Chapter, host: StageHost) -> tuple[Moment, ...]:
     async def main() -> tuple[Moment, ...]:
-        with Playing(Player(BOOK, chapter.id), host) as playing:
-            await playing.begin()
-            while playing.player.view.phase is not Phase.ENDED:
-                await playing.move(Plain.NEXT)
-            return playing.player.moments
+        async with playing(Player(BOOK, chapter.id), host) as reader:
+            await reader.begin()
+            while reader.player.view.phase is not Phase.ENDED:
+                await reader.move(Plain.NEXT)
+            return reader.player.moments
 
     return trio.run(main)
 
@@ -191,12 +191,12 @@ def test_what_cannot_be_asked_for(line: str, said: str) -> None:
 
 def test_a_reader_who_tries_nonsense_goes_on() -> None:
     async def main() -> tuple[str, Phase]:
-        with Playing(Player(BOOK, "slots"), StageHost.MODEL) as playing:
-            await playing.begin()
-            await playing.move(Try(parse_act("close vm 5")))
-            notice = playing.player.view.notice
-            await playing.move(Plain.NEXT)
-            return notice, playing.player.view.phase
+        async with playing(Player(BOOK, "slots"), StageHost.MODEL) as reader:
+            await reader.begin()
+            await reader.move(Try(parse_act("close vm 5")))
+            notice = reader.player.view.notice
+            await reader.move(Plain.NEXT)
+            return notice, reader.player.view.phase
 
     assert trio.run(main) == ("that cannot be tried: there is no VM 5", Phase.SHOWING)
 
@@ -211,9 +211,9 @@ def scripted(lines: list[str], width: int = 80) -> list[str]:
         return next(typed, None)
 
     async def main() -> None:
-        with Playing(Player(BOOK, "slots"), StageHost.MODEL) as playing:
-            await playing.begin()
-            assert await play(playing, BOOK, written.append, ask, width)
+        async with playing(Player(BOOK, "slots"), StageHost.MODEL) as reader:
+            await reader.begin()
+            assert await play(reader, BOOK, written.append, ask, width)
 
     trio.run(main)
     return written

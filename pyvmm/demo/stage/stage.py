@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from pyvmm.demo.stage.bare import BareStage
@@ -34,8 +34,10 @@ class Stage(Protocol):
         ...
 
 
-@contextmanager
-def open_stage(setup: Setup, needs: frozenset[Need], wish: StageHost | None) -> Iterator[Stage]:
+@asynccontextmanager
+async def open_stage(
+    setup: Setup, needs: frozenset[Need], wish: StageHost | None
+) -> AsyncIterator[Stage]:
     """A stage on the host wished; without a wish on this machine's KVM if it has what is needed.
 
     Otherwise on the model, and the stage says why. Everything on it is freed behind the block.

@@ -30,6 +30,17 @@ class Thing(enum.Enum):
     VCPU = "vcpu"
 
 
+class Until(enum.Enum):
+    """Place where a machine that was booted stands still."""
+
+    RESET = "reset-vector"
+    """Before the firmware's first instruction: `NextExit` goes through the firmware, too."""
+    GUEST = "first-instruction"
+    """Before the guest's first instruction: firmware and staging area are gone."""
+    READY = "mailbox"
+    """The guest has shared a page, at which it waits to be told what to do."""
+
+
 class Actor(enum.Enum):
     """Party that acts on memory."""
 
@@ -38,9 +49,13 @@ class Actor(enum.Enum):
 
 
 class Change(enum.Enum):
-    """Change of one input of a private machine's launch, against the one before."""
+    """Change of one input of a private machine's launch, against the one before.
+
+    Changes add up: each is made to what was booted before.
+    """
 
     NONE = "none"
+    """Back to the first machine, without any."""
     KERNEL_BYTE = "kernel-byte"
     """One bit of one byte of the guest's image."""
     APPEND = "append"
@@ -181,12 +196,13 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """Make a machine with private memory, up to its guest's first instruction, one input changed.
+    """Make a machine with private memory, one input changed, and let it run `until` then.
 
     The machine that there was is closed before.
     """
 
     change: Change = Change.NONE
+    until: Until = Until.GUEST
 
 
 @dataclass(frozen=True, slots=True)
