@@ -31,6 +31,7 @@ from pyvmm.demo.telling.player import (
     ActDone,
     DoAct,
     Jump,
+    LookAt,
     Move,
     NotDone,
     OpenStage,
@@ -147,6 +148,25 @@ def test_back_and_forth_touch_no_stage() -> None:
     assert len(reader.opened) == 1
 
 
+def test_any_kept_moment_can_be_looked_at_and_no_stage_is_touched() -> None:
+    reader = Reader()
+    reader.move(*(Plain.NEXT,) * 5)
+    before = list(reader.done)
+    for number, name in ((0, "s0"), (1, "s1"), (2, "s2")):
+        reader.move(LookAt(number))
+        view = reader.player.view
+        assert (view.step.id, view.moment) == (name, view.moments[number])
+    # The newest one is where one is: to go on is to go on with the chapter.
+    reader.move(Plain.NEXT)
+    assert reader.place == ("s2", Phase.ENDED)
+    for number in (-1, 3):
+        reader.move(LookAt(number))
+        assert "no such moment" in reader.player.view.notice
+    assert reader.done == before
+    reader.move(LookAt(1), Plain.NEXT)
+    assert reader.place == ("s2", Phase.ENDED)
+
+
 def test_back_while_asking_shows_the_moment_before() -> None:
     reader = Reader()
     reader.move(Plain.NEXT, Plain.NEXT)
@@ -255,6 +275,7 @@ moves: st.SearchStrategy[Move] = st.one_of(
     st.builds(Jump, st.sampled_from(["one", "two", "three"])),
     st.builds(Predict, st.sampled_from(["yes", "no", "?"])),
     st.just(Try(Look())),
+    st.builds(LookAt, st.integers(-1, 5)),
 )
 
 

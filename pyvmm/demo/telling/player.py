@@ -49,7 +49,14 @@ class Try:
     act: Act
 
 
-Move: TypeAlias = Plain | Jump | Predict | Try
+@dataclass(frozen=True, slots=True)
+class LookAt:
+    """Look at a kept moment, by its number from 0: touches no machine."""
+
+    moment: int
+
+
+Move: TypeAlias = Plain | Jump | Predict | Try | LookAt
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,8 @@ class Moment:
 class View:
     """All that a writer shows: `number` counts the chapter's steps from 1.
 
-    `moment` is the outcome to be shown, of this step or of one that was gone back to.
+    `moment` is the outcome to be shown, of this step or of one that was gone back to; `moments` are
+    all that is kept of the chapter, in order.
     """
 
     chapter: Chapter
@@ -166,6 +174,7 @@ class View:
     moment: Moment | None
     notice: str
     is_last: bool
+    moments: tuple[Moment, ...] = ()
 
 
 class Player:
@@ -211,6 +220,7 @@ class Player:
             moment,
             self._notice,
             is_last=number == len(self._chapter.steps),
+            moments=self.moments,
         )
 
     @property
@@ -240,6 +250,8 @@ class Player:
             return self._refuse("the stage was lost: restart the chapter")
         if self._phase in {Phase.OPENING, Phase.DOING}:
             return self._refuse("wait until it is done")
+        if isinstance(move, LookAt):
+            return self._look_at(move.moment)
         if self._looking is not None:
             return self._forward(move)
         match move:
@@ -264,7 +276,15 @@ class Player:
         self._looking = at - 1
         return ()
 
-    def _forward(self, move: Move) -> tuple[Order, ...]:
+    def _look_at(self, moment: int) -> tuple[Order, ...]:
+        if not 0 <= moment < len(self._moments):
+            return self._refuse("there is no such moment yet")
+        is_newest = moment == len(self._moments) - 1
+        is_shown = self._phase in {Phase.SHOWING, Phase.ENDED}
+        self._looking = None if is_newest and is_shown else moment
+        return ()
+
+    def _forward(self, move: Plain | Predict | Try) -> tuple[Order, ...]:
         """A move while an earlier moment is looked at: on to the one behind it, or act from it."""
         at = self._looking
         assert at is not None
