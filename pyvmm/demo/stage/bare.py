@@ -111,7 +111,14 @@ class BareStage(Owner):
             for number in sorted(things)
         ]
         memory = [(number, run) for number, vm in sorted(objects.vms.items()) for run in vm.runs()]
-        return Observed(tuple(held), tuple(memory), tuple(sorted(objects.bindings)))
+        slots = [(number, slot) for number, vm in sorted(objects.vms.items()) for slot in vm.slots]
+        return Observed(
+            tuple(held),
+            tuple(memory),
+            tuple(sorted(objects.bindings)),
+            slots=tuple(sorted(slots)),
+            origins=tuple(sorted(objects.origins.items())),
+        )
 
     def close(self) -> None:
         """Let go of all; a second call does nothing."""

@@ -67,6 +67,7 @@ class StageObjects(Owner):
         self.files: dict[int, interface.GuestMemfd] = {}
         self.mappings: dict[int, interface.GuestMapping] = {}
         self.bindings: list[tuple[int, int, int]] = []
+        self.origins: dict[str, str] = {}
 
     def do(self, act: Act) -> int | None:
         """Carry `act` out; the byte that a read gives.
@@ -86,6 +87,7 @@ class StageObjects(Owner):
             case MapFile(file=number):
                 self._free(self.mappings, number, "mapping")
                 self.mappings[number] = self._there(self.files, number, "file").map()
+                self.origins[f"mapping {number}"] = f"file {number}"
             case Hole(file=number, offset=offset, size=size):
                 self._there(self.files, number, "file").punch_hole(offset, size)
             case Close(what=what, number=number):
@@ -116,6 +118,7 @@ class StageObjects(Owner):
         self._limit(act.size)
         vm = self._there(self.vms, act.vm, "VM").vm
         self.files[act.file] = vm.create_guest_memfd(act.size, GuestMemfdFlag(act.flags))
+        self.origins[f"file {act.file}"] = f"vm {act.vm}"
 
     def _set_slot(self, act: SetSlot) -> None:
         on_stage = self._there(self.vms, act.vm, "VM")

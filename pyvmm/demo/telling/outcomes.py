@@ -98,9 +98,12 @@ class Resident:
 class Observed:
     """State of a stage: what its process holds ("vm 0", "file 1"), and the memory of each VM.
 
-    `memory` has (VM, run) pairs, ascending; `bound` (file, VM, slot) of each binding. `resident`
-    is ascending by VM, side and range. `alive` says of objects that no descriptor need be left
-    for, by their names ("vm 0", "inode 0"), if they exist; None: not to be seen on this host.
+    A thing is in `held` as often as there are descriptors of it. `origins` has pairs of names: a
+    file and the VM that made it, a mapping and its file, a vCPU and its VM, also of what is held by
+    nobody any more but lives on. `memory` has (VM, run) pairs, ascending; `slots` (VM, slot) of
+    each memslot; `bound` (file, VM, slot) of each binding. `resident` is ascending by VM, side and
+    range. `alive` says of objects that no descriptor need be left for, by their names ("vm 0",
+    "inode 0"), if they exist; None: not to be seen on this host.
     `measured` and `reported` are the digests of the machine that runs, by the monitor's own
     reckoning and by its firmware; b"" without one. `ended` is the guest's status once it ended.
     `scenes` are (design, moment) of the model of lifetimes.
@@ -115,6 +118,8 @@ class Observed:
     reported: bytes = b""
     ended: int | None = None
     scenes: tuple[tuple[str, Scene], ...] = ()
+    slots: tuple[tuple[int, int], ...] = ()
+    origins: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
