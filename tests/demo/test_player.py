@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from pyvmm.demo.telling.acts import Act, Look, MakeVm
 from pyvmm.demo.telling.chapter import (
     AllOf,
     Book,
+    Bound,
     Chapter,
     Choice,
     Fact,
@@ -258,6 +260,8 @@ def test_an_act_that_cannot_be_asked_for_changes_nothing() -> None:
         (Unchanged(), False),
         (Holds("vm", 2), True),
         (Holds("file", 1), False),
+        (Bound(0, 2), True),
+        (Bound(1, 1), False),
         (AllOf((RefusedWith(17), ReadValue(5))), True),
         (AllOf((RefusedWith(17), ReadValue(6))), False),
         (NoneOf((Worked(), ReadValue(6))), True),
@@ -266,6 +270,7 @@ def test_an_act_that_cannot_be_asked_for_changes_nothing() -> None:
 )
 def test_facts(fact: Fact, true: bool) -> None:
     told = outcome(17, ("vm 0", "vm 1", "mapping 0"), 5)
+    told = replace(told, after=replace(told.after, bound=((0, 0, 0), (0, 0, 1))))
     assert is_true(fact, told, Observed()) is true
     assert is_true(Unchanged(), told, told.after)
 

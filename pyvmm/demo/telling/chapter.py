@@ -80,6 +80,14 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """So many memslots, of any VM, are bound to a file."""
+
+    file: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sees:
     """An attacker got this by a road."""
 
@@ -173,6 +181,7 @@ Fact: TypeAlias = (
     | ReadValue
     | Unchanged
     | Holds
+    | Bound
     | Sees
     | StateIs
     | ResidentIs
@@ -209,7 +218,7 @@ def is_true(fact: Fact, outcome: Outcome, before: Observed) -> bool:
             return outcome.same_digest is same
         case Answers() | Violates():
             return _is_true_of_design(fact, outcome)
-        case StateIs() | ResidentIs() | IsAlive() | EndedWith():
+        case StateIs() | ResidentIs() | IsAlive() | EndedWith() | Bound():
             return _is_true_of(fact, outcome.after)
         case AllOf(facts=facts):
             return all(is_true(one, outcome, before) for one in facts)
@@ -226,8 +235,10 @@ def _is_true_of_design(fact: Answers | Violates, outcome: Outcome) -> bool:
     return False
 
 
-def _is_true_of(fact: StateIs | ResidentIs | IsAlive | EndedWith, state: Observed) -> bool:
+def _is_true_of(fact: StateIs | ResidentIs | IsAlive | EndedWith | Bound, state: Observed) -> bool:
     match fact:
+        case Bound(file=file, slots=slots):
+            return sum(one[0] == file for one in state.bound) == slots
         case StateIs(gpa=gpa, state=wanted):
             found = (run.state for vm, run in state.memory if not vm and run.range.contains(gpa, 1))
             return next(found, None) is wanted
