@@ -65,7 +65,10 @@ PURE_MODULES = {
     ),
     "testing/images": ("__init__", "cases"),
     "testing/session": ("__init__", "report_lines"),
-    "demo/telling": ("__init__", "acts", "chapter", "outcomes", "pins_picture", "player"),
+    "demo/telling": (
+        "__init__", "acts", "chapter", "links", "orders", "outcomes", "pins_picture", "player",
+        "predictions",
+    ),
     "demo/chapters": ("__init__", "files", "slots"),
     "demo/terminal": ("__init__", "text"),
     "machine/monitor": (

@@ -17,7 +17,12 @@ _NONE_TRUE = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("chapter", nargs="?", help="where to begin (default: at the beginning)")
+    parser.add_argument(
+        "chapter",
+        nargs="?",
+        metavar="CHAPTER[/STEP]",
+        help="where to begin (default: at the beginning)",
+    )
     parser.add_argument("--list", action="store_true", help="list the chapters, and end")
     parser.add_argument(
         "--host",
@@ -33,22 +38,23 @@ def command(options: argparse.Namespace) -> int:
 
     from pyvmm.demo.chapters import BOOK
     from pyvmm.demo.playing import playing
+    from pyvmm.demo.telling.links import parse_link
     from pyvmm.demo.telling.outcomes import StageHost
     from pyvmm.demo.telling.player import Player
-    from pyvmm.demo.terminal.plain import chapter_named, play
+    from pyvmm.demo.terminal.plain import play
 
     if options.list:
         width = max(len(one.id) for one in BOOK.chapters)
         print_answer("\n".join(f"{one.id:<{width}}  {one.title}" for one in BOOK.chapters))
         return ExitCode.OK
-    name = BOOK.chapters[0].id
+    begin = (BOOK.chapters[0].id, "")
     if options.chapter is not None:
-        name = chapter_named(options.chapter, BOOK)
+        begin = parse_link(options.chapter, BOOK)
     wish = None if options.host == "auto" else StageHost(options.host)
     asks = os.isatty(0) and os.isatty(1)
 
     async def main() -> bool:
-        async with playing(Player(BOOK, name), wish) as reader:
+        async with playing(Player(BOOK, *begin), wish) as reader:
             await reader.begin()
             ask = _ask if asks else None
             return await play(reader, BOOK, print_answer, ask, columns() or _WIDTH)

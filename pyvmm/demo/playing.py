@@ -10,19 +10,18 @@ import trio
 
 from pyvmm.demo.stage.held import HeldStage
 from pyvmm.demo.stage.stage import open_stage
-from pyvmm.demo.telling.outcomes import StageHost
-from pyvmm.demo.telling.player import (
+from pyvmm.demo.telling.orders import (
     ActDone,
     DoAct,
-    Move,
     NotDone,
     OpenStage,
     Order,
-    Player,
     StageLost,
     StageOpened,
     Told,
 )
+from pyvmm.demo.telling.outcomes import StageHost
+from pyvmm.demo.telling.player import Move, Player
 from pyvmm.errors import PyvmmError, UsageError
 
 

@@ -227,7 +227,7 @@ def test_a_reader_at_a_terminal() -> None:
     assert "this is the beginning of the chapter" in written
     assert "'x' means nothing here; ? says what does" in written
     assert "there is no answer 9" in written
-    assert "there is no 'sluts'; did you mean slots?" in written
+    assert "there is no chapter 'sluts'; did you mean slots?" in written
     assert "that cannot be tried: there is VM 0 already" in written
     assert "q       quit" in written
 

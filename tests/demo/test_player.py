@@ -28,25 +28,18 @@ from pyvmm.demo.telling.chapter import (
     Worked,
     is_true,
 )
-from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
-from pyvmm.demo.telling.player import (
+from pyvmm.demo.telling.orders import (
     ActDone,
     DoAct,
-    Jump,
-    LookAt,
-    Move,
     NotDone,
     OpenStage,
     Order,
-    Phase,
-    Plain,
-    Player,
-    Predict,
     StageLost,
     StageOpened,
     Told,
-    Try,
 )
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
+from pyvmm.demo.telling.player import Jump, LookAt, Move, Phase, Plain, Player, Predict, Try
 
 STEPS = tuple(
     Step(
@@ -295,3 +288,48 @@ def test_any_moves_leave_a_place_that_can_be_shown(made: list[tuple[Move, bool]]
         assert (view.phase is Phase.ASKING) <= (view.moment is None)
         assert view.step in view.chapter.steps
         assert len(reader.done) >= len(reader.player.moments)
+
+
+def test_a_step_to_begin_at_has_all_before_it_carried_out() -> None:
+    player = Player(BOOK, "one", "s2")
+    (order,) = player.begin()
+    assert isinstance(order, OpenStage)
+    assert order.replay == (MakeVm(0), MakeVm(1))
+    player.told(StageOpened(HERE, Observed(), order.ticket))
+    assert (player.view.link, player.view.phase) == ("one/s2", Phase.ASKING)
+    assert player.moments == ()
+    (again,) = player.move(Plain.RESTART)
+    assert isinstance(again, OpenStage)
+    assert (player.view.link, again.replay) == ("one/s0", ())
+
+
+def test_a_jump_to_a_step() -> None:
+    reader = Reader("two")
+    reader.move(Jump("one", "s1"))
+    assert reader.place == ("s1", Phase.ASKING)
+    assert reader.done == [MakeVm(0)]
+    reader.move(Jump("one", "s9"))
+    assert reader.player.view.notice == "there is no step 's9' in one"
+    assert reader.place == ("s1", Phase.ASKING)
+
+
+def test_what_is_tried_is_predicted_too() -> None:
+    reader = Reader()
+    reader.move(Try(MakeVm(5), "nonsense"))
+    assert "no answer" in reader.player.view.notice
+    assert reader.done == []
+    reader.move(Try(MakeVm(5), "refused"))
+    # Even what does the same as the step is no step.
+    reader.fails = errno.EPERM
+    reader.move(Try(STEPS[0].act, "refused"), Try(Look()))
+    told = [(one.was_tried, one.predicted, one.came_true) for one in reader.player.moments]
+    assert told == [
+        (True, "refused", "worked"),
+        (True, "refused", "refused"),
+        (True, None, "refused"),
+    ]
+    question = reader.player.moments[0].question
+    assert question is not None
+    assert question.asks == "The answer is:"
+    reader.move(Plain.NEXT, Predict("yes"))
+    assert reader.player.moments[-1].question is STEPS[0].question

@@ -9,12 +9,23 @@ step a new stage is opened, and all acts up to there are carried out again on it
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pyvmm.demo.telling.acts import Act
-from pyvmm.demo.telling.chapter import Book, Chapter, Need, Question, Setup, Step, is_true
+from pyvmm.demo.telling.chapter import Book, Chapter, Question, Step, is_true
+from pyvmm.demo.telling.orders import (
+    ActDone,
+    DoAct,
+    NotDone,
+    OpenStage,
+    Order,
+    StageLost,
+    StageOpened,
+    Told,
+)
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
+from pyvmm.demo.telling.predictions import question_of
 
 
 class Plain(enum.Enum):
@@ -30,9 +41,10 @@ class Plain(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """Go to the beginning of a chapter."""
+    """Go to the beginning of a chapter, or to a step: those before are carried out untold."""
 
     chapter: str
+    step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +56,13 @@ class Predict:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Carry out an act of the reader's own choice."""
+    """Carry out an act of the reader's own choice.
+
+    `predicted` is the key of one of `question_of(act)`'s choices; None: no prediction.
+    """
 
     act: Act
+    predicted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,68 +73,6 @@ class LookAt:
 
 
 Move: TypeAlias = Plain | Jump | Predict | Try | LookAt
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStage:
-    """Open a stage for a chapter, closing the one there was, and carry these acts out on it.
-
-    Their outcomes are not told.
-    """
-
-    setup: Setup
-    needs: frozenset[Need]
-    replay: tuple[Act, ...]
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class DoAct:
-    """Carry an act out; with `needs` beyond what the stage can give, on one of the model's."""
-
-    act: Act
-    ticket: int
-    needs: frozenset[Need] = frozenset()
-
-
-Order: TypeAlias = OpenStage | DoAct
-
-
-@dataclass(frozen=True, slots=True)
-class StageOpened:
-    """A stage is there, in this state."""
-
-    staged: Staged
-    observed: Observed
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class ActDone:
-    """An act has been carried out; `staged` where that was on another stage than the chapter's."""
-
-    outcome: Outcome
-    ticket: int
-    staged: Staged | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotDone:
-    """An act could not be asked for: why, in a sentence. The stage is as it was."""
-
-    why: str
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageLost:
-    """There is no stage any more, or none could be had: why, in a sentence."""
-
-    why: str
-    ticket: int
-
-
-Told: TypeAlias = StageOpened | ActDone | NotDone | StageLost
 
 
 class Phase(enum.Enum):
@@ -157,6 +111,11 @@ class Moment:
         """True for an act of the reader's own choice."""
         return self.act is not self.step.act
 
+    @property
+    def question(self) -> Question | None:
+        """The question that was asked before: the step's, or that of what was tried."""
+        return question_of(self.act) if self.was_tried else self.step.question
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -176,15 +135,21 @@ class View:
     is_last: bool
     moments: tuple[Moment, ...] = ()
 
+    @property
+    def link(self) -> str:
+        """The place in a word, as `parse_link` takes it."""
+        return f"{self.chapter.id}/{self.step.id}"
+
 
 class Player:
-    """One reader, at the beginning of a chapter; the first orders are those of `begin`."""
+    """One reader, at the beginning of a chapter or at a step; the first orders are `begin`'s."""
 
-    def __init__(self, book: Book, start: str) -> None:
+    def __init__(self, book: Book, start: str, step: str = "") -> None:
+        """`start` names a chapter of the book; `step` one of its steps, or is empty."""
         self._book = book
         self._ticket = 0
         self._chapter = self._find(start)
-        self._index = 0
+        self._index = [one.id for one in self._chapter.steps].index(step) if step else 0
         self._looking: int | None = None
         self._phase = Phase.OPENING
         self._staged: Staged | None = None
@@ -193,12 +158,14 @@ class Player:
         self._is_done = False
         """True once the step itself has been carried out."""
         self._predicted: str | None = None
+        """Of the step; what was predicted of what is tried is in `_tried`."""
+        self._tried: str | None = None
         self._doing: Act | None = None
         self._notice = ""
 
     def begin(self) -> tuple[Order, ...]:
         """Open the first stage."""
-        return self._open(self._chapter, ())
+        return self._open_at(self._chapter, self._index)
 
     @property
     def view(self) -> View:
@@ -238,12 +205,10 @@ class Player:
         """Take a move; one that does not fit becomes a notice and no order."""
         self._notice = ""
         match move:
-            case Jump(chapter=name):
-                if all(one.id != name for one in self._book.chapters):
-                    return self._refuse(f"there is no chapter {name!r:.40}")
-                return self._open(self._find(name), ())
+            case Jump(chapter=name, step=step):
+                return self._jump(name, step)
             case Plain.RESTART:
-                return self._open(self._chapter, ())
+                return self._open_at(self._chapter, 0)
             case Plain.BACK:
                 return self._back()
         if self._phase is Phase.LOST:
@@ -257,14 +222,23 @@ class Player:
         match move:
             case Predict(key=key):
                 return self._predict(key)
-            case Try(act=act):
-                return self._do(act)
+            case Try():
+                return self._try(move)
             case Plain.NEXT | Plain.SKIP:
                 return self._next()
 
     def _refuse(self, why: str) -> tuple[Order, ...]:
         self._notice = why
         return ()
+
+    def _jump(self, name: str, step: str) -> tuple[Order, ...]:
+        chapter = next((one for one in self._book.chapters if one.id == name), None)
+        if chapter is None:
+            return self._refuse(f"there is no chapter {name!r:.40}")
+        ids = [one.id for one in chapter.steps]
+        if step and step not in ids:
+            return self._refuse(f"there is no step {step!r:.40} in {name}")
+        return self._open_at(chapter, ids.index(step) if step else 0)
 
     def _back(self) -> tuple[Order, ...]:
         shown = len(self._moments)
@@ -292,7 +266,7 @@ class Player:
             kept = self._moments[: at + 1]
             self._index = self._chapter.steps.index(kept[-1].step)
             orders = self._open(self._chapter, tuple(one.act for one in kept), keep=kept)
-            self._doing = move.act
+            self._doing, self._tried = self._own(move.act), move.predicted
             self._notice = "on a new stage, with everything up to here carried out again:"
             return orders
         if isinstance(move, Predict):
@@ -327,11 +301,30 @@ class Player:
         self._phase = Phase.ASKING
         return ()
 
+    def _try(self, move: Try) -> tuple[Order, ...]:
+        if move.predicted is not None and all(
+            one.key != move.predicted for one in question_of(move.act).choices
+        ):
+            return self._refuse(f"there is no answer {move.predicted!r:.40}")
+        self._tried = move.predicted
+        return self._do(self._own(move.act))
+
+    def _own(self, act: Act) -> Act:
+        """`act` as one that is not the step's, even where it does the same."""
+        return replace(act)
+
     def _do(self, act: Act) -> tuple[Order, ...]:
         self._phase = Phase.DOING
         self._doing = act
         needs = self._step.needs if act is self._step.act else frozenset()
         return (DoAct(act, self._ticket, needs),)
+
+    def _open_at(self, chapter: Chapter, index: int) -> tuple[Order, ...]:
+        """Open a stage on which all before a step has been carried out, but for asides."""
+        done = (one.act for one in chapter.steps[:index] if one.needs <= chapter.needs)
+        orders = self._open(chapter, tuple(done))
+        self._index = index
+        return orders
 
     def _open(
         self, chapter: Chapter, replay: tuple[Act, ...], keep: list[Moment] | None = None
@@ -374,13 +367,14 @@ class Player:
         assert act is not None
         assert self._staged is not None
         is_step = act is step.act
-        came_true = _came_true(step.question, outcome, self._observed) if is_step else None
+        question = step.question if is_step else question_of(act)
+        came_true = _came_true(question, outcome, self._observed)
         self._moments.append(
             Moment(
                 step,
                 act,
                 aside or self._staged,
-                self._predicted if is_step else None,
+                self._predicted if is_step else self._tried,
                 came_true,
                 self._observed,
                 outcome,

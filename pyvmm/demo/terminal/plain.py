@@ -6,12 +6,12 @@ Text is only ever appended. Where nobody answers it plays through.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Awaitable, Callable, Iterable
 
 from pyvmm.demo.playing import Playing
 from pyvmm.demo.telling.acts import parse_act
 from pyvmm.demo.telling.chapter import Book
+from pyvmm.demo.telling.links import parse_link
 from pyvmm.demo.telling.player import Jump, Moment, Move, Phase, Plain, Predict, Try, View
 from pyvmm.demo.terminal import text
 from pyvmm.errors import UsageError
@@ -111,7 +111,7 @@ def parse_line(line: str, view: View, book: Book) -> Move | None:
         case "t":
             return Try(parse_act(rest))
         case "j":
-            return Jump(chapter_named(rest.strip(), book))
+            return Jump(*parse_link(rest.strip(), book))
     question = view.step.question
     if word.isascii() and word.isdigit() and len(word) < 3:
         choices = () if question is None else question.choices
@@ -119,13 +119,3 @@ def parse_line(line: str, view: View, book: Book) -> Move | None:
             raise UsageError(attempt, f"there is no answer {word}")
         return Predict(choices[int(word) - 1].key)
     raise UsageError(attempt, f"{word[:40]!r} means nothing here", "? says what does")
-
-
-def chapter_named(name: str, book: Book) -> str:
-    """The chapter's name. Raises `UsageError`, which names the nearest, for none of the book's."""
-    names = [one.id for one in book.chapters]
-    if name in names:
-        return name
-    near = difflib.get_close_matches(name, names, 1)
-    remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    raise UsageError("open a chapter", f"there is no {name[:40]!r}", remedy)
