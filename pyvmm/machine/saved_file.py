@@ -26,7 +26,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from pyvmm.errors import (
     ExitCode,
@@ -36,7 +36,8 @@ from pyvmm.errors import (
     SystemCallError,
     UsageError,
 )
-from pyvmm.machine.saved_encoding import Codec, UnsavedError
+from pyvmm.machine.saved_encoding import codec
+from pyvmm.typed_values import UnfitValueError, no_number, plain
 
 T = TypeVar("T")
 
@@ -68,9 +69,14 @@ def write(path: Path, value: object, own: Iterable[type]) -> None:
     """
     attempt = f"write a saved machine to {path}"
     blobs: list[bytes] = []
+
+    def put(data: bytes) -> int:
+        blobs.append(data)
+        return len(data)
+
     try:
-        saved = Codec(own).written(value, blobs)
-    except UnsavedError as error:
+        saved = codec(own).written(value, put)
+    except UnfitValueError as error:
         raise UsageError(attempt, str(error), "leave out what the library's user has added") from (
             error
         )
@@ -124,17 +130,17 @@ def read(path: Path, kind: type[T], own: Iterable[type]) -> T:
     at = _START.size + header_size
     blobs = _Blobs(content[at:end])
     try:
-        header = json.loads(bytes(content[_START.size : at]), parse_constant=_no_number)
+        header = json.loads(bytes(content[_START.size : at]), parse_constant=no_number)
         if not isinstance(header, dict) or header.keys() != {"pyvmm", "saved"}:
-            raise UnsavedError("its header has not the fields that it should have")
+            raise UnfitValueError("its header has not the fields that it should have")
         theirs, here = header["pyvmm"], own_version()
         if theirs != here:
-            raise UnsavedError(f"pyvmm {theirs!r:.40} wrote it, and this is {here!r}")
-        value = Codec(own).read(kind, header["saved"], blobs.take)
+            raise UnfitValueError(f"pyvmm {theirs!r:.40} wrote it, and this is {here!r}")
+        value = codec(own).read(kind, header["saved"], blobs.take)
         if blobs.left:
-            raise UnsavedError(f"it has {blobs.left} bytes that belong to nothing")
-    except (UnsavedError, ValueError, RecursionError) as error:
-        cause = str(error) if isinstance(error, UnsavedError) else f"its header: {error}"
+            raise UnfitValueError(f"it has {blobs.left} bytes that belong to nothing")
+    except (UnfitValueError, ValueError, RecursionError) as error:
+        cause = str(error) if isinstance(error, UnfitValueError) else f"its header: {error}"
         raise bad(" ".join(cause.split())) from error
     except PyvmmError as error:
         raise bad(f"{error.attempt}: {error.cause}") from error
@@ -153,15 +159,13 @@ class _Blobs:
     def left(self) -> int:
         return len(self._content) - self._at
 
-    def take(self, size: int) -> bytes:
+    def take(self, given: Any) -> bytes:
+        """The next so many bytes."""
+        size: int = plain(int, given)
         if not 0 <= size <= self.left:
-            raise UnsavedError(f"it has {self.left} bytes left where a value has {size}")
+            raise UnfitValueError(f"it has {self.left} bytes left where a value has {size}")
         start, self._at = self._at, self._at + size
         return bytes(self._content[start : self._at])
-
-
-def _no_number(name: str) -> NoReturn:
-    raise UnsavedError(f"{name} is no number")
 
 
 def _content(path: Path, attempt: str) -> bytes:

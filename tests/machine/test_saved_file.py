@@ -249,7 +249,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, path: Path) -> No
 def test_devices_of_the_user_s_are_in_no_file(path: Path) -> None:
     added = DeviceChoice(added=(lambda _: PlacedDevice("mine", Stateless(), ()),))
     saved = within(replace(MODEL, devices=added), saved_now)
-    with pytest.raises(pyvmm.UsageError, match="it has a function, which no file can have"):
+    with pytest.raises(pyvmm.UsageError, match="it has a function, which cannot be written"):
         saved.to_file(path)
     assert not path.exists()
 
