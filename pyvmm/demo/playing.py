@@ -70,8 +70,8 @@ class Playing:
         opened = open_stage(order.setup, order.needs, self._wish)
         self._held = await HeldStage.hold(self._nursery, opened)
         stage = self._held.stage
-        for act in order.replay:
-            await stage.do(act)
+        for one in order.replay:
+            await stage.do(one.act)
         self._has_played = True
         return StageOpened(stage.staged, await stage.observe(), order.ticket)
 

@@ -19,6 +19,7 @@ from pyvmm.demo.telling.chapter import (
     Choice,
     Fact,
     Holds,
+    Need,
     NoneOf,
     Question,
     ReadValue,
@@ -81,7 +82,7 @@ class Reader:
             told: Told
             if isinstance(order, OpenStage):
                 self.opened.append(order)
-                self.done = list(order.replay)
+                self.done = [one.act for one in order.replay]
                 told = StageOpened(HERE, Observed(self.held()), order.ticket)
             else:
                 self.done.append(order.act)
@@ -177,7 +178,7 @@ def test_to_act_from_an_earlier_moment_is_a_new_stage_with_all_acts_up_to_there(
     reader.move(*(Plain.NEXT,) * 5)
     reader.move(Plain.BACK, Plain.BACK, Try(Look()))
     assert "carried out again" in reader.player.view.notice
-    assert reader.opened[-1].replay == (MakeVm(0),)
+    assert [one.act for one in reader.opened[-1].replay] == [MakeVm(0)]
     assert reader.done == [MakeVm(0), Look()]
     moments = reader.player.moments
     assert [one.was_tried for one in moments] == [False, True]
@@ -294,7 +295,7 @@ def test_a_step_to_begin_at_has_all_before_it_carried_out() -> None:
     player = Player(BOOK, "one", "s2")
     (order,) = player.begin()
     assert isinstance(order, OpenStage)
-    assert order.replay == (MakeVm(0), MakeVm(1))
+    assert [one.act for one in order.replay] == [MakeVm(0), MakeVm(1)]
     player.told(StageOpened(HERE, Observed(), order.ticket))
     assert (player.view.link, player.view.phase) == ("one/s2", Phase.ASKING)
     assert player.moments == ()
@@ -333,3 +334,35 @@ def test_what_is_tried_is_predicted_too() -> None:
     assert question.asks == "The answer is:"
     reader.move(Plain.NEXT, Predict("yes"))
     assert reader.player.moments[-1].question is STEPS[0].question
+
+
+def test_an_aside_is_compared_with_the_one_before_it_and_carried_out_again_as_one() -> None:
+    private = frozenset({Need.PRIVATE})
+    answers = Question("Changes anything?", (Choice("no", "nothing", Unchanged()),))
+    steps = (
+        Step("here", "Here.", MakeVm(0)),
+        Step("aside", "Aside.", MakeVm(1), answers, needs=private),
+        Step("again", "Again.", MakeVm(2), answers, needs=private),
+    )
+    player = Player(Book((Chapter("c", "C", "Aim.", frozenset(), steps),)), "c")
+    (opens,) = player.begin()
+    player.told(StageOpened(HERE, Observed(), opens.ticket))
+    other = Staged(StageHost.MODEL, why="it is an aside")
+    for held, aside in ((("vm 0",), None), (("vm 1",), other), (("vm 1",), other)):
+        (does,) = player.move(Plain.NEXT)
+        assert isinstance(does, DoAct)
+        assert does.needs == (frozenset() if aside is None else private)
+        player.told(ActDone(outcome(0, held), does.ticket, aside))
+        player.move(Plain.NEXT)
+    first, second, third = player.moments
+    assert (second.came_true, third.came_true) == (None, "no")
+    assert (third.before, third.staged) == (second.outcome.after, other)
+    assert first.staged == HERE
+    player.move(LookAt(1))
+    (opened,) = player.move(Try(Look()))
+    assert isinstance(opened, OpenStage)
+    assert [one.needs for one in opened.replay] == [frozenset(), private]
+    assert {one.ticket for one in opened.replay} == {opened.ticket}
+    (tried,) = player.told(StageOpened(HERE, Observed(), opened.ticket))
+    assert isinstance(tried, DoAct)
+    assert tried.needs == private

@@ -22,6 +22,11 @@ class Stage(Protocol):
         """The host."""
         ...
 
+    @property
+    def offers(self) -> frozenset[Need]:
+        """Abilities of the stage; an act with other needs is an aside, on another one."""
+        ...
+
     async def do(self, act: Act) -> Outcome:
         """Carry an act out: a refusal by the kernel is an outcome.
 

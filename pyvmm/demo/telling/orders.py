@@ -12,6 +12,18 @@ from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
 
 
 @dataclass(frozen=True, slots=True)
+class DoAct:
+    """Carry an act out; with `needs` beyond what the stage can give it is an aside.
+
+    All asides since the stage was opened are carried out on one other stage, which is the model's.
+    """
+
+    act: Act
+    ticket: int
+    needs: frozenset[Need] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class OpenStage:
     """Open a stage for a chapter, closing the one there was, and carry these acts out on it.
 
@@ -20,17 +32,8 @@ class OpenStage:
 
     setup: Setup
     needs: frozenset[Need]
-    replay: tuple[Act, ...]
+    replay: tuple[DoAct, ...]
     ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class DoAct:
-    """Carry an act out; with `needs` beyond what the stage can give, on one of the model's."""
-
-    act: Act
-    ticket: int
-    needs: frozenset[Need] = frozenset()
 
 
 Order: TypeAlias = OpenStage | DoAct

@@ -154,6 +154,8 @@ class Player:
         self._phase = Phase.OPENING
         self._staged: Staged | None = None
         self._observed = Observed()
+        self._aside = Observed()
+        """State of the asides' stage, as far as it has been told."""
         self._moments: list[Moment] = []
         self._is_done = False
         """True once the step itself has been carried out."""
@@ -265,7 +267,9 @@ class Player:
         if isinstance(move, Try):
             kept = self._moments[: at + 1]
             self._index = self._chapter.steps.index(kept[-1].step)
-            orders = self._open(self._chapter, tuple(one.act for one in kept), keep=kept)
+            orders = self._open(
+                self._chapter, tuple((one.step, one.act) for one in kept), keep=kept
+            )
             self._doing, self._tried = self._own(move.act), move.predicted
             self._notice = "on a new stage, with everything up to here carried out again:"
             return orders
@@ -316,18 +320,19 @@ class Player:
     def _do(self, act: Act) -> tuple[Order, ...]:
         self._phase = Phase.DOING
         self._doing = act
-        needs = self._step.needs if act is self._step.act else frozenset()
-        return (DoAct(act, self._ticket, needs),)
+        return (DoAct(act, self._ticket, self._step.needs),)
 
     def _open_at(self, chapter: Chapter, index: int) -> tuple[Order, ...]:
-        """Open a stage on which all before a step has been carried out, but for asides."""
-        done = (one.act for one in chapter.steps[:index] if one.needs <= chapter.needs)
-        orders = self._open(chapter, tuple(done))
+        """Open a stage on which all before a step has been carried out."""
+        orders = self._open(chapter, tuple((one, one.act) for one in chapter.steps[:index]))
         self._index = index
         return orders
 
     def _open(
-        self, chapter: Chapter, replay: tuple[Act, ...], keep: list[Moment] | None = None
+        self,
+        chapter: Chapter,
+        replay: tuple[tuple[Step, Act], ...],
+        keep: list[Moment] | None = None,
     ) -> tuple[Order, ...]:
         self._ticket += 1
         self._looking = None
@@ -338,7 +343,9 @@ class Player:
         if keep is None:
             self._chapter, self._index = chapter, 0
         self._is_done = any(not one.was_tried and one.step is self._step for one in self._moments)
-        return (OpenStage(chapter.setup, chapter.needs, replay, self._ticket),)
+        self._aside = Observed()
+        again = tuple(DoAct(act, self._ticket, step.needs) for step, act in replay)
+        return (OpenStage(chapter.setup, chapter.needs, again, self._ticket),)
 
     # -- what a stage tells --
 
@@ -368,7 +375,8 @@ class Player:
         assert self._staged is not None
         is_step = act is step.act
         question = step.question if is_step else question_of(act)
-        came_true = _came_true(question, outcome, self._observed)
+        before = self._observed if aside is None else self._aside
+        came_true = _came_true(question, outcome, before)
         self._moments.append(
             Moment(
                 step,
@@ -376,13 +384,15 @@ class Player:
                 aside or self._staged,
                 self._predicted if is_step else self._tried,
                 came_true,
-                self._observed,
+                before,
                 outcome,
             )
         )
         self._is_done = self._is_done or is_step
         if aside is None:
             self._observed = outcome.after
+        else:
+            self._aside = outcome.after
         self._doing = None
         self._phase = Phase.SHOWING
 

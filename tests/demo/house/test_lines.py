@@ -78,7 +78,7 @@ def test_kinds_are_told_apart_by_their_names() -> None:
         typing.get_type_hints(kind)
 
 
-ORDER = OpenStage(Setup(), frozenset({Need.PRIVATE}), (Boot(),), 3)
+ORDER = OpenStage(Setup(), frozenset({Need.PRIVATE}), (DoAct(Boot(), 3),), 3)
 SENT = json.loads(lines.line_of(lines.OpenOn(StageHost.KVM, ORDER)))
 
 
