@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts.kvm.system import System
@@ -15,6 +13,7 @@ from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import Universe
+from pyvmm.replay.differences import Attempt, Difference, Tally
 from pyvmm.replay.hands import OK, SIGBUS, Answer, Hands
 from pyvmm.replay.liveness import Liveness
 from pyvmm.replay.means import Means
@@ -32,63 +31,6 @@ _BY_THE_MAKER = frozenset(
 _BY_THE_GUEST = frozenset({Kind.GUEST_READ, Kind.GUEST_WRITE})
 _READS = frozenset({Kind.GUEST_READ, Kind.HOST_READ})
 _WRITTEN_BYTES = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Difference of the kernel from the model: `step` counts from 1; `what` was compared."""
-
-    operations: tuple[Operation, ...]
-    step: int
-    what: str
-    expected: str
-    seen: str
-
-    def lines(self) -> list[str]:
-        """The sequence as a story, the step marked."""
-        told = []
-        for number, operation in enumerate(self.operations, 1):
-            mark = ">>" if number == self.step else "  "
-            told.append(f"{mark}{number:3}. {operation}")
-            if number == self.step:
-                told.append(f"       {self.what}: expected {self.expected}, seen {self.seen}")
-        return told
-
-    def to_json(self) -> dict[str, object]:
-        """As a JSON object."""
-        return {
-            "operations": [operation.to_json() for operation in self.operations],
-            "step": self.step,
-            "what": self.what,
-            "expected": self.expected,
-            "seen": self.seen,
-        }
-
-
-@dataclass
-class Tally:
-    """Counts of what has been compared so far."""
-
-    sequences: int = 0
-    steps: int = 0
-    lives: int = 0
-    contents: int = 0
-    foreign: int = 0
-    """Steps that KVM refuses to a process that did not make the VM; the model lets it."""
-    errors_mapped: int = 0
-    """Reads of a page that was punched after an error, through a mapping that was there before."""
-    kinds: Counter[str] = field(default_factory=Counter)
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.sequences + other.sequences,
-            self.steps + other.steps,
-            self.lives + other.lives,
-            self.contents + other.contents,
-            self.foreign + other.foreign,
-            self.errors_mapped + other.errors_mapped,
-            self.kinds + other.kinds,
-        )
 
 
 class _OtherwiseError(Exception):
@@ -136,10 +78,43 @@ class Replayer(Owner):
         )
         self._alone = universe.processes == 1
         self._workers: dict[int, Worker] = {}
+        self._answer: Answer = OK
         self._begin()
+
+    @property
+    def state(self) -> State:
+        """The model's state, behind what has been carried out since the beginning."""
+        return self._state
+
+    @property
+    def hands(self) -> Hands:
+        """What this process holds."""
+        return self._hands
+
+    def names(self) -> dict[int, str]:
+        """The kernel's name in debugfs of the newest VM of each number."""
+        return dict(self._name)
+
+    def attempt(self, operation: Operation) -> Attempt:
+        """Carry one operation out behind those before, and compare.
+
+        Behind a difference there is no telling what a further one would be compared with. Raises
+        `UsageError` for one that cannot even be attempted: nothing has been done then.
+        """
+        expected = self.transitions.step(self._state, operation)
+        self._done.append(operation)
+        self._answer = OK
+        difference = None
+        try:
+            self._step(operation)
+        except _OtherwiseError as other:
+            done = tuple(self._done)
+            difference = Difference(done, len(done), other.what, other.expected, other.seen)
+        return Attempt(expected, self._answer, difference)
 
     def _begin(self) -> None:
         self._state = self.transitions.initial
+        self._done: list[Operation] = []
         self._name: dict[int, str] = {}
         self._maker: dict[int, Worker | None] = {}
         self._life = [0] * self.transitions.universe.vms
@@ -192,7 +167,7 @@ class Replayer(Owner):
                 raise _OtherwiseError("answer", NOT_ITS_VM, str(foreign))
             self.tally.foreign += 1
             return step.state == self._state
-        answer = self._do(operation, process, v)
+        answer = self._answer = self._do(operation, process, v)
         if not self._alone:
             self.taken.add((self._state, operation))
         before, self._state = self._state, step.state

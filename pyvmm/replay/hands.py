@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pyvmm.errors import InternalError, SystemCallError
+from pyvmm.hosts.call_record import number_field
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.mapping import Mapping
+from pyvmm.hosts.kvm.recording import tell
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner
@@ -91,6 +93,7 @@ class Hands(Owner):
         self._files: dict[int, _HeldFile] = {}
         self._mappings: dict[int, Mapping] = {}
         self._busy: list[int] = []
+        self._recorder = system.recorder
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._read = os.memfd_create("read")
 
@@ -109,6 +112,25 @@ class Hands(Owner):
             os.close(fd)
         self._busy.clear()
 
+    def descriptors(self) -> list[tuple[str, int]]:
+        """The descriptors of VMs and files held, by the names that stories have for them."""
+        found = []
+        for v, vm in self._vms.items():
+            found += [(f"vm{v}", fd) for fd in (vm.vm.fd, *vm.copies)]
+        for f, file in self._files.items():
+            found += [(f"file{f}", fd) for fd in (file.file.fd, *file.copies)]
+        return [(name, fd) for name, fd in found if fd >= 0]
+
+    def mapped_at(self) -> list[tuple[str, int]]:
+        """The files that are mapped, and the host virtual address of each."""
+        return [(f"file{f}", mapping.hva) for f, mapping in self._mappings.items()]
+
+    def _dup(self, kind: str, fd: int) -> int:
+        copy = os.dup(fd)
+        least = number_field("least", 0, 4)
+        tell(self._recorder, "fcntl", f"{kind} fd {fd}", copy, least, request="F_DUPFD_CLOEXEC")
+        return copy
+
     # VMs
 
     def create_vm(self, v: int, private: int = 0) -> str:
@@ -123,7 +145,7 @@ class Hands(Owner):
     def dup_vm(self, v: int) -> str:
         """A second descriptor."""
         held = self._vms[v]
-        held.copies.append(os.dup(held.vm.fd))
+        held.copies.append(self._dup(held.vm.WHAT, held.vm.fd))
         return OK
 
     def close_vm(self, v: int) -> str:
@@ -163,6 +185,10 @@ class Hands(Owner):
 
     def _let_go(self, fd: int) -> None:
         os.dup2(self._null, fd, inheritable=False)
+        old = number_field("oldfd", self._null, 4, os.devnull)
+        new = number_field("newfd", fd, 4, "is closed by this, and its number stays in use")
+        flags = number_field("flags", os.O_CLOEXEC, 4, "O_CLOEXEC")
+        tell(self._recorder, "dup3", f"{Vm.WHAT} fd {fd}", fd, old, new, flags)
         self._busy.append(fd)
 
     # Files
@@ -181,7 +207,7 @@ class Hands(Owner):
     def dup_file(self, f: int) -> str:
         """A second descriptor."""
         held = self._files[f]
-        held.copies.append(os.dup(held.file.fd))
+        held.copies.append(self._dup(held.file.WHAT, held.file.fd))
         return OK
 
     def close_file(self, f: int) -> str:
@@ -189,6 +215,7 @@ class Hands(Owner):
         held = self._files[f]
         if held.copies:
             os.close(held.file.fd)
+            tell(self._recorder, "close", f"{held.file.WHAT} fd {held.file.fd}", 0)
             held.file.fd = held.copies.pop()
         else:
             held.file.close()

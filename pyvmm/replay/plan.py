@@ -19,7 +19,8 @@ from pyvmm.lifetime.operations import Operation
 from pyvmm.lifetime.story import Story
 from pyvmm.lifetime.tour import tour
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
-from pyvmm.replay.executor import Difference, Replayer, Tally
+from pyvmm.replay.differences import Difference, Tally
+from pyvmm.replay.executor import Replayer
 from pyvmm.replay.guest import code_and_tables
 from pyvmm.replay.host import can_name, kinds_of, profile_of
 from pyvmm.replay.liveness import Liveness, observe

@@ -22,7 +22,8 @@ from pyvmm.lifetime.tour import tour
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, VCPUS, Feature, Universe
 from pyvmm.replay import debugfs
 from pyvmm.replay import liveness as liveness_module
-from pyvmm.replay.executor import Difference, Replayer
+from pyvmm.replay.differences import Difference
+from pyvmm.replay.executor import Replayer
 from pyvmm.replay.host import kinds_of
 from pyvmm.replay.liveness import Liveness, observe
 from pyvmm.replay.means import ON_NO_KERNEL, Means
