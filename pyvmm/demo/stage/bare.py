@@ -12,14 +12,13 @@ import time
 from collections.abc import Mapping
 
 from pyvmm.demo.stage.objects import StageObjects
+from pyvmm.demo.stage.taken import Taken
 from pyvmm.demo.telling.acts import Act
 from pyvmm.demo.telling.chapter import Need
 from pyvmm.demo.telling.outcomes import Explained, Observed, Outcome, Staged, StageHost
 from pyvmm.errors import HostLacksError, SystemCallError
 from pyvmm.hosts import interface
-from pyvmm.hosts.call_record import SystemCall
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute
-from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.model.recorded import RecordedModelSystem
 from pyvmm.hosts.model.refusals import RefusedByRuleError
 from pyvmm.hosts.model.system import ModelSystem
@@ -32,27 +31,6 @@ _SOURCES: Mapping[str, str] = {
 }
 
 
-class _Taken:
-    """A recorder that keeps everything until it is taken."""
-
-    def __init__(self) -> None:
-        self._calls: list[SystemCall] = []
-        self._exits: list[str] = []
-
-    def call(self, made: SystemCall) -> None:
-        self._calls.append(made)
-
-    def exit(self, vcpu: int, exit_: Exit) -> None:
-        self._exits.append(f"vCPU {vcpu}: {exit_}")
-
-    def take(self) -> tuple[tuple[SystemCall, ...], tuple[str, ...]]:
-        """All that was told since the last call of this."""
-        calls, exits = tuple(self._calls), tuple(self._exits)
-        self._calls.clear()
-        self._exits.clear()
-        return calls, exits
-
-
 class BareStage(Owner):
     """A stage without a running guest. One thread; closing it frees everything on it."""
 
@@ -61,7 +39,7 @@ class BareStage(Owner):
 
         Raises `HostLacksError` where there is no such host, `NoPermissionError`.
         """
-        self._taken = _Taken()
+        self._taken = Taken()
         system, profile = _open(host, self._taken)
         self._system = system
         self._objects = StageObjects(system)
@@ -128,7 +106,7 @@ class BareStage(Owner):
         self._system.close()
 
 
-def _open(host: StageHost, taken: _Taken) -> tuple[interface.System, Profile]:
+def _open(host: StageHost, taken: Taken) -> tuple[interface.System, Profile]:
     if host is StageHost.MODEL:
         return RecordedModelSystem(MAINLINE, recorder=taken), MAINLINE
     if host is not StageHost.KVM:

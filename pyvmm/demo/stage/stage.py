@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from pyvmm.demo.stage.bare import BareStage
+from pyvmm.demo.stage.pins import open_pins
 from pyvmm.demo.telling.acts import Act
 from pyvmm.demo.telling.chapter import Need, Setup, StageKind
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
@@ -48,6 +49,10 @@ async def open_stage(
     Otherwise on the model, and the stage says why. Everything on it is freed behind the block.
     Raises `HostLacksError` and `NoPermissionError` where a wish cannot be.
     """
+    if setup.kind is StageKind.PINS:
+        with open_pins(setup, needs, wish) as pins:
+            yield pins
+        return
     if setup.kind is not StageKind.BARE:
         raise InternalError("open a stage", f"there is none of the kind {setup.kind.value}")
     with _opened(needs, wish) as stage:
