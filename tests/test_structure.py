@@ -69,7 +69,7 @@ PURE_MODULES = {
     "testing/session": ("__init__", "report_lines"),
     "demo/telling": (
         "__init__", "acts", "chapter", "links", "orders", "outcomes", "pins_picture", "player",
-        "predictions",
+        "predictions", "puzzles",
     ),
     "demo/chapters": ("__init__", "files", "slots"),
     "demo/terminal": ("__init__", "text"),

@@ -88,7 +88,7 @@ class Replayer(Owner):
 
     @property
     def hands(self) -> Hands:
-        """What this process holds."""
+        """Descriptors and mappings of this process."""
         return self._hands
 
     def names(self) -> dict[int, str]:

@@ -85,7 +85,7 @@ class PinsStage(Owner):
             for design, scene in zip(self._designs, before, strict=True):
                 design.scene = scene
             cause = "it cannot be attempted now: what it takes is not there, or in use already"
-            raise UsageError(_ATTEMPT, cause)
+            raise UsageError(_ATTEMPT, cause, "new things get the lowest number that is free")
         self._count = number
         first = done[0]
         if first.difference is not None:
@@ -169,8 +169,9 @@ def open_pins(setup: Setup, needs: frozenset[Need], wish: StageHost | None) -> P
 def _alone(others: Sequence[str]) -> str:
     if not others:
         return ""
-    verb = "is" if len(others) == 1 else "are"
-    return f"{' and '.join(others)} {verb} followed by the rules alone: no kernel has it"
+    is_one = len(others) == 1
+    verb, it = ("is", "it") if is_one else ("are", "them")
+    return f"{', '.join(others)} {verb} followed by the rules alone: no kernel has {it}"
 
 
 def _operation(act: Act) -> Operation:
@@ -197,7 +198,10 @@ def _value(done: Followed) -> int | None:
 
 
 def _explained(done: Followed) -> Explained | None:
-    """The rule behind a refusal, or the difference."""
+    """The rule behind a refusal; or the difference, or that it was not even attempted."""
+    if not done.answer.answer:
+        cause = f"it was not attempted: in {done.answer.design} what it takes is not there"
+        return Explained("", cause, "")
     if done.difference is not None:
         return Explained("", difference_line(done.difference), "")
     if done.refusal is None:

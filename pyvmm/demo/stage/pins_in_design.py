@@ -92,10 +92,7 @@ class DesignOnStage:
 
     def _scene(self, title: str, finding: str = "") -> Scene:
         scene = scene_of(self._system, self._state, title, finding=finding)
-        if self.host is None:
-            return scene
-        shown = {*dict(scene.objects), *scene.edges, *(edge.holder for edge in scene.edges)}
-        return replace(scene, seen=self.host.seen() & shown)
+        return scene if self.host is None else replace(scene, seen=self.host.seen())
 
     # The model's state, as a stage is observed
 
@@ -109,7 +106,7 @@ class DesignOnStage:
         ):
             for number, at in enumerate(places):
                 names += [f"{kind} {number}"] * self._state[at + cell]
-        return tuple(names)
+        return tuple(sorted(names))
 
     def bound(self) -> tuple[tuple[int, int, int], ...]:
         """Bindings as (file, VM, slot), ascending."""
