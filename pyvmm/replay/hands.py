@@ -12,20 +12,21 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.call_record import number_field
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
-from pyvmm.hosts.kvm.mapping import Mapping
+from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.recording import tell
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner
 from pyvmm.lifetime.questions import HOST_ADDRESS, MOVED_BY
 from pyvmm.replay.failing_allocations import FailingAllocations
-from pyvmm.replay.guest import PLACE, Guest
+from pyvmm.replay.guest import SIZE, Access, Guest, put_program
 from pyvmm.replay.memory_kind import MAPPABLE, PRIVATE, MemoryKind
 from pyvmm.replay.page_errors import PageErrors
 from pyvmm.rules.abi import PAGE_SIZE
@@ -33,6 +34,8 @@ from pyvmm.rules.abi import PAGE_SIZE
 OK = "ok"
 SIGBUS = "SIGBUS"
 Answer = int | str
+_STORY = 1 << 20
+"""End of the GPAs of a story's slots."""
 MOST_ALLOCATIONS = 200
 """Allocations of a binding: more than there are."""
 
@@ -52,6 +55,23 @@ class _HeldVm:
 class _HeldFile:
     file: GuestMemfd
     copies: list[int] = field(default_factory=list)
+
+
+@cache
+def guest_program() -> Mapping:
+    """The program of guests that touch memory: one copy for every VM of this process."""
+    memory = map_anonymous(SIZE)
+    put_program(memory)
+    return memory
+
+
+def _answer(access: Access) -> Answer:
+    """The byte, or the errno's name. Raises `InternalError` for MMIO: a story has slots."""
+    if access.value is not None:
+        return access.value
+    if not access.errno:
+        raise InternalError("let a guest touch memory", f"it ended with {access.exit}")
+    return access.errno_name
 
 
 def _attempt(do: Callable[[], object]) -> str:
@@ -139,7 +159,7 @@ class Hands(Owner):
         vm = self._system.create_vm(kind.vm_type)
         self._vms[v] = _HeldVm(vm)
         if kind.is_private:
-            vm.set_memory_attributes(0, PLACE, MemoryAttribute.PRIVATE)
+            vm.set_memory_attributes(0, _STORY, MemoryAttribute.PRIVATE)
         return f"{threading.get_native_id()}-{vm.fd}"
 
     def dup_vm(self, v: int) -> str:
@@ -311,12 +331,14 @@ class Hands(Owner):
     def guest_read(self, v: int, s: int) -> Answer:
         """Read through a slot as the guest."""
         guest = self._guest(v)
-        return guest if isinstance(guest, str) else guest.read(s * PAGE_SIZE)
+        return guest if isinstance(guest, str) else _answer(guest.read(s * PAGE_SIZE))
 
     def guest_write(self, v: int, s: int, value: int) -> str:
         """Let the guest write a byte through a slot."""
         guest = self._guest(v)
-        written = guest if isinstance(guest, str) else guest.write(s * PAGE_SIZE, value)
+        if isinstance(guest, str):
+            return guest
+        written = _answer(guest.write(s * PAGE_SIZE, value))
         return written if isinstance(written, str) else OK
 
     def _guest(self, v: int) -> Guest | str:
@@ -327,7 +349,7 @@ class Hands(Owner):
 
     def _new_vcpu(self, held: _HeldVm) -> Guest | str:
         try:
-            guest = Guest(held.vm, held.made)
+            guest = Guest(held.vm, held.made, guest_program())
         except SystemCallError as error:
             if error.errno != errno.EIO:
                 raise

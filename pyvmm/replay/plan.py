@@ -21,7 +21,7 @@ from pyvmm.lifetime.tour import tour
 from pyvmm.lifetime.universe import FAMILY, SMALL, STANDARD, Universe
 from pyvmm.replay.differences import Difference, Tally
 from pyvmm.replay.executor import Replayer
-from pyvmm.replay.guest import code_and_tables
+from pyvmm.replay.hands import guest_program
 from pyvmm.replay.host import can_name, kinds_of, profile_of
 from pyvmm.replay.liveness import Liveness, observe
 from pyvmm.replay.means import find_means
@@ -158,7 +158,7 @@ class Comparison:
         """
         begun = time.monotonic()
         shared = _Shared(iter(sequences))
-        code_and_tables()
+        guest_program()
         threads = THREADS if universe.processes == 1 else 0
         replayers = [
             Replayer(self._system, self.design, universe, self._liveness, self.means)
