@@ -272,7 +272,6 @@ NO_ADDRESSES_OF_A_MACHINE = {
     "pyvmm/memory/page_walk.py": {0x000F_FFFF_FFFF_F000},
     # QEMU's machines have these devices, ours does not.
     "pyvmm/compare/machines.py": {0xFED0_0000, 0xFF00_0000, 0xFEB0_0000},
-    "pyvmm/replay/guest.py": {0x10_0000, 0x1F_0000},  # a VM that is no machine
 }
 """Numbers that are no place in the guest-physical address space of a machine, or the hardware's."""
 NO_SLOTS_OF_A_MACHINE = {"demo", "lifetime", "replay"}

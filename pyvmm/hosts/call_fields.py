@@ -6,13 +6,21 @@ Offsets and sizes are those of ``linux/kvm.h``; a test compares each with the st
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from pyvmm.hosts.call_record import Field, in_units, meaning_of, number_field
 from pyvmm.hosts.interface import Memslot, MemslotFlag
+from pyvmm.hosts.registers import Regs
 
 _REGION = "struct kvm_userspace_memory_region"
 _REGION2 = "struct kvm_userspace_memory_region2"
 _FILE = "struct kvm_create_guest_memfd"
 _ATTRIBUTES = "struct kvm_memory_attributes"
+_REGS = "struct kvm_regs"
+
+
+LEAST = number_field("least", 0, 4)
+"""The argument of fcntl(2)'s F_DUPFD_CLOEXEC: the new descriptor is this one, or above it."""
 
 
 def _numbers(structure: str, *rows: tuple[str, int, int, int]) -> tuple[Field, ...]:
@@ -68,6 +76,12 @@ def attributes_fields(gpa: int, size: int, attributes: int) -> tuple[str, tuple[
         ("attributes", attributes, 8, 16),
         ("flags", 0, 8, 24),
     )
+
+
+def regs_fields(regs: Regs) -> tuple[str, tuple[Field, ...]]:
+    """(C type, fields) of KVM_SET_REGS (api.rst 4.12)."""
+    rows = ((one.name, getattr(regs, one.name), 8, 8 * i) for i, one in enumerate(fields(Regs)))
+    return _REGS, _numbers(_REGS, *rows)
 
 
 def range_fields(start_name: str, start: int, size: int) -> tuple[Field, ...]:

@@ -76,6 +76,10 @@ class GuestMapping(Owned, Protocol):
 class GuestMemfd(Owned, Protocol):
     """A guest_memfd file of `size` bytes."""
 
+    def duplicate(self) -> Owned:
+        """One more descriptor of it (dup(2)): the file lives until all are closed."""
+        ...
+
     @property
     def is_open(self) -> bool:
         """True while its descriptor is open."""
@@ -158,6 +162,10 @@ class Converted(NamedTuple):
 
 class Vcpu(Owned, SaveableVcpu, BreakableVcpu, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
+
+    def duplicate(self) -> Owned:
+        """One more descriptor of it (dup(2)): the vCPU lives until all are closed."""
+        ...
 
     def run(self) -> Exit:
         """Run guest code until something needs the monitor."""
@@ -338,6 +346,10 @@ class FastConversions(Owned, Protocol):
 
 class Vm(VmInterrupts, SaveableVm, Owned, Protocol):
     """One VM. Its interrupts are in `pyvmm.hosts.interrupts`."""
+
+    def duplicate(self) -> Owned:
+        """One more descriptor of it (dup(2)): the VM lives until all are closed."""
+        ...
 
     @property
     def posted(self) -> PostedRing:

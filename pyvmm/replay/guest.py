@@ -90,9 +90,9 @@ def _user_mode(sregs: Sregs) -> Sregs:
 class Access:
     """Outcome of an access: `value` is the byte that was read or written.
 
-    Where there was no memory it is None, and `exit` is what KVM_RUN gave instead: `MmioRead` or
-    `MmioWrite`, which the access is done with, or `MemoryFault`. KVM_RUN failed where there is an
-    `errno`: with that one, and without an exit where it told of none.
+    Where there was no memory it is None, and `exit` is what KVM_RUN gave instead: `MmioWrite`, or
+    `MmioRead`, which is answered as an empty bus would, with ones; or `MemoryFault`. KVM_RUN failed
+    where there is an `errno`: with that one, and without an exit where it told of none.
     """
 
     value: int | None
@@ -139,25 +139,26 @@ class Guest(Owner):
 
     def _run(self, regs: Regs) -> Access:
         self._vcpu.set_regs(regs)
-        try:
-            ending = self._vcpu.run()
-            while isinstance(ending, Interrupted):
+        elsewhere: Exit | None = None
+        while True:
+            try:
                 ending = self._vcpu.run()
-        except SystemCallError as error:
-            # EIO: the slot's file does not know of it. EFAULT: there is nothing at its address.
-            if error.errno not in (errno.EIO, errno.EFAULT):
-                raise
-            return Access(None, error.errno)
-        match ending:
-            case MmioWrite(gpa=gpa, data=data) if gpa == DONE:
-                return Access(data[0])
-            case MmioRead(size=size):
-                self._vcpu.answer(b"\xff" * size)
-                self._vcpu.complete()
-                return Access(None, 0, ending)
-            case MmioWrite():
-                self._vcpu.complete()
-                return Access(None, 0, ending)
-            case MemoryFault(errno=number):
-                return Access(None, number, ending)
-        raise InternalError("let a guest touch memory", f"it ended with {ending}")
+            except SystemCallError as error:
+                # EIO: the slot's file does not know of it. EFAULT: there is nothing at its address.
+                if error.errno not in (errno.EIO, errno.EFAULT):
+                    raise
+                return Access(None, error.errno)
+            match ending:
+                case MmioWrite(gpa=gpa, data=data) if gpa == DONE:
+                    return Access(data[0] if elsewhere is None else None, 0, elsewhere)
+                case MmioWrite() if elsewhere is None:
+                    elsewhere = ending
+                case MmioRead(size=size) if elsewhere is None:
+                    elsewhere = ending
+                    self._vcpu.answer(b"\xff" * size)
+                case Interrupted():
+                    pass
+                case MemoryFault(errno=number):
+                    return Access(None, number, ending)
+                case _:
+                    raise InternalError("let a guest touch memory", f"it ended with {ending}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from pyvmm.errors import InternalError, SystemCallError
+from pyvmm.hosts.call_fields import LEAST
 from pyvmm.hosts.call_record import number_field
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -147,8 +148,7 @@ class Hands(Owner):
 
     def _dup(self, kind: str, fd: int) -> int:
         copy = os.dup(fd)
-        least = number_field("least", 0, 4)
-        tell(self._recorder, "fcntl", f"{kind} fd {fd}", copy, least, request="F_DUPFD_CLOEXEC")
+        tell(self._recorder, "fcntl", f"{kind} fd {fd}", copy, LEAST, request="F_DUPFD_CLOEXEC")
         return copy
 
     # VMs

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pyvmm.hosts.owner import Owner
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class FdOwner(Owner):
     """The one owner of `fd`, which is close-on-exec; -1 after `close`."""
 
-    WHAT: ClassVar[str] = "file"
+    WHAT = "file"
     """The kind of file, for those who watch."""
 
     def __init__(self, fd: int, recorder: Recorder | None = None) -> None:
@@ -33,6 +33,24 @@ class FdOwner(Owner):
     def fileno(self) -> int:
         """The fd, for `select` and its like."""
         return self.fd
+
+    def duplicate(self) -> FdOwner:
+        """One more descriptor of the same, with an owner of its own. Raises `SystemCallError`."""
+        what = f"{self.WHAT} fd {self.fd}"
+        try:
+            copy = FdOwner(os.dup(self.fd), self.recorder)
+        except OSError as error:
+            from pyvmm.hosts.kvm.binding import refused
+
+            raise refused(error.errno or 0, f"duplicate {what}") from error
+        copy.WHAT = self.WHAT
+        if self.recorder is not None:
+            from pyvmm.hosts.call_fields import LEAST
+            from pyvmm.hosts.kvm.recording import tell
+
+            # As os.dup has it, so that the new one is close-on-exec from the beginning.
+            tell(self.recorder, "fcntl", what, copy.fd, LEAST, request="F_DUPFD_CLOEXEC")
+        return copy
 
     def close(self) -> None:
         """Close the fd; a second call does nothing."""

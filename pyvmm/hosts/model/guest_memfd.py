@@ -66,6 +66,14 @@ class ModelGuestMemfd(Owner):
         self._references += 1
         return mapping
 
+    def duplicate(self) -> Owner:
+        """One more descriptor, which holds the file."""
+        from pyvmm.hosts.model.duplicate import ModelDuplicate
+
+        self._require_open("duplicate a guest_memfd's descriptor")
+        self._references += 1
+        return ModelDuplicate(self._drop)
+
     def allocate(self, offset: int, size: int) -> None:
         """fallocate(2), keeping the size. Raises `SystemCallError`."""
         outcome = self._judged(FALLOC_FL_KEEP_SIZE, offset, size, "allocate")

@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.call_fields import (
+    LEAST,
     attributes_fields,
     guest_memfd_fields,
     length_field,
     memslot_fields,
     range_fields,
+    regs_fields,
 )
 from pyvmm.hosts.call_record import (
     Field,
@@ -29,12 +31,15 @@ from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import NO_GUEST_MEMFD_FLAGS, Memslot
 from pyvmm.hosts.model.address_space import VcpuServices
+from pyvmm.hosts.model.duplicate import ModelDuplicate
 from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
 from pyvmm.hosts.model.mapping import ModelMapping
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.vcpu import ModelVcpu
 from pyvmm.hosts.model.vm import ModelVm
+from pyvmm.hosts.owner import Owner
+from pyvmm.hosts.registers import Regs
 from pyvmm.rules.profile import MAINLINE, Profile
 
 _SYSTEM_FD = 3
@@ -122,6 +127,17 @@ class ModelRecording:
     ) -> Telling:
         """Tell of another system call."""
         return Telling(self.recorder, (name, request, target, f"{name}(2)"), ("", given), result)
+
+    def duplicate(self, plain: Owner, target: str) -> Owner:
+        """Tell of dup(2) of `target`, and of close(2) when the descriptor, `plain`, is closed."""
+        fd = self.descriptor()
+        self.call("fcntl", target, LEAST, request="F_DUPFD_CLOEXEC", result=fd).tell()
+
+        def drop() -> None:
+            plain.close()
+            self.call("close", f"{target.rpartition(' ')[0]} {fd}").tell()
+
+        return ModelDuplicate(drop)
 
 
 def _tell_mapped(
@@ -227,10 +243,17 @@ class RecordedModelVm(ModelVm):
         fd = self._recording.descriptor()
         argument = ("", (number_field("argument", index),))
         with self._recording.ioctl("KVM_CREATE_VCPU", self.target, "4.7", argument, fd):
-            return super().create_vcpu(index)
+            vcpu = super().create_vcpu(index)
+            assert isinstance(vcpu, RecordedModelVcpu)
+            vcpu.target = f"vCPU fd {fd}"
+            return vcpu
 
     def _make_vcpu(self, index: int) -> ModelVcpu:
-        return RecordedModelVcpu(index, self, self.release, self._recording.recorder)
+        return RecordedModelVcpu(index, self, self.release, self._recording)
+
+    def duplicate(self) -> Owner:
+        """dup(2)."""
+        return self._recording.duplicate(super().duplicate(), self.target)
 
     def close(self) -> None:
         """Tell of close(2)."""
@@ -278,6 +301,10 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         with self._fallocate(offset, size, f"{_KEEP_SIZE}|FALLOC_FL_PUNCH_HOLE"):
             super().punch_hole(offset, size)
 
+    def duplicate(self) -> Owner:
+        """dup(2)."""
+        return self._recording.duplicate(super().duplicate(), f"guest_memfd fd {self.fd}")
+
     def _fallocate(self, offset: int, size: int, request: str) -> Telling:
         given = range_fields("offset", offset, size)
         target = f"guest_memfd fd {self.fd}"
@@ -315,16 +342,37 @@ class RecordedMapping(ModelMapping):
 
 
 class RecordedModelVcpu(ModelVcpu):
-    """A `ModelVcpu` whose exits are told of."""
+    """A `ModelVcpu` whose exits are told of; `target` is its descriptor, for those who watch."""
 
     def __init__(
-        self, index: int, services: VcpuServices, gone: Callable[[], None], recorder: Recorder
+        self,
+        index: int,
+        services: VcpuServices,
+        gone: Callable[[], None],
+        recording: ModelRecording,
     ) -> None:
         super().__init__(index, services, gone)
-        self._recorder = recorder
+        self._recording = recording
+        self.target = "vCPU"
 
     def run(self) -> Exit:
         """Run guest code, and tell of what ended that, before it is returned."""
         exit_ = super().run()
-        self._recorder.exit(self.index, exit_)
+        self._recording.recorder.exit(self.index, exit_)
         return exit_
+
+    def set_regs(self, regs: Regs) -> None:
+        """KVM_SET_REGS."""
+        with self._recording.ioctl("KVM_SET_REGS", self.target, "4.12", regs_fields(regs)):
+            super().set_regs(regs)
+
+    def duplicate(self) -> Owner:
+        """dup(2)."""
+        return self._recording.duplicate(super().duplicate(), self.target)
+
+    def close(self) -> None:
+        """Tell of close(2)."""
+        was_open = not self._closed
+        super().close()
+        if was_open:
+            self._recording.call("close", self.target).tell()

@@ -45,6 +45,7 @@ class ModelVcpu(Owner):
         self._cr8 = 0
         self._closed = False
         self._gone = gone
+        self._references = 1
         self._as_new = self._runner.engine.state.save(), self._runner.msrs.apic_base
         """The processor and the APIC base as they were made."""
 
@@ -311,4 +312,16 @@ class ModelVcpu(Owner):
         if not self._closed:
             self._closed = True
             self._runner.close()
+            self._drop()
+
+    def duplicate(self) -> Owner:
+        """One more descriptor, which holds the vCPU's VM."""
+        from pyvmm.hosts.model.duplicate import ModelDuplicate
+
+        self._references += 1
+        return ModelDuplicate(self._drop)
+
+    def _drop(self) -> None:
+        self._references -= 1
+        if not self._references:
             self._gone()

@@ -282,6 +282,14 @@ class ModelVm(Owner):
 
         return ModelVcpu(index, self, self.release)
 
+    def duplicate(self) -> Owner:
+        """One more descriptor, which holds it."""
+        from pyvmm.hosts.model.duplicate import ModelDuplicate
+
+        self._require_open("duplicate a VM's descriptor")
+        self.hold()
+        return ModelDuplicate(self.release)
+
     # -- VcpuServices --
 
     @property
@@ -310,7 +318,7 @@ class ModelVm(Owner):
             raise closed(attempt)
 
     def hold(self) -> None:
-        """Keep the memory when the VM is closed: a vCPU of it is open."""
+        """Keep the memory when the VM is closed: a vCPU or another descriptor of it is open."""
         self._references += 1
 
     def release(self) -> None:
