@@ -69,10 +69,13 @@ PURE_MODULES = {
     "testing/session": ("__init__", "report_lines"),
     "demo/telling": (
         "__init__", "acts", "chapter", "links", "orders", "outcomes", "pins_picture", "player",
-        "predictions", "puzzles",
+        "predictions", "puzzles", "usages",
     ),
-    "demo/chapters": ("__init__", "files", "slots"),
-    "demo/terminal": ("__init__", "text"),
+    "demo/chapters": ("__init__", "files", "glossary", "slots"),
+    "demo/terminal": (
+        "__init__", "commands", "lines", "parts", "references", "text", "text_attacker",
+        "text_calls", "text_memory", "text_pins",
+    ),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
     ),

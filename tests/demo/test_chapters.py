@@ -11,7 +11,6 @@ from collections import Counter
 import pytest
 import trio
 
-from pyvmm.cli import main
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.playing import playing
 from pyvmm.demo.stage.bare import BareStage
@@ -20,7 +19,6 @@ from pyvmm.demo.telling.acts import parse_act
 from pyvmm.demo.telling.chapter import Chapter
 from pyvmm.demo.telling.outcomes import Outcome, StageHost
 from pyvmm.demo.telling.player import Moment, Phase, Plain, Player, Try
-from pyvmm.demo.terminal.plain import play
 from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.hosts.call_record import Made
 from pyvmm.rules import catalogue
@@ -199,56 +197,3 @@ def test_a_reader_who_tries_nonsense_goes_on() -> None:
             return notice, reader.player.view.phase
 
     assert trio.run(main) == ("that cannot be tried: there is no VM 5", Phase.SHOWING)
-
-
-def scripted(lines: list[str], width: int = 80) -> list[str]:
-    """What is written to a reader who types these lines on the model."""
-    typed = iter(lines)
-    written: list[str] = []
-
-    async def ask(prompt: str) -> str | None:
-        written.append(prompt)
-        return next(typed, None)
-
-    async def main() -> None:
-        async with playing(Player(BOOK, "slots"), StageHost.MODEL) as reader:
-            await reader.begin()
-            assert await play(reader, BOOK, written.append, ask, width)
-
-    trio.run(main)
-    return written
-
-
-def test_a_reader_at_a_terminal() -> None:
-    written = "\n".join(
-        scripted(["2", "b", "", "x", "9", "j sluts", "?", "t make-vm 0", "r", "q", ""])
-    )
-    assert "you predicted: as much as KVM gives by default; it was: none" in written
-    assert "this is the beginning of the chapter" in written
-    assert "'x' means nothing here; ? says what does" in written
-    assert "there is no answer 9" in written
-    assert "there is no chapter 'sluts'; did you mean slots?" in written
-    assert "that cannot be tried: there is VM 0 already" in written
-    assert "q       quit" in written
-
-
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    written = scripted([""] * 14, width)
-    assert len(written) > 60
-    assert max(map(len, written)) <= width
-    assert all(line.isascii() for line in written)
-
-
-def test_the_command_plays_a_chapter_through(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["demo", "slots", "--host", "model"]) == 0
-    out, err = capfd.readouterr()
-    assert err == ""
-    assert out.count("step ") == 7
-    assert "would ask KVM_CREATE_VM" in out
-    assert "the answer: EEXIST, and nothing changes." in out
-    assert "Enter" not in out
-    assert main.main(["demo", "slot"]) == 64
-    assert "did you mean slots?" in capfd.readouterr().err
-    assert main.main(["demo", "--list"]) == 0
-    assert capfd.readouterr().out.startswith("slots        A VM and its memslots\n")

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from pyvmm.demo.chapters.files import FILES
+from pyvmm.demo.chapters.glossary import GLOSSARY
 from pyvmm.demo.chapters.slots import SLOTS
 from pyvmm.demo.telling.chapter import Book
 
-BOOK = Book((SLOTS, FILES))
+BOOK = Book((SLOTS, FILES), glossary=GLOSSARY)

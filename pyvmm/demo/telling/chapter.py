@@ -336,7 +336,11 @@ class Exercise:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """The chapters in their order, and the exercises in that of their numbers."""
+    """The chapters in their order, and the exercises in that of their numbers.
+
+    `glossary` has (term, what it means in a sentence) in alphabetical order.
+    """
 
     chapters: tuple[Chapter, ...]
     exercises: tuple[Exercise, ...] = ()
+    glossary: tuple[tuple[str, str], ...] = ()

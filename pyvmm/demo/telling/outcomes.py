@@ -13,6 +13,13 @@ from pyvmm.lifetime.graph_of_scene import Scene
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun
+from pyvmm.rules.abi import EHWPOISON
+from pyvmm.rules.rule import errno_name
+
+
+def name_of(number: int) -> str:
+    """``EINVAL`` and the like; the number for one without a name."""
+    return errno_name(number) if number in (*errno.errorcode, EHWPOISON) else str(number)
 
 
 class StageHost(enum.Enum):
@@ -149,4 +156,4 @@ class Outcome:
     @property
     def errno_name(self) -> str:
         """``EINVAL`` and the like; "" where it worked."""
-        return errno.errorcode.get(self.errno, str(self.errno)) if self.errno else ""
+        return name_of(self.errno) if self.errno else ""

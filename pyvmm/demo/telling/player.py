@@ -122,7 +122,7 @@ class View:
     """All that a writer shows: `number` counts the chapter's steps from 1.
 
     `moment` is the outcome to be shown, of this step or of one that was gone back to; `moments` are
-    all that is kept of the chapter, in order.
+    all that is kept of the chapter, in order. `observed` is the stage's state now.
     """
 
     chapter: Chapter
@@ -133,6 +133,7 @@ class View:
     moment: Moment | None
     notice: str
     is_last: bool
+    observed: Observed
     moments: tuple[Moment, ...] = ()
 
     @property
@@ -190,6 +191,7 @@ class Player:
             self._notice,
             is_last=number == len(self._chapter.steps),
             moments=self.moments,
+            observed=self._observed,
         )
 
     @property

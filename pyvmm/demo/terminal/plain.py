@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The demo line by line: for a terminal of any kind, a screen reader, and for no terminal at all.
 
-Text is only ever appended. Where nobody answers it plays through.
+Text is only ever appended, without control sequences. Where nobody answers it plays through.
 """
 
 from __future__ import annotations
@@ -9,113 +9,206 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 
 from pyvmm.demo.playing import Playing
-from pyvmm.demo.telling.acts import parse_act
 from pyvmm.demo.telling.chapter import Book
-from pyvmm.demo.telling.links import parse_link
-from pyvmm.demo.telling.player import Jump, Moment, Move, Phase, Plain, Predict, Try, View
+from pyvmm.demo.telling.player import Jump, Moment, Move, Phase, Plain, Try, View
+from pyvmm.demo.telling.predictions import question_of
 from pyvmm.demo.terminal import text
+from pyvmm.demo.terminal.commands import (
+    ChooseAct,
+    ChooseChapter,
+    Command,
+    Help,
+    PredictAct,
+    Quit,
+    ShowPart,
+    Terms,
+    act_of,
+    choice_of,
+    jump_to,
+    next_chapter,
+    parse_line,
+)
+from pyvmm.demo.terminal.lines import Line, Tone, wrapped
+from pyvmm.demo.terminal.parts import Part, Shown, parts, pictures
+from pyvmm.demo.terminal.references import chapter_lines, glossary_lines, help_lines, try_lines
 from pyvmm.errors import UsageError
 
 Write = Callable[[str], None]
 Ask = Callable[[str], Awaitable[str | None]]
 """Shows a prompt, and gives a line without its end; None: nobody answers any more."""
 
-_WORDS = (
-    ("Enter", "the next step"),
-    ("1-9", "predict, then carry the step out"),
-    ("b", "back to the moment before"),
-    ("r", "restart the chapter"),
-    ("j NAME", "jump to a chapter"),
-    ("t ACT", "try something: as `t read host 0 0x1000`"),
-    ("q", "quit"),
-)
 
-
-async def play(playing: Playing, book: Book, write: Write, ask: Ask | None, width: int) -> bool:
-    """Play until the reader quits, or the book ends; `ask` None: play the chapter through.
-
-    Gives False where of a question's answers none came true.
-    """
-    all_true = True
-    seen: Moment | None = None
+async def play(playing: Playing, book: Book, write: Write, ask: Ask, width: int) -> None:
+    """Play until the reader quits, or nobody answers any more; `playing` has begun."""
+    reader = _Reader(book, write, width)
     while True:
         view = playing.player.view
-        if view.moment is not None and view.moment is not seen and not view.moment.was_tried:
-            has_question = view.moment.step.question is not None
-            all_true &= view.moment.came_true is not None or not has_question
-        _show(view, seen, write, width)
-        seen = view.moment
-        if view.phase in {Phase.ENDED, Phase.LOST} and ask is None:
-            return all_true
-        move: Move | None = Plain.NEXT
-        if ask is not None:
-            move = await _asked(view, book, write, ask)
-        if move is None:
-            return all_true
+        reader.show(view)
+        if (move := await _asked(reader, view, ask)) is None:
+            return
         await playing.move(move)
 
 
-def _show(view: View, seen: Moment | None, write: Write, width: int) -> None:
-    lines: Iterable[str] = ()
-    if view.notice:
-        write(view.notice)
-    if view.phase is Phase.ASKING:
-        lines = ("", *text.heading(view, width), *text.asking(view.step, width), "")
-    elif view.moment is not None and view.phase is Phase.SHOWING:
-        lines = text.showing(view.moment, width)
-    elif view.phase is Phase.ENDED:
-        lines = ("", *text.closing(view.chapter, width), "")
-    if not view.notice or (view.phase is Phase.SHOWING and view.moment is not seen):
+async def play_through(
+    playing: Playing, book: Book, write: Write, width: int, *, whole: bool
+) -> bool:
+    """Play the chapter that has begun, and with `whole` those behind it, without being asked.
+
+    Gives False where of a question's answers none came true, or a stage was lost.
+    """
+    reader = _Reader(book, write, width)
+    all_true = True
+    while True:
+        view = playing.player.view
+        reader.show(view)
+        moment = view.moment
+        if view.phase is Phase.SHOWING and moment is not None and moment.step.question is not None:
+            all_true &= moment.came_true is not None
+        move: Move = Plain.NEXT
+        if view.phase in {Phase.ENDED, Phase.LOST}:
+            all_true &= view.phase is Phase.ENDED
+            following = next_chapter(view, book) if whole else None
+            if following is None:
+                return all_true
+            move = Jump(following)
+        await playing.move(move)
+
+
+class _Reader:
+    """One reader, and what they have seen."""
+
+    def __init__(self, book: Book, write: Write, width: int) -> None:
+        self.book = book
+        self.width = width
+        self._write = write
+        self._seen: Moment | None = None
+        self._chapter = ""
+        self._has_legend = False
+
+    def write(self, lines: Iterable[Line]) -> None:
         for line in lines:
-            write(line)
+            self._write(line.text)
+
+    def show(self, view: View) -> None:
+        """Write what is new in a view: only a notice, where there is one and nothing else."""
+        is_new = view.phase is Phase.SHOWING and view.moment is not self._seen
+        if view.notice:
+            self.say(view.notice)
+        if is_new or not view.notice:
+            self.write(self._lines(view))
+        self._seen = view.moment
+
+    def say(self, words: str) -> None:
+        """Write a sentence."""
+        self.write(wrapped(words, self.width, Tone.NOTICE))
+
+    def _lines(self, view: View) -> Iterable[Line]:
+        width = self.width
+        if view.phase is Phase.ASKING:
+            yield Line("")
+            heading = wrapped(text.heading(view), width, Tone.HEAD)
+            yield from heading
+            yield Line("-" * len(heading[0].text))
+            if view.staged is not None and self._chapter != view.chapter.id:
+                yield from text.not_real(view.staged, width)
+                self._chapter = view.chapter.id
+            yield from text.saying(view.step, width)
+            if view.step.question is not None:
+                yield Line("")
+                yield from text.asking(view.step.question, width)
+            yield Line("")
+        elif view.moment is not None and view.phase is Phase.SHOWING:
+            yield from self._moment(view, view.moment)
+        elif view.phase is Phase.ENDED:
+            yield Line("")
+            yield from text.closing(view.chapter, width)
+            yield Line("")
+
+    def _moment(self, view: View, moment: Moment) -> Iterable[Line]:
+        if moment.staged != view.staged:
+            yield from text.not_real(moment.staged, self.width)
+        shown = parts(moment, self.width, brief=True, legend=not self._has_legend)
+        self._has_legend |= any(one.part is Part.PINS and one.changed for one in shown)
+        for one in shown:
+            if one.part is Part.CALLS:
+                yield from one.lines
+        yield Line("")
+        yield from text.answer(moment, self.width)
+        for one in shown:
+            if one.part is not Part.CALLS and one.changed:
+                yield Line("")
+                yield from one.lines
+        same = [one.part.value for one in shown if not one.changed and one.part is not Part.CALLS]
+        if same:
+            yield Line(f"as before: {' and '.join(same)}", Tone.FAINT)
+
+    def part(self, view: View, wanted: Part | None) -> Iterable[Line]:
+        """One part in full, or all of them, of what is shown or of the state now."""
+        shown: Iterable[Shown]
+        if view.moment is not None:
+            shown = parts(view.moment, self.width)
+        else:
+            shown = pictures(view.observed, view.observed, self.width)
+        found = [one for one in shown if wanted in {None, one.part}]
+        if not found and wanted is not None:
+            yield Line(f"there is nothing of that kind here: {wanted.value}")
+        for one in found:
+            yield from one.lines
 
 
-async def _asked(view: View, book: Book, write: Write, ask: Ask) -> Move | None:
+async def _asked(reader: _Reader, view: View, ask: Ask) -> Move | None:
     """Ask until the answer is a move; None to quit."""
     while True:
         line = await ask(_prompt(view))
-        if line is None or line.strip() == "q":
+        if line is None:
             return None
         try:
-            move = parse_line(line, view, book)
+            command = await _completed(reader, view, parse_line(line, view, reader.book), ask)
         except UsageError as error:
-            write(f"{error.cause}; {error.remedy}" if error.remedy else error.cause)
+            reader.say(f"{error.cause}; {error.remedy}" if error.remedy else error.cause)
             continue
-        if move is not None:
-            return move
-        for word, about in _WORDS:
-            write(f"  {word:<8}{about}")
+        match command:
+            case Quit():
+                return None
+            case Help():
+                reader.write(help_lines(reader.width))
+            case Terms(word=word):
+                reader.write(glossary_lines(reader.book, word, reader.width))
+            case ShowPart(part=part):
+                reader.write(reader.part(view, part))
+            case ChooseChapter() | ChooseAct() | PredictAct():
+                pass  # Asked for the rest of it, the reader said nothing.
+            case _:
+                return command
 
 
 def _prompt(view: View) -> str:
-    if view.phase is Phase.ASKING and view.step.question is not None:
-        return f"1-{len(view.step.question.choices)}, Enter to see, ? for help: "
+    match view.phase:
+        case Phase.ASKING if view.step.question is not None:
+            return f"1-{len(view.step.question.choices)}, Enter to see, ? for help: "
+        case Phase.ENDED:
+            return "Enter for the next chapter, ? for help: "
+        case Phase.LOST:
+            return "Enter to begin the chapter again, ? for help: "
     return "Enter, ? for help: "
 
 
-def parse_line(line: str, view: View, book: Book) -> Move | None:
-    """The move that a line means, None for help. Raises `UsageError` for what means none."""
-    attempt = "take this line"
-    word, _, rest = line.strip().partition(" ")
-    match word:
-        case "":
-            return Plain.NEXT
-        case "b":
-            return Plain.BACK
-        case "r":
-            return Plain.RESTART
-        case "s":
-            return Plain.SKIP
-        case "?" | "h" | "help":
-            return None
-        case "t":
-            return Try(parse_act(rest))
-        case "j":
-            return Jump(*parse_link(rest.strip(), book))
-    question = view.step.question
-    if word.isascii() and word.isdigit() and len(word) < 3:
-        choices = () if question is None else question.choices
-        if not 1 <= int(word) <= len(choices):
-            raise UsageError(attempt, f"there is no answer {word}")
-        return Predict(choices[int(word) - 1].key)
-    raise UsageError(attempt, f"{word[:40]!r} means nothing here", "? says what does")
+async def _completed(reader: _Reader, view: View, command: Command, ask: Ask) -> Command:
+    """Ask for what a command lacks; as it is where nothing is said. Raises `UsageError`."""
+    if isinstance(command, ChooseChapter):
+        reader.write(chapter_lines(reader.book, view.chapter, reader.width))
+        line = await ask("chapter, by number or name: ")
+        return jump_to(line.strip(), reader.book) if line and line.strip() else command
+    if isinstance(command, ChooseAct):
+        reader.write(try_lines(view.step, reader.width))
+        line = await ask("try, by number or in words: ")
+        if not line or not line.strip():
+            return command
+        command = PredictAct(act_of(line, view.step))
+    if isinstance(command, PredictAct):
+        question = question_of(command.act)
+        reader.write(text.asking(question, reader.width))
+        line = await ask(f"1-{len(question.choices)}, Enter to see: ")
+        predicted = choice_of(line, question) if line and line.strip() else None
+        return Try(command.act, predicted)
+    return command

@@ -1,168 +1,150 @@
 # SPDX-License-Identifier: MIT
-"""Steps and their outcomes as lines of plain ASCII text, at most `width` columns wide."""
+"""Steps and what came of them as lines of text, at most `width` columns wide."""
 
 from __future__ import annotations
 
-import errno
-import textwrap
 from collections.abc import Iterator
 
 from pyvmm.demo.telling.acts import act_words
-from pyvmm.demo.telling.chapter import Chapter, Step
+from pyvmm.demo.telling.chapter import Chapter, Question, Step
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, View
-from pyvmm.hosts.call_record import Field, Made, SystemCall
-from pyvmm.memory.page_map import page_map
-
-_SHOWN_BYTES = 8
+from pyvmm.demo.terminal.lines import Line, Tone, wrapped
+from pyvmm.lifetime.properties import BY_NAME
 
 
-def heading(view: View, width: int) -> Iterator[str]:
+def heading(view: View) -> str:
     """Chapter, step and host."""
-    where = f"{view.chapter.title}, step {view.number} of {len(view.chapter.steps)}"
-    if view.staged is not None:
-        where += f" - on {_host(view.staged)}"
-    yield from _wrapped(where, width)
-    yield "-" * min(width, len(where))
+    staged = view.moment.staged if view.moment is not None else view.staged
+    where = f"{view.number}/{len(view.chapter.steps)} {view.chapter.title}"
+    return f"{where} - on {host_words(staged)}" if staged is not None else where
 
 
-def _host(staged: Staged) -> str:
+def host_words(staged: Staged) -> str:
+    """The host of a stage."""
     match staged.host:
         case StageHost.MODEL:
-            name = "the model"
+            return "the model"
         case StageHost.LAB:
-            name = f"the lab, Linux {staged.kernel}"
+            return f"the lab, Linux {staged.kernel}"
         case StageHost.KVM:
-            name = f"this machine's KVM, Linux {staged.kernel}"
-    return f"{name} ({staged.why})" if staged.why else name
+            return f"this machine's KVM, Linux {staged.kernel}"
+        case StageHost.MACHINE:
+            return "the model of lifetimes"
 
 
-def asking(step: Step, width: int) -> Iterator[str]:
-    """A step before it is carried out: what is about to happen, and the question."""
-    yield from _wrapped(step.says, width)
-    if step.question is not None:
-        yield ""
-        yield from _wrapped(step.question.asks, width)
-        for number, choice in enumerate(step.question.choices, 1):
-            yield from _wrapped(f"{number}  {choice.words}", width, "  ", "     ")
+def not_real(staged: Staged, width: int) -> Iterator[Line]:
+    """A stage that is not what one would expect says so, and why."""
+    if staged.why:
+        yield from wrapped(
+            f"on {host_words(staged)}, because {staged.why}", width, Tone.FAINT, rest="  "
+        )
 
 
-def showing(moment: Moment, width: int) -> Iterator[str]:
-    """The outcome: calls, answer, what was predicted, the memory with its change."""
+def saying(step: Step, width: int) -> list[Line]:
+    """A step before it is carried out: what is about to happen."""
+    return wrapped(step.says, width)
+
+
+def asking(question: Question, width: int) -> Iterator[Line]:
+    """A question and its answers by number."""
+    yield from wrapped(question.asks, width, Tone.ASKED)
+    for number, choice in enumerate(question.choices, 1):
+        yield from wrapped(f"{number}  {choice.words}", width, first="  ", rest="     ")
+
+
+def answer(moment: Moment, width: int) -> Iterator[Line]:
+    """The answer beside what was predicted, and the reason of a refusal."""
     outcome = moment.outcome
     if moment.was_tried:
-        yield from _wrapped(f"tried: {act_words(moment.act)}", width)
-    if not outcome.calls:
-        yield "no system call"
-    for call in outcome.calls:
-        yield from _call(call, width)
-    for one in outcome.exits:
-        yield from _wrapped(f"exit of {one}", width)
-    yield ""
-    yield from _wrapped(_answer(outcome), width)
+        yield from wrapped(f"tried: {act_words(moment.act)}", width, rest="  ")
+    tone = Tone.REFUSED if outcome.errno else Tone.WORKED
+    yield from wrapped(f"ANSWER: {_answered(outcome)}", width, tone, rest="  ")
+    yield from _designs(outcome, width)
     yield from _explained(outcome, width)
     yield from _predicted(moment, width)
+    yield from _digests(moment.before, outcome, width)
+    if outcome.after.ended is not None and moment.before.ended is None:
+        yield from wrapped(f"the guest has ended, with status {outcome.after.ended}", width)
     if not moment.was_tried and moment.step.after:
-        yield from _wrapped(moment.step.after, width)
-    yield ""
-    yield from _memory(moment.before, outcome.after, width)
+        yield from wrapped(moment.step.after, width)
 
 
-def closing(chapter: Chapter, width: int) -> Iterator[str]:
+def closing(chapter: Chapter, width: int) -> Iterator[Line]:
     """The end of a chapter."""
-    yield from _wrapped(f"End of the chapter. {chapter.aim}", width)
+    yield from wrapped(f"End of the chapter. {chapter.aim}", width, Tone.HEAD)
+    if chapter.exercise:
+        yield from wrapped(
+            f"Its exercise: pyvmm demo --exercise {chapter.exercise}", width, rest="  "
+        )
 
 
-def _answer(outcome: Outcome) -> str:
+def _answered(outcome: Outcome) -> str:
     if outcome.errno:
-        return f"refused: {outcome.errno_name}"
+        return f"refused, {outcome.errno_name}"
     return "it worked" if outcome.value is None else f"the byte is {outcome.value:#04x}"
 
 
-def _explained(outcome: Outcome, width: int) -> Iterator[str]:
+def _designs(outcome: Outcome, width: int) -> Iterator[Line]:
+    """Each design's own answer to an operation, and what it violates."""
+    for one in outcome.answers:
+        said = one.answer or "cannot be done in this design"
+        yield from wrapped(f"{one.design}: {said}", width, first="  ", rest="    ")
+        for name in one.violated:
+            yield from wrapped(
+                f"violates {name}: {BY_NAME[name].sentence}" if name in BY_NAME else name,
+                width,
+                Tone.REFUSED,
+                first="    ",
+                rest="      ",
+            )
+
+
+def _explained(outcome: Outcome, width: int) -> Iterator[Line]:
     why = outcome.explained
     if why is not None:
-        source = f" ({why.source})" if why.source else ""
-        yield from _wrapped(f"because {why.cause}{source}" if why.rule else why.cause, width)
+        source = f" [{why.source}]" if why.source else ""
+        said = f"because {why.cause}{source}" if why.rule else f"{why.cause}{source}"
+        yield from wrapped(said, width, rest="  ")
 
 
-def _predicted(moment: Moment, width: int) -> Iterator[str]:
-    question = moment.step.question
-    if question is None or moment.was_tried:
+def _predicted(moment: Moment, width: int) -> Iterator[Line]:
+    question = moment.question
+    if question is None or (moment.was_tried and moment.predicted is None):
         return
     by_key = {one.key: one for one in question.choices}
     if moment.came_true is None:
-        yield from _wrapped("none of the answers came true on this host", width)
+        yield from wrapped("none of the answers came true on this host", width, Tone.REFUSED)
         return
     true = by_key[moment.came_true]
+    tone = Tone.PLAIN
     if moment.predicted is None:
         said = f"the answer: {true.words}"
     elif moment.predicted == moment.came_true:
-        said = f"as you predicted: {true.words}"
+        said, tone = f"as you predicted: {true.words}", Tone.WORKED
     else:
         said = f"you predicted: {by_key[moment.predicted].words}; it was: {true.words}"
-    yield from _wrapped(f"{said}. {true.because}".rstrip(), width)
+        tone = Tone.CHANGED
+    end = "" if true.words.endswith((".", "!", "?")) else "."
+    yield from wrapped(f"{said}{end} {true.because}".rstrip(), width, tone, rest="  ")
 
 
-def _call(call: SystemCall, width: int) -> Iterator[str]:
-    maker = "would ask " if call.made is Made.MODEL else ""
-    name = call.request if call.name == "ioctl" else call.name
-    words = [call.target]
-    if call.name != "ioctl" and call.request:
-        words.append(call.request)
-    plain = [_field(one) for one in call.given] if not call.structure else []
-    result = f"-1 {errno.errorcode.get(call.errno, call.errno)}" if call.errno else _result(call)
-    yield from _wrapped(
-        f"{maker}{name}({', '.join((*words, *plain))}) = {result}   [{call.section}]",
-        width,
-        "",
-        "    ",
-    )
-    if call.structure:
-        yield f"  {call.structure}"
-        for one in call.given:
-            if any(one.raw):
-                yield from _wrapped(f".{one.name} = {_value(one)}", width, "    ", "      ")
+def _digests(before: Observed, outcome: Outcome, width: int) -> Iterator[Line]:
+    after = outcome.after
+    if (after.measured, after.reported) != (before.measured, before.reported):
+        for who, digest in (("the monitor's", after.measured), ("the firmware's", after.reported)):
+            if digest:
+                yield from wrapped(f"{who} digest: {digest.hex()}", width, rest="  ")
+        if after.measured and after.reported and after.measured != after.reported:
+            yield from wrapped("the two digests DIFFER", width, Tone.REFUSED)
+    if outcome.same_digest is not None:
+        said = "the same as" if outcome.same_digest else "ANOTHER than"
+        yield from wrapped(f"the digest is {said} the launch's before", width, Tone.CHANGED)
 
 
-def _result(call: SystemCall) -> str:
-    return f"{call.result:#x}" if call.name == "mmap" else str(call.result)
-
-
-def _field(one: Field) -> str:
-    return f"{one.name} {_value(one)}"
-
-
-def _value(one: Field) -> str:
-    if one.value is None:
-        return one.raw[:_SHOWN_BYTES].hex() + ("..." if len(one.raw) > _SHOWN_BYTES else "")
-    said = f"{one.value:#x}" if one.value >= 10 else str(one.value)
-    return f"{said} ({one.meaning})" if one.meaning else said
-
-
-def _memory(before: Observed, after: Observed, width: int) -> Iterator[str]:
-    vms = sorted({number for number, _ in after.memory})
-    if not vms:
-        yield "guest memory: none" if after.held else "nothing is there"
-    for vm in vms:
-        runs = [run for number, run in after.memory if number == vm]
-        mark = (
-            "" if runs == [run for number, run in before.memory if number == vm] else "  * changed"
-        )
-        yield f"guest memory of VM {vm}{mark}"
-        for line in page_map(runs):
-            yield f"  {line}"[:width]
-    if after.held != before.held:
-        was, now = set(before.held), set(after.held)
-        told = [f"+ {name}" for name in sorted(now - was)] + [
-            f"- {name}" for name in sorted(was - now)
-        ]
-        yield from _wrapped(
-            f"the process holds: {', '.join(sorted(now)) or 'nothing'} ({', '.join(told)})", width
-        )
-
-
-def _wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, max(20, width), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-    )
+def in_units(size: int) -> str:
+    """Bytes in the largest unit that divides them."""
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size and not size % (1 << shift):
+            return f"{size >> shift} {unit}"
+    return f"{size} bytes"

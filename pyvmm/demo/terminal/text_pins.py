@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""The graph of who keeps what alive as text: what changed in words, then an edge a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyvmm.demo.telling.outcomes import Observed
+from pyvmm.demo.telling.pins_picture import changed_words, pins_of
+from pyvmm.demo.terminal.lines import Line, Tone, wrapped
+from pyvmm.lifetime.graph import Mark
+from pyvmm.lifetime.graph_text import KEY, to_lines
+
+_ALIVE = {True: "exists", False: "does not exist", None: "not to be seen on this host"}
+
+
+def pins(before: Observed, after: Observed, width: int, *, legend: bool = True) -> Iterator[Line]:
+    """The graph of each design, with marks on what is another than before."""
+    drawn = pins_of(after, before)
+    if not drawn:
+        yield Line("nobody holds anything", Tone.FAINT)
+    for each in drawn:
+        graph = each.graphs[-1]
+        if each.design:
+            yield from wrapped(f"design: {each.design}", width, Tone.HEAD)
+        for line in to_lines(graph, width):
+            yield Line(line, Tone.CHANGED if line[:3].strip() in _MARKS else Tone.PLAIN)
+    for name, alive in after.alive:
+        tone = Tone.PLAIN if (name, alive) in before.alive else Tone.CHANGED
+        yield from wrapped(f"{name}: {_ALIVE[alive]}", width, tone, first="  ", rest="    ")
+    if drawn and legend:
+        yield from key(width)
+
+
+def key(width: int) -> Iterator[Line]:
+    """The meaning of marks in a graph."""
+    for words in (*KEY, "* seen on this host; all else follows by the rules"):
+        yield from wrapped(words, width, Tone.FAINT, rest="  ")
+
+
+def pins_changed(before: Observed, after: Observed) -> str:
+    """The change in a sentence for each design; "" where nothing did."""
+    return changed_words(pins_of(after, before))
+
+
+_MARKS = {one.value for one in (Mark.NEW, Mark.GONE, Mark.CHANGED)}
