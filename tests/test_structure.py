@@ -69,9 +69,11 @@ PURE_MODULES = {
     "testing/session": ("__init__", "report_lines"),
     "demo/telling": (
         "__init__", "acts", "chapter", "links", "orders", "outcomes", "pins_picture", "player",
-        "predictions", "puzzles", "usages",
+        "predictions", "puzzles", "solving", "usages",
     ),
-    "demo/chapters": ("__init__", "files", "glossary", "slots"),
+    "demo/chapters": (
+        "__init__", "exercises", "files", "glossary", "pins", "slots", "teardown",
+    ),
     "demo/terminal": (
         "__init__", "commands", "lines", "parts", "references", "text", "text_attacker",
         "text_calls", "text_memory", "text_pins",

@@ -29,51 +29,61 @@ _EBADF = Choice("ebadf", "EBADF", RefusedWith(errno.EBADF))
 
 FILES = Chapter(
     id="guest-memfd",
-    title="guest_memfd",
+    title="guest_memfd, and each way to be refused",
     aim="A guest_memfd belongs to one VM, and each of its pages to one slot at most; "
-    "the host has it only where it was made for that.",
+    "the host can map it only where it was made for that.",
     needs=frozenset({Need.GUEST_MEMFD, Need.MAPPED_FILES}),
     steps=(
-        Step("vm", "First a VM: a guest_memfd is always some VM's.", MakeVm(0)),
+        Step(
+            "vm",
+            "A guest_memfd is always some VM's, so first a VM. A slot lends it memory as before, "
+            "but now out of a file that was made for guests.",
+            MakeVm(0),
+        ),
         Step(
             "file",
             "KVM_CREATE_GUEST_MEMFD makes a file of four pages that has no name and no path. "
-            "It is asked of the VM, not of /dev/kvm.",
+            "It is asked of the VM, whose descriptor is the first argument.",
             MakeFile(0, 0, _SIZE),
-            after="A file, and nothing in it: a page comes into being when the guest touches it.",
+            after="Nothing is in it yet: a page comes into being when the guest touches it.",
         ),
         Step(
             "map",
-            "The monitor tries to map the file, as it would any other.",
+            "Programs look into a file by mapping it: mmap(2) gives its bytes an address. The "
+            "monitor tries that.",
             MapFile(0),
             Question(
                 "Does the host get a view of the guest's memory?",
                 (
-                    Choice("worked", "yes, and it reads zeroes", Worked()),
+                    Choice("worked", "yes, it is the monitor's file", Worked()),
                     Choice(
                         "enodev",
                         "no: ENODEV",
                         RefusedWith(errno.ENODEV),
-                        "This is the whole point: no address lets the host look.",
+                        "The whole point: no process has an address for it, so no pointer, no "
+                        "debugger and no core file leads there.",
                     ),
-                    Choice("eacces", "no: EACCES, as for a file of somebody else", RefusedWith(13)),
+                    Choice(
+                        "eacces",
+                        "no: EACCES, as for somebody else's file",
+                        RefusedWith(errno.EACCES),
+                    ),
                 ),
             ),
         ),
         Step(
             "bind",
-            "A memslot binds it: GPA, size, the file and an offset in it. "
-            "The slot has an address of the host's as well, for pages that are shared.",
+            "A memslot binds the file: a GPA, a size, and where in the file. It has memory of the "
+            "monitor's as well, for pages that are shared with the host.",
             SetSlot(vm=0, slot=0, gpa=MIB, size=_SIZE, file=0),
-            after="Two memories behind one range of addresses: "
-            "which of them the guest gets is another chapter.",
+            after="Two memories behind one range of addresses, as in the chapter before.",
         ),
         Step(
             "beyond",
-            "A second slot asks for pages of the file from the third on, four of them.",
+            "A second slot asks for four pages of the file, from its third on.",
             SetSlot(vm=0, slot=1, gpa=2 * MIB, size=_SIZE, file=0, file_offset=2 * PAGE_SIZE),
             Question(
-                "The file has four pages. Which answer does the kernel give?",
+                "There are two. Which answer does the kernel give?",
                 (
                     Choice("grows", "it works: the file grows", Worked()),
                     Choice(
@@ -91,27 +101,27 @@ FILES = Chapter(
             "The second slot asks for the same four pages at another address.",
             SetSlot(vm=0, slot=1, gpa=2 * MIB, size=_SIZE, file=0),
             Question(
-                "May a page of the file be at two guest-physical addresses?",
+                "May a page of the file be at two GPAs?",
                 (
                     Choice("worked", "yes, as with any memory that is shared", Worked()),
                     Choice(
                         "eexist",
                         "no: EEXIST",
                         RefusedWith(errno.EEXIST),
-                        "A page has one address, so that what is undone for it is undone once.",
+                        "A page has one GPA, so what is undone for it is undone once.",
                     ),
                     Choice(
                         "einval",
                         "no: EINVAL",
                         RefusedWith(errno.EINVAL),
-                        "A page has one address. Later kernels say EEXIST.",
+                        "A page has one GPA. Later kernels say EEXIST.",
                     ),
                 ),
             ),
         ),
         Step(
             "move",
-            "The slot that is bound is to move to another address, as ordinary slots can.",
+            "Ordinary slots can be moved to another GPA. So is this one.",
             SetSlot(vm=0, slot=0, gpa=3 * MIB, size=_SIZE, file=0),
             Question(
                 "Can a slot that is bound be changed?",
@@ -121,7 +131,7 @@ FILES = Chapter(
                         "einval",
                         "no: EINVAL",
                         AllOf((RefusedWith(errno.EINVAL), Unchanged())),
-                        "It can be deleted and made again, and nothing else.",
+                        "It can only be deleted, and made again elsewhere.",
                     ),
                 ),
             ),
@@ -129,8 +139,8 @@ FILES = Chapter(
         Step("other-vm", "Another VM, in the same process.", MakeVm(1)),
         Step(
             "steal",
-            "The other VM is given a slot with the first one's file. "
-            "The process holds both descriptors, so nothing of the process stands in the way.",
+            "The other VM is to get a slot with the first one's file. The process holds both "
+            "descriptors, so no permission is lacking.",
             SetSlot(vm=1, slot=0, gpa=MIB, size=_SIZE, file=0),
             Question(
                 "Does the second VM get the first one's memory?",
@@ -140,7 +150,7 @@ FILES = Chapter(
                         "einval",
                         "no: EINVAL",
                         AllOf((RefusedWith(errno.EINVAL), Unchanged())),
-                        "The file remembers its VM. Who is to remember whom is what "
+                        "The file remembers its VM. Who has to remember whom is what "
                         "the chapter on references is about.",
                     ),
                     _EEXIST,
@@ -149,22 +159,22 @@ FILES = Chapter(
         ),
         Step(
             "shared-file",
-            "With the flags MMAP and INIT_SHARED a file is memory that the host may map.",
+            "With the flags MMAP and INIT_SHARED the host may map a file. A second one is made so.",
             MakeFile(0, 1, _SIZE, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED),
             Question(
-                "Is that allowed for a VM without private memory?",
+                "This VM has no private memory. May it have such a file?",
                 (
                     Choice(
                         "worked",
                         "yes",
                         AllOf((Worked(), Holds("file", 2))),
-                        "Such a VM gets all of its memory from a guest_memfd, and none is private.",
+                        "Its memory then comes from a guest_memfd, and none of it is private.",
                     ),
                     _EINVAL,
                 ),
             ),
         ),
-        Step("map-shared", "And the host maps it.", MapFile(1)),
+        Step("map-shared", "And the monitor maps it, as it tried with the first one.", MapFile(1)),
         Step(
             "close",
             "The first file's descriptor is closed while the slot is bound to it.",
@@ -181,6 +191,14 @@ FILES = Chapter(
                     Choice("ebusy", "the kernel refuses: EBUSY", RefusedWith(errno.EBUSY)),
                 ),
             ),
+            after="Change it: bind what is left in other ways, and see which rule says no.",
+            tries=(
+                SetSlot(vm=0, slot=1, gpa=2 * MIB, size=_SIZE, file=1),
+                SetSlot(vm=0, slot=1, gpa=2 * MIB, size=PAGE_SIZE, file=1, file_offset=1),
+                MakeFile(0, 2, _SIZE - 1),
+                MakeFile(0, 2, _SIZE, 4),
+            ),
         ),
     ),
+    exercise=2,
 )

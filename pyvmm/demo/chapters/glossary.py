@@ -1,30 +1,287 @@
 # SPDX-License-Identifier: MIT
-"""The kernel's terms, in a sentence each."""
+"""The kernel's terms, as the key ``g`` and docs/demo/glossary.md explain them."""
 
 from __future__ import annotations
 
-GLOSSARY = (
-    ("attribute", "What KVM_SET_MEMORY_ATTRIBUTES says of a range of GPAs: private, or not."),
-    ("binding", "A memslot's tie to a range of a guest_memfd; a page has one slot at most."),
-    ("conversion", "Making private pages shared or shared ones private."),
-    ("digest", "A hash over what a private machine is started from, which tells it from others."),
-    ("exit", "A vCPU leaves the guest, and KVM_RUN returns to the monitor with the reason."),
-    ("firmware", "The code that a private guest starts in: it takes the image in and measures it."),
-    ("GPA", "Guest-physical address: what the guest takes for an address of its memory."),
-    ("gfn", "Guest frame number: a GPA divided by the size of a page."),
-    ("guest_memfd", "A file for guest memory that the host need not be able to map or read."),
-    ("HVA", "Host-virtual address: an address in the monitor's own process."),
-    ("hypercall", "A guest's call to the host; KVM_HC_MAP_GPA_RANGE asks for a conversion."),
-    ("in place", "A conversion by which a page keeps its place, and perhaps its content."),
-    ("memory fault", "The exit by which KVM says that the guest touched the side that is not on."),
-    ("memslot", "A range of GPAs that the monitor has given memory to."),
-    ("monitor", "The process that makes the VM and answers its exits: here pyvmm."),
-    ("pin", "A reference that keeps an object alive although its descriptor is closed."),
-    ("private", "Of a page: the guest's accesses go to the guest_memfd, out of the host's reach."),
-    ("resident", "Of a page: the kernel holds memory for it now."),
-    ("shared", "Of a page: the guest's accesses go to the host's mapping, for both to see."),
-    ("staging", "Shared memory that the image lies in until the firmware has taken it."),
-    ("vCPU", "A processor of the guest's: a descriptor, on which KVM_RUN is called."),
-    ("VM", "What KVM_CREATE_VM makes: a descriptor to which slots, files and vCPUs belong."),
+import re
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A term: `name` as it is written here, `also` other spellings, `says` a sentence or three.
+
+    `source` says where it is defined: a document of the kernel's, a manual, a function.
+    """
+
+    name: str
+    says: str
+    source: str = ""
+    also: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        source = f" ({self.source})" if self.source else ""
+        return f"{self.name}: {self.says}{source}"
+
+
+TERMS = (
+    Term(
+        "attestation",
+        "Proof to somebody far away of what runs: a digest and a nonce of theirs, signed by a key "
+        "that only genuine hardware has. The demo's digest is signed by nobody.",
+        "AMD 56860; Intel TDX module specification",
+        ("attest",),
+    ),
+    Term(
+        "attribute",
+        "A bit that KVM keeps for each page of guest memory. There is one, PRIVATE: it picks the "
+        "memory that the guest gets at that address.",
+        "api.rst 4.141, KVM_SET_MEMORY_ATTRIBUTES",
+        ("memory attribute", "PRIVATE"),
+    ),
+    Term(
+        "bind",
+        "To configure a memslot with a guest_memfd and an offset in it. A page of the file is in "
+        "one slot at most.",
+        "kvm_gmem_bind",
+        ("binding", "bound"),
+    ),
+    Term(
+        "conversion",
+        "A page's change from one side to the other: the attribute is changed, and the page of the "
+        "side that was left is given back. Nothing is copied.",
+        "api.rst, KVM_HC_MAP_GPA_RANGE",
+        ("convert", "implicit conversion"),
+    ),
+    Term(
+        "descriptor",
+        "A process's number for something that the kernel keeps for it: a file, a VM, a vCPU. As "
+        "long as one is open it is a reference.",
+        "open(2)",
+        ("file descriptor", "fd"),
+    ),
+    Term(
+        "digest",
+        "A hash over what was loaded, page by page with its address, and where it starts: here "
+        "SHA-384, chained. Who knows the inputs can compute it beforehand.",
+        "firmware/README.md; SNP_LAUNCH_UPDATE, TDH.MR.EXTEND",
+        ("launch digest", "measurement"),
+    ),
+    Term(
+        "EFAULT",
+        "Bad address. From KVM_RUN with KVM_EXIT_MEMORY_FAULT it is a message: the guest touched "
+        "a page that is not there on the side it touched.",
+        "api.rst 6, KVM_EXIT_MEMORY_FAULT",
+    ),
+    Term(
+        "exit",
+        "A vCPU's leaving the guest for the monitor, with a reason: an I/O port, a "
+        "hypercall, a fault.",
+        "api.rst 5, struct kvm_run",
+        ("KVM_EXIT",),
+    ),
+    Term(
+        "firmware",
+        "The code that a VM begins with. Here a loader of this project's, which copies the kernel "
+        "into private memory and measures it.",
+        "firmware/README.md",
+    ),
+    Term(
+        "gfn",
+        "Guest frame number: a GPA divided by the size of a page.",
+        "kvm_types.h",
+    ),
+    Term(
+        "GPA",
+        "Guest-physical address: what the guest takes for an address of its RAM. Memslots say "
+        "which memory is behind it.",
+        "kvm_types.h",
+        ("guest-physical address", "guest-physical addresses"),
+    ),
+    Term("guest", "What runs inside of a VM: a kernel and its programs.", "", ("guests",)),
+    Term(
+        "guest_memfd",
+        "A file for the memory of one VM's guest. It has no name, cannot be read or written, and "
+        "is mapped only if it was made for that.",
+        "api.rst 4.142, KVM_CREATE_GUEST_MEMFD",
+        ("guest_memfds",),
+    ),
+    Term(
+        "hole",
+        "A part of a file, or of an address space, with nothing behind it. Punching one into a "
+        "file frees its pages; they read as zeroes then.",
+        "fallocate(2), FALLOC_FL_PUNCH_HOLE",
+        ("holes", "punch"),
+    ),
+    Term(
+        "host",
+        "All that is outside of the VM: the machine's kernel, its root, the monitor.",
+    ),
+    Term(
+        "HVA",
+        "Host-virtual address: an address in the monitor's process. A memslot has one, for what is "
+        "shared.",
+        "kvm_types.h; userspace_addr",
+    ),
+    Term(
+        "hypercall",
+        "A call from the guest to KVM, by the instruction VMCALL or VMMCALL. KVM_HC_MAP_GPA_RANGE "
+        "asks for a conversion and leaves for the monitor.",
+        "hypercalls.rst",
+    ),
+    Term(
+        "in-place conversion",
+        "A conversion in which the page stays where it is, in the guest_memfd, and only changes "
+        "who may have it. Under review, in no release.",
+        "KVM_SET_MEMORY_ATTRIBUTES2, as posted",
+        ("in place",),
+    ),
+    Term(
+        "inode",
+        "What a file is, apart from who has it open: it has the pages. It lives as long as a file "
+        "refers to it.",
+        "vfs.rst",
+    ),
+    Term(
+        "KVM",
+        "The part of Linux that runs VMs by the processor's support for them.",
+        "Documentation/virt/kvm/api.rst",
+    ),
+    Term(
+        "mapping",
+        "A range of a process's addresses at which a file's bytes can be read and written like "
+        "memory. It is a reference on the file.",
+        "mmap(2)",
+        ("map", "mmap", "mapped"),
+    ),
+    Term(
+        "memslot",
+        "A rule of a VM's: these GPAs are that memory, from here on, so long. None overlap.",
+        "api.rst 4.35 and 4.140, KVM_SET_USER_MEMORY_REGION2",
+        ("slot", "slots", "memslots"),
+    ),
+    Term(
+        "model",
+        "KVM's rules for guest memory as a program, with an emulated processor. It stands in where "
+        "this machine has no kernel that can, and hides nothing from its own process.",
+        "docs/model.md",
+    ),
+    Term(
+        "monitor",
+        "The process that makes a VM, gives it memory and answers its exits: QEMU is one, pyvmm "
+        "another. Also VMM, virtual machine monitor.",
+        "",
+        ("VMM",),
+    ),
+    Term(
+        "page",
+        "4096 bytes of memory that begin at a multiple of 4096: the unit in which memory is given, "
+        "converted and taken.",
+        "",
+        ("pages",),
+    ),
+    Term(
+        "pin",
+        "To hold a reference on an object, so that it cannot be freed. Also to hold one on a page, "
+        "as a driver does whose device writes to it.",
+        "pin_user_pages.rst",
+        ("pins", "pinned"),
+    ),
+    Term(
+        "private memory",
+        "Pages for the guest alone: they lie in a guest_memfd that no process has mapped, and on "
+        "SEV-SNP and TDX they are encrypted besides.",
+        "api.rst 4.141",
+        ("private",),
+    ),
+    Term(
+        "reference",
+        "A holder's claim on an object of the kernel. The object lives until the last one is "
+        "dropped; a mere pointer is none.",
+        "kref.rst",
+        ("references",),
+    ),
+    Term(
+        "resident",
+        "Said of a page for which the kernel holds memory at this moment, as opposed to one that "
+        "would be made when touched.",
+        "mincore(2), cachestat(2)",
+        ("residency",),
+    ),
+    Term(
+        "SEV-SNP",
+        "AMD's confidential VMs: memory encrypted with a key for each VM, a table (RMP) of who "
+        "owns each page, reports signed by a secure processor.",
+        "AMD APM volume 2, 15.36",
+        ("SNP", "SEV"),
+    ),
+    Term(
+        "shared memory",
+        "Pages that guest and host both have: the host's mapping behind the memslot. All that "
+        "goes in or out of a VM passes through such pages.",
+        "",
+        ("shared",),
+    ),
+    Term(
+        "side",
+        "One of the two memories behind an address of a VM with private memory: the private one, "
+        "or the shared one.",
+        "",
+        ("sides",),
+    ),
+    Term(
+        "staging area",
+        "Shared memory in which the monitor lays down what the firmware is to copy into private "
+        "memory.",
+        "firmware/README.md",
+    ),
+    Term(
+        "SW_PROTECTED_VM",
+        "A type of VM with private memory on any processor, without encryption: for development "
+        "and tests. What the demo runs.",
+        "api.rst 4.2, KVM_X86_SW_PROTECTED_VM",
+        ("KVM_X86_SW_PROTECTED_VM",),
+    ),
+    Term(
+        "TDX",
+        "Intel's confidential VMs (trust domains): memory encrypted, page tables of private memory "
+        "kept by a signed module, quotes signed for attestation.",
+        "Documentation/arch/x86/tdx.rst",
+    ),
+    Term(
+        "vCPU",
+        "A VM's processor: a descriptor of its own, and a thread of the monitor's that calls "
+        "KVM_RUN.",
+        "api.rst 4.7, KVM_CREATE_VCPU",
+        ("vCPUs",),
+    ),
+    Term(
+        "VM",
+        "Virtual machine: memory slots, vCPUs, devices. For KVM a file descriptor.",
+        "api.rst 4.2, KVM_CREATE_VM",
+        ("virtual machine", "VMs"),
+    ),
+    Term(
+        "withheld",
+        "Said here of pages that are marked private and have no guest_memfd behind them: an access "
+        "leaves for the monitor with EFAULT.",
+        "docs/private-memory.md",
+    ),
 )
-"""In alphabetical order, without regard to case."""
+"""All terms, in the order of the alphabet."""
+
+
+@cache
+def _pattern(term: Term) -> re.Pattern[str]:
+    words = "|".join(re.escape(word) for word in (term.name, *term.also))
+    return re.compile(rf"(?<![\w-])(?:{words})(?![\w-])")
+
+
+def terms_in(text: str) -> tuple[Term, ...]:
+    """Terms that a text has, in the glossary's order."""
+    return tuple(term for term in TERMS if _pattern(term).search(text))
+
+
+GLOSSARY = tuple((term.name, term.says) for term in TERMS)
+"""The terms as a book has them."""

@@ -31,6 +31,7 @@ SLOTS = Chapter(
     title="A VM and its memslots",
     aim="A VM begins without any memory; the monitor lends it some of its own, slot by slot.",
     needs=frozenset(),
+    exercise=1,
     steps=(
         Step(
             "create",

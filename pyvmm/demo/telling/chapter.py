@@ -318,8 +318,9 @@ class Goal:
 class Exercise:
     """A task on a stage of its own, on which `begins` has been carried out.
 
-    It is solved when all goals are true at once: of the outcomes so far for facts about acts, of
-    the stage's state for all else. `solution` is one way; `wrong` are ways that do not solve it.
+    It is solved when all goals are true at once (`telling.solving`): of the outcomes so far for
+    facts about acts, of the stage's state for all else. `solution` is one way; `wrong` are ways
+    that do not solve it.
     """
 
     number: int
