@@ -67,6 +67,7 @@ PURE_MODULES = {
     ),
     "testing/images": ("__init__", "cases"),
     "testing/session": ("__init__", "report_lines"),
+    "demo/stage": ("__init__", "mailbox", "secret"),
     "demo/telling": (
         "__init__", "acts", "chapter", "links", "orders", "outcomes", "pins_picture", "player",
         "predictions", "puzzles", "solving", "usages",

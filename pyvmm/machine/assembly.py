@@ -34,6 +34,7 @@ from pyvmm.memory.address_map import AddressMap
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
     from pyvmm.machine.launch import PrivateLaunch
 
 _DISABLE_HLT = 2
@@ -62,6 +63,18 @@ def needs_interrupts(config: MachineConfig, plan: BootPlan) -> bool:
     return bool(plan.needs & GuestNeed.INTERRUPTS)
 
 
+def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
+    """Plan where the parts of a machine's image go. Raises `ImageError`."""
+    return plan_boot(
+        config.image,
+        address_map,
+        config.command_line,
+        config.initrd,
+        name=config.name,
+        initrd_name=config.initrd_name,
+    )
+
+
 PreparedLaunch = Callable[[System, Vm, GuestMemory, MachineConfig], "PrivateLaunch"]
 
 
@@ -76,23 +89,25 @@ def _prepare_launch(plan: BootPlan, address_map: AddressMap) -> PreparedLaunch:
 class Assembly(StackOwner):
     """Owns a VM that is ready to run, and what belongs to it. Close it after its vCPUs."""
 
-    def __init__(self, config: MachineConfig, control: RunControl, console: ConsolePort) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        control: RunControl,
+        console: ConsolePort,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """`recorder` is told of what is asked of the host, from its opening on."""
         address_map = config.address_map()
         self._config = config
-        self._plan = plan_boot(
-            config.image,
-            address_map,
-            config.command_line,
-            config.initrd,
-            name=config.name,
-            initrd_name=config.initrd_name,
-        )
+        self._plan = plan_of(config, address_map)
         prepared = None if config.private is None else _prepare_launch(self._plan, address_map)
         self._interrupts = needs_interrupts(config, self._plan)
         self.address_map = config.address_map(controllers=self._interrupts)
         self.launch: PrivateLaunch | None = None
         with ExitStack() as stack:
-            self.host = open_host(config.host, private=config.private is not None)
+            self.host = open_host(
+                config.host, private=config.private is not None, recorder=recorder
+            )
             self.system: System = stack.enter_context(self.host.system)
             # Closed behind the VM, which undoes them quicker than they are undone one by one.
             behind = stack.enter_context(ExitStack())

@@ -183,6 +183,17 @@ class RunControl:
         while self._paused and not self.is_over and not await self._all_parked():
             pass
 
+    def ask_pause(self) -> None:
+        """Tell every vCPU to stop, from any thread: none enters the guest before `resume`.
+
+        It waits for none of them; `pause` does afterwards.
+        """
+        with self._condition:
+            if not self.is_over:
+                self.interventions += 1
+                self._paused = True
+                self._stop()
+
     def resume(self) -> None:
         """Let the vCPUs run on. Idempotent."""
         with self._condition:

@@ -38,6 +38,7 @@ from pyvmm.machine.vcpu_threads import VcpuThreads, allow_by_policy
 from pyvmm.machine.vcpus import MachineVcpu
 
 if TYPE_CHECKING:  # Most machines are made of their configuration alone.
+    from pyvmm.hosts.call_record import Recorder
     from pyvmm.machine.saved_machine import SavedMachine
 
 Attachment = Callable[[ConsolePort], Awaitable[None]]
@@ -195,8 +196,12 @@ async def running(
     allow: Allow | None = None,
     paused: bool = False,
     saved: SavedMachine | None = None,
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[Running]:
-    """As `open_machine`, with the machine's inside."""
+    """As `open_machine`, with the machine's inside.
+
+    `recorder` is told of every call and exit, from the opening of the host on.
+    """
     waits = paused or saved is not None
     allowed = allow_by_policy(config.private, allow)
     port = ConsolePort()
@@ -208,7 +213,7 @@ async def running(
         reboots=config.reboot is RebootPolicy.AGAIN,
     )
     body_failure: BaseException | None = None
-    with Assembly(config, control, port) as assembly:
+    with Assembly(config, control, port, recorder) as assembly:
         inside = Running(
             config, control, port, assembly, attach=attach, allow=allowed, paused=waits
         )

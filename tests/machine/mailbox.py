@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""The host's end of the page that a guest shares to talk (``guest/include/mailbox.h``)."""
+"""A guest that is told what to do by a page that it shares, for tests: waits for each answer."""
 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable
 
 import trio
 
+from pyvmm.demo.stage import mailbox
+from pyvmm.demo.stage.mailbox import Mail, pattern_at
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.guest_memory import GuestMemory
 from tests.guest.building import defines
 
+__all__ = ["MAIL", "Mailbox", "pattern_at", "said", "until"]
+
 MAIL = defines("mailbox.h")
-_MASK = (1 << 64) - 1
-_WHERE = re.compile(rb"mailbox at 0x([0-9a-f]+)\n")
-
-
-def pattern_at(gpa: int, seed: int) -> int:
-    """What MAIL_FILL, and pattern_fill in the guests, write at `gpa`."""
-    return (gpa ^ seed) * MAIL["MAIL_PATTERN"] & _MASK
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -38,52 +34,25 @@ async def said(console: Collector, text: str) -> re.Match[bytes]:
     return match
 
 
-class Mailbox:
+class Mailbox(mailbox.Mailbox):
     """Requests to the guest, and answers to the guest's. Results are signed."""
-
-    def __init__(self, memory: GuestMemory, gpa: int) -> None:
-        self._memory = memory
-        self.gpa = gpa
-        assert self._get(0) == MAIL["MAIL_MAGIC"]
 
     @classmethod
     async def of(cls, memory: GuestMemory, console: Collector) -> Mailbox:
         """The one that the guest prints."""
-        match = await said(console, _WHERE.pattern.decode())
+        match = await said(console, mailbox.WHERE.pattern.decode())
         return cls(memory, int(match[1], 16))
-
-    def _get(self, offset: int) -> int:
-        data = self._memory.read(self.gpa + offset, 8)
-        assert data is not None, "the mailbox is not shared"
-        return int.from_bytes(data, "little")
-
-    def _put(self, offset: int, value: int) -> None:
-        assert self._memory.write(self.gpa + offset, struct.pack("<Q", value & _MASK))
-
-    def _is_open(self, channel: int) -> bool:
-        return self._get(channel + MAIL["MAIL_REQUEST"]) != self._get(channel + MAIL["MAIL_ANSWER"])
 
     async def ask(self, command: str, *arguments: int) -> int:
         """Have the guest do ``MAIL_`` `command`."""
-        channel = MAIL["MAIL_HOST_ASKS"]
-        self._put(channel + MAIL["MAIL_COMMAND"], MAIL[f"MAIL_{command}"])
-        for number, argument in enumerate(arguments):
-            self._put(channel + MAIL["MAIL_ARGUMENTS"] + 8 * number, argument)
-        self._put(channel + MAIL["MAIL_REQUEST"], self._get(channel + MAIL["MAIL_REQUEST"]) + 1)
-        await until(lambda: not self._is_open(channel))
-        result = self._get(channel + MAIL["MAIL_RESULT"])
-        return result - (1 << 64) if result >> 63 else result
+        self.post(Mail[command], *arguments)
+        await until(lambda: self.is_answered)
+        return self.result
 
     async def asked(self, command: str) -> tuple[int, int]:
         """Wait for the guest to ask for ``MAIL_`` `command`: the first two arguments."""
-        channel = MAIL["MAIL_GUEST_ASKS"]
-        await until(lambda: self._is_open(channel))
-        assert self._get(channel + MAIL["MAIL_COMMAND"]) == MAIL[f"MAIL_{command}"]
-        arguments = channel + MAIL["MAIL_ARGUMENTS"]
-        return self._get(arguments), self._get(arguments + 8)
-
-    def answer(self, result: int) -> None:
-        """Tell the guest what became of what it asked for."""
-        channel = MAIL["MAIL_GUEST_ASKS"]
-        self._put(channel + MAIL["MAIL_RESULT"], result)
-        self._put(channel + MAIL["MAIL_ANSWER"], self._get(channel + MAIL["MAIL_REQUEST"]))
+        await until(lambda: self.guest_asks() is not None)
+        asked = self.guest_asks()
+        assert asked is not None
+        assert asked[0] is Mail[command]
+        return asked[1:]

@@ -238,3 +238,18 @@ def test_a_breakpoint_at_the_end_of_the_run_is_none() -> None:
         assert not control.is_held
 
     in_trio(act)
+
+
+def test_a_pause_that_is_asked_for_waits_for_nobody_and_holds() -> None:
+    async def act(control: RunControl, nursery: trio.Nursery) -> None:
+        control.ask_pause()
+        assert control.attention
+        async with attending(control, 0), attending(control, 1):
+            await control.pause()
+            await parked(control, CPUS)
+            control.resume()
+        control.end(OVER)
+        control.ask_pause()
+        assert not control.is_paused
+
+    in_trio(act)

@@ -12,7 +12,7 @@ from pyvmm.demo.stage.pins import open_pins
 from pyvmm.demo.telling.acts import Act
 from pyvmm.demo.telling.chapter import Need, Setup, StageKind
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
-from pyvmm.errors import HostLacksError, InternalError, PyvmmError
+from pyvmm.errors import HostLacksError, PyvmmError
 
 
 class Stage(Protocol):
@@ -49,14 +49,20 @@ async def open_stage(
     Otherwise on the model, and the stage says why. Everything on it is freed behind the block.
     Raises `HostLacksError` and `NoPermissionError` where a wish cannot be.
     """
-    if setup.kind is StageKind.PINS:
-        with open_pins(setup, needs, wish) as pins:
-            yield pins
-        return
-    if setup.kind is not StageKind.BARE:
-        raise InternalError("open a stage", f"there is none of the kind {setup.kind.value}")
-    with _opened(needs, wish) as stage:
-        yield stage
+    match setup.kind:
+        case StageKind.BARE:
+            with _opened(needs, wish) as stage:
+                yield stage
+        case StageKind.PRIVATE:
+            from pyvmm.demo.stage.private import open_private_stage  # A machine takes a while.
+
+            with _opened(needs | {Need.PRIVATE}, wish) as bare:
+                staged, offers = bare.staged, bare.offers
+            async with open_private_stage(setup, staged.host, staged.why, offers) as private:
+                yield private
+        case StageKind.PINS:
+            with open_pins(setup, needs, wish) as pins:
+                yield pins
 
 
 def _opened(needs: frozenset[Need], wish: StageHost | None) -> BareStage:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""The record of one machine: bounded, taken act by act, and with an exit that is waited for."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from pyvmm.hosts.call_record import SystemCall
+from pyvmm.hosts.exits import Exit, Interrupted
+
+MOST = 40
+"""Most calls, and most exits, that are kept of one act; of more than these there is a count."""
+
+Taken = tuple[tuple[SystemCall, ...], tuple[str, ...], tuple[tuple[str, int], ...]]
+"""Calls; exits in words; what was left out, and how often."""
+
+
+class PrivateRecord:
+    """A `Recorder`. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: list[SystemCall] = []
+        self._exits: list[str] = []
+        self._left_out: Counter[str] = Counter()
+        self._watch: tuple[Callable[[Exit], bool], Callable[[], None]] | None = None
+
+    def call(self, made: SystemCall) -> None:
+        """Keep a call, or count it."""
+        with self._lock:
+            if len(self._calls) < MOST:
+                self._calls.append(made)
+            else:
+                self._left_out[made.request or made.name] += 1
+
+    def exit(self, vcpu: int, exit_: Exit) -> None:
+        """Keep an exit, or count it; where it is the one that is waited for, say so."""
+        if isinstance(exit_, Interrupted):
+            return  # A kick: it was this process that stopped the guest.
+        with self._lock:
+            if len(self._exits) < MOST:
+                self._exits.append(f"vCPU {vcpu}: {exit_}")
+            else:
+                self._left_out[f"exit {type(exit_).__name__}"] += 1
+            watch = self._watch
+            if watch is None or not watch[0](exit_):
+                return
+            self._watch = None
+        watch[1]()
+
+    def watch(self, is_it: Callable[[Exit], bool], then: Callable[[], None]) -> None:
+        """At the next exit that `is_it`, call `then`, once, on the vCPU's thread."""
+        with self._lock:
+            self._watch = is_it, then
+
+    def forget_watch(self) -> None:
+        """Wait for no exit any more."""
+        with self._lock:
+            self._watch = None
+
+    def take(self) -> Taken:
+        """All since the last call of this."""
+        with self._lock:
+            calls, exits = tuple(self._calls), tuple(self._exits)
+            left_out = tuple(sorted(self._left_out.items()))
+            self._calls.clear()
+            self._exits.clear()
+            self._left_out.clear()
+        return calls, exits, left_out
