@@ -8,39 +8,32 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from pyvmm.demo.stage.held import HeldStage
-from pyvmm.demo.stage.stage import open_stage
-from pyvmm.demo.telling.orders import (
-    ActDone,
-    DoAct,
-    NotDone,
-    OpenStage,
-    Order,
-    StageLost,
-    StageOpened,
-    Told,
-)
+from pyvmm.demo.house.client import StageGoneError
+from pyvmm.demo.house.houses import Houses, Reading, ReadingHere, Say, open_houses, unheard
+from pyvmm.demo.telling.orders import OpenStage, Order, StageLost, Told
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.telling.player import Move, Player
-from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.errors import PyvmmError
 
 
 class Playing:
-    """One reader with a stage of their own, in this process. Used by one task; see `playing`."""
+    """One reader with stages of their own. Used by one task; made by `playing` and its like."""
 
-    def __init__(self, player: Player, wish: StageHost | None, nursery: trio.Nursery) -> None:
+    def __init__(self, player: Player, reading: Reading) -> None:
         self.player = player
-        self._wish = wish
-        self._nursery = nursery
-        self._held: HeldStage | None = None
+        self._reading = reading
         self._has_played = False
 
     async def begin(self) -> None:
-        """Open the first stage. Raises `HostLacksError` and `NoPermissionError` for a bad wish."""
+        """Open the first stage.
+
+        Raises `HostLacksError` and `NoPermissionError` for a wish that cannot be met, and what
+        starting a lab raises.
+        """
         await self._carry_out(self.player.begin())
 
     async def move(self, move: Move) -> None:
-        """Make a move, and carry out all that follows from it."""
+        """Make a move, and carry all out that follows from it."""
         await self._carry_out(self.player.move(move))
 
     async def _carry_out(self, orders: Sequence[Order]) -> None:
@@ -50,42 +43,44 @@ class Playing:
 
     async def _told(self, order: Order) -> Told:
         try:
-            match order:
-                case OpenStage():
-                    return await self._open(order)
-                case DoAct(act=act, ticket=ticket):
-                    assert self._held is not None
-                    return ActDone(await self._held.stage.do(act), ticket)
-        except UsageError as error:
-            return NotDone(f"that cannot be tried: {error.cause}", order.ticket)
+            told = await self._reading.carry_out(order)
+        except StageGoneError as error:
+            return StageLost(error.cause, order.ticket)
         except PyvmmError as error:
             if not self._has_played:
                 raise
             return StageLost(str(error), order.ticket)
-
-    async def _open(self, order: OpenStage) -> StageOpened:
-        if self._held is not None:
-            await self._held.let_go()
-            self._held = None
-        opened = open_stage(order.setup, order.needs, self._wish)
-        self._held = await HeldStage.hold(self._nursery, opened)
-        stage = self._held.stage
-        for one in order.replay:
-            await stage.do(one.act)
-        self._has_played = True
-        return StageOpened(stage.staged, await stage.observe(), order.ticket)
+        self._has_played |= isinstance(order, OpenStage)
+        return told
 
 
 @asynccontextmanager
-async def playing(player: Player, wish: StageHost | None) -> AsyncIterator[Playing]:
-    """A reader with a stage; behind the block nothing of any stage is left.
+async def playing(
+    player: Player, wish: StageHost | None, say: Say = unheard
+) -> AsyncIterator[Playing]:
+    """A reader with a process of stages; behind the block nothing of any stage is left.
 
-    `wish` is the host for every chapter; None: each has the best there is.
+    `wish` is the host for every chapter; None: each has the best there is. `say` is told how the
+    start of a lab goes.
     """
+    async with open_houses(wish, say) as houses, playing_in(houses, player) as reader:
+        yield reader
+
+
+@asynccontextmanager
+async def playing_in(houses: Houses, player: Player) -> AsyncIterator[Playing]:
+    """One of the readers of `houses`. Raises `HouseFullError` and `SystemCallError`."""
+    async with houses.reading() as reading:
+        yield Playing(player, reading)
+
+
+@asynccontextmanager
+async def playing_here(player: Player, host: StageHost) -> AsyncIterator[Playing]:
+    """A reader whose stages are in this process, all on KVM or all on the model."""
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
-            yield Playing(player, wish, nursery)
+            yield Playing(player, ReadingHere(nursery, host))
         except BaseException as raised:  # noqa: BLE001 - raised again, without a group
             failure = raised
         nursery.cancel_scope.cancel()

@@ -47,12 +47,14 @@ class Child:
         pass_fds: Sequence[int] = (),
         stdin: int | None = None,
         stdout: int | None = None,
+        *,
+        own_session: bool = False,
     ) -> Child:
         """Start `command` with descriptors of ours as its standard input and output.
 
         None: its input is empty, its output a pipe to us; errors always are. It writes no core
-        file. Raises `HostLacksError` where there is no such
-        program, `SystemCallError` where the kernel refuses.
+        file. With `own_session` a terminal's signals are not for it. Raises `HostLacksError` where
+        there is no such program, `SystemCallError` where the kernel refuses.
         """
         prctl = _libc_prctl()
         parent = os.getpid()
@@ -71,6 +73,7 @@ class Child:
                 stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=subprocess.PIPE,
                 pass_fds=pass_fds,
+                start_new_session=own_session,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - no lock is taken in it
             )
         except FileNotFoundError as error:

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from pyvmm.demo.chapters import BOOK
-from pyvmm.demo.playing import playing
+from pyvmm.demo.playing import playing_here
 from pyvmm.demo.stage.bare import BareStage
 from pyvmm.demo.stage.objects import LARGEST, MOST
 from pyvmm.demo.telling.acts import parse_act
@@ -34,7 +34,7 @@ chapters = pytest.mark.parametrize("chapter", BOOK.chapters, ids=lambda one: one
 
 def played(chapter: Chapter, host: StageHost) -> tuple[Moment, ...]:
     async def main() -> tuple[Moment, ...]:
-        async with playing(Player(BOOK, chapter.id), host) as reader:
+        async with playing_here(Player(BOOK, chapter.id), host) as reader:
             await reader.begin()
             while reader.player.view.phase is not Phase.ENDED:
                 await reader.move(Plain.NEXT)
@@ -202,7 +202,7 @@ def test_what_cannot_be_asked_for(line: str, said: str) -> None:
 
 def test_a_reader_who_tries_nonsense_goes_on() -> None:
     async def main() -> tuple[str, Phase]:
-        async with playing(Player(BOOK, "slots"), StageHost.MODEL) as reader:
+        async with playing_here(Player(BOOK, "slots"), StageHost.MODEL) as reader:
             await reader.begin()
             await reader.move(Try(parse_act("close vm 5")))
             notice = reader.player.view.notice

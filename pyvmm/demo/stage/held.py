@@ -1,50 +1,49 @@
 # SPDX-License-Identifier: MIT
-"""A stage that a task of its own holds open: it may have a nursery, and outlive who opened it."""
+"""A thing that a task of its own holds open: it may have a nursery, and outlive who opened it."""
 
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from typing import Generic, TypeVar
 
 import trio
 
-from pyvmm.demo.stage.stage import Stage
 from pyvmm.errors import PyvmmError
 
+T = TypeVar("T")
 
-class HeldStage:
-    """A stage, until `let_go`. Made by `hold`."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+class Held(Generic[T]):
+    """A stage, or what else an asynchronous context manager gives, until `let_go`."""
+
+    def __init__(self, thing: T) -> None:
+        self.thing = thing
         self._wanted = trio.Event()
         self._gone = trio.Event()
 
     @classmethod
-    async def hold(
-        cls, nursery: trio.Nursery, opened: AbstractAsyncContextManager[Stage]
-    ) -> HeldStage:
-        """Open a stage in a task of `nursery`'s. Raises what that raises, a `PyvmmError`."""
-        held = await nursery.start(cls._keep, opened)
+    async def hold(cls, nursery: trio.Nursery, opened: AbstractAsyncContextManager[T]) -> Held[T]:
+        """Open it in a task of `nursery`'s. Raises what that raises, a `PyvmmError`."""
+        held: Held[T] | PyvmmError = await nursery.start(cls._keep, opened)
         if isinstance(held, PyvmmError):
             raise held
-        assert isinstance(held, HeldStage)
         return held
 
     async def let_go(self) -> None:
-        """Free everything on it, and wait until that is done. A second call does nothing."""
+        """Free everything of it, and wait until that is done. A second call does nothing."""
         self._wanted.set()
         await self._gone.wait()
 
     @classmethod
     async def _keep(
         cls,
-        opened: AbstractAsyncContextManager[Stage],
-        task_status: trio.TaskStatus[HeldStage | PyvmmError] = trio.TASK_STATUS_IGNORED,
+        opened: AbstractAsyncContextManager[T],
+        task_status: trio.TaskStatus[Held[T] | PyvmmError] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        held: HeldStage | None = None
+        held: Held[T] | None = None
         try:
-            async with opened as stage:
-                held = cls(stage)
+            async with opened as thing:
+                held = cls(thing)
                 task_status.started(held)
                 await held._wanted.wait()
         except PyvmmError as error:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""A stage's process as the reader's side has it: orders, and answers or why there are none.
+
+Sans-I/O but for waiting: `local` and `lab` bring bytes to and from the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from pyvmm.demo.house.lines import LONGEST, Alive, Answer, Asked, line_of, said
+from pyvmm.errors import ExitCode, PyvmmError
+from pyvmm.typed_values import UnfitValueError
+
+
+class StageGoneError(PyvmmError):
+    """The process of a reader's stages is lost, or was never there."""
+
+    exit_code = ExitCode.SYSTEM_CALL
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("go on with this stage", cause)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds after which a process counts as lost.
+
+    `silence`: nothing at all has come from it; `act`: an order has not been answered; `end`: it has
+    not ended after its input.
+    """
+
+    silence: float = 60.0
+    act: float = 120.0
+    end: float = 10.0
+
+
+PATIENCE = Patience()
+
+
+class StageClient:
+    """One process. Used by one task; `feed` and `end` are called by who reads from it."""
+
+    def __init__(
+        self,
+        send: Callable[[bytes], Awaitable[None]],
+        patience: Patience,
+        silent: str = "nothing was heard of it for {:g} s",
+    ) -> None:
+        """`send` writes to the process; raises `OSError` or trio's errors where it is gone.
+
+        `silent` says of so many seconds that nothing came in them.
+        """
+        self._send = send
+        self._silent = silent
+        self._patience = patience
+        self._buffer = bytearray()
+        self._answer: Answer | None = None
+        self._waits_for: int | None = None
+        self._stirred = trio.Event()
+        self._heard = trio.current_time()
+        self.lost = ""
+        """Reason that nothing more comes of it, in words; "" while all is well."""
+
+    # -- from the process --
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that it wrote."""
+        self._heard = trio.current_time()
+        self._buffer += data
+        while b"\n" in data and not self.lost:
+            line, _, rest = bytes(self._buffer).partition(b"\n")
+            self._buffer, data = bytearray(rest), rest
+            self._take(line)
+        if len(self._buffer) >= LONGEST:
+            self.lose(f"its process said a line of more than {LONGEST} bytes")
+
+    def lose(self, why: str) -> None:
+        """Give it up; the first reason counts."""
+        self.lost = self.lost or why
+        self._buffer.clear()
+        self._stir()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            word = said(line)
+        except UnfitValueError as error:
+            self.lose(f"its process said nonsense: {error}")
+            return
+        if isinstance(word, Alive):
+            self._stir()
+        elif self._answer is not None or word.ticket != self._waits_for:
+            self.lose("its process answered what it was not asked")
+        else:
+            self._answer = word
+            self._stir()
+
+    def _stir(self) -> None:
+        self._stirred.set()
+        self._stirred = trio.Event()
+
+    # -- to the process --
+
+    async def ask(self, order: Asked) -> Answer:
+        """Give an order, and wait for what comes of it. Raises `StageGoneError`.
+
+        If it is cancelled, nobody knows what the process does then: it is given up.
+        """
+        ticket = order.order.ticket if hasattr(order, "order") else order.ticket
+        self._answer, self._waits_for = None, ticket
+        try:
+            deadline = trio.current_time() + self._patience.act
+            with trio.move_on_at(deadline):
+                await self._to_process(order)
+                while not self.lost and self._answer is None:
+                    await self._wait_until(deadline)
+        except BaseException:
+            self.lose("the reader went away in the middle of a step")
+            raise
+        finally:
+            self._waits_for = None
+        return self._answered()
+
+    def _answered(self) -> Answer:
+        answer, self._answer = self._answer, None
+        if answer is None:
+            self.lose(f"it did not answer in {self._patience.act:g} s")
+            raise StageGoneError(self.lost)
+        return answer
+
+    async def _to_process(self, order: Asked) -> None:
+        if self.lost:
+            return
+        try:
+            await self._send(line_of(order))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            # Why it has gone is known when its output has ended.
+            await trio.lowlevel.checkpoint()
+
+    async def _wait_until(self, deadline: float) -> None:
+        """Wait until something has come of it, or it has been silent for too long."""
+        stirred = self._stirred
+        with trio.move_on_at(min(deadline, self._heard + self._patience.silence)):
+            await stirred.wait()
+        if trio.current_time() >= self._heard + self._patience.silence:
+            self.lose(self._silent.format(self._patience.silence))
