@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm.cli.ending_signals import ending_signals
+from pyvmm.cli.standard_error import say_to_user
 from pyvmm.cli.standard_output import columns, encoded, print_answer
 from pyvmm.errors import ExitCode
 
@@ -49,10 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="append line after line, for screen readers (default with TERM=dumb)",
     )
+    parser.add_argument("--stage-process", action="store_true", help=argparse.SUPPRESS)
 
 
 def command(options: argparse.Namespace) -> int:
     """Play: asks on a terminal, plays through without one."""
+    if options.stage_process:
+        from pyvmm.demo.house import process
+
+        return process.main()
     from pyvmm.demo.chapters import BOOK
     from pyvmm.demo.telling.links import parse_link
     from pyvmm.demo.telling.outcomes import StageHost
@@ -84,7 +90,7 @@ def _through(options: argparse.Namespace, player: Player, wish: StageHost | None
     from pyvmm.demo.terminal.plain import play_through
 
     async def main() -> bool:
-        async with playing(player, wish) as reader:
+        async with playing(player, wish, say_to_user) as reader:
             await reader.begin()
             whole = options.chapter is None
             width = columns() or _WIDTH
@@ -101,7 +107,7 @@ def _plain(options: argparse.Namespace, player: Player, wish: StageHost | None) 
 
     async def main() -> None:
         lines = TypedLines(0, _show)
-        async with playing(player, wish) as reader:
+        async with playing(player, wish, say_to_user) as reader:
             await reader.begin()
             await play(reader, BOOK, print_answer, lines.ask, columns() or _WIDTH)
 

@@ -9,10 +9,12 @@ import rich.console
 import rich.table  # noqa: F401
 
 # All that a command may need: imported late elsewhere, so that each pays only for its own.
+import pyvmm.cli.demo
 import pyvmm.cli.doctor
 import pyvmm.cli.guests
 import pyvmm.cli.main
 import pyvmm.cli.run
+import pyvmm.demo.house.process
 import pyvmm.hosts.kvm.sleeping
 import pyvmm.hosts.kvm.system
 import pyvmm.hosts.kvm.vcpu_codec

@@ -75,7 +75,7 @@ class Serving:
         if not lacking or stage.staged.host is StageHost.MODEL:
             return await stage.do(order.act), None
         if self._aside is None:
-            opened = open_stage(self._setup, order.needs, StageHost.MODEL)
+            opened = open_stage(self._setup, frozenset(), StageHost.MODEL)
             self._aside = await Held.hold(self._nursery, opened)
         aside = self._aside.thing
         words = " and no ".join(sorted(one.value for one in lacking))
