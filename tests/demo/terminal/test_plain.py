@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from pyvmm.demo.chapters import BOOK
-from pyvmm.demo.playing import playing
+from pyvmm.demo.playing import playing_here
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.telling.player import Player
 from pyvmm.demo.terminal.plain import play, play_through
@@ -23,7 +23,7 @@ def scripted(*lines: str, width: int = 80, at: tuple[str, str] = ("slots", "")) 
         return next(typed, None)
 
     async def main() -> None:
-        async with playing(Player(BOOK, *at), StageHost.MODEL) as reader:
+        async with playing_here(Player(BOOK, *at), StageHost.MODEL) as reader:
             await reader.begin()
             await play(reader, BOOK, written.append, ask, width)
 
@@ -124,7 +124,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def test_played_through_whole_or_one_chapter() -> None:
     async def main(whole: bool) -> tuple[bool, str]:
         written: list[str] = []
-        async with playing(Player(BOOK, "slots"), StageHost.MODEL) as reader:
+        async with playing_here(Player(BOOK, "slots"), StageHost.MODEL) as reader:
             await reader.begin()
             held = await play_through(reader, BOOK, written.append, 80, whole=whole)
         return held, "\n".join(written)
@@ -146,7 +146,7 @@ def test_a_question_that_no_answer_fits_makes_it_end_with_another_code(
 
     async def main() -> tuple[bool, list[str]]:
         written: list[str] = []
-        async with playing(Player(BOOK, "slots"), StageHost.MODEL) as reader:
+        async with playing_here(Player(BOOK, "slots"), StageHost.MODEL) as reader:
             await reader.begin()
             held = await play_through(reader, BOOK, written.append, 80, whole=False)
         return held, written
