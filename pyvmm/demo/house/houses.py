@@ -46,7 +46,7 @@ class HouseFullError(HostLacksError):
 
 
 class Reading(Protocol):
-    """What carries one reader's orders out. Used by one task."""
+    """Stages of one reader: carries that reader's orders out. Used by one task."""
 
     async def carry_out(self, order: Order) -> Told:
         """Carry an order out. Raises what opening a stage raises, and `StageGoneError`."""

@@ -32,7 +32,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class _Wire:
-    """What standard input and output were at the start; both are something harmless then."""
+    """Standard input and output as they were at the start; both are something harmless then."""
 
     def __init__(self) -> None:
         self._in = os.dup(0)
