@@ -75,6 +75,10 @@ PURE_MODULES = {
     "demo/chapters": (
         "__init__", "exercises", "files", "glossary", "pins", "slots", "teardown",
     ),
+    "demo/page": (
+        "__init__", "attacker", "call_words", "calls", "handout", "page_cells", "page_map",
+        "parts", "pins", "shell", "steps", "words",
+    ),
     "demo/terminal": (
         "__init__", "commands", "lines", "parts", "references", "text", "text_attacker",
         "text_calls", "text_memory", "text_pins",

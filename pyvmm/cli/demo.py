@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from pyvmm.cli.ending_signals import ending_signals
 from pyvmm.cli.standard_error import say_to_user
 from pyvmm.cli.standard_output import columns, encoded, print_answer
-from pyvmm.errors import ExitCode
+from pyvmm.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from pyvmm.demo.telling.chapter import Chapter
     from pyvmm.demo.telling.outcomes import StageHost
     from pyvmm.demo.telling.player import Player
 
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="CHAPTER[/STEP]",
         help="where to begin (default: at the beginning)",
+    )
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write the run, of all chapters or of CHAPTER, as a page that needs nothing else",
     )
     parser.add_argument("--list", action="store_true", help="list the chapters, and end")
     parser.add_argument(
@@ -70,6 +76,11 @@ def command(options: argparse.Namespace) -> int:
     if options.chapter is not None:
         begin = parse_link(options.chapter, BOOK)
     wish = None if options.host == "auto" else StageHost(options.host)
+    if options.html is not None:
+        if begin[1]:
+            raise UsageError("write a hand-out", "a hand-out tells a whole chapter", begin[0])
+        chapters = [one for one in BOOK.chapters if options.chapter is None or one.id == begin[0]]
+        return _handout(options, chapters, wish)
     player = Player(BOOK, *begin)
     if os.isatty(0) and os.isatty(1):
         return _plain(options, player, wish)
@@ -82,6 +93,24 @@ def _list() -> int:
     width = max(len(one.id) for one in BOOK.chapters)
     print_answer("\n".join(f"{one.id:<{width}}  {one.title}" for one in BOOK.chapters))
     return ExitCode.OK
+
+
+def _handout(options: argparse.Namespace, chapters: list[Chapter], wish: StageHost | None) -> int:
+    from pyvmm.cli.demo_handout import Handout
+    from pyvmm.demo.chapters import BOOK
+    from pyvmm.demo.page.run_through import run_through
+    from pyvmm.demo.playing import playing
+    from pyvmm.demo.telling.player import Player
+
+    handout = Handout(options.html)
+
+    async def main() -> None:
+        async with playing(Player(BOOK, chapters[0].id), wish) as reader:
+            await reader.begin()
+            handout.told = await run_through(reader, chapters)
+
+    _until_signal(options, main)
+    return ExitCode.OK if handout.write() else _NO
 
 
 def _through(options: argparse.Namespace, player: Player, wish: StageHost | None) -> int:

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""System calls and exits of a moment as HTML: each with its structure, its bytes and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pyvmm.demo.page.call_words import field_words, flag_words, request_words
+from pyvmm.demo.page.words import said, table
+from pyvmm.demo.telling.outcomes import Outcome, name_of
+from pyvmm.hosts.call_record import Field, Made, SystemCall
+
+SHOWN_BYTES = 16
+"""The most bytes of a field that are written out."""
+
+
+def calls_html(outcome: Outcome) -> str:
+    """All that was asked of the kernel, and exits of the guest; in order, as far as it was kept."""
+    parts = ["<h3>System calls</h3>"]
+    if not outcome.calls:
+        parts.append("<p>No system call was needed.</p>")
+    elif all(one.made is Made.MODEL for one in outcome.calls):
+        parts.append('<p class="faint">The model answers; KVM would have been given the same.</p>')
+    if outcome.calls:
+        parts.append(f'<ol class="calls">{"".join(map(_call, outcome.calls))}</ol>')
+    if outcome.exits:
+        items = "".join(f"<li><code>{said(one)}</code></li>" for one in outcome.exits)
+        parts.append(f'<h3>Exits of the guest</h3><ol class="exits">{items}</ol>')
+    for what, count in outcome.left_out:
+        parts.append(f'<p class="faint">and {count} more: {said(what)}</p>')
+    return "".join(parts)
+
+
+def _call(call: SystemCall) -> str:
+    kind = "call refused" if call.errno else "call"
+    words = request_words(call.name, call.request)
+    parts = [
+        f'<li class="{kind}"><p class="line"><code>{_line(call)}</code></p>',
+        f'<p class="faint">{said(words)} [{said(call.section)}]</p>',
+    ]
+    if call.structure:
+        rows = list(_rows(call.structure, call.given))
+        parts.append(_structure(call.structure, rows))
+    if call.returned:
+        rows = list(_rows(call.structure, call.returned))
+        parts.append(_structure("written back by the kernel", rows))
+    return "".join((*parts, "</li>"))
+
+
+def _line(call: SystemCall) -> str:
+    words = [call.target]
+    if call.request:
+        words.append(call.request)
+    if call.structure:
+        words.append(f"&{call.structure}")
+    else:
+        words += [f"{one.name} {value_words(one)}" for one in call.given]
+    answer = f"-1 {name_of(call.errno)}" if call.errno else result_words(call)
+    kind = "bad" if call.errno else "good"
+    return f'{said(call.name)}({said(", ".join(words))}) = <b class="{kind}">{said(answer)}</b>'
+
+
+def result_words(call: SystemCall) -> str:
+    """The result of a call that worked, with what it is."""
+    if call.name == "mmap":
+        return f"{call.result:#x}"
+    makes = call.request.startswith("KVM_CREATE_V") or call.request == "KVM_CREATE_GUEST_MEMFD"
+    return f"{call.result} (a new descriptor)" if makes else str(call.result)
+
+
+def value_words(field: Field) -> str:
+    """A field's value, with its meaning in brackets."""
+    if field.value is None:
+        shown = field.raw[:SHOWN_BYTES].hex(" ")
+        return shown + (" ..." if len(field.raw) > SHOWN_BYTES else "")
+    words = f"{field.value:#x}" if abs(field.value) >= 10 else str(field.value)
+    return f"{words} ({field.meaning})" if field.meaning else words
+
+
+def _structure(name: str, rows: Sequence[Sequence[str]]) -> str:
+    columns = ("field", "value", "bytes, from offset", "meaning")
+    return f'<div class="wide structure">{table(columns, rows, name)}</div>'
+
+
+def _rows(structure: str, fields: Sequence[Field]) -> Iterator[tuple[str, ...]]:
+    """Each field; zeroes at the end that mean nothing are one row."""
+    shown = list(fields)
+    unused: list[Field] = []
+    while shown and shown[-1].name.startswith(("pad", "reserved")) and not any(shown[-1].raw):
+        unused.insert(0, shown.pop())
+    for one in shown:
+        words = " ".join(filter(None, (field_words(structure, one.name), flag_words(one.meaning))))
+        yield (
+            f"<code>{said(one.name)}</code>",
+            f"<code>{said(value_words(one))}</code>",
+            _bytes(one),
+            said(words),
+        )
+    if unused:
+        size = sum(len(one.raw) for one in unused)
+        names = ", ".join(one.name for one in unused)
+        yield (
+            f"<code>{said(names)}</code>",
+            "<code>0</code>",
+            f"<code>{unused[0].offset:#04x}: {size} x 00</code>",
+            "Unused; has to be zero.",
+        )
+
+
+def _bytes(field: Field) -> str:
+    """The bytes as the kernel got them, with a sentence that says which they are."""
+    raw = field.raw
+    shown = raw[:SHOWN_BYTES].hex(" ") + (" ..." if len(raw) > SHOWN_BYTES else "")
+    last = field.offset + len(raw) - 1
+    about = f"bytes {field.offset} to {last}: {field.name}"
+    if field.value is not None and len(raw) > 1:
+        about += ", the least significant byte first"
+    return f'<code title="{said(about)}">{field.offset:#04x}: {said(shown)}</code>'
