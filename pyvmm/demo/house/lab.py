@@ -34,6 +34,7 @@ MOST_IN_LAB = 6
 """Stages at once: a lab has two emulated CPUs and 2 GiB."""
 STAGE_COMMAND = ("demo", "--stage-process")
 """The pyvmm command that is the process: the lab forks a loaded one for it."""
+_LOST = "the lab was lost"
 _RECEIVE = 64 << 10
 _TAIL = 2048
 
@@ -83,7 +84,8 @@ class LabHouse:
                     with trio.CancelScope(shield=True):
                         await process.end(patience.end)
                         await trio.aclose_forcefully(stream)
-                    self.lost = self.lost or process.lab_lost
+                    if process.client.lost.startswith(_LOST):
+                        self.lost = process.client.lost
                     nursery.cancel_scope.cancel()
         finally:
             self.stages -= 1
@@ -136,9 +138,8 @@ class _LabProcess:
     """One command in the lab: frames to lines, and back."""
 
     def __init__(self, stream: trio.SocketStream, patience: Patience) -> None:
-        silent = "the lab was lost (nothing was heard of it for {:g} s)"
+        silent = f"{_LOST} (nothing was heard of it for {{:g}} s)"
         self.client = StageClient(self._send, patience, silent)
-        self.lab_lost = ""
         self._stream = stream
         self._decoder = Decoder()
         self._writing = trio.Lock()
@@ -173,8 +174,7 @@ class _LabProcess:
             await self._ended.wait()
 
     def _lose(self, why: str) -> None:
-        self.lab_lost = self.lab_lost or f"the lab was lost ({why})"
-        self.client.lose(self.lab_lost)
+        self.client.lose(f"{_LOST} ({why})")
         self._granted.set()
         self._ended.set()
 
