@@ -7,7 +7,7 @@ import errno
 import mmap
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, UsageError
@@ -184,9 +184,10 @@ class Mapping(Owner):
         # An access through a view must not become a segmentation fault, nor end up in whatever is
         # mapped at this address next.
         result = lib.pyvmm_map_zeroes_over(self._hva, self._size)
-        self._told("mmap", self._hva, self._size, result, "MAP_FIXED|MAP_ANONYMOUS")
+        answer = result or self._hva
+        self._told("mmap", self._hva, self._size, answer, "MAP_FIXED|MAP_ANONYMOUS")
         check(result, attempt)
-        users = _LastUser(self._hva, self._size, len(exporters))
+        users = _LastUser(self._unmap, len(exporters))
         for exporter in exporters:
             weakref.finalize(exporter, users.gone).atexit = False
 
@@ -198,15 +199,14 @@ class _Memfd(FdOwner):
 class _LastUser:
     """Unmaps a range when the last of its users has gone."""
 
-    def __init__(self, hva: int, size: int, users: int) -> None:
-        self._hva = hva
-        self._size = size
+    def __init__(self, unmap: Callable[[], int], users: int) -> None:
+        self._unmap = unmap
         self._users = users
 
     def gone(self) -> None:
         self._users -= 1
         if self._users == 0:
-            lib.pyvmm_unmap(self._hva, self._size)
+            self._unmap()
 
 
 def map_anonymous(size: int, *, in_core: bool = False, recorder: Recorder | None = None) -> Mapping:

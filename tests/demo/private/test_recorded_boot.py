@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""The record of a whole machine, compared with what strace sees of each of its threads."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.test_recording import SHARED, told_by_strace
+
+pytestmark = [pytest.mark.kvm, pytest.mark.slow]
+
+TOP = Path(__file__).parent.parent.parent.parent
+WHICH = "openat,ioctl,mmap,munmap,madvise,fallocate,memfd_create,ftruncate,mincore,close"
+Row = tuple[str, str, int]
+
+
+def whole_lines(log: Path) -> list[tuple[int, str]]:
+    """(Thread, call) of each, put together where another thread's came between."""
+    begun: dict[int, str] = {}
+    found = []
+    for line in log.read_text().splitlines():
+        number, call = line.split(maxsplit=1)
+        thread = int(number)
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call.removesuffix("<unfinished ...>")
+            continue
+        if call.startswith("<... "):
+            call = begun.pop(thread) + call.split("resumed>", 1)[1]
+        found.append((thread, call))
+    return list(without_other_files(found))
+
+
+def without_other_files(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Leave out files that are read in between: their descriptors' numbers are used again."""
+    others: set[str] = set()
+    for thread, call in lines:
+        opened = re.match(r"openat\(.* = (\d+)$", call)
+        closed = re.match(r"close\((\d+)\)", call)
+        if opened and '"/dev/kvm"' not in call:
+            others.add(opened[1])
+        elif closed and closed[1] in others:
+            others.remove(closed[1])
+        else:
+            yield thread, call
+
+
+def compared(tmp_path: Path, *arguments: str) -> list[Row]:
+    """Have the program run under strace; what the two agree on."""
+    log = tmp_path / "strace"
+    ended = subprocess.run(
+        ["strace", "-f", "--seccomp-bpf", "-o", log, "-e", f"trace={WHICH}", "-e", "signal=none", sys.executable,
+         "-m", "tests.demo.private.recorded_boot", *arguments],
+        stdout=subprocess.PIPE, check=True, cwd=TOP,
+    )  # fmt: skip
+    rows = [(thread, (name, where, result)) for thread, name, where, result in json.loads(
+        ended.stdout)]  # fmt: skip
+    seen = whole_lines(log)
+    start = max(i for i, (_, line) in enumerate(seen) if '"/dev/kvm"' in line)
+    last = rows[-1][1]
+    told = [(thread, told_by_strace(line)) for thread, line in seen[start:]]
+    end = max(i for i, (_, row) in enumerate(told) if row == last) + 1
+    known = {row for _, row in rows}
+    for thread in sorted({thread for thread, _ in rows}):
+        recorded = [row for number, row in rows if number == thread]
+        traced = [
+            row for number, row in told[:end]
+            if number == thread and row is not None and (row in known or row[0] not in SHARED)
+        ]  # fmt: skip
+        assert traced == recorded
+    return [row for _, row in rows]
+
+
+def test_a_machine(tmp_path: Path) -> None:
+    assert len(compared(tmp_path)) > 15
+
+
+@pytest.mark.usefixtures("private_host")
+def test_a_machine_with_private_memory(tmp_path: Path) -> None:
+    rows = compared(tmp_path, "private")
+    assert len(rows) > 60
+    names = [name for name, _, _ in rows]
+    assert names.count("fallocate") >= 2
+    assert names.count("madvise") >= 8
