@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class PrivateStage:
         self._machine: PrivateMachine | None = None
         self._acts: MachineActs | None = None
         self._before: _Booted | None = None
+        self._answered: Counter[str] = Counter()
 
     @property
     def machine(self) -> PrivateMachine:
@@ -104,6 +106,7 @@ class PrivateStage:
                 done = await acts.do(act)
         seconds = time.perf_counter() - began
         calls, exits, more = self._record.take()
+        more += await self._in_c()
         after = self._observed()
         self._record.take()  # Asking the kernel what is resident belongs to no act.
         return Outcome(
@@ -119,6 +122,14 @@ class PrivateStage:
             left_out=left_out + more,
             same_digest=same_digest,
         )
+
+    async def _in_c(self) -> tuple[tuple[str, int], ...]:
+        """What C answered since the last call of this, and how often."""
+        if self._machine is None:
+            self._answered = Counter()
+            return ()
+        before, self._answered = self._answered, await self._machine.answered_in_c()
+        return tuple((self._answered - before).items())
 
     async def observe(self) -> Observed:
         """The state of the stage now."""
@@ -141,6 +152,7 @@ class PrivateStage:
         if act.change.value == "none":
             inputs = self._first
         await self.close()
+        self._answered = Counter()
         self._record.take()
         machine = await PrivateMachine.open(
             self._nursery, inputs, _CHOICES[self.staged.host], self._record

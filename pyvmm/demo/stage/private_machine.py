@@ -6,7 +6,8 @@ Conversions go the long way, because a listener listens that does nothing: so ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -28,6 +29,11 @@ from pyvmm.memory.layout import FIRMWARE_GPA, GpaRange
 LIMIT = 60.0
 """Seconds after which a guest that was to do something, or to stop, counts as lost."""
 _POLL = 0.001
+_IN_C = {
+    "POSTED_WRITE": "port writes that C took",
+    "POSTED_READ": "port reads that C answered",
+    "CONVERTED": "conversions that C made",
+}
 _REPORTED = GpaRange(FIRMWARE_GPA + 16, FIRMWARE_GPA + LAUNCH_REPORT.size - 8)
 """The digest in the launch report."""
 
@@ -182,6 +188,17 @@ class PrivateMachine:
         launch = self.inside.assembly.launch
         report = None if launch is None else launch.report
         return b"" if report is None else report.digest
+
+    async def answered_in_c(self) -> Counter[str]:
+        """Count what has ended no run of the vCPU's, because C answered it, by what it was."""
+        counts: list[Mapping[str, int]] = [{}]
+        if self.ended is None:
+            await self.inside.machine.vcpus[0].call(
+                lambda vcpu: counts.append(dict(vcpu.exit_counts()))
+            )
+        else:
+            counts.append(self.inside.threads.threads[0].exit_counts)
+        return Counter({said: counts[-1].get(name, 0) for name, said in _IN_C.items()})
 
     # -- letting it run --
 

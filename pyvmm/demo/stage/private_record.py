@@ -13,6 +13,12 @@ from pyvmm.hosts.exits import Exit, Interrupted
 MOST = 40
 """Most calls, and most exits, that are kept of one act; of more than these there is a count."""
 
+QUESTIONS = frozenset({
+    "KVM_GET_API_VERSION", "KVM_CHECK_EXTENSION", "KVM_GET_VCPU_MMAP_SIZE",
+    "KVM_GET_SUPPORTED_CPUID", "KVM_GET_MSR_INDEX_LIST",
+})  # fmt: skip
+"""Calls that only ask what the kernel has: counted, not kept. They would be half of a boot's."""
+
 Taken = tuple[tuple[SystemCall, ...], tuple[str, ...], tuple[tuple[str, int], ...]]
 """Calls; exits in words; what was left out, and how often."""
 
@@ -30,7 +36,7 @@ class PrivateRecord:
     def call(self, made: SystemCall) -> None:
         """Keep a call, or count it."""
         with self._lock:
-            if len(self._calls) < MOST:
+            if len(self._calls) < MOST and made.request not in QUESTIONS:
                 self._calls.append(made)
             else:
                 self._left_out[made.request or made.name] += 1

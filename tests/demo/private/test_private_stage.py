@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from pyvmm.demo.stage.secret import Secret, content_of
 from pyvmm.demo.telling.acts import Change, parse_act
 from pyvmm.demo.telling.outcomes import Content, Outcome, StageHost
 from pyvmm.errors import UsageError
-from pyvmm.hosts.call_record import Made
+from pyvmm.hosts.call_record import Made, SystemCall
 from pyvmm.hosts.exits import Hlt, Interrupted
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.page_states import PageState
@@ -53,7 +54,7 @@ def requests(outcome: Outcome) -> list[str]:
 
 
 def test_conversion_by_the_guest_and_by_the_host(host: StageHost) -> None:
-    _, written, shared, guest, seen, back, hole, bad, end = outcomes(
+    boot, written, shared, guest, seen, back, hole, bad, end = outcomes(
         "boot none mailbox",
         f"write guest 0 {PAGE} 7",
         f"convert guest {PAGE} 4096 shared",
@@ -88,6 +89,10 @@ def test_conversion_by_the_guest_and_by_the_host(host: StageHost) -> None:
     assert bad.explained is not None
     assert bad.explained.rule == "fallocate-alignment"
     assert bad.explained.source
+    left_out = dict(boot.left_out)
+    assert left_out["port writes that C took"] >= len(boot.console)
+    assert "conversions that C made" not in left_out
+    assert [one.left_out for one in (shared, guest, seen, back)] == [()] * 4
     assert end.after.held == ()
     assert "munmap" in requests(end)
 
@@ -315,6 +320,14 @@ def test_a_record_is_bounded_and_counts_the_rest() -> None:
     assert left_out == (("exit Hlt", 3),)
     assert reached == [1]
     assert record.take() == ((), (), ())
+    asked = SystemCall(
+        Made.KERNEL, "ioctl", "KVM_CHECK_EXTENSION", "KVM fd 3", "", (), (), 1, 0, "api.rst 4.4", ""
+    )
+    record.call(asked)
+    record.call(replace(asked, request="KVM_CREATE_VM"))
+    calls, _, left_out = record.take()
+    assert [one.request for one in calls] == ["KVM_CREATE_VM"]
+    assert left_out == (("KVM_CHECK_EXTENSION", 1),)
 
 
 def test_the_guest_may_be_broken_by_what_is_written(host: StageHost) -> None:

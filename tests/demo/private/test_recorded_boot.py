@@ -55,8 +55,8 @@ def compared(tmp_path: Path, *arguments: str) -> list[Row]:
     """Have the program run under strace; what the two agree on."""
     log = tmp_path / "strace"
     ended = subprocess.run(
-        ["strace", "-f", "--seccomp-bpf", "-o", log, "-e", f"trace={WHICH}", "-e", "signal=none", sys.executable,
-         "-m", "tests.demo.private.recorded_boot", *arguments],
+        ["strace", "-f", "--seccomp-bpf", "-o", log, "-e", f"trace={WHICH}", "-e", "signal=none",
+         sys.executable, "-m", "tests.demo.private.recorded_boot", *arguments],
         stdout=subprocess.PIPE, check=True, cwd=TOP,
     )  # fmt: skip
     rows = [(thread, (name, where, result)) for thread, name, where, result in json.loads(
