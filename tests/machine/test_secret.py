@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from pyvmm.demo.stage.attackers.process_memory import map_file, proc_self_mem, process_vm_read
+from pyvmm.demo.stage.attackers.searching import Searcher
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -24,7 +26,6 @@ from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.inside import ram_of
 
 from .private_machines import Talk, config, talk
-from .process_memory import Searcher, map_file, proc_self_mem, process_vm_read
 
 pytestmark = [pytest.mark.kvm, pytest.mark.slow, pytest.mark.usefixtures("private_host")]
 
@@ -157,7 +158,7 @@ def test_the_same_search_finds_what_the_guest_shares() -> None:
         assert await guest.ask("FILL", gpa, PAGE_SIZE, SHARED) == 0
         search = Searcher(gpa, SHARED, WORDS)
         found = search.in_process()
-        assert len([line for line in found if "memfd:pyvmm-guest" in line]) == len(WORDS)
+        assert len([line for line in found if "memfd:pyvmm-guest" in line.line]) == len(WORDS)
         for name, road in roads(guest, gpa).items():
             assert search.in_bytes(road() or b"") == list(WORDS), name
         # The file shows nothing even so: what is shared is elsewhere.

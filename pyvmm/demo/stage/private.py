@@ -21,7 +21,7 @@ from pyvmm.demo.stage.private_machine import PrivateMachine
 from pyvmm.demo.stage.private_observed import observed
 from pyvmm.demo.stage.private_record import PrivateRecord
 from pyvmm.demo.stage.secret import Secret
-from pyvmm.demo.telling.acts import Act, Boot, End, Look, Until
+from pyvmm.demo.telling.acts import Act, Attack, Boot, End, Look, Until
 from pyvmm.demo.telling.chapter import Need, Setup
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.errors import HostLacksError, UsageError
@@ -96,6 +96,10 @@ class PrivateStage:
                 await self.close()
             case Look():
                 self._record.take()
+            case Attack():
+                self._there()
+                self._record.take()
+                done = await self._attack(act)
             case _:
                 acts = self._there()
                 await acts.prepare(act)
@@ -124,12 +128,24 @@ class PrivateStage:
         )
 
     async def _in_c(self) -> tuple[tuple[str, int], ...]:
-        """What C answered since the last call of this, and how often."""
+        """Count what C answered since the last call of this."""
         if self._machine is None:
             self._answered = Counter()
             return ()
         before, self._answered = self._answered, await self._machine.answered_in_c()
         return tuple((self._answered - before).items())
+
+    async def _attack(self, act: Attack) -> Done:
+        from pyvmm.demo.stage.attackers.attack import attack  # Most acts are no attacks.
+        from pyvmm.demo.stage.attackers.explaining import explained
+        from pyvmm.demo.stage.attackers.target import Target
+
+        machine = self.machine
+        target = Target(
+            machine.inside, machine.inputs, self._record, self.secret, self._record.log()
+        )
+        seen = await attack(act.road, target, act.gpa)
+        return Done(seen.errno, explained=explained(seen), seen=(seen,))
 
     async def observe(self) -> Observed:
         """The state of the stage now."""

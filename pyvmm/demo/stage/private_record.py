@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from pyvmm.hosts.call_record import SystemCall
@@ -31,6 +31,7 @@ class PrivateRecord:
         self._calls: list[SystemCall] = []
         self._exits: list[str] = []
         self._left_out: Counter[str] = Counter()
+        self._log: deque[str] = deque(maxlen=MOST)
         self._watch: tuple[Callable[[Exit], bool], Callable[[], None]] | None = None
 
     def call(self, made: SystemCall) -> None:
@@ -46,8 +47,9 @@ class PrivateRecord:
         if isinstance(exit_, Interrupted):
             return  # A kick: it was this process that stopped the guest.
         with self._lock:
+            self._log.append(f"vCPU {vcpu}: {exit_}")
             if len(self._exits) < MOST:
-                self._exits.append(f"vCPU {vcpu}: {exit_}")
+                self._exits.append(self._log[-1])
             else:
                 self._left_out[f"exit {type(exit_).__name__}"] += 1
             watch = self._watch
@@ -65,6 +67,11 @@ class PrivateRecord:
         """Wait for no exit any more."""
         with self._lock:
             self._watch = None
+
+    def log(self) -> tuple[str, ...]:
+        """The last exits in words, `MOST` at most, whether they have been taken or not."""
+        with self._lock:
+            return tuple(self._log)
 
     def take(self) -> Taken:
         """All since the last call of this."""

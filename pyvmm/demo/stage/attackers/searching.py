@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Roads to memory that a process has, besides reading it: other system calls, and a search."""
+"""Search of files, and of all memory of this process, for what a guest has written."""
 
 from __future__ import annotations
 
@@ -12,56 +12,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from pyvmm.demo.stage.mailbox import pattern_at
 from pyvmm.rules.abi import PAGE_SIZE
 
-from .mailbox import pattern_at
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-_libc.process_vm_readv.restype = ctypes.c_ssize_t
-_MAP_FAILED = ctypes.c_void_p(-1).value
 _CHUNK = 4 << 20
-
-
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-
-def _fail() -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))
-
-
-def process_vm_read(address: int, size: int) -> bytes:
-    """process_vm_readv(2) of this process. Raises `OSError`."""
-    buffer = ctypes.create_string_buffer(size)
-    local = _IoVec(ctypes.addressof(buffer), size)
-    remote = _IoVec(address, size)
-    one = ctypes.c_ulong(1)
-    done = _libc.process_vm_readv(
-        os.getpid(), ctypes.byref(local), one, ctypes.byref(remote), one, ctypes.c_ulong(0)
-    )
-    if done < 0:
-        raise _fail()
-    return buffer.raw[:done]
-
-
-def proc_self_mem(address: int, size: int) -> bytes:
-    """The same by /proc/self/mem. Raises `OSError`."""
-    fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, size, address)
-    finally:
-        os.close(fd)
-
-
-def map_file(fd: int, size: int, protection: int, flags: int, offset: int) -> int:
-    """mmap(2), without the fstat that Python's makes first. Raises `OSError`."""
-    address = _libc.mmap(None, size, protection, flags, fd, offset)
-    if address == _MAP_FAILED:
-        raise _fail()
-    return int(address)
+_WORD = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +28,7 @@ class _Part:
     line: str
 
     def without(self, start: int, end: int) -> Iterator[_Part]:
-        """What of it is not in [start, end)."""
+        """Yield the parts of it that are not in [start, end)."""
         if self.start < (last := min(self.end, start)):
             yield _Part(self.start, last, self.line)
         if (first := max(self.start, end)) < self.end:
@@ -107,6 +62,17 @@ def _present(start: int, end: int) -> Iterator[tuple[int, int]]:
             yield found[0], found[-1] + PAGE_SIZE
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A word that was found: its address here, and the line of /proc/self/maps."""
+
+    address: int
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.address:#x} in {self.line}"
+
+
 @dataclass(frozen=True)
 class Searcher:
     """Looks for the words of a pattern (guest/include/pattern.h) from `gpa` on.
@@ -118,7 +84,7 @@ class Searcher:
     gpa: int
     seed: int
     words: tuple[int, ...]
-    """Which ones, as offsets in bytes."""
+    """Their offsets in bytes."""
 
     def in_bytes(self, data: bytes | bytearray, end: int | None = None) -> list[int]:
         """The offsets in `data`, up to `end`, where one of the words is."""
@@ -133,8 +99,20 @@ class Searcher:
                 at = data.find(upper, at + 1, end)
         return sorted(found)
 
-    def in_process(self) -> list[str]:
-        """Where in all of this process's readable memory one of the words is."""
+    def in_file(self, path: Path) -> list[int]:
+        """The offsets in a file where one of the words is. Raises `OSError`."""
+        buffer = bytearray(_CHUNK)
+        found: set[int] = set()
+        with path.open("rb", buffering=0) as file:
+            at, read = 0, _CHUNK
+            while read == _CHUNK:
+                read = os.preadv(file.fileno(), [buffer], at)
+                found.update(at + offset for offset in self.in_bytes(buffer, read))
+                at += _CHUNK - _WORD  # Two chunks overlap, for a word that is in both.
+        return sorted(found)
+
+    def in_process(self) -> list[Found]:
+        """The places in all of this process's readable memory where one of the words is."""
         buffer = bytearray(_CHUNK)
         own = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         found = []
@@ -144,13 +122,13 @@ class Searcher:
             parts = [piece for part in _parts() for piece in part.without(own, own + _CHUNK)]
             for part in parts:
                 # Two chunks overlap, for a word that is in both.
-                for at in range(part.start, part.end, _CHUNK - 8):
+                for at in range(part.start, part.end, _CHUNK - _WORD):
                     size = min(_CHUNK, part.end - at)
                     read = 0
                     with suppress(OSError):  # What cannot be read, nobody reads.
                         read = os.preadv(fd, [memoryview(buffer)[:size]], at)
                     offsets = self.in_bytes(buffer, read)
-                    found += [f"{at + offset:#x} in {part.line}" for offset in offsets]
+                    found += [Found(at + offset, part.line) for offset in offsets]
         finally:
             os.close(fd)
         return found

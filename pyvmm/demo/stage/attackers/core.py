@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Road to a secret through a core file of the monitor's process.
+
+The process that is made to dump core is one of its own, with a machine like this one and a secret
+of its guest's own: this one is to live on, and a process whose vCPUs have threads cannot be forked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import trio
+
+from pyvmm.demo.stage.attackers.core_process import CoreOrder
+from pyvmm.demo.stage.attackers.searching import Searcher
+from pyvmm.demo.stage.attackers.target import Target, closed
+from pyvmm.demo.stage.secret import SIZE
+from pyvmm.demo.telling.acts import Road
+from pyvmm.demo.telling.outcomes import Content, Seen
+from pyvmm.memory.page_states import PageState
+
+PATIENCE = 180.0
+"""Seconds that the process may take: in the lab it starts slowly."""
+_PATTERN = Path("/proc/sys/kernel/core_pattern")
+
+
+async def by_core(target: Target, gpa: int) -> Seen:
+    """Have such a process end by SIGABRT, and search the file that the kernel writes."""
+    why_not = _why_no_file()
+    if why_not:
+        return closed(Road.CORE, gpa, why_not)
+    states = target.inside.assembly.memory.states
+    order = CoreOrder(
+        target.host.value,
+        target.inputs.memory,
+        target.inputs.window,
+        gpa,
+        shared=states.at(gpa) is not PageState.PRIVATE,
+    )
+    with tempfile.TemporaryDirectory(prefix="pyvmm-demo-") as folder:
+        return await _of_process(order, Path(folder))
+
+
+async def _of_process(order: CoreOrder, folder: Path) -> Seen:
+    command = [sys.executable, "-m", "pyvmm.demo.stage.attackers.core_process"]
+    done = None
+    with trio.move_on_after(PATIENCE):
+        done = await trio.run_process(
+            command,
+            stdin=order.line().encode() + b"\n",
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            cwd=folder,
+        )
+    if done is None:
+        return closed(Road.CORE, order.gpa, f"the process took longer than {PATIENCE:g} s")
+    told = _told(done.stdout)
+    seed = told.get("seed")
+    if done.returncode != -signal.SIGABRT or not isinstance(seed, int):
+        why = told.get("failed") or done.stderr.decode(errors="replace").strip()[-200:]
+        return closed(Road.CORE, order.gpa, f"the process did not come to that: {why}")
+    return await trio.to_thread.run_sync(_searched, order, seed, folder)
+
+
+def _told(output: bytes) -> dict[str, object]:
+    try:
+        told = json.loads(output or b"{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _searched(order: CoreOrder, seed: int, folder: Path) -> Seen:
+    core = next((one for one in folder.iterdir() if one.is_file()), None)
+    if core is None:
+        return closed(Road.CORE, order.gpa, "it ended by SIGABRT, and the kernel wrote no core")
+    searcher = Searcher(order.gpa, seed, tuple(range(0, SIZE, 8)))
+    said = f"a core of {core.stat().st_size} bytes of a process like this one"
+    offsets = searcher.in_file(core)
+    if not offsets:
+        note = f"{said}, with all that is mapped: no word of its guest's secret is in it"
+        return closed(Road.CORE, order.gpa, note)
+    with core.open("rb") as file:
+        data = os.pread(file.fileno(), SIZE, offsets[0])
+    note = f"{said}: its guest's secret is at offset {offsets[0]:#x}"
+    return Seen(Road.CORE, order.gpa, Content.SECRET, data, note=note)
+
+
+def _why_no_file() -> str:
+    """Reason why an aborted process would leave no file in its folder here; "" where it does."""
+    pattern = _PATTERN.read_text().strip()
+    if pattern.startswith("|"):
+        return f"core_pattern gives cores to a program here: {pattern}"
+    if "/" in pattern:
+        return f"core_pattern has cores written elsewhere: {pattern}"
+    if not pattern:
+        return "core_pattern is empty: no core is written"
+    if not resource.getrlimit(resource.RLIMIT_CORE)[1]:
+        return "the limit on the size of cores is 0, and cannot be raised"
+    return ""
