@@ -69,8 +69,8 @@ PURE_MODULES = {
     "testing/session": ("__init__", "report_lines"),
     "demo/stage": ("__init__", "mailbox", "secret"),
     "demo/telling": (
-        "__init__", "acts", "chapter", "links", "orders", "outcomes", "pins_picture", "player",
-        "predictions", "puzzles", "solving", "usages",
+        "__init__", "acts", "beginning", "chapter", "links", "orders", "outcomes", "pins_picture",
+        "player", "predictions", "puzzles", "solving", "usages",
     ),
     "demo/chapters": (
         "__init__", "exercises", "files", "glossary", "pins", "slots", "teardown",
@@ -83,6 +83,7 @@ PURE_MODULES = {
         "__init__", "commands", "lines", "parts", "references", "text", "text_attacker",
         "text_calls", "text_memory", "text_pins",
     ),
+    "demo/web": ("__init__", "admission", "document", "lecture", "messages", "parts"),
     "machine/monitor": (
         "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
     ),

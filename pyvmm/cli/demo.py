@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from pyvmm.cli import demo_web
 from pyvmm.cli.ending_signals import ending_signals
 from pyvmm.cli.standard_error import say_to_user
 from pyvmm.cli.standard_output import columns, encoded, print_answer
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="append line after line, for screen readers (default with TERM=dumb)",
     )
+    demo_web.add_arguments(parser)
     parser.add_argument("--stage-process", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -66,6 +68,7 @@ def command(options: argparse.Namespace) -> int:
 
         return process.main()
     from pyvmm.demo.chapters import BOOK
+    from pyvmm.demo.telling.beginning import Telling
     from pyvmm.demo.telling.links import parse_link
     from pyvmm.demo.telling.outcomes import StageHost
     from pyvmm.demo.telling.player import Player
@@ -76,6 +79,9 @@ def command(options: argparse.Namespace) -> int:
     if options.chapter is not None:
         begin = parse_link(options.chapter, BOOK)
     wish = None if options.host == "auto" else StageHost(options.host)
+    if demo_web.is_asked_for(options):
+        _until_signal(options, demo_web.server(options, Telling(BOOK, *begin, wish)))
+        return ExitCode.OK
     if options.html is not None:
         if begin[1]:
             raise UsageError("write a hand-out", "a hand-out tells a whole chapter", begin[0])

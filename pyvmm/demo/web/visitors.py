@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Visitors: each has a place in the book, parts of a page that are told to their tabs, a machine.
+
+In a lecture the teacher alone has a machine. The others follow the teacher's page, and predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from html import escape
+
+import trio
+
+from pyvmm.demo.house.houses import Houses
+from pyvmm.demo.playing import playing_in
+from pyvmm.demo.telling.player import Move, Phase, Player, View
+from pyvmm.demo.web.messages import Story
+from pyvmm.errors import PyvmmError
+from pyvmm.visible import visible
+
+GRACE = 10.0
+"""Seconds that a machine outlives its reader's last tab: enough for a reload."""
+_BUSY = "wait until it is done"
+
+
+class Visitor:
+    """Somebody who was let in, with any number of tabs. Used by trio's thread alone."""
+
+    def __init__(self, houses: Houses, make: Callable[[], Player]) -> None:
+        self.story = Story()
+        self._houses, self._make = houses, make
+        self._tabs = 0
+        self._tabs_changed = trio.Event()
+        self._told = trio.Event()
+        self._moves_in, self._moves = trio.open_memory_channel[Move](1)
+        self._why_not = "you have no machine: the lecture's moves for all"
+        """Reason why no move can be made now, or ""."""
+        self._nursery: trio.Nursery | None = None
+        self.left = trio.Event()
+        """Set once the visitor is gone, and has no machine any more."""
+        self._scope = trio.CancelScope()
+        self.view: View | None = None
+        """The machine's; None without one."""
+        self.on_view: Callable[[], None] = lambda: None
+        """Called after each change of `view`."""
+
+    # -- what tabs do --
+
+    @asynccontextmanager
+    async def tab(self) -> AsyncIterator[None]:
+        """One more tab within the block."""
+        self._count(+1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._tabs += change
+        self._tabs_changed.set()
+        self._tabs_changed = trio.Event()
+
+    async def beyond(self, number: int) -> str:
+        """The next message for a tab that has seen `number`, once there is one."""
+        while number == self.story.number:
+            await self._told.wait()
+        return self.story.since(number)
+
+    def tell(self, parts: Mapping[str, str]) -> None:
+        """Make these the parts of the visitor's page."""
+        if self.story.tell(parts):
+            self._told.set()
+            self._told = trio.Event()
+
+    def ask(self, move: Move) -> str:
+        """Have a move made; gives a reason why not, or ""."""
+        if self._why_not:
+            return self._why_not
+        self._why_not = _BUSY
+        self._moves_in.send_nowait(move)
+        return ""
+
+    def leave(self) -> None:
+        """Free the machine, and end the tabs' connections."""
+        self._scope.cancel()
+
+    # -- the visitor's own tasks --
+
+    async def live(self, begin: Callable[[], None]) -> None:
+        """Be there until `GRACE` after the last tab; with a machine from `start_playing` on.
+
+        `begin` is called once that can be.
+        """
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    begin()
+                    await self._all_tabs_closed()
+                    self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            self.view = None
+            self.left.set()
+
+    def start_playing(self, parts: Callable[[View], dict[str, str]]) -> None:
+        """Get a machine; the parts of each view of it become those of the page."""
+        assert self._nursery is not None
+        self._why_not = _BUSY
+        self._nursery.start_soon(self._play, parts)
+
+    async def _all_tabs_closed(self) -> None:
+        while True:
+            changed = self._tabs_changed
+            if self._tabs:
+                await changed.wait()
+                continue
+            with trio.move_on_after(GRACE) as grace:
+                await changed.wait()
+            if grace.cancelled_caught:
+                return
+
+    async def _play(self, parts: Callable[[View], dict[str, str]]) -> None:
+        def show() -> None:
+            self.view = reader.player.view
+            self.tell(parts(self.view))
+            self.on_view()
+
+        try:
+            async with playing_in(self._houses, self._make()) as reader:
+                show()
+                await reader.begin()
+                while True:
+                    self._why_not = ""
+                    show()
+                    move = await self._moves.receive()
+                    self.tell({**self.story.parts, "@phase": Phase.DOING.value})
+                    await reader.move(move)
+        except PyvmmError as error:
+            self._why_not = "you have no machine any more"
+            says = f"<p>There is no machine for you: {escape(visible(str(error)))}</p>"
+            self.tell({**self.story.parts, "mine": says, "@phase": Phase.LOST.value})
