@@ -132,4 +132,4 @@ def number_field(
 ) -> Field:
     """A number of `size` bytes; a negative one as the two's complement that the kernel gets."""
     raw = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-    return Field(name, raw, offset, value, meaning)
+    return Field(name, raw, offset, int(value), meaning)  # Not a slot's name, which is an int, too.

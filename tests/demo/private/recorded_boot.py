@@ -2,11 +2,13 @@
 """Program: a machine's life, and on standard output what its recorder was told, as JSON.
 
 With the argument "private" it is a private stage's machine, whose guest converts memory. It lives
-twice, and the second life is recorded: rows of [thread, call, fd or address or path, result].
+twice, and the second life, before which a line is waited for, is recorded: rows of [thread, call,
+fd or address or path, result].
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import sys
@@ -27,6 +29,7 @@ from pyvmm.machine.running import running
 from .stages import SETUP
 
 GPA = 0x40_0000
+_PR_SET_PTRACER = 0x59616D61
 
 
 class Rows(PrivateRecord):
@@ -71,9 +74,13 @@ async def live_private(rows: Rows) -> None:
 def main() -> None:
     live = live_private if sys.argv[1:] == ["private"] else live_plain
     trio.run(live, Rows())  # What is imported at the first need opens files, which strace sees.
+    # Yama lets only a parent trace a process, unless that says otherwise (prctl(2)).
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(2**64 - 1), 0, 0, 0)
+    print("ready", flush=True)
+    sys.stdin.readline()
     rows = Rows()
     trio.run(live, rows)
-    json.dump(rows.rows, sys.stdout)
+    print(json.dumps(rows.rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from pyvmm.demo.house.lines import line_of, said
 from pyvmm.demo.stage.private import PrivateStage, open_private_stage
 from pyvmm.demo.telling.acts import parse_act
 from pyvmm.demo.telling.chapter import Setup, StageKind
+from pyvmm.demo.telling.orders import ActDone
 from pyvmm.demo.telling.outcomes import Outcome, StageHost
 
 HANG = 240.0
@@ -19,7 +21,14 @@ PAGE = "0x400000"
 
 
 async def done(stage: PrivateStage, *lines: str) -> list[Outcome]:
-    return [await stage.do(parse_act(line)) for line in lines]
+    """Carry lines out; each outcome is one that a process of stages can tell."""
+    found = []
+    for line in lines:
+        outcome = await stage.do(parse_act(line))
+        told = ActDone(outcome, 1, None)
+        assert said(line_of(told)) == told
+        found.append(outcome)
+    return found
 
 
 def with_stage(
