@@ -120,7 +120,7 @@ def _chapter(told: ToldChapter, first: int) -> Iterator[str]:
         yield (
             f'<article class="moment" id="{said(_name(told, number))}"{true}>'
             f'<div class="told">{sections(parts, TOLD)}</div>'
-            f'<div class="shown"><p class="before-words">As it is before this step:</p>'
+            f'<div class="shown"><h2 class="before-words">Before this step</h2>'
             f"{sections(parts, SHOWN)}</div></article>"
         )
     yield "</div>"
