@@ -73,7 +73,8 @@ PURE_MODULES = {
         "player", "predictions", "puzzles", "solving", "usages",
     ),
     "demo/chapters": (
-        "__init__", "exercises", "files", "glossary", "pins", "slots", "teardown",
+        "__init__", "attack", "conversion", "destroys", "exercises", "files", "glossary",
+        "guest_pages", "hardware", "launch", "pins", "private_exercises", "slots", "teardown",
     ),
     "demo/page": (
         "__init__", "attacker", "call_words", "calls", "handout", "page_cells", "page_map",

@@ -24,6 +24,7 @@ from pyvmm.demo.telling.chapter import (
     Question,
     ReadValue,
     RefusedWith,
+    ReportAgrees,
     Step,
     Unchanged,
     Worked,
@@ -256,6 +257,8 @@ def test_an_act_that_cannot_be_asked_for_changes_nothing() -> None:
         (Holds("file", 1), False),
         (Bound(0, 2), True),
         (Bound(1, 1), False),
+        (ReportAgrees(agrees=False), True),
+        (ReportAgrees(agrees=True), False),
         (AllOf((RefusedWith(17), ReadValue(5))), True),
         (AllOf((RefusedWith(17), ReadValue(6))), False),
         (NoneOf((Worked(), ReadValue(6))), True),
@@ -264,7 +267,9 @@ def test_an_act_that_cannot_be_asked_for_changes_nothing() -> None:
 )
 def test_facts(fact: Fact, true: bool) -> None:
     told = outcome(17, ("vm 0", "vm 1", "mapping 0"), 5)
-    told = replace(told, after=replace(told.after, bound=((0, 0, 0), (0, 0, 1))))
+    told = replace(
+        told, after=replace(told.after, bound=((0, 0, 0), (0, 0, 1)), measured=b"1", reported=b"2")
+    )
     assert is_true(fact, told, Observed()) is true
     assert is_true(Unchanged(), told, told.after)
 

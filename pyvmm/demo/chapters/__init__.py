@@ -3,16 +3,38 @@
 
 from __future__ import annotations
 
+from pyvmm.demo.chapters.attack import ATTACK
+from pyvmm.demo.chapters.conversion import CONVERSION
+from pyvmm.demo.chapters.destroys import DESTROYS
 from pyvmm.demo.chapters.exercises import BINDINGS, KEPT_VM, NOTHING_LEFT, REFUSALS
 from pyvmm.demo.chapters.files import FILES
 from pyvmm.demo.chapters.glossary import GLOSSARY
+from pyvmm.demo.chapters.hardware import HARDWARE
+from pyvmm.demo.chapters.launch import LAUNCH
 from pyvmm.demo.chapters.pins import PINS
+from pyvmm.demo.chapters.private_exercises import (
+    BY_AGREEMENT,
+    FAULT_AND_END,
+    FORGE,
+    NOT_TWICE,
+    SAME_DIGEST,
+)
 from pyvmm.demo.chapters.slots import SLOTS
 from pyvmm.demo.chapters.teardown import TEARDOWN
 from pyvmm.demo.telling.chapter import Book
 
 BOOK = Book(
-    (SLOTS, FILES, PINS, TEARDOWN),
-    (REFUSALS, BINDINGS, KEPT_VM, NOTHING_LEFT),
+    (SLOTS, FILES, LAUNCH, CONVERSION, DESTROYS, ATTACK, PINS, TEARDOWN, HARDWARE),
+    (
+        REFUSALS,
+        BINDINGS,
+        SAME_DIGEST,
+        FAULT_AND_END,
+        NOT_TWICE,
+        BY_AGREEMENT,
+        KEPT_VM,
+        NOTHING_LEFT,
+        FORGE,
+    ),
     GLOSSARY,
 )

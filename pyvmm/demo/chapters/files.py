@@ -150,8 +150,8 @@ FILES = Chapter(
                         "einval",
                         "no: EINVAL",
                         AllOf((RefusedWith(errno.EINVAL), Unchanged())),
-                        "The file remembers its VM. Who has to remember whom is what "
-                        "the chapter on references is about.",
+                        "The file remembers its VM. Who has to remember whom, a later chapter "
+                        "asks.",
                     ),
                     _EEXIST,
                 ),
@@ -186,7 +186,7 @@ FILES = Chapter(
                         "gone",
                         "no: the file went, and took its memory along",
                         AllOf((Worked(), Holds("file", 1))),
-                        "A slot holds no reference on its file. The descriptor was the last one.",
+                        "A slot does not keep its file. The descriptor was all that did.",
                     ),
                     Choice("ebusy", "the kernel refuses: EBUSY", RefusedWith(errno.EBUSY)),
                 ),

@@ -12,13 +12,15 @@ from functools import cache
 class Term:
     """A term: `name` as it is written here, `also` other spellings, `says` a sentence or three.
 
-    `source` says where it is defined: a document of the kernel's, a manual, a function.
+    `source` says where it is defined: a document of the kernel's, a manual, a function. `step` is
+    the link of the step that explains it, and no step before has it; "": the chapters do without.
     """
 
     name: str
     says: str
     source: str = ""
     also: tuple[str, ...] = ()
+    step: str = ""
 
     def __str__(self) -> str:
         source = f" ({self.source})" if self.source else ""
@@ -32,20 +34,23 @@ TERMS = (
         "that only genuine hardware has. The demo's digest is signed by nobody.",
         "AMD 56860; Intel TDX module specification",
         ("attest",),
+        step="hardware/signer",
     ),
     Term(
         "attribute",
         "A bit that KVM keeps for each page of guest memory. There is one, PRIVATE: it picks the "
         "memory that the guest gets at that address.",
         "api.rst 4.141, KVM_SET_MEMORY_ATTRIBUTES",
-        ("memory attribute", "PRIVATE"),
+        ("memory attribute", "attributes"),
+        step="slots/private-side",
     ),
     Term(
         "bind",
         "To configure a memslot with a guest_memfd and an offset in it. A page of the file is in "
         "one slot at most.",
         "kvm_gmem_bind",
-        ("binding", "bound"),
+        ("binding", "binds", "bound"),
+        step="guest-memfd/bind",
     ),
     Term(
         "conversion",
@@ -53,6 +58,7 @@ TERMS = (
         "side that was left is given back. Nothing is copied.",
         "api.rst, KVM_HC_MAP_GPA_RANGE",
         ("convert", "implicit conversion"),
+        step="conversion/ask",
     ),
     Term(
         "descriptor",
@@ -60,6 +66,7 @@ TERMS = (
         "long as one is open it is a reference.",
         "open(2)",
         ("file descriptor", "fd"),
+        step="slots/create",
     ),
     Term(
         "digest",
@@ -67,12 +74,14 @@ TERMS = (
         "SHA-384, chained. Who knows the inputs can compute it beforehand.",
         "firmware/README.md; SNP_LAUNCH_UPDATE, TDH.MR.EXTEND",
         ("launch digest", "measurement"),
+        step="launch/digest",
     ),
     Term(
         "EFAULT",
         "Bad address. From KVM_RUN with KVM_EXIT_MEMORY_FAULT it is a message: the guest touched "
         "a page that is not there on the side it touched.",
         "api.rst 6, KVM_EXIT_MEMORY_FAULT",
+        step="conversion/touch",
     ),
     Term(
         "exit",
@@ -80,32 +89,38 @@ TERMS = (
         "hypercall, a fault.",
         "api.rst 5, struct kvm_run",
         ("KVM_EXIT",),
+        step="launch/first-exit",
     ),
     Term(
         "firmware",
         "The code that a VM begins with. Here a loader of this project's, which copies the kernel "
         "into private memory and measures it.",
         "firmware/README.md",
+        step="launch/boot",
     ),
-    Term(
-        "gfn",
-        "Guest frame number: a GPA divided by the size of a page.",
-        "kvm_types.h",
-    ),
+    Term("gfn", "Guest frame number: a GPA divided by the size of a page.", "kvm_types.h"),
     Term(
         "GPA",
         "Guest-physical address: what the guest takes for an address of its RAM. Memslots say "
         "which memory is behind it.",
         "kvm_types.h",
         ("guest-physical address", "guest-physical addresses"),
+        step="slots/slot",
     ),
-    Term("guest", "What runs inside of a VM: a kernel and its programs.", "", ("guests",)),
+    Term(
+        "guest",
+        "What runs inside of a VM: a kernel and its programs.",
+        "",
+        ("guests",),
+        step="slots/slot",
+    ),
     Term(
         "guest_memfd",
         "A file for the memory of one VM's guest. It has no name, cannot be read or written, and "
         "is mapped only if it was made for that.",
         "api.rst 4.142, KVM_CREATE_GUEST_MEMFD",
         ("guest_memfds",),
+        step="slots/private-file",
     ),
     Term(
         "hole",
@@ -113,10 +128,12 @@ TERMS = (
         "file frees its pages; they read as zeroes then.",
         "fallocate(2), FALLOC_FL_PUNCH_HOLE",
         ("holes", "punch"),
+        step="destroys/hole",
     ),
     Term(
         "host",
         "All that is outside of the VM: the machine's kernel, its root, the monitor.",
+        step="slots/read-back",
     ),
     Term(
         "HVA",
@@ -129,6 +146,7 @@ TERMS = (
         "A call from the guest to KVM, by the instruction VMCALL or VMMCALL. KVM_HC_MAP_GPA_RANGE "
         "asks for a conversion and leaves for the monitor.",
         "hypercalls.rst",
+        step="launch/first-exit",
     ),
     Term(
         "in-place conversion",
@@ -147,6 +165,7 @@ TERMS = (
         "KVM",
         "The part of Linux that runs VMs by the processor's support for them.",
         "Documentation/virt/kvm/api.rst",
+        step="slots/create",
     ),
     Term(
         "mapping",
@@ -154,18 +173,21 @@ TERMS = (
         "memory. It is a reference on the file.",
         "mmap(2)",
         ("map", "mmap", "mapped"),
+        step="guest-memfd/map",
     ),
     Term(
         "memslot",
         "A rule of a VM's: these GPAs are that memory, from here on, so long. None overlap.",
         "api.rst 4.35 and 4.140, KVM_SET_USER_MEMORY_REGION2",
         ("slot", "slots", "memslots"),
+        step="slots/slot",
     ),
     Term(
         "model",
         "KVM's rules for guest memory as a program, with an emulated processor. It stands in where "
         "this machine has no kernel that can, and hides nothing from its own process.",
         "docs/model.md",
+        step="slots/private-vm",
     ),
     Term(
         "monitor",
@@ -173,13 +195,15 @@ TERMS = (
         "another. Also VMM, virtual machine monitor.",
         "",
         ("VMM",),
+        step="slots/create",
     ),
     Term(
         "page",
-        "4096 bytes of memory that begin at a multiple of 4096: the unit in which memory is given, "
-        "converted and taken.",
+        "A piece of memory of 4096 bytes, at a multiple of 4096: the unit in which memory is "
+        "given, converted and taken.",
         "",
         ("pages",),
+        step="slots/slot",
     ),
     Term(
         "pin",
@@ -187,6 +211,7 @@ TERMS = (
         "as a driver does whose device writes to it.",
         "pin_user_pages.rst",
         ("pins", "pinned"),
+        step="pins/vm",
     ),
     Term(
         "private memory",
@@ -194,6 +219,7 @@ TERMS = (
         "SEV-SNP and TDX they are encrypted besides.",
         "api.rst 4.141",
         ("private",),
+        step="slots/private-vm",
     ),
     Term(
         "reference",
@@ -201,6 +227,7 @@ TERMS = (
         "dropped; a mere pointer is none.",
         "kref.rst",
         ("references",),
+        step="pins/vm",
     ),
     Term(
         "resident",
@@ -208,6 +235,7 @@ TERMS = (
         "would be made when touched.",
         "mincore(2), cachestat(2)",
         ("residency",),
+        step="destroys/back",
     ),
     Term(
         "SEV-SNP",
@@ -215,6 +243,7 @@ TERMS = (
         "owns each page, reports signed by a secure processor.",
         "AMD APM volume 2, 15.36",
         ("SNP", "SEV"),
+        step="hardware/signer",
     ),
     Term(
         "shared memory",
@@ -222,6 +251,7 @@ TERMS = (
         "goes in or out of a VM passes through such pages.",
         "",
         ("shared",),
+        step="slots/private-slot",
     ),
     Term(
         "side",
@@ -229,12 +259,14 @@ TERMS = (
         "or the shared one.",
         "",
         ("sides",),
+        step="slots/private-slot",
     ),
     Term(
         "staging area",
         "Shared memory in which the monitor lays down what the firmware is to copy into private "
         "memory.",
         "firmware/README.md",
+        step="launch/boot",
     ),
     Term(
         "SW_PROTECTED_VM",
@@ -242,12 +274,14 @@ TERMS = (
         "and tests. What the demo runs.",
         "api.rst 4.2, KVM_X86_SW_PROTECTED_VM",
         ("KVM_X86_SW_PROTECTED_VM",),
+        step="hardware/boot",
     ),
     Term(
         "TDX",
         "Intel's confidential VMs (trust domains): memory encrypted, page tables of private memory "
         "kept by a signed module, quotes signed for attestation.",
         "Documentation/arch/x86/tdx.rst",
+        step="hardware/signer",
     ),
     Term(
         "vCPU",
@@ -255,18 +289,21 @@ TERMS = (
         "KVM_RUN.",
         "api.rst 4.7, KVM_CREATE_VCPU",
         ("vCPUs",),
+        step="attack/registers",
     ),
     Term(
         "VM",
         "Virtual machine: memory slots, vCPUs, devices. For KVM a file descriptor.",
         "api.rst 4.2, KVM_CREATE_VM",
         ("virtual machine", "VMs"),
+        step="slots/create",
     ),
     Term(
         "withheld",
         "Said here of pages that are marked private and have no guest_memfd behind them: an access "
         "leaves for the monitor with EFAULT.",
         "docs/private-memory.md",
+        step="conversion/touch",
     ),
 )
 """All terms, in the order of the alphabet."""

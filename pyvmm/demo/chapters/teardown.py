@@ -46,39 +46,44 @@ TEARDOWN = Chapter(
     steps=(
         Step(
             "vm",
-            "The end of a VM is where memory leaks, and where memory is lost. A VM once more, as "
-            "Linux has it.",
+            "At the end of a VM memory is given back, or is not, and nobody is told. Here is a VM "
+            "once more, as Linux has it, to be taken down piece by piece.",
             Operate("create-vm"),
         ),
-        Step("file", "Its guest_memfd, which the host may map.", Operate("create-file")),
-        Step("bind", "A slot is bound to it.", Operate("bind")),
-        Step("write", "The guest writes.", Operate("guest-write")),
+        Step(
+            "file",
+            "Its guest_memfd, of the kind that the host may map. It pins its VM.",
+            Operate("create-file"),
+        ),
+        Step("bind", "A slot is bound to it, and pins nothing.", Operate("bind")),
+        Step(
+            "write", "The guest writes, so that there is something to lose.", Operate("guest-write")
+        ),
         Step(
             "map",
-            "And the monitor has it mapped, as for a disk's buffers.",
+            "And the monitor maps the file, as it does for devices that work on guest memory.",
             Operate("map"),
         ),
         Step(
             "close-file",
-            "A monitor that ends closes the file first.",
+            "Now the end. First the file's descriptor is closed, while slot and mapping are there.",
             Operate("close-file"),
             _lives(
                 "Does the file live on?",
                 "file0",
                 yes="A mapping is a reference as well. Only the number is gone that named it.",
-                no="The descriptor was the last reference.",
             ),
         ),
         Step(
             "close-vm",
-            "Then the VM. Now no descriptor of either is open.",
+            "Then the VM's. No descriptor of either is open any more, and nothing that could "
+            "still run the guest.",
             Operate("close-vm"),
             _lives(
                 "Is the VM alive?",
                 "vm0",
                 yes="The mapping pins the file, and the file pins the VM: a whole VM, kept by an "
                 "address range that nobody thought of.",
-                no="Its last descriptor was its last reference.",
             ),
         ),
         Step(

@@ -162,6 +162,13 @@ class SameDigest:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportAgrees:
+    """The firmware has reported the digest of what was loaded, or another one."""
+
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     """Every one of these is true."""
 
@@ -191,6 +198,7 @@ Fact: TypeAlias = (
     | Exited
     | EndedWith
     | SameDigest
+    | ReportAgrees
     | AllOf
     | NoneOf
 )
@@ -218,7 +226,7 @@ def is_true(fact: Fact, outcome: Outcome, before: Observed) -> bool:
             return outcome.same_digest is same
         case Answers() | Violates():
             return _is_true_of_design(fact, outcome)
-        case StateIs() | ResidentIs() | IsAlive() | EndedWith() | Bound():
+        case StateIs() | ResidentIs() | IsAlive() | EndedWith() | Bound() | ReportAgrees():
             return _is_true_of(fact, outcome.after)
         case AllOf(facts=facts):
             return all(is_true(one, outcome, before) for one in facts)
@@ -235,8 +243,12 @@ def _is_true_of_design(fact: Answers | Violates, outcome: Outcome) -> bool:
     return False
 
 
-def _is_true_of(fact: StateIs | ResidentIs | IsAlive | EndedWith | Bound, state: Observed) -> bool:
+def _is_true_of(
+    fact: StateIs | ResidentIs | IsAlive | EndedWith | Bound | ReportAgrees, state: Observed
+) -> bool:
     match fact:
+        case ReportAgrees(agrees=agrees):
+            return bool(state.reported) and (state.measured == state.reported) is agrees
         case Bound(file=file, slots=slots):
             return sum(one[0] == file for one in state.bound) == slots
         case StateIs(gpa=gpa, state=wanted):

@@ -16,13 +16,14 @@ from pyvmm.demo.telling.chapter import (
     Holds,
     IsAlive,
     NoneOf,
+    ReportAgrees,
     ResidentIs,
     StateIs,
     is_true,
 )
 from pyvmm.demo.telling.outcomes import Observed, Outcome
 
-_OF_STATE = (Bound, EndedWith, Holds, IsAlive, ResidentIs, StateIs)
+_OF_STATE = (Bound, EndedWith, Holds, IsAlive, ReportAgrees, ResidentIs, StateIs)
 
 
 @dataclass(frozen=True, slots=True)
