@@ -209,6 +209,7 @@ def test_a_core_has_what_is_shared_and_nothing_that_is_private(host: StageHost) 
         ("|/usr/lib/collector %P\n", "to a program here: |/usr/lib/collector"),
         ("/var/cores/%p\n", "written elsewhere"),
         ("\n", "no core is written"),
+        ("", "no core_pattern (CONFIG_COREDUMP)"),
     ],
 )
 def test_where_no_core_is_written_that_is_said(
@@ -218,7 +219,8 @@ def test_where_no_core_is_written_that_is_said(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     file = tmp_path_factory.mktemp("proc") / "core_pattern"
-    file.write_text(pattern)
+    if pattern:
+        file.write_text(pattern)
     monkeypatch.setattr(core, "_PATTERN", file)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (0, -1))
     assert said in core._why_no_file()

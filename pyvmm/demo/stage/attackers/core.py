@@ -95,7 +95,10 @@ def _searched(order: CoreOrder, seed: int, folder: Path) -> Seen:
 
 def _why_no_file() -> str:
     """Reason why an aborted process would leave no file in its folder here; "" where it does."""
-    pattern = _PATTERN.read_text().strip()
+    try:
+        pattern = _PATTERN.read_text().strip()
+    except OSError:
+        return "this kernel writes no cores: it has no core_pattern (CONFIG_COREDUMP)"
     if pattern.startswith("|"):
         return f"core_pattern gives cores to a program here: {pattern}"
     if "/" in pattern:
