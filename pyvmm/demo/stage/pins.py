@@ -140,7 +140,7 @@ def open_pins(setup: Setup, needs: frozenset[Need], wish: StageHost | None) -> P
     names, taken = setup.designs or (LINUX,), Taken()
     no_kernel = ""
     if wish is StageHost.MODEL or wish is StageHost.MACHINE:
-        no_kernel = "it is followed by the rules, without a kernel"
+        no_kernel = "no kernel takes part with --host model"
     elif names[0] != LINUX:
         no_kernel = f"no kernel has {names[0]}"
     elif not setup.host_side:

@@ -14,6 +14,7 @@ from pyvmm.lifetime.findings import Findings
 from pyvmm.lifetime.graph_of_scene import Scene, scene_of
 from pyvmm.lifetime.layout import FILE_HANDLES, INODE_FILES, SLOT_VM, VM_HANDLES
 from pyvmm.lifetime.operations import Operation
+from pyvmm.lifetime.properties import Role
 from pyvmm.lifetime.transitions import Step, TransitionSystem
 from pyvmm.lifetime.universe import Universe
 from pyvmm.replay.differences import Difference
@@ -22,6 +23,7 @@ from pyvmm.rules.rule import Refusal
 if TYPE_CHECKING:
     from pyvmm.demo.stage.pins_on_host import PinsOnHost
 
+_NO_FAULTS = frozenset({Role.POSSIBILITY, Role.CARE})
 NOT_ATTEMPTED = "cannot be attempted"
 
 
@@ -74,7 +76,8 @@ class DesignOnStage:
         if done.difference is not None:
             told.append(difference_line(done.difference))
         self.scene = self._scene(f"{number}. {operation}{outcome}", "; ".join(told))
-        answer = Answer(self.name, done.answer.answer, tuple(one.name for one in found))
+        violated = tuple(one.name for one in found if one.role not in _NO_FAULTS)
+        answer = Answer(self.name, done.answer.answer, violated)
         return Followed(answer, done.byte, done.refusal, done.difference)
 
     def _done(self, operation: Operation) -> tuple[Followed, Step]:

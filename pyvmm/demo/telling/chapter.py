@@ -209,7 +209,7 @@ def is_true(fact: Fact, outcome: Outcome, before: Observed) -> bool:
     """Tell whether `fact` is true of an outcome; `before` was the stage's state."""
     match fact:
         case Worked():
-            return not outcome.errno
+            return not outcome.errno and outcome.was_attempted
         case RefusedWith(errno=number):
             return outcome.errno == number
         case ReadValue(value=value):

@@ -84,7 +84,7 @@ class Answer:
 
     `answer` is "ok", an errno's name, or what was read: "zeroes", "vm0's page", "a freed VM's
     page"; "" where the operation cannot be attempted in this design. `violated` are the properties
-    that this step violates (`lifetime.properties`), by their names.
+    that this step violates (`lifetime.properties`), by their names; nothing that it makes possible.
     """
 
     design: str
@@ -152,6 +152,11 @@ class Outcome:
     left_out: tuple[tuple[str, int], ...] = ()
     same_digest: bool | None = None
     answers: tuple[Answer, ...] = ()
+
+    @property
+    def was_attempted(self) -> bool:
+        """False for an operation that the first design had nothing for; it is no success."""
+        return not self.answers or bool(self.answers[0].answer)
 
     @property
     def errno_name(self) -> str:

@@ -10,7 +10,7 @@ from pyvmm.demo.telling.chapter import Chapter, Question, Step
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, View
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
-from pyvmm.lifetime.properties import BY_NAME
+from pyvmm.lifetime.properties import BY_NAME, Role
 
 
 def heading(view: View) -> str:
@@ -82,6 +82,8 @@ def closing(chapter: Chapter, width: int) -> Iterator[Line]:
 def _answered(outcome: Outcome) -> str:
     if outcome.errno:
         return f"refused, {outcome.errno_name}"
+    if not outcome.was_attempted:
+        return "it was not attempted"
     return "it worked" if outcome.value is None else f"the byte is {outcome.value:#04x}"
 
 
@@ -92,12 +94,21 @@ def _designs(outcome: Outcome, width: int) -> Iterator[Line]:
         yield from wrapped(f"{one.design}: {said}", width, first="  ", rest="    ")
         for name in one.violated:
             yield from wrapped(
-                f"violates {name}: {BY_NAME[name].sentence}" if name in BY_NAME else name,
+                _violation(name),
                 width,
                 Tone.REFUSED,
                 first="    ",
                 rest="      ",
             )
+
+
+def _violation(name: str) -> str:
+    """A property that is violated, and whose it is."""
+    if name not in BY_NAME:
+        return name
+    one = BY_NAME[name]
+    verb = "is not as the mail wishes" if one.role is Role.WISH else "violates"
+    return f"{verb}, {name}: {one.sentence}"
 
 
 def _explained(outcome: Outcome, width: int) -> Iterator[Line]:

@@ -19,17 +19,25 @@ def pins(before: Observed, after: Observed, width: int, *, legend: bool = True) 
     drawn = pins_of(after, before)
     if not drawn:
         yield Line("nobody holds anything", Tone.FAINT)
-    for each in drawn:
+    for number, each in enumerate(drawn):
         graph = each.graphs[-1]
         if each.design:
             yield from wrapped(f"design: {each.design}", width, Tone.HEAD)
         for line in to_lines(graph, width):
             yield Line(line, Tone.CHANGED if line[:3].strip() in _MARKS else Tone.PLAIN)
+        if not number:  # It is the one that is carried out, where that can be.
+            yield from _alive(before, after, width)
+    if not drawn:
+        yield from _alive(before, after, width)
+    if drawn and legend:
+        yield from key(width)
+
+
+def _alive(before: Observed, after: Observed, width: int) -> Iterator[Line]:
+    """Existence of what no descriptor need be left for."""
     for name, alive in after.alive:
         tone = Tone.PLAIN if (name, alive) in before.alive else Tone.CHANGED
         yield from wrapped(f"{name}: {_ALIVE[alive]}", width, tone, first="  ", rest="    ")
-    if drawn and legend:
-        yield from key(width)
 
 
 def key(width: int) -> Iterator[Line]:
