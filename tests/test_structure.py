@@ -81,8 +81,8 @@ PURE_MODULES = {
         "parts", "pins", "shell", "steps", "words",
     ),
     "demo/terminal": (
-        "__init__", "commands", "lines", "parts", "references", "text", "text_attacker",
-        "text_calls", "text_memory", "text_pins",
+        "__init__", "commands", "frames", "keys", "lines", "parts", "reading", "references", "text",
+        "text_attacker", "text_calls", "text_memory", "text_pins",
     ),
     "demo/web": ("__init__", "admission", "document", "lecture", "messages", "parts"),
     "machine/monitor": (

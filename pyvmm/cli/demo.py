@@ -4,31 +4,22 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pyvmm.cli import demo_web
-from pyvmm.cli.ending_signals import ending_signals
-from pyvmm.cli.standard_error import say_to_user
-from pyvmm.cli.standard_output import columns, encoded, print_answer
+from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from pyvmm.demo.telling.chapter import Chapter
     from pyvmm.demo.telling.outcomes import StageHost
-    from pyvmm.demo.telling.player import Player
 
-_WIDTH = 80
 _NO = 1
 """Exit code where a question had no answer that came true, or an exercise is not solved."""
 _WORDS = """\
 Without a terminal the chapter is played through, or all of them if none is named. Ends with 0, with
 1 where of a question's answers none came true on this host, or an exercise was not solved.
 """
-T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +62,6 @@ def command(options: argparse.Namespace) -> int:
     from pyvmm.demo.telling.beginning import Telling
     from pyvmm.demo.telling.links import parse_link
     from pyvmm.demo.telling.outcomes import StageHost
-    from pyvmm.demo.telling.player import Player
 
     if options.list:
         return _list()
@@ -80,17 +70,18 @@ def command(options: argparse.Namespace) -> int:
         begin = parse_link(options.chapter, BOOK)
     wish = None if options.host == "auto" else StageHost(options.host)
     if demo_web.is_asked_for(options):
-        _until_signal(options, demo_web.server(options, Telling(BOOK, *begin, wish)))
+        from pyvmm.cli.until_signal import until_signal
+
+        until_signal(options.ending_signals, demo_web.server(options, Telling(BOOK, *begin, wish)))
         return ExitCode.OK
     if options.html is not None:
         if begin[1]:
             raise UsageError("write a hand-out", "a hand-out tells a whole chapter", begin[0])
         chapters = [one for one in BOOK.chapters if options.chapter is None or one.id == begin[0]]
         return _handout(options, chapters, wish)
-    player = Player(BOOK, *begin)
-    if os.isatty(0) and os.isatty(1):
-        return _plain(options, player, wish)
-    return _through(options, player, wish)
+    from pyvmm.cli import demo_terminal
+
+    return demo_terminal.tell(options, BOOK, begin, wish)
 
 
 def _list() -> int:
@@ -103,6 +94,7 @@ def _list() -> int:
 
 def _handout(options: argparse.Namespace, chapters: list[Chapter], wish: StageHost | None) -> int:
     from pyvmm.cli.demo_handout import Handout
+    from pyvmm.cli.until_signal import until_signal
     from pyvmm.demo.chapters import BOOK
     from pyvmm.demo.page.run_through import run_through
     from pyvmm.demo.playing import playing
@@ -115,82 +107,5 @@ def _handout(options: argparse.Namespace, chapters: list[Chapter], wish: StageHo
             await reader.begin()
             handout.told = await run_through(reader, chapters)
 
-    _until_signal(options, main)
+    until_signal(options.ending_signals, main)
     return ExitCode.OK if handout.write() else _NO
-
-
-def _through(options: argparse.Namespace, player: Player, wish: StageHost | None) -> int:
-    from pyvmm.demo.chapters import BOOK
-    from pyvmm.demo.playing import playing
-    from pyvmm.demo.terminal.plain import play_through
-
-    async def main() -> bool:
-        async with playing(player, wish, say_to_user) as reader:
-            await reader.begin()
-            whole = options.chapter is None
-            width = columns() or _WIDTH
-            return await play_through(reader, BOOK, print_answer, width, whole=whole)
-
-    return ExitCode.OK if _until_signal(options, main) else _NO
-
-
-def _plain(options: argparse.Namespace, player: Player, wish: StageHost | None) -> int:
-    from pyvmm.demo.chapters import BOOK
-    from pyvmm.demo.playing import playing
-    from pyvmm.demo.terminal.plain import play
-    from pyvmm.demo.terminal.typed_lines import TypedLines
-
-    async def main() -> None:
-        lines = TypedLines(0, _show)
-        async with playing(player, wish, say_to_user) as reader:
-            await reader.begin()
-            await play(reader, BOOK, print_answer, lines.ask, columns() or _WIDTH)
-
-    _until_signal(options, main)
-    return ExitCode.OK
-
-
-def _show(prompt: str) -> None:
-    """Write a prompt, behind which the reader types."""
-    sys.stdout.flush()
-    os.write(1, encoded(prompt, sys.stdout.encoding))
-
-
-def _until_signal(options: argparse.Namespace, main: Callable[[], Awaitable[T]]) -> T:
-    """Run `main` to its end, or to a signal that ends the command: then all is freed first.
-
-    Raises `KeyboardInterrupt` after one.
-    """
-    import trio
-
-    from pyvmm.cli.taken_signals import taken_signals
-
-    options.ending_signals.hold()
-    interruption: list[int] = []
-    failure: BaseException | None = None
-    results: list[T] = []
-
-    async def watched() -> None:
-        nonlocal failure
-        with taken_signals(*ending_signals()) as signals:
-            options.ending_signals.raise_held()
-            async with trio.open_nursery() as nursery:
-
-                async def watch() -> None:
-                    async for number in signals:
-                        interruption.append(number)
-                        nursery.cancel_scope.cancel()
-
-                nursery.start_soon(watch)
-                try:
-                    results.append(await main())
-                except Exception as error:  # noqa: BLE001 - raised below, without a group
-                    failure = error
-                nursery.cancel_scope.cancel()
-
-    trio.run(watched)
-    if failure is not None:
-        raise failure
-    if interruption and not results:
-        raise KeyboardInterrupt(f"interrupted by {signal.Signals(interruption[0]).name}")
-    return results[0]

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,12 @@ class Terminal:
         self.seen = b""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def run(self, *arguments: str | Path, command: tuple[str, ...] = PYVMM) -> None:
+    def run(
+        self,
+        *arguments: str | Path,
+        command: tuple[str, ...] = PYVMM,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         """Start ``pyvmm`` in front of it."""
         slave = self.slave
 
@@ -39,7 +44,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(env or {})},
             preexec_fn=take_terminal,  # noqa: PLW1509 - there are no threads here
         )
 

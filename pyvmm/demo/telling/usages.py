@@ -5,20 +5,52 @@ from __future__ import annotations
 
 import enum
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields
 
-from pyvmm.demo.telling.acts import NAMES
+from pyvmm.demo.telling.acts import (
+    NAMES,
+    Attack,
+    Boot,
+    Close,
+    Convert,
+    ConvertInPlace,
+    Duplicate,
+    End,
+    HideSecret,
+    HoldPage,
+    Hole,
+    MakeFile,
+    MakeVm,
+    MapFile,
+    NextExit,
+    Operate,
+    Read,
+    SetAttributes,
+    SetSlot,
+    Touch,
+    Write,
+)
+from pyvmm.demo.telling.chapter import StageKind
 
 _FEW = 4
+_BARE = {MakeVm, MakeFile, SetSlot, SetAttributes, Close, Duplicate, MapFile, Hole, Read, Write}
+_ACTS: Mapping[StageKind, Collection[type]] = {
+    StageKind.BARE: _BARE | {ConvertInPlace, HoldPage},
+    StageKind.PRIVATE: {Boot, NextExit, HideSecret, Read, Write, Convert, Touch, Attack, End},
+    StageKind.PINS: {Operate},
+}
+"""Acts that a stage of a kind can be asked for, but for `Look`."""
 
 
-def usages() -> Iterator[str]:
-    """A line for each act: its word and its arguments, those in brackets may be left out.
+def usages(stage: StageKind) -> Iterator[str]:
+    """A line for each act of a stage: its arguments, those in brackets may be left out.
 
     Of an argument that is one of a few words these are given.
     """
     for name, kind in NAMES.items():
+        if kind not in _ACTS[stage]:
+            continue
         words = [name]
         hints = typing.get_type_hints(kind)
         for field in fields(kind):

@@ -200,7 +200,7 @@ async def _completed(reader: _Reader, view: View, command: Command, ask: Ask) ->
         line = await ask("chapter, by number or name: ")
         return jump_to(line.strip(), reader.book) if line and line.strip() else command
     if isinstance(command, ChooseAct):
-        reader.write(try_lines(view.step, reader.width))
+        reader.write(try_lines(view.step, view.chapter.setup.kind, reader.width))
         line = await ask("try, by number or in words: ")
         if not line or not line.strip():
             return command

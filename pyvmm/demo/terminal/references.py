@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyvmm.demo.telling.acts import act_words
-from pyvmm.demo.telling.chapter import Book, Chapter, Step
+from pyvmm.demo.telling.chapter import Book, Chapter, StageKind, Step
 from pyvmm.demo.telling.usages import usages
 from pyvmm.demo.terminal.commands import HELP
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
@@ -30,14 +30,14 @@ def chapter_lines(book: Book, now: Chapter | None, width: int) -> Iterator[Line]
         yield from wrapped(said, width, rest="     ", first="" if one is now else " ")
 
 
-def try_lines(step: Step, width: int) -> Iterator[Line]:
-    """Offers of the step for trying, and all that may be typed."""
+def try_lines(step: Step, kind: StageKind, width: int) -> Iterator[Line]:
+    """Offers of the step for trying, and all that may be typed on a stage of this kind."""
     yield Line("Try something of your own", Tone.HEAD)
     for number, act in enumerate(step.tries, 1):
         yield from wrapped(f"{number}  {act_words(act)}", width, first="  ", rest="     ")
     said = "or" if step.tries else "Type"
     yield from wrapped(f"{said} one of these, with numbers as 4096 or 0x1000:", width)
-    for usage in usages():
+    for usage in usages(kind):
         yield from wrapped(usage, width, Tone.FAINT, first="  ", rest="      ")
 
 

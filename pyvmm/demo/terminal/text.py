@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter, Question, Step
@@ -77,6 +77,14 @@ def closing(chapter: Chapter, width: int) -> Iterator[Line]:
         yield from wrapped(
             f"Its exercise: pyvmm demo --exercise {chapter.exercise}", width, rest="  "
         )
+
+
+def score(moments: Sequence[Moment], width: int) -> Iterator[Line]:
+    """The number of predictions that came true, where there were any."""
+    predicted = [one for one in moments if one.predicted is not None]
+    if predicted:
+        right = sum(one.predicted == one.came_true for one in predicted)
+        yield from wrapped(f"Of your {len(predicted)} predictions {right} came true.", width)
 
 
 def _answered(outcome: Outcome) -> str:

@@ -45,7 +45,7 @@ def _call(call: SystemCall, width: int) -> Iterator[Line]:
 
 
 def _fields(call: SystemCall, width: int) -> Iterator[Line]:
-    """The structure that went in, and what the kernel wrote there; words of zeroes are left out."""
+    """The structure that went in, and what the kernel made another there; zeroes are one line."""
     if call.structure:
         yield from wrapped(call.structure, width, first="  ", rest="    ")
         zeroes = [one.name for one in call.given if not any(one.raw)]
@@ -58,7 +58,10 @@ def _fields(call: SystemCall, width: int) -> Iterator[Line]:
             yield from wrapped(
                 f".{', .'.join(zeroes)} = 0", width, Tone.FAINT, first="    ", rest="      "
             )
+    went_in = {one.name: one.raw for one in call.given}
     for one in call.returned:
+        if went_in.get(one.name) == one.raw:
+            continue
         yield from wrapped(
             f"the kernel wrote: .{one.name} = {_value(one)}", width, first="    ", rest="      "
         )

@@ -16,7 +16,7 @@ _ALIVE = {True: "exists", False: "does not exist", None: "not to be seen on this
 
 def pins(before: Observed, after: Observed, width: int, *, legend: bool = True) -> Iterator[Line]:
     """The graph of each design, with marks on what is another than before."""
-    drawn = pins_of(after, before)
+    drawn = pins_of(after, before if before != after else None)
     if not drawn:
         yield Line("nobody holds anything", Tone.FAINT)
     for number, each in enumerate(drawn):

@@ -23,8 +23,10 @@ class RawTerminal:
     called from anywhere and more than once; it is also registered to run at interpreter exit.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, signals: bool = False) -> None:
+        """`signals`: keys that send signals (Ctrl-C, Ctrl-Z) still do, and Enter is a newline."""
         self._fd = fd
+        self._signals = signals
         self._before: list[int | list[bytes | int]] | None = None
 
     def enter(self) -> None:
@@ -37,21 +39,22 @@ class RawTerminal:
         assert isinstance(raw[_OFLAG], int)
         assert isinstance(raw[_CFLAG], int)
         assert isinstance(raw[_LFLAG], int)
-        raw[_IFLAG] &= ~(
-            termios.IGNBRK
-            | termios.BRKINT
-            | termios.PARMRK
-            | termios.ISTRIP
-            | termios.INLCR
-            | termios.IGNCR
-            | termios.ICRNL
-            | termios.IXON
-        )
+        if not self._signals:
+            raw[_IFLAG] &= ~(
+                termios.IGNBRK
+                | termios.BRKINT
+                | termios.PARMRK
+                | termios.ISTRIP
+                | termios.INLCR
+                | termios.IGNCR
+                | termios.ICRNL
+                | termios.IXON
+            )
         raw[_OFLAG] |= termios.OPOST
         raw[_CFLAG] = (raw[_CFLAG] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
-        raw[_LFLAG] &= ~(
-            termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG
-        )
+        raw[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
+        if not self._signals:
+            raw[_LFLAG] &= ~termios.ISIG
         characters = raw[_CC]
         assert isinstance(characters, list)
         characters[termios.VMIN] = 1

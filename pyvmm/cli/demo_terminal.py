@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""``pyvmm demo`` in a terminal, on a screen or line by line, and without one: played through."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from pyvmm.cli.standard_error import say_to_user
+from pyvmm.cli.standard_output import columns, encoded, print_answer
+from pyvmm.cli.until_signal import JobSignals, until_signal
+from pyvmm.demo.playing import playing
+from pyvmm.demo.telling.chapter import Book
+from pyvmm.demo.telling.outcomes import StageHost
+from pyvmm.demo.telling.player import Player
+from pyvmm.demo.terminal.plain import play, play_through
+from pyvmm.errors import ExitCode
+
+_WIDTH = 80
+_NO = 1
+"""Exit code where of a question's answers none came true."""
+
+
+def tell(
+    options: argparse.Namespace, book: Book, begin: tuple[str, str], wish: StageHost | None
+) -> int:
+    """Tell the book from a chapter and a step on; the exit code."""
+    player = Player(book, *begin)
+    if not (os.isatty(0) and os.isatty(1)):
+        return _through(options, book, player, wish)
+    if options.plain or os.environ.get("TERM", "dumb") in {"", "dumb"}:
+        return _plain(options, book, player, wish)
+    return _screen(options, book, player, wish)
+
+
+def _through(
+    options: argparse.Namespace, book: Book, player: Player, wish: StageHost | None
+) -> int:
+    async def main() -> bool:
+        async with playing(player, wish, say_to_user) as reader:
+            await reader.begin()
+            whole = options.chapter is None
+            return await play_through(reader, book, print_answer, _width(), whole=whole)
+
+    return ExitCode.OK if until_signal(options.ending_signals, main) else _NO
+
+
+def _plain(options: argparse.Namespace, book: Book, player: Player, wish: StageHost | None) -> int:
+    from pyvmm.demo.terminal.typed_lines import TypedLines
+
+    async def main() -> None:
+        async with playing(player, wish, say_to_user) as reader:
+            await reader.begin()
+            await play(reader, book, print_answer, TypedLines(0, _show).ask, _width())
+
+    until_signal(options.ending_signals, main)
+    return ExitCode.OK
+
+
+def _screen(options: argparse.Namespace, book: Book, player: Player, wish: StageHost | None) -> int:
+    from pyvmm.demo.terminal.reading import Away
+    from pyvmm.demo.terminal.screen import Screen
+    from pyvmm.demo.terminal.typed_lines import TypedLines
+
+    screen = Screen(book, _encoded)
+    jobs = JobSignals(*screen.job_signals)
+
+    async def main() -> None:
+        async with playing(player, wish, screen.say) as reader:
+            jobs.take = screen.signalled
+            if await screen.play(reader) is Away.PLAIN:
+                await play(reader, book, print_answer, TypedLines(0, _show).ask, _width())
+
+    until_signal(options.ending_signals, main, jobs)
+    return ExitCode.OK
+
+
+def _width() -> int:
+    return columns() or _WIDTH
+
+
+def _show(prompt: str) -> None:
+    """Write a prompt, behind which the reader types."""
+    sys.stdout.flush()
+    os.write(1, _encoded(prompt))
+
+
+def _encoded(text: str) -> bytes:
+    return encoded(text, sys.stdout.encoding)
