@@ -67,7 +67,7 @@ PURE_MODULES = {
     ),
     "testing/images": ("__init__", "cases"),
     "testing/session": ("__init__", "report_lines"),
-    "demo/stage": ("__init__", "mailbox", "secret"),
+    "demo/stage": ("__init__", "exit_words", "mailbox", "secret"),
     "demo/telling": (
         "__init__", "acts", "beginning", "chapter", "links", "orders", "outcomes", "pins_picture",
         "player", "predictions", "puzzles", "solving", "usages",

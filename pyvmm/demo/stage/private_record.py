@@ -7,6 +7,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 
+from pyvmm.demo.stage.exit_words import exit_words
 from pyvmm.hosts.call_record import SystemCall
 from pyvmm.hosts.exits import Exit, Interrupted
 
@@ -47,7 +48,7 @@ class PrivateRecord:
         if isinstance(exit_, Interrupted):
             return  # A kick: it was this process that stopped the guest.
         with self._lock:
-            self._log.append(f"vCPU {vcpu}: {exit_}")
+            self._log.append(exit_words(vcpu, exit_))
             if len(self._exits) < MOST:
                 self._exits.append(self._log[-1])
             else:

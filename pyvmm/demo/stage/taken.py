@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pyvmm.demo.stage.exit_words import exit_words
 from pyvmm.hosts.call_record import SystemCall
 from pyvmm.hosts.exits import Exit
 
@@ -20,7 +21,7 @@ class Taken:
 
     def exit(self, vcpu: int, exit_: Exit) -> None:
         """Keep an exit, in words."""
-        self._exits.append(f"vCPU {vcpu}: {exit_}")
+        self._exits.append(exit_words(vcpu, exit_))
 
     def take(self) -> tuple[tuple[SystemCall, ...], tuple[str, ...]]:
         """All that was told since the last call of this."""

@@ -69,7 +69,7 @@ def test_conversion_by_the_guest_and_by_the_host(host: StageHost) -> None:
     assert state_at(written, GPA) is PageState.PRIVATE
     assert sides_of(written, GPA) == {Side.PRIVATE}
     assert shared.exits == (
-        f"vCPU 0: Hypercall(number=12, args=({GPA}, 1, 0, 0, 0, 0), long_mode=True)",
+        "vCPU 0: Hypercall(KVM_HC_MAP_GPA_RANGE, gpa=0x400000, pages=1, shared)",
     )
     assert requests(shared) == [
         "KVM_SET_MEMORY_ATTRIBUTES",
@@ -179,10 +179,10 @@ def test_the_firmware_exit_by_exit(host: StageHost) -> None:
     assert state_at(boot, 0xFFFE_0000) is PageState.SHARED
     for step in steps[:3]:
         assert len(step.exits) == 1, step.exits
-        assert "Hypercall(number=12" in step.exits[0]
+        assert "Hypercall(KVM_HC_MAP_GPA_RANGE" in step.exits[0]
         assert requests(step)[0] == "KVM_SET_MEMORY_ATTRIBUTES"
         assert step.after.reported == b""
-    assert "IoOut(port=1520" in steps[3].exits[-1]
+    assert "IoOut(port=0x5f0" in steps[3].exits[-1]
     assert steps[3].after.reported == boot.after.measured
     assert state_at(steps[3], 0xFFFE_0000) is None
     assert steps[4].value == 0
