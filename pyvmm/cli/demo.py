@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the run, of all chapters or of CHAPTER, as a page that needs nothing else",
     )
-    parser.add_argument("--list", action="store_true", help="list the chapters, and end")
+    parser.add_argument(
+        "--list", action="store_true", help="list the chapters and the exercises, and end"
+    )
     parser.add_argument(
         "--host",
         choices=("auto", "kvm", "lab", "model"),
@@ -47,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plain",
         action="store_true",
         help="append line after line, for screen readers (default with TERM=dumb)",
+    )
+    parser.add_argument(
+        "--exercise",
+        metavar="N",
+        help="solve an exercise: acts are typed, or come as lines of standard input",
     )
     demo_web.add_arguments(parser)
     parser.add_argument("--stage-process", action="store_true", help=argparse.SUPPRESS)
@@ -69,11 +76,15 @@ def command(options: argparse.Namespace) -> int:
     if options.chapter is not None:
         begin = parse_link(options.chapter, BOOK)
     wish = None if options.host == "auto" else StageHost(options.host)
-    if demo_web.is_asked_for(options):
+    if demo_web.is_asked_for(options) and options.exercise is not None:
+        raise UsageError("open an exercise", "it is told in a terminal", "without --web")
+    if options.web:
         from pyvmm.cli.until_signal import until_signal
 
         until_signal(options.ending_signals, demo_web.server(options, Telling(BOOK, *begin, wish)))
         return ExitCode.OK
+    if options.exercise is not None:
+        return _exercise(options, wish)
     if options.html is not None:
         if begin[1]:
             raise UsageError("write a hand-out", "a hand-out tells a whole chapter", begin[0])
@@ -88,8 +99,19 @@ def _list() -> int:
     from pyvmm.demo.chapters import BOOK
 
     width = max(len(one.id) for one in BOOK.chapters)
-    print_answer("\n".join(f"{one.id:<{width}}  {one.title}" for one in BOOK.chapters))
+    lines = [f"{one.id:<{width}}  {one.title}" for one in BOOK.chapters]
+    lines += [f"--exercise {one.number:<{width - 11}}  {one.id}" for one in BOOK.exercises]
+    print_answer("\n".join(lines))
     return ExitCode.OK
+
+
+def _exercise(options: argparse.Namespace, wish: StageHost | None) -> int:
+    from pyvmm.cli import demo_terminal
+    from pyvmm.demo.chapters import BOOK
+
+    if options.chapter is not None or options.html is not None:
+        raise UsageError("open an exercise", "it is no chapter's and no page", "--exercise alone")
+    return demo_terminal.exercise(options, BOOK, wish)
 
 
 def _handout(options: argparse.Namespace, chapters: list[Chapter], wish: StageHost | None) -> int:

@@ -12,6 +12,7 @@ from pyvmm.cli.standard_output import columns, encoded, print_answer
 from pyvmm.cli.until_signal import JobSignals, until_signal
 from pyvmm.demo.playing import playing
 from pyvmm.demo.telling.chapter import Book
+from pyvmm.demo.telling.links import exercise_named
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.telling.player import Player
 from pyvmm.demo.terminal.plain import play, play_through
@@ -19,7 +20,7 @@ from pyvmm.errors import ExitCode
 
 _WIDTH = 80
 _NO = 1
-"""Exit code where of a question's answers none came true."""
+"""Exit code where of a question's answers none came true, or an exercise is not solved."""
 
 
 def tell(
@@ -74,6 +75,26 @@ def _screen(options: argparse.Namespace, book: Book, player: Player, wish: Stage
 
     until_signal(options.ending_signals, main, jobs)
     return ExitCode.OK
+
+
+def exercise(options: argparse.Namespace, book: Book, wish: StageHost | None) -> int:
+    """Have an exercise solved by lines that are typed, or come in; the exit code.
+
+    Raises `UsageError` for one that the book has not.
+    """
+    from pyvmm.demo.exercising import exercising
+    from pyvmm.demo.terminal.exercise import Solving
+    from pyvmm.demo.terminal.typed_lines import TypedLines
+
+    chosen = exercise_named(options.exercise, book)
+    asks = os.isatty(0) and os.isatty(1)
+    lines = TypedLines(0, _show if asks else lambda _: None)
+
+    async def main() -> bool:
+        async with exercising(chosen, wish, say_to_user) as attempt:
+            return await Solving(attempt, print_answer, _width()).solve(lines.ask)
+
+    return ExitCode.OK if until_signal(options.ending_signals, main) else _NO
 
 
 def _width() -> int:

@@ -40,8 +40,10 @@ def exercise_named(name: str, book: Book) -> Exercise:
     for one in book.exercises:
         if name in {str(one.number), one.id}:
             return one
-    ids = [word for one in book.exercises for word in (str(one.number), one.id)]
-    raise _no("open an exercise", f"no exercise {name[:_MOST]!r}", name, ids)
+    cause = f"no exercise {name[:_MOST]!r}"
+    if name.isdigit():  # The nearest number is no help: it is another exercise.
+        raise _no("open an exercise", cause, "", [str(one.number) for one in book.exercises])
+    raise _no("open an exercise", cause, name, [one.id for one in book.exercises])
 
 
 def _no(attempt: str, cause: str, name: str, names: Sequence[str]) -> UsageError:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pyvmm.demo.telling.outcomes import Observed
 from pyvmm.demo.telling.player import Moment
-from pyvmm.demo.terminal.lines import Line
+from pyvmm.demo.terminal import text
+from pyvmm.demo.terminal.lines import EMPTY, Line, Tone
 from pyvmm.demo.terminal.text_attacker import attacker, console
 from pyvmm.demo.terminal.text_calls import calls
 from pyvmm.demo.terminal.text_memory import has_changed, memory
@@ -68,3 +69,20 @@ def pictures(
         if part is Part.PAGES and after.scenes:
             continue  # Only references are told there.
         yield Shown(part, tuple(lines), changed)
+
+
+def in_order(moment: Moment, shown: Sequence[Shown], width: int) -> Iterator[Line]:
+    """A moment from top to bottom: the calls, the answer, and of all else what has changed."""
+    others = [one for one in shown if one.part is not Part.CALLS]
+    for one in shown:
+        if one.part is Part.CALLS:
+            yield from one.lines
+    yield EMPTY
+    yield from text.answer(moment, width)
+    for one in others:
+        if one.changed:
+            yield EMPTY
+            yield from one.lines
+    same = [one.part.value for one in others if not one.changed]
+    if same:
+        yield Line(f"as before: {' and '.join(same)}", Tone.FAINT)

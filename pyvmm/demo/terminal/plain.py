@@ -29,7 +29,7 @@ from pyvmm.demo.terminal.commands import (
     parse_line,
 )
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
-from pyvmm.demo.terminal.parts import Part, Shown, parts, pictures
+from pyvmm.demo.terminal.parts import Part, Shown, in_order, parts, pictures
 from pyvmm.demo.terminal.references import chapter_lines, glossary_lines, help_lines, try_lines
 from pyvmm.errors import UsageError
 
@@ -129,18 +129,7 @@ class _Reader:
             yield from text.not_real(moment.staged, self.width)
         shown = parts(moment, self.width, brief=True, legend=not self._has_legend)
         self._has_legend |= any(one.part is Part.PINS and one.changed for one in shown)
-        for one in shown:
-            if one.part is Part.CALLS:
-                yield from one.lines
-        yield Line("")
-        yield from text.answer(moment, self.width)
-        for one in shown:
-            if one.part is not Part.CALLS and one.changed:
-                yield Line("")
-                yield from one.lines
-        same = [one.part.value for one in shown if not one.changed and one.part is not Part.CALLS]
-        if same:
-            yield Line(f"as before: {' and '.join(same)}", Tone.FAINT)
+        yield from in_order(moment, shown, self.width)
 
     def part(self, view: View, wanted: Part | None) -> Iterable[Line]:
         """One part in full, or all of them, of what is shown or of the state now."""

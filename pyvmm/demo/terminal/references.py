@@ -35,8 +35,14 @@ def try_lines(step: Step, kind: StageKind, width: int) -> Iterator[Line]:
     yield Line("Try something of your own", Tone.HEAD)
     for number, act in enumerate(step.tries, 1):
         yield from wrapped(f"{number}  {act_words(act)}", width, first="  ", rest="     ")
-    said = "or" if step.tries else "Type"
-    yield from wrapped(f"{said} one of these, with numbers as 4096 or 0x1000:", width)
+    if step.tries:
+        yield Line("or")
+    yield from act_lines(kind, width)
+
+
+def act_lines(kind: StageKind, width: int) -> Iterator[Line]:
+    """All acts that may be typed on a stage of this kind, with their arguments."""
+    yield from wrapped("Type one of these, with numbers as 4096 or 0x1000:", width)
     for usage in usages(kind):
         yield from wrapped(usage, width, Tone.FAINT, first="  ", rest="      ")
 
