@@ -53,11 +53,11 @@ def server(options: argparse.Namespace, telling: Telling) -> Callable[[], Awaita
     try:
         from pyvmm.demo.web.listener import serve, urls
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"h11", "websockets"}:
+        name = (error.name or "").partition(".")[0]
+        if name not in {"h11", "websockets"}:
             raise
-        raise HostLacksError(
-            _ATTEMPT, f"{error.name} is not installed", "pip install 'pyvmm[web]'"
-        ) from None
+        cause = f"{name} is not installed"
+        raise HostLacksError(_ATTEMPT, cause, "pip install 'pyvmm[web]'") from None
 
     def tell(site: Site) -> None:
         print_answer(urls(site, is_lecture=options.lecture))

@@ -58,6 +58,12 @@ class Head:
     target: str
     headers: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of line and headers, about."""
+        line = len(self.method) + len(self.target)
+        return line + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
     def all(self, name: str) -> list[str]:
         """Every value of a header."""
         return [value for one, value in self.headers if one == name]

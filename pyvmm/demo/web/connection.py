@@ -17,7 +17,7 @@ import trio
 from pyvmm.demo.page.static_files import script, style
 from pyvmm.demo.web.admission import HEAD_LIMIT, HEADERS, TOKEN_LIMIT, Head, Refusal
 from pyvmm.demo.web.document import STATIC, document, sentence_page
-from pyvmm.demo.web.messages import notice, read_asked
+from pyvmm.demo.web.messages import Consider, notice, read_asked, trial
 from pyvmm.demo.web.parts import parts_of
 from pyvmm.demo.web.site import FULL, Site
 from pyvmm.demo.web.websocket import WebSocket
@@ -57,6 +57,8 @@ async def _serve(stream: trio.SocketStream, site: Site) -> None:
             if not isinstance(event, h11.Request):
                 return
             head = _head(event)
+            if head.size > HEAD_LIMIT:  # h11's limit is for heads that do not come in one piece.
+                raise h11.RemoteProtocolError("too long", 431)
             response = await _answer(connection, stream, site, head)
         except h11.RemoteProtocolError as error:
             says = "This is no request that this server takes."
@@ -209,7 +211,10 @@ async def _converse(
     async def take(text: str) -> None:
         nonlocal bad, code, why
         try:
-            says = site.take(cookie, visitor, read_asked(text))
+            asked = read_asked(text)
+            says = site.take(cookie, visitor, asked)
+            if not says and isinstance(asked.wish, Consider):
+                await socket.send(trial(asked.wish.act))
         except UsageError as error:
             bad += 1
             says = f"{error.cause}; {error.remedy}" if error.remedy else error.cause

@@ -54,6 +54,7 @@ def document(book: Book, parts: Mapping[str, str]) -> str:
             _own_section("tally", "Predictions", parts),
             sections(parts, TOLD),
             _OWN_ACT,
+            '<div id="trial"></div>',
             '</div><div class="shown">',
             sections(parts, SHOWN),
             "</div></article>",

@@ -2,11 +2,11 @@
 """Messages between page and server: a reader's wishes in, the changed parts of the page out.
 
 From the page: a JSON object of one wish, as ``{"move": "next"}``, ``{"predict": "a"}``,
-``{"jump": "slots/overlap"}``, ``{"try": "read host 0 0x1000", "predicted": "EINVAL"}``,
-``{"look": "0"}``, ``{"leave": "lecture"}``, and perhaps ``"seen"``, the number of the last message
-that the reader saw. To the page: ``number``, ``parts``
-(HTML by name, "" for one that is gone; names that begin with ``@`` are words, not HTML), and
-``whole`` where these are all of them.
+``{"jump": "slots/overlap"}``, ``{"consider": "read host 0 0x1000"}``, which brings the question,
+``{"try": "read host 0 0x1000", "predicted": "zero"}``, ``{"look": "0"}``, ``{"leave": "lecture"}``,
+and perhaps ``"seen"``, the number of the last message that the reader saw. To the page: ``number``,
+``parts`` (HTML by name, "" for one that is gone; names that begin with ``@`` are words, not HTML),
+and ``whole`` where these are all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pyvmm.demo.telling.acts import parse_act
+from pyvmm.demo.page.steps import question_html
+from pyvmm.demo.page.words import said
+from pyvmm.demo.telling.acts import Act, act_words, parse_act
 from pyvmm.demo.telling.player import Jump, LookAt, Move, Plain, Predict, Try
+from pyvmm.demo.telling.predictions import question_of
 from pyvmm.errors import UsageError
 
 MESSAGE_LIMIT = 4 << 10
@@ -38,7 +41,14 @@ class LeaveLecture:
     """Follow no more, and get a machine of one's own."""
 
 
-Wish: TypeAlias = Move | LeaveMachine | LeaveLecture
+@dataclass(frozen=True, slots=True)
+class Consider:
+    """Be asked for a prediction before an act is tried; nothing is done yet."""
+
+    act: Act
+
+
+Wish: TypeAlias = Move | LeaveMachine | LeaveLecture | Consider
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ def _wish(plain: dict[str, str]) -> Wish:
             return LookAt(int(number))
         case {"try": words, **rest} if rest.keys() <= {"predicted"}:
             return Try(parse_act(words), rest.get("predicted"))
+        case {"consider": words, **rest} if not rest:
+            return Consider(parse_act(words))
         case {"leave": "machine", **rest} if not rest:
             return LeaveMachine()
         case {"leave": "lecture", **rest} if not rest:
@@ -89,6 +101,13 @@ def _wish(plain: dict[str, str]) -> Wish:
 def notice(says: str) -> str:
     """A message to one tab alone, which changes no part."""
     return json.dumps({"notice": says})
+
+
+def trial(act: Act) -> str:
+    """A message to one tab alone: the question before an act that its reader wants to try."""
+    words = act_words(act)
+    says = f"<p>You try: <code>{said(words)}</code></p>"
+    return json.dumps({"trial": words, "html": says + question_html(question_of(act))})
 
 
 BEAT = json.dumps({"beat": True})

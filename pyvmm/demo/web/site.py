@@ -10,7 +10,7 @@ from pyvmm.demo.telling.beginning import Telling
 from pyvmm.demo.telling.player import Phase, Predict, View
 from pyvmm.demo.web.admission import Admission, Role
 from pyvmm.demo.web.lecture import WAITING, Lecture
-from pyvmm.demo.web.messages import Asked, LeaveLecture, LeaveMachine
+from pyvmm.demo.web.messages import Asked, Consider, LeaveLecture, LeaveMachine
 from pyvmm.demo.web.parts import parts_of
 from pyvmm.demo.web.visitors import Visitor
 
@@ -131,6 +131,8 @@ class Site:
                 return "you follow no lecture"
             self._leave_lecture(cookie, visitor)
             return ""
+        if isinstance(wish, Consider):
+            return _NOT_YOURS if is_follower else ""
         if asked.seen is not None and asked.seen != visitor.story.number:
             # Somebody else's tab, or an impatient second click, was quicker.
             return ""

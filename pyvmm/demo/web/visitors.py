@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from html import escape
 
 import trio
 
 from pyvmm.demo.house.houses import Houses
+from pyvmm.demo.page.words import said
 from pyvmm.demo.playing import playing_in
 from pyvmm.demo.telling.player import Move, Phase, Player, View
 from pyvmm.demo.web.messages import Story
 from pyvmm.errors import PyvmmError
-from pyvmm.visible import visible
 
 GRACE = 10.0
 """Seconds that a machine outlives its reader's last tab: enough for a reload."""
@@ -136,7 +135,13 @@ class Visitor:
                     move = await self._moves.receive()
                     self.tell({**self.story.parts, "@phase": Phase.DOING.value})
                     await reader.move(move)
-        except PyvmmError as error:
+        except Exception as error:  # noqa: BLE001 - told to its reader: others are unharmed
+            # Stages may fail together with the nursery that they are held in.
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
             self._why_not = "you have no machine any more"
-            says = f"<p>There is no machine for you: {escape(visible(str(error)))}</p>"
+            why = str(error)
+            if not isinstance(error, PyvmmError):
+                why = f"{type(error).__name__}: {error}; this is a defect of pyvmm"
+            says = f"<p>There is no machine for you: {said(why)}</p>"
             self.tell({**self.story.parts, "mine": says, "@phase": Phase.LOST.value})

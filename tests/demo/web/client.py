@@ -17,7 +17,7 @@ from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.house.houses import Reading, ReadingHere
 from pyvmm.demo.telling.beginning import Telling
 from pyvmm.demo.telling.outcomes import StageHost
-from pyvmm.demo.web import listener, visitors
+from pyvmm.demo.web import connection, listener, visitors, websocket
 from pyvmm.demo.web.admission import Role
 from pyvmm.demo.web.site import Site
 
@@ -54,6 +54,8 @@ def run(main: Callable[[Server], Awaitable[None]], *, is_lecture: bool = False) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listener, "open_houses", _open_houses)
         patch.setattr(visitors, "GRACE", BOUND)
+        patch.setattr(connection, "PATIENCE", BOUND)
+        patch.setattr(websocket, "_GOODBYE", BOUND)
         trio.run(both)
 
 

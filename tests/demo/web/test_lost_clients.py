@@ -34,7 +34,7 @@ async def works(server: Server) -> None:
 
 def test_a_reset_in_the_middle_of_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
     # A response beyond all buffers, so that it is on its way when its reader goes.
-    monkeypatch.setattr("pyvmm.demo.web.connection.document", lambda *_: "x" * (64 << 20))
+    monkeypatch.setattr("pyvmm.demo.web.connection.document", lambda *_: "x" * (16 << 20))
 
     async def main(server: Server) -> None:
         alone = trio.lowlevel.current_statistics().tasks_living
@@ -210,7 +210,7 @@ def test_a_message_of_the_limit_is_taken() -> None:
 
 def test_a_slow_reader_holds_up_nobody_and_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "STALLED", 0.2)
-    monkeypatch.setattr(Story, "since", lambda _self, _number: "x" * (64 << 20))
+    monkeypatch.setattr(Story, "since", lambda _self, _number: "x" * (16 << 20))
 
     async def main(server: Server) -> None:
         cookie = await server.enter()

@@ -10,6 +10,7 @@
     name === "status" ? byId("status") : document.querySelector(`[data-part="${name}"]`);
   const says = byId("connection");
   const notice = byId("notice");
+  const trial = byId("trial");
   let socket = null;
   let seen = 0;
   let tries = 0;
@@ -37,14 +38,21 @@
     socket.send(JSON.stringify({ ...wish, seen }));
   };
 
+  // An answer belongs to the step, or to what the reader is about to try.
+  const answerOf = (item) =>
+    trial.contains(item)
+      ? { try: trial.dataset.act, predicted: item.dataset.key }
+      : { predict: item.dataset.key };
+
   const wishOf = (element) => {
     const moves = ["next", "back", "restart"];
     if (moves.includes(element.id)) return { move: element.id };
+    if (element.dataset.try) return { try: element.dataset.try };
     if (element.dataset.leave) return { leave: element.dataset.leave };
     const item = element.closest("li");
     if (item === null) return null;
-    if (item.dataset.key !== undefined) return { predict: item.dataset.key };
-    if (item.dataset.act !== undefined) return { try: item.dataset.act };
+    if (item.dataset.key !== undefined) return answerOf(item);
+    if (item.dataset.act !== undefined) return { consider: item.dataset.act };
     if (item.dataset.moment !== undefined) return { look: item.dataset.moment };
     return null;
   };
@@ -67,7 +75,7 @@
   byId("try").addEventListener("submit", (event) => {
     event.preventDefault();
     const act = byId("act");
-    if (act.value.trim() !== "") send({ try: act.value.trim() });
+    if (act.value.trim() !== "") send({ consider: act.value.trim() });
   });
 
   const KEYS = { n: "next", b: "back", r: "restart", s: "skip" };
@@ -78,9 +86,10 @@
     if (event.key in KEYS) {
       send({ move: KEYS[event.key] });
     } else if (/^[1-9]$/.test(event.key)) {
-      const answers = document.querySelectorAll("[data-ask] > li[data-key]");
+      const where = trial.firstChild === null ? document : trial;
+      const answers = where.querySelectorAll("[data-ask] > li[data-key]");
       const answer = answers[Number(event.key) - 1];
-      if (answer !== undefined) send({ predict: answer.dataset.key });
+      if (answer !== undefined) send(answerOf(answer));
     } else {
       return;
     }
@@ -161,9 +170,23 @@
     }
   };
 
+  const consider = (message) => {
+    trial.innerHTML = message.html;
+    trial.dataset.act = message.trial;
+    makeButtons(trial);
+    const without = document.createElement("button");
+    without.type = "button";
+    without.dataset.try = message.trial;
+    without.textContent = "Without a prediction";
+    trial.append(without);
+    trial.querySelector("button").focus();
+  };
+
   const take = (message) => {
     if (message.notice !== undefined) note(message.notice);
+    if (message.trial !== undefined) consider(message);
     if (message.parts === undefined) return;
+    trial.replaceChildren();
     if (message.whole) {
       for (const part of document.querySelectorAll("[data-part]")) {
         if (!(part.dataset.part in message.parts)) exchange(part.dataset.part, "");
