@@ -63,6 +63,18 @@ class GuestMapping(Owned, Protocol):
         """Count the bytes of [offset, offset + size), page-aligned, take memory of the host."""
         ...
 
+    def peek(self, offset: int, size: int) -> bytes:
+        """Copy `size` bytes at `offset` by a system call: where a touch is SIGBUS, it fails.
+
+        Bytes from the mapping's start, any number. Raises `SystemCallError` with EFAULT then,
+        `UsageError` for a range that is not in the mapping.
+        """
+        ...
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """Write `data` at `offset` by a system call; as `peek`."""
+        ...
+
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of [offset, offset + size), page-aligned, not surely zero: (start, end).
 

@@ -8,9 +8,11 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import InternalError, SystemCallError, UsageError
+from pyvmm.hosts import own_memory
 from pyvmm.hosts.kvm.binding import check, ffi, lib, refused
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.owner import Owner
@@ -149,6 +151,31 @@ class Mapping(Owner):
                 raise refused(error.errno or 0, attempt) from error
             yield start, offset
 
+    def peek(self, offset: int, size: int) -> bytes:
+        """Copy bytes out by a system call; see `interface`. Raises `InternalError` once closed."""
+        self._require_within(offset, size, f"read {size} bytes at offset {offset:#x} of a mapping")
+        with self._telling(own_memory.READ, offset, size):
+            return own_memory.read_memory(self._hva + offset, size)
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """Write bytes by a system call; as `peek`."""
+        size = len(data)
+        self._require_within(offset, size, f"write {size} bytes at offset {offset:#x} of a mapping")
+        with self._telling(own_memory.WRITE, offset, size):
+            own_memory.write_memory(self._hva + offset, data)
+
+    @contextmanager
+    def _telling(self, name: str, offset: int, size: int) -> Iterator[None]:
+        """Tell of a copy of `size` bytes, which may fail."""
+        result = size
+        try:
+            yield
+        except SystemCallError as error:
+            result = -error.errno
+            raise
+        finally:
+            self._told(name, self._hva + offset, size, result)
+
     def _unmap(self) -> int:
         result = int(lib.pyvmm_unmap(self._hva, self._size))
         self._told("munmap", self._hva, self._size, result)
@@ -161,11 +188,14 @@ class Mapping(Owner):
             where = ("address", hva, size)
             tell_range(self._recorder, name, "memory", where, result, request=request)
 
-    def _require_range(self, offset: int, size: int, attempt: str) -> None:
+    def _require_within(self, offset: int, size: int, attempt: str) -> None:
         if not self._open:
             raise InternalError(attempt, "it has been closed")
         if offset < 0 or size < 0 or offset + size > self._size:
             raise UsageError(attempt, f"it has {self._size} bytes")
+
+    def _require_range(self, offset: int, size: int, attempt: str) -> None:
+        self._require_within(offset, size, attempt)
         if offset % mmap.PAGESIZE or size % mmap.PAGESIZE:
             raise UsageError(attempt, f"not in multiples of the page size, {mmap.PAGESIZE}")
 

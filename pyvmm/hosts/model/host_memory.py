@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pyvmm.errors import InternalError, UsageError
+from pyvmm.hosts import own_memory
 from pyvmm.hosts.model.refusals import failed
 from pyvmm.hosts.owner import Owner
 
@@ -91,6 +92,16 @@ class HostMemory(Owner):
         except OSError as error:
             raise failed(f"discard {size} bytes of {self._what}", error) from error
 
+    def peek(self, offset: int, size: int) -> bytes:
+        """Copy bytes out by a system call. Raises `SystemCallError`, `UsageError`."""
+        self._require_within(offset, size, "read")
+        return own_memory.read_memory(self.address + offset, size)
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """Write bytes by a system call. Raises as `peek`."""
+        self._require_within(offset, len(data), "write")
+        own_memory.write_memory(self.address + offset, data)
+
     def allocate(self, offset: int, size: int) -> None:
         """Take the pages of [offset, offset + size) from the host now."""
         self._require(offset, size, "allocate")
@@ -132,13 +143,17 @@ class HostMemory(Owner):
         if not self._open:
             raise InternalError(f"{verb} {self._what}", "it has been closed")
 
-    def _require(self, offset: int, size: int, verb: str) -> None:
+    def _require_within(self, offset: int, size: int, verb: str) -> None:
         self._require_open(verb)
-        if (offset | size) % mmap.PAGESIZE or not 0 <= size <= self.size - offset or offset < 0:
-            raise UsageError(
-                f"{verb} {size} bytes at {offset:#x} of {self._what}",
-                f"not whole pages within its {self.size} bytes",
-            )
+        if not 0 <= size <= self.size - offset or offset < 0:
+            attempt = f"{verb} {size} bytes at {offset:#x} of {self._what}"
+            raise UsageError(attempt, f"not within its {self.size} bytes")
+
+    def _require(self, offset: int, size: int, verb: str) -> None:
+        self._require_within(offset, size, verb)
+        if (offset | size) % mmap.PAGESIZE:
+            attempt = f"{verb} {size} bytes at {offset:#x} of {self._what}"
+            raise UsageError(attempt, "not whole pages")
 
     def close(self) -> None:
         """Give the pages back, and unmap as soon as no view is left; a second call does nothing."""

@@ -38,6 +38,14 @@ class ModelMapping(Owner):
         """Bytes that take memory of the host."""
         return self.memory.resident(offset, size)
 
+    def peek(self, offset: int, size: int) -> bytes:
+        """Copy bytes out by a system call. Raises `SystemCallError`, `UsageError`."""
+        return self.memory.peek(offset, size)
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """Write bytes by a system call. Raises as `peek`."""
+        self.memory.poke(offset, data)
+
     def data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield the parts that may not be zero; see `interface`."""
         return self.memory.data(offset, size)

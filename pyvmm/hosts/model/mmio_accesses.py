@@ -106,6 +106,12 @@ class MmioAccesses:
         state = self._engine.state
         return state.rip, state.register(instructions.RCX)
 
+    def leave_behind(self) -> None:
+        """The registers are others now: elsewhere nothing is begun again."""
+        if self.is_pending and self._place() != self._left_at:
+            self._is_begun_again = False
+            self._again.clear()
+
     def forget(self) -> None:
         """The engine has run: what was left is done, unless it was stopped before it began."""
         if not self.is_pending:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from pyvmm.errors import SystemCallError
+from pyvmm.hosts import own_memory
 from pyvmm.hosts.call_fields import (
     LEAST,
     attributes_fields,
@@ -332,6 +333,20 @@ class RecordedMapping(ModelMapping):
         given = range_fields("address", self.hva + offset, size)
         with self._recording.call("madvise", "memory", *given, request="MADV_REMOVE"):
             super().discard(offset, size)
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """process_vm_readv(2)."""
+        with self._copying(own_memory.READ, offset, size):
+            return super().peek(offset, size)
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """process_vm_writev(2)."""
+        with self._copying(own_memory.WRITE, offset, len(data)):
+            super().poke(offset, data)
+
+    def _copying(self, name: str, offset: int, size: int) -> Telling:
+        given = range_fields("address", self.hva + offset, size)
+        return self._recording.call(name, "memory", *given, result=size)
 
     def close(self) -> None:
         """munmap(2)."""

@@ -33,6 +33,7 @@ from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.model.saved_values import ModelSavedVcpu, SavedAccesses
+    from pyvmm.hosts.registers import Regs
 
 _DISABLE_HLT = 2
 _IF = 1 << 9
@@ -105,6 +106,11 @@ class Runner:
     def state(self) -> CpuState:
         """The processor's state; in the middle of an instruction RIP and flags are older."""
         return self.engine.load() if self._suspended else self.engine.state
+
+    def set_regs(self, regs: Regs) -> None:
+        """General registers; with another RIP, an instruction that was broken off is left."""
+        self.state().regs = regs
+        self._devices.accesses.leave_behind()
 
     def kick(self) -> None:
         """Make the present or next `run` end with `Interrupted`."""

@@ -184,7 +184,7 @@ class ModelVcpu(Owner):
     def set_regs(self, regs: Regs) -> None:
         """KVM_SET_REGS."""
         self._settle()
-        self._runner.state().regs = regs
+        self._runner.set_regs(regs)
 
     def get_sregs(self) -> Sregs:
         """KVM_GET_SREGS."""

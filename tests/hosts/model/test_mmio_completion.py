@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.model.system import ModelSystem
 from tests.hosts.model.both_hosts import on_kvm_and_model, ran
-from tests.hosts.model.small_guest import SIZE, after, guest
+from tests.hosts.model.small_guest import SIZE, Services, after, guest
 from tests.hosts.model.test_interrupts import HANDLER, SET_UP, set_up_controller, with_controllers
 
 NOWHERE = 0x9000_0000
@@ -101,3 +103,17 @@ def test_interrupts_come_behind_an_instruction_that_has_not_been_broken_off() ->
         kick.cancel()
         assert v.get_regs().rbx == 1
         assert reason == exits.IoOut(0x80, 1, 1, b"\x11")
+
+
+def test_what_was_broken_off_is_not_begun_again_elsewhere() -> None:
+    """Registers are set behind a write; a later one of the same value is another write."""
+    services = Services()
+    source = f"mov %al, 0x9000; mov %al, {NOWHERE:#x}; 1: jmp 1b"
+    with guest(source, services) as v:
+        start = v.get_regs()
+        kick = after(20, v.kick)
+        for value in (0x11, 0, 0x22, 0x11, 0x22, 0):
+            v.set_regs(replace(start, rax=value))
+            assert v.run() == exits.MmioWrite(NOWHERE, bytes((value,)))
+            services.memory.generation += 1
+        kick.cancel()
