@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.exits import Exit, Interrupted, MemoryFault, MmioRead, MmioWrite
 from pyvmm.hosts.interface import GuestMapping, Memslot, Vm
-from pyvmm.hosts.owner import Owner
+from pyvmm.hosts.owner import Owned, Owner
 from pyvmm.hosts.registers import Cr0, Cr4, Efer, Regs, Segment, Sregs
 from pyvmm.memory.layout import GIB, MIB
 from pyvmm.rules.abi import PAGE_SIZE
@@ -33,8 +33,8 @@ SIZE = (3 + _DIRECTORIES) * PAGE_SIZE
 """Bytes of code and page tables."""
 DONE = PLACE + MIB
 """A GPA without memory: a write there says that the access is done. Ports want ring 0 on some."""
-_READ = bytes.fromhex("8a06 8807")  # mov al, [rsi]; mov [rdi], al
-_WRITE = bytes.fromhex("8806 8807")  # mov [rsi], al; mov [rdi], al
+_READ = bytes.fromhex("8a06 8807 ebfe")  # mov al, [rsi]; mov [rdi], al; then wait
+_WRITE = bytes.fromhex("8806 8807 ebfe")  # mov [rsi], al; mov [rdi], al; then wait
 _WRITE_AT = 0x100
 _POINTER = 0x7  # present, writable, user
 _LARGE = 0x87  # and a page of 2 MiB
@@ -124,6 +124,10 @@ class Guest(Owner):
         except BaseException:
             self._vcpu.close()
             raise
+
+    def duplicate(self) -> Owned:
+        """One more descriptor of the vCPU."""
+        return self._vcpu.duplicate()
 
     def close(self) -> None:
         """Let go of the vCPU; its VM may then be freed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -104,6 +105,32 @@ class Mmio(enum.Enum):
 
 
 AccessOutcome: TypeAlias = ServedShared | ServedByGuestMemfd | MemoryFault | PlainFault | Mmio
+
+
+FAULTS: Mapping[str, tuple[str, str]] = {
+    "access-mismatch": (
+        "the access and the page's attribute differ: one is private, the other shared",
+        "kvm_mmu_faultin_pfn",
+    ),
+    "access-private-no-slot": (
+        "the page is private and has no memslot: private memory is never emulated",
+        "kvm_handle_noslot_fault",
+    ),
+    "access-no-private-side": (
+        "the page is private, and its memslot has no guest_memfd",
+        "kvm_mmu_faultin_pfn_gmem",
+    ),
+    "access-file-closed": (
+        "the memslot's guest_memfd has gone, and its memory with it",
+        "kvm_gmem_get_pfn",
+    ),
+    "access-poisoned": ("the page has a memory error", "__kvm_gmem_get_pfn"),
+    "access-host-unmapped": (
+        "nothing is mapped at the memslot's address in the process",
+        "kvm_handle_error_pfn",
+    ),
+}
+"""Rules by which an access fails: the cause in a line, and the place in the kernel."""
 
 
 def guest_access(access: GuestAccess) -> AccessOutcome:

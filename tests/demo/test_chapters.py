@@ -214,7 +214,6 @@ def test_a_stage_that_cannot_be_opened_leaves_nothing_open(
         ("close vcpu 0", "no vCPU"),
         ("close mapping 0", "no mapping 0"),
         ("read host 0 0", "no memory at 0x0"),
-        ("read guest 0 0", "no guest"),
     ],
 )
 def test_what_cannot_be_asked_for(line: str, said: str) -> None:

@@ -46,6 +46,20 @@ def test_it_reads_and_writes_what_the_host_has(host: System, program: GuestMappi
             assert guest.read(AT + 6) == Access(0)
 
 
+def test_it_does_nothing_beside_the_access(host: System, program: GuestMapping) -> None:
+    with host.create_vm() as vm, host.map_anonymous(2 * PAGE_SIZE) as ram:
+        # Where registers that are small numbers point to.
+        vm.set_memslot(Memslot(0, 0, 2 * PAGE_SIZE, ram.hva))
+        with ram.view() as view, Guest(vm, 0, program) as guest:
+            for value in (0x11, 0xF0):
+                assert guest.write(PAGE_SIZE, value) == Access(value)
+                assert guest.read(PAGE_SIZE) == Access(value)
+                vm.set_memslot(Memslot(1, AT, PAGE_SIZE, ram.hva))
+                vm.set_memslot(Memslot(1, AT, 0, ram.hva))
+            assert not any(view[:PAGE_SIZE])
+            assert not any(view[PAGE_SIZE + 1 :])
+
+
 def test_where_there_is_no_memory_the_access_is_an_exit_and_done(
     host: System, program: GuestMapping
 ) -> None:

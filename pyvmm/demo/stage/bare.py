@@ -12,12 +12,31 @@ import time
 from collections.abc import Mapping
 
 from pyvmm.demo.stage.objects import StageObjects
+from pyvmm.demo.stage.one_access import Accessed
+from pyvmm.demo.stage.residency import resident
+from pyvmm.demo.stage.seen_vms import SeenVms
 from pyvmm.demo.stage.taken import Taken
-from pyvmm.demo.telling.acts import Act
+from pyvmm.demo.stage.taken_runs import TakenRuns
+from pyvmm.demo.telling.acts import (
+    Act,
+    Actor,
+    Close,
+    Duplicate,
+    Hole,
+    MakeFile,
+    MakeVm,
+    MapFile,
+    Read,
+    SetAttributes,
+    SetSlot,
+    Thing,
+    Write,
+)
 from pyvmm.demo.telling.chapter import Need
 from pyvmm.demo.telling.outcomes import Explained, Observed, Outcome, Staged, StageHost
-from pyvmm.errors import HostLacksError, SystemCallError
+from pyvmm.errors import HostLacksError, SystemCallError, UsageError
 from pyvmm.hosts import interface
+from pyvmm.hosts.call_record import Made
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.model.recorded import RecordedModelSystem
 from pyvmm.hosts.model.refusals import RefusedByRuleError
@@ -26,6 +45,8 @@ from pyvmm.hosts.owner import Owner
 from pyvmm.rules.catalogue import REFUSALS
 from pyvmm.rules.profile import MAINLINE, SHARED_ONLY, Profile
 
+_JUDGED = MakeVm | MakeFile | SetSlot | SetAttributes | MapFile | Hole | Close | Duplicate
+"""Acts that the rules are asked about; a guest's access has rules of its own."""
 _SOURCES: Mapping[str, str] = {
     rule.name: rule.source for rules in REFUSALS.values() for rule in rules
 }
@@ -39,38 +60,46 @@ class BareStage(Owner):
 
         Raises `HostLacksError` where there is no such host, `NoPermissionError`.
         """
-        self._taken = Taken()
-        system, profile = _open(host, self._taken)
-        self._system = system
-        self._objects = StageObjects(system)
+        is_kvm = host is StageHost.KVM
+        self._taken = TakenRuns(Made.KERNEL if is_kvm else Made.MODEL)
+        self._system, profile = _open(host, self._taken)
+        self._objects = StageObjects(self._system)
         self._rules: StageObjects | None = None
+        self._seen = SeenVms(None)
         try:
-            if host is StageHost.KVM:
+            self.offers = _offers(self._system.capabilities())
+            if is_kvm:
                 self._rules = StageObjects(ModelSystem(profile))
-            self.offers = _offers(system.capabilities())
+                self._seen = SeenVms(self._system)
+                self.offers |= {Need.LIVENESS} if self._seen.can_see else set()
         except BaseException:
             self.close()
             raise
-        self.staged = Staged(host, platform.release() if host is StageHost.KVM else "", why)
+        self.staged = Staged(host, platform.release() if is_kvm else "", why)
         self._taken.take()
 
     async def do(self, act: Act) -> Outcome:
         """Carry an act out. Raises `UsageError` for one that cannot be asked for here."""
         began = time.perf_counter()
-        value, refusal = _done(self._objects, act)
+        done, refusal = _done(self._objects, act)
         seconds = time.perf_counter() - began
-        calls, exits = self._taken.take()
-        by_rule = refusal
-        if self._rules is not None:
-            by_rule = _done(self._rules, act)[1]
+        accessed = done if isinstance(done, Accessed) else None
+        if isinstance(act, Read | Write) and act.who is Actor.GUEST:
+            calls, exits, left_out = self._taken.take_access()
+            if accessed is not None and accessed.tells_no_exit:
+                exits = ()
+        else:
+            (calls, exits), left_out = self._taken.take(), ()
+        if accessed is not None:
+            number, value, explained = accessed.errno, accessed.value, accessed.explained
+        else:
+            number = 0 if refusal is None else refusal.errno
+            value = done if isinstance(done, int) else None
+            explained = self._explained(act, refusal)
+        if isinstance(act, MakeVm) and refusal is None:
+            self._seen.add(act.vm, self._objects.things.vms[act.vm].vm)
         return Outcome(
-            calls,
-            exits,
-            0 if refusal is None else refusal.errno,
-            value,
-            _explained(refusal, by_rule),
-            self._observed(),
-            seconds,
+            calls, exits, number, value, explained, self._observed(), seconds, left_out=left_out
         )
 
     async def observe(self) -> Observed:
@@ -78,31 +107,39 @@ class BareStage(Owner):
         return self._observed()
 
     def _observed(self) -> Observed:
-        objects = self._objects
-        held = [
-            f"{kind} {number}"
-            for kind, things in (
-                ("vm", objects.vms),
-                ("file", objects.files),
-                ("mapping", objects.mappings),
-            )
-            for number in sorted(things)
-        ]
-        memory = [(number, run) for number, vm in sorted(objects.vms.items()) for run in vm.runs()]
-        slots = [(number, slot) for number, vm in sorted(objects.vms.items()) for slot in vm.slots]
-        return Observed(
-            tuple(held),
+        things = self._objects.things
+        memory = [(number, run) for number, vm in sorted(things.vms.items()) for run in vm.runs()]
+        observed = Observed(
+            tuple(things.held()),
             tuple(memory),
-            tuple(sorted(objects.bindings)),
-            slots=tuple(sorted(slots)),
-            origins=tuple(sorted(objects.origins.items())),
+            tuple(sorted(things.bindings())),
+            resident=tuple(resident(things)),
+            alive=tuple(self._seen.alive(things)),
+            slots=tuple(things.slots()),
+            origins=tuple(things.origins()),
         )
+        self._taken.take()  # Looking is no part of an act.
+        return observed
+
+    def _explained(self, act: Act, refusal: SystemCallError | None) -> Explained | None:
+        """The rule behind a refusal; a sentence where rules and kernel do not agree."""
+        if self._rules is None or not isinstance(act, _JUDGED):
+            return None if refusal is None else _by_rule(refusal)
+        if isinstance(act, Close | Duplicate) and act.what is Thing.VCPU:
+            return None
+        try:
+            judged = _done(self._rules, act)[1]
+        except UsageError:
+            # Kernel and rules have not agreed before, which was said then: so they differ now.
+            return None
+        return _compared(refusal, judged)
 
     def close(self) -> None:
         """Let go of all; a second call does nothing."""
         self._objects.close()
         if self._rules is not None:
             self._rules.close()
+        self._seen.close()
         self._system.close()
 
 
@@ -129,26 +166,27 @@ def _offers(has: Capabilities) -> frozenset[Need]:
     return frozenset(found)
 
 
-def _done(objects: StageObjects, act: Act) -> tuple[int | None, SystemCallError | None]:
+def _done(objects: StageObjects, act: Act) -> tuple[Accessed | int | None, SystemCallError | None]:
     try:
         return objects.do(act), None
     except SystemCallError as error:
         return None, error
 
 
-def _explained(
-    refusal: SystemCallError | None, by_rule: SystemCallError | None
-) -> Explained | None:
-    """The rule behind a refusal; a sentence where rules and kernel do not agree."""
+def _compared(refusal: SystemCallError | None, judged: SystemCallError | None) -> Explained | None:
     if refusal is None:
-        if by_rule is None:
+        if judged is None:
             return None
-        return Explained("", f"by the rules it should have been refused: {by_rule.cause}", "")
-    if by_rule is None:
+        return Explained("", f"by the rules it should have been refused: {judged.cause}", "")
+    if judged is None:
         return Explained("", "by the rules it should have worked", "")
-    if by_rule.errno != refusal.errno:
-        return Explained("", f"the rules say otherwise: {by_rule.cause}", "")
-    if not isinstance(by_rule, RefusedByRuleError):
-        return Explained("", by_rule.cause, "")
-    found = by_rule.refusal
+    if judged.errno != refusal.errno:
+        return Explained("", f"the rules say otherwise: {judged.cause}", "")
+    return _by_rule(judged)
+
+
+def _by_rule(refusal: SystemCallError) -> Explained:
+    if not isinstance(refusal, RefusedByRuleError):
+        return Explained("", refusal.cause, "")
+    found = refusal.refusal
     return Explained(found.rule, found.cause, _SOURCES.get(found.rule, ""))

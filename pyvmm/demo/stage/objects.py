@@ -1,16 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""VMs, files, slots and mappings of one stage by their numbers, on a host's interface."""
+"""Acts on VMs, files, slots and mappings of one stage, by a host's interface."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TypeVar
 
+from pyvmm.demo.stage.one_access import (
+    MOST_VCPUS,
+    Accessed,
+    accessed,
+    host_fault,
+    require_reach,
+)
+from pyvmm.demo.stage.things import (
+    EVERYWHERE,
+    FileOnStage,
+    MappingOnStage,
+    SlotOnStage,
+    Things,
+    VmOnStage,
+)
 from pyvmm.demo.telling.acts import (
     Act,
     Actor,
     Close,
+    Duplicate,
     Hole,
     Look,
     MakeFile,
@@ -22,39 +38,29 @@ from pyvmm.demo.telling.acts import (
     Thing,
     Write,
 )
-from pyvmm.errors import UsageError
+from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.owner import Owned, Owner
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
-from pyvmm.memory.page_states import PageRun, PageState, PageStates
-from pyvmm.rules.abi import PAGE_SIZE
+from pyvmm.memory.page_states import PageState, PageStates
+from pyvmm.replay.guest import PLACE, SIZE, SLOT, Guest, put_program
+from pyvmm.rules.abi import ADDRESS_END, FILE_OFFSET_END, PAGE_SIZE
+from pyvmm.rules.memslots import is_guest_memfd_only
 
 T = TypeVar("T")
 
 MOST = 8
-"""Most things of a kind, and slots of a VM: a reader may make no more."""
+"""Most things of a kind, slots of a VM, and descriptors of a thing: a reader may make no more."""
 LARGEST = 64 << 20
 """Largest file, and largest host's side of a slot, in bytes."""
 _ATTEMPT = "try something in the demo"
-_ALL = GpaRange(0, 1 << 52)
-
-
-@dataclass
-class VmOnStage:
-    """A VM; its slots by number; which of its addresses are private, mapped or not."""
-
-    vm: interface.Vm
-    slots: dict[int, SetSlot] = field(default_factory=dict)
-    host_sides: dict[int, interface.GuestMapping] = field(default_factory=dict)
-    sides: PageStates = field(default_factory=PageStates)
-
-    def runs(self) -> Iterator[PageRun]:
-        """The sides of all memory that slots give, ascending."""
-        for slot in sorted(self.slots.values(), key=lambda one: one.gpa):
-            yield from self.sides.runs(GpaRange(slot.gpa, slot.gpa + slot.size))
+_WORDS = {"slot": 1 << 32, "flags": 1 << 32, "offset": FILE_OFFSET_END}
+"""Ends of what the kernel is given in less than 64 bits."""
+_NAMES = frozenset({"vm", "file", "number"})
+"""Numbers of things, of which there is one or not."""
 
 
 class StageObjects(Owner):
@@ -63,19 +69,33 @@ class StageObjects(Owner):
     def __init__(self, system: interface.System) -> None:
         """`system` is not owned."""
         self._system = system
-        self.vms: dict[int, VmOnStage] = {}
-        self.files: dict[int, interface.GuestMemfd] = {}
-        self.mappings: dict[int, interface.GuestMapping] = {}
-        self.bindings: list[tuple[int, int, int]] = []
-        self.origins: dict[str, str] = {}
+        self.things = Things()
+        self._program: interface.GuestMapping | None = None
 
-    def do(self, act: Act) -> int | None:
-        """Carry `act` out; the byte that a read gives.
+    def do(self, act: Act) -> Accessed | int | None:
+        """Carry `act` out; the byte that the host's read gives, the outcome of a guest's access.
 
         Raises `SystemCallError` where the kernel refuses, `UsageError` for what names a thing that
         is not there, or would be too much, of which the kernel is not asked.
         """
+        _require_numbers(act)
         match act:
+            case Read(who=who, vm=vm, gpa=gpa):
+                value = None
+            case Write(who=who, vm=vm, gpa=gpa):
+                value = act.value & 0xFF
+            case _:
+                self._change(act)
+                return None
+        access = self._guest_access if who is Actor.GUEST else self._host_access
+        return access(vm, gpa, value)
+
+    def _change(self, act: Act) -> None:
+        match act:
+            case Close(what=what, number=number):
+                self._close(what, number)
+            case Duplicate(what=what, number=number):
+                self._duplicate(what, number)
             case MakeVm():
                 self._make_vm(act)
             case MakeFile():
@@ -85,118 +105,197 @@ class StageObjects(Owner):
             case SetAttributes():
                 self._set_attributes(act)
             case MapFile(file=number):
-                self._free(self.mappings, number, "mapping")
-                self.mappings[number] = self._there(self.files, number, "file").map()
-                self.origins[f"mapping {number}"] = f"file {number}"
+                self._free(self.things.mappings, number, "mapping")
+                mapping = self._open_file(number).file.map()
+                self.things.mappings[number] = MappingOnStage(mapping, number)
             case Hole(file=number, offset=offset, size=size):
-                self._there(self.files, number, "file").punch_hole(offset, size)
-            case Close(what=what, number=number):
-                self._close(what, number)
-            case Read(who=Actor.HOST):
-                return self._host_view(act.vm, act.gpa)[
-                    act.gpa - self._slot_at(act.vm, act.gpa).gpa
-                ]
-            case Write(who=Actor.HOST):
-                view = self._host_view(act.vm, act.gpa)
-                view[act.gpa - self._slot_at(act.vm, act.gpa).gpa] = act.value & 0xFF
+                self._open_file(number).file.punch_hole(offset, size)
             case Look():
                 pass
             case _:
                 raise UsageError(_ATTEMPT, "this stage has no guest that runs")
-        return None
+
+    # -- VMs, files, slots --
 
     def _make_vm(self, act: MakeVm) -> None:
-        self._free(self.vms, act.vm, "VM")
-        made = VmOnStage(
-            self._system.create_vm(VmType.SW_PROTECTED if act.private else VmType.DEFAULT)
-        )
-        made.sides.add(_ALL, PageState.SHARED)
-        self.vms[act.vm] = made
+        self._free(self.things.vms, act.vm, "VM")
+        vm = self._system.create_vm(VmType.SW_PROTECTED if act.private else VmType.DEFAULT)
+        made = VmOnStage(vm, act.private, PageStates())
+        made.sides.add(EVERYWHERE, PageState.SHARED)
+        self.things.vms[act.vm] = made
 
     def _make_file(self, act: MakeFile) -> None:
-        self._free(self.files, act.file, "file")
+        self._free(self.things.files, act.file, "file")
         self._limit(act.size)
-        vm = self._there(self.vms, act.vm, "VM").vm
-        self.files[act.file] = vm.create_guest_memfd(act.size, GuestMemfdFlag(act.flags))
-        self.origins[f"file {act.file}"] = f"vm {act.vm}"
+        vm = self._open_vm(act.vm).vm
+        file = vm.create_guest_memfd(act.size, GuestMemfdFlag(act.flags))
+        self.things.files[act.file] = FileOnStage(file, act.vm, act.flags)
 
     def _set_slot(self, act: SetSlot) -> None:
-        on_stage = self._there(self.vms, act.vm, "VM")
-        if act.slot not in on_stage.slots and len(on_stage.slots) >= MOST:
+        on_stage = self._open_vm(act.vm)
+        old = on_stage.slots.get(act.slot)
+        if old is None and len(on_stage.slots) >= MOST:
             raise UsageError(_ATTEMPT, f"the VM has {MOST} slots, the most here")
-        file = None if act.file < 0 else self._there(self.files, act.file, "file")
-        side = on_stage.host_sides.get(act.slot)
+        if act.slot == SLOT or (act.gpa < PLACE + SIZE and act.gpa + act.size > PLACE):
+            raise UsageError(
+                _ATTEMPT, f"slot {SLOT}, at {PLACE:#x}, has the code by which the guest touches"
+            )
+        file = None if act.file < 0 else self._open_file(act.file)
+        side = None if old is None else old.side
         new_side = act.host_side and act.size and (side is None or side.size < act.size)
         if new_side:
             self._limit(act.size)
             side = self._system.map_anonymous(-(-act.size // PAGE_SIZE) * PAGE_SIZE)
         try:
             hva = side.hva if act.host_side and side is not None else 0
+            bound = None if file is None else file.file
             flags = MemslotFlag(act.flags)
             on_stage.vm.set_memslot(
-                Memslot(act.slot, act.gpa, act.size, hva, flags, file, act.file_offset)
+                Memslot(act.slot, act.gpa, act.size, hva, flags, bound, act.file_offset)
             )
         except BaseException:
             if new_side and side is not None:
                 side.close()
             raise
-        self._note_slot(on_stage, act, side if act.host_side and act.size else None)
-
-    def _note_slot(
-        self, on_stage: VmOnStage, act: SetSlot, side: interface.GuestMapping | None
-    ) -> None:
-        old = on_stage.host_sides.get(act.slot)
-        if old is not None and old is not side:
-            del on_stage.host_sides[act.slot]
-            old.close()
-        self.bindings = [one for one in self.bindings if one[1:] != (act.vm, act.slot)]
+        kept = side if act.host_side and act.size else None
+        if old is not None and old.side is not None and old.side is not kept:
+            old.side.close()
+        on_stage.slots.pop(act.slot, None)
         if act.size:
-            on_stage.slots[act.slot] = act
-            if side is not None:
-                on_stage.host_sides[act.slot] = side
-            if act.file >= 0:
-                self.bindings.append((act.file, act.vm, act.slot))
-        else:
-            on_stage.slots.pop(act.slot, None)
+            on_stage.slots[act.slot] = SlotOnStage(act, kept, file)
 
     def _set_attributes(self, act: SetAttributes) -> None:
-        on_stage = self._there(self.vms, act.vm, "VM")
+        on_stage = self._open_vm(act.vm)
+        self._limit(act.size)
         private = act.side is Side.PRIVATE
         attributes = MemoryAttribute.PRIVATE if private else MemoryAttribute(0)
         on_stage.vm.set_memory_attributes(act.gpa, act.size, attributes)
         state = PageState.PRIVATE if private else PageState.SHARED
         on_stage.sides.set(GpaRange(act.gpa, act.gpa + act.size), state)
 
+    # -- descriptors --
+
     def _close(self, what: Thing, number: int) -> None:
+        things = self.things
         match what:
             case Thing.VM:
-                on_stage = self._there(self.vms, number, "VM")
-                on_stage.vm.close()
-                for side in on_stage.host_sides.values():
-                    side.close()
-                del self.vms[number]
+                vm = self._open_vm(number)
+                if _is_last(vm.copies):
+                    vm.is_open = False
+                    vm.vm.close()
             case Thing.FILE:
-                self._there(self.files, number, "file").close()
-                del self.files[number]
+                file = self._open_file(number)
+                if _is_last(file.copies):
+                    file.is_open = False
+                    file.file.close()
             case Thing.MAPPING:
-                self._there(self.mappings, number, "mapping").close()
-                del self.mappings[number]
+                self._there(things.mappings, number, "mapping").mapping.close()
+                del things.mappings[number]
             case Thing.VCPU:
-                raise UsageError(_ATTEMPT, "this stage has no vCPU")
+                vm, guest = self._vcpu(number)
+                if _is_last(vm.guest_copies):
+                    vm.guest = None
+                    guest.close()
+        things.sweep()
 
-    def _slot_at(self, vm: int, gpa: int) -> SetSlot:
-        for slot in self._there(self.vms, vm, "VM").slots.values():
-            if slot.gpa <= gpa < slot.gpa + slot.size:
-                return slot
-        raise UsageError(_ATTEMPT, f"VM {vm} has no memory at {gpa:#x}")
+    def _duplicate(self, what: Thing, number: int) -> None:
+        copies: list[Owned]
+        match what:
+            case Thing.VM:
+                vm = self._open_vm(number)
+                copies, duplicate = vm.copies, vm.vm.duplicate
+            case Thing.FILE:
+                file = self._open_file(number)
+                copies, duplicate = file.copies, file.file.duplicate
+            case Thing.VCPU:
+                vm, guest = self._vcpu(number)
+                copies, duplicate = vm.guest_copies, guest.duplicate
+            case Thing.MAPPING:
+                raise UsageError(_ATTEMPT, "a mapping is no descriptor: it cannot be duplicated")
+        if len(copies) + 1 >= MOST:
+            raise UsageError(_ATTEMPT, f"there are {MOST} descriptors of it, the most here")
+        copies.append(duplicate())
 
-    def _host_view(self, vm: int, gpa: int) -> memoryview:
-        """Memory of the host's, of the slot at a GPA, from the slot's beginning."""
-        slot = self._slot_at(vm, gpa)
-        side = self.vms[vm].host_sides.get(slot.slot)
-        if side is None:
-            raise UsageError(_ATTEMPT, f"slot {slot.slot} has no memory of the host's")
-        return side.view()
+    # -- accesses --
+
+    def _guest_access(self, number: int, gpa: int, value: int | None) -> Accessed:
+        require_reach(gpa)
+        on_stage = self._there(self.things.vms, number, "VM")
+        if on_stage.guest is None:
+            self._make_vcpu(number)
+        return accessed(self.things, on_stage, gpa, value)
+
+    def _make_vcpu(self, number: int) -> None:
+        """Give a VM the vCPU that touches memory for it."""
+        on_stage = self._open_vm(number)
+        if on_stage.vcpus >= MOST_VCPUS:
+            raise UsageError(_ATTEMPT, f"the VM has had {MOST_VCPUS} vCPUs, the most here")
+        if self._program is None:
+            program = self._system.map_anonymous(SIZE)
+            put_program(program)
+            self._program = program
+        on_stage.guest = Guest(on_stage.vm, on_stage.vcpus, self._program)
+        on_stage.vcpus += 1
+
+    def _host_access(self, vm: int, gpa: int, value: int | None) -> Accessed | int | None:
+        """Read or write the byte that the guest has at a GPA where that page is shared.
+
+        A file that can be mapped is the slot's shared memory, too: it is touched by a system call,
+        since the touch itself could be a signal that ends the process.
+        """
+        slot = self._there(self.things.vms, vm, "VM").slot_at(gpa)
+        if slot is None:
+            raise UsageError(_ATTEMPT, f"VM {vm} has no memory at {gpa:#x}")
+        offset = gpa - slot.act.gpa
+        if slot.file is not None and is_guest_memfd_only(slot.file.flags):
+            mapping = self._mapping_of(slot.file, slot.act.slot)
+            offset += slot.act.file_offset
+            try:
+                if value is None:
+                    return mapping.peek(offset, 1)[0]
+                mapping.poke(offset, bytes((value,)))
+            except SystemCallError as error:
+                return host_fault(slot.file, offset, error.errno)
+            return None
+        if slot.side is None:
+            raise UsageError(_ATTEMPT, f"slot {slot.act.slot} has no memory of the host's")
+        with slot.side.view() as view:
+            if value is None:
+                return view[offset]
+            view[offset] = value
+        return None
+
+    def _mapping_of(self, file: FileOnStage, slot: int) -> interface.GuestMapping:
+        """A mapping of a slot's file."""
+        for one in self.things.mappings.values():
+            if self.things.files.get(one.file) is file:
+                return one.mapping
+        numbers = [number for number, one in self.things.files.items() if one is file]
+        if not numbers:
+            raise UsageError(_ATTEMPT, f"slot {slot} has lost its file, which was its memory")
+        raise UsageError(
+            _ATTEMPT, f"slot {slot}'s memory is file {numbers[0]}: map it (map-file {numbers[0]})"
+        )
+
+    # -- what there is --
+
+    def _open_vm(self, number: int) -> VmOnStage:
+        found = self._there(self.things.vms, number, "VM")
+        if not found.is_open:
+            raise UsageError(_ATTEMPT, f"VM {number} lives on, but has no descriptor any more")
+        return found
+
+    def _open_file(self, number: int) -> FileOnStage:
+        found = self._there(self.things.files, number, "file")
+        if not found.is_open:
+            raise UsageError(_ATTEMPT, f"file {number} lives on, but has no descriptor any more")
+        return found
+
+    def _vcpu(self, number: int) -> tuple[VmOnStage, Guest]:
+        found = self._there(self.things.vms, number, "VM")
+        if found.guest is None:
+            raise UsageError(_ATTEMPT, f"VM {number} has no vCPU: it gets one when its guest acts")
+        return found, found.guest
 
     def _there(self, kind: Mapping[int, T], number: int, what: str) -> T:
         if number not in kind:
@@ -215,12 +314,25 @@ class StageObjects(Owner):
 
     def close(self) -> None:
         """Close everything; a second call does nothing."""
-        owned: list[Owned] = [*self.mappings.values(), *self.files.values()]
-        for one in self.vms.values():
-            owned += [one.vm, *one.host_sides.values()]
-        for thing in owned:
-            thing.close()
-        self.vms.clear()
-        self.files.clear()
-        self.mappings.clear()
-        self.bindings.clear()
+        self.things.close()
+        program, self._program = self._program, None
+        if program is not None:
+            program.close()
+
+
+def _is_last(copies: list[Owned]) -> bool:
+    """Close a descriptor beside the first one; True where there is none beside it."""
+    if copies:
+        copies.pop().close()
+        return False
+    return True
+
+
+def _require_numbers(act: Act) -> None:
+    """Raise `UsageError` for a number that no system call takes."""
+    for one in fields(act):
+        value = getattr(act, one.name)
+        if one.name in _NAMES or not isinstance(value, int):
+            continue
+        if not 0 <= value < _WORDS.get(one.name, ADDRESS_END):
+            raise UsageError(_ATTEMPT, f"{value} is no {one.name.replace('_', ' ')}")
