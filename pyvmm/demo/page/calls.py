@@ -16,19 +16,25 @@ SHOWN_BYTES = 16
 
 def calls_html(outcome: Outcome) -> str:
     """All that was asked of the kernel, and exits of the guest; in order, as far as it was kept."""
-    parts = ["<h3>System calls</h3>"]
+    what = "System calls and exits" if outcome.exits else "System calls"
+    parts = [f"<h3>{what}</h3>"]
     if not outcome.calls:
         parts.append("<p>No system call was needed.</p>")
     elif all(one.made is Made.MODEL for one in outcome.calls):
         parts.append('<p class="faint">The model answers; KVM would have been given the same.</p>')
-    if outcome.calls:
-        parts.append(f'<ol class="calls">{"".join(map(_call, outcome.calls))}</ol>')
-    if outcome.exits:
-        items = "".join(f"<li><code>{said(one)}</code></li>" for one in outcome.exits)
-        parts.append(f'<h3>Exits of the guest</h3><ol class="exits">{items}</ol>')
+    if outcome.calls or outcome.exits:
+        items = "".join(
+            _exit(one) if isinstance(one, str) else _call(one) for one in outcome.in_order
+        )
+        parts.append(f'<ol class="calls">{items}</ol>')
     for what, count in outcome.left_out:
         parts.append(f'<p class="faint">and {count} more: {said(what)}</p>')
     return "".join(parts)
+
+
+def _exit(words: str) -> str:
+    """The words of an exit, with the vCPU at their start."""
+    return f'<li class="exit"><p class="line"><code>exit of {said(words)}</code></p></li>'
 
 
 def _call(call: SystemCall) -> str:

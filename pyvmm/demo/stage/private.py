@@ -103,19 +103,18 @@ class PrivateStage:
             case _:
                 acts = self._there()
                 await acts.prepare(act)
-                calls, exits, more = self._record.take()
-                if before := len(calls) + len(exits) + sum(count for _, count in more):
+                if before := self._record.take().total:
                     left_out = (("calls and exits until the guest listened", before),)
                 began = time.perf_counter()
                 done = await acts.do(act)
         seconds = time.perf_counter() - began
-        calls, exits, more = self._record.take()
-        more += await self._in_c()
+        kept = self._record.take()
+        left_out += kept.left_out + await self._in_c()
         after = self._observed()
         self._record.take()  # Asking the kernel what is resident belongs to no act.
         return Outcome(
-            calls,
-            exits,
+            kept.calls,
+            kept.exits,
             done.errno,
             done.value,
             done.explained,
@@ -123,8 +122,9 @@ class PrivateStage:
             seconds,
             seen=done.seen,
             console=b"" if self._machine is None else self._machine.said.take(),
-            left_out=left_out + more,
+            left_out=left_out,
             same_digest=same_digest,
+            exited_after=kept.exited_after,
         )
 
     async def _in_c(self) -> tuple[tuple[str, int], ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pyvmm.demo.stage.exit_words import exit_words
 from pyvmm.hosts.call_record import SystemCall
@@ -20,8 +21,22 @@ QUESTIONS = frozenset({
 })  # fmt: skip
 """Calls that only ask what the kernel has: counted, not kept. They would be half of a boot's."""
 
-Taken = tuple[tuple[SystemCall, ...], tuple[str, ...], tuple[tuple[str, int], ...]]
-"""Calls; exits in words; what was left out, and how often."""
+
+class Kept(NamedTuple):
+    """What was kept of an act: as the same fields of `Outcome`."""
+
+    calls: tuple[SystemCall, ...]
+    exits: tuple[str, ...]
+    exited_after: tuple[int, ...]
+    left_out: tuple[tuple[str, int], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.calls or self.exits or self.left_out)
+
+    @property
+    def total(self) -> int:
+        """Count of all calls and exits, those that were left out, too."""
+        return len(self.calls) + len(self.exits) + sum(count for _, count in self.left_out)
 
 
 class PrivateRecord:
@@ -31,6 +46,7 @@ class PrivateRecord:
         self._lock = threading.Lock()
         self._calls: list[SystemCall] = []
         self._exits: list[str] = []
+        self._exited_after: list[int] = []
         self._left_out: Counter[str] = Counter()
         self._log: deque[str] = deque(maxlen=MOST)
         self._watch: tuple[Callable[[Exit], bool], Callable[[], None]] | None = None
@@ -51,6 +67,7 @@ class PrivateRecord:
             self._log.append(exit_words(vcpu, exit_))
             if len(self._exits) < MOST:
                 self._exits.append(self._log[-1])
+                self._exited_after.append(len(self._calls))
             else:
                 self._left_out[f"exit {type(exit_).__name__}"] += 1
             watch = self._watch
@@ -74,12 +91,15 @@ class PrivateRecord:
         with self._lock:
             return tuple(self._log)
 
-    def take(self) -> Taken:
+    def take(self) -> Kept:
         """All since the last call of this."""
         with self._lock:
-            calls, exits = tuple(self._calls), tuple(self._exits)
-            left_out = tuple(sorted(self._left_out.items()))
-            self._calls.clear()
-            self._exits.clear()
-            self._left_out.clear()
-        return calls, exits, left_out
+            kept = Kept(
+                tuple(self._calls),
+                tuple(self._exits),
+                tuple(self._exited_after),
+                tuple(sorted(self._left_out.items())),
+            )
+            for each in (self._calls, self._exits, self._exited_after, self._left_out):
+                each.clear()
+        return kept

@@ -134,7 +134,8 @@ class Outcome:
     """Outcome of one act.
 
     `errno` is 0 where it worked. `value` is the byte that was read; `exits` are the guest's, in
-    words. `after` is the stage's state then. `seen` is what an attacker got, `console` what the
+    words, and `exited_after` says of each how many of `calls` came before it; () where that was not
+    noted. `after` is the stage's state then. `seen` is what an attacker got, `console` what the
     guest wrote meanwhile. `left_out` are calls and exits beyond the most that are kept, and those
     made without Python, by what they were. `same_digest` compares a launch with the one before;
     None for all else. `answers` are those of the designs to an operation; `errno` is the first's.
@@ -152,6 +153,15 @@ class Outcome:
     left_out: tuple[tuple[str, int], ...] = ()
     same_digest: bool | None = None
     answers: tuple[Answer, ...] = ()
+    exited_after: tuple[int, ...] = ()
+
+    @property
+    def in_order(self) -> tuple[SystemCall | str, ...]:
+        """Calls and exits, in the order in which they were kept; exits last where none is known."""
+        found: list[SystemCall | str] = list(self.calls)
+        for number, exit_ in reversed(tuple(zip(self.exited_after, self.exits, strict=False))):
+            found.insert(number, exit_)
+        return (*found, *self.exits[len(self.exited_after) :])
 
     @property
     def was_attempted(self) -> bool:

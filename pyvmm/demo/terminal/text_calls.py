@@ -13,17 +13,18 @@ _SHOWN_BYTES = 8
 
 
 def calls(outcome: Outcome, width: int, *, brief: bool = False) -> Iterator[Line]:
-    """Every call with its answer, then the exits; `brief`: fields only of what was refused."""
+    """Every call with its answer, and exits between; `brief`: fields only of what was refused."""
     if not outcome.calls:
         yield Line("no system call was made", Tone.FAINT)
     elif any(one.made is Made.MODEL for one in outcome.calls):
         yield from wrapped("KVM was not asked: the model answered for it", width)
-    for call in outcome.calls:
-        yield from _call(call, width)
-        if not brief or call.errno:
-            yield from _fields(call, width)
-    for one in outcome.exits:
-        yield from wrapped(f"EXIT of {one}", width, rest="    ")
+    for one in outcome.in_order:
+        if isinstance(one, str):
+            yield from wrapped(f"EXIT of {one}", width, rest="    ")
+            continue
+        yield from _call(one, width)
+        if not brief or one.errno:
+            yield from _fields(one, width)
     for what, count in outcome.left_out:
         yield from wrapped(f"not shown: {count} x {what}", width, Tone.FAINT, rest="    ")
 

@@ -92,6 +92,7 @@ def test_conversion_by_the_guest_and_by_the_host(host: StageHost) -> None:
     left_out = dict(boot.left_out)
     assert left_out["port writes that C took"] >= len(boot.console)
     assert "conversions that C made" not in left_out
+    assert shared.in_order == (*shared.exits, *shared.calls), "the exit comes first"
     assert [one.left_out for one in (shared, guest, seen, back)] == [()] * 4
     assert end.after.held == ()
     assert "munmap" in requests(end)
@@ -314,19 +315,23 @@ def test_a_record_is_bounded_and_counts_the_rest() -> None:
     for _ in range(MOST + 3):
         record.exit(0, Hlt())
         record.exit(0, Interrupted())
-    calls, exits, left_out = record.take()
+    calls, exits, exited_after, left_out = record.take()
     assert calls == ()
+    assert exited_after == (0,) * MOST
     assert exits == ("vCPU 0: Hlt()",) * MOST
     assert left_out == (("exit Hlt", 3),)
     assert reached == [1]
-    assert record.take() == ((), (), ())
+    assert not record.take()
     asked = SystemCall(
         Made.KERNEL, "ioctl", "KVM_CHECK_EXTENSION", "KVM fd 3", "", (), (), 1, 0, "api.rst 4.4", ""
     )
     record.call(asked)
     record.call(replace(asked, request="KVM_CREATE_VM"))
-    calls, _, left_out = record.take()
-    assert [one.request for one in calls] == ["KVM_CREATE_VM"]
+    record.exit(0, Hlt())
+    record.call(replace(asked, request="KVM_CREATE_VCPU"))
+    calls, _, exited_after, left_out = record.take()
+    assert [one.request for one in calls] == ["KVM_CREATE_VM", "KVM_CREATE_VCPU"]
+    assert exited_after == (1,)
     assert left_out == (("KVM_CHECK_EXTENSION", 1),)
 
 
