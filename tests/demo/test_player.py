@@ -25,6 +25,7 @@ from pyvmm.demo.telling.chapter import (
     ReadValue,
     RefusedWith,
     ReportAgrees,
+    ResidentAt,
     Step,
     Unchanged,
     Worked,
@@ -40,8 +41,10 @@ from pyvmm.demo.telling.orders import (
     StageOpened,
     Told,
 )
-from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Resident, Staged, StageHost
 from pyvmm.demo.telling.player import Jump, LookAt, Move, Phase, Plain, Player, Predict, Try
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import GpaRange
 
 STEPS = tuple(
     Step(
@@ -257,6 +260,9 @@ def test_an_act_that_cannot_be_asked_for_changes_nothing() -> None:
         (Holds("file", 1), False),
         (Bound(0, 2), True),
         (Bound(1, 1), False),
+        (ResidentAt(Side.SHARED, 0x1FFF, resident=True), True),
+        (ResidentAt(Side.SHARED, 0x2000, resident=True), False),
+        (ResidentAt(Side.PRIVATE, 0x1000, resident=False), True),
         (ReportAgrees(agrees=False), True),
         (ReportAgrees(agrees=True), False),
         (AllOf((RefusedWith(17), ReadValue(5))), True),
@@ -268,7 +274,14 @@ def test_an_act_that_cannot_be_asked_for_changes_nothing() -> None:
 def test_facts(fact: Fact, true: bool) -> None:
     told = outcome(17, ("vm 0", "vm 1", "mapping 0"), 5)
     told = replace(
-        told, after=replace(told.after, bound=((0, 0, 0), (0, 0, 1)), measured=b"1", reported=b"2")
+        told,
+        after=replace(
+            told.after,
+            bound=((0, 0, 0), (0, 0, 1)),
+            resident=(Resident(0, Side.SHARED, GpaRange(0x1000, 0x2000)),),
+            measured=b"1",
+            reported=b"2",
+        ),
     )
     assert is_true(fact, told, Observed()) is true
     assert is_true(Unchanged(), told, told.after)

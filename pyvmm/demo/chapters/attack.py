@@ -70,11 +70,12 @@ ATTACK = Chapter(
                 },
                 {Content.ZERO: "The shared side, in which nobody has written."},
             ),
+            after="To look there has made a page on the shared side, so now both are resident.",
         ),
         Step(
             "proc-mem",
             "/proc/self/mem goes around page protections: debuggers write to read-only code by it. "
-            "You read the same address there.",
+            "Read the same address there.",
             Attack(Road.PROC_MEM, SECRET),
             _what(
                 "And now?",
@@ -85,8 +86,8 @@ ATTACK = Chapter(
                     Content.REFUSED: "nothing: it is refused",
                 },
                 {
-                    Content.ZERO: "It goes around protections, not to other pages. The private "
-                    "page is at no address of any process.",
+                    Content.ZERO: "It goes around protections, not to other pages. On a kernel "
+                    "the private page is at no address of any process.",
                 },
             ),
         ),
@@ -111,7 +112,11 @@ ATTACK = Chapter(
             _what(
                 "Is there an address for it?",
                 Road.FILE_MMAP,
-                _ANSWERS,
+                {
+                    Content.SECRET: "yes, and the secret is there",
+                    Content.ZERO: "yes, and zeroes are there",
+                    Content.REFUSED: "no: it is refused",
+                },
                 {Content.REFUSED: "ENODEV, as in the chapter on guest_memfd."},
             ),
         ),
@@ -122,8 +127,12 @@ ATTACK = Chapter(
             _what(
                 "Does your guest read it for you?",
                 Road.OTHER_VM,
-                _ANSWERS,
-                {Content.REFUSED: "The file is bound to its VM from the beginning."},
+                {
+                    Content.SECRET: "yes",
+                    Content.ZERO: "no, it reads zeroes",
+                    Content.REFUSED: "no: the slot is refused",
+                },
+                {Content.REFUSED: "The file is its VM's from the beginning."},
             ),
         ),
         Step(

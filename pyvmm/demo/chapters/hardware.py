@@ -82,7 +82,7 @@ HARDWARE = Chapter(
         ),
         Step(
             "hide",
-            f"The machine once more, as it should be, and a secret of its guest's at {SECRET:#x}.",
+            f"The guest runs all the same. It writes a secret to its page at {SECRET:#x}.",
             HideSecret(SECRET),
         ),
         Step(

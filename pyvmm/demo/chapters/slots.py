@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""A VM and its memslots."""
+"""A VM and its memslots; and that one address can have two memories."""
 
 from __future__ import annotations
 
 import errno
 
-from pyvmm.demo.telling.acts import Actor, MakeVm, Read, SetSlot, Write
+from pyvmm.demo.telling.acts import (
+    Actor,
+    MakeFile,
+    MakeVm,
+    Read,
+    SetAttributes,
+    SetSlot,
+    Write,
+)
 from pyvmm.demo.telling.chapter import (
     AllOf,
     Chapter,
     Choice,
-    Holds,
+    Need,
+    NoneOf,
     Question,
     ReadValue,
     RefusedWith,
@@ -18,6 +27,8 @@ from pyvmm.demo.telling.chapter import (
     Unchanged,
     Worked,
 )
+from pyvmm.demo.telling.chapter import StateIs as State
+from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -25,65 +36,135 @@ _AT = MIB
 _SIZE = 4 * PAGE_SIZE
 _BYTE = _AT + 16
 _SLOT = SetSlot(vm=0, slot=0, gpa=_AT, size=_SIZE)
+_WRITTEN = 0x5A
+_PRIVATE = frozenset({Need.PRIVATE})
+_REFUSED = NoneOf((Worked(),))
 
 SLOTS = Chapter(
     id="slots",
     title="A VM and its memslots",
-    aim="A VM begins without any memory; the monitor lends it some of its own, slot by slot.",
+    aim="A VM has the memory that its monitor lends it, slot by slot, and whoever lends it reads "
+    "it. With private memory one address has two memories, and the host reads the other one.",
     needs=frozenset(),
-    exercise=1,
     steps=(
         Step(
             "create",
-            "A virtual machine is a file descriptor. KVM_CREATE_VM on /dev/kvm makes one.",
+            "A virtual machine (VM) is a file descriptor. KVM, the part of Linux that runs VMs, "
+            "makes one for the monitor: the process that runs the VM, as QEMU does, or pyvmm here.",
             MakeVm(0),
             Question(
-                "How much memory does the new machine have?",
+                "How much memory does the new VM have?",
                 (
                     Choice(
                         "none",
                         "none",
-                        AllOf((Worked(), Holds("vm", 1))),
-                        "There are no slots, so every address is a hole.",
+                        AllOf((Worked(), State(_AT, None))),
+                        "Until the monitor gives it some, nothing is behind any address.",
                     ),
-                    Choice("some", "as much as KVM gives by default", RefusedWith(errno.ENOMEM)),
+                    Choice(
+                        "some",
+                        "as much as KVM gives by default",
+                        AllOf((Worked(), NoneOf((State(_AT, None),)))),
+                    ),
                 ),
             ),
-            "The map is empty: whatever a guest touched now would be no memory.",
         ),
         Step(
             "slot",
-            "A memslot says: these guest-physical addresses are that memory of my process. "
-            f"Four pages from {_AT:#x} on become memory.",
+            "A memslot lends it memory of the monitor's process, at guest-physical addresses "
+            f"(GPAs): those that the guest, which is what runs in the VM, takes for its RAM. This "
+            f"one has four pages of 4 KiB from {_AT:#x} on.",
             _SLOT,
-            after="userspace_addr is an ordinary address in this process.",
+            after="userspace_addr is an ordinary address in the monitor's process.",
         ),
         Step(
-            "same-memory",
-            "The host writes a byte through its own mapping.",
-            Write(Actor.HOST, 0, _BYTE, 0x5A),
-            after="No system call was needed: it is the process's own memory.",
+            "guest-writes",
+            f"The guest writes the byte {_WRITTEN:#x} at {_BYTE:#x}.",
+            Write(Actor.GUEST, 0, _BYTE, _WRITTEN),
         ),
         Step(
             "read-back",
-            "The host reads the same byte.",
+            "The host, which is everything outside of the VM, looks at the same place in the "
+            "monitor's memory. Nobody asks the guest.",
             Read(Actor.HOST, 0, _BYTE),
             Question(
-                "Who else sees this byte?",
+                "What does the host get?",
                 (
                     Choice(
                         "both",
-                        f"the guest, at {_BYTE:#x}",
-                        ReadValue(0x5A),
-                        "One memory, two views: that is what private memory takes away.",
+                        f"{_WRITTEN:#x}, as the guest wrote it",
+                        ReadValue(_WRITTEN),
+                        "One memory with two views, and not even a system call that somebody could "
+                        "refuse. Who runs a VM can read it.",
                     ),
-                    Choice("host", "nobody: it is the host's alone", ReadValue(0)),
+                    Choice("zero", "0: a guest's memory begins empty for others", ReadValue(0)),
+                    Choice("refused", "nothing: KVM refuses", _REFUSED),
                 ),
             ),
         ),
         Step(
+            "private-vm",
+            "So here is a VM of the type that has private memory: pages for the guest, and not for "
+            "the host. Where this machine's kernel has no such type, the next six steps are done "
+            "on the model: KVM's rules as a program, with an emulated processor.",
+            MakeVm(1, private=True),
+            needs=_PRIVATE,
+        ),
+        Step(
+            "private-file",
+            "Private pages come out of a guest_memfd: a file for one VM's memory, and the next "
+            "chapter's subject.",
+            MakeFile(1, 0, _SIZE),
+            needs=_PRIVATE,
+        ),
+        Step(
+            "private-slot",
+            "A slot with two sides behind the same addresses: memory of the monitor's as before, "
+            "which is shared, and the guest_memfd, which is private.",
+            SetSlot(vm=1, slot=0, gpa=_AT, size=_SIZE, file=0),
+            needs=_PRIVATE,
+        ),
+        Step(
+            "private-side",
+            "One bit for each page, the attribute PRIVATE, says which side the guest gets. "
+            "It is set for all four pages.",
+            SetAttributes(1, _AT, _SIZE, Side.PRIVATE),
+            needs=_PRIVATE,
+        ),
+        Step(
+            "secret",
+            "The guest does as before.",
+            Write(Actor.GUEST, 1, _BYTE, _WRITTEN),
+            needs=_PRIVATE,
+        ),
+        Step(
+            "two-memories",
+            "And so does the host.",
+            Read(Actor.HOST, 1, _BYTE),
+            Question(
+                f"What does the host read at {_BYTE:#x} now?",
+                (
+                    Choice("same", f"{_WRITTEN:#x}", ReadValue(_WRITTEN)),
+                    Choice(
+                        "cipher",
+                        "another byte: the page is encrypted",
+                        AllOf((Worked(), NoneOf((ReadValue(0), ReadValue(_WRITTEN))))),
+                    ),
+                    Choice(
+                        "zero",
+                        "0",
+                        ReadValue(0),
+                        "The host reads its own memory, where nobody has written. Private is not "
+                        "the same page encrypted: it is another page at the same address.",
+                    ),
+                    Choice("refused", "nothing: KVM refuses", _REFUSED),
+                ),
+            ),
+            needs=_PRIVATE,
+        ),
+        Step(
             "overlap",
-            "A second slot is to begin in the middle of the first.",
+            "Back to the first VM. A second slot is to begin in the middle of its first one.",
             SetSlot(vm=0, slot=1, gpa=_AT + _SIZE // 2, size=_SIZE),
             Question(
                 "Which answer does the kernel give?",
@@ -95,32 +176,28 @@ SLOTS = Chapter(
                         AllOf((RefusedWith(errno.EEXIST), Unchanged())),
                         "An address belongs to one slot at most.",
                     ),
-                    Choice("einval", "EINVAL, and nothing changes", RefusedWith(errno.EINVAL)),
-                ),
-            ),
-        ),
-        Step(
-            "unaligned",
-            "A slot of three and a half pages.",
-            SetSlot(vm=0, slot=1, gpa=2 * MIB, size=_SIZE - PAGE_SIZE // 2),
-            Question(
-                "Which answer does the kernel give?",
-                (
-                    Choice("rounded", "it works, rounded up to four pages", Worked()),
                     Choice(
                         "einval",
-                        "EINVAL",
-                        RefusedWith(errno.EINVAL),
-                        "Memory is given in pages.",
+                        "EINVAL, and nothing changes",
+                        AllOf((RefusedWith(errno.EINVAL), Unchanged())),
                     ),
                 ),
             ),
         ),
         Step(
             "delete",
-            "A slot is deleted by setting it with size 0.",
+            "A slot is deleted by setting it with size 0. The monitor keeps its memory, and the VM "
+            "has none again.",
             SetSlot(vm=0, slot=0, gpa=_AT, size=0),
-            after="The machine has no memory again; the process keeps its own.",
+            after="Change it: give the VM slots of your own, and look for an answer that you did "
+            "not expect.",
+            tries=(
+                SetSlot(vm=0, slot=0, gpa=_AT, size=_SIZE - PAGE_SIZE // 2),
+                SetSlot(vm=0, slot=0, gpa=_AT + 1, size=_SIZE),
+                _SLOT,
+                Read(Actor.GUEST, 0, _BYTE),
+            ),
         ),
     ),
+    exercise=1,
 )

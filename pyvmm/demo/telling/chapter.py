@@ -104,12 +104,12 @@ class StateIs:
 
 
 @dataclass(frozen=True, slots=True)
-class ResidentIs:
-    """The kernel holds from `least` to `most` bytes for a side of VM 0."""
+class ResidentAt:
+    """The kernel holds the page of VM 0 at a GPA for a side, or does not."""
 
     side: Side
-    least: int
-    most: int
+    gpa: int
+    resident: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ Fact: TypeAlias = (
     | Bound
     | Sees
     | StateIs
-    | ResidentIs
+    | ResidentAt
     | IsAlive
     | Answers
     | Violates
@@ -226,7 +226,7 @@ def is_true(fact: Fact, outcome: Outcome, before: Observed) -> bool:
             return outcome.same_digest is same
         case Answers() | Violates():
             return _is_true_of_design(fact, outcome)
-        case StateIs() | ResidentIs() | IsAlive() | EndedWith() | Bound() | ReportAgrees():
+        case StateIs() | ResidentAt() | IsAlive() | EndedWith() | Bound() | ReportAgrees():
             return _is_true_of(fact, outcome.after)
         case AllOf(facts=facts):
             return all(is_true(one, outcome, before) for one in facts)
@@ -244,9 +244,12 @@ def _is_true_of_design(fact: Answers | Violates, outcome: Outcome) -> bool:
 
 
 def _is_true_of(
-    fact: StateIs | ResidentIs | IsAlive | EndedWith | Bound | ReportAgrees, state: Observed
+    fact: StateIs | ResidentAt | IsAlive | EndedWith | Bound | ReportAgrees, state: Observed
 ) -> bool:
     match fact:
+        case ResidentAt(side=side, gpa=gpa, resident=resident):
+            there = (one.range for one in state.resident if one.side is side and not one.vm)
+            return any(one.contains(gpa, 1) for one in there) is resident
         case ReportAgrees(agrees=agrees):
             return bool(state.reported) and (state.measured == state.reported) is agrees
         case Bound(file=file, slots=slots):
@@ -254,9 +257,6 @@ def _is_true_of(
         case StateIs(gpa=gpa, state=wanted):
             found = (run.state for vm, run in state.memory if not vm and run.range.contains(gpa, 1))
             return next(found, None) is wanted
-        case ResidentIs(side=side, least=least, most=most):
-            sizes = [one.range.size for one in state.resident if one.side is side and not one.vm]
-            return least <= sum(sizes) <= most
         case IsAlive(thing=thing, alive=alive, design=""):
             return (thing, alive) in state.alive
         case IsAlive(thing=thing, alive=alive, design=design):

@@ -17,13 +17,13 @@ from pyvmm.demo.telling.chapter import (
     IsAlive,
     NoneOf,
     ReportAgrees,
-    ResidentIs,
+    ResidentAt,
     StateIs,
     is_true,
 )
 from pyvmm.demo.telling.outcomes import Observed, Outcome
 
-_OF_STATE = (Bound, EndedWith, Holds, IsAlive, ReportAgrees, ResidentIs, StateIs)
+_OF_STATE = (Bound, EndedWith, Holds, IsAlive, ReportAgrees, ResidentAt, StateIs)
 
 
 @dataclass(frozen=True, slots=True)
