@@ -90,6 +90,8 @@ def score(moments: Sequence[Moment], width: int) -> Iterator[Line]:
 def _answered(outcome: Outcome) -> str:
     if outcome.errno:
         return f"refused, {outcome.errno_name}"
+    if outcome.seen:
+        return ", ".join(one.content.value for one in outcome.seen)
     if not outcome.was_attempted:
         return "it was not attempted"
     return "it worked" if outcome.value is None else f"the byte is {outcome.value:#04x}"

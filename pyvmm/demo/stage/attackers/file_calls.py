@@ -13,6 +13,7 @@ from pyvmm.demo.telling.outcomes import Seen
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.call_record import number_field
 from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.hosts.model.refusals import RefusedByRuleError
 from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.files import FileCall, file_call
 from pyvmm.rules.profile import MAINLINE
@@ -54,7 +55,10 @@ async def by_mmap(target: Target, gpa: int) -> Seen:
             with file.map() as mapping:
                 data = bytes(mapping.view()[offset : offset + target.size(gpa)])
         except SystemCallError as error:
-            return closed(Road.FILE_MMAP, gpa, f"by the rules: {error.cause}", error.errno)
+            cause = error.cause
+            if isinstance(error, RefusedByRuleError):
+                cause = error.refusal.cause
+            return closed(Road.FILE_MMAP, gpa, f"by the rules: {cause}", error.errno)
         return target.got(Road.FILE_MMAP, gpa, data)
     page = offset // PAGE_SIZE * PAGE_SIZE
     asked = (

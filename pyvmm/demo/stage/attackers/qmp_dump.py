@@ -6,6 +6,7 @@ The server is the one that a machine has for such clients, on a socket in a fold
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pyvmm.demo.stage.attackers.target import Target, closed
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.outcomes import Seen
 from pyvmm.errors import SystemCallError
+from pyvmm.hosts.call_record import number_field
 from pyvmm.qmp.asyncio_thread import open_asyncio
 from pyvmm.qmp.server import open_listener, serving
 
@@ -24,7 +26,7 @@ async def by_qmp_dump(target: Target, gpa: int) -> Seen:
         refusal = await _dumped(target, Path(folder) / "qmp", core)
         if refusal:
             return closed(Road.QMP_DUMP, gpa, refusal)
-        found = _contents(core, gpa, target.size(gpa))
+        found = _contents(target, core, gpa, target.size(gpa))
         size = core.stat().st_size
     said = f"the file has {size} bytes"
     if found is None:
@@ -62,17 +64,22 @@ async def _dumped(target: Target, path: Path, core: Path) -> str:
                 raise SystemCallError("dump a guest's memory over QMP", 5, cause) from error
 
 
-def _contents(core: Path, gpa: int, size: int) -> bytes | None:
+def _contents(target: Target, core: Path, gpa: int, size: int) -> bytes | None:
     """Bytes of an ELF core from a GPA on: b"" where it has none for it, None without the GPA."""
     from elftools.elf.elffile import ELFFile
 
     with core.open("rb") as file:
+        fd = file.fileno()
+        target.told("openat", str(core), result=fd)
         for one in ELFFile(file).iter_segments("PT_LOAD"):
             at = gpa - int(one["p_paddr"])
             if 0 <= at < int(one["p_memsz"]):
                 end = min(at + size, int(one["p_filesz"]))
                 if end <= at:
                     return b""
-                file.seek(int(one["p_offset"]) + at)
-                return file.read(end - at)
+                offset = int(one["p_offset"]) + at
+                data = os.pread(fd, end - at, offset)
+                asked = number_field("length", end - at), number_field("offset", offset)
+                target.told("pread", f"dump fd {fd}", *asked, result=len(data))
+                return data
     return None

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
 from pyvmm.demo.stage.mailbox import pattern_at
 from pyvmm.rules.abi import PAGE_SIZE
+
+Told: TypeAlias = Callable[[int, int, int], None]
 
 _CHUNK = 4 << 20
 _WORD = 8
@@ -36,15 +40,61 @@ class _Part:
 
 
 def _parts() -> Iterator[_Part]:
-    """All of it that can hold anything: of what is no guest's memory, only what is there."""
+    """All of it that can hold anything, and of that only what is there: reading takes no memory.
+
+    What a guest has written need not be in our page tables, so that its files are asked instead.
+    """
+    files = _memfds()
     for line in Path("/proc/self/maps").read_text().splitlines():
-        span, permissions = line.split()[:2]
+        span, permissions, offset, device, inode = line.split()[:5]
         start, end = (int(text, 16) for text in span.split("-"))
-        if permissions.startswith("r"):
-            # What a guest has written need not be in our page tables.
-            whole = [(start, end)]
-            for first, last in whole if "memfd:" in line else _present(start, end):
-                yield _Part(first, last, line)
+        if not permissions.startswith("r"):
+            continue
+        if "memfd:" not in line:
+            parts: Iterable[tuple[int, int]] = _present(start, end)
+        elif (fd := files.get((device, int(inode)))) is not None:
+            parts = _written(fd, start, end, int(offset, 16))
+        else:
+            parts = [(start, end)]
+        for first, last in parts:
+            yield _Part(first, last, line)
+
+
+def _memfds() -> dict[tuple[str, int], int]:
+    """The descriptors of files, by device and inode as /proc/self/maps has them."""
+    found = {}
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            status = os.fstat(int(one.name))
+            device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+            found[device, status.st_ino] = int(one.name)
+    return found
+
+
+def _written(fd: int, start: int, end: int, offset: int) -> Iterator[tuple[int, int]]:
+    """The parts of a mapping of a file from `offset` on that the file has data for."""
+    last = offset + end - start
+    try:
+        # A descriptor of its own: the other's position is somebody else's.
+        own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield start, end
+        return
+    try:
+        at = offset
+        while at < last:
+            try:
+                data = os.lseek(own, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # No data from there on.
+            if data >= last:
+                return
+            at = min(last, os.lseek(own, data, os.SEEK_HOLE))
+            yield start + data - offset, start + at - offset
+    finally:
+        os.close(own)
 
 
 def _present(start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -111,8 +161,11 @@ class Searcher:
                 at += _CHUNK - _WORD  # Two chunks overlap, for a word that is in both.
         return sorted(found)
 
-    def in_process(self) -> list[Found]:
-        """The places in all of this process's readable memory where one of the words is."""
+    def in_process(self, told: Told = lambda *_: None) -> list[Found]:
+        """The places in all of this process's readable memory where one of the words is.
+
+        `told` is called with each read of /proc/self/mem: address, size, bytes read.
+        """
         buffer = bytearray(_CHUNK)
         own = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         found = []
@@ -127,6 +180,7 @@ class Searcher:
                     read = 0
                     with suppress(OSError):  # What cannot be read, nobody reads.
                         read = os.preadv(fd, [memoryview(buffer)[:size]], at)
+                    told(at, size, read)
                     offsets = self.in_bytes(buffer, read)
                     found += [Found(at + offset, part.line) for offset in offsets]
         finally:
