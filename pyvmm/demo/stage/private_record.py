@@ -23,7 +23,7 @@ QUESTIONS = frozenset({
 
 
 class Kept(NamedTuple):
-    """What was kept of an act: as the same fields of `Outcome`."""
+    """Record of an act that was kept: as the same fields of `Outcome`."""
 
     calls: tuple[SystemCall, ...]
     exits: tuple[str, ...]
