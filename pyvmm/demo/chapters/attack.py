@@ -173,7 +173,7 @@ ATTACK = Chapter(
         ),
         Step(
             "registers",
-            "You stop the vCPU, the VM's processor, and read its registers.",
+            "You stop the vCPU and read its registers.",
             Attack(Road.REGISTERS, SECRET),
             after="They are all there. What a guest computes on passes through them. Processors "
             "made for confidential VMs encrypt them; this type of VM does not.",

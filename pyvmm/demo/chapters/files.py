@@ -8,6 +8,7 @@ import errno
 from pyvmm.demo.telling.acts import Close, MakeFile, MakeVm, MapFile, SetSlot, Thing
 from pyvmm.demo.telling.chapter import (
     AllOf,
+    Bound,
     Chapter,
     Choice,
     Holds,
@@ -185,9 +186,10 @@ FILES = Chapter(
                     Choice(
                         "gone",
                         "no: the file went, and took its memory along",
-                        AllOf((Worked(), Holds("file", 1))),
+                        AllOf((Worked(), Holds("file", 1), Bound(0, 0))),
                         "A slot does not keep its file. The descriptor was all that did.",
                     ),
+                    Choice("bound", "yes: the slot keeps the file", AllOf((Worked(), Bound(0, 1)))),
                     Choice("ebusy", "the kernel refuses: EBUSY", RefusedWith(errno.EBUSY)),
                 ),
             ),

@@ -289,7 +289,7 @@ TERMS = (
         "KVM_RUN.",
         "api.rst 4.7, KVM_CREATE_VCPU",
         ("vCPUs",),
-        step="attack/registers",
+        step="slots/guest-writes",
     ),
     Term(
         "VM",

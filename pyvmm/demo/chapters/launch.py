@@ -157,8 +157,8 @@ LAUNCH = Chapter(
             Boot(Change.KERNEL_BYTE),
             _changed(
                 "And now?",
-                other="Half of its bits are others. A digest tells that something differs, never "
-                "what.",
+                other="About half of its bits differ. A digest tells that something is different, "
+                "never what.",
             ),
         ),
         Step(

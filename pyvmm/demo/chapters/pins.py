@@ -70,7 +70,7 @@ PINS = Chapter(
         Step("write", "The guest writes to its memory.", Operate("guest-write")),
         Step(
             "other",
-            "Somebody else has a VM, too: think of one that they control.",
+            "Somebody else has a VM, too. Think of an attacker.",
             Operate("create-vm:vm=1"),
         ),
         Step(

@@ -79,7 +79,9 @@ SLOTS = Chapter(
         ),
         Step(
             "guest-writes",
-            f"The guest writes the byte {_WRITTEN:#x} at {_BYTE:#x}.",
+            f"The guest writes the byte {_WRITTEN:#x} at {_BYTE:#x}. For that it first gets a "
+            f"vCPU, the VM's processor, and a program of a few bytes, in a slot of its own far "
+            f"away.",
             Write(Actor.GUEST, 0, _BYTE, _WRITTEN),
         ),
         Step(

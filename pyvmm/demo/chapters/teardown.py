@@ -97,8 +97,8 @@ TEARDOWN = Chapter(
                         "written",
                         "what the guest wrote",
                         NoneOf((Answers(_LINUX, "zeroes"), Answers(_LINUX, "SIGBUS"))),
-                        "Nothing has been given back yet. For whom memory is scarce, this is a "
-                        "leak; for who waits for an audit, a finding.",
+                        "Nothing has been given back yet. Where memory is scarce that is a leak; "
+                        "where contents are secret it is worse.",
                     ),
                     Choice("zeroes", "zeroes", Answers(_LINUX, "zeroes")),
                     Choice("fault", "nothing: SIGBUS", Answers(_LINUX, "SIGBUS")),
