@@ -15,6 +15,8 @@ import pyvmm.cli.guests
 import pyvmm.cli.main
 import pyvmm.cli.run
 import pyvmm.demo.house.process
+import pyvmm.demo.stage.pins
+import pyvmm.demo.stage.private
 import pyvmm.hosts.kvm.sleeping
 import pyvmm.hosts.kvm.system
 import pyvmm.hosts.kvm.vcpu_codec

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from pyvmm.demo.house.client import StageGoneError
-from pyvmm.demo.house.houses import Houses, Reading, ReadingHere, Say, open_houses, unheard
+from pyvmm.demo.house.houses import Houses, Reading, Say, open_houses, unheard
 from pyvmm.demo.telling.orders import OpenStage, Order, StageLost, Told
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.telling.player import Move, Player
@@ -77,6 +77,8 @@ async def playing_in(houses: Houses, player: Player) -> AsyncIterator[Playing]:
 @asynccontextmanager
 async def playing_here(player: Player, host: StageHost) -> AsyncIterator[Playing]:
     """A reader whose stages are in this process, all on KVM or all on the model."""
+    from pyvmm.demo.house.here import ReadingHere  # Its stages, which need no loading elsewhere.
+
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:

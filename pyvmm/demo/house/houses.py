@@ -18,7 +18,6 @@ from pyvmm.demo.house.client import PATIENCE, Patience, StageClient, StageGoneEr
 from pyvmm.demo.house.lab import MOST_IN_LAB, LabHouse
 from pyvmm.demo.house.lines import Answer, Asked, NoStage, OpenOn
 from pyvmm.demo.house.local import local_process
-from pyvmm.demo.house.serving import Serving
 from pyvmm.demo.stage.held import Held
 from pyvmm.demo.telling.orders import NotDone, OpenStage, Order, StageOpened, Told
 from pyvmm.demo.telling.outcomes import StageHost
@@ -156,8 +155,8 @@ class _Reader:
         if not self._has_stage:
             return NotDone("there is no stage", order.ticket)
         if self._is_in_lab:
-            return _told(await self._ask_lab(order))
-        return _told(await self._ask_here(order))
+            return told_of(await self._ask_lab(order))
+        return told_of(await self._ask_here(order))
 
     async def close(self) -> None:
         """End the processes."""
@@ -184,7 +183,7 @@ class _Reader:
         self._is_in_lab = False
         answer = await self._ask_here(OpenOn(StageHost.KVM, order))
         if not _is_lacking(answer):
-            return _told(answer)
+            return told_of(answer)
         why = f"not on this machine's KVM: {answer.cause}"
         if self._lab_house.is_up() or self._lab_house.lost:
             return await self._open_in_lab(order, why)
@@ -252,7 +251,8 @@ def _is_lacking(answer: Answer) -> TypeGuard[NoStage]:
     return isinstance(answer, NoStage) and answer.code in _NOT_THERE
 
 
-def _told(answer: Answer) -> Told:
+def told_of(answer: Answer) -> Told:
+    """The answer for a player. Raises the error of a stage that there is none of."""
     if isinstance(answer, NoStage):
         raise answer.error()
     return answer
@@ -260,24 +260,10 @@ def _told(answer: Answer) -> Told:
 
 def _staged(answer: Answer, host: StageHost, why: str) -> Told:
     """The answer, whose stage is told to be in the lab where it is, and why."""
-    told = _told(answer)
+    told = told_of(answer)
     if not isinstance(told, StageOpened):
         return told
     staged = told.staged
     if staged.host is StageHost.KVM:
         staged = replace(staged, host=host)
     return replace(told, staged=replace(staged, why=staged.why or why))
-
-
-class ReadingHere:
-    """One reader's stages in this process, on one host: without a house."""
-
-    def __init__(self, nursery: trio.Nursery, host: StageHost) -> None:
-        self._serving = Serving(nursery)
-        self._host = host
-
-    async def carry_out(self, order: Order) -> Told:
-        """See `Reading`."""
-        if isinstance(order, OpenStage):
-            return _told(await self._serving.answer(OpenOn(self._host, order)))
-        return _told(await self._serving.answer(order))

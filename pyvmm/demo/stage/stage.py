@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from pyvmm.demo.stage.bare import BareStage
-from pyvmm.demo.stage.pins import open_pins
 from pyvmm.demo.telling.acts import Act
 from pyvmm.demo.telling.chapter import Need, Setup, StageKind
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
@@ -61,6 +60,8 @@ async def open_stage(
             async with open_private_stage(setup, staged.host, staged.why, offers) as private:
                 yield private
         case StageKind.PINS:
+            from pyvmm.demo.stage.pins import open_pins  # So do designs, for the other stages.
+
             with open_pins(setup, needs, wish) as pins:
                 yield pins
 
