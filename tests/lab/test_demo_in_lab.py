@@ -83,7 +83,10 @@ def test_a_lab_that_dies_in_a_chapter(no_lab: LabAtHand, monkeypatch: pytest.Mon
         async with playing(player, StageHost.LAB, heard.append) as reader:
             await reader.begin()
             staged = [player.view.staged]
-            assert heard == ["starting a lab, which takes some seconds", "the lab is up"]
+            assert heard == [
+                "starting a lab, which takes some seconds",
+                "the lab is up; now the stage is loaded there",
+            ]
             kill_qemu(folder)
             await reader.move(Plain.NEXT)
             phases = [player.view.phase]

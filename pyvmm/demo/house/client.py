@@ -29,10 +29,12 @@ class StageGoneError(PyvmmError):
 class Patience:
     """Seconds after which a process counts as lost.
 
-    `silence`: nothing at all has come from it; `act`: an order has not been answered; `end`: it has
-    not ended after its input.
+    `start`: it has not said its first word, which is that it is loaded; `silence`: nothing at all
+    has come from it since; `act`: an order has not been answered; `end`: it has not ended after
+    its input.
     """
 
+    start: float = 240.0
     silence: float = 60.0
     act: float = 120.0
     end: float = 10.0
@@ -62,6 +64,7 @@ class StageClient:
         self._waits_for: int | None = None
         self._stirred = trio.Event()
         self._heard = trio.current_time()
+        self._is_loading = True
         self.lost = ""
         """Reason that nothing more comes of it, in words; "" while all is well."""
 
@@ -70,6 +73,7 @@ class StageClient:
     def feed(self, data: bytes) -> None:
         """Take bytes that it wrote."""
         self._heard = trio.current_time()
+        self._is_loading = False
         self._buffer += data
         while b"\n" in data and not self.lost:
             line, _, rest = bytes(self._buffer).partition(b"\n")
@@ -111,12 +115,14 @@ class StageClient:
         """
         ticket = order.order.ticket if hasattr(order, "order") else order.ticket
         self._answer, self._waits_for = None, ticket
+        asked_at = trio.current_time()
         try:
-            deadline = trio.current_time() + self._patience.act
-            with trio.move_on_at(deadline):
+            with trio.move_on_at(asked_at + self._patience.act) as scope:
+                if self._is_loading:
+                    scope.deadline += self._patience.start
                 await self._to_process(order)
                 while not self.lost and self._answer is None:
-                    await self._wait_until(deadline)
+                    await self._wait()
         except BaseException:
             self.lose("the reader went away in the middle of a step")
             raise
@@ -140,10 +146,11 @@ class StageClient:
             # Why it has gone is known when its output has ended.
             await trio.lowlevel.checkpoint()
 
-    async def _wait_until(self, deadline: float) -> None:
+    async def _wait(self) -> None:
         """Wait until something has come of it, or it has been silent for too long."""
+        patience = self._patience.start if self._is_loading else self._patience.silence
         stirred = self._stirred
-        with trio.move_on_at(min(deadline, self._heard + self._patience.silence)):
+        with trio.move_on_at(self._heard + patience):
             await stirred.wait()
-        if trio.current_time() >= self._heard + self._patience.silence:
-            self.lose(self._silent.format(self._patience.silence))
+        if trio.current_time() >= self._heard + patience:
+            self.lose(self._silent.format(patience))

@@ -102,7 +102,7 @@ class LabHouse:
         if starter is not None:
             self.close()
             self._starter = starter
-            self._say("the lab is up")
+            self._say("the lab is up; now the stage is loaded there")
         return connection
 
 

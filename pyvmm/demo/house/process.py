@@ -77,8 +77,9 @@ class _Wire:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def beat(self) -> None:
-        """Say now and then that this process is there."""
+        """Say now, and then and again, that this process is there."""
         never = threading.Event()
+        self.say(Alive())
         while not never.wait(HEARTBEAT):
             self.say(Alive())
 

@@ -18,7 +18,7 @@ from pyvmm.demo.telling.orders import DoAct, NotDone, StageLost
 ORDER = DoAct(Look(), 7)
 DONE = NotDone("because", 7)
 ALIVE = line_of(Alive())
-PATIENCE = Patience(silence=60, act=120, end=1)
+PATIENCE = Patience(start=240, silence=60, act=120, end=1)
 
 
 async def nothing(_: bytes) -> None:
@@ -88,27 +88,32 @@ def test_nonsense_loses_it(said: bytes, why: str) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_silence_loses_it() -> None:
+@pytest.mark.parametrize(
+    ("beats", "at", "why"),
+    [
+        ((), 240, "nothing was heard of it for 240 s"),
+        ((200,), 260, "nothing was heard of it for 60 s"),
+        ((50, 100), 160, "nothing was heard of it for 60 s"),
+        ((230, 280, 330), 360, "it did not answer in 120 s"),
+    ],
+)
+def test_silence_loses_it(beats: tuple[int, ...], at: int, why: str) -> None:
     async def beat_for_a_while(client: StageClient) -> None:
-        await trio.sleep(50)
-        client.feed(ALIVE)
+        begun = trio.current_time()
+        for moment in beats:
+            await trio.sleep_until(begun + moment)
+            client.feed(ALIVE)
 
     async def main() -> None:
+        begun = trio.current_time()
         client = StageClient(nothing, PATIENCE)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beat_for_a_while, client)
-            with pytest.raises(StageGoneError, match="nothing was heard of it for 60 s"):
+            with pytest.raises(StageGoneError, match=why):
                 await client.ask(ORDER)
-            assert trio.current_time() - begun == pytest.approx(110)
+            assert trio.current_time() - begun == pytest.approx(at)
 
-    begun = 0.0
-
-    async def timed() -> None:
-        nonlocal begun
-        begun = trio.current_time()
-        await main()
-
-    trio.run(timed, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 async def beat(client: StageClient) -> None:

@@ -43,7 +43,7 @@ from pyvmm.lab.protocol import (
 )
 from tests.process_state import unchanged
 
-PATIENCE = Patience(silence=60, act=60, end=60)
+PATIENCE = Patience(start=60, silence=60, act=60, end=60)
 OPEN = OpenStage(Setup(), frozenset(), (), 1)
 ON_KVM = OpenOn(StageHost.KVM, OPEN)
 OPENED = StageOpened(Staged(StageHost.KVM, "7.3.4"), Observed(), 1)
@@ -193,7 +193,7 @@ def test_a_process_there_is_lost_with_a_reason(
 
 def test_a_lab_that_says_nothing_is_lost(ends: list[socket.socket]) -> None:
     async def main() -> None:
-        async with process(ends, replace(PATIENCE, silence=0.2)) as (client, _, _):
+        async with process(ends, replace(PATIENCE, start=0.2)) as (client, _, _):
             with pytest.raises(StageGoneError, match=r"the lab was lost \(nothing was heard of it"):
                 await client.ask(ON_KVM)
 

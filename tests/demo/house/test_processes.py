@@ -31,7 +31,7 @@ from pyvmm.demo.telling.player import Moment, Phase, Plain, Player
 from pyvmm.errors import SystemCallError
 from tests.process_state import unchanged
 
-PATIENCE = Patience(silence=60, act=60, end=60)
+PATIENCE = Patience(start=60, silence=60, act=60, end=60)
 OPEN = OpenStage(Setup(), frozenset(), (), 1)
 ON_MODEL = OpenOn(StageHost.MODEL, OPEN)
 
@@ -128,7 +128,7 @@ def test_one_that_hangs_is_lost_and_killed() -> None:
     hangs = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(9)"
 
     async def main() -> None:
-        impatient = replace(PATIENCE, silence=0.2)
+        impatient = replace(PATIENCE, start=0.2)
         async with local_process(impatient, script(hangs)) as client:
             with pytest.raises(StageGoneError, match=r"nothing was heard of it for 0\.2 s"):
                 await client.ask(ON_MODEL)
