@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import (
     boots,
     conversions,
+    demo,
     exits,
     host_facts,
     interrupts,
@@ -56,6 +57,7 @@ CATALOGUE = {
         pmemsave,
         query_status,
         saved_state,
+        demo,
         boots,
         plugin,
     )

@@ -65,6 +65,17 @@ def command(options: argparse.Namespace) -> int:
         from pyvmm.demo.house import process
 
         return process.main()
+    options.process = None
+    if options.list or options.host == "lab" or demo_web.is_asked_for(options):
+        return _command(options)
+    from pyvmm.demo.house.early import EarlyProcess
+
+    with EarlyProcess() as early:
+        options.process = early.process
+        return _command(options)
+
+
+def _command(options: argparse.Namespace) -> int:
     from pyvmm.demo.chapters import BOOK
     from pyvmm.demo.telling.beginning import Telling
     from pyvmm.demo.telling.links import parse_link
@@ -125,7 +136,8 @@ def _handout(options: argparse.Namespace, chapters: list[Chapter], wish: StageHo
     handout = Handout(options.html)
 
     async def main() -> None:
-        async with playing(Player(BOOK, chapters[0].id), wish) as reader:
+        player = Player(BOOK, chapters[0].id)
+        async with playing(player, wish, process=options.process) as reader:
             await reader.begin()
             handout.told = await run_through(reader, chapters)
 

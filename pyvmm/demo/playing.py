@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import trio
 
 from pyvmm.demo.house.client import StageGoneError
-from pyvmm.demo.house.houses import Houses, Reading, Say, open_houses, unheard
+from pyvmm.demo.house.houses import Houses, Process, Reading, Say, open_houses, unheard
+from pyvmm.demo.house.local import local_process
 from pyvmm.demo.telling.orders import OpenStage, Order, StageLost, Told
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.telling.player import Move, Player
@@ -56,14 +57,21 @@ class Playing:
 
 @asynccontextmanager
 async def playing(
-    player: Player, wish: StageHost | None, say: Say = unheard
+    player: Player,
+    wish: StageHost | None,
+    say: Say = unheard,
+    process: Process | None = None,
 ) -> AsyncIterator[Playing]:
     """A reader with a process of stages; behind the block nothing of any stage is left.
 
     `wish` is the host for every chapter; None: each has the best there is. `say` is told how the
-    start of a lab goes.
+    start of a lab goes, `process` starts processes on this machine in
+    another way.
     """
-    async with open_houses(wish, say) as houses, playing_in(houses, player) as reader:
+    async with (
+        open_houses(wish, say, process=process or local_process) as houses,
+        playing_in(houses, player) as reader,
+    ):
         yield reader
 
 

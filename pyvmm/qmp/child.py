@@ -49,20 +49,23 @@ class Child:
         stdout: int | None = None,
         *,
         own_session: bool = False,
+        core_files: bool = False,
     ) -> Child:
         """Start `command` with descriptors of ours as its standard input and output.
 
         None: its input is empty, its output a pipe to us; errors always are. It writes no core
-        file. With `own_session` a terminal's signals are not for it. Raises `HostLacksError` where
-        there is no such program, `SystemCallError` where the kernel refuses.
+        file, unless it may be made to (`core_files`). With `own_session` a terminal's signals are
+        not for it. Raises `HostLacksError` where there is no such program, `SystemCallError` where
+        the kernel refuses.
         """
         prctl = _libc_prctl()
         parent = os.getpid()
+        most_core = resource.getrlimit(resource.RLIMIT_CORE)[1] if core_files else 0
 
         def die_with_parent() -> None:
             # Between fork and exec: nothing but system calls.
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, most_core))
             if os.getppid() != parent:
                 os._exit(1)
 

@@ -242,3 +242,16 @@ def test_what_the_plugin_adds_is_measured() -> None:
     assert set(found["subjects"]) == {"without", "with"}
     (table,) = found["tables"]
     assert "target <= 10 ms" in table["rows"][0][2]
+
+
+@pytest.mark.slow
+def test_the_demo_is_measured_beside_a_stage_without_a_process(tmp_path: Path) -> None:
+    found = measured("demo", tmp_path)
+    subjects = found["subjects"]
+    assert set(subjects["interpreter"]["figures"]) == {"first_step_s"}
+    assert set(subjects["model, no process"]["figures"]) == {"step_ms"}
+    assert set(subjects["model"]["figures"]) == {"first_step_s", "step_ms", "stage_mib"}
+    for subject in subjects.values():
+        assert all(spread["min"] > 0 for spread in subject["figures"].values())
+    baselines = {(one["figure"], one["baseline"]) for one in found["comparisons"]}
+    assert baselines == {("first_step_s", "interpreter"), ("step_ms", "model, no process")}

@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import os
-import sys
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from pyvmm.demo.house.client import Patience, StageClient
+from pyvmm.demo.house.early import PROCESS
 from pyvmm.errors import SystemCallError
 from pyvmm.qmp.child import Child
 
-PROCESS = (sys.executable, "-m", "pyvmm.demo.house.process")
 _LAST_WORDS = 1.0
 """Seconds for what is still in the pipes of a process that has ended."""
 _TAIL = 2048
@@ -22,13 +22,16 @@ _TAIL = 2048
 
 @asynccontextmanager
 async def local_process(
-    patience: Patience, command: tuple[str, ...] = PROCESS
+    patience: Patience,
+    command: tuple[str, ...] = PROCESS,
+    started: tuple[subprocess.Popen[bytes], int] | None = None,
 ) -> AsyncIterator[StageClient]:
     """A process of stages; behind the block it has ended and is reaped.
 
-    Used on a thread that lives as long as the block (`Child`). Raises `SystemCallError`.
+    `started` is one that there is already, with what writes to its input. Used on a thread that
+    lives as long as the block (`Child`). Raises `SystemCallError`.
     """
-    child, to_child = _start(command)
+    child, to_child = _start(command) if started is None else _adopted(*started)
     client = StageClient(to_child.send_all, patience)
     errors = bytearray()
     read = trio.Event()
@@ -81,10 +84,24 @@ def _start(command: tuple[str, ...]) -> tuple[Child, trio.lowlevel.FdStream]:
             "start a stage's process", error.errno or 0, error.strerror or str(error)
         ) from error
     try:
-        child = Child.start(command, stdin=reading, own_session=True)
+        child = Child.start(command, stdin=reading, own_session=True, core_files=True)
     except BaseException:
         os.close(writing)
         raise
     finally:
         os.close(reading)
     return child, trio.lowlevel.FdStream(writing)
+
+
+def _adopted(
+    process: subprocess.Popen[bytes], to_process: int
+) -> tuple[Child, trio.lowlevel.FdStream]:
+    try:
+        return Child(process, PROCESS), trio.lowlevel.FdStream(to_process)
+    except OSError as error:
+        os.close(to_process)
+        process.kill()
+        process.communicate()
+        raise SystemCallError(
+            "watch a stage's process", error.errno or 0, error.strerror or str(error)
+        ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
@@ -116,6 +117,9 @@ def main() -> int:
     # for us: our stages are freed when the reader's side closes our input.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One that crashes leaves no file, unless a road of an attack is to write one.
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     wire = _Wire()
     threading.Thread(target=wire.beat, name="heartbeat", daemon=True).start()
     why = trio.run(_serve, wire, restrict_keyboard_interrupt_to_checkpoints=True)

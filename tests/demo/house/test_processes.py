@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from pyvmm.cli import main as cli_main
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.house.client import Patience, StageGoneError
+from pyvmm.demo.house.early import PROCESS, EarlyProcess
 from pyvmm.demo.house.houses import HouseFullError, Houses, open_houses
-from pyvmm.demo.house.lines import NoStage, OpenOn, line_of, said
-from pyvmm.demo.house.local import PROCESS, local_process
+from pyvmm.demo.house.lines import Alive, NoStage, OpenOn, line_of, said
+from pyvmm.demo.house.local import local_process
 from pyvmm.demo.playing import Playing, playing, playing_here, playing_in
 from pyvmm.demo.telling.acts import Look, MakeVm
 from pyvmm.demo.telling.chapter import Setup
@@ -150,7 +152,7 @@ def test_a_reader_who_goes_away_in_a_step_leaves_nothing() -> None:
     run(main)
 
 
-def process_of(reader: Playing) -> int:
+def process_of() -> int:
     """The number of the only child of this process."""
     (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return int(child)
@@ -161,7 +163,7 @@ def test_a_stage_that_is_killed_is_lost_for_its_reader_and_a_restart_opens_anoth
     async def main() -> None:
         async with playing(Player(BOOK, BOOK.chapters[0].id), StageHost.MODEL) as reader:
             await reader.begin()
-            os.kill(process_of(reader), signal.SIGKILL)
+            os.kill(process_of(), signal.SIGKILL)
             await reader.move(Plain.NEXT)
             view = reader.player.view
             assert view.phase is Phase.LOST
@@ -169,11 +171,37 @@ def test_a_stage_that_is_killed_is_lost_for_its_reader_and_a_restart_opens_anoth
             await reader.move(Plain.RESTART)
             assert reader.player.view.notice == ""
             # A terminal's Ctrl-C is not for it, wherever it comes from.
-            os.kill(process_of(reader), signal.SIGINT)
+            os.kill(process_of(), signal.SIGINT)
             await reader.move(Plain.NEXT)
             assert reader.player.view.phase is Phase.SHOWING
 
     run(main)
+
+
+@pytest.mark.slow
+def test_one_that_is_started_early_is_the_first_and_ends_if_nobody_takes_it() -> None:
+    async def main() -> None:
+        with EarlyProcess() as early:
+            first = process_of()
+            async with early.process(PATIENCE) as client:
+                assert isinstance(await client.ask(ON_MODEL), StageOpened)
+                assert process_of() == first
+            async with early.process(PATIENCE):
+                assert process_of() != first
+
+    run(main)
+    with nothing_left(), EarlyProcess():
+        assert process_of()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "code"), [(("no-such-chapter",), 64), (("--list",), 0)])
+def test_a_command_that_plays_nothing_leaves_nothing(
+    words: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with nothing_left():
+        assert cli_main.main(["demo", *words]) == code
+    assert capsys.readouterr().out or code
 
 
 def speak(*data: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -191,7 +219,7 @@ def test_a_process_ends_with_its_input() -> None:
     for line in ended.stdout.splitlines():
         said(line)
     told_nonsense = speak(b"hello\n", opens)
-    assert (told_nonsense.returncode, told_nonsense.stdout) == (1, b"")
+    assert (told_nonsense.returncode, told_nonsense.stdout) == (1, line_of(Alive()))
     assert told_nonsense.stderr.startswith(b"the process of a stage was told nonsense: b'hello'")
 
 
@@ -204,7 +232,7 @@ from tests.demo.house.test_processes import ON_MODEL, process_of
 async def main():
     async with local_process(Patience()) as client:
         await client.ask(ON_MODEL)
-        print(process_of(None), flush=True)
+        print(process_of(), flush=True)
         await trio.sleep_forever()
 trio.run(main)
 """

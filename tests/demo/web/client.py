@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from pyvmm.demo.chapters import BOOK
-from pyvmm.demo.house.houses import Reading, ReadingHere
+from pyvmm.demo.house.here import ReadingHere
+from pyvmm.demo.house.houses import Reading
 from pyvmm.demo.telling.beginning import Telling
 from pyvmm.demo.telling.outcomes import StageHost
 from pyvmm.demo.web import connection, listener, visitors, websocket
