@@ -11,7 +11,7 @@ import trio
 from pyvmm.cli.main import main
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.exercising import Exercising
-from pyvmm.demo.house.houses import ReadingHere
+from pyvmm.demo.house.here import ReadingHere
 from pyvmm.demo.telling.acts import MakeVm, SetSlot, act_words
 from pyvmm.demo.telling.chapter import Exercise, Goal, Holds, RefusedWith
 from pyvmm.demo.telling.links import exercise_named

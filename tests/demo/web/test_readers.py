@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.demo.house.houses import ReadingHere
+from pyvmm.demo.house.here import ReadingHere
 from pyvmm.errors import HostLacksError
 from tests.demo.web.client import Server, run
 
