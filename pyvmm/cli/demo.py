@@ -65,13 +65,12 @@ def command(options: argparse.Namespace) -> int:
         from pyvmm.demo.house import process
 
         return process.main()
-    options.process = None
+    options.early = None
     if options.list or options.host == "lab" or demo_web.is_asked_for(options):
         return _command(options)
     from pyvmm.demo.house.early import EarlyProcess
 
-    with EarlyProcess() as early:
-        options.process = early.process
+    with EarlyProcess() as options.early:
         return _command(options)
 
 
@@ -137,7 +136,7 @@ def _handout(options: argparse.Namespace, chapters: list[Chapter], wish: StageHo
 
     async def main() -> None:
         player = Player(BOOK, chapters[0].id)
-        async with playing(player, wish, process=options.process) as reader:
+        async with playing(player, wish, early=options.early) as reader:
             await reader.begin()
             handout.told = await run_through(reader, chapters)
 

@@ -39,7 +39,7 @@ def _through(
     options: argparse.Namespace, book: Book, player: Player, wish: StageHost | None
 ) -> int:
     async def main() -> bool:
-        async with playing(player, wish, say_to_user, options.process) as reader:
+        async with playing(player, wish, say_to_user, options.early) as reader:
             await reader.begin()
             whole = options.chapter is None
             return await play_through(reader, book, print_answer, _width(), whole=whole)
@@ -51,7 +51,7 @@ def _plain(options: argparse.Namespace, book: Book, player: Player, wish: StageH
     from pyvmm.demo.terminal.typed_lines import TypedLines
 
     async def main() -> None:
-        async with playing(player, wish, say_to_user, options.process) as reader:
+        async with playing(player, wish, say_to_user, options.early) as reader:
             await reader.begin()
             await play(reader, book, print_answer, TypedLines(0, _show).ask, _width())
 
@@ -68,7 +68,7 @@ def _screen(options: argparse.Namespace, book: Book, player: Player, wish: Stage
     jobs = JobSignals(*screen.job_signals)
 
     async def main() -> None:
-        async with playing(player, wish, screen.say, options.process) as reader:
+        async with playing(player, wish, screen.say, options.early) as reader:
             jobs.take = screen.signalled
             if await screen.play(reader) is Away.PLAIN:
                 await play(reader, book, print_answer, TypedLines(0, _show).ask, _width())

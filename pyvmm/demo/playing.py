@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
 from pyvmm.demo.house.client import StageGoneError
-from pyvmm.demo.house.houses import Houses, Process, Reading, Say, open_houses, unheard
+from pyvmm.demo.house.early import EarlyProcess
+from pyvmm.demo.house.houses import Houses, Reading, Say, open_houses, unheard
 from pyvmm.demo.house.local import local_process
 from pyvmm.demo.telling.orders import OpenStage, Order, StageLost, Told
 from pyvmm.demo.telling.outcomes import StageHost
@@ -60,16 +62,16 @@ async def playing(
     player: Player,
     wish: StageHost | None,
     say: Say = unheard,
-    process: Process | None = None,
+    early: EarlyProcess | None = None,
 ) -> AsyncIterator[Playing]:
     """A reader with a process of stages; behind the block nothing of any stage is left.
 
     `wish` is the host for every chapter; None: each has the best there is. `say` is told how the
-    start of a lab goes, `process` starts processes on this machine in
-    another way.
+    start of a lab goes; `early` is the first process on this machine.
     """
+    process = partial(local_process, early=early)
     async with (
-        open_houses(wish, say, process=process or local_process) as houses,
+        open_houses(wish, say, process=process) as houses,
         playing_in(houses, player) as reader,
     ):
         yield reader

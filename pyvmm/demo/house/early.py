@@ -9,14 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 from pyvmm.hosts.owner import Owner
-
-if TYPE_CHECKING:
-    from pyvmm.demo.house.client import Patience, StageClient
 
 PROCESS = (sys.executable, "-m", "pyvmm.demo.house.process")
 
@@ -33,20 +28,16 @@ class EarlyProcess(Owner):
         with suppress(OSError):
             self._started = _started()
 
-    @asynccontextmanager
-    async def process(self, patience: Patience) -> AsyncIterator[StageClient]:
-        """This process the first time, and a new one each other time: as `local_process`."""
-        from pyvmm.demo.house.local import local_process
-
+    def take(self) -> tuple[subprocess.Popen[bytes], int] | None:
+        """Give it away, with what writes to its input; None if there is none, or no more."""
         taken, self._started = self._started, None
-        async with local_process(patience, started=taken) as client:
-            yield client
+        return taken
 
     def close(self) -> None:
         """End it; a second call does nothing."""
-        if self._started is not None:
-            process, to_process = self._started
-            self._started = None
+        taken = self.take()
+        if taken is not None:
+            process, to_process = taken
             os.close(to_process)
             process.kill()
             process.communicate()

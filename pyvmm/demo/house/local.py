@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from pyvmm.demo.house.client import Patience, StageClient
-from pyvmm.demo.house.early import PROCESS
+from pyvmm.demo.house.early import PROCESS, EarlyProcess
 from pyvmm.errors import SystemCallError
 from pyvmm.qmp.child import Child
 
@@ -24,13 +24,14 @@ _TAIL = 2048
 async def local_process(
     patience: Patience,
     command: tuple[str, ...] = PROCESS,
-    started: tuple[subprocess.Popen[bytes], int] | None = None,
+    early: EarlyProcess | None = None,
 ) -> AsyncIterator[StageClient]:
     """A process of stages; behind the block it has ended and is reaped.
 
-    `started` is one that there is already, with what writes to its input. Used on a thread that
-    lives as long as the block (`Child`). Raises `SystemCallError`.
+    The one that was started `early` is taken if it is still there. Used on a thread that lives as
+    long as the block (`Child`). Raises `SystemCallError`.
     """
+    started = None if early is None else early.take()
     child, to_child = _start(command) if started is None else _adopted(*started)
     client = StageClient(to_child.send_all, patience)
     errors = bytearray()

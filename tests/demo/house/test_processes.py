@@ -183,10 +183,10 @@ def test_one_that_is_started_early_is_the_first_and_ends_if_nobody_takes_it() ->
     async def main() -> None:
         with EarlyProcess() as early:
             first = process_of()
-            async with early.process(PATIENCE) as client:
+            async with local_process(PATIENCE, early=early) as client:
                 assert isinstance(await client.ask(ON_MODEL), StageOpened)
                 assert process_of() == first
-            async with early.process(PATIENCE):
+            async with local_process(PATIENCE, early=early):
                 assert process_of() != first
 
     run(main)
