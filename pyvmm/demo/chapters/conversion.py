@@ -117,7 +117,7 @@ CONVERSION = Chapter(
         Step(
             "touch",
             f"Here nobody asks. From {WINDOW_GPA:#x} on lies a window of withheld pages: they are "
-            "marked private, and no guest_memfd is behind them. The guest writes to the first one.",
+            "marked private, and no guest_memfd is behind them. The guest touches the first one.",
             Touch(WINDOW_GPA, Side.SHARED),
             Question(
                 "What does KVM do?",
@@ -137,7 +137,7 @@ CONVERSION = Chapter(
         ),
         Step(
             "touch-again",
-            "The guest writes to the same page once more.",
+            "The guest touches the same page once more.",
             Touch(WINDOW_GPA, Side.SHARED),
             Question(
                 "Does that leave for the monitor, too?",
@@ -170,7 +170,7 @@ CONVERSION = Chapter(
                         "policy.",
                     ),
                     Choice(
-                        "value", "its write is dropped, and it goes on", NoneOf((EndedWith(82),))
+                        "value", "its access is dropped, and it goes on", NoneOf((EndedWith(82),))
                     ),
                 ),
             ),
