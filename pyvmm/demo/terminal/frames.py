@@ -15,6 +15,8 @@ from pyvmm.demo.terminal.lines import EMPTY, Line, Tone, wrapped
 from pyvmm.demo.terminal.parts import Part, Shown, parts, pictures
 
 _LEAST_ROOM = 1
+_LAUNCH = 10
+"""Lines more than two screens that calls may have to be shown first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,10 @@ def _page(
         return Page(heading, body, tuple(one for one in keys if one != "v view"))
     kinds = tuple(one.part for one in shown)
     if part not in kinds:
-        part = next((one.part for one in shown if one.changed), kinds[0])
+        changed = [one for one in shown if one.changed] or list(shown)
+        # The record of a launch is many screens long: what came of it says more.
+        short = (one for one in changed if len(top) + len(one.lines) <= 2 * room + _LAUNCH)
+        part = next(short, changed[0]).part
     at = kinds.index(part)
     after = sorted((*shown[at + 1 :], *shown[:at]), key=lambda one: not one.changed)
     body, there = list(shown[at].lines), {part}

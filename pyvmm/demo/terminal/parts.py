@@ -16,9 +16,6 @@ from pyvmm.demo.terminal.text_calls import calls
 from pyvmm.demo.terminal.text_memory import has_changed, memory
 from pyvmm.demo.terminal.text_pins import pins, pins_changed
 
-_BRIEF = 10
-"""Calls: with more of them only refused ones are spelled out, unless somebody asks for all."""
-
 
 class Part(enum.Enum):
     """Part of the picture, in the order in which they are shown."""
@@ -44,13 +41,11 @@ def parts(
 ) -> tuple[Shown, ...]:
     """The parts of a moment, those without anything to show left out.
 
-    `brief`: fields of structures are left out where there are many calls. `legend`: marks are
-    explained where they are.
+    `brief`: many calls are counted only. `legend`: marks are explained where they are.
     """
     outcome, before = moment.outcome, moment.before
-    short = brief and len(outcome.calls) > _BRIEF
     called = bool(outcome.calls or outcome.exits)
-    found = [Shown(Part.CALLS, tuple(calls(outcome, width, brief=short)), called)]
+    found = [Shown(Part.CALLS, tuple(calls(outcome, width, brief=brief)), called)]
     if outcome.seen:
         found.append(Shown(Part.ATTACKER, tuple(attacker(outcome, width)), True))
     if outcome.console:
@@ -72,13 +67,12 @@ def pictures(
 
 
 def in_order(moment: Moment, shown: Sequence[Shown], width: int) -> Iterator[Line]:
-    """A moment from top to bottom: the calls, the answer, and of all else what has changed."""
+    """A moment from top to bottom: the answer, the calls, and of all else what has changed."""
     others = [one for one in shown if one.part is not Part.CALLS]
+    yield from text.answer(moment, width)
     for one in shown:
         if one.part is Part.CALLS:
-            yield from one.lines
-    yield EMPTY
-    yield from text.answer(moment, width)
+            yield from (EMPTY, *one.lines)
     for one in others:
         if one.changed:
             yield EMPTY

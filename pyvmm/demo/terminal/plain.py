@@ -40,7 +40,7 @@ Ask = Callable[[str], Awaitable[str | None]]
 
 async def play(playing: Playing, book: Book, write: Write, ask: Ask, width: int) -> None:
     """Play until the reader quits, or nobody answers any more; `playing` has begun."""
-    reader = _Reader(book, write, width)
+    reader = _Reader(book, write, width, brief=True)
     while True:
         view = playing.player.view
         reader.show(view)
@@ -56,7 +56,7 @@ async def play_through(
 
     Gives False where of a question's answers none came true, or a stage was lost.
     """
-    reader = _Reader(book, write, width)
+    reader = _Reader(book, write, width, brief=False)
     all_true = True
     while True:
         view = playing.player.view
@@ -77,13 +77,14 @@ async def play_through(
 class _Reader:
     """One reader, and what they have seen."""
 
-    def __init__(self, book: Book, write: Write, width: int) -> None:
+    def __init__(self, book: Book, write: Write, width: int, *, brief: bool) -> None:
         self.book = book
         self.width = width
         self._write = write
         self._seen: Moment | None = None
         self._chapter = ""
         self._has_legend = False
+        self._brief = brief
 
     def write(self, lines: Iterable[Line]) -> None:
         for line in lines:
@@ -127,7 +128,7 @@ class _Reader:
     def _moment(self, view: View, moment: Moment) -> Iterable[Line]:
         if moment.staged != view.staged:
             yield from text.not_real(moment.staged, self.width)
-        shown = parts(moment, self.width, brief=True, legend=not self._has_legend)
+        shown = parts(moment, self.width, brief=self._brief, legend=not self._has_legend)
         self._has_legend |= any(one.part is Part.PINS and one.changed for one in shown)
         yield from in_order(moment, shown, self.width)
 

@@ -117,8 +117,8 @@ def _violation(name: str) -> str:
     if name not in BY_NAME:
         return name
     one = BY_NAME[name]
-    verb = "is not as the mail wishes" if one.role is Role.WISH else "violates"
-    return f"{verb}, {name}: {one.sentence}"
+    verb = "is not as the mail wishes," if one.role is Role.WISH else "violates"
+    return f"{verb} {name}: {one.sentence}"
 
 
 def _explained(outcome: Outcome, width: int) -> Iterator[Line]:

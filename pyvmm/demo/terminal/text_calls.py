@@ -3,30 +3,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from pyvmm.demo.telling.outcomes import Outcome, name_of
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
 from pyvmm.hosts.call_record import Field, Made, SystemCall
 
 _SHOWN_BYTES = 8
+_FEW = 10
+"""Calls, or exits, that are shown one by one where it is to be short."""
 
 
 def calls(outcome: Outcome, width: int, *, brief: bool = False) -> Iterator[Line]:
-    """Every call with its answer, and exits between; `brief`: fields only of what was refused."""
+    """Every call and exit in their order; `brief`: many calls are counted by their names.
+
+    Those that were refused are always there.
+    """
     if not outcome.calls:
         yield Line("no system call was made", Tone.FAINT)
     elif any(one.made is Made.MODEL for one in outcome.calls):
         yield from wrapped("KVM was not asked: the model answered for it", width)
+    is_short = brief and len(outcome.calls) > _FEW
+    if is_short:
+        yield from _counted(outcome.calls, width)
+    exits = 0
     for one in outcome.in_order:
         if isinstance(one, str):
-            yield from wrapped(f"EXIT of {one}", width, rest="    ")
-            continue
-        yield from _call(one, width)
-        if not brief or one.errno:
+            exits += 1
+            if not brief or exits <= _FEW:
+                yield from wrapped(f"EXIT of {one}", width, rest="    ")
+        elif one.errno or not is_short:
+            yield from _call(one, width)
             yield from _fields(one, width)
+    if brief and exits > _FEW:
+        yield from wrapped(f"... {exits - _FEW} more exits", width, Tone.FAINT)
     for what, count in outcome.left_out:
-        yield from wrapped(f"not shown: {count} x {what}", width, Tone.FAINT, rest="    ")
+        yield from wrapped(f"not kept: {count} x {what}", width, Tone.FAINT, rest="    ")
+
+
+def _counted(made: Sequence[SystemCall], width: int) -> Iterator[Line]:
+    names = Counter(one.request or one.name for one in made)
+    said = ", ".join(name if count == 1 else f"{name} x {count}" for name, count in names.items())
+    yield from wrapped(f"{len(made)} system calls (v calls shows each): {said}", width, rest="    ")
 
 
 def _call(call: SystemCall, width: int) -> Iterator[Line]:

@@ -15,6 +15,7 @@ from pyvmm.demo.terminal.text import in_units
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
+from pyvmm.rules.abi import PAGE_SIZE
 
 CELLS = 64
 """Most cells of a bar."""
@@ -63,8 +64,9 @@ def _of_vm(vm: int, before: Observed, after: Observed, width: int) -> Iterator[L
     rows = [_row(vm, run, old, before, after) for run in runs]
     gone = _gone(old, runs)
     changed = any(row.mark.strip() for row in rows) or bool(gone)
-    yield Line(
+    yield from wrapped(
         f"guest memory of VM {vm}{'  * changed' if changed else ''}",
+        width,
         Tone.CHANGED if changed else Tone.HEAD,
     )
     if runs:
@@ -124,16 +126,16 @@ def _range(range_: GpaRange) -> str:
 def _row_lines(row: _Row, told: bool, width: int) -> Iterator[Line]:
     said = [_range(row.run.range), in_units(row.run.range.size), row.run.state.value]
     if told:
-        said.append(
-            f"resident: {_amount(row.private)} in the file, {_amount(row.shared)} in host's"
-        )
+        said.append(_resident_words(row))
     text = f"{row.mark} {'  '.join(said)}{f'  ({row.was})' if row.was else ''}"
     tone = Tone.CHANGED if row.mark.strip() else Tone.PLAIN
     yield from wrapped(text, width, tone, first="" if row.mark.strip() else "  ", rest="    ")
 
 
-def _amount(size: int) -> str:
-    return in_units(size) if size else "0"
+def _resident_words(row: _Row) -> str:
+    amounts = ((row.private, "in the file"), (row.shared, "in the host's mapping"))
+    said = [f"{in_units(size)} {where}" for size, where in amounts if size]
+    return f"resident: {', '.join(said)}" if said else "not resident"
 
 
 def _bars(
@@ -173,10 +175,10 @@ def _divided(runs: Sequence[PageRun], cells: int) -> list[tuple[GpaRange, PageSt
         parts.append((run.range, run.state))
         end = run.range.end
     parts = parts[:cells]
-    largest = max(part.size for part, state in parts if state is not None)
-    weights = [part.size if state else min(part.size, largest // 4) for part, state in parts]
+    # By the logarithm: what is small is what the steps are about. Gaps have one cell.
+    weights = [(part.size // PAGE_SIZE).bit_length() if state else 0 for part, state in parts]
     spare = cells - len(parts)
     return [
-        (part, state, 1 + spare * weight // sum(weights))
+        (part, state, 1 + spare * weight // max(1, sum(weights)))
         for (part, state), weight in zip(parts, weights, strict=True)
     ]

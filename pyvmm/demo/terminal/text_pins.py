@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pyvmm.demo.telling.outcomes import Observed
 from pyvmm.demo.telling.pins_picture import changed_words, pins_of
@@ -11,6 +12,8 @@ from pyvmm.demo.terminal.lines import Line, Tone, wrapped
 from pyvmm.lifetime.graph import Mark
 from pyvmm.lifetime.graph_text import KEY, to_lines
 
+_MOST_CHANGED = 240
+"""Letters of a sentence on what changed: a longer one says no more than the marks."""
 _ALIVE = {True: "exists", False: "does not exist", None: "not to be seen on this host"}
 
 
@@ -23,6 +26,8 @@ def pins(before: Observed, after: Observed, width: int, *, legend: bool = True) 
         graph = each.graphs[-1]
         if each.design:
             yield from wrapped(f"design: {each.design}", width, Tone.HEAD)
+        if len(graph.changed) > _MOST_CHANGED:
+            graph = replace(graph, changed="all that is marked")
         for line in to_lines(graph, width):
             yield Line(line, Tone.CHANGED if line[:3].strip() in _MARKS else Tone.PLAIN)
         if not number:  # It is the one that is carried out, where that can be.

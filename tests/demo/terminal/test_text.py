@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""Outcomes as text: every kind of thing that a step can show, and marks in letters and words."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pyvmm.demo.telling.acts import Attack, Boot, Look, Operate, Road
+from pyvmm.demo.telling.chapter import Step
+from pyvmm.demo.telling.outcomes import (
+    Answer,
+    Content,
+    Explained,
+    Observed,
+    Outcome,
+    Resident,
+    Seen,
+    Staged,
+    StageHost,
+)
+from pyvmm.demo.telling.player import Moment
+from pyvmm.demo.terminal import text
+from pyvmm.demo.terminal.lines import Line, Tone
+from pyvmm.demo.terminal.parts import Part, in_order, parts
+from pyvmm.demo.terminal.text_calls import calls
+from pyvmm.demo.terminal.text_memory import memory
+from pyvmm.demo.terminal.text_pins import pins
+from pyvmm.hosts.call_record import Field, Made, SystemCall, number_field
+from pyvmm.memory.conversion import Side
+from pyvmm.memory.layout import GIB, MIB, GpaRange
+from pyvmm.memory.page_states import PageRun, PageState
+
+PAGE = 4096
+
+
+def run(start: int, end: int, state: PageState, vm: int = 0) -> tuple[int, PageRun]:
+    return vm, PageRun(GpaRange(start, end), state)
+
+
+def resident(start: int, end: int, side: Side) -> Resident:
+    return Resident(0, side, GpaRange(start, end))
+
+
+def outcome(**values: object) -> Outcome:
+    told = Outcome((), (), 0, None, None, Observed(), 0.0)
+    for name, value in values.items():
+        object.__setattr__(told, name, value)
+    return told
+
+
+def moment(told: Outcome, before: Observed | None = None, act: object = None) -> Moment:
+    step = Step("s", "It is done.", Look())
+    here = Staged(StageHost.MODEL)
+    return Moment(step, act or step.act, here, None, None, before or Observed(), told)  # type: ignore[arg-type]
+
+
+def words(lines: object) -> list[str]:
+    return [line.text for line in lines]  # type: ignore[attr-defined]
+
+
+def told(one: Moment, width: int = 80) -> str:
+    return "\n".join(words(in_order(one, parts(one, width), width)))
+
+
+BEFORE = Observed(
+    memory=(run(0, 16 * MIB, PageState.PRIVATE), run(3 * GIB, 3 * GIB + PAGE, PageState.SHARED)),
+    resident=(resident(0, 8 * PAGE, Side.PRIVATE),),
+)
+AFTER = Observed(
+    memory=(
+        run(0, MIB, PageState.PRIVATE),
+        run(MIB, MIB + PAGE, PageState.SHARED),
+        run(MIB + PAGE, 16 * MIB, PageState.PRIVATE),
+    ),
+    resident=(resident(0, 8 * PAGE, Side.PRIVATE), resident(MIB, MIB + PAGE, Side.SHARED)),
+)
+
+
+def test_memory_with_residency_and_what_has_changed() -> None:
+    lines = words(memory(BEFORE, AFTER, 80))
+    assert lines == [
+        "guest memory of VM 0  * changed",
+        " [PPPPPPPPPPPPPPPPPPPPPPPPPsssPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPP]",
+        " [f------------------------hhh----------------------------------]",
+        "  P private, s shared, f in the file, - not resident, h in the host's mapping;",
+        "  not to scale",
+        "    0x0-0xfffff  1 MiB  private  resident: 32 KiB in the file",
+        "* 0x100000-0x100fff  4 KiB  shared  resident: 4 KiB in the host's mapping  (was",
+        "    private)",
+        "    0x101000-0xffffff  15356 KiB  private  not resident",
+        "- 0xc0000000-0xc0000fff  4 KiB  gone (was shared)",
+    ]
+    assert words(memory(AFTER, AFTER, 80))[0] == "guest memory of VM 0"
+    # Nothing but residency is another: that is a change, too.
+    empty = Observed(memory=AFTER.memory, resident=AFTER.resident[:1])
+    assert "* 0x100000-0x100fff  4 KiB  shared  not resident" in words(memory(AFTER, empty, 80))
+    # Where no stage tells of residency none is shown.
+    assert not [
+        line
+        for line in words(memory(Observed(), Observed(memory=AFTER.memory), 80))
+        if "resident" in line
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 132])
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 200])
+def test_any_number_of_runs_of_any_sizes_fits(width: int, count: int) -> None:
+    states = [PageState.PRIVATE, PageState.SHARED, PageState.WITHHELD]
+    runs = tuple(
+        run(at << 30, (at << 30) + (PAGE << at % 18), states[at % 3], vm=at % 2)
+        for at in range(count)
+    )
+    ordered = tuple(sorted(runs, key=lambda one: (one[0], one[1].range)))
+    lines = words(memory(Observed(), Observed(memory=ordered), width))
+    assert max(map(len, lines)) <= width
+    bars = [line for line in lines if line.startswith(" [")]
+    assert len(bars) == min(2, count)
+    shown = [line for line in lines if line.startswith("+ ")]
+    assert len(shown) == min(count, 32) or count == 17
+    assert [line for line in lines if "more runs" in line] == (
+        ["  ... 84 more runs"] * 2 if count == 200 else []
+    )
+
+
+def call(name: str, error: int = 0, **fields: Field) -> SystemCall:
+    return SystemCall(
+        Made.KERNEL, "ioctl", name, "VM fd 7", "struct s", tuple(fields.values()), (),
+        -1 if error else 0, error, "api.rst 4.1", "vCPU 0",
+    )  # fmt: skip
+
+
+def test_calls_with_their_structures() -> None:
+    field = number_field("size", PAGE, meaning="4 KiB")
+    pad = Field("pad", bytes(8))
+    asked = call("KVM_X", slot=number_field("slot", 0), size=field, pad=pad)
+    wrote = SystemCall(
+        Made.KERNEL, "ioctl", "KVM_Y", "VM fd 7", "struct s", (field,),
+        (field, number_field("error_offset", 0x2000)), -1, errno.EAGAIN, "api.rst 4.2", "",
+    )  # fmt: skip
+    plain = SystemCall(
+        Made.KERNEL, "mmap", "", "file fd 9", "", (number_field("length", PAGE),), (),
+        0x7F0000000000, 0, "mmap(2)", "",
+    )  # fmt: skip
+    assert words(calls(outcome(calls=(asked, wrote, plain)), 80)) == [
+        "KVM_X(VM fd 7) = 0   [api.rst 4.1]",
+        "  struct s",
+        "    .size = 0x1000 (4 KiB)",
+        "    .slot, .pad = 0",
+        "KVM_Y(VM fd 7) = -1 EAGAIN   [api.rst 4.2]",
+        "  struct s",
+        "    .size = 0x1000 (4 KiB)",
+        "    the kernel wrote: .error_offset = 0x2000",
+        "mmap(file fd 9, length 0x1000) = 0x7f0000000000   [mmap(2)]",
+    ]
+
+
+def test_many_calls_are_counted_where_it_is_to_be_short_but_for_those_refused() -> None:
+    made = (*[call("KVM_X", size=number_field("size", 1))] * 20, call("KVM_Y", errno.EINVAL))
+    told_all = outcome(calls=made, exits=("vCPU 0: Hlt()",) * 12, left_out=(("madvise", 3),))
+    short = words(calls(told_all, 80, brief=True))
+    assert short[:2] == [
+        "21 system calls (v calls shows each): KVM_X x 20, KVM_Y",
+        "KVM_Y(VM fd 7) = -1 EINVAL   [api.rst 4.1]",
+    ]
+    assert short[-2:] == ["... 2 more exits", "not kept: 3 x madvise"]
+    whole = words(calls(told_all, 80))
+    assert len([line for line in whole if line.startswith("KVM_X(")]) == 20
+    assert whole.count("EXIT of vCPU 0: Hlt()") == 12
+
+
+def test_an_attacker_s_view_and_the_guest_s_console() -> None:
+    got = (
+        Seen(Road.PROC_MEM, 0x8000, Content.ZERO, bytes(4)),
+        Seen(Road.CORE, 0x8000, Content.SECRET, b"abc\x1b", note="a core file"),
+        Seen(Road.FILE_MMAP, 0x8000, Content.REFUSED, errno=errno.ENODEV),
+    )
+    one = moment(
+        outcome(seen=got, console=b"\x1b[31mred\nline\xff\n"), act=Attack(Road.CORE, 0x8000)
+    )
+    text_ = told(one)
+    assert "tried: attack core 0x8000" in text_
+    assert "by proc-mem at 0x8000 an attacker on the host gets zeroes" in text_
+    assert "by core at 0x8000 an attacker on the host gets the secret" in text_
+    assert "    bytes: 61 62 63 1b  abc." in text_
+    assert "by mmap at 0x8000 an attacker on the host gets nothing: closed, ENODEV" in text_
+    assert "| \\x1b[31mred\n| line\\xff" in text_
+    assert "\x1b" not in text_
+    loud = [line for one_ in parts(one, 80) for line in one_.lines if line.tone is Tone.REFUSED]
+    assert [line.text for line in loud] == [
+        "by core at 0x8000 an attacker on the host gets the secret"
+    ]
+
+
+def test_refusals_digests_designs_and_the_end() -> None:
+    why = Explained("slot-overlap", "two slots overlap", "kvm_set_memory_region")
+    refused = told(moment(outcome(errno=errno.EEXIST, explained=why)))
+    assert "ANSWER: refused, EEXIST\nbecause two slots overlap [kvm_set_memory_region]" in refused
+    odd = told(moment(outcome(errno=errno.EOPNOTSUPP)))
+    assert "ANSWER: refused, EOPNOTSUPP" in odd
+    assert "refused, 4095" in told(moment(outcome(errno=4095)))
+    after = Observed(measured=b"\x01" * 48, reported=b"\x02" * 48, ended=7)
+    launch = told(moment(outcome(after=after, same_digest=False), act=Boot()))
+    assert "the monitor's digest: 0101" in launch
+    assert "the firmware's digest: 0202" in launch
+    assert "the two digests DIFFER" in launch
+    assert "the digest is ANOTHER than the launch's before" in launch
+    assert "the guest has ended, with status 7" in launch
+    designs = told(
+        moment(
+            outcome(answers=(Answer("today", "EBADF"), Answer("mail", "", ("nothing-dangles",)))),
+            act=Operate("close-vm"),
+        )
+    )
+    assert "  today: EBADF\n  mail: cannot be done in this design\n" in designs
+    assert "    violates nothing-dangles: Nothing points to something freed." in designs
+
+
+def test_pins_say_what_changed_and_who_is_alive() -> None:
+    before = Observed(held=("vm 0",))
+    after = Observed(
+        held=("vm 0", "file 0"),
+        origins=(("file 0", "vm 0"),),
+        alive=(("vm 0", True), ("vm 1", None)),
+    )
+    lines = list(pins(before, after, 80))
+    assert Line(" + [file 0(1)] ==> [vm 0(1->2)]  reference", Tone.CHANGED) in lines
+    assert "   changed: file 0 and inode 0 are new;" in "\n".join(words(lines))
+    assert "  vm 0: exists" in words(lines)
+    assert "  vm 1: not to be seen on this host" in words(lines)
+    assert words(pins(Observed(), Observed(), 80)) == ["nobody holds anything"]
+
+
+def test_what_is_as_before_is_said_in_a_line() -> None:
+    one = moment(outcome(after=AFTER), before=AFTER)
+    assert told(one).endswith("as before: pages and pins")
+    assert [shown.part for shown in parts(one, 80)] == [Part.CALLS, Part.PAGES, Part.PINS]
+
+
+def test_a_stage_that_is_not_the_real_thing_says_so() -> None:
+    why = Staged(StageHost.MODEL, why="there is no /dev/kvm")
+    assert words(text.not_real(why, 80)) == ["on the model, because there is no /dev/kvm"]
+    assert words(text.not_real(Staged(StageHost.KVM, "6.12"), 80)) == []
+    assert text.host_words(Staged(StageHost.LAB, "7.3")) == "the lab, Linux 7.3"
+    assert text.host_words(Staged(StageHost.MACHINE)) == "the model of lifetimes"
