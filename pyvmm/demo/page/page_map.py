@@ -22,7 +22,12 @@ _SQUARES = "left square: the kernel holds a page of the guest_memfd; right: one 
 
 
 def pages_html(now: Observed, before: Observed | None, ids: str) -> str:
-    """Guest memory of each VM; `before` for marks of change. `ids` begins the ids."""
+    """Guest memory of each VM; `before` for marks of change. `ids` begins the ids.
+
+    "" on a stage that is about references alone.
+    """
+    if now.scenes and not now.memory:
+        return ""
     vms = sorted({vm for vm, _ in now.memory} | {vm for vm, _ in (before or now).memory})
     parts = ["<h3>Guest memory</h3>"]
     if not vms:

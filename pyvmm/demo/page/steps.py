@@ -17,8 +17,9 @@ from pyvmm.demo.page.words import (
 )
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Question, Step
-from pyvmm.demo.telling.outcomes import Outcome, Staged
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
 from pyvmm.demo.telling.player import Moment
+from pyvmm.lifetime.properties import BY_NAME
 
 
 def says_html(place: str, step: Step, tried: str, staged: Staged | None) -> str:
@@ -68,7 +69,7 @@ def outcome_html(moment: Moment) -> str:
         rule = f", by the rule <code>{said(why.rule)}</code>" if why.rule else ""
         parts.append(f'<p class="why">Because {said(why.cause)}{rule}.{source}</p>')
     parts += _designs(outcome)
-    parts += _digests(outcome)
+    parts += _digests(moment.before, outcome)
     verdict = verdict_words(moment)
     if verdict:
         right = moment.predicted is not None and moment.predicted == moment.came_true
@@ -87,23 +88,36 @@ def _designs(outcome: Outcome) -> Iterator[str]:
             (
                 said(one.design),
                 said(one.answer or "cannot be asked in this design"),
-                said(", ".join(one.violated) or "-"),
+                "; ".join(map(_property, one.violated)) or "-",
             )
             for one in outcome.answers
         ]
         columns = ("design", "answer", "violates")
-        yield table(columns, rows, "What each design answers")
+        answers = table(columns, rows, "What each design answers")
+        yield f'<div class="wide">{answers}</div>'
 
 
-def _digests(outcome: Outcome) -> Iterator[str]:
+def _property(name: str) -> str:
+    """A property that does not hold, and what it says."""
+    sentence = BY_NAME[name].sentence if name in BY_NAME else ""
+    return f'<b class="bad">{said(name)}</b> {said(sentence)}'.rstrip()
+
+
+def _digests(before: Observed, outcome: Outcome) -> Iterator[str]:
     after = outcome.after
     if outcome.same_digest is not None:
         same = "the same as that of" if outcome.same_digest else "another one than that of"
         yield paragraph(f"The digest is {same} the launch before.")
-    for name, digest in (("Measured", after.measured), ("Reported", after.reported)):
-        if digest:
-            yield f'<p class="digest">{name}: <code>{digest.hex()}</code></p>'
-    if after.ended is not None:
+    if (after.measured, after.reported) != (before.measured, before.reported):
+        for name, digest in (
+            ("By the monitor's own reckoning", after.measured),
+            ("Reported by the firmware", after.reported),
+        ):
+            if digest:
+                yield f'<p class="digest">{name}: <code>{digest.hex()}</code></p>'
+        if after.measured and after.reported and after.measured != after.reported:
+            yield paragraph("The two digests differ.", "bad")
+    if after.ended is not None and before.ended is None:
         yield paragraph(f"The guest has ended with status {after.ended}.")
 
 
