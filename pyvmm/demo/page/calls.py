@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pyvmm.demo.page.call_words import field_words, flag_words, request_words
@@ -10,26 +11,54 @@ from pyvmm.demo.page.words import said, table
 from pyvmm.demo.telling.outcomes import Outcome, name_of
 from pyvmm.hosts.call_record import Field, Made, SystemCall
 
+BRIEF = 8
+"""The most calls that are all spelled out at once."""
 SHOWN_BYTES = 16
 """The most bytes of a field that are written out."""
 
 
 def calls_html(outcome: Outcome) -> str:
-    """All that was asked of the kernel, and exits of the guest; in order, as far as it was kept."""
+    """All that was asked of the kernel, and exits of the guest; in order, as far as it was kept.
+
+    Of more than `BRIEF` those that were refused stand out, the others are counted first.
+    """
+    calls = outcome.calls
     what = "System calls and exits" if outcome.exits else "System calls"
     parts = [f"<h3>{what}</h3>"]
-    if not outcome.calls:
+    if not calls:
         parts.append("<p>No system call was needed.</p>")
-    elif all(one.made is Made.MODEL for one in outcome.calls):
+    elif all(one.made is Made.MODEL for one in calls):
         parts.append('<p class="faint">The model answers; KVM would have been given the same.</p>')
-    if outcome.calls or outcome.exits:
-        items = "".join(
-            _exit(one) if isinstance(one, str) else _call(one) for one in outcome.in_order
-        )
-        parts.append(f'<ol class="calls">{items}</ol>')
-    for what, count in outcome.left_out:
-        parts.append(f'<p class="faint">and {count} more: {said(what)}</p>')
+    many = len(calls) + len(outcome.exits)
+    if many > BRIEF:
+        counted = Counter(one.request or one.name for one in calls)
+        words = [f"{name} x{times}" for name, times in counted.items()]
+        if outcome.exits:
+            words.append(f"exits of the guest x{len(outcome.exits)}")
+        parts.append(f"<p>{said(', '.join(words))}.</p>")
+        parts.append(_listed([one for one in calls if one.errno]))
+        parts.append(f"<details><summary>All {many} in order</summary>")
+        parts.append(f"{_listed(outcome.in_order)}</details>")
+    else:
+        parts.append(_listed(outcome.in_order))
+    for left, count in outcome.left_out:
+        parts.append(f'<p class="faint">and {count} more: {said(left)}</p>')
     return "".join(parts)
+
+
+def _listed(made: Sequence[SystemCall | str]) -> str:
+    """Calls and exits in order; a request and a structure are explained where they stand first."""
+    items = []
+    known: set[str] = set()
+    for one in made:
+        if isinstance(one, str):
+            items.append(_exit(one))
+            continue
+        words = request_words(one.name, one.request)
+        is_known = one.structure in known
+        items.append(_call(one, "" if words in known else words, explains=not is_known))
+        known |= {words, one.structure}
+    return f'<ol class="calls">{"".join(items)}</ol>' if items else ""
 
 
 def _exit(words: str) -> str:
@@ -37,18 +66,17 @@ def _exit(words: str) -> str:
     return f'<li class="exit"><p class="line"><code>exit of {said(words)}</code></p></li>'
 
 
-def _call(call: SystemCall) -> str:
+def _call(call: SystemCall, words: str, *, explains: bool) -> str:
     kind = "call refused" if call.errno else "call"
-    words = request_words(call.name, call.request)
     parts = [
         f'<li class="{kind}"><p class="line"><code>{_line(call)}</code></p>',
         f'<p class="faint">{said(words)} [{said(call.section)}]</p>',
     ]
     if call.structure:
-        rows = list(_rows(call.structure, call.given))
+        rows = list(_rows(call.structure if explains else "", call.given))
         parts.append(_structure(call.structure, rows))
     if call.returned:
-        rows = list(_rows(call.structure, call.returned))
+        rows = list(_rows("", call.returned))
         parts.append(_structure("written back by the kernel", rows))
     return "".join((*parts, "</li>"))
 
@@ -85,11 +113,11 @@ def value_words(field: Field) -> str:
 
 def _structure(name: str, rows: Sequence[Sequence[str]]) -> str:
     columns = ("field", "value", "bytes, from offset", "meaning")
-    return f'<div class="wide structure">{table(columns, rows, name)}</div>'
+    return f'<div class="wide">{table(columns, rows, name, "structure")}</div>'
 
 
 def _rows(structure: str, fields: Sequence[Field]) -> Iterator[tuple[str, ...]]:
-    """Each field; zeroes at the end that mean nothing are one row."""
+    """Each field, explained as one of `structure`; zeroes behind the last are one row."""
     shown = list(fields)
     unused: list[Field] = []
     while shown and shown[-1].name.startswith(("pad", "reserved")) and not any(shown[-1].raw):
@@ -97,8 +125,8 @@ def _rows(structure: str, fields: Sequence[Field]) -> Iterator[tuple[str, ...]]:
     for one in shown:
         words = " ".join(filter(None, (field_words(structure, one.name), flag_words(one.meaning))))
         yield (
-            f"<code>{said(one.name)}</code>",
-            f"<code>{said(value_words(one))}</code>",
+            said(one.name),
+            said(value_words(one)),
             _bytes(one),
             said(words),
         )
@@ -106,19 +134,14 @@ def _rows(structure: str, fields: Sequence[Field]) -> Iterator[tuple[str, ...]]:
         size = sum(len(one.raw) for one in unused)
         names = ", ".join(one.name for one in unused)
         yield (
-            f"<code>{said(names)}</code>",
-            "<code>0</code>",
-            f"<code>{unused[0].offset:#04x}: {size} x 00</code>",
+            said(names),
+            "0",
+            f"{unused[0].offset:#04x}: {size} x 00",
             "Unused; has to be zero.",
         )
 
 
 def _bytes(field: Field) -> str:
-    """The bytes as the kernel got them, with a sentence that says which they are."""
-    raw = field.raw
-    shown = raw[:SHOWN_BYTES].hex(" ") + (" ..." if len(raw) > SHOWN_BYTES else "")
-    last = field.offset + len(raw) - 1
-    about = f"bytes {field.offset} to {last}: {field.name}"
-    if field.value is not None and len(raw) > 1:
-        about += ", the least significant byte first"
-    return f'<code title="{said(about)}">{field.offset:#04x}: {said(shown)}</code>'
+    """The bytes as the kernel got them, the lowest first, behind the offset of the first one."""
+    shown = field.raw[:SHOWN_BYTES].hex(" ") + (" ..." if len(field.raw) > SHOWN_BYTES else "")
+    return said(f"{field.offset:#04x}: {shown}")

@@ -20,7 +20,7 @@ from pyvmm.rules.abi import PAGE_SIZE
 MOST_CELLS = 512
 ACROSS = 16
 """Cells in a row."""
-FEW = 32
+FEW = 4
 """A piece of so many pages has a cell for each of them; a larger one is a single wide cell."""
 MARGIN = 4.0
 _WIDTH, _HEIGHT = 21.0, 28.0
@@ -133,7 +133,7 @@ def _cell(picture: PagePicture, piece: PagePiece, range_: GpaRange, rect: Rect) 
         star = width_of(_CHANGED, Role.LABEL)
         texts.append(Text(_CHANGED, rect.right - star - 2, rect.y + 14, Role.LABEL))
     squares = []
-    if picture.knows_residency and piece.state is not None:
+    if piece.state is not None and piece.held:
         for number, side in enumerate((Side.PRIVATE, Side.SHARED)):
             square = Rect(rect.x + 3.5 + 8 * number, rect.y + 19.5, 5, 5)
             squares.append((side, square, side in piece.held))

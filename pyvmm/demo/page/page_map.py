@@ -77,18 +77,18 @@ def _table(picture: PagePicture, vm: int) -> str:
         if picture.knows_residency:
             row.insert(4, piece.residency)
         rows.append(row)
-    return f'<div class="wide">{table(columns, rows, f"Guest memory of VM {vm}")}</div>'
+    kind = "residency" if picture.knows_residency else "states"
+    return f'<div class="wide">{table(columns, rows, f"Guest memory of VM {vm}", kind)}</div>'
 
 
 def svg_of(placed: PlacedMap, name: str, ids: str) -> str:
     """Draw a placed map: a grid whose cells can be walked with arrows and say what they are."""
     size = f'width="{placed.width:g}" height="{placed.height:g}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="page-map" {size} '
-        f'viewBox="0 0 {placed.width:g} {placed.height:g}" role="grid" '
-        f'aria-label="{said(name)}" id="{ids}">'
+        f'<svg class="page-map" {size} viewBox="0 0 {placed.width:g} {placed.height:g}" '
+        f'role="grid" aria-label="{said(name)}" id="{ids}">'
     ]
-    parts += [_text(text, "address") for text in placed.headings]
+    parts += [_text(text, ' class="address"') for text in placed.headings]
     first = True
     for row in placed.rows:
         parts.append('<g role="row">')
@@ -108,22 +108,24 @@ def _cell(cell: Cell, first: bool) -> str:
         f'<g class="cell {state}{changed}" role="gridcell" tabindex="{stop}">'
         f"<title>{said(cell.about)}</title>"
         f'<rect x="{rect.x + 1:g}" y="{rect.y + 1:g}" width="{rect.width - 2:g}" '
-        f'height="{rect.height - 2:g}" rx="2"/>'
+        f'height="{rect.height - 2:g}"/>'
     ]
-    for _, square, filled in cell.squares:
-        kind = "held" if filled else "free"
-        parts.append(
-            f'<rect class="{kind}" x="{square.x:g}" y="{square.y:g}" width="{square.width:g}" '
-            f'height="{square.height:g}"/>'
+    for kind in ("held", "free"):
+        way = "".join(
+            f"M{at.x:g} {at.y:g}h{at.width:g}v{at.height:g}h-{at.width:g}z"
+            for _, at, filled in cell.squares
+            if filled is (kind == "held")
         )
-    parts += [_text(text, "") for text in cell.texts]
+        if way:
+            parts.append(f'<path class="{kind}" d="{way}"/>')
+    parts += [_text(text) for text in cell.texts]
     return "".join((*parts, "</g>"))
 
 
-def _text(text: Text, kind: str) -> str:
-    named = f' class="{kind}"' if kind else ""
-    length = width_of(text.words, text.role)
-    return (
-        f'<text{named} x="{text.x:g}" y="{text.y:g}" textLength="{length:g}" '
-        f'lengthAdjust="spacingAndGlyphs">{said(text.words)}</text>'
-    )
+def _text(text: Text, kind: str = "") -> str:
+    """Write a text as wide as it was placed in whatever font there is; a letter fits in any."""
+    width = ""
+    if len(text.words) > 1:
+        length = width_of(text.words, text.role)
+        width = f' textLength="{length:g}" lengthAdjust="spacingAndGlyphs"'
+    return f'<text{kind} x="{text.x:g}" y="{text.y:g}"{width}>{said(text.words)}</text>'

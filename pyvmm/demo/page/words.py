@@ -21,21 +21,24 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{_class(kind)}>{said(text)}</p>"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kind: str = ""
+) -> str:
     """A table of cells that are HTML already; `columns` and `caption` are text.
 
-    The first cell of a row names it. Each cell has its column's name, for narrow screens.
+    The first cell of a row names it. Each cell has its column's name, for narrow screens; in a
+    table of a `kind` the style has the names.
     """
     head = "".join(f'<th scope="col">{said(one)}</th>' for one in columns)
     lines = []
     for first, *rest in rows:
         cells = "".join(
-            f'<td data-label="{said(column)}">{cell}</td>'
+            f"<td>{cell}</td>" if kind else f'<td data-label="{said(column)}">{cell}</td>'
             for column, cell in zip(columns[1:], rest, strict=True)
         )
-        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+        lines.append(f"<tr><th scope=row>{first}</th>{cells}</tr>")
     return (
-        f"<table><caption>{said(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<table{_class(kind)}><caption>{said(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
 

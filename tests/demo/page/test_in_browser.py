@@ -287,7 +287,7 @@ def test_with_forced_colours_marks_are_still_told_apart(opened: Callable[..., An
         texts = here.page.locator(".moment.at .cell text").all_text_contents()
         assert set(texts) == {"s", "*"}
         strokes = here.page.eval_on_selector_all(
-            ".moment.at .cell rect:first-of-type",
+            ".moment.at .cell rect",
             "found => found.map(one => getComputedStyle(one).stroke)",
         )
         assert len(set(strokes)) == 1

@@ -9,7 +9,7 @@
 
   // -- everything explains itself --
 
-  const explained = "[role=gridcell], svg.pins [role=img], code[title]";
+  const explained = "[role=gridcell], svg.pins [role=img], .structure td:nth-of-type(2)";
   let explains = find("#explains");
   if (!explains) {
     explains = document.createElement("div");
@@ -23,8 +23,15 @@
     const one = event.target.closest && event.target.closest(explained);
     if (!one) return;
     const title = find("title", one);
-    explains.textContent = one.getAttribute("aria-label") || one.getAttribute("title")
-      || (title && title.textContent) || "";
+    explains.textContent = one.getAttribute("aria-label") || (title && title.textContent)
+      || bytesOf(one);
+  }
+  // Bytes of a structure's field: "0x08: 00 00 10 00 00 00 00 00".
+  function bytesOf(cell) {
+    const [offset, shown] = cell.textContent.split(": ");
+    const first = parseInt(offset, 16), bytes = shown.match(/\b[0-9a-f]{2}\b/g) || [];
+    const name = find("th", cell.parentNode).textContent;
+    return `bytes ${first} to ${first + bytes.length - 1}: ${name}, the lowest byte first`;
   }
   for (const kind of ["focusin", "pointerover", "click"]) document.addEventListener(kind, explain);
 
