@@ -68,8 +68,8 @@ def _table(picture: PagePicture, vm: int) -> str:
     rows = []
     for piece in picture.pieces:
         row = [
-            f"<code>{piece.range.start:#x}</code>",
-            f"<code>{piece.range.end - 1:#x}</code>",
+            f"{piece.range.start:#x}",
+            f"{piece.range.end - 1:#x}",
             counted(piece.range),
             "no memory" if piece.state is None else piece.state.value,
             said(piece.change) or "-",
