@@ -17,9 +17,13 @@ MOST = 40
 
 QUESTIONS = frozenset({
     "KVM_GET_API_VERSION", "KVM_CHECK_EXTENSION", "KVM_GET_VCPU_MMAP_SIZE",
-    "KVM_GET_SUPPORTED_CPUID", "KVM_GET_MSR_INDEX_LIST",
+    "KVM_GET_SUPPORTED_CPUID", "KVM_GET_MSR_INDEX_LIST", "KVM_GET_SREGS", "KVM_GET_DEBUGREGS",
+    "KVM_GET_VCPU_EVENTS", "KVM_GET_FPU", "KVM_GET_XSAVE", "KVM_GET_MSRS", "KVM_GET_MP_STATE",
 })  # fmt: skip
-"""Calls that only ask what the kernel has: counted, not kept. They would be half of a boot's."""
+"""Calls that only ask what the kernel has: counted, not kept.
+
+They would be half of a boot's, and of a dump's.
+"""
 
 
 class Kept(NamedTuple):

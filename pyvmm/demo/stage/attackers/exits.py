@@ -16,8 +16,7 @@ _SHOWN = 3
 
 async def by_registers(target: Target, gpa: int) -> Seen:
     """The registers of vCPU 0, which stands still."""
-    registers = await target.inside.machine.vcpus[0].registers()
-    regs = registers.regs
+    regs = await target.inside.machine.vcpus[0].call(lambda vcpu: vcpu.get_regs())
     values = {one.name: int(getattr(regs, one.name)) for one in fields(regs)}
     secret = target.secret
     words: set[int] = set()
