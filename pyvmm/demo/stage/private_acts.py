@@ -129,8 +129,11 @@ class MachineActs:
     def _check_guest_write(self, act: Write) -> None:
         word = act.gpa // _WORD * _WORD
         self._spare_mailbox(word, _WORD)
-        if self.secret is not None and self.secret.gpa <= word < self.secret.gpa + SIZE:
+        if self._is_secret(word):
             raise UsageError(_ATTEMPT, "the guest would have to tell the secret's other bytes")
+
+    def _is_secret(self, word: int) -> bool:
+        return self.secret is not None and self.secret.gpa <= word < self.secret.gpa + SIZE
 
     def _spare_mailbox(self, gpa: int, size: int) -> None:
         mailbox = self._machine.mailbox
@@ -228,15 +231,21 @@ class MachineActs:
         return Done(number, explained=explained)
 
     async def _touch(self, act: Touch) -> Done:
+        """Have the guest write to a page: what is there already, so that nothing else changes."""
         machine = self._machine
+        word = act.gpa // _WORD * _WORD
         was = machine.memory.states.at(act.gpa)
         machine.honours = act.honour
         try:
-            done = await self._guest_reads(act.gpa)
+            if was is PageState.WITHHELD:
+                await machine.ask(Mail.WRITE, word, 0)
+            else:
+                complement = await machine.ask(Mail.READ, word)
+                if complement is not None and not self._is_secret(word):
+                    await machine.ask(Mail.WRITE, word, ~complement)
         finally:
             machine.honours = True
-        explained = None if was is PageState.WITHHELD else _NO_FAULT
-        return Done(value=done.value, explained=explained)
+        return Done(explained=None if was is PageState.WITHHELD else _NO_FAULT)
 
     async def _next_exit(self, kind: str) -> Done:
         wanted = _KINDS.get(kind, object)

@@ -234,7 +234,10 @@ class Convert:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """The guest touches a page as one of `side`, unannounced; `honour`: the monitor converts it."""
+    """The guest writes to a page as one of `side`, unannounced, and changes nothing in it.
+
+    `honour`: the monitor converts it, where KVM asks.
+    """
 
     gpa: int
     side: Side

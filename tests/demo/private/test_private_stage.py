@@ -136,12 +136,30 @@ def test_a_touch_is_honoured_or_ends_the_guest(gpa: int, host: StageHost) -> Non
     assert "vCPU 0: MemoryFault(" in honoured.exits[0]
     assert requests(honoured)[0] == "KVM_SET_MEMORY_ATTRIBUTES"
     assert state_at(honoured, gpa) is PageState.SHARED
+    assert sides_of(honoured, gpa // PAGE_SIZE * PAGE_SIZE) == {Side.SHARED}
     assert again.exits == ()
     assert again.explained is not None
     assert "names" in again.explained.cause
     assert refused.after.ended == 82
     assert "vcpu 0" not in refused.after.held
     assert state_at(refused, gpa + PAGE_SIZE) is PageState.WITHHELD
+
+
+def test_a_touch_leaves_what_is_there() -> None:
+    async def act(stage: PrivateStage) -> None:
+        _, _, touched, read = await done(
+            stage, "boot none mailbox", f"write guest 0 {GPA + 3:#x} 7", f"touch {PAGE} private",
+            f"read guest 0 {GPA + 3:#x}",
+        )  # fmt: skip
+        assert (touched.value, read.value) == (None, 7)
+        # The host would see a secret that the guest is told to write.
+        await done(stage, f"hide-secret {PAGE}", f"touch {PAGE} private")
+        page = stage.machine.memory.read(0x110000, PAGE_SIZE)
+        assert page is not None
+        assert stage.secret is not None
+        assert not any(stage.secret.is_in(page[at:], GPA) for at in range(0, PAGE_SIZE, 8))
+
+    with_stage(act)
 
 
 def test_digests_tell_what_is_an_input_of_the_launch(host: StageHost) -> None:
@@ -344,11 +362,13 @@ def test_the_guest_may_be_broken_by_what_is_written(host: StageHost) -> None:
         )
         # Where it waits to be told something: an instruction that there is none of (SDM, #UD).
         (written,) = await done(stage, f"write guest 0 {places[0]:#x} 6")
-        if written.after.ended is None:
+        console = written.console
+        if written.after.ended is None:  # It has answered before it came to that.
             (written,) = await done(stage, f"read guest 0 {PAGE}")
             assert written.value is None
+            console += written.console
         assert written.after.ended == 81
         assert not written.errno
-        assert b"PANIC: unexpected exception 6" in written.console
+        assert b"PANIC: unexpected exception 6" in console
 
     with_stage(act, host)
