@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import closing
 
 from pyvmm.cli.standard_error import say_to_user
 from pyvmm.cli.standard_output import columns, encoded, print_answer
@@ -64,14 +65,17 @@ def _screen(options: argparse.Namespace, book: Book, player: Player, wish: Stage
     from pyvmm.demo.terminal.screen import Screen
     from pyvmm.demo.terminal.typed_lines import TypedLines
 
-    screen = Screen(book, _encoded)
+    screen = Screen(book, player, _encoded)
     jobs = JobSignals(*screen.job_signals)
+    jobs.take = screen.signalled
 
     async def main() -> None:
-        async with playing(player, wish, screen.say, options.early) as reader:
-            jobs.take = screen.signalled
-            if await screen.play(reader) is Away.PLAIN:
-                await play(reader, book, print_answer, TypedLines(0, _show).ask, _width())
+        with closing(screen):
+            await screen.open()
+            async with playing(player, wish, screen.say, options.early) as reader:
+                if await screen.play(reader) is Away.PLAIN:
+                    screen.close()
+                    await play(reader, book, print_answer, TypedLines(0, _show).ask, _width())
 
     until_signal(options.ending_signals, main, jobs)
     return ExitCode.OK

@@ -20,12 +20,12 @@ from rich.text import Text
 
 from pyvmm.demo.playing import Playing
 from pyvmm.demo.telling.chapter import Book
+from pyvmm.demo.telling.player import Player
 from pyvmm.demo.terminal.frames import Frame
 from pyvmm.demo.terminal.keys import Keys, Pressed
 from pyvmm.demo.terminal.lines import Line, Tone
 from pyvmm.demo.terminal.reading import Away, Reading
 from pyvmm.machine.console.terminal import RawTerminal, is_foreground_terminal
-from pyvmm.visible import visible
 
 _STYLES = {
     Tone.PLAIN: "",
@@ -48,15 +48,15 @@ Encode = Callable[[str], bytes]
 class Screen:
     """A terminal as a screen with keys: the descriptors 0 and 1, which are not owned.
 
-    Its settings are as before behind `play`, and while the process is stopped.
+    Its settings are as before behind `close`, and while the process is stopped.
     """
 
     job_signals = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
     """Signals that `signalled` is to be told of."""
 
-    def __init__(self, book: Book, encode: Encode) -> None:
+    def __init__(self, book: Book, player: Player, encode: Encode) -> None:
         """`encode` makes bytes of text, as this terminal takes them."""
-        self._playing: Playing | None = None
+        self._player = player
         self._reading = Reading(book)
         self._encode = encode
         self._terminal = RawTerminal(0, signals=True)
@@ -64,19 +64,24 @@ class Screen:
         self._foreground = trio.Event()
         self._unused: deque[Pressed] = deque()
 
+    async def open(self) -> None:
+        """Take the terminal, and show the first words: there need be no stage yet."""
+        await self._wait_for_foreground()
+        self._is_on = True
+        self._take()
+        self._draw()
+
     async def play(self, playing: Playing) -> Away:
         """Play until the reader goes away. Raises what opening a first stage raises."""
-        self._playing = playing
-        self._is_on = True
-        try:
-            await self._wait_for_foreground()
-            self._take()
-            await self._shown(playing.begin)
-            return await self._read(playing)
-        finally:
-            self._give_back()
-            self._terminal.close()
+        await self._shown(playing.begin)
+        return await self._read(playing)
+
+    def close(self) -> None:
+        """Give the terminal back; a second call does nothing."""
+        if self._is_on:
             self._is_on = False
+            self._give_back()
+        self._terminal.close()
 
     def signalled(self, number: int) -> None:
         """Take one of `job_signals`."""
@@ -96,12 +101,9 @@ class Screen:
             await self._foreground.wait()
 
     def say(self, words: str) -> None:
-        """Show a line on what is under way; below the screen where there is none yet."""
+        """Show a line on what is under way."""
         self._reading.say(words)
-        if self._is_on:
-            self._draw()
-        else:
-            self._write(f"{visible(words)}\r\n")
+        self._draw()
 
     async def _read(self, playing: Playing) -> Away:
         keys = Keys()
@@ -156,10 +158,10 @@ class Screen:
         self._write(f"\x1b[{_size().lines};1H\r\n")
 
     def _draw(self) -> None:
-        if self._playing is None or not is_foreground_terminal(0):
+        if not is_foreground_terminal(0):
             return
         size = _size()
-        frame = self._reading.frame(self._playing.player.view, size.columns, size.lines)
+        frame = self._reading.frame(self._player.view, size.columns, size.lines)
         self._write(_HOME + drawn(frame, size.columns))
 
     def _write(self, text: str) -> None:

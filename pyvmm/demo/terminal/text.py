@@ -36,9 +36,9 @@ def host_words(staged: Staged) -> str:
 def not_real(staged: Staged, width: int) -> Iterator[Line]:
     """A stage that is not what one would expect says so, and why."""
     if staged.why:
-        yield from wrapped(
-            f"on {host_words(staged)}, because {staged.why}", width, Tone.FAINT, rest="  "
-        )
+        because = ", because" if staged.host is StageHost.MODEL else ":"
+        said = f"on {host_words(staged)}{because} {staged.why}"
+        yield from wrapped(said, width, Tone.FAINT, rest="  ")
 
 
 def saying(step: Step, width: int) -> list[Line]:

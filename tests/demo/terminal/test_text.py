@@ -241,6 +241,10 @@ def test_what_is_as_before_is_said_in_a_line() -> None:
 def test_a_stage_that_is_not_the_real_thing_says_so() -> None:
     why = Staged(StageHost.MODEL, why="there is no /dev/kvm")
     assert words(text.not_real(why, 80)) == ["on the model, because there is no /dev/kvm"]
+    both = Staged(StageHost.KVM, "6.12", "the other design follows by rule")
+    assert words(text.not_real(both, 80)) == [
+        "on this machine's KVM, Linux 6.12: the other design follows by rule"
+    ]
     assert words(text.not_real(Staged(StageHost.KVM, "6.12"), 80)) == []
     assert text.host_words(Staged(StageHost.LAB, "7.3")) == "the lab, Linux 7.3"
     assert text.host_words(Staged(StageHost.MACHINE)) == "the model of lifetimes"
