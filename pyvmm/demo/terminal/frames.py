@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pyvmm.demo.telling.chapter import Book
-from pyvmm.demo.telling.outcomes import Observed
+from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, Phase, View
 from pyvmm.demo.terminal import text
 from pyvmm.demo.terminal.commands import next_chapter
@@ -106,9 +106,14 @@ def _waiting(view: View) -> Line:
     return Line("It is being carried out ...", Tone.NOTICE)
 
 
+def _is_to_be_said(view: View, staged: Staged) -> bool:
+    """Tell whether the reason of a stage is: where nothing real answers always, else once."""
+    return staged.host in {StageHost.MODEL, StageHost.MACHINE} or view.number == 1
+
+
 def _asking(view: View, part: Part | None, width: int, room: int) -> Page:
     top = [*text.saying(view.step, width)]
-    if view.staged is not None:
+    if view.staged is not None and _is_to_be_said(view, view.staged):
         top = [*text.not_real(view.staged, width), *top]
     enter = "Enter do it"
     if view.step.question is not None:
@@ -122,7 +127,7 @@ def _asking(view: View, part: Part | None, width: int, room: int) -> Page:
 
 def _showing(view: View, moment: Moment, part: Part | None, width: int, room: int) -> Page:
     top = list(text.answer(moment, width))
-    if moment.staged.why:
+    if _is_to_be_said(view, moment.staged):
         top = [*text.not_real(moment.staged, width), *top]
     shown = parts(moment, width, legend=False)
     keys = ("Enter next", "b back", "t try", "v view", "r restart", "j jump", "? help", "q quit")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from pyvmm.cli.standard_output import encoded
 from pyvmm.demo.playing import playing_here
-from pyvmm.demo.telling.outcomes import StageHost
-from pyvmm.demo.telling.player import Phase, Player
+from pyvmm.demo.telling.orders import StageLost, StageOpened
+from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
+from pyvmm.demo.telling.player import Phase, Plain, Player
 from pyvmm.demo.terminal.keys import Key, Pressed
 from pyvmm.demo.terminal.reading import Away, Reading
 from pyvmm.demo.terminal.screen import drawn
@@ -190,3 +191,31 @@ def test_an_encoding_without_the_letter_shows_another() -> None:
     assert "words: ä€" in text
     assert b"words: ??" in encoded(text, "ascii")
     assert b"words: \xe4?" in encoded(text, "latin-1")
+
+
+def test_a_stage_that_is_lost_can_be_had_again() -> None:
+    player = Player(BOOK, "slots")
+    (order,) = player.begin()
+    player.told(StageOpened(Staged(StageHost.LAB, "7.3"), Observed(), order.ticket))
+    player.move(Plain.NEXT)
+    reading = Reading(BOOK)
+    doing = "\n".join(line.text for line in reading.frame(player.view, 80, 24).lines)
+    assert "on the lab, Linux 7.3" in doing
+    assert "It is being carried out ..." in doing
+    player.told(StageLost("the lab has gone", order.ticket))
+    lost = [line.text for line in reading.frame(player.view, 80, 24).lines]
+    assert lost[1] == "The stage was lost."
+    assert lost[-2] == "the lab has gone"
+    assert lost[-1].startswith("Enter begin again")
+    assert reading.press(ENTER, player.view, 80, 24) is Plain.RESTART
+    assert reading.press("q", player.view, 80, 24) is Away.QUIT
+
+
+def test_what_is_said_of_a_lab_s_start_is_shown_until_a_key() -> None:
+    player = Player(BOOK, "slots")
+    player.begin()
+    reading = Reading(BOOK)
+    reading.say("the lab is being started")
+    assert reading.frame(player.view, 80, 24).lines[-2].text == "the lab is being started"
+    reading.press(Key.REDRAW, player.view, 80, 24)
+    assert reading.frame(player.view, 80, 24).lines[-2].text == ""

@@ -7,8 +7,8 @@ import errno
 
 import pytest
 
-from pyvmm.demo.telling.acts import Attack, Boot, Look, Operate, Road
-from pyvmm.demo.telling.chapter import Step
+from pyvmm.demo.telling.acts import Attack, Boot, Look, Operate, Road, act_words, parse_act
+from pyvmm.demo.telling.chapter import StageKind, Step
 from pyvmm.demo.telling.outcomes import (
     Answer,
     Content,
@@ -21,6 +21,7 @@ from pyvmm.demo.telling.outcomes import (
     StageHost,
 )
 from pyvmm.demo.telling.player import Moment
+from pyvmm.demo.telling.usages import usages
 from pyvmm.demo.terminal import text
 from pyvmm.demo.terminal.lines import Line, Tone
 from pyvmm.demo.terminal.parts import Part, in_order, parts
@@ -28,6 +29,7 @@ from pyvmm.demo.terminal.text_calls import calls
 from pyvmm.demo.terminal.text_memory import memory
 from pyvmm.demo.terminal.text_pins import pins
 from pyvmm.hosts.call_record import Field, Made, SystemCall, number_field
+from pyvmm.lifetime.operation_words import parse_operation
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GIB, MIB, GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
@@ -248,3 +250,28 @@ def test_a_stage_that_is_not_the_real_thing_says_so() -> None:
     assert words(text.not_real(Staged(StageHost.KVM, "6.12"), 80)) == []
     assert text.host_words(Staged(StageHost.LAB, "7.3")) == "the lab, Linux 7.3"
     assert text.host_words(Staged(StageHost.MACHINE)) == "the model of lifetimes"
+
+
+@pytest.mark.parametrize("kind", StageKind)
+def test_what_may_be_typed_is_an_act_once_its_arguments_are_there(kind: StageKind) -> None:
+    lines = list(usages(kind))
+    assert len(set(lines)) == len(lines) > 5
+    for line in lines:
+        first, *arguments = line.split()
+        if first == "operate":
+            (given,) = arguments
+            act = parse_act(f"operate {given.replace('[', '').replace(']', '')}")
+            assert isinstance(act, Operate)
+            parse_operation(act.operation)
+            continue
+        required = [one for one in arguments if not one.startswith("[")]
+        words_ = [one.split("|")[0] if "|" in one else "0" for one in required]
+        if first == "attack":
+            words_[0] = Road.CORE.value
+        assert act_words(parse_act(" ".join((first, *words_)))).startswith(first)
+
+
+def test_operations_are_named_with_their_numbers() -> None:
+    lines = list(usages(StageKind.PINS))
+    assert "operate create-vm[:vm=0]" in lines or "operate create-vm" in lines
+    assert "operate bind[:vm=0,file=0,slot=0,page=0]" in lines
