@@ -15,6 +15,7 @@ from pyvmm.demo.page.parts import PARTS, moment_html, view_html
 from pyvmm.demo.telling.chapter import Chapter
 from pyvmm.demo.telling.player import Phase, Plain, Player, View
 from tests.demo.page.html_tree import Element, tree
+from tests.demo.page.own_book import OWN
 from tests.demo.page.told import HOSTILE, hostile, told
 
 chapters = pytest.mark.parametrize("chapter", BOOK.chapters, ids=lambda one: one.id)
@@ -49,7 +50,7 @@ def check(elements: list[Element]) -> None:
 
 @chapters
 def test_every_moment_is_well_formed_and_says_where_it_ran(chapter: Chapter) -> None:
-    run = told(chapter.id)
+    run = told(chapter.id, BOOK)
     assert run.ended == ""
     assert len(run.moments) == len(chapter.steps)
     for number, moment in enumerate(run.moments):
@@ -65,7 +66,7 @@ def test_every_moment_is_well_formed_and_says_where_it_ran(chapter: Chapter) -> 
 
 @chapters
 def test_every_picture_has_a_table_that_says_the_same(chapter: Chapter) -> None:
-    for number, moment in enumerate(told(chapter.id).moments):
+    for number, moment in enumerate(told(chapter.id, BOOK).moments):
         parts = moment_html(chapter, moment, f"m{number}")
         for name in ("pages", "graph"):
             for figure in (one for one in tree(parts[name]).walk() if one.name == "figure"):
@@ -133,13 +134,13 @@ def test_structures_are_spelled_out_field_by_field() -> None:
     known = {
         call.request
         for one in BOOK.chapters
-        for m in told(one.id).moments
+        for m in told(one.id, BOOK).moments
         for call in (m.outcome.calls)
         if call.name == "ioctl"
     }
     assert known <= REQUESTS.keys()
     for one in BOOK.chapters:
-        for made in (call for m in told(one.id).moments for call in m.outcome.calls):
+        for made in (call for m in told(one.id, BOOK).moments for call in m.outcome.calls):
             if made.structure in FIELDS:
                 fields = {
                     each.name
@@ -150,7 +151,7 @@ def test_structures_are_spelled_out_field_by_field() -> None:
 
 
 def test_views_of_every_phase() -> None:
-    player = Player(BOOK, "guest-memfd")
+    player = Player(OWN, "guest-memfd")
     player.begin()
     opening = view_html(player.view)
     assert opening["status"] == "A stage is being opened."
@@ -195,7 +196,7 @@ def test_views_of_every_phase() -> None:
 
 
 def test_a_view_from_its_player() -> None:
-    player = Player(BOOK, "slots")
+    player = Player(OWN, "slots")
     player.begin()
     player.move(Plain.NEXT)
     assert "wait until it is done" in view_html(player.view)["says"]

@@ -8,11 +8,11 @@ from functools import cache
 
 import trio
 
-from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.page.handout import ToldChapter
 from pyvmm.demo.page.run_through import run_through
 from pyvmm.demo.playing import playing
 from pyvmm.demo.telling.acts import Road
+from pyvmm.demo.telling.chapter import Book
 from pyvmm.demo.telling.links import chapter_named
 from pyvmm.demo.telling.outcomes import (
     Answer,
@@ -32,17 +32,18 @@ from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.rules.abi import PAGE_SIZE
+from tests.demo.page.own_book import OWN
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\u202e&\"'\udcff"
 
 
 @cache
-def told(name: str = "guest-memfd") -> ToldChapter:
+def told(name: str = "guest-memfd", book: Book = OWN) -> ToldChapter:
     """A chapter on the model."""
-    chapter = chapter_named(name, BOOK)
+    chapter = chapter_named(name, book)
 
     async def main() -> list[ToldChapter]:
-        async with playing(Player(BOOK, chapter.id), StageHost.MODEL) as reader:
+        async with playing(Player(book, chapter.id), StageHost.MODEL) as reader:
             await reader.begin()
             return await run_through(reader, [chapter])
 
