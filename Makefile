@@ -89,6 +89,11 @@ blocking: $(TOOLS) ## make the blocking twins of a machine's objects, and of the
 	$(BIN)/python -m tests.testing.generate_blocking_tests >$(VM_TESTS).new && mv $(VM_TESTS).new $(VM_TESTS)
 	$(BIN)/ruff format -q $(OBJECTS) $(VM) $(TESTS) $(VM_TESTS)
 
+.PHONY: screenshots
+screenshots: $(TOOLS) guests ## the README's pictures of the demo, made by the demo
+	@./setup-system browser
+	$(BIN)/python -m tests.demo.pictures docs/pictures
+
 .PHONY: bench
 bench: $(TOOLS) guests ## the benchmarks, as ratios against C and QEMU measured in the same run
 	@./setup-system bench

@@ -18,7 +18,10 @@ _LETTERS = (
     (".", "no memory any more"),
     ("*", "changed in this step"),
 )
-_SQUARES = "left square: the kernel holds a page of the guest_memfd; right: one of the host's"
+_SQUARES = (
+    "squares are filled where the kernel holds a page: the left one in the guest_memfd, the right "
+    "one in the host's memory"
+)
 
 
 def pages_html(now: Observed, before: Observed | None, ids: str) -> str:
