@@ -30,6 +30,7 @@ def written(*chapters: ToldChapter) -> str:
     return handout_html(chapters, script=script(), style=style())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [one.id for one in BOOK.chapters])
 def test_a_chapter_is_small_and_whole_without_scripts(name: str) -> None:
     run = told(name, BOOK)
@@ -94,6 +95,7 @@ def test_a_question_that_nothing_answers_is_told() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_chapter_or_all(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def check(elements: list[Element]) -> None:
         assert {one.attributes["role"] for one in grid.children if one.name == "g"} == {"row"}
 
 
+@pytest.mark.slow
 @chapters
 def test_every_moment_is_well_formed_and_says_where_it_ran(chapter: Chapter) -> None:
     run = told(chapter.id, BOOK)
@@ -64,6 +65,7 @@ def test_every_moment_is_well_formed_and_says_where_it_ran(chapter: Chapter) -> 
             assert call.request in tree(parts["calls"]).text
 
 
+@pytest.mark.slow
 @chapters
 def test_every_picture_has_a_table_that_says_the_same(chapter: Chapter) -> None:
     for number, moment in enumerate(told(chapter.id, BOOK).moments):
@@ -120,6 +122,7 @@ def test_a_moment_tells_prediction_and_outcome_beside_each_other() -> None:
     assert "kvm_check_memslot_overlap" in outcome(None)
 
 
+@pytest.mark.slow
 def test_structures_are_spelled_out_field_by_field() -> None:
     run = told("slots")
     moment = next(one for one in run.moments if one.step.id == "slot")

@@ -32,28 +32,18 @@ def terminal(folder: Path) -> None:
 
 
 def page(folder: Path) -> None:
-    """A conversion, with what was predicted, on a wide and on a narrow screen."""
+    """A conversion, with what was predicted."""
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         file = Path(name) / "run.html"
         assert main(["demo", "--host", "model", "--html", str(file), "conversion"]) == 0
         browser = playwright.chromium.launch(executable_path=_CHROMIUM)
-        for picture, width, height, scheme in (
-            ("demo-page", 1240, 940, "light"),
-            ("demo-phone", 390, 844, "dark"),
-        ):
-            context = browser.new_context(
-                viewport={"width": width, "height": height},
-                color_scheme="dark" if scheme == "dark" else "light",
-                reduced_motion="reduce",
-                offline=True,
-            )
-            shown = context.new_page()
-            shown.goto(f"{file.as_uri()}#conversion/ask")
-            shown.keyboard.press("1")
-            if width < 1000:
-                shown.locator(".moment.at svg.page-map").scroll_into_view_if_needed()
-            shown.screenshot(path=folder / f"{picture}.png")
-            context.close()
+        context = browser.new_context(
+            viewport={"width": 1240, "height": 940}, reduced_motion="reduce", offline=True
+        )
+        shown = context.new_page()
+        shown.goto(f"{file.as_uri()}#conversion/ask")
+        shown.keyboard.press("1")
+        shown.screenshot(path=folder / "demo-page.png")
         browser.close()
 
 
