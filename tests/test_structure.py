@@ -48,7 +48,8 @@ PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors", "typed_value
 PURE_MODULES = {
     "hosts": (
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
-        "call_fields", "call_record", "held_ranges", "owner", "pit", "saveable", "saved_state",
+        "call_fields", "call_record", "held_ranges", "owner", "page_held", "pit", "posted_ring",
+        "saveable", "saved_state",
     ),
     "qmp": (
         "__init__", "wire", "session", "command", "event_names", "core_file",

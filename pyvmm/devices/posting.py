@@ -3,7 +3,7 @@
 
 Most of a console's port accesses change nothing that the guest could see: a byte for the
 transmitter, a look at a status that has been the same for a while. A host can take those without
-leaving for Python (`pyvmm.hosts.interface.PostedRing.post_port`), if the device says which.
+leaving for Python (`pyvmm.hosts.posted_ring.PostedRing.post_port`), if the device says which.
 
 The contract between a `pyvmm.devices.protocols.PostingDevice` and whoever runs the machine:
 

@@ -16,6 +16,7 @@ _REGION = "struct kvm_userspace_memory_region"
 _REGION2 = "struct kvm_userspace_memory_region2"
 _FILE = "struct kvm_create_guest_memfd"
 _ATTRIBUTES = "struct kvm_memory_attributes"
+_FILE_ATTRIBUTES = "struct kvm_memory_attributes2"
 _REGS = "struct kvm_regs"
 
 
@@ -76,6 +77,21 @@ def attributes_fields(gpa: int, size: int, attributes: int) -> tuple[str, tuple[
         ("attributes", attributes, 8, 16),
         ("flags", 0, 8, 24),
     )
+
+
+def file_attributes_fields(
+    offset: int, size: int, attributes: int
+) -> tuple[str, tuple[Field, ...]]:
+    """(C type, fields) of KVM_SET_MEMORY_ATTRIBUTES2, as posted: the offset is the file's."""
+    fields = _numbers(
+        _FILE_ATTRIBUTES,
+        ("offset", offset, 8, 0),
+        ("size", size, 8, 8),
+        ("attributes", attributes, 8, 16),
+        ("flags", 0, 8, 24),
+        ("error_offset", 0, 8, 32),
+    )
+    return _FILE_ATTRIBUTES, (*fields, _zeroes("reserved", 40, 88))
 
 
 def regs_fields(regs: Regs) -> tuple[str, tuple[Field, ...]]:

@@ -117,6 +117,10 @@ _MEANINGS: Mapping[str, Mapping[str, Callable[[int], str]]] = {
         "size": in_units,
         "attributes": lambda value: flag_names(MemoryAttribute(value)) or "shared",
     },
+    "struct kvm_memory_attributes2": {
+        "size": in_units,
+        "attributes": lambda value: flag_names(MemoryAttribute(value)) or "shared",
+    },
     "struct kvm_pre_fault_memory": {"size": in_units},
 }
 

@@ -61,3 +61,8 @@ class Capabilities(NamedTuple):
     disable_exits: int  # KVM_CAP_X86_DISABLE_EXITS (143), a mask
     user_space_msr: int  # KVM_CAP_X86_USER_SPACE_MSR (188), a mask
     physical_address_bits: int  # CPUID 0x80000008 EAX[7:0] of KVM_GET_SUPPORTED_CPUID
+    file_attributes: MemoryAttribute = MemoryAttribute(0)
+    """KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES: those of KVM_SET_MEMORY_ATTRIBUTES2, in place.
+
+    Its number differs between postings, so that KVM is asked by the ioctl itself.
+    """

@@ -19,6 +19,7 @@ from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.held_ranges import HeldRanges
 from pyvmm.hosts.interrupts import VmInterrupts
 from pyvmm.hosts.owner import Owned
+from pyvmm.hosts.posted_ring import PostedRing
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saveable import SaveableVcpu, SaveableVm
 
@@ -115,6 +116,22 @@ class GuestMemfd(Owned, Protocol):
 
     def punch_hole(self, offset: int, size: int) -> None:
         """Free the pages of [offset, offset + size), file offsets in bytes, page-aligned."""
+        ...
+
+    def set_attributes(self, offset: int, size: int, attributes: MemoryAttribute) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES2, as posted: convert [offset, offset + size) in place.
+
+        File offsets in bytes, page-aligned. Raises `HostLacksError` where files keep no attributes
+        (`Capabilities.file_attributes`), `PageHeldError` where somebody holds a page that is to
+        become private: then nothing has changed.
+        """
+        ...
+
+    def hold_page(self, offset: int) -> Owned:
+        """Keep a reference on the page at a file offset in bytes, as direct I/O does, until closed.
+
+        Raises `SystemCallError`: with EFAULT where the host cannot touch it.
+        """
         ...
 
     def resident(self, offset: int, size: int) -> int:
@@ -270,26 +287,6 @@ class Vcpu(Owned, SaveableVcpu, BreakableVcpu, Protocol):
 
     def exit_counts(self) -> Mapping[str, int]:
         """Exits so far by the name of their reason."""
-        ...
-
-
-class PostedRing(Owned, Protocol):
-    """Port writes that vCPUs' fast paths took without leaving for Python, in order per vCPU."""
-
-    def post_port(self, port: int, *, write: bool, read_value: int | None) -> None:
-        """Let the VM's vCPUs' fast paths answer single-byte accesses to `port`. Any thread.
-
-        `write`: a write is appended to the ring instead of ending `run`. `read_value`:
-        a read gives this byte; None ends `run` as usual. Both off: the port is ordinary again.
-        """
-        ...
-
-    def fileno(self) -> int:
-        """An eventfd that is readable when there is something to drain."""
-        ...
-
-    def drain(self) -> list[tuple[int, bytes]]:
-        """Take everything: (port, bytes written to it), adjacent writes to a port joined."""
         ...
 
 

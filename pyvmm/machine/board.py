@@ -16,7 +16,7 @@ from pyvmm.devices.bus import Bus, BusRange
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
 from pyvmm.devices.protocols import Backend, Guard, Saveable, is_saveable
 from pyvmm.errors import UsageError
-from pyvmm.hosts.interface import PostedRing
+from pyvmm.hosts.posted_ring import PostedRing
 from pyvmm.machine.posted_writes import PostedWrites
 
 SavedDevice = tuple[str, object]

@@ -14,7 +14,7 @@ import threading
 from pyvmm.devices.placement import PlacedDevice, Space
 from pyvmm.devices.posting import PortPosting
 from pyvmm.devices.protocols import PostingDevice, is_posting
-from pyvmm.hosts.interface import PostedRing
+from pyvmm.hosts.posted_ring import PostedRing
 
 
 class PostedWrites:

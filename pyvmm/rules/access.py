@@ -164,13 +164,15 @@ def guest_access(access: GuestAccess) -> AccessOutcome:
 class HostAccess:
     """The host touches its mapping of a guest_memfd at file offset `offset`, in bytes.
 
-    `poisoned`: the page there has a memory error.
+    `poisoned`: the page there has a memory error. `private`: its attribute where the file keeps
+    them (`rules.in_place`); None where its flags decide for all pages.
     """
 
     offset: int
     file_size: int
     flags: int
     poisoned: bool = False
+    private: bool | None = None
 
 
 class BusError(enum.Enum):
@@ -178,6 +180,7 @@ class BusError(enum.Enum):
 
     BEYOND_END = "beyond the end of the file"
     PRIVATE = "the file's memory is private: created without GUEST_MEMFD_FLAG_INIT_SHARED"
+    CONVERTED = "the page is private by the file's attributes"
     POISONED = "the page has a memory error"
 
 
@@ -185,7 +188,9 @@ def host_access(access: HostAccess) -> ServedByGuestMemfd | BusError:
     """Decide the outcome of a host's access (``kvm_gmem_fault_user_mapping``, ``__do_fault``)."""
     if access.offset >= access.file_size:
         return BusError.BEYOND_END
-    if not access.flags & GUEST_MEMFD_FLAG_INIT_SHARED:
+    if access.private:
+        return BusError.CONVERTED
+    if access.private is None and not access.flags & GUEST_MEMFD_FLAG_INIT_SHARED:
         return BusError.PRIVATE
     if access.poisoned:  # __do_fault: PageHWPoison; where it was mapped before, do_swap_page
         return BusError.POISONED

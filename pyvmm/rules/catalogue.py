@@ -9,6 +9,7 @@ from typing import Any
 from pyvmm.rules.attributes import SET_ATTRIBUTES
 from pyvmm.rules.creation import CREATE_GUEST_MEMFD
 from pyvmm.rules.files import FALLOCATE, FILE_CALLS, MMAP
+from pyvmm.rules.in_place import SET_FILE_ATTRIBUTES
 from pyvmm.rules.memslots import SET_REGION
 from pyvmm.rules.rule import Rule
 
@@ -16,6 +17,7 @@ REFUSALS: Mapping[str, tuple[Rule[Any], ...]] = {
     "KVM_CREATE_GUEST_MEMFD": CREATE_GUEST_MEMFD,
     "KVM_SET_USER_MEMORY_REGION2": SET_REGION,
     "KVM_SET_MEMORY_ATTRIBUTES": SET_ATTRIBUTES,
+    "KVM_SET_MEMORY_ATTRIBUTES2": SET_FILE_ATTRIBUTES,
     "fallocate": FALLOCATE,
     "mmap": MMAP,
     "read, write, lseek, ftruncate": FILE_CALLS,

@@ -24,8 +24,11 @@ class CreateGuestMemfd:
 
 
 def supported_flags(private_vm: bool, profile: Profile) -> int:
-    """The flags that a VM may create a file with (``kvm_gmem_get_supported_flags``)."""
-    if private_vm:
+    """The flags that a VM may create a file with (``kvm_gmem_get_supported_flags``).
+
+    Where files keep attributes, one of a VM with private memory may start shared, too (as posted).
+    """
+    if private_vm and not profile.file_attributes:
         return profile.guest_memfd_flags & ~GUEST_MEMFD_FLAG_INIT_SHARED
     return profile.guest_memfd_flags
 

@@ -33,6 +33,8 @@ class Profile:
     `guest_memfd_flags`: those of KVM_CREATE_GUEST_MEMFD that exist at all (api.rst 4.142).
     `default_vm_binds`: whether a VM without private memory takes KVM_MEM_GUEST_MEMFD.
     `attributes`: what KVM_SET_MEMORY_ATTRIBUTES knows; None where there is no such ioctl.
+    `file_attributes`: what KVM_SET_MEMORY_ATTRIBUTES2 of a guest_memfd knows, as posted; None where
+    there is no such ioctl. With one of them the other is 0: a module's parameter chooses.
     `bound_twice`: the errno of binding a range of a file that is bound already.
     `no_such_descriptor`: the errno of binding a descriptor that is not open.
     `physical_address_bits`: the width of guest-physical addresses.
@@ -43,6 +45,7 @@ class Profile:
     guest_memfd_flags: int = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
     default_vm_binds: bool = True
     attributes: int | None = KVM_MEMORY_ATTRIBUTE_PRIVATE
+    file_attributes: int | None = None
     bound_twice: int = errno.EEXIST
     no_such_descriptor: int = errno.EBADF
     physical_address_bits: int = 52
@@ -72,4 +75,9 @@ UNDER_REVIEW = Profile(
 )
 """The patch that the mail answers: ``fget`` failing gives EINVAL."""
 
-PROFILES = (MAINLINE, EARLIER, SHARED_ONLY, FIRST_MERGED, UNDER_REVIEW)
+IN_PLACE = Profile(
+    "in place (as posted)", attributes=0, file_attributes=KVM_MEMORY_ATTRIBUTE_PRIVATE
+)
+"""Mainline with the series for conversion in place, and with gmem_in_place_conversion on."""
+
+PROFILES = (MAINLINE, EARLIER, SHARED_ONLY, FIRST_MERGED, UNDER_REVIEW, IN_PLACE)

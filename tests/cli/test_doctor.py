@@ -52,7 +52,7 @@ def test_the_tables_have_every_finding(capsys: pytest.CaptureFixture[str]) -> No
 def test_without_kvm_it_still_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(_self: System) -> None:
+    def missing(_self: System, **_options: object) -> None:
         raise HostLacksError("open /dev/kvm", "it does [not] exist", "load the module")
 
     monkeypatch.setattr(System, "__init__", missing)
@@ -72,7 +72,7 @@ def test_without_kvm_it_still_answers(
 def test_without_kvm_and_without_unicorn_a_run_names_both(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(_self: System) -> None:
+    def missing(_self: System, **_options: object) -> None:
         raise HostLacksError("open /dev/kvm", "no such device", "load the module")
 
     monkeypatch.setattr("pyvmm.hosts.model.unicorn_library.is_installed", lambda: False)

@@ -11,10 +11,12 @@ from pyvmm.rules.abi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_ME
 from pyvmm.rules.attributes import SetAttributes
 from pyvmm.rules.creation import CreateGuestMemfd
 from pyvmm.rules.files import Fallocate, FileCall, Mmap
+from pyvmm.rules.in_place import SetFileAttributes
 from pyvmm.rules.memslots import GuestMemfdFile, NoGuestMemfd, SetRegion, Slot
 from pyvmm.rules.profile import (
     EARLIER,
     FIRST_MERGED,
+    IN_PLACE,
     MAINLINE,
     SHARED_ONLY,
     UNDER_REVIEW,
@@ -153,6 +155,31 @@ def attributes() -> list[Case]:
     return [*cases, Case(op, replace(good, private_vm=False), "ENOTTY", SHARED_ONLY)]
 
 
+def attributes_of_files() -> list[Case]:
+    """As the posted series reads: no kernel has answered yet."""
+    op = "KVM_SET_MEMORY_ATTRIBUTES2"
+    good = SetFileAttributes(PAGE, 2 * PAGE, 8, 4 * PAGE)
+    answers = [
+        (good, OK), (replace(good, attributes=0), OK), (replace(good, offset=2 * PAGE), OK),
+        (replace(good, offset=0, size=4 * PAGE), OK), (replace(good, flags=1), "EINVAL"),
+        (replace(good, attributes=1), "EINVAL"), (replace(good, attributes=9), "EINVAL"),
+        (replace(good, private_vm=False), "EINVAL"), (replace(good, size=0), "EINVAL"),
+        (replace(good, private_vm=False, attributes=0), OK),
+        (replace(good, size=1), "EINVAL"), (replace(good, offset=1), "EINVAL"),
+        (replace(good, offset=3 * PAGE), "EINVAL"), (replace(good, offset=4 * PAGE), "EINVAL"),
+        (replace(good, offset=2**64 - PAGE, size=PAGE), "EINVAL"),
+    ]  # fmt: skip
+    cases = [Case(op, request, answer, IN_PLACE) for request, answer in answers]
+    of_vm = SetAttributes(0, PAGE, 8, True)
+    return [
+        *cases,
+        Case(op, good, "ENOTTY", MAINLINE),
+        # One of the two keeps attributes.
+        Case("KVM_SET_MEMORY_ATTRIBUTES", of_vm, "EINVAL", IN_PLACE),
+        Case("KVM_CREATE_GUEST_MEMFD", CreateGuestMemfd(PAGE, 3, True), OK, IN_PLACE),
+    ]
+
+
 def file_operations() -> list[Case]:
     last = 2**63 - PAGE
     cases = [
@@ -192,4 +219,4 @@ def file_operations() -> list[Case]:
     return cases
 
 
-CASES = [*creations(), *regions(), *attributes(), *file_operations()]
+CASES = [*creations(), *regions(), *attributes(), *attributes_of_files(), *file_operations()]

@@ -21,7 +21,9 @@ from pyvmm.demo.telling.acts import (
     Act,
     Actor,
     Close,
+    ConvertInPlace,
     Duplicate,
+    HoldPage,
     Hole,
     MakeFile,
     MakeVm,
@@ -42,10 +44,23 @@ from pyvmm.hosts.model.recorded import RecordedModelSystem
 from pyvmm.hosts.model.refusals import RefusedByRuleError
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.owner import Owner
+from pyvmm.hosts.page_held import PageHeldError
 from pyvmm.rules.catalogue import REFUSALS
-from pyvmm.rules.profile import MAINLINE, SHARED_ONLY, Profile
+from pyvmm.rules.in_place import HELD
+from pyvmm.rules.profile import IN_PLACE, MAINLINE, SHARED_ONLY, Profile
 
-_JUDGED = MakeVm | MakeFile | SetSlot | SetAttributes | MapFile | Hole | Close | Duplicate
+_JUDGED = (
+    MakeVm
+    | MakeFile
+    | SetSlot
+    | SetAttributes
+    | MapFile
+    | Hole
+    | Close
+    | Duplicate
+    | ConvertInPlace
+    | HoldPage
+)
 """Acts that the rules are asked about; a guest's access has rules of its own."""
 _SOURCES: Mapping[str, str] = {
     rule.name: rule.source for rules in REFUSALS.values() for rule in rules
@@ -55,14 +70,15 @@ _SOURCES: Mapping[str, str] = {
 class BareStage(Owner):
     """A stage without a running guest. One thread; closing it frees everything on it."""
 
-    def __init__(self, host: StageHost, why: str = "") -> None:
+    def __init__(self, host: StageHost, why: str = "", *, in_place: bool = False) -> None:
         """`why` it is not on the host that one would expect.
 
-        Raises `HostLacksError` where there is no such host, `NoPermissionError`.
+        `in_place`: on the model, files keep which pages are private, as posted for Linux. Raises
+        `HostLacksError` where there is no such host, `NoPermissionError`.
         """
         is_kvm = host is StageHost.KVM
         self._taken = TakenRuns(Made.KERNEL if is_kvm else Made.MODEL)
-        self._system, profile = _open(host, self._taken)
+        self._system, profile = _open(host, self._taken, in_place=in_place)
         self._objects = StageObjects(self._system)
         self._rules: StageObjects | None = None
         self._seen = SeenVms(None)
@@ -81,7 +97,11 @@ class BareStage(Owner):
     async def do(self, act: Act) -> Outcome:
         """Carry an act out. Raises `UsageError` for one that cannot be asked for here."""
         began = time.perf_counter()
-        done, refusal = _done(self._objects, act)
+        try:
+            done, refusal = _done(self._objects, act)
+        except UsageError:
+            self._taken.take_access()
+            raise
         seconds = time.perf_counter() - began
         accessed = done if isinstance(done, Accessed) else None
         if isinstance(act, Read | Write) and act.who is Actor.GUEST:
@@ -143,15 +163,18 @@ class BareStage(Owner):
         self._system.close()
 
 
-def _open(host: StageHost, taken: Taken) -> tuple[interface.System, Profile]:
+def _open(host: StageHost, taken: Taken, *, in_place: bool) -> tuple[interface.System, Profile]:
     if host is StageHost.MODEL:
-        return RecordedModelSystem(MAINLINE, recorder=taken), MAINLINE
+        profile = IN_PLACE if in_place else MAINLINE
+        return RecordedModelSystem(profile, recorder=taken), profile
     if host is not StageHost.KVM:
         raise HostLacksError("open a stage", f"a stage on the {host.value} is opened inside of it")
     from pyvmm.hosts.kvm.system import System
 
     system = System(recorder=taken)
     has_attributes = bool(system.capabilities().memory_attributes)
+    if system.capabilities().file_attributes:
+        return system, IN_PLACE
     return system, MAINLINE if has_attributes else SHARED_ONLY
 
 
@@ -163,6 +186,8 @@ def _offers(has: Capabilities) -> frozenset[Need]:
         found.add(Need.MAPPED_FILES)
     if has.memory_attributes & MemoryAttribute.PRIVATE:
         found.add(Need.PRIVATE)
+    if has.file_attributes & MemoryAttribute.PRIVATE:
+        found.add(Need.IN_PLACE)
     return frozenset(found)
 
 
@@ -186,6 +211,9 @@ def _compared(refusal: SystemCallError | None, judged: SystemCallError | None) -
 
 
 def _by_rule(refusal: SystemCallError) -> Explained:
+    if isinstance(refusal, PageHeldError):
+        cause = f"{HELD.cause}: at file offset {refusal.error_offset:#x}"
+        return Explained(HELD.name, cause, HELD.source)
     if not isinstance(refusal, RefusedByRuleError):
         return Explained("", refusal.cause, "")
     found = refusal.refusal

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TypeVar
@@ -26,7 +27,9 @@ from pyvmm.demo.telling.acts import (
     Act,
     Actor,
     Close,
+    ConvertInPlace,
     Duplicate,
+    HoldPage,
     Hole,
     Look,
     MakeFile,
@@ -38,7 +41,7 @@ from pyvmm.demo.telling.acts import (
     Thing,
     Write,
 )
-from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.errors import HostLacksError, SystemCallError, UsageError
 from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
@@ -47,7 +50,12 @@ from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState, PageStates
 from pyvmm.replay.guest import PLACE, SIZE, SLOT, Guest, put_program
-from pyvmm.rules.abi import ADDRESS_END, FILE_OFFSET_END, PAGE_SIZE
+from pyvmm.rules.abi import (
+    ADDRESS_END,
+    FILE_OFFSET_END,
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    PAGE_SIZE,
+)
 from pyvmm.rules.memslots import is_guest_memfd_only
 
 T = TypeVar("T")
@@ -110,6 +118,10 @@ class StageObjects(Owner):
                 self.things.mappings[number] = MappingOnStage(mapping, number)
             case Hole(file=number, offset=offset, size=size):
                 self._open_file(number).file.punch_hole(offset, size)
+            case ConvertInPlace():
+                self._convert_in_place(act)
+            case HoldPage():
+                self._hold_page(act)
             case Look():
                 pass
             case _:
@@ -129,7 +141,47 @@ class StageObjects(Owner):
         self._limit(act.size)
         vm = self._open_vm(act.vm).vm
         file = vm.create_guest_memfd(act.size, GuestMemfdFlag(act.flags))
-        self.things.files[act.file] = FileOnStage(file, act.vm, act.flags)
+        sides = self._sides_of(act)
+        self.things.files[act.file] = FileOnStage(file, act.vm, act.flags, sides)
+
+    def _sides_of(self, act: MakeFile) -> PageStates | None:
+        """Sides of a new file's pages, where files keep them."""
+        private_vm = self.things.vms[act.vm].private
+        if not private_vm or not self._system.capabilities().file_attributes:
+            return None
+        sides = PageStates()
+        shared = act.flags & GUEST_MEMFD_FLAG_INIT_SHARED
+        sides.add(GpaRange(0, act.size), PageState.SHARED if shared else PageState.PRIVATE)
+        return sides
+
+    def _convert_in_place(self, act: ConvertInPlace) -> None:
+        on_stage = self._open_file(act.file)
+        private = act.side is Side.PRIVATE
+        attributes = MemoryAttribute.PRIVATE if private else MemoryAttribute(0)
+        try:
+            on_stage.file.set_attributes(act.offset, act.size, attributes)
+        except HostLacksError as error:
+            # This one is the kernel's answer, too.
+            raise SystemCallError(error.attempt, errno.ENOTTY, error.cause) from error
+        if on_stage.sides is not None:
+            state = PageState.PRIVATE if private else PageState.SHARED
+            on_stage.sides.set(GpaRange(act.offset, act.offset + act.size), state)
+
+    def _hold_page(self, act: HoldPage) -> None:
+        on_stage = self._open_file(act.file)
+        page = act.offset // PAGE_SIZE * PAGE_SIZE
+        if not act.held:
+            if page not in on_stage.held:
+                raise UsageError(_ATTEMPT, f"nobody holds the page at {page:#x}")
+            on_stage.held.pop(page).close()
+            return
+        if act.offset >= on_stage.file.size:
+            raise UsageError(_ATTEMPT, f"file {act.file} has {on_stage.file.size:#x} bytes")
+        if page in on_stage.held:
+            raise UsageError(_ATTEMPT, f"the page at {page:#x} is held already")
+        if len(on_stage.held) >= MOST:
+            raise UsageError(_ATTEMPT, f"{MOST} pages of the file are held, the most here")
+        on_stage.held[page] = on_stage.file.hold_page(page)
 
     def _set_slot(self, act: SetSlot) -> None:
         on_stage = self._open_vm(act.vm)

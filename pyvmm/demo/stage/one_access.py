@@ -77,7 +77,7 @@ def judge(things: Things, on_stage: VmOnStage, gpa: int, *, write: bool) -> Acce
             gpa // PAGE_SIZE * PAGE_SIZE,
             write,
             PrivateBy.ATTRIBUTES if on_stage.private else PrivateBy.NOBODY,
-            on_stage.sides.state_at(gpa) is PageState.PRIVATE,
+            on_stage.state_at(gpa) is PageState.PRIVATE,
             known,
             bound,
             host_mapped=slot is not None and slot.side is not None,
@@ -101,7 +101,9 @@ def _explained(access: Access, judged: AccessOutcome) -> Explained | None:
 
 def host_fault(file: FileOnStage, offset: int, number: int) -> Accessed:
     """Outcome of the host's access to a mapping of a file that failed with errno `number`."""
-    judged = host_access(HostAccess(offset, file.file.size, file.flags))
+    judged = host_access(
+        HostAccess(offset, file.file.size, file.flags, private=file.is_private(offset))
+    )
     if not isinstance(judged, BusError):
         return Accessed(None, number, Explained("", "by the rules it should have worked", ""))
     cause = f"{judged.value}; who touches it gets SIGBUS, where a system call gets EFAULT"

@@ -10,6 +10,7 @@ from pyvmm.demo.telling.outcomes import Resident
 from pyvmm.errors import HostLacksError
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.memslots import is_guest_memfd_only
 
@@ -26,6 +27,9 @@ def resident(things: Things) -> Iterator[Resident]:
                 gpa = slot.act.gpa - start
                 for low, high in _runs(count, start, start + slot.act.size):
                     found[side].append(GpaRange(gpa + low, gpa + high))
+            for side, low, high in _in_place(things, slot):
+                gpa = slot.act.gpa - slot.act.file_offset
+                found[side].append(GpaRange(gpa + low, gpa + high))
         for side in (Side.PRIVATE, Side.SHARED):
             yield from (Resident(number, side, range_) for range_ in sorted(found[side]))
 
@@ -35,7 +39,7 @@ def _sources(things: Things, slot: SlotOnStage) -> Iterator[tuple[Side, Count, i
     if slot.side is not None:
         yield Side.SHARED, slot.side.resident, 0
     file = slot.file
-    if file is None or not things.lives(file):
+    if file is None or not things.lives(file) or file.sides is not None:
         return
     side = Side.SHARED if is_guest_memfd_only(file.flags) else Side.PRIVATE
     if file.is_open:
@@ -45,6 +49,18 @@ def _sources(things: Things, slot: SlotOnStage) -> Iterator[tuple[Side, Count, i
         if things.files.get(one.file) is file:
             yield side, one.mapping.resident, slot.act.file_offset
             return
+
+
+def _in_place(things: Things, slot: SlotOnStage) -> Iterator[tuple[Side, int, int]]:
+    """Of a file that keeps the sides: (side, start, end) of what is resident, file offsets."""
+    file = slot.file
+    if file is None or file.sides is None or not things.lives(file) or not file.is_open:
+        return
+    start = slot.act.file_offset
+    for run in file.sides.runs(GpaRange(start, start + slot.act.size)):
+        side = Side.PRIVATE if run.state is PageState.PRIVATE else Side.SHARED
+        for low, high in _runs(file.file.resident, run.range.start, run.range.end):
+            yield side, low, high
 
 
 def _runs(count: Count, start: int, end: int) -> Iterator[tuple[int, int]]:

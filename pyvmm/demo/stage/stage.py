@@ -67,8 +67,9 @@ async def open_stage(
 
 
 def _opened(needs: frozenset[Need], wish: StageHost | None) -> BareStage:
+    in_place = Need.IN_PLACE in needs
     if wish is not None:
-        stage = BareStage(wish)
+        stage = BareStage(wish, in_place=in_place)
         lacking = _lacking(stage, needs)
         if not lacking:
             return stage
@@ -79,11 +80,13 @@ def _opened(needs: frozenset[Need], wish: StageHost | None) -> BareStage:
     try:
         stage = BareStage(StageHost.KVM)
     except PyvmmError as error:
-        return BareStage(StageHost.MODEL, f"there is no KVM to be used: {error.cause}")
+        why = f"there is no KVM to be used: {error.cause}"
+        return BareStage(StageHost.MODEL, why, in_place=in_place)
     lacking = _lacking(stage, needs)
     if lacking:
         stage.close()
-        return BareStage(StageHost.MODEL, f"this machine's KVM has no {lacking}")
+        why = f"this machine's KVM has no {lacking}"
+        return BareStage(StageHost.MODEL, why, in_place=in_place)
     return stage
 
 

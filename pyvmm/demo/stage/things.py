@@ -15,22 +15,32 @@ from pyvmm.demo.telling.acts import SetSlot
 from pyvmm.hosts import interface
 from pyvmm.hosts.owner import Owned
 from pyvmm.memory.layout import GpaRange
-from pyvmm.memory.page_states import PageRun, PageStates
+from pyvmm.memory.page_states import PageRun, PageState, PageStates
 from pyvmm.replay.guest import Guest
-from pyvmm.rules.abi import ADDRESS_END
+from pyvmm.rules.abi import ADDRESS_END, PAGE_SIZE
 
 EVERYWHERE = GpaRange(0, ADDRESS_END)
 
 
 @dataclass(eq=False)
 class FileOnStage:
-    """A guest_memfd of VM number `vm`; `copies` are descriptors beside the first."""
+    """A guest_memfd of VM number `vm`; `copies` are descriptors beside the first.
+
+    `sides` are those of its offsets, where files keep them; `held` its pages, by offset, that
+    somebody has a reference on.
+    """
 
     file: interface.GuestMemfd
     vm: int
     flags: int
+    sides: PageStates | None = None
     is_open: bool = True
     copies: list[Owned] = field(default_factory=list)
+    held: dict[int, Owned] = field(default_factory=dict)
+
+    def is_private(self, offset: int) -> bool | None:
+        """Tell whether the file says of a byte that it is private; None: it says nothing."""
+        return None if self.sides is None else self.sides.state_at(offset) is PageState.PRIVATE
 
 
 @dataclass(eq=False)
@@ -75,7 +85,24 @@ class VmOnStage:
     def runs(self) -> Iterator[PageRun]:
         """The sides of all memory that slots give, ascending."""
         for slot in sorted(self.slots.values(), key=lambda one: one.act.gpa):
+            yield from self._runs_of(slot)
+
+    def _runs_of(self, slot: SlotOnStage) -> Iterator[PageRun]:
+        kept = None if slot.file is None else slot.file.sides
+        if kept is None:
             yield from self.sides.runs(slot.range)
+            return
+        start = slot.act.file_offset
+        moved = slot.act.gpa - start
+        for run in kept.runs(GpaRange(start, start + slot.act.size)):
+            yield PageRun(GpaRange(run.range.start + moved, run.range.end + moved), run.state)
+
+    def state_at(self, gpa: int) -> PageState | None:
+        """The side of a page: by its slot's file where that keeps it, else by the VM."""
+        slot = self.slot_at(gpa)
+        if slot is not None and slot.file is not None and slot.file.sides is not None:
+            return slot.file.sides.state_at(gpa - slot.act.gpa + slot.act.file_offset)
+        return self.sides.state_at(gpa)
 
     def slot_at(self, gpa: int) -> SlotOnStage | None:
         """The slot that has the byte at a GPA."""
@@ -109,6 +136,8 @@ class Things:
         for number, file in sorted(self.files.items()):
             yield from [f"file {number}"] * (file.is_open + len(file.copies))
         yield from (f"mapping {number}" for number in sorted(self.mappings))
+        for number, file in sorted(self.files.items()):
+            yield from (f"page {number} {at // PAGE_SIZE}" for at in sorted(file.held))
         for number, vm in sorted(self.vms.items()):
             yield from [f"vcpu {number}"] * ((vm.guest is not None) + len(vm.guest_copies))
 
@@ -116,6 +145,10 @@ class Things:
         """Names of what was made, and of what it was made from."""
         yield from ((f"file {n}", f"vm {file.vm}") for n, file in sorted(self.files.items()))
         yield from ((f"mapping {n}", f"file {m.file}") for n, m in sorted(self.mappings.items()))
+        for number, file in sorted(self.files.items()):
+            yield from (
+                (f"page {number} {at // PAGE_SIZE}", f"inode {number}") for at in sorted(file.held)
+            )
         for number, vm in sorted(self.vms.items()):
             if vm.guest is not None:
                 yield f"vcpu {number}", f"vm {number}"
@@ -142,6 +175,8 @@ class Things:
         mapped = {one.file for one in self.mappings.values()}
         for number, file in list(self.files.items()):
             if not (file.is_open or file.copies or number in mapped):
+                for page in file.held.values():
+                    page.close()
                 del self.files[number]
         made = {one.vm for one in self.files.values()}
         for number, vm in list(self.vms.items()):
@@ -154,7 +189,7 @@ class Things:
         """Close everything, in the order of a process's exit; a second call does nothing."""
         owned: list[Owned] = [one.mapping for one in self.mappings.values()]
         for file in self.files.values():
-            owned += [*file.copies, file.file]
+            owned += [*file.held.values(), *file.copies, file.file]
         for vm in self.vms.values():
             owned += vm.owned()
         self.mappings.clear()

@@ -17,6 +17,9 @@ from pyvmm.lifetime.graph import Drawn, Evidence, Graph, GraphEdge, GraphNode, N
 from pyvmm.lifetime.graph_of_scene import graph_of
 
 PROCESS = "process"
+_HELD_PAGE = "page"
+_LABELS = {"mapping": "mapping", "vcpu": "vCPU descriptor", _HELD_PAGE: "reference on a page"}
+"""Labels of edges by what is held, but for descriptors of VMs and files."""
 _TITLE = "who keeps what alive"
 
 
@@ -147,8 +150,14 @@ class _Edges:
             kind = name.partition(" ")[0]
             if kind in ("vm", "file"):
                 found[name, "descriptor"] += times
-            elif name in self._origins:
-                label = "mapping" if kind == "mapping" else "vCPU descriptor"
-                found[self._origins[name], label] += times
+            elif name in self._origins and (
+                kind != _HELD_PAGE or self._has_inode(self._origins[name])
+            ):
+                found[self._origins[name], _LABELS.get(kind, kind)] += times
         for (held, label), times in sorted(found.items()):
-            yield GraphEdge(PROCESS, held, True, label, label, times, Evidence.SEEN)
+            pins = label != _LABELS[_HELD_PAGE]
+            yield GraphEdge(PROCESS, held, pins, label, label, times, Evidence.SEEN)
+
+    def _has_inode(self, name: str) -> bool:
+        """Tell whether an inode is drawn: its file lives."""
+        return name.replace("inode", "file") in self._files

@@ -8,10 +8,11 @@ import mmap
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError
-from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.kvm.binding import check, lib, refused
 from pyvmm.hosts.kvm.mapping import TRY_AGAIN, Mapping
 from pyvmm.hosts.kvm.ownership import FdOwner
+from pyvmm.hosts.owner import Owner
 from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 if TYPE_CHECKING:
@@ -71,6 +72,19 @@ class GuestMemfd(FdOwner):
         Raises `SystemCallError`.
         """
         self._fallocate(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size, "free")
+
+    def set_attributes(self, offset: int, size: int, attributes: MemoryAttribute) -> None:
+        """Convert pages in place, as posted; see `interface.GuestMemfd`."""
+        from pyvmm.hosts.kvm import in_place
+
+        in_place.set_attributes(self, offset, size, attributes)
+
+    def hold_page(self, offset: int) -> Owner:
+        """Keep a reference on a page, in a pipe; see `interface.GuestMemfd`."""
+        from pyvmm.hosts.kvm import in_place
+
+        with self.map() as mapping:
+            return in_place.HeldPage(self, mapping, offset)
 
     def resident(self, offset: int, size: int) -> int:
         """Count the bytes of [offset, offset + size) that are in the host's memory (cachestat(2)).

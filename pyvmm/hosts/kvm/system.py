@@ -20,6 +20,7 @@ from pyvmm.hosts.kvm.ioctls import IoctlSpec
 from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.ownership import FdOwner
 from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.rules.abi import PAGE_SIZE
 
 DEVICE = "/dev/kvm"
 _ELSEWHERE = "load the kvm module, use a machine with KVM, or use --host lab"
@@ -170,8 +171,24 @@ class System(FdOwner):
     def capabilities(self) -> Capabilities:
         """Return the capabilities of this host."""
         if self._answers.capabilities is None:
-            self._answers.capabilities = self._ask()
+            has = self._answers.capabilities = self._ask()
+            if VmType.SW_PROTECTED in has.vm_types and not has.memory_attributes:
+                kept = self._file_attributes()
+                self._answers.capabilities = has._replace(file_attributes=kept)
         return self._answers.capabilities
+
+    def _file_attributes(self) -> MemoryAttribute:
+        """Ask by a request that is always refused: with ENOTTY where there is no such ioctl.
+
+        Only a KVM that has VMs with private memory, and keeps no attributes for them, can have it.
+        """
+        from pyvmm.hosts.kvm import in_place
+
+        private = MemoryAttribute.PRIVATE
+        with self.create_vm(VmType.SW_PROTECTED) as vm:
+            with vm.create_guest_memfd(PAGE_SIZE, GuestMemfdFlag(0)) as file:
+                number, _ = in_place.issue(file, 0, 0, int(private))
+        return MemoryAttribute(0) if number == errno.ENOTTY else private
 
     def _ask(self) -> Capabilities:
         ask = self.check_extension

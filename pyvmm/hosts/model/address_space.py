@@ -57,7 +57,7 @@ class AddressSpace(Protocol):
 
 
 class PortPosts(Protocol):
-    """The port rules of `interface.PostedRing`, as a vCPU asks them."""
+    """The port rules of `posted_ring.PostedRing`, as a vCPU asks them."""
 
     def read_value(self, port: int) -> int | None:
         """The byte that a read of `port` gives without an exit; None: an exit as usual."""

@@ -3,13 +3,27 @@
 
 from __future__ import annotations
 
-from pyvmm.hosts.capabilities import GuestMemfdFlag
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
 from pyvmm.hosts.model.mapping import ModelMapping
+from pyvmm.hosts.model.private_ranges import PrivateRanges
 from pyvmm.hosts.model.refusals import closed, refused
 from pyvmm.hosts.owner import Owner
-from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from pyvmm.hosts.page_held import PageHeldError
+from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, PAGE_SIZE
+from pyvmm.rules.access import BusError, HostAccess, host_access
 from pyvmm.rules.files import Fallocate, Mmap, fallocate, mmap
+from pyvmm.rules.in_place import (
+    Held,
+    SetFileAttributes,
+    set_file_attributes,
+    starts_private,
+    supported_file_attributes,
+)
 from pyvmm.rules.profile import Profile
 from pyvmm.rules.rule import Refusal
 
@@ -22,16 +36,33 @@ class ModelGuestMemfd(Owner):
     """
 
     def __init__(
-        self, size: int, flags: GuestMemfdFlag, vm: object, profile: Profile, mapped: Mapped
+        self,
+        size: int,
+        flags: GuestMemfdFlag,
+        vm: object,
+        profile: Profile,
+        mapped: Mapped,
+        *,
+        private_vm: bool = False,
     ) -> None:
         # Never in a core: of KVM's there are only the mappings.
         self.memory = HostMemory(size, "guest_memfd")
         self.flags = flags
         self.vm = vm
+        self._private_vm = private_vm
         self._profile = profile
         self._mapped = mapped
         self._references = 1
         self._open = True
+        self._maps: list[HostMemory] = []
+        self._held: Counter[int] = Counter()
+        self.on_convert: list[Callable[[], None]] = []
+        """Called behind each conversion, by those whose guests have the file as memory."""
+        self.attributes: PrivateRanges | None = None
+        """File offsets that are private, where files keep that."""
+        if supported_file_attributes(private_vm, profile):
+            self.attributes = PrivateRanges()
+            self.attributes.set(0, size, starts_private(int(flags), private_vm, profile))
 
     @property
     def size(self) -> int:
@@ -59,9 +90,11 @@ class ModelGuestMemfd(Owner):
         refusal = mmap(Mmap(0, self.size, True, int(self.flags)), self._profile)
         if refusal is not None:
             raise refused(attempt, refusal)
-        if GuestMemfdFlag.INIT_SHARED not in self.flags:
+        if self.attributes is None and GuestMemfdFlag.INIT_SHARED not in self.flags:
             raise refused(attempt, _WOULD_BUS)
         memory = self._mapped.map(self.size, "guest_memfd", self.memory, in_core=in_core)
+        self._maps = [*(known for known in self._maps if known.is_open), memory]
+        self._protect(0, self.size, (memory,))
         mapping = ModelMapping(memory, self._drop)
         self._references += 1
         return mapping
@@ -92,6 +125,53 @@ class ModelGuestMemfd(Owner):
         if isinstance(outcome, Refusal):
             raise refused(attempt, outcome)
         return outcome.end - outcome.start
+
+    def set_attributes(self, offset: int, size: int, attributes: MemoryAttribute) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES2. Raises as `interface.GuestMemfd` says."""
+        attempt = f"convert {size} bytes at offset {offset:#x} of a guest_memfd in place"
+        self._require_open(attempt)
+        request = SetFileAttributes(
+            offset, size, int(attributes), self.size, self._private_vm, held=tuple(self._held)
+        )
+        known = self.attributes
+        runs = known.runs(offset, offset + size) if known is not None else ()
+        changes = any(private is not request.is_private for _, _, private in runs)
+        outcome = set_file_attributes(request, self._profile, changes=changes)
+        if isinstance(outcome, Held):
+            raise PageHeldError(attempt, outcome.error_offset)
+        if outcome is not None:
+            raise refused(attempt, outcome)
+        if known is not None and known.set(offset, offset + size, request.is_private):
+            self._protect(offset, size, self._maps)
+            for tell in self.on_convert:
+                tell()
+
+    def hold_page(self, offset: int) -> Owner:
+        """Keep a reference on a page; see `interface.GuestMemfd`."""
+        from pyvmm.hosts.model.duplicate import ModelDuplicate
+
+        attempt = f"hold the page at offset {offset:#x} of a guest_memfd"
+        self._require_open(attempt)
+        private = None if self.attributes is None else self.attributes.is_private(offset)
+        judged = host_access(HostAccess(offset, self.size, int(self.flags), private=private))
+        if isinstance(judged, BusError):
+            raise refused(attempt, Refusal(errno.EFAULT, "host-access", judged.value))
+        page = offset // PAGE_SIZE * PAGE_SIZE
+        self._held[page] += 1
+
+        def drop() -> None:
+            self._held -= Counter({page: 1})
+
+        return ModelDuplicate(drop)
+
+    def _protect(self, offset: int, size: int, maps: Iterable[HostMemory]) -> None:
+        """Let mappings of the host's reach the pages that are shared, and no others."""
+        if self.attributes is None:
+            return
+        for memory in maps:
+            if memory.is_open:
+                for start, end, private in self.attributes.runs(offset, offset + size):
+                    memory.protect(start, end - start, reachable=not private)
 
     def resident(self, offset: int, size: int) -> int:
         """Bytes that take memory of the host."""

@@ -65,6 +65,8 @@ class GuestSpace:
         self._slots[slot.slot.slot] = slot
         for memory in _memories(slot):
             memory.hold(self.changed)
+        if slot.file is not None:
+            slot.file.on_convert.append(self.changed)
         self.changed()
 
     def delete_slot(self, number: int) -> None:
@@ -74,6 +76,8 @@ class GuestSpace:
             self.changed()
             for memory in _memories(slot):
                 memory.release(self.changed)
+            if slot.file is not None:
+                slot.file.on_convert.remove(self.changed)
 
     def set_attributes(self, gpa: int, size: int, *, private: bool) -> None:
         """[gpa, gpa + size) has KVM_MEMORY_ATTRIBUTE_PRIVATE, or has not."""
@@ -114,10 +118,22 @@ class GuestSpace:
         for slot in self._slots.values():
             start, end = slot.slot.gpa, slot.slot.gpa + slot.slot.size
             writable = not slot.slot.flags & KVM_MEM_READONLY
-            for low, high, private in self._attributes.runs(start, end):
+            for low, high, private in self._runs(slot, start, end):
                 address = self._address(self._served(slot, low, private, write=False), slot)
                 if address is not None:
                     yield Span(low, high - low, address, writable)
+
+    def _runs(
+        self, slot: ModelSlot | None, start: int, end: int
+    ) -> Iterator[tuple[int, int, bool]]:
+        """Private or not, by the slot's file where that keeps it, else by the VM's attributes."""
+        kept = None if slot is None or slot.file is None else slot.file.attributes
+        if slot is None or kept is None:
+            yield from self._attributes.runs(start, end)
+            return
+        moved = slot.slot.gpa - slot.memslot.guest_memfd_offset
+        for low, high, private in kept.runs(start - moved, end - moved):
+            yield low + moved, high + moved, private
 
     def _served(
         self, slot: ModelSlot | None, gpa: int, private: bool, *, write: bool
@@ -146,7 +162,8 @@ class GuestSpace:
         page = gpa // PAGE_SIZE * PAGE_SIZE
         while page < min(gpa + max(size, 1), ADDRESS_END):
             slot = self._slot_at(page)
-            outcome = self._served(slot, page, self._attributes.is_private(page), write=write)
+            ((_, _, private),) = self._runs(slot, page, page + PAGE_SIZE)
+            outcome = self._served(slot, page, private, write=write)
             if isinstance(outcome, access.MemoryFault):
                 flags = MemoryFaultFlag.PRIVATE if outcome.private else MemoryFaultFlag(0)
                 return MemoryFault(outcome.gpa, PAGE_SIZE, flags, outcome.errno)

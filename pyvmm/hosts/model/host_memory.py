@@ -110,6 +110,15 @@ class HostMemory(Owner):
             view[page] = view[page]  # A write takes the page, and leaves it as it is.
         view.release()
 
+    def protect(self, offset: int, size: int, *, reachable: bool) -> None:
+        """Let this process reach the pages of [offset, offset + size) at this address, or not."""
+        self._require(offset, size, "protect")
+        address = ctypes.c_void_p(self.address + offset)
+        rights = mmap.PROT_READ | mmap.PROT_WRITE if reachable else 0
+        if _LIBC.mprotect(address, ctypes.c_size_t(size), ctypes.c_int(rights)):
+            number = ctypes.get_errno()
+            raise failed(f"protect pages of {self._what}", OSError(number, os.strerror(number)))
+
     def resident(self, offset: int, size: int) -> int:
         """Count the bytes of [offset, offset + size) that take memory of the host (mincore(2))."""
         self._require(offset, size, "count")

@@ -14,7 +14,7 @@ CAPACITY = 1 << 16
 
 
 class ModelPosts(Owner):
-    """One VM's port rules and its ring: `interface.PostedRing`, and `PortPosts` for its vCPUs."""
+    """One VM's port rules and its ring: `posted_ring.PostedRing`, and `PortPosts` for its vCPUs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

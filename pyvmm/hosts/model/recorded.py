@@ -14,6 +14,7 @@ from pyvmm.hosts import own_memory
 from pyvmm.hosts.call_fields import (
     LEAST,
     attributes_fields,
+    file_attributes_fields,
     guest_memfd_fields,
     length_field,
     memslot_fields,
@@ -40,7 +41,9 @@ from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.vcpu import ModelVcpu
 from pyvmm.hosts.model.vm import ModelVm
 from pyvmm.hosts.owner import Owner
+from pyvmm.hosts.page_held import PageHeldError
 from pyvmm.hosts.registers import Regs
+from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.profile import MAINLINE, Profile
 
 _SYSTEM_FD = 3
@@ -72,11 +75,13 @@ class Telling:
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
         if value is None:
             self.tell()
+        elif isinstance(value, PageHeldError):
+            self.tell(value.errno, (number_field("error_offset", value.error_offset, offset=32),))
         elif isinstance(value, SystemCallError):
             self.tell(value.errno)
 
-    def tell(self, errno: int = 0) -> None:
-        """Tell of it: it was done, or refused with `errno`."""
+    def tell(self, errno: int = 0, returned: tuple[Field, ...] = ()) -> None:
+        """Tell of it: it was done, or refused with `errno`; and what the kernel wrote back."""
         name, request, target, section = self._words
         structure, fields = self._given
         self._recorder.call(
@@ -87,7 +92,7 @@ class Telling:
                 target=target,
                 structure=structure,
                 given=fields,
-                returned=(),
+                returned=returned,
                 result=-1 if errno else self.result,
                 errno=errno,
                 section=section,
@@ -213,7 +218,14 @@ class RecordedModelVm(ModelVm):
         with self._recording.ioctl("KVM_CREATE_GUEST_MEMFD", self.target, "4.142", fields, fd):
             self.require_creation(size, flags)
             return RecordedGuestMemfd(
-                size, flags, self, self._profile, self._mapped, self._recording, fd
+                size,
+                flags,
+                self,
+                self._profile,
+                self._mapped,
+                self._recording,
+                fd,
+                private_vm=self._private,
             )
 
     def set_memslot(self, memslot: Memslot) -> None:
@@ -276,8 +288,10 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         mapped: Mapped,
         recording: ModelRecording,
         fd: int,
+        *,
+        private_vm: bool,
     ) -> None:
-        super().__init__(size, flags, vm, profile, mapped)
+        super().__init__(size, flags, vm, profile, mapped, private_vm=private_vm)
         self._recording = recording
         self.fd = fd
 
@@ -301,6 +315,18 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         """fallocate(2) with PUNCH_HOLE."""
         with self._fallocate(offset, size, f"{_KEEP_SIZE}|FALLOC_FL_PUNCH_HOLE"):
             super().punch_hole(offset, size)
+
+    def set_attributes(self, offset: int, size: int, attributes: MemoryAttribute) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES2."""
+        fields = file_attributes_fields(offset, size, int(attributes))
+        target, section = f"guest_memfd fd {self.fd}", "4.145, as posted"
+        with self._recording.ioctl("KVM_SET_MEMORY_ATTRIBUTES2", target, section, fields):
+            super().set_attributes(offset, size, attributes)
+
+    def hold_page(self, offset: int) -> Owner:
+        """vmsplice(2) of a mapping's page into a pipe."""
+        with self._recording.call("vmsplice", "pipe", result=PAGE_SIZE):
+            return super().hold_page(offset)
 
     def duplicate(self) -> Owner:
         """dup(2)."""

@@ -60,6 +60,7 @@ class ModelSystem(Owner):
             disable_exits=2,
             user_space_msr=0,
             physical_address_bits=_PHYSICAL_ADDRESS_BITS,
+            file_attributes=MemoryAttribute(self._profile.file_attributes or 0),
         )
 
     def most_breakpoints(self) -> int:

@@ -89,7 +89,9 @@ class ModelVm(Owner):
     ) -> ModelGuestMemfd:
         """KVM_CREATE_GUEST_MEMFD (api.rst 4.142)."""
         self.require_creation(size, flags)
-        return ModelGuestMemfd(size, flags, self, self._profile, self._mapped)
+        return ModelGuestMemfd(
+            size, flags, self, self._profile, self._mapped, private_vm=self._private
+        )
 
     def require_creation(self, size: int, flags: GuestMemfdFlag) -> None:
         """Raise `SystemCallError` for a guest_memfd that cannot be made."""
