@@ -143,7 +143,7 @@ ATTACK = Chapter(
             _what(
                 "What is at the secret's address in the dump?",
                 Road.QMP_DUMP,
-                _ANSWERS,
+                {**_ANSWERS, Content.REFUSED: "nothing: the page is left out"},
                 {
                     Content.ZERO: "The monitor can dump only what it can read.",
                     Content.REFUSED: "The monitor can dump only what it can read.",
@@ -153,8 +153,7 @@ ATTACK = Chapter(
         Step(
             "search",
             "Last, you search every page that is mapped in the monitor's process for bytes that "
-            "look like the secret. On the model this finds it, since its emulated processor needs "
-            "guest memory mapped: here only a real kernel hides anything.",
+            "look like the secret. Look first who answers here: a kernel, or the model.",
             Attack(Road.SEARCH, SECRET),
             _what(
                 "Is the secret anywhere?",
@@ -164,8 +163,9 @@ ATTACK = Chapter(
                     Content.REFUSED: "no",
                 },
                 {
-                    Content.SECRET: "You are on the model, where guest memory is this process's. "
-                    "In the lab, whose kernel has private memory, it is nowhere.",
+                    Content.SECRET: "You are on the model. Its emulated processor needs guest "
+                    "memory in this very process, so it hides nothing from a search. In the lab, "
+                    "whose kernel has private memory, the secret is nowhere.",
                     Content.REFUSED: "It is in the kernel's pages alone. Root's next rung is the "
                     "kernel: /proc/kcore, a crash dump. Against that, hardware encrypts.",
                 },
