@@ -19,6 +19,8 @@ REQUESTS: Mapping[str, str] = {
     "process's memory. Size 0 deletes it.",
     "KVM_SET_MEMORY_ATTRIBUTES": "Sets which side of a slot the guest gets at these addresses: "
     "the process's memory, or the guest_memfd.",
+    "KVM_SET_MEMORY_ATTRIBUTES2": "Sets, on a guest_memfd, who may have these pages of it: "
+    "host and guest, or the guest alone.",
     "KVM_PRE_FAULT_MEMORY": "Fills the guest's page tables before the guest touches the pages.",
     "KVM_GET_REGS": "Reads the vCPU's general registers.",
     "KVM_SET_REGS": "Sets the vCPU's general registers, the instruction pointer among them.",
@@ -48,6 +50,7 @@ CALLS: Mapping[str, str] = {
     "close": "Gives a descriptor back. What it referred to lives as long as anything refers to it.",
     "mincore": "Asks which pages are in memory.",
     "pread": "Reads from a file at an offset.",
+    "vmsplice": "Puts pages of this process into a pipe, which holds them then.",
     "process_vm_readv": "Reads memory of a process from outside of it.",
 }
 """Calls without a request, by their names."""
@@ -74,6 +77,13 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "size": "How many bytes.",
         "attributes": "New attributes: 8 is private, 0 shared.",
         "flags": "Has to be zero.",
+    },
+    "struct kvm_memory_attributes2": {
+        "offset": "First byte in the file.",
+        "size": "How many bytes.",
+        "attributes": "New attributes: 8 is private, 0 shared.",
+        "flags": "Has to be zero.",
+        "error_offset": "Given back where a page is held: that page's offset in the file.",
     },
     "struct kvm_pre_fault_memory": {
         "gpa": "First guest-physical address; the kernel moves it on.",
