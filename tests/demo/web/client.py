@@ -24,6 +24,8 @@ from pyvmm.demo.web.site import Site
 
 BOUND = 60.0
 """Seconds that a failure takes at most."""
+LINKS = [f"{BOOK.chapters[0].id}/{step.id}" for step in BOOK.chapters[0].steps]
+"""Places of the first chapter."""
 TEXT, CONTINUED, CLOSE, PING, PONG = 1, 0, 8, 9, 10
 
 
