@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -204,9 +204,9 @@ def test_a_command_that_plays_nothing_leaves_nothing(
     assert capsys.readouterr().out or code
 
 
-def speak(*data: bytes) -> subprocess.CompletedProcess[bytes]:
+def speak(*data: bytes, command: Sequence[str] = PROCESS) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        PROCESS, check=False, input=b"".join(data), capture_output=True, timeout=60
+        command, check=False, input=b"".join(data), capture_output=True, timeout=60
     )
 
 
@@ -221,6 +221,24 @@ def test_a_process_ends_with_its_input() -> None:
     told_nonsense = speak(b"hello\n", opens)
     assert (told_nonsense.returncode, told_nonsense.stdout) == (1, line_of(Alive()))
     assert told_nonsense.stderr.startswith(b"the process of a stage was told nonsense: b'hello'")
+
+
+HANGING = """
+import time
+from pyvmm.demo.house import process, serving
+def hang(*_):
+    time.sleep(1000)
+serving.open_stage = hang
+process.LAST_PATIENCE = 0.1
+raise SystemExit(process.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_stage_hangs_ends_with_its_input_all_the_same() -> None:
+    ended = speak(line_of(ON_MODEL), command=(sys.executable, "-c", HANGING))
+    assert ended.returncode == -signal.SIGKILL
+    assert {said(line) for line in ended.stdout.splitlines()} == {Alive()}
 
 
 PARENT = """
