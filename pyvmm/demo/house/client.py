@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from pyvmm.demo.house.lines import LONGEST, Alive, Answer, Asked, line_of, said
+from pyvmm.demo.house.lines import LONGEST, Alive, Answer, Asked, OpenOn, line_of, said
 from pyvmm.errors import ExitCode, PyvmmError
 from pyvmm.typed_values import UnfitValueError
 
@@ -41,6 +41,8 @@ class Patience:
 
 
 PATIENCE = Patience()
+_WHILE = 1.0
+"""Seconds that are waited at a time."""
 
 
 class StageClient:
@@ -63,7 +65,8 @@ class StageClient:
         self._answer: Answer | None = None
         self._waits_for: int | None = None
         self._stirred = trio.Event()
-        self._heard = trio.current_time()
+        self._quiet = 0.0
+        """Seconds since something was heard, as far as somebody has waited for it."""
         self._is_loading = True
         self.lost = ""
         """Reason that nothing more comes of it, in words; "" while all is well."""
@@ -72,7 +75,7 @@ class StageClient:
 
     def feed(self, data: bytes) -> None:
         """Take bytes that it wrote."""
-        self._heard = trio.current_time()
+        self._quiet = 0.0
         self._is_loading = False
         self._buffer += data
         while b"\n" in data and not self.lost:
@@ -113,16 +116,16 @@ class StageClient:
 
         If it is cancelled, nobody knows what the process does then: it is given up.
         """
-        ticket = order.order.ticket if hasattr(order, "order") else order.ticket
-        self._answer, self._waits_for = None, ticket
-        asked_at = trio.current_time()
+        self._answer, self._quiet = None, 0.0
+        self._waits_for = order.order.ticket if isinstance(order, OpenOn) else order.ticket
+        taken = 0.0
         try:
-            with trio.move_on_at(asked_at + self._patience.act) as scope:
-                if self._is_loading:
-                    scope.deadline += self._patience.start
+            with trio.move_on_after(self._patience.start + self._patience.act):
                 await self._to_process(order)
-                while not self.lost and self._answer is None:
-                    await self._wait()
+            while not self.lost and self._answer is None and taken < self._patience.act:
+                was_loading = self._is_loading
+                waited = await self._wait()
+                taken += 0.0 if was_loading else waited
         except BaseException:
             self.lose("the reader went away in the middle of a step")
             raise
@@ -146,11 +149,19 @@ class StageClient:
             # Why it has gone is known when its output has ended.
             await trio.lowlevel.checkpoint()
 
-    async def _wait(self) -> None:
-        """Wait until something has come of it, or it has been silent for too long."""
+    async def _wait(self) -> float:
+        """Wait for a while until something has come of it: the seconds that count.
+
+        It is lost once it has been silent for too long. Time in which this process was stopped
+        counts as one while at most, so that what was said meanwhile is heard.
+        """
         patience = self._patience.start if self._is_loading else self._patience.silence
-        stirred = self._stirred
-        with trio.move_on_at(self._heard + patience):
+        most = min(_WHILE, patience)
+        stirred, began = self._stirred, trio.current_time()
+        with trio.move_on_after(most):
             await stirred.wait()
-        if trio.current_time() >= self._heard + patience:
+            return min(most, trio.current_time() - began)
+        self._quiet += most
+        if self._quiet >= patience:
             self.lose(self._silent.format(patience))
+        return most

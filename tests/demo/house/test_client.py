@@ -94,7 +94,7 @@ def test_nonsense_loses_it(said: bytes, why: str) -> None:
         ((), 240, "nothing was heard of it for 240 s"),
         ((200,), 260, "nothing was heard of it for 60 s"),
         ((50, 100), 160, "nothing was heard of it for 60 s"),
-        ((230, 280, 330), 360, "it did not answer in 120 s"),
+        ((230, 280, 330), 350, "it did not answer in 120 s"),
     ],
 )
 def test_silence_loses_it(beats: tuple[int, ...], at: int, why: str) -> None:
@@ -111,7 +111,7 @@ def test_silence_loses_it(beats: tuple[int, ...], at: int, why: str) -> None:
             nursery.start_soon(beat_for_a_while, client)
             with pytest.raises(StageGoneError, match=why):
                 await client.ask(ORDER)
-            assert trio.current_time() - begun == pytest.approx(at)
+            assert trio.current_time() - begun == pytest.approx(at, abs=1)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -161,3 +161,24 @@ def test_a_reader_who_goes_away_in_a_step_leaves_it_lost() -> None:
         assert sent == [ORDER]
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_was_said_while_this_process_was_stopped_is_heard() -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+
+    async def speak(client: StageClient) -> None:
+        client.feed(ALIVE)
+        await trio.sleep(5)
+        clock.jump(600)
+        # What is in the pipe is read after the clock has been looked at.
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        client.feed(line_of(DONE))
+
+    async def main() -> None:
+        client = StageClient(nothing, PATIENCE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(speak, client)
+            assert await client.ask(ORDER) == DONE
+
+    trio.run(main, clock=clock)
