@@ -41,6 +41,8 @@ class Patience:
 
 
 PATIENCE = Patience()
+_LOST_END = 2.0
+"""Seconds in which one that is lost may still free what it has; mostly it can."""
 _WHILE = 1.0
 """Seconds that are waited at a time."""
 
@@ -90,6 +92,11 @@ class StageClient:
         self.lost = self.lost or why
         self._buffer.clear()
         self._stir()
+
+    @property
+    def end_patience(self) -> float:
+        """Seconds for its end after its input: few for one that is lost."""
+        return min(_LOST_END, self._patience.end) if self.lost else self._patience.end
 
     def _take(self, line: bytes) -> None:
         try:

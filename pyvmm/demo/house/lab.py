@@ -82,7 +82,7 @@ class LabHouse:
                     yield process.client
                 finally:
                     with trio.CancelScope(shield=True):
-                        await process.end(patience.end)
+                        await process.end()
                         await trio.aclose_forcefully(stream)
                     if process.client.lost.startswith(_LOST):
                         self.lost = process.client.lost
@@ -165,11 +165,9 @@ class _LabProcess:
         if not self._ended.is_set():
             self._lose("the process that keeps it has ended")
 
-    async def end(self, patience: float) -> None:
-        """End its input, and give it that many seconds to end by itself."""
-        if self.client.lost:
-            return
-        with trio.move_on_after(patience):
+    async def end(self) -> None:
+        """End its input, and give it a while to end by itself."""
+        with trio.move_on_after(self.client.end_patience):
             await self._frame(Frame(FrameType.CLOSE, Stream.INPUT))
             await self._ended.wait()
 

@@ -66,11 +66,9 @@ async def local_process(
                 nursery.start_soon(task)
             yield client
         finally:
-            if client.lost:
-                child.kill()
             with trio.CancelScope(shield=True):
                 await to_child.aclose()
-                with trio.move_on_after(patience.end):
+                with trio.move_on_after(client.end_patience):
                     await child.wait()
                 child.kill()
                 await child.end()

@@ -193,7 +193,7 @@ def test_a_process_there_is_lost_with_a_reason(
 
 def test_a_lab_that_says_nothing_is_lost(ends: list[socket.socket]) -> None:
     async def main() -> None:
-        async with process(ends, replace(PATIENCE, start=0.2)) as (client, _, _):
+        async with process(ends, replace(PATIENCE, start=0.2, end=0.2)) as (client, _, _):
             with pytest.raises(StageGoneError, match=r"the lab was lost \(nothing was heard of it"):
                 await client.ask(ON_KVM)
 

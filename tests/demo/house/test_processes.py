@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import trio
 
 from pyvmm.cli import main as cli_main
 from pyvmm.demo.chapters import BOOK
+from pyvmm.demo.house import client as client_module
 from pyvmm.demo.house.client import Patience, StageGoneError
 from pyvmm.demo.house.early import PROCESS, EarlyProcess
 from pyvmm.demo.house.houses import HouseFullError, Houses, open_houses
@@ -130,7 +132,7 @@ def test_one_that_hangs_is_lost_and_killed() -> None:
     hangs = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(9)"
 
     async def main() -> None:
-        impatient = replace(PATIENCE, start=0.2)
+        impatient = replace(PATIENCE, start=0.2, end=0.2)
         async with local_process(impatient, script(hangs)) as client:
             with pytest.raises(StageGoneError, match=r"nothing was heard of it for 0\.2 s"):
                 await client.ask(ON_MODEL)
@@ -138,11 +140,18 @@ def test_one_that_hangs_is_lost_and_killed() -> None:
     run(main)
 
 
-def test_a_reader_who_goes_away_in_a_step_leaves_nothing() -> None:
-    hangs = "sys.stdin.readline()\nsys.stderr.write('x')\nsys.stderr.flush()\nsys.stdin.read()"
+def test_a_reader_who_goes_away_in_a_step_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is not killed, since it has things to free, if it ends with its input."""
+    monkeypatch.setattr(client_module, "_LOST_END", 60.0)
+    freed = tmp_path / "freed"
+    hangs = f"sys.stdin.read()\nopen({str(freed)!r}, 'w').close()"
 
     async def main() -> None:
-        async with open_houses(None, process=lambda p: local_process(p, script(hangs))) as houses:
+        async with open_houses(
+            StageHost.MODEL, process=lambda p: local_process(p, script(hangs))
+        ) as houses:
             async with playing_in(houses, Player(BOOK, BOOK.chapters[0].id)) as reader:
                 with trio.move_on_after(0.2) as scope:
                     await reader.begin()
@@ -150,6 +159,7 @@ def test_a_reader_who_goes_away_in_a_step_leaves_nothing() -> None:
             assert houses.readers == 0
 
     run(main)
+    assert freed.exists()
 
 
 def process_of() -> int:
@@ -244,6 +254,7 @@ def test_a_process_whose_stage_hangs_ends_with_its_input_all_the_same() -> None:
 PARENT = """
 import sys, trio
 from pyvmm.demo.house.local import local_process
+from pyvmm.demo.house import client as client_module
 from pyvmm.demo.house.client import Patience
 from pyvmm.demo.house.lines import line_of
 from tests.demo.house.test_processes import ON_MODEL, process_of
@@ -278,7 +289,7 @@ def test_nothing_is_left_by_a_reader_side_that_is_killed(number: signal.Signals)
 def test_there_are_so_many_readers_and_one_more_is_told_so() -> None:
     async def main() -> None:
         echo = "sys.stdin.read()"
-        process = lambda patience: local_process(patience, script(echo))  # noqa: E731
+        process = partial(local_process, command=script(echo))
         async with open_houses(StageHost.MODEL, most=32, process=process) as houses:
             async with trio.open_nursery() as nursery:
                 entered = [trio.Event() for _ in range(32)]
@@ -306,7 +317,7 @@ def test_there_are_so_many_readers_and_one_more_is_told_so() -> None:
 @pytest.mark.slow
 def test_without_descriptors_a_reader_is_told_so_and_the_next_one_is_served() -> None:
     """With each number of descriptors left, from none to enough; others are not harmed."""
-    ends = lambda patience: local_process(patience, script("sys.exit()"))  # noqa: E731
+    ends = partial(local_process, command=script("sys.exit()"))
 
     async def failure_of(houses: Houses) -> str:
         try:
