@@ -113,9 +113,7 @@ async def _serve(wire: _Wire) -> str:
 
 def main() -> int:
     """Serve standard input; 0 at its end."""
-    # The kernel ends us with the thread that started us (prctl(2)), and a terminal's Ctrl-C is not
-    # for us: our stages are freed when the reader's side closes our input.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A terminal's Ctrl-C is not for us: stages are freed when the reader's side closes our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One that crashes leaves no file, unless a road of an attack is to write one.
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
@@ -129,4 +127,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # The kernel ends us with the thread that started us (prctl(2)). In a lab that is not the
+    # reader's side, and may end before it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     sys.exit(main())
