@@ -184,6 +184,15 @@ def test_digests_tell_what_is_an_input_of_the_launch(host: StageHost) -> None:
     assert found[Change.FORGED_REPORT].after.reported == found[Change.STDIN].after.reported
 
 
+def test_changes_add_up_until_there_is_none() -> None:
+    first, append, byte, again = (
+        one.after.measured
+        for one in outcomes("boot", "boot append", "boot kernel-byte", "boot none")
+    )
+    assert len({first, append, byte}) == 3
+    assert again == first
+
+
 def test_the_firmware_exit_by_exit(host: StageHost) -> None:
     boot, *steps = outcomes(
         "boot none reset-vector",
