@@ -10,6 +10,7 @@ from pyvmm.demo.page.words import said, table
 from pyvmm.demo.telling.outcomes import Observed
 from pyvmm.lifetime.graph_shapes import Text, width_of
 from pyvmm.memory.page_picture import PagePicture, counted, picture_of
+from pyvmm.rules.abi import PAGE_SIZE
 
 _LETTERS = (
     ("P", "private: in the guest_memfd"),
@@ -106,9 +107,10 @@ def _cell(cell: Cell, first: bool) -> str:
     rect = cell.rect
     state = "none" if cell.piece.state is None else cell.piece.state.value
     changed = " changed" if cell.piece.is_changed else ""
+    wide = " wide" if cell.range.size > PAGE_SIZE else ""
     stop = 0 if first else -1
     parts = [
-        f'<g class="cell {state}{changed}" role="gridcell" tabindex="{stop}">'
+        f'<g class="cell {state}{changed}{wide}" role="gridcell" tabindex="{stop}">'
         f"<title>{said(cell.about)}</title>"
         f'<rect x="{rect.x + 1:g}" y="{rect.y + 1:g}" width="{rect.width - 2:g}" '
         f'height="{rect.height - 2:g}"/>'

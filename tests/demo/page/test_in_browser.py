@@ -17,7 +17,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from pyvmm.demo.page.handout import ToldChapter, handout_html
 from pyvmm.demo.page.static_files import script, style
 from pyvmm.demo.telling.acts import Look
+from pyvmm.demo.telling.outcomes import Observed
 from pyvmm.demo.telling.predictions import question_of
+from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.page_states import PageRun, PageState
+from pyvmm.rules.abi import PAGE_SIZE
 from tests.demo.page.told import hostile, told
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -198,12 +202,47 @@ def test_pictures_are_walked_with_arrows_and_explain_themselves(
         assert here.focus().startswith("0x0: private")
         assert stops.count() == 1
         assert here.at == "bad/map"
+        # Pages that are alike can be looked at one by one.
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#explains").inner_text().endswith("(Enter: page by page)")
+        page.keyboard.press("Enter")
+        zoomed = page.locator(".moment.at .zoom [role=gridcell]")
+        assert zoomed.count() == 39
+        assert here.focus().startswith("0x1000: private; the kernel holds nothing; changed")
+        page.keyboard.press("End")
+        assert here.focus().startswith("0x27000: private")
+        page.keyboard.press("Escape")
+        assert (zoomed.count(), here.focus()[:18]) == (0, "0x1000 to 0x27fff,")
         marks = page.locator('.moment.at svg.pins [tabindex="0"]')
         assert marks.count() == 1
         marks.focus()
         first = here.focus()
         page.keyboard.press("ArrowRight")
         assert first != here.focus() != ""
+
+
+def test_a_large_run_is_looked_into_until_its_pages_are_there(
+    tmp_path: Path, opened: Callable[..., Any]
+) -> None:
+    run = told("slots")
+    large = GpaRange(0, (1 << 20) * PAGE_SIZE)
+    after = Observed(memory=((0, PageRun(large, PageState.PRIVATE)),))
+    moment = replace(
+        run.moments[1], outcome=replace(run.moments[1].outcome, after=after), before=after
+    )
+    file = tmp_path / "run.html"
+    few = replace(run, moments=(moment,))
+    file.write_text(handout_html([few], script=script(), style=style()))
+    with opened("slots/slot", file) as here:
+        cells = here.page.locator(".moment.at .zoom [role=gridcell]")
+        here.page.locator(".moment.at [role=gridcell]").click()
+        counts = [cells.count()]
+        for _ in range(2):
+            cells.last.click()
+            counts.append(cells.count())
+        assert counts == [512, 512, 4]
+        cells.last.focus()
+        assert here.focus() == f"{large.end - PAGE_SIZE:#x}: private"
 
 
 def test_it_is_whole_and_in_order_without_scripts(opened: Callable[..., Any]) -> None:
@@ -259,8 +298,9 @@ def test_axe_finds_nothing(
     run = [few, replace(bad, moments=(replace(hostile(), step=slots.chapter.steps[0]),))]
     file = tmp_path / "run.html"
     file.write_text(handout_html(run, script=script(), style=style()))
-    size = {"width": width, "height": 800}
-    with opened("slots/overlap", file, viewport=size, color_scheme=scheme) as here:
+    # Without motion: half of a fading is no colour to be judged.
+    ways = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce"}
+    with opened("slots/overlap", file, color_scheme=scheme, **ways) as here:
         here.page.evaluate(OPEN_ALL)
         # A question with what was before, its outcome, and what is hostile.
         for key in ("", "2", "n"):

@@ -25,6 +25,7 @@
     const title = find("title", one);
     explains.textContent = one.getAttribute("aria-label") || (title && title.textContent)
       || bytesOf(one);
+    if (title && ALIKE.test(title.textContent)) explains.textContent += " (Enter: page by page)";
   }
   // Bytes of a structure's field: "0x08: 00 00 10 00 00 00 00 00".
   function bytesOf(cell) {
@@ -34,6 +35,59 @@
     return `bytes ${first} to ${first + bytes.length - 1}: ${name}, the lowest byte first`;
   }
   for (const kind of ["focusin", "pointerover", "click"]) document.addEventListener(kind, explain);
+
+  // -- pages that are alike, one by one: at most MOST cells, each of which can be looked into again --
+
+  const ALIKE = /^(0x[0-9a-f]+) to (0x[0-9a-f]+), ([0-9]+) pages: (.*)$/;
+  const MOST = 512n, PAGE = 4096n, ACROSS = 16;
+  const WIDTH = 21, HEIGHT = 28, MARGIN = 4;
+
+  function drawn(name, attributes, text) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text) made.textContent = text;
+    return made;
+  }
+
+  function zoom(cell, takesFocus) {
+    const alike = find("title", cell).textContent.match(ALIKE);
+    if (!alike) return;
+    const figure = cell.closest("figure"), map = find("svg.page-map", figure);
+    all(".zoom", figure).forEach(one => one.remove());
+    const hex = address => "0x" + address.toString(16);
+    const first = BigInt(alike[1]), end = BigInt(alike[2]) + 1n, pages = BigInt(alike[3]);
+    const each = (pages + MOST - 1n) / MOST * PAGE;
+    const rows = Math.ceil(Number((end - first + each - 1n) / each) / ACROSS);
+    const width = 2 * MARGIN + ACROSS * WIDTH, height = rows * HEIGHT + 2 * MARGIN;
+    const svg = drawn("svg", {class: "page-map zoom", width, height, role: "grid",
+      viewBox: `0 0 ${width} ${height}`, "aria-label": `${alike[1]} to ${alike[2]}, page by page`});
+    const letter = find("text", cell).textContent[0], box = find("rect", cell);
+    let row = null, at = 0;
+    for (let start = first; start < end; start += each, at++) {
+      if (at % ACROSS === 0) svg.append(row = drawn("g", {role: "row"}));
+      const x = MARGIN + at % ACROSS * WIDTH, y = MARGIN + Math.floor(at / ACROSS) * HEIGHT;
+      const last = start + each < end ? start + each : end;
+      const count = (last - start) / PAGE;
+      const range = count > 1n ? `${hex(start)} to ${hex(last - 1n)}, ${count} pages` : hex(start);
+      const kind = count > 1n ? cell.getAttribute("class")
+        : cell.getAttribute("class").replace(" wide", "");
+      const made = drawn("g", {class: kind, role: "gridcell", tabindex: at ? "-1" : "0"});
+      const moved = `translate(${x + 1 - box.getAttribute("x")} ${y + 1 - box.getAttribute("y")})`;
+      made.append(drawn("title", {}, `${range}: ${alike[4]}`),
+        drawn("rect", {x: x + 1, y: y + 1, width: WIDTH - 2, height: HEIGHT - 2}),
+        ...all("path", cell).map(one => drawn("path", {class: one.getAttribute("class"),
+          d: one.getAttribute("d"), transform: moved})),
+        drawn("text", {x: x + 3, y: y + 14}, letter));
+      row.append(made);
+    }
+    map.after(svg);
+    if (takesFocus) find("[role=gridcell]", svg).focus();
+  }
+
+  document.addEventListener("click", event => {
+    const cell = event.target.closest && event.target.closest("[role=gridcell]");
+    if (cell) zoom(cell, false);
+  });
 
   // -- arrows in pictures: each has one tab stop --
 
@@ -71,6 +125,17 @@
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const on = event.target, svg = on.closest && on.closest("svg");
     if (!svg) return;
+    const isCell = on.matches("[role=gridcell]");
+    if (isCell && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      zoom(on, true);
+      return;
+    }
+    if (isCell && event.key === "Escape" && svg.matches(".zoom")) {
+      find("svg.page-map:not(.zoom) [role=gridcell][tabindex='0']", svg.closest("figure")).focus();
+      svg.remove();
+      return;
+    }
     if (on.matches("[role=gridcell]") && /^Arrow(Up|Down)$/.test(event.key)) {
       roveRows(event, on);
     } else {
