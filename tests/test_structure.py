@@ -75,7 +75,8 @@ PURE_MODULES = {
     ),
     "demo/chapters": (
         "__init__", "attack", "conversion", "destroys", "exercises", "files", "glossary",
-        "guest_pages", "hardware", "launch", "pins", "private_exercises", "slots", "teardown",
+        "guest_pages", "hardware", "in_place", "launch", "pins", "private_exercises", "slots",
+        "teardown",
     ),
     "demo/page": (
         "__init__", "attacker", "call_words", "calls", "handout", "page_cells", "page_map",

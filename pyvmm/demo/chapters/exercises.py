@@ -10,6 +10,8 @@ import errno
 
 from pyvmm.demo.telling.acts import (
     Close,
+    ConvertInPlace,
+    HoldPage,
     MakeFile,
     MakeVm,
     MapFile,
@@ -33,6 +35,7 @@ from pyvmm.demo.telling.chapter import (
     Unchanged,
     Worked,
 )
+from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, PAGE_SIZE
@@ -127,6 +130,40 @@ KEPT_VM = Exercise(
         (Operate("create-vm"), Operate("create-file"), Operate("close-file")),
         (Operate("create-vm"), Operate("create-file"), Operate("map"), Operate("close-vm")),
         (Operate("create-vm"), Operate("close-vm")),
+    ),
+)
+AROUND = Exercise(
+    number=8,
+    id="around-the-held-page",
+    task="A file of four pages is bound at 0x100000, all of them shared, and somebody holds the "
+    "page at offset 0x2000. Make the other three private, and leave that one as it is, held.",
+    hints=(
+        "A range with a held page in it is refused as a whole.",
+        "Two conversions will do: what lies before the held page, and what lies behind it.",
+        "convert-in-place 0 0 0x2000 private is the first; the last page is at offset 0x3000.",
+    ),
+    needs=frozenset({Need.IN_PLACE}),
+    begins=(
+        MakeVm(0, private=True),
+        MakeFile(0, 0, _FOUR, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED),
+        SetSlot(0, 0, MIB, _FOUR, 0, host_side=False),
+        HoldPage(0, _TWO),
+    ),
+    goals=(
+        Goal("the first page is not private", StateIs(MIB, PageState.PRIVATE)),
+        Goal("the second page is not private", StateIs(MIB + PAGE_SIZE, PageState.PRIVATE)),
+        Goal("the held page is not shared", StateIs(MIB + _TWO, PageState.SHARED)),
+        Goal("the last page is not private", StateIs(MIB + 3 * PAGE_SIZE, PageState.PRIVATE)),
+        Goal("the page is not held any more", Holds("page", 1)),
+    ),
+    solution=(
+        ConvertInPlace(0, 0, _TWO, Side.PRIVATE),
+        ConvertInPlace(0, 3 * PAGE_SIZE, PAGE_SIZE, Side.PRIVATE),
+    ),
+    wrong=(
+        (ConvertInPlace(0, 0, _FOUR, Side.PRIVATE),),
+        (HoldPage(0, _TWO, held=False), ConvertInPlace(0, 0, _FOUR, Side.PRIVATE)),
+        (ConvertInPlace(0, 0, _TWO, Side.PRIVATE),),
     ),
 )
 NOTHING_LEFT = Exercise(

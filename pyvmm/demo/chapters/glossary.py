@@ -154,6 +154,7 @@ TERMS = (
         "who may have it. Under review, in no release.",
         "KVM_SET_MEMORY_ATTRIBUTES2, as posted",
         ("in place",),
+        step="in-place/guest-reads",
     ),
     Term(
         "inode",

@@ -13,13 +13,13 @@ import trio
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.stage.stage import open_stage
 from pyvmm.demo.telling.acts import Act, act_words, parse_act
-from pyvmm.demo.telling.chapter import Exercise, StageKind
+from pyvmm.demo.telling.chapter import Exercise, Need, StageKind
 from pyvmm.demo.telling.outcomes import Observed, StageHost
 from pyvmm.demo.telling.solving import Done, is_about_state, unmet
 
 exercises = pytest.mark.parametrize("exercise", BOOK.exercises, ids=lambda one: one.id)
 _PRIVATE = [one for one in BOOK.exercises if one.setup.kind is StageKind.PRIVATE]
-_ON_ANY_KERNEL = [one for one in BOOK.exercises if one.setup.kind is not StageKind.PRIVATE]
+_ON_ANY_KERNEL = [one for one in BOOK.exercises if not one.needs & {Need.PRIVATE, Need.IN_PLACE}]
 
 
 @dataclass(frozen=True)
