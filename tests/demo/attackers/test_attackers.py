@@ -203,6 +203,8 @@ def test_a_core_has_what_is_shared_and_nothing_that_is_private(host: StageHost) 
         got = seen(found[Road.CORE])
         assert got.content is content, got.note
         assert "a core of" in got.note
+        calls = [call.name for call in found[Road.CORE].calls]
+        assert calls == ["openat", "pread"][: 1 + (content is Content.SECRET)]
         assert bool(got.data) is (content is Content.SECRET)
 
 
@@ -241,7 +243,13 @@ def test_where_no_core_is_written_that_is_said(
 def test_a_process_that_cannot_make_its_secret_says_why(tmp_path: Path) -> None:
     order = CoreOrder("model", 4 * MIB, 16 * PAGE_SIZE, 1 << 40, shared=False)
     assert CoreOrder.from_line(order.line()) == order
-    got = trio.run(core._of_process, order, tmp_path)
+    told: list[str] = []
+
+    def tell(name: str, *_: object, **__: object) -> None:
+        told.append(name)
+
+    got = trio.run(core._of_process, order, tmp_path, tell)
+    assert told == []
     assert got.content is Content.REFUSED
     assert "there is no memory at 0x10000000000" in got.note
     assert os.listdir(tmp_path) == []
@@ -255,10 +263,15 @@ def test_a_search_of_a_file_finds_words_wherever_they_lie(
     searcher = Searcher(GPA, 5, (0, 8))
     first, second = (pattern_at(GPA + offset, 5).to_bytes(8, "little") for offset in searcher.words)
     path = tmp_path / "file"
+
+    def found() -> list[int]:
+        with path.open("rb") as file:
+            return searcher.in_file(file.fileno())
+
     for at in range(3 * chunk):
         path.write_bytes(bytes(at) + first + bytes(3) + second + bytes(at % 80))
-        assert searcher.in_file(path) == [at, at + 11]
+        assert found() == [at, at + 11]
     path.write_bytes(first[4:] + first[:4] + second[:7])
-    assert searcher.in_file(path) == []
+    assert found() == []
     path.write_bytes(b"")
-    assert searcher.in_file(path) == []
+    assert found() == []

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -23,7 +24,16 @@ from pyvmm.demo.stage.attackers.target import Target, closed
 from pyvmm.demo.stage.secret import SIZE
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.outcomes import Content, Seen
+from pyvmm.hosts.call_record import Field, number_field
 from pyvmm.memory.page_states import PageState
+
+
+class Told(Protocol):
+    """`Target.told`."""
+
+    def __call__(self, name: str, target: str, *given: Field, result: int | OSError) -> None:
+        """Tell of a system call."""
+
 
 PATIENCE = 180.0
 """Seconds that the process may take: in the lab it starts slowly."""
@@ -44,10 +54,10 @@ async def by_core(target: Target, gpa: int) -> Seen:
         shared=states.at(gpa) is not PageState.PRIVATE,
     )
     with tempfile.TemporaryDirectory(prefix="pyvmm-demo-") as folder:
-        return await _of_process(order, Path(folder))
+        return await _of_process(order, Path(folder), target.told)
 
 
-async def _of_process(order: CoreOrder, folder: Path) -> Seen:
+async def _of_process(order: CoreOrder, folder: Path, told: Told) -> Seen:
     command = [sys.executable, "-m", "pyvmm.demo.stage.attackers.core_process"]
     done = None
     with trio.move_on_after(PATIENCE):
@@ -61,34 +71,38 @@ async def _of_process(order: CoreOrder, folder: Path) -> Seen:
         )
     if done is None:
         return closed(Road.CORE, order.gpa, f"the process took longer than {PATIENCE:g} s")
-    told = _told(done.stdout)
-    seed = told.get("seed")
+    answer = _answer(done.stdout)
+    seed = answer.get("seed")
     if done.returncode != -signal.SIGABRT or not isinstance(seed, int):
-        why = told.get("failed") or done.stderr.decode(errors="replace").strip()[-200:]
+        why = answer.get("failed") or done.stderr.decode(errors="replace").strip()[-200:]
         return closed(Road.CORE, order.gpa, f"the process did not come to that: {why}")
-    return await trio.to_thread.run_sync(_searched, order, seed, folder)
+    return await trio.to_thread.run_sync(_searched, order, seed, folder, told)
 
 
-def _told(output: bytes) -> dict[str, object]:
+def _answer(output: bytes) -> dict[str, object]:
     try:
-        told = json.loads(output or b"{}")
+        answer = json.loads(output or b"{}")
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
-def _searched(order: CoreOrder, seed: int, folder: Path) -> Seen:
+def _searched(order: CoreOrder, seed: int, folder: Path, told: Told) -> Seen:
     core = next((one for one in folder.iterdir() if one.is_file()), None)
     if core is None:
         return closed(Road.CORE, order.gpa, "it ended by SIGABRT, and the kernel wrote no core")
     searcher = Searcher(order.gpa, seed, tuple(range(0, SIZE, 8)))
     said = f"a core of {core.stat().st_size} bytes of a process like this one"
-    offsets = searcher.in_file(core)
-    if not offsets:
-        note = f"{said}, with all that is mapped: no word of its guest's secret is in it"
-        return closed(Road.CORE, order.gpa, note)
-    with core.open("rb") as file:
-        data = os.pread(file.fileno(), SIZE, offsets[0])
+    with core.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        told("openat", str(core), result=fd)
+        offsets = searcher.in_file(fd)
+        if not offsets:
+            note = f"{said}, with all that is mapped: no word of its guest's secret is in it"
+            return closed(Road.CORE, order.gpa, note)
+        data = os.pread(fd, SIZE, offsets[0])
+        asked = number_field("length", SIZE), number_field("offset", offsets[0])
+        told("pread", f"core fd {fd}", *asked, result=len(data))
     note = f"{said}: its guest's secret is at offset {offsets[0]:#x}"
     return Seen(Road.CORE, order.gpa, Content.SECRET, data, note=note)
 

@@ -149,16 +149,15 @@ class Searcher:
                 at = data.find(upper, at + 1, end)
         return sorted(found)
 
-    def in_file(self, path: Path) -> list[int]:
+    def in_file(self, fd: int) -> list[int]:
         """The offsets in a file where one of the words is. Raises `OSError`."""
         buffer = bytearray(_CHUNK)
         found: set[int] = set()
-        with path.open("rb", buffering=0) as file:
-            at, read = 0, _CHUNK
-            while read == _CHUNK:
-                read = os.preadv(file.fileno(), [buffer], at)
-                found.update(at + offset for offset in self.in_bytes(buffer, read))
-                at += _CHUNK - _WORD  # Two chunks overlap, for a word that is in both.
+        at, read = 0, _CHUNK
+        while read == _CHUNK:
+            read = os.preadv(fd, [buffer], at)
+            found.update(at + offset for offset in self.in_bytes(buffer, read))
+            at += _CHUNK - _WORD  # Two chunks overlap, for a word that is in both.
         return sorted(found)
 
     def in_process(self, told: Told = lambda *_: None) -> list[Found]:
