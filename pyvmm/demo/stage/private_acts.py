@@ -9,7 +9,7 @@ import typing
 from dataclasses import dataclass
 
 from pyvmm.demo.stage.mailbox import Mail
-from pyvmm.demo.stage.private_machine import PrivateMachine
+from pyvmm.demo.stage.private_machine import GuestSilentError, PrivateMachine
 from pyvmm.demo.stage.secret import SIZE, Secret
 from pyvmm.demo.telling.acts import (
     Act,
@@ -160,6 +160,8 @@ class MachineActs:
         """Carry out what `prepare` has let pass. A refusal is an answer."""
         try:
             return await self._do(act)
+        except GuestSilentError as silent:
+            return Done(errno.ETIMEDOUT, explained=Explained("", silent.cause, ""))
         except SystemCallError as refusal:
             return Done(refusal.errno, explained=_explained(refusal))
 

@@ -28,6 +28,8 @@ from pyvmm.memory.layout import FIRMWARE_GPA, GpaRange
 
 LIMIT = 60.0
 """Seconds after which a guest that was to do something, or to stop, counts as lost."""
+SILENCE = 30.0
+"""Seconds after which a guest that was told something does not answer any more."""
 _POLL = 0.001
 _IN_C = {
     "POSTED_WRITE": "port writes that C took",
@@ -36,6 +38,10 @@ _IN_C = {
 }
 _REPORTED = GpaRange(FIRMWARE_GPA + 16, FIRMWARE_GPA + LAUNCH_REPORT.size - 8)
 """The digest in the launch report."""
+
+
+class GuestSilentError(InternalError):
+    """The guest does not answer: whatever it does, it is not what it was made for."""
 
 
 class Said:
@@ -243,13 +249,25 @@ class PrivateMachine:
         return self._mailbox
 
     async def ask(self, command: Mail, *arguments: int) -> int | None:
-        """Have the guest do something; its result, or None where it ended over that."""
+        """Have the guest do something; its result, or None where it ended over that.
+
+        Raises `GuestSilentError` where it does neither.
+        """
         mailbox = self._mailbox
         assert mailbox is not None
+        # Somebody else may have written there: then the guest has that to answer first.
+        if not mailbox.is_answered and not await self._answered(mailbox):
+            return None
         mailbox.post(command, *arguments)
-        if await self.run_until(lambda: mailbox.is_answered):
-            return mailbox.result
-        return None
+        return mailbox.result if await self._answered(mailbox) else None
+
+    async def _answered(self, mailbox: Mailbox) -> bool:
+        """Run until the guest has answered; False where it ended instead."""
+        if await self.run_until(lambda: mailbox.is_answered, SILENCE):
+            return True
+        if self.ended is None:
+            raise GuestSilentError("talk to the guest", f"it has not answered for {SILENCE:g} s")
+        return False
 
     async def run_until(self, is_there: Callable[[], bool], limit: float = LIMIT) -> bool:
         """Let it run until something is true, its end, or `limit` seconds; then it is paused.

@@ -16,6 +16,7 @@ from pyvmm.demo.telling.outcomes import Content, Outcome, StageHost
 from pyvmm.errors import UsageError
 from pyvmm.hosts.call_record import Made, SystemCall
 from pyvmm.hosts.exits import Hlt, Interrupted
+from pyvmm.hosts.interface import Vcpu
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
@@ -381,3 +382,47 @@ def test_the_guest_may_be_broken_by_what_is_written(host: StageHost) -> None:
         assert b"PANIC: unexpected exception 6" in console
 
     with_stage(act, host)
+
+
+def test_a_guest_that_does_not_answer_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def astray(vcpu: Vcpu) -> None:
+        vcpu.set_regs(replace(vcpu.get_regs(), rip=GPA))
+
+    async def act(stage: PrivateStage) -> None:
+        # A jump to itself (SDM, JMP rel8).
+        await done(
+            stage,
+            "boot none mailbox",
+            f"write guest 0 {PAGE} 0xeb",
+            f"write guest 0 {GPA + 1:#x} 254",
+        )
+        await stage.machine.inside.machine.vcpus[0].call(astray)
+        monkeypatch.setattr("pyvmm.demo.stage.private_machine.SILENCE", 0.05)
+        monkeypatch.setattr("pyvmm.demo.stage.private_acts.PATIENCE", 0.05)
+        for line in (f"read guest 0 {PAGE}", f"convert guest {PAGE} 4096 shared", "next-exit"):
+            (silent,) = await done(stage, line)
+            assert silent.errno == errno.ETIMEDOUT
+            assert silent.explained is not None
+            assert "0.05 s" in silent.explained.cause
+            assert silent.after.ended is None
+        (by_host, again) = await done(stage, f"read host 0 {PAGE}", "boot none mailbox")
+        assert (by_host.value, again.after.ended) == (0, None)
+
+    with_stage(act)
+
+
+def test_what_the_host_writes_into_the_mailbox_is_answered_first() -> None:
+    *_, read, _, _, ended = outcomes(
+        "boot none mailbox",
+        f"read guest 0 {PAGE}",
+        "write host 0 0x110040 200",
+        f"read guest 0 {PAGE}",
+        # The command at 16 of the channel: 0 is the end, with the first argument for a status.
+        "write host 0 0x110050 0",
+        "write host 0 0x110040 9",
+        f"read guest 0 {PAGE}",
+    )
+    assert (read.errno, read.value, read.after.ended) == (0, 0, None)
+    assert (ended.errno, ended.value) == (0, None)
+    assert ended.after.ended == 0
+    assert b"the host has asked for the end" in ended.console
