@@ -28,7 +28,7 @@ from pyvmm.demo.telling.chapter import Need, Setup
 from pyvmm.demo.telling.orders import DoAct, NotDone, OpenStage, StageOpened
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
 from pyvmm.demo.telling.player import Phase, Plain, Player
-from pyvmm.errors import HostLacksError
+from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.lab import failures, starting
 from pyvmm.lab.failures import LabError, LabLostError
 from pyvmm.lab.protocol import (
@@ -265,6 +265,7 @@ class Speaking:
 
     def __init__(self, place: str, offers: dict[StageHost, frozenset[Need]]) -> None:
         self.place = place
+        self.code = 69
         self.offers = offers
         self.opened: list[StageHost] = []
         self.now = 0
@@ -290,7 +291,7 @@ class Speaking:
             return
         wanted, ticket = order.order, order.order.ticket
         if order.host not in self.offers:
-            client.feed(line_of(NoStage(69, "open", "there is none", "", ticket)))
+            client.feed(line_of(NoStage(self.code, "open", "there is none", "", ticket)))
         elif wanted.needs - self.offers[order.host]:
             client.feed(line_of(NoStage(69, "open", "it lacks something", "", ticket)))
         else:
@@ -356,6 +357,45 @@ def test_the_host_of_a_stage(
             # A process in the lab is kept as long as the reader's stage is there.
             assert in_lab.now == (host == "lab")
         assert (local.now, in_lab.now) == (0, 0)
+
+    run(main)
+
+
+def test_a_reader_who_goes_on_elsewhere_leaves_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    local, in_lab = Speaking("here", HERE), Speaking("lab", {StageHost.KVM: PRIVATE})
+    monkeypatch.setattr(LabHouse, "is_up", lambda self: True)
+    monkeypatch.setattr(LabHouse, "process", lambda self, patience: in_lab.process(patience))
+
+    async def main() -> None:
+        async with open_houses(None, process=local.process) as houses, houses.reading() as reading:
+            hosts = []
+            for needs in (PRIVATE, PRIVATE, NONE, PRIVATE, IN_PLACE):
+                told = await reading.carry_out(replace(OPEN, needs=needs))
+                assert isinstance(told, StageOpened)
+                hosts.append((told.staged.host.value, in_lab.now, local.now))
+            on_lab = ("lab", 1, 1)
+            assert hosts == [on_lab, on_lab, ("kvm", 0, 1), on_lab, ("model", 0, 1)]
+        assert len(in_lab.opened) == 3
+
+    run(main)
+
+
+@pytest.mark.parametrize(("code", "is_next"), [(69, True), (77, True), (64, False), (71, False)])
+def test_the_next_host_is_tried_only_where_one_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, code: int, is_next: bool
+) -> None:
+    local = Speaking("here", NO_KVM)
+    local.code = code
+    monkeypatch.setattr(LabHouse, "is_up", lambda self: False)
+
+    async def main() -> None:
+        async with open_houses(None, process=local.process) as houses, houses.reading() as reading:
+            if is_next:
+                assert isinstance(await reading.carry_out(OPEN), StageOpened)
+                return
+            with pytest.raises(PyvmmError, match="there is none") as caught:
+                await reading.carry_out(OPEN)
+            assert caught.value.exit_code == code
 
     run(main)
 
