@@ -37,7 +37,15 @@ _PRIVATE = frozenset({Need.PRIVATE, Need.IN_PLACE})
 
 
 def telling(told: Sequence[Chapter]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("chapter", told, ids=lambda one: one.id)
+    return pytest.mark.parametrize(
+        "chapter",
+        [
+            pytest.param(
+                one, marks=[pytest.mark.slow] if Need.PRIVATE in one.needs else [], id=one.id
+            )
+            for one in told
+        ],
+    )
 
 
 chapters = telling(BOOK.chapters)

@@ -52,8 +52,9 @@ PINS = Chapter(
             "pinned. A descriptor is a reference; so a VM lives while its descriptor is open, at "
             "least.",
             Operate("create-vm"),
-            after="Two designs are shown. Linux's is done here; the other one was proposed in a "
-            "mail while guest_memfd was under review, and follows from its rules.",
+            after="Two designs are shown: file-pins-vm, which is Linux's; and memslot-pins-file, "
+            "which a mail proposed while guest_memfd was under review. No kernel has that one, so "
+            "its rules are followed.",
         ),
         Step(
             "file",

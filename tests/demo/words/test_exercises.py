@@ -17,8 +17,14 @@ from pyvmm.demo.telling.chapter import Exercise, Need, StageKind
 from pyvmm.demo.telling.outcomes import Observed, StageHost
 from pyvmm.demo.telling.solving import Done, is_about_state, unmet
 
-exercises = pytest.mark.parametrize("exercise", BOOK.exercises, ids=lambda one: one.id)
 _PRIVATE = [one for one in BOOK.exercises if one.setup.kind is StageKind.PRIVATE]
+exercises = pytest.mark.parametrize(
+    "exercise",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if one in _PRIVATE else [], id=one.id)
+        for one in BOOK.exercises
+    ],
+)
 _ON_ANY_KERNEL = [one for one in BOOK.exercises if not one.needs & {Need.PRIVATE, Need.IN_PLACE}]
 
 
