@@ -49,6 +49,8 @@ CALLS: Mapping[str, str] = {
     "munmap": "Takes an address range out of this process.",
     "close": "Gives a descriptor back. What it referred to lives as long as anything refers to it.",
     "mincore": "Asks which pages are in memory.",
+    "open": "Gets a descriptor for what has a name.",
+    "preadv": "Reads from a file at an offset; /proc/self/mem is the process's own memory.",
     "pread": "Reads from a file at an offset.",
     "vmsplice": "Puts pages of this process into a pipe, which holds them then.",
     "process_vm_readv": "Reads memory of a process from outside of it.",

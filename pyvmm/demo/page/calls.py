@@ -31,7 +31,7 @@ def calls_html(outcome: Outcome) -> str:
         parts.append('<p class="faint">The model answers; KVM would have been given the same.</p>')
     many = len(calls) + len(outcome.exits)
     if many > BRIEF:
-        counted = Counter(one.request or one.name for one in calls)
+        counted = Counter(map(_name, calls))
         words = [f"{name} x{times}" for name, times in counted.items()]
         if outcome.exits:
             words.append(f"exits of the guest x{len(outcome.exits)}")
@@ -44,6 +44,14 @@ def calls_html(outcome: Outcome) -> str:
     for left, count in outcome.left_out:
         parts.append(f'<p class="faint">and {count} more: {said(left)}</p>')
     return "".join(parts)
+
+
+def _name(call: SystemCall) -> str:
+    """Name of what was asked for, without the flags of a call that says it by its own name."""
+    if call.name == "ioctl":
+        return call.request
+    is_request = call.request.startswith(("MADV_", "FALLOC_"))
+    return f"{call.name} {call.request}" if is_request else call.name
 
 
 def _listed(made: Sequence[SystemCall | str]) -> str:

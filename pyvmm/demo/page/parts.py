@@ -35,7 +35,7 @@ PARTS = {
 }
 """Names of all parts, and what a section of each is called."""
 TOLD = ("says", "question", "outcome", "calls", "tries")
-SHOWN = ("pages", "graph", "attacker", "console")
+SHOWN = ("attacker", "console", "pages", "graph")
 """Parts in words, and pictures: two columns where there is room."""
 
 

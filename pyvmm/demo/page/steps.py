@@ -17,7 +17,7 @@ from pyvmm.demo.page.words import (
 )
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Question, Step
-from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
+from pyvmm.demo.telling.outcomes import Content, Observed, Outcome, Staged
 from pyvmm.demo.telling.player import Moment
 from pyvmm.lifetime.properties import BY_NAME
 
@@ -61,7 +61,8 @@ def question_html(question: Question | None, moment: Moment | None = None) -> st
 def outcome_html(moment: Moment) -> str:
     """The outcome of an act: the answer, its reason, the prediction beside it."""
     outcome = moment.outcome
-    kind = "answer bad" if outcome.errno else "answer good"
+    gave_away = any(one.content is Content.SECRET for one in outcome.seen)
+    kind = "answer bad" if outcome.errno or gave_away else "answer good"
     parts = ["<h3>What came of it</h3>", paragraph(answer_words(outcome), kind)]
     why = outcome.explained
     if why is not None:

@@ -103,6 +103,13 @@ def test_each_way_of_the_attacker_is_told() -> None:
     assert "the secret: 3c 73 63 72" in text
     assert "<script>&\"'.." in text
     assert "nothing (EOPNOTSUPP)" in text
+    answer = tree(
+        moment_html(
+            told().chapter, replace(hostile(), outcome=replace(hostile().outcome, errno=0)), "m0"
+        )["outcome"]
+    ).children[1]
+    assert answer.attributes["class"] == "answer bad"
+    assert answer.text == "The attacker gets the secret, nothing."
 
 
 def test_a_moment_tells_prediction_and_outcome_beside_each_other() -> None:

@@ -224,7 +224,7 @@
     for (const one of all("ol.timeline li[data-moment]")) {
       const here = +one.dataset.moment === at;
       if (here) one.setAttribute("aria-current", "step"); else one.removeAttribute("aria-current");
-      one.hidden = moments[+one.dataset.moment].chapter !== moments[at].chapter;
+      one.closest("nav").hidden = moments[+one.dataset.moment].chapter !== moments[at].chapter;
     }
     status.textContent = asking ? moments[at].asks : moments[at].said;
     refresh();
