@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pyvmm.demo.telling.acts import Look
 from pyvmm.demo.telling.chapter import Book
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, Phase, View
@@ -115,7 +116,7 @@ def _asking(view: View, part: Part | None, width: int, room: int) -> Page:
     top = [*text.saying(view.step, width)]
     if view.staged is not None and _is_to_be_said(view, view.staged):
         top = [*text.not_real(view.staged, width), *top]
-    enter = "Enter do it"
+    enter = "Enter go on" if isinstance(view.step.act, Look) else "Enter do it"
     if view.step.question is not None:
         top += [EMPTY, *text.asking(view.step.question, width)]
         enter = f"1-{len(view.step.question.choices)} predict  Enter see"

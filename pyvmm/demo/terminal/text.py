@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pyvmm.demo.telling.acts import act_words
+from pyvmm.demo.telling.acts import Look, act_words
 from pyvmm.demo.telling.chapter import Chapter, Question, Step
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, View
@@ -58,8 +58,9 @@ def answer(moment: Moment, width: int) -> Iterator[Line]:
     outcome = moment.outcome
     if moment.was_tried:
         yield from wrapped(f"tried: {act_words(moment.act)}", width, rest="  ")
-    tone = Tone.REFUSED if outcome.errno else Tone.WORKED
-    yield from wrapped(f"ANSWER: {_answered(outcome)}", width, tone, rest="  ")
+    if not isinstance(moment.act, Look):
+        tone = Tone.REFUSED if outcome.errno else Tone.WORKED
+        yield from wrapped(f"ANSWER: {_answered(outcome)}", width, tone, rest="  ")
     yield from _designs(outcome, width)
     yield from _explained(outcome, width)
     yield from _predicted(moment, width)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from pyvmm.demo.telling.outcomes import Content, Outcome, Seen, name_of
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
-from pyvmm.visible import visible
 
 _MOST_LINES = 40
 """Most lines of the console that are shown: the last ones."""
@@ -34,8 +33,8 @@ def _bytes(one: Seen) -> str:
 
 
 def console(outcome: Outcome, width: int) -> Iterator[Line]:
-    """The guest's own words; it is not to be trusted, so control characters are written out."""
-    text = visible(outcome.console.decode("utf-8", "surrogateescape"), "\n")
+    """The guest's own words; it is not to be trusted: `wrapped` writes control characters out."""
+    text = outcome.console.decode("utf-8", "surrogateescape")
     lines = text.rstrip("\n").split("\n")
     if len(lines) > _MOST_LINES:
         yield Line(f"... {len(lines) - _MOST_LINES} lines before these", Tone.FAINT)

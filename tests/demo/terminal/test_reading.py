@@ -12,6 +12,7 @@ from pyvmm.demo.playing import playing_here
 from pyvmm.demo.telling.orders import StageLost, StageOpened
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
 from pyvmm.demo.telling.player import Phase, Plain, Player
+from pyvmm.demo.terminal.frames import Frame
 from pyvmm.demo.terminal.keys import Key, Pressed
 from pyvmm.demo.terminal.reading import Away, Reading
 from pyvmm.demo.terminal.screen import drawn
@@ -219,3 +220,21 @@ def test_what_is_said_of_a_lab_s_start_is_shown_until_a_key() -> None:
     assert reading.frame(player.view, 80, 24).lines[-2].text == "the lab is being started"
     reading.press(Key.REDRAW, player.view, 80, 24)
     assert reading.frame(player.view, 80, 24).lines[-2].text == ""
+
+
+def test_a_screen_that_grows_while_it_is_scrolled_is_full() -> None:
+    async def main() -> tuple[Frame, Frame]:
+        async with playing_here(Player(BOOK, "slots"), StageHost.MODEL) as reader:
+            await reader.begin()
+            reading = Reading(BOOK)
+            for key in "???":
+                reading.press(key, reader.player.view, 40, 12)
+            for _ in range(3):
+                reading.press(Key.PAGE_DOWN, reader.player.view, 40, 12)
+            small = reading.frame(reader.player.view, 40, 12)
+            return small, reading.frame(reader.player.view, 40, 24)
+
+    small, large = trio.run(main)
+    assert small.first + small.room == small.total
+    assert large.first + large.room == large.total
+    assert all(line.text for line in large.lines[1:-1])

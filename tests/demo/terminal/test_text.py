@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from pyvmm.demo.telling.acts import Attack, Boot, Look, Operate, Road, act_words, parse_act
+from pyvmm.demo.telling.acts import Attack, Boot, Look, MakeVm, Operate, Road, act_words, parse_act
 from pyvmm.demo.telling.chapter import StageKind, Step
 from pyvmm.demo.telling.outcomes import (
     Answer,
@@ -98,6 +98,9 @@ def test_memory_with_residency_and_what_has_changed() -> None:
     # Nothing but residency is another: that is a change, too.
     empty = Observed(memory=AFTER.memory, resident=AFTER.resident[:1])
     assert "* 0x100000-0x100fff  4 KiB  shared  not resident" in words(memory(AFTER, empty, 80))
+    grown = Observed(memory=(run(MIB, MIB + 2 * PAGE, PageState.SHARED),))
+    small = Observed(memory=(run(MIB, MIB + PAGE, PageState.SHARED),))
+    assert words(memory(small, grown, 80))[-1].endswith("  8 KiB  shared  (has grown)")
     # Where no stage tells of residency none is shown.
     assert not [
         line
@@ -197,11 +200,11 @@ def test_an_attacker_s_view_and_the_guest_s_console() -> None:
 
 def test_refusals_digests_designs_and_the_end() -> None:
     why = Explained("slot-overlap", "two slots overlap", "kvm_set_memory_region")
-    refused = told(moment(outcome(errno=errno.EEXIST, explained=why)))
+    refused = told(moment(outcome(errno=errno.EEXIST, explained=why), act=MakeVm(0)))
     assert "ANSWER: refused, EEXIST\nbecause two slots overlap [kvm_set_memory_region]" in refused
-    odd = told(moment(outcome(errno=errno.EOPNOTSUPP)))
+    odd = told(moment(outcome(errno=errno.EOPNOTSUPP), act=MakeVm(0)))
     assert "ANSWER: refused, EOPNOTSUPP" in odd
-    assert "refused, 4095" in told(moment(outcome(errno=4095)))
+    assert "refused, 4095" in told(moment(outcome(errno=4095), act=MakeVm(0)))
     after = Observed(measured=b"\x01" * 48, reported=b"\x02" * 48, ended=7)
     launch = told(moment(outcome(after=after, same_digest=False), act=Boot()))
     assert "the monitor's digest: 0101" in launch
@@ -275,3 +278,8 @@ def test_operations_are_named_with_their_numbers() -> None:
     lines = list(usages(StageKind.PINS))
     assert "operate create-vm[:vm=0]" in lines or "operate create-vm" in lines
     assert "operate bind[:vm=0,file=0,slot=0,page=0]" in lines
+
+
+def test_a_step_that_only_shows_has_no_answer() -> None:
+    assert "ANSWER" not in told(moment(outcome()))
+    assert "ANSWER: it worked" in told(moment(outcome(), act=MakeVm(0)))
