@@ -23,7 +23,8 @@ _EXERCISES = """
 One for each chapter. `pyvmm demo --exercise N` sets the machine up and takes acts, line by line,
 as `t` does in a chapter. It looks at the machine after each: solved is what *is* so, however you
 came there, and the first thing that is not yet so is named. `h` gives a hint (there are three),
-`r` begins again."""
+`r` begins again. Lines of standard input will do as well: it ends with 0 where the exercise is
+solved, and with 1 where it is not."""
 _SOLUTIONS = """
 ## Hints and solutions
 
