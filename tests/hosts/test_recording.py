@@ -107,6 +107,15 @@ def test_a_structure_is_spelled_out_as_the_kernel_got_it() -> None:
 
 
 @pytest.mark.kvm
+def test_a_capability_has_its_name() -> None:
+    taken = Taken()
+    with System(recorder=taken) as system, system.create_vm() as vm:
+        vm.enable_hypercall_exits(1 << 12)
+        cap = by_name(taken.last("KVM_ENABLE_CAP").given)["cap"]
+    assert (cap.value, cap.meaning) == (201, "KVM_CAP_EXIT_HYPERCALL")
+
+
+@pytest.mark.kvm
 def test_a_refusal_is_told_with_its_errno() -> None:
     taken = Taken()
     with System(recorder=taken) as system:

@@ -16,6 +16,7 @@ from pyvmm.hosts.call_record import (
     vm_type_name,
 )
 from pyvmm.hosts.kvm.binding import CData, ffi, issue
+from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.descriptor import Descriptor
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import Direction, FdKind, IoctlSpec
@@ -129,9 +130,15 @@ def fields_of(argument: CData, structure: str) -> tuple[Field, ...]:
         end = len(raw) if is_open else field.offset + ffi.sizeof(field.type)
         content = raw[field.offset : end]
         value = int.from_bytes(content, "little") if field.type.kind == "primitive" else None
-        meaning = "" if value is None else meaning_of(structure, name, value)
+        meaning = "" if value is None else _meaning(structure, name, value)
         found.append(Field(name, content, field.offset, value, meaning))
     return tuple(found)
+
+
+def _meaning(structure: str, name: str, value: int) -> str:
+    if structure == "struct kvm_enable_cap" and name == "cap" and value in set(Cap):
+        return f"KVM_CAP_{Cap(value).name}"
+    return meaning_of(structure, name, value)
 
 
 def _value(spec: IoctlSpec, argument: CData | int) -> tuple[Field, ...]:
