@@ -205,11 +205,13 @@ class Hands(Owner):
 
     def _let_go(self, fd: int) -> None:
         os.dup2(self._null, fd, inheritable=False)
+        self._busy.append(fd)
+        if self._recorder is None:
+            return
         old = number_field("oldfd", self._null, 4, os.devnull)
         new = number_field("newfd", fd, 4, "is closed by this, and its number stays in use")
         flags = number_field("flags", os.O_CLOEXEC, 4, "O_CLOEXEC")
         tell(self._recorder, "dup3", f"{Vm.WHAT} fd {fd}", fd, old, new, flags)
-        self._busy.append(fd)
 
     # Files
 

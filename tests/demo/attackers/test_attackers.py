@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,29 @@ def test_where_no_core_is_written_that_is_said(
     if said:
         _, found = attacks(StageHost.MODEL, HIDE, roads=(Road.CORE,))
         assert said in seen(found[Road.CORE]).note
+
+
+def test_a_core_that_is_cut_off_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "core"
+    whole = Path(sys.executable).read_bytes()
+    for size, is_cut in ((len(whole), False), (len(whole) // 2, True), (70, True), (0, True)):
+        path.write_bytes(whole[:size])
+        assert core._is_cut(path) is is_cut
+
+
+def test_an_attack_without_a_place_for_its_files_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = Path(tempfile.gettempdir()) / "nowhere"
+
+    async def act(stage: PrivateStage) -> None:
+        await done(stage, "boot")
+        monkeypatch.setattr(tempfile, "tempdir", str(nowhere))
+        (outcome,) = await done(stage, f"attack qmp-dump {PAGE}")
+        assert seen(outcome).content is Content.REFUSED
+        assert f"it could not be tried: [Errno 2] No such file or directory: '{nowhere}" in (
+            seen(outcome).note
+        )
+
+    with_stage(act)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from pyvmm.demo.stage.attackers import exits, file_calls, other_vm, own_memory, search
-from pyvmm.demo.stage.attackers.target import Target
+from pyvmm.demo.stage.attackers.target import Target, closed
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.outcomes import Seen
 
@@ -46,4 +46,8 @@ async def attack(road: Road, target: Target, gpa: int) -> Seen:
     nothing has been tried. A road that is closed is no error.
     """
     target.sides(gpa)
-    return await ROADS[road](target, gpa)
+    try:
+        return await ROADS[road](target, gpa)
+    except OSError as error:
+        # Of the attacker's own, as for a folder that there is no room for.
+        return closed(road, gpa, f"it could not be tried: {error}")

@@ -97,6 +97,9 @@ def _searched(order: CoreOrder, seed: int, folder: Path, told: Told) -> Seen:
         fd = file.fileno()
         told("openat", str(core), result=fd)
         offsets = searcher.in_file(fd)
+        if not offsets and _is_cut(core):
+            note = f"{said} is cut off: there is no room for it, or a limit (RLIMIT_CORE)"
+            return closed(Road.CORE, order.gpa, note)
         if not offsets:
             note = f"{said}, with all that is mapped: no word of its guest's secret is in it"
             return closed(Road.CORE, order.gpa, note)
@@ -105,6 +108,19 @@ def _searched(order: CoreOrder, seed: int, folder: Path, told: Told) -> Seen:
         told("pread", f"core fd {fd}", *asked, result=len(data))
     note = f"{said}: its guest's secret is at offset {offsets[0]:#x}"
     return Seen(Road.CORE, order.gpa, Content.SECRET, data, note=note)
+
+
+def _is_cut(core: Path) -> bool:
+    """Tell whether an ELF file ends before its last segment does."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with core.open("rb") as file:
+            ends = [one["p_offset"] + one["p_filesz"] for one in ELFFile(file).iter_segments()]
+    except ELFError:
+        return True
+    return max(ends, default=0) > core.stat().st_size
 
 
 def _why_no_file() -> str:
