@@ -191,13 +191,14 @@ class _Reader:
 
     async def _open_in_lab(self, order: OpenStage, why: str) -> Told:
         """Open it in the lab, and on the model where there is none for it."""
-        lacking = self._no_lab()
+        asked = order.setup.kind, order.needs
+        lacking = self._lab_house.lacking.get(asked) or self._no_lab()
         if not lacking:
             self._is_in_lab = True
             answer = await self._ask_lab(OpenOn(StageHost.KVM, order))
             if not _is_lacking(answer):
                 return _staged(answer, StageHost.LAB, why)
-            lacking = answer.cause
+            lacking = self._lab_house.lacking[asked] = answer.cause
         why = f"{why}; not in the lab: {lacking}" if why else f"not in the lab: {lacking}"
         return await self._open_here(order, StageHost.MODEL, why)
 

@@ -15,6 +15,7 @@ import trio
 
 import pyvmm
 from pyvmm.demo.house.client import Patience, StageClient
+from pyvmm.demo.telling.chapter import Need, StageKind
 from pyvmm.errors import PyvmmError
 from pyvmm.lab import failures, loaded_code, starting
 from pyvmm.lab.protocol import (
@@ -47,6 +48,8 @@ class LabHouse:
         self.stages = 0
         self.lost = ""
         """Reason that the lab was lost, once it was."""
+        self.lacking: dict[tuple[StageKind, frozenset[Need]], str] = {}
+        """Stages with such needs that its kernel cannot have, and why, as far as was asked."""
         self._say = say
         self._starter: socket.socket | None = None
 

@@ -266,6 +266,7 @@ class Speaking:
     def __init__(self, place: str, offers: dict[StageHost, frozenset[Need]]) -> None:
         self.place = place
         self.code = 69
+        self.refused = 0
         self.offers = offers
         self.opened: list[StageHost] = []
         self.now = 0
@@ -293,6 +294,7 @@ class Speaking:
         if order.host not in self.offers:
             client.feed(line_of(NoStage(self.code, "open", "there is none", "", ticket)))
         elif wanted.needs - self.offers[order.host]:
+            self.refused += 1
             client.feed(line_of(NoStage(69, "open", "it lacks something", "", ticket)))
         else:
             self.opened.append(order.host)
@@ -369,13 +371,15 @@ def test_a_reader_who_goes_on_elsewhere_leaves_the_lab(monkeypatch: pytest.Monke
     async def main() -> None:
         async with open_houses(None, process=local.process) as houses, houses.reading() as reading:
             hosts = []
-            for needs in (PRIVATE, PRIVATE, NONE, PRIVATE, IN_PLACE):
+            for needs in (PRIVATE, PRIVATE, NONE, PRIVATE, IN_PLACE, IN_PLACE):
                 told = await reading.carry_out(replace(OPEN, needs=needs))
                 assert isinstance(told, StageOpened)
                 hosts.append((told.staged.host.value, in_lab.now, local.now))
             on_lab = ("lab", 1, 1)
-            assert hosts == [on_lab, on_lab, ("kvm", 0, 1), on_lab, ("model", 0, 1)]
+            assert hosts == [on_lab, on_lab, ("kvm", 0, 1), on_lab, *[("model", 0, 1)] * 2]
         assert len(in_lab.opened) == 3
+        # What its kernel has not is not asked for again.
+        assert in_lab.refused == 1
 
     run(main)
 
