@@ -78,7 +78,7 @@ def moment_html(
 
 def place_words(chapter: Chapter, step: Step) -> str:
     """``A VM and its memslots, step 2 of 7``."""
-    number = chapter.steps.index(step) + 1
+    number = [one.id for one in chapter.steps].index(step.id) + 1
     return f"{chapter.title}, step {number} of {len(chapter.steps)}"
 
 

@@ -121,6 +121,10 @@ def test_a_moment_tells_prediction_and_outcome_beside_each_other() -> None:
         shown = replace(moment, predicted=predicted, came_true=came_true)
         return tree(moment_html(run.chapter, shown, "m")["outcome"]).text
 
+    shown = replace(moment, predicted="eexist")
+    question = moment_html(run.chapter, shown, "m")["question"]
+    assert "EEXIST, and nothing changes (your prediction, came true)" in tree(question).text
+    assert "data-ask" not in question
     assert "The answer: EEXIST" in outcome(None)
     assert "As you predicted: EEXIST" in outcome("eexist")
     assert "You predicted: it works: the newer slot wins. It was: EEXIST" in outcome("worked")

@@ -104,4 +104,5 @@ def hostile() -> Moment:
         answers=(Answer(HOSTILE, HOSTILE, (HOSTILE,)),),
     )
     staged = Staged(StageHost.LAB, HOSTILE, HOSTILE)
-    return replace(moment, outcome=outcome, staged=staged, before=Observed())
+    step = replace(moment.step, says=HOSTILE, after=HOSTILE)
+    return replace(moment, step=step, outcome=outcome, staged=staged, before=Observed())
