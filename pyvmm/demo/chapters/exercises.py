@@ -172,7 +172,7 @@ NOTHING_LEFT = Exercise(
     task="A VM, two files, a slot and a mapping have been left behind. Free everything, without "
     "ending the process, and close VM 0 before any file.",
     hints=(
-        "The line on what the process holds says what is left.",
+        "Each line of the graph that begins with [process] is something that is left.",
         "close vm 0, and then look again: a VM goes, its files do not.",
         "A mapping is a thing of its own: close mapping 1.",
     ),
