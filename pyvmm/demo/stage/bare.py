@@ -172,10 +172,14 @@ def _open(host: StageHost, taken: Taken, *, in_place: bool) -> tuple[interface.S
     from pyvmm.hosts.kvm.system import System
 
     system = System(recorder=taken)
-    has_attributes = bool(system.capabilities().memory_attributes)
-    if system.capabilities().file_attributes:
+    try:
+        has = system.capabilities()
+    except BaseException:
+        system.close()
+        raise
+    if has.file_attributes:
         return system, IN_PLACE
-    return system, MAINLINE if has_attributes else SHARED_ONLY
+    return system, MAINLINE if has.memory_attributes else SHARED_ONLY
 
 
 def _offers(has: Capabilities) -> frozenset[Need]:

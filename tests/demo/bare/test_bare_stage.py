@@ -17,8 +17,9 @@ from pyvmm.demo.stage.bare import BareStage
 from pyvmm.demo.telling.acts import NAMES, parse_act
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Resident, StageHost
 from pyvmm.demo.telling.pins_picture import graph_of_stage
-from pyvmm.errors import UsageError
+from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.call_record import Made
+from pyvmm.hosts.kvm.system import System
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.rules.access import FAULTS
@@ -249,6 +250,26 @@ def test_private_memory_is_resident_on_its_own_side() -> None:
         Resident(0, Side.PRIVATE, GpaRange(0x10_0000, 0x10_2000)),
         Resident(0, Side.SHARED, GpaRange(0x10_3000, 0x10_4000)),
     )
+
+
+@pytest.mark.kvm
+def test_a_stage_that_cannot_ask_its_kvm_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    close = System.close
+
+    def noted(system: System) -> None:
+        closed.append(system.fd)
+        close(system)
+
+    def fails(_system: System) -> None:
+        raise SystemCallError("ask", errno.EIO, "EIO")
+
+    monkeypatch.setattr(System, "capabilities", fails)
+    monkeypatch.setattr(System, "close", noted)
+    with pytest.raises(SystemCallError):
+        BareStage(StageHost.KVM)
+    assert len(closed) == 1
+    assert closed[0] >= 0
 
 
 WORDS = {
