@@ -38,24 +38,27 @@ class Site:
         self._nursery = nursery
         self._lecture = Lecture() if is_lecture else None
         self._visitors: dict[str, Visitor] = {}
+        self.living: set[Visitor] = set()
+        """These, and those whose machines are being freed."""
         self._teacher: Visitor | None = None
         self._followers: dict[str, Visitor] = {}
 
     @property
     def visitors(self) -> int:
         """Visitors that have a place now, a teacher included."""
-        return len(self._visitors)
+        return len(self.living)
 
     def visitor(self, cookie: str, role: Role) -> Visitor | None:
         """The visitor with this cookie, who gets a place; None where all are taken."""
         known = self._visitors.get(cookie)
-        if known is not None:
+        if known is not None and not known.is_leaving:
             return known
-        readers = sum(one is not self._teacher for one in self._visitors.values())
+        readers = sum(one is not self._teacher for one in self.living)
         if role is Role.READER and readers >= MOST_READERS:
             return None
         visitor = Visitor(self._houses, self.telling.player)
         self._visitors[cookie] = visitor
+        self.living.add(visitor)
         self._nursery.start_soon(self._live, cookie, visitor, role)
         return visitor
 
@@ -63,12 +66,15 @@ class Site:
         try:
             await visitor.live(lambda: self._settle(cookie, visitor, role))
         finally:
-            del self._visitors[cookie]
+            self.living.remove(visitor)
+            if self._visitors.get(cookie) is visitor:
+                del self._visitors[cookie]
             if visitor is self._teacher:
                 self._teacher = None
             if self._lecture is not None:
-                self._followers.pop(cookie, None)
-                self._lecture.forget(cookie)
+                if self._followers.get(cookie) is visitor:
+                    del self._followers[cookie]
+                    self._lecture.forget(cookie)
                 self._show_lecture()
 
     def _settle(self, cookie: str, visitor: Visitor, role: Role) -> None:

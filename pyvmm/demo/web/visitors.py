@@ -38,6 +38,8 @@ class Visitor:
         self._nursery: trio.Nursery | None = None
         self.left = trio.Event()
         """Set once the visitor is gone, and has no machine any more."""
+        self.is_leaving = False
+        """True once the machine is given up, which may take a moment."""
         self._scope = trio.CancelScope()
         self.view: View | None = None
         """The machine's; None without one."""
@@ -82,6 +84,7 @@ class Visitor:
 
     def leave(self) -> None:
         """Free the machine, and end the tabs' connections."""
+        self.is_leaving = True
         self._scope.cancel()
 
     # -- the visitor's own tasks --
@@ -96,6 +99,7 @@ class Visitor:
                 async with trio.open_nursery() as self._nursery:
                     begin()
                     await self._all_tabs_closed()
+                    self.is_leaving = True
                     self._nursery.cancel_scope.cancel()
         finally:
             self._nursery = None

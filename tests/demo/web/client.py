@@ -29,13 +29,22 @@ LINKS = [f"{BOOK.chapters[0].id}/{step.id}" for step in BOOK.chapters[0].steps]
 TEXT, CONTINUED, CLOSE, PING, PONG = 1, 0, 8, 9, 10
 
 
+may_end = trio.Event()
+"""Set where stages may be freed at once; a test may put one here that is not."""
+may_end.set()
+
+
 class _HousesHere:
     """Houses whose stages are in this process: what is tried here is not about them."""
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Reading]:
         async with trio.open_nursery() as nursery:
-            yield ReadingHere(nursery, StageHost.MODEL)
+            try:
+                yield ReadingHere(nursery, StageHost.MODEL)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await may_end.wait()
             nursery.cancel_scope.cancel()
 
 

@@ -8,11 +8,13 @@ from html import escape
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.web import visitors
 from pyvmm.demo.web.admission import Role
-from tests.demo.web.client import Server, Tab, run
+from tests.demo.web.client import LINKS, Server, Tab, run
 
 QUESTION = BOOK.chapters[0].steps[0].question
 assert QUESTION is not None
 CHOICE = QUESTION.choices[-1]
+STEPS = zip(LINKS[1:], BOOK.chapters[0].steps[1:], strict=True)
+OTHER = next(link for link, step in STEPS if step.question is not None)
 
 
 async def until_in(tab: Tab, name: str, words: str) -> None:
@@ -53,6 +55,11 @@ def test_the_teachers_step_moves_everybodys() -> None:
                     assert late.parts["outcome"] == teacher.parts["outcome"]
                     assert late.parts["says"] == teacher.parts["says"]
                     await until_in(teacher, "tally", "2 following")
+                    await teacher.send(jump=OTHER)
+                    await early.until("@link", OTHER)
+                    await early.until("@phase", "asking")
+                    await early.until("mine", "")
+                    await until_in(teacher, "tally", "0 predicted")
 
     run(main, is_lecture=True)
 

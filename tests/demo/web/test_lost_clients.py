@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import socket
 import warnings
+from contextlib import suppress
 
 import pytest
 import trio
 
 from pyvmm.demo.web import visitors, websocket
+from pyvmm.demo.web.admission import Head
 from pyvmm.demo.web.messages import MESSAGE_LIMIT, Story
 from pyvmm.demo.web.site import MOST_READERS
-from tests.demo.web.client import CONTINUED, PING, TEXT, Server, frame, reset, run
+from pyvmm.demo.web.websocket import WebSocket
+from tests.demo.web import client
+from tests.demo.web.client import CONTINUED, LINKS, PING, TEXT, Server, Tab, frame, reset, run
 
 
 def no_grace() -> None:
@@ -85,6 +90,63 @@ def test_a_reload_keeps_the_machine_and_leaving_frees_it_at_once() -> None:
             await tab.send(leave="machine")
             assert await tab.closed_with() == 1001
         await server.until_visitors(0)
+
+    run(main)
+
+
+def test_who_comes_back_before_the_machine_left_is_freed_gets_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(server: Server) -> None:
+        monkeypatch.setattr(client, "may_end", may_end := trio.Event())
+        try:
+            await comes_back(server, may_end)
+        finally:
+            may_end.set()
+
+    async def comes_back(server: Server, may_end: trio.Event) -> None:
+        cookie = await server.enter()
+        async with server.tab(cookie) as tab:
+            await tab.until("@phase", "asking")
+            await tab.send(leave="machine")
+            while not any(one.is_leaving for one in server.site.living):
+                await trio.sleep(0.01)
+            async with server.tab(cookie) as again:
+                await again.until("@phase", "asking")
+                assert server.site.visitors == 2
+                may_end.set()
+                assert await tab.closed_with() == 1001
+                await server.until_visitors(1)
+                await again.send(move="next")
+                await again.until("@phase", "showing")
+
+    run(main)
+
+
+def test_bytes_that_are_broken_harm_nobody() -> None:
+    async def main(server: Server) -> None:
+        cookie = await server.enter()
+        whole = (
+            server.head("GET", "/", cookie),
+            server.head("POST", "/enter", f"Origin: {server.origin}", "Content-Length: 3") + b"abc",
+            server.upgrade(cookie) + frame(TEXT, b'{"move": "next"}'),
+            server.upgrade(cookie) + frame(TEXT, b"{", is_last=False) + frame(PING, b"x"),
+        )
+        async with server.tab(cookie) as tab:
+            for seed in range(200):
+                chance = random.Random(seed)
+                data = bytearray(chance.choice(whole))
+                for _ in range(chance.randrange(1, 6)):
+                    at = chance.randrange(len(data))
+                    data[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
+                async with await server.connect() as stream:
+                    with suppress(trio.BrokenResourceError):
+                        await stream.send_all(data[: chance.randrange(len(data) + 1)])
+                        await stream.send_eof()
+                        async for _ in stream:
+                            pass
+            await tab.send(jump=LINKS[0])
+            await tab.until("@phase", "asking")
 
     run(main)
 
@@ -220,6 +282,36 @@ def test_a_slow_reader_holds_up_nobody_and_is_given_up(monkeypatch: pytest.Monke
             assert status == 200
             no_grace()
             await server.until_visitors(0)
+
+    run(main)
+
+
+def test_a_goodbye_comes_behind_a_message_that_was_interrupted() -> None:
+    async def main(server: Server) -> None:
+        text = "x" * (16 << 20)  # Beyond all buffers.
+        lines = server.upgrade().decode().split("\r\n")[1:-2]
+        pairs = (one.split(": ", 1) for one in lines)
+        head = Head("GET", "/live", tuple((name.lower(), value) for name, value in pairs))
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            port = listener.socket.getsockname()[1]
+            near = await trio.open_tcp_stream("127.0.0.1", port)
+            far = await listener.accept()
+        async with near, far:
+            socket = WebSocket(far, server.origin)
+            assert await socket.shake_hands(head)
+            with trio.move_on_after(0.05) as scope:
+                await socket.send(text)
+            assert scope.cancelled_caught
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(socket.close, 1001, "left")
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    data += await near.receive_some(1000)
+                tab = Tab(near, data.partition(b"\r\n\r\n")[2])
+                assert await tab.frame() == (TEXT, text.encode())
+                assert await tab.closed_with() == 1001
+                await near.send_eof()
 
     run(main)
 
