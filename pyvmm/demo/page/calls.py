@@ -120,7 +120,10 @@ def value_words(field: Field) -> str:
 
 
 def _structure(name: str, rows: Sequence[Sequence[str]]) -> str:
-    columns = ("field", "value", "bytes, from offset", "meaning")
+    """A structure as a table; one without meanings has no column for them."""
+    columns: Sequence[str] = ("field", "value", "bytes, from offset", "meaning")
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return f'<div class="wide">{table(columns, rows, name, "structure")}</div>'
 
 

@@ -132,5 +132,5 @@ def _text(text: Text, kind: str = "") -> str:
     width = ""
     if len(text.words) > 1:
         length = width_of(text.words, text.role)
-        width = f' textLength="{length:g}" lengthAdjust="spacingAndGlyphs"'
+        width = f' textLength="{length:g}"'
     return f'<text{kind} x="{text.x:g}" y="{text.y:g}"{width}>{said(text.words)}</text>'

@@ -11,6 +11,7 @@ from pyvmm.demo.telling.outcomes import Observed
 from pyvmm.demo.telling.pins_picture import changed_words, pins_of
 from pyvmm.lifetime.graph import Drawn, Evidence, Graph, Mark
 from pyvmm.lifetime.graph_places import place
+from pyvmm.lifetime.graph_shapes import Placed
 from pyvmm.lifetime.graph_svg import to_svg
 
 _MARKS = {Mark.NEW: "new", Mark.GONE: "gone", Mark.CHANGED: "another number", Mark.SAME: "-"}
@@ -43,13 +44,18 @@ def graph_html(
         (
             "<h3>Who keeps what alive</h3>",
             f"<figure>{_caption(changed, before)}",
-            f'<div class="scrolls">{to_svg(placed, ids=ids, inline=True)}</div>',
+            f'<div class="scrolls">{_svg(placed, ids)}</div>',
             f'<p class="key">{_KEY}</p>',
             "<details><summary>As a table</summary>",
             *map(_table, drawn),
             "</details></figure>",
         )
     )
+
+
+def _svg(placed: Placed, ids: str) -> str:
+    """The picture as an element of HTML, which knows what an svg is."""
+    return to_svg(placed, ids=ids, inline=True).replace(' xmlns="http://www.w3.org/2000/svg"', "")
 
 
 def _unsaid(graph: Graph) -> Graph:
