@@ -40,6 +40,9 @@ FILE_OFFSET_END = 1 << 63
 """``loff_t`` is signed: offsets are below this; the largest file has one byte less."""
 EHWPOISON = 133
 """A page has a memory error: Linux's number, which Python's errno has not got before 3.14."""
+KVM_X86_DEFAULT_VM = 0
+KVM_X86_SW_PROTECTED_VM = 1
+
 ADDRESS_END = 1 << 64
 """The end of what a ``__u64`` holds."""
 

@@ -1,14 +1,49 @@
 # SPDX-License-Identifier: MIT
-"""KVM_CREATE_GUEST_MEMFD (api.rst 4.142; ``kvm_gmem_create``)."""
+"""KVM_CREATE_VM (api.rst 4.2), KVM_CREATE_GUEST_MEMFD (4.142; ``kvm_gmem_create``)."""
 
 from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
 
-from pyvmm.rules.abi import FILE_OFFSET_END, GUEST_MEMFD_FLAG_INIT_SHARED, is_page_aligned
+from pyvmm.rules.abi import (
+    FILE_OFFSET_END,
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    KVM_X86_DEFAULT_VM,
+    KVM_X86_SW_PROTECTED_VM,
+    is_page_aligned,
+)
 from pyvmm.rules.profile import Profile
 from pyvmm.rules.rule import Refusal, Rule, judge
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVm:
+    """A request for a VM of a type, one of the numbers that KVM_CAP_VM_TYPES has bits for."""
+
+    vm_type: int
+
+
+def vm_types(profile: Profile) -> frozenset[int]:
+    """The types of VMs, of those without encryption, that a kernel has."""
+    has_private = profile.attributes is not None
+    return frozenset({KVM_X86_DEFAULT_VM, *([KVM_X86_SW_PROTECTED_VM] if has_private else [])})
+
+
+CREATE_VM: tuple[Rule[CreateVm], ...] = (
+    Rule(
+        "vm-type",
+        "this KVM has no VMs of this type",
+        "kvm_arch_init_vm, kvm_is_vm_type_supported",
+        errno.EINVAL,
+        lambda r, profile: r.vm_type not in vm_types(profile),
+    ),
+)
+
+
+def create_vm(request: CreateVm, profile: Profile) -> Refusal | None:
+    """Return the kernel's refusal to make the VM; None where it makes it."""
+    return judge(CREATE_VM, request, profile)
 
 
 @dataclass(frozen=True, slots=True)

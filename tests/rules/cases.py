@@ -9,7 +9,7 @@ from typing import Any
 
 from pyvmm.rules.abi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from pyvmm.rules.attributes import SetAttributes
-from pyvmm.rules.creation import CreateGuestMemfd
+from pyvmm.rules.creation import CreateGuestMemfd, CreateVm
 from pyvmm.rules.files import Fallocate, FileCall, Mmap
 from pyvmm.rules.in_place import SetFileAttributes
 from pyvmm.rules.memslots import GuestMemfdFile, NoGuestMemfd, SetRegion, Slot
@@ -58,6 +58,11 @@ def creations() -> list[Case]:
         Case(op, CreateGuestMemfd(PAGE, 3, True), "EINVAL", MAINLINE),
     ]
     cases.append(Case(op, CreateGuestMemfd(PAGE, 1, True), "EINVAL", FIRST_MERGED))  # no flags yet
+    op = "KVM_CREATE_VM"
+    cases += [Case(op, CreateVm(0), OK), Case(op, CreateVm(1), "EINVAL")]
+    cases += [  # measured in the lab, on 7.3
+        Case(op, CreateVm(1), OK, MAINLINE),
+    ]
     return cases
 
 

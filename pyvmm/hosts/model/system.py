@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import errno
-
-from pyvmm.errors import HostLacksError, SystemCallError
+from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.model import unicorn_library
 from pyvmm.hosts.model.breakpoints import MOST_BREAKPOINTS
 from pyvmm.hosts.model.host_memory import Mapped
 from pyvmm.hosts.model.mapping import ModelMapping
+from pyvmm.hosts.model.refusals import refused
 from pyvmm.hosts.model.vm import ModelVm
 from pyvmm.hosts.owner import Owner
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE, KVM_USER_MEM_SLOTS
+from pyvmm.rules.creation import CreateVm, create_vm, vm_types
 from pyvmm.rules.profile import MAINLINE, Profile
 
 _MAX_VCPUS = 64
@@ -35,7 +35,6 @@ class ModelSystem(Owner):
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the model: all that the rules speak of."""
         private = self._profile.attributes is not None
-        types = {VmType.DEFAULT, *([VmType.SW_PROTECTED] if private else [])}
         return Capabilities(
             api_version=12,
             max_vcpus=_MAX_VCPUS,
@@ -45,7 +44,7 @@ class ModelSystem(Owner):
             memory_attributes=MemoryAttribute(self._profile.attributes or 0),
             guest_memfd=private or self._profile.default_vm_binds,
             guest_memfd_flags=GuestMemfdFlag(self._profile.guest_memfd_flags),
-            vm_types=frozenset(types),
+            vm_types=frozenset(VmType(one) for one in vm_types(self._profile)),
             pre_fault=False,
             hypercalls=1 << KVM_HC_MAP_GPA_RANGE,
             irqchip=True,
@@ -74,10 +73,9 @@ class ModelSystem(Owner):
 
     def require_type(self, vm_type: VmType) -> None:
         """Raise `SystemCallError` for a type that is not offered."""
-        if vm_type not in self.capabilities().vm_types:
-            raise SystemCallError(
-                f"create a VM of type {vm_type.name}", errno.EINVAL, "EINVAL (not offered)"
-            )
+        refusal = create_vm(CreateVm(int(vm_type)), self._profile)
+        if refusal is not None:
+            raise refused(f"create a VM of type {vm_type.name}", refusal)
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> ModelMapping:
         """Guest RAM of `size` bytes; a core of this process has it only with `in_core`."""
