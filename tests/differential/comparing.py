@@ -17,21 +17,19 @@ from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.kvm.system import System
 
 from .guests import MMIO, PLAIN_FAULT, Guest, RunningGuest
-from .operations import ARENA, WOULD_BUS, GuestTouch, HostTouch, MapFile, Operation, SetSlot
+from .operations import ARENA, GuestTouch, HostTouch, Operation, SetSlot
 from .world import PAGE, World, result_of
 
 LOOKED_AT = (0, 1, 4, 5)
 """The pages of the arena that the guest reads in the end, where it does anything."""
 
 
-def same(operation: Operation, kvm: str, model: str) -> bool:
+def same(kvm: str, model: str) -> bool:
     """Whether the model may answer this where KVM answers that."""
     if kvm == model:
         return True
-    if kvm == PLAIN_FAULT:  # KVM does not say where; the model does.
-        return model.startswith("MEMORY_FAULT") and " shared EFAULT" in model
-    # The model refuses at once what would raise a signal at the first touch.
-    return isinstance(operation, MapFile) and kvm == WOULD_BUS and model == "EFAULT"
+    # KVM does not say where; the model does.
+    return kvm == PLAIN_FAULT and model.startswith("MEMORY_FAULT") and " shared EFAULT" in model
 
 
 def took_as_mmio(operation: Operation, mmio: set[int], real: str) -> bool:
@@ -141,7 +139,7 @@ class Pair:
                 modelled = result_of(lambda op=operation: op.run(model))  # type: ignore[misc]
                 self.counted.note(operation, real)
                 line = f"{number:3}. {operation}"
-                if not same(operation, real, modelled):
+                if not same(real, modelled):
                     if took_as_mmio(operation, mmio, real):
                         self.counted.stale += 1
                         return None

@@ -14,7 +14,13 @@ from pyvmm.hosts.model.private_ranges import PrivateRanges
 from pyvmm.hosts.model.refusals import closed, refused
 from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.page_held import PageHeldError
-from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, PAGE_SIZE
+from pyvmm.rules.abi import (
+    ADDRESS_END,
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FILE_OFFSET_END,
+    PAGE_SIZE,
+)
 from pyvmm.rules.access import BusError, HostAccess, host_access
 from pyvmm.rules.files import Fallocate, Mmap, fallocate, mmap
 from pyvmm.rules.in_place import (
@@ -82,8 +88,8 @@ class ModelGuestMemfd(Owner):
     def map(self, *, in_core: bool = False) -> ModelMapping:
         """Map all of it shared; a core of this process has it only with `in_core`.
 
-        Raises `SystemCallError` without `GuestMemfdFlag.MMAP`. The kernel maps a file without
-        INIT_SHARED, but a touch of it ends the process (SIGBUS): here it is refused.
+        Raises `SystemCallError` without `GuestMemfdFlag.MMAP`. A touch of a private page, as all
+        are of a file without INIT_SHARED, ends the process: here by SIGSEGV, on KVM by SIGBUS.
         """
         attempt = f"map {self.size} bytes of a guest_memfd"
         self._require_open(attempt)
@@ -91,10 +97,13 @@ class ModelGuestMemfd(Owner):
         if refusal is not None:
             raise refused(attempt, refusal)
         if self.attributes is None and GuestMemfdFlag.INIT_SHARED not in self.flags:
-            raise refused(attempt, _WOULD_BUS)
-        memory = self._mapped.map(self.size, "guest_memfd", self.memory, in_core=in_core)
-        self._maps = [*(known for known in self._maps if known.is_open), memory]
-        self._protect(0, self.size, (memory,))
+            # Not among what a memslot finds by its address: there is nothing for a guest, either.
+            memory = HostMemory(self.size, "guest_memfd", self.memory, in_core=in_core)
+            memory.protect(0, self.size, reachable=False)
+        else:
+            memory = self._mapped.map(self.size, "guest_memfd", self.memory, in_core=in_core)
+            self._maps = [*(known for known in self._maps if known.is_open), memory]
+            self._protect(0, self.size, (memory,))
         mapping = ModelMapping(memory, self._drop)
         self._references += 1
         return mapping
@@ -121,7 +130,10 @@ class ModelGuestMemfd(Owner):
     def _judged(self, mode: int, offset: int, size: int, verb: str) -> int:
         attempt = f"{verb} {size} bytes at offset {offset:#x} of a guest_memfd"
         self._require_open(attempt)
-        outcome = fallocate(Fallocate(mode, offset, size, self.size), self._profile)
+        # The kernel takes both for signed.
+        length = (size + FILE_OFFSET_END) % ADDRESS_END - FILE_OFFSET_END
+        start = (offset + FILE_OFFSET_END) % ADDRESS_END - FILE_OFFSET_END
+        outcome = fallocate(Fallocate(mode, start, length, self.size), self._profile)
         if isinstance(outcome, Refusal):
             raise refused(attempt, outcome)
         return outcome.end - outcome.start
@@ -147,11 +159,15 @@ class ModelGuestMemfd(Owner):
                 tell()
 
     def hold_page(self, offset: int) -> Owner:
-        """Keep a reference on a page; see `interface.GuestMemfd`."""
+        """Keep a reference on a page, by way of a mapping; see `interface.GuestMemfd`."""
+        with self.map():
+            return self.hold_mapped(offset)
+
+    def hold_mapped(self, offset: int) -> Owner:
+        """Keep a reference on a page of which there is a mapping."""
         from pyvmm.hosts.model.duplicate import ModelDuplicate
 
         attempt = f"hold the page at offset {offset:#x} of a guest_memfd"
-        self._require_open(attempt)
         private = None if self.attributes is None else self.attributes.is_private(offset)
         judged = host_access(HostAccess(offset, self.size, int(self.flags), private=private))
         if isinstance(judged, BusError):
@@ -192,6 +208,3 @@ class ModelGuestMemfd(Owner):
         if self._open:
             self._open = False
             self._drop()
-
-
-_WOULD_BUS = Refusal(14, "host-access-private", "touching the memory would raise SIGBUS")

@@ -323,10 +323,10 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         with self._recording.ioctl("KVM_SET_MEMORY_ATTRIBUTES2", target, section, fields):
             super().set_attributes(offset, size, attributes)
 
-    def hold_page(self, offset: int) -> Owner:
+    def hold_mapped(self, offset: int) -> Owner:
         """vmsplice(2) of a mapping's page into a pipe."""
         with self._recording.call("vmsplice", "pipe", result=PAGE_SIZE):
-            return super().hold_page(offset)
+            return super().hold_mapped(offset)
 
     def duplicate(self) -> Owner:
         """dup(2)."""
