@@ -19,14 +19,18 @@ import trio
 
 from pyvmm.demo.stage.attackers import core, searching
 from pyvmm.demo.stage.attackers.core_process import CoreOrder
+from pyvmm.demo.stage.attackers.explaining import explained
 from pyvmm.demo.stage.attackers.searching import Searcher
 from pyvmm.demo.stage.mailbox import pattern_at
 from pyvmm.demo.stage.private import PrivateStage
 from pyvmm.demo.stage.secret import Secret
 from pyvmm.demo.telling.acts import Road
-from pyvmm.demo.telling.outcomes import Content, Outcome, Seen, StageHost
-from pyvmm.errors import UsageError
+from pyvmm.demo.telling.outcomes import Content, Explained, Outcome, Seen, StageHost
+from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.call_record import Made
+from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.interface import Vm
+from pyvmm.hosts.model.recorded import RecordedModelVm
 from pyvmm.memory.layout import MIB
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.demo.private.stages import PAGE, done, with_stage
@@ -158,6 +162,63 @@ def test_a_file_closes_its_roads_by_errnos_that_rules_explain(host: StageHost) -
             assert (call.name, call.made) == (road.value, Made.KERNEL)
             assert call.target.startswith("guest_memfd fd ")
             assert (call.result, call.errno) == (-1, seen(found[road]).errno)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_where_another_vm_gets_the_file_its_guest_reads_the_page(
+    monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    found: list[tuple[Secret, Outcome, Outcome]] = []
+
+    async def act(stage: PrivateStage) -> None:
+        await done(stage, "boot", HIDE)
+        system = stage.machine.inside.assembly.system
+        file = stage.machine.inside.assembly.ram.guest_memfd
+        create = system.create_vm
+
+        def owner(vm_type: VmType) -> Vm:
+            made = create(vm_type)
+            monkeypatch.setattr(file, "vm", made)
+            return made
+
+        monkeypatch.setattr(system, "create_vm", owner)
+        if not runs:
+
+            def refuse(_vm: Vm, _index: int) -> None:
+                raise SystemCallError("make a vCPU", errno.EMFILE, "EMFILE")
+
+            monkeypatch.setattr(RecordedModelVm, "create_vcpu", refuse)
+        hidden, beside = await done(
+            stage, f"attack other-vm {PAGE}", f"attack other-vm {GPA + 0x800:#x}"
+        )
+        assert stage.secret is not None
+        found.append((stage.secret, hidden, beside))
+
+    with_stage(act)
+    ((secret, hidden, beside),) = found
+    if not runs:
+        assert seen(hidden).content is Content.REFUSED
+        assert "could not be run: EMFILE" in seen(hidden).note
+        return
+    assert seen(hidden).content is Content.SECRET
+    assert secret.is_in(seen(hidden).data, GPA)
+    assert (seen(beside).content, seen(beside).data) == (Content.ZERO, bytes(16))
+
+
+def test_an_errno_that_no_rule_is_about_is_the_kernel_s_word_alone() -> None:
+    by = {
+        road: explained(Seen(road, GPA, Content.REFUSED, errno=number))
+        for road, number in (
+            (Road.PROC_MEM, errno.EIO), (Road.FILE_MMAP, errno.EPERM), (Road.API, 0),
+        )
+    }  # fmt: skip
+    assert by == {
+        Road.PROC_MEM: Explained("", "Input/output error", ""),
+        Road.FILE_MMAP: Explained(
+            "", "the rules say otherwise: the file was created without GUEST_MEMFD_FLAG_MMAP", ""
+        ),
+        Road.API: None,
+    }
 
 
 def test_calls_of_an_attack_are_recorded_and_the_exits_are_those_that_there_were(

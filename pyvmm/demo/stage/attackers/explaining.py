@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.outcomes import Explained, Seen
 from pyvmm.lifetime.questions import Binding, why_not_bound
@@ -21,8 +23,10 @@ def explained(seen: Seen) -> Explained | None:
     if not seen.errno:
         return None
     refusal = _by_rule(seen.road)
-    if refusal is None or refusal.errno != seen.errno:
-        return Explained("", "the rules say otherwise", "")
+    if refusal is None:  # No rule is about it: the kernel's word is all that there is.
+        return Explained("", os.strerror(seen.errno), "")
+    if refusal.errno != seen.errno:
+        return Explained("", f"the rules say otherwise: {refusal.cause}", "")
     sources = {rule.name: rule.source for rules in REFUSALS.values() for rule in rules}
     return Explained(refusal.rule, refusal.cause, sources.get(refusal.rule, ""))
 

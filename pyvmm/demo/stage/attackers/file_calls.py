@@ -53,7 +53,8 @@ async def by_mmap(target: Target, gpa: int) -> Seen:
     if not isinstance(file, FdOwner):
         try:
             with file.map() as mapping:
-                data = bytes(mapping.view()[offset : offset + target.size(gpa)])
+                # By a system call, as below.
+                data = mapping.peek(offset, target.size(gpa))
         except SystemCallError as error:
             cause = error.cause
             if isinstance(error, RefusedByRuleError):
