@@ -370,6 +370,10 @@ class Player:
                 self._phase, self._notice = Phase.LOST, why
         return ()
 
+    def lose(self, why: str) -> None:
+        """Take that there is no stage any more, whatever was asked of it."""
+        self._phase, self._notice, self._looking = Phase.LOST, why, None
+
     def _keep(self, outcome: Outcome, aside: Staged | None) -> None:
         """Keep what became of an act; `aside` is its stage where that is not the chapter's."""
         step, act = self._step, self._doing

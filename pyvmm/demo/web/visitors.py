@@ -14,13 +14,14 @@ import trio
 from pyvmm.demo.house.houses import Houses
 from pyvmm.demo.page.words import said
 from pyvmm.demo.playing import playing_in
-from pyvmm.demo.telling.player import Move, Phase, Player, View
+from pyvmm.demo.telling.player import Jump, Move, Phase, Plain, Player, View
 from pyvmm.demo.web.messages import Story
 from pyvmm.errors import PyvmmError
 
 GRACE = 10.0
 """Seconds that a machine outlives its reader's last tab: enough for a reload."""
 _BUSY = "wait until it is done"
+_LOST = "you have no machine any more: restart the chapter for another"
 
 
 class Visitor:
@@ -35,6 +36,8 @@ class Visitor:
         self._moves_in, self._moves = trio.open_memory_channel[Move](1)
         self._why_not = "you have no machine: the lecture's moves for all"
         """Reason why no move can be made now, or ""."""
+        self._is_lost = False
+        """True while there is no machine, and a restart would bring another."""
         self._nursery: trio.Nursery | None = None
         self.left = trio.Event()
         """Set once the visitor is gone, and has no machine any more."""
@@ -78,7 +81,9 @@ class Visitor:
         """Have a move made; gives a reason why not, or ""."""
         if self._why_not:
             return self._why_not
-        self._why_not = _BUSY
+        if self._is_lost and move is not Plain.RESTART and not isinstance(move, Jump):
+            return _LOST
+        self._why_not, self._is_lost = _BUSY, False
         self._moves_in.send_nowait(move)
         return ""
 
@@ -124,28 +129,49 @@ class Visitor:
                 return
 
     async def _play(self, parts: Callable[[View], dict[str, str]]) -> None:
+        """Play with one machine after the other: where one has failed, a restart brings another."""
+        player = self._make()
+        move: Move | None = None
+        while True:
+            try:
+                await self._play_on(player, move, parts)
+            except Exception as error:  # noqa: BLE001 - told to its reader: others are unharmed
+                self._lose(player, error)
+            move = await self._moves.receive()
+            self.tell({**self.story.parts, "mine": "", "@phase": Phase.OPENING.value})
+
+    async def _play_on(
+        self, player: Player, move: Move | None, parts: Callable[[View], dict[str, str]]
+    ) -> None:
+        """Play with a new machine from a move on, or None: from the beginning."""
+
         def show() -> None:
-            self.view = reader.player.view
+            self.view = player.view
             self.tell(parts(self.view))
             self.on_view()
 
-        try:
-            async with playing_in(self._houses, self._make()) as reader:
+        async with playing_in(self._houses, player) as reader:
+            if move is None:
                 show()
                 await reader.begin()
-                while True:
-                    self._why_not = ""
-                    show()
-                    move = await self._moves.receive()
-                    self.tell({**self.story.parts, "@phase": Phase.DOING.value})
-                    await reader.move(move)
-        except Exception as error:  # noqa: BLE001 - told to its reader: others are unharmed
-            # Stages may fail together with the nursery that they are held in.
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]
-            self._why_not = "you have no machine any more"
-            why = str(error)
-            if not isinstance(error, PyvmmError):
-                why = f"{type(error).__name__}: {error}; this is a defect of pyvmm"
-            says = f"<p>There is no machine for you: {said(why)}</p>"
-            self.tell({**self.story.parts, "mine": says, "@phase": Phase.LOST.value})
+            else:
+                await reader.move(move)
+            while True:
+                self._why_not = ""
+                show()
+                move = await self._moves.receive()
+                self.tell({**self.story.parts, "@phase": Phase.DOING.value})
+                await reader.move(move)
+
+    def _lose(self, player: Player, error: Exception) -> None:
+        """Tell that there is no machine any more; the next one comes with a restart or a jump."""
+        # Stages may fail together with the nursery that they are held in.
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        why = str(error)
+        if not isinstance(error, PyvmmError):
+            why = f"{type(error).__name__}: {error}; this is a defect of pyvmm"
+        player.lose(why)
+        self._why_not, self._is_lost = "", True
+        says = f"<p>There is no machine for you: {said(why)}</p>"
+        self.tell({**self.story.parts, "mine": says, "@phase": Phase.LOST.value})
