@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from pyvmm.cli import main as cli_main
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.house import client as client_module
 from pyvmm.demo.house.client import Patience, StageGoneError
-from pyvmm.demo.house.early import PROCESS, EarlyProcess
+from pyvmm.demo.house.early import EarlyProcess
 from pyvmm.demo.house.houses import HouseFullError, Houses, open_houses
 from pyvmm.demo.house.lines import Alive, NoStage, OpenOn, line_of, said
 from pyvmm.demo.house.local import local_process
@@ -150,7 +150,9 @@ def test_a_reader_who_goes_away_in_a_step_leaves_nothing(
 
     async def main() -> None:
         async with open_houses(
-            StageHost.MODEL, process=lambda p: local_process(p, script(hangs))
+            StageHost.MODEL,
+            patience=PATIENCE,
+            process=lambda patience: local_process(patience, script(hangs)),
         ) as houses:
             async with playing_in(houses, Player(BOOK, BOOK.chapters[0].id)) as reader:
                 with trio.move_on_after(0.2) as scope:
@@ -214,9 +216,20 @@ def test_a_command_that_plays_nothing_leaves_nothing(
     assert capsys.readouterr().out or code
 
 
-def speak(*data: bytes, command: Sequence[str] = PROCESS) -> subprocess.CompletedProcess[bytes]:
+PATIENT = """
+from pyvmm.demo.house import process
+process.LAST_PATIENCE = 60.0
+raise SystemExit(process.main())
+"""
+
+
+def speak(*data: bytes, does: str = PATIENT) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        command, check=False, input=b"".join(data), capture_output=True, timeout=60
+        (sys.executable, "-c", does),
+        check=False,
+        input=b"".join(data),
+        capture_output=True,
+        timeout=60,
     )
 
 
@@ -229,7 +242,9 @@ def test_a_process_ends_with_its_input() -> None:
     for line in ended.stdout.splitlines():
         said(line)
     told_nonsense = speak(b"hello\n", opens)
-    assert (told_nonsense.returncode, told_nonsense.stdout) == (1, line_of(Alive()))
+    assert told_nonsense.returncode == 1
+    # It may end before the first heartbeat, and behind the second.
+    assert {said(line) for line in told_nonsense.stdout.splitlines()} <= {Alive()}
     assert told_nonsense.stderr.startswith(b"the process of a stage was told nonsense: b'hello'")
 
 
@@ -246,9 +261,9 @@ raise SystemExit(process.main())
 
 @pytest.mark.slow
 def test_a_process_whose_stage_hangs_ends_with_its_input_all_the_same() -> None:
-    ended = speak(line_of(ON_MODEL), command=(sys.executable, "-c", HANGING))
+    ended = speak(line_of(ON_MODEL), does=HANGING)
     assert ended.returncode == -signal.SIGKILL
-    assert {said(line) for line in ended.stdout.splitlines()} == {Alive()}
+    assert {said(line) for line in ended.stdout.splitlines()} <= {Alive()}
 
 
 PARENT = """
