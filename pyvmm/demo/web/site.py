@@ -128,10 +128,13 @@ class Site:
     def take(self, cookie: str, visitor: Visitor, asked: Asked) -> str:
         """Do what a tab asks for; gives a notice for that tab, or ""."""
         wish = asked.wish
+        if visitor.is_leaving:
+            # The tab is about to be closed; who comes back has another visitor's place.
+            return ""
         if isinstance(wish, LeaveMachine):
             visitor.leave()
             return ""
-        is_follower = cookie in self._followers
+        is_follower = self._followers.get(cookie) is visitor
         if isinstance(wish, LeaveLecture):
             if not is_follower:
                 return "you follow no lecture"

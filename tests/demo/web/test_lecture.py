@@ -6,8 +6,10 @@ from __future__ import annotations
 from html import escape
 
 from pyvmm.demo.chapters import BOOK
+from pyvmm.demo.telling.player import Plain
 from pyvmm.demo.web import visitors
 from pyvmm.demo.web.admission import Role
+from pyvmm.demo.web.messages import Asked, LeaveLecture, LeaveMachine
 from tests.demo.web.client import LINKS, Server, Tab, run
 
 QUESTION = BOOK.chapters[0].steps[0].question
@@ -114,3 +116,23 @@ def test_without_a_lecture_nobody_can_leave_it() -> None:
             assert "follow no lecture" in (await tab.message())["notice"]
 
     run(main)
+
+
+def test_a_tab_of_who_left_and_came_back_does_nothing_for_the_newcomer() -> None:
+    async def main(server: Server) -> None:
+        cookie = await server.enter()
+        async with server.tab(cookie) as tab:
+            await tab.until("@role", "follower")
+            old = server.site.visitor(cookie.partition("=")[2], Role.READER)
+            assert old is not None
+            old.leave()
+            async with server.tab(cookie) as again:
+                await again.until("@role", "follower")
+                # Read already when the tab was told to go.
+                for wish in (LeaveLecture(), LeaveMachine(), Plain.NEXT):
+                    assert not server.site.take(cookie.partition("=")[2], old, Asked(wish))
+                assert await tab.closed_with() == 1001
+                await again.send(leave="lecture")
+                await again.until("@role", "reader")
+
+    run(main, is_lecture=True)
