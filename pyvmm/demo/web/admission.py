@@ -128,7 +128,8 @@ class Admission:
     def enter(self, head: Head, token: bytes, fresh: str) -> tuple[str, Role] | Refusal:
         """Take a token; gives a cookie, `fresh` where the visitor has none of this role.
 
-        The teacher's token is taken once: whoever comes later with it is no teacher.
+        The teacher's token is taken once: whoever comes later with it is no teacher. For a cookie
+        that is `fresh` either `keep` or `forget` is called next.
         """
         for role, wanted in self._tokens.items():
             if not hmac.compare_digest(token, wanted.encode()):
@@ -139,14 +140,15 @@ class Admission:
             if role is Role.TEACHER and role in self._cookies.values():
                 return Refusal(403, "The teacher's URL has been used already.")
             self._cookies[fresh] = role
-            self._forget_the_oldest()
             return fresh, role
         return Refusal(403, "Open the page by the URL that pyvmm demo printed.")
 
-    def _forget_the_oldest(self) -> None:
+    def forget(self, cookie: str) -> None:
+        """Take a cookie back, for which there was no place."""
+        self._cookies.pop(cookie, None)
+
+    def keep(self, cookie: str) -> tuple[str, str]:
+        """The header that gives a cookie, in the place of the oldest where there are too many."""
         if len(self._cookies) > _COOKIES_KEPT:
             del self._cookies[next(one for one, r in self._cookies.items() if r is Role.READER)]
-
-    def set_cookie(self, cookie: str) -> tuple[str, str]:
-        """The header that gives a cookie."""
         return ("Set-Cookie", f"{self.cookie_name}={cookie}; Path=/; HttpOnly; SameSite=Strict")

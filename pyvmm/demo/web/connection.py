@@ -135,13 +135,16 @@ def _respond(site: Site, head: Head, body: bytes | None) -> _Response:
 def _enter(site: Site, head: Head, body: bytes) -> _Response:
     if head.method != "POST":
         return _refused(Refusal(405, "A token is to be posted."))
-    entered = site.admission.enter(head, body, secrets.token_urlsafe(24))
+    fresh = secrets.token_urlsafe(24)
+    entered = site.admission.enter(head, body, fresh)
     if isinstance(entered, Refusal):
         return _refused(entered)
     cookie, role = entered
     if site.visitor(cookie, role) is None:
+        # Kept, those of many who find no place would drive out those of the ones who have one.
+        site.admission.forget(fresh)
         return _refused(Refusal(503, FULL))
-    return _Response(204, extra=(site.admission.set_cookie(cookie),))
+    return _Response(204, extra=(site.admission.keep(cookie),))
 
 
 def _page(site: Site, head: Head) -> _Response:

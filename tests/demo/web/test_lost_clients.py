@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from pyvmm.demo.web import visitors, websocket
+from pyvmm.demo.web import admission, site, visitors, websocket
 from pyvmm.demo.web.admission import Head
 from pyvmm.demo.web.messages import MESSAGE_LIMIT, Story
 from pyvmm.demo.web.site import MOST_READERS
@@ -326,6 +326,28 @@ def test_a_reader_who_was_away_gets_what_is_new_in_one_message() -> None:
     assert '"whole": true' in story.since(1001)
     story.tell({"says": "x"})
     assert '"calls": ""' in story.since(1000)
+
+
+def test_many_who_find_no_place_do_not_drive_out_who_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "_COOKIES_KEPT", 2)
+    monkeypatch.setattr(site, "MOST_READERS", 2)
+
+    async def main(server: Server) -> None:
+        cookies = [await server.enter() for _ in range(2)]
+        for _ in range(3):
+            assert (await server.try_to_enter())[0] == 503
+        assert len(server.site.admission._cookies) == 2
+        for cookie in cookies:
+            assert (await server.ask(server.head("GET", "/live", cookie)))[0] == 204
+        monkeypatch.setattr(site, "MOST_READERS", 3)
+        # The oldest goes.
+        third = await server.enter()
+        for cookie, status in zip((*cookies, third), (403, 204, 204), strict=True):
+            assert (await server.ask(server.head("GET", "/live", cookie)))[0] == status
+
+    run(main)
 
 
 def test_the_33rd_reader_is_told_so_and_the_first_to_leave_makes_room() -> None:
