@@ -42,7 +42,17 @@ from pyvmm.demo.telling.orders import (
     Told,
 )
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Resident, Staged, StageHost
-from pyvmm.demo.telling.player import Jump, LookAt, Move, Phase, Plain, Player, Predict, Try
+from pyvmm.demo.telling.player import (
+    MOST_MOMENTS,
+    Jump,
+    LookAt,
+    Move,
+    Phase,
+    Plain,
+    Player,
+    Predict,
+    Try,
+)
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 
@@ -125,6 +135,17 @@ def test_a_chapter_from_its_beginning_to_its_end() -> None:
     assert reader.place == ("s2", Phase.ENDED)
     assert reader.done == [MakeVm(0), MakeVm(1), MakeVm(2)]
     assert len(reader.opened) == 1
+
+
+def test_whoever_tries_without_end_keeps_so_many_moments_and_can_go_on() -> None:
+    reader = Reader()
+    reader.move(*(Try(MakeVm(7)),) * (MOST_MOMENTS + 5))
+    assert len(reader.player.moments) == len(reader.done) == MOST_MOMENTS
+    assert "restart the chapter" in reader.player.view.notice
+    reader.move(Plain.NEXT, Plain.NEXT)
+    assert reader.place == ("s0", Phase.SHOWING)
+    reader.move(LookAt(0), Try(MakeVm(8)))
+    assert reader.done == [MakeVm(7), MakeVm(8)]
 
 
 def test_back_and_forth_touch_no_stage() -> None:

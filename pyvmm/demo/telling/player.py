@@ -27,6 +27,9 @@ from pyvmm.demo.telling.orders import (
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
 from pyvmm.demo.telling.predictions import question_of
 
+MOST_MOMENTS = 200
+"""Moments of a chapter that are kept at most: behind them nothing of one's own is tried."""
+
 
 class Plain(enum.Enum):
     """Move without arguments."""
@@ -312,6 +315,8 @@ class Player:
             one.key != move.predicted for one in question_of(move.act).choices
         ):
             return self._refuse(f"there is no answer {move.predicted!r:.40}")
+        if len(self._moments) >= MOST_MOMENTS:
+            return self._refuse(f"{MOST_MOMENTS} moments are kept: restart the chapter")
         self._tried = move.predicted
         return self._do(self._own(move.act))
 
