@@ -97,7 +97,10 @@ class HeldPage(Owner):
         part = _Part(mapping.hva + offset // PAGE_SIZE * PAGE_SIZE, PAGE_SIZE)
         library = ctypes.CDLL(None, use_errno=True)
         library.vmsplice.restype = ctypes.c_ssize_t
-        self._ends: tuple[int, ...] = os.pipe()
+        try:
+            self._ends: tuple[int, ...] = os.pipe()
+        except OSError as error:
+            raise refused(error.errno or 0, attempt) from error
         try:
             one, none = ctypes.c_size_t(1), ctypes.c_uint(0)
             moved = library.vmsplice(self._ends[1], ctypes.byref(part), one, none)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 import trio
@@ -165,6 +166,17 @@ def test_a_page_of_a_file_is_held_by_a_pipe() -> None:
     assert dropped.after.held == ("vm 0", "file 0")
     refused = on("make-vm 0", "make-file 0 0 0x4000 1", "hold-page 0 0", host=StageHost.KVM)[-1]
     assert refused.errno == errno.EFAULT
+
+
+@pytest.mark.kvm
+def test_no_more_descriptors_for_a_pipe_are_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    lines = ("make-vm 0", "make-file 0 0 0x4000 3", "hold-page 0 0", "look")
+    held, after = on(*lines, host=StageHost.KVM, in_place=False)[2:]
+    assert (held.errno, after.after.held) == (errno.EMFILE, ("vm 0", "file 0"))
 
 
 @pytest.mark.parametrize(
