@@ -21,8 +21,10 @@ from pyvmm.demo.stage.attackers import core, searching
 from pyvmm.demo.stage.attackers.core_process import CoreOrder
 from pyvmm.demo.stage.attackers.explaining import explained
 from pyvmm.demo.stage.attackers.searching import Searcher
+from pyvmm.demo.stage.attackers.target import Target
 from pyvmm.demo.stage.mailbox import pattern_at
 from pyvmm.demo.stage.private import PrivateStage
+from pyvmm.demo.stage.private_record import PrivateRecord
 from pyvmm.demo.stage.secret import Secret
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.outcomes import Content, Explained, Outcome, Seen, StageHost
@@ -336,8 +338,42 @@ def test_a_process_that_cannot_make_its_secret_says_why(tmp_path: Path) -> None:
     got = trio.run(core._of_process, order, tmp_path, tell)
     assert told == []
     assert got.content is Content.REFUSED
-    assert "there is no memory at 0x10000000000" in got.note
+    assert got.note.startswith(
+        "the process did not come to that: cannot try something in the demo: there is no memory at "
+        "0x10000000000"
+    )
+    assert "\n" not in got.note
     assert os.listdir(tmp_path) == []
+
+
+def test_a_core_s_secret_lies_where_one_can_next_to_the_address() -> None:
+    async def act(stage: PrivateStage) -> None:
+        await done(stage, "boot none reset-vector")
+        machine = stage.machine
+        target = Target(machine.inside, machine.inputs, PrivateRecord())
+        end = target.sides(GPA).region.range.end
+        places = [core._for_secret(target, gpa) for gpa in (GPA, GPA + 7, GPA + 9, end - 1)]
+        assert places == [GPA, GPA, GPA + 8, end - 16]
+
+    with_stage(act)
+
+
+def test_an_attack_that_is_refused_a_machine_of_its_own_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def act(stage: PrivateStage) -> None:
+        await done(stage, "boot", HIDE)
+
+        def refuse(_vm_type: VmType) -> None:
+            raise SystemCallError("make a VM", errno.EMFILE, "EMFILE")
+
+        monkeypatch.setattr(stage.machine.inside.assembly.system, "create_vm", refuse)
+        tried, again = await done(stage, f"attack other-vm {PAGE}", f"read guest 0 {PAGE}")
+        assert (seen(tried).content, tried.errno) == (Content.REFUSED, 0)
+        assert seen(tried).note == "it could not be tried: cannot make a VM: EMFILE"
+        assert again.value is not None
+
+    with_stage(act)
 
 
 def test_a_search_of_a_file_finds_words_wherever_they_lie(

@@ -9,6 +9,7 @@ from pyvmm.demo.stage.attackers import exits, file_calls, other_vm, own_memory, 
 from pyvmm.demo.stage.attackers.target import Target, closed
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.outcomes import Seen
+from pyvmm.errors import SystemCallError
 
 
 async def _by_qmp_dump(target: Target, gpa: int) -> Seen:
@@ -48,6 +49,6 @@ async def attack(road: Road, target: Target, gpa: int) -> Seen:
     target.sides(gpa)
     try:
         return await ROADS[road](target, gpa)
-    except OSError as error:
+    except (OSError, SystemCallError) as error:
         # Of the attacker's own, as for a folder that there is no room for.
         return closed(road, gpa, f"it could not be tried: {error}")

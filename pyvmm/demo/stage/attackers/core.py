@@ -37,6 +37,7 @@ class Told(Protocol):
 
 PATIENCE = 180.0
 """Seconds that the process may take: in the lab it starts slowly."""
+_WORD = 8
 _PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 
@@ -50,11 +51,16 @@ async def by_core(target: Target, gpa: int) -> Seen:
         target.host.value,
         target.inputs.memory,
         target.inputs.window,
-        gpa,
+        _for_secret(target, gpa),
         shared=states.at(gpa) is not PageState.PRIVATE,
     )
     with tempfile.TemporaryDirectory(prefix="pyvmm-demo-") as folder:
         return await _of_process(order, Path(folder), target.told)
+
+
+def _for_secret(target: Target, gpa: int) -> int:
+    """The place of a secret, which is aligned and ends with the memory, that is next to a GPA."""
+    return min(gpa, target.sides(gpa).region.range.end - SIZE) // _WORD * _WORD
 
 
 async def _of_process(order: CoreOrder, folder: Path, told: Told) -> Seen:
@@ -74,9 +80,14 @@ async def _of_process(order: CoreOrder, folder: Path, told: Told) -> Seen:
     answer = _answer(done.stdout)
     seed = answer.get("seed")
     if done.returncode != -signal.SIGABRT or not isinstance(seed, int):
-        why = answer.get("failed") or done.stderr.decode(errors="replace").strip()[-200:]
+        why = answer.get("failed") or _last_line(done.stderr)
         return closed(Road.CORE, order.gpa, f"the process did not come to that: {why}")
     return await trio.to_thread.run_sync(_searched, order, seed, folder, told)
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:200]
 
 
 def _answer(output: bytes) -> dict[str, object]:

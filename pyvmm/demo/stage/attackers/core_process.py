@@ -106,9 +106,16 @@ def main() -> int:
     try:
         _be_generous()
         trio.run(_seed, order, signal.SIGABRT)
-    except (PyvmmError, OSError) as error:
-        print(json.dumps({"failed": str(error)}), flush=True)
+    except* (PyvmmError, OSError) as failures:
+        print(json.dumps({"failed": str(_first(failures))}), flush=True)
     return 1
+
+
+def _first(failures: BaseExceptionGroup[PyvmmError | OSError]) -> BaseException:
+    first: BaseException = failures
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 if __name__ == "__main__":

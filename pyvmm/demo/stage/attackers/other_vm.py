@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from pyvmm.demo.stage.attackers.file_calls import NO_FILE
 from pyvmm.demo.stage.attackers.target import Target, closed
 from pyvmm.demo.telling.acts import Road
@@ -34,7 +36,9 @@ async def by_other_vm(target: Target, gpa: int) -> Seen:
         try:
             other.set_memslot(Memslot(0, 0, PAGE_SIZE, shared.hva, flags, file, page))
         except SystemCallError as error:
-            note = "the file belongs to the VM that it was created for"
+            note = f"its slot was refused: {error.cause}"
+            if error.errno == errno.EINVAL:
+                note = "the file belongs to the VM that it was created for"
             return closed(Road.OTHER_VM, gpa, note, error.errno)
         try:
             other.set_memory_attributes(0, PAGE_SIZE, MemoryAttribute.PRIVATE)
