@@ -72,7 +72,8 @@ CONVERSION = Chapter(
             "And it wants the page to be private again.",
             Convert(Actor.GUEST, SECRET, PAGE_SIZE, Side.PRIVATE),
             after="The other way round: the attribute is set, then the shared side's page is given "
-            "back with madvise(2).",
+            "back with madvise(2). Outside of a demo, on KVM, pyvmm answers these hypercalls in C, "
+            "with the same calls; here Python does, so that each can be shown.",
         ),
         Step(
             "outside",

@@ -49,7 +49,7 @@ DESTROYS = Chapter(
         Step(
             "hide",
             f"The guest writes a secret of 16 bytes to its private page at {SECRET:#x}. The demo "
-            f"does not know it, and can only tell it from other bytes where it finds it.",
+            f"keeps no copy of it, and can only recognise it where it is found.",
             HideSecret(SECRET),
         ),
         Step(

@@ -37,8 +37,8 @@ FILES = Chapter(
     steps=(
         Step(
             "vm",
-            "A guest_memfd is always some VM's, so first a VM. A slot lends it memory as before, "
-            "but now out of a file that was made for guests.",
+            "In this chapter the memory comes out of a file that was made for guests: a "
+            "guest_memfd. Such a file is always some VM's, so a VM comes first.",
             MakeVm(0),
         ),
         Step(

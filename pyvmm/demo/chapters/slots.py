@@ -135,13 +135,13 @@ SLOTS = Chapter(
         ),
         Step(
             "secret",
-            "The guest does as before.",
+            f"Its guest writes {_WRITTEN:#x} at {_BYTE:#x}, as the first VM's did.",
             Write(Actor.GUEST, 1, _BYTE, _WRITTEN),
             needs=_PRIVATE,
         ),
         Step(
             "two-memories",
-            "And so does the host.",
+            "And the host looks at that address in the monitor's memory, as before.",
             Read(Actor.HOST, 1, _BYTE),
             Question(
                 f"What does the host read at {_BYTE:#x} now?",
