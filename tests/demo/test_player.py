@@ -40,6 +40,7 @@ from pyvmm.demo.telling.orders import (
     StageLost,
     StageOpened,
     Told,
+    aside_for,
 )
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Resident, Staged, StageHost
 from pyvmm.demo.telling.player import (
@@ -146,6 +147,18 @@ def test_whoever_tries_without_end_keeps_so_many_moments_and_can_go_on() -> None
     assert reader.place == ("s0", Phase.SHOWING)
     reader.move(LookAt(0), Try(MakeVm(8)))
     assert reader.done == [MakeVm(7), MakeVm(8)]
+
+
+def test_behind_a_chapters_end_comes_the_next_chapter() -> None:
+    reader = Reader()
+    reader.move(*[Plain.NEXT] * 6)
+    assert reader.player.view.following is BOOK.chapters[1]
+    assert reader.place == ("s2", Phase.ENDED)
+    reader.move(Plain.NEXT)
+    assert (reader.player.view.link, len(reader.opened)) == ("two/s0", 2)
+    reader.move(*[Plain.NEXT] * 3)
+    assert reader.player.view.following is None
+    assert reader.place == ("s0", Phase.ENDED)
 
 
 def test_back_and_forth_touch_no_stage() -> None:
@@ -385,18 +398,25 @@ def test_an_aside_is_compared_with_the_one_before_it_and_carried_out_again_as_on
     )
     player = Player(Book((Chapter("c", "C", "Aim.", frozenset(), steps),)), "c")
     (opens,) = player.begin()
-    player.told(StageOpened(HERE, Observed(), opens.ticket))
-    other = Staged(StageHost.MODEL, why="it is an aside")
+    before = Observed(("vm 7",))
+    player.told(StageOpened(HERE, Observed(), opens.ticket, private, before))
+    other = aside_for(private)
+    assert player.view.staged == HERE
     for held, aside in ((("vm 0",), None), (("vm 1",), other), (("vm 1",), other)):
         (does,) = player.move(Plain.NEXT)
         assert isinstance(does, DoAct)
         assert does.needs == (frozenset() if aside is None else private)
+        # Said before it is done, with what is there: who predicts has to know who will answer.
+        assert player.view.staged == (aside or HERE)
+        assert player.view.observed == (Observed() if aside is None else before)
         player.told(ActDone(outcome(0, held), does.ticket, aside))
+        before = before if aside is None else Observed(held)
         player.move(Plain.NEXT)
     first, second, third = player.moments
     assert (second.came_true, third.came_true) == (None, "no")
     assert (third.before, third.staged) == (second.outcome.after, other)
     assert first.staged == HERE
+    assert second.before == Observed(("vm 7",))
     player.move(LookAt(1))
     (opened,) = player.move(Try(Look()))
     assert isinstance(opened, OpenStage)

@@ -8,9 +8,17 @@ import trio
 from pyvmm.demo.house.lines import Answer, Asked, NoStage, OpenOn
 from pyvmm.demo.stage.held import Held
 from pyvmm.demo.stage.stage import Stage, open_stage
-from pyvmm.demo.telling.chapter import Setup
-from pyvmm.demo.telling.orders import ActDone, DoAct, NotDone, OpenStage, StageLost, StageOpened
-from pyvmm.demo.telling.outcomes import Outcome, Staged, StageHost
+from pyvmm.demo.telling.chapter import Need, Setup
+from pyvmm.demo.telling.orders import (
+    ActDone,
+    DoAct,
+    NotDone,
+    OpenStage,
+    StageLost,
+    StageOpened,
+    aside_for,
+)
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.errors import PyvmmError, UsageError
 
 
@@ -57,10 +65,15 @@ class Serving:
         try:
             for one in order.replay:
                 await self._done(one)
-            return StageOpened(held.thing.staged, await held.thing.observe(), order.ticket)
+            return await self._opened(held.thing, order.ticket)
         except PyvmmError as error:
             await self.close()
             return StageLost(f"not all could be carried out again: {error.cause}", order.ticket)
+
+    async def _opened(self, stage: Stage, ticket: int) -> StageOpened:
+        aside = Observed() if self._aside is None else await self._aside.thing.observe()
+        observed = await stage.observe()
+        return StageOpened(stage.staged, observed, ticket, _lacking(stage), aside)
 
     async def _do(self, order: DoAct) -> ActDone:
         outcome, aside = await self._done(order)
@@ -71,13 +84,17 @@ class Serving:
         if self._held is None:
             raise UsageError("carry an act out", "there is no stage")
         stage = self._held.thing
-        lacking = order.needs - stage.offers
-        if not lacking or stage.staged.host is StageHost.MODEL:
+        lacking = order.needs & _lacking(stage)
+        if not lacking:
             return await stage.do(order.act), None
         if self._aside is None:
             opened = open_stage(self._setup, frozenset(), StageHost.MODEL)
             self._aside = await Held.hold(self._nursery, opened)
-        aside = self._aside.thing
-        words = " and no ".join(sorted(one.value for one in lacking))
-        staged = Staged(aside.staged.host, why=f"the chapter's stage has no {words}")
-        return await aside.do(order.act), staged
+        return await self._aside.thing.do(order.act), aside_for(lacking)
+
+
+def _lacking(stage: Stage) -> frozenset[Need]:
+    """Abilities for which there is the asides' stage; the model gets none, being one itself."""
+    if stage.staged.host is StageHost.MODEL:
+        return frozenset()
+    return frozenset(Need) - stage.offers

@@ -284,6 +284,14 @@ class Question:
     choices: tuple[Choice, ...]
 
 
+def came_true_of(question: Question | None, outcome: Outcome, before: Observed) -> str | None:
+    """The key of the answer that an outcome made true; None for none, or without a question."""
+    if question is None:
+        return None
+    found = (one.key for one in question.choices if is_true(one.fact, outcome, before))
+    return next(found, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One act. `id` is part of links, and never used again for another step.
@@ -357,3 +365,8 @@ class Book:
     chapters: tuple[Chapter, ...]
     exercises: tuple[Exercise, ...] = ()
     glossary: tuple[tuple[str, str], ...] = ()
+
+    def following(self, chapter: Chapter) -> Chapter | None:
+        """The chapter behind `chapter`, by its id; None behind the last."""
+        at = [one.id for one in self.chapters].index(chapter.id) + 1
+        return self.chapters[at] if at < len(self.chapters) else None

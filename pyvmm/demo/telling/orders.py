@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pyvmm.demo.telling.acts import Act
 from pyvmm.demo.telling.chapter import Need, Setup
-from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
+from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,12 @@ class DoAct:
     act: Act
     ticket: int
     needs: frozenset[Need] = frozenset()
+
+
+def aside_for(lacking: frozenset[Need]) -> Staged:
+    """The stage of an act that needs what its chapter's stage has not."""
+    words = " and no ".join(sorted(one.value for one in lacking))
+    return Staged(StageHost.MODEL, why=f"the kernel of the chapter's other steps has no {words}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,16 @@ Order: TypeAlias = OpenStage | DoAct
 
 @dataclass(frozen=True, slots=True)
 class StageOpened:
-    """A stage is there, in this state."""
+    """A stage is there, in this state.
+
+    An act that needs one of `lacks` is an aside; `aside` is the state of the asides' stage.
+    """
 
     staged: Staged
     observed: Observed
     ticket: int
+    lacks: frozenset[Need] = frozenset()
+    aside: Observed = field(default_factory=Observed)
 
 
 @dataclass(frozen=True, slots=True)

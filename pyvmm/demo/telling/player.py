@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pyvmm.demo.telling.acts import Act
-from pyvmm.demo.telling.chapter import Book, Chapter, Question, Step, is_true
+from pyvmm.demo.telling.chapter import Book, Chapter, Need, Question, Step, came_true_of
 from pyvmm.demo.telling.orders import (
     ActDone,
     DoAct,
@@ -23,6 +23,7 @@ from pyvmm.demo.telling.orders import (
     StageLost,
     StageOpened,
     Told,
+    aside_for,
 )
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged
 from pyvmm.demo.telling.predictions import question_of
@@ -35,7 +36,7 @@ class Plain(enum.Enum):
     """Move without arguments."""
 
     NEXT = "next"
-    """Carry the step out, or go on to the following one."""
+    """Carry the step out, or go on to the following one, or to the chapter behind this."""
     BACK = "back"
     RESTART = "restart"
     SKIP = "skip"
@@ -125,7 +126,8 @@ class View:
     """All that a writer shows: `number` counts the chapter's steps from 1.
 
     `moment` is the outcome to be shown, of this step or of one that was gone back to; `moments` are
-    all that is kept of the chapter, in order. `observed` is the stage's state now.
+    all that is kept of the chapter, in order. `staged` and `observed` are the step's stage, which
+    is another one than the chapter's for an aside, and its state now.
     """
 
     chapter: Chapter
@@ -138,6 +140,7 @@ class View:
     is_last: bool
     observed: Observed
     moments: tuple[Moment, ...] = ()
+    following: Chapter | None = None
 
     @property
     def link(self) -> str:
@@ -160,6 +163,7 @@ class Player:
         self._observed = Observed()
         self._aside = Observed()
         """State of the asides' stage, as far as it has been told."""
+        self._lacks: frozenset[Need] = frozenset()
         self._moments: list[Moment] = []
         self._is_done = False
         """True once the step itself has been carried out."""
@@ -184,17 +188,19 @@ class Player:
         elif self._phase in {Phase.SHOWING, Phase.ENDED} and self._moments:
             moment = self._moments[-1]
         number = self._chapter.steps.index(step) + 1
+        aside = step.needs & self._lacks
         return View(
             self._chapter,
             step,
             number,
             Phase.SHOWING if self._looking is not None else self._phase,
-            self._staged,
+            aside_for(aside) if aside else self._staged,
             moment,
             self._notice,
             is_last=number == len(self._chapter.steps),
             moments=self.moments,
-            observed=self._observed,
+            observed=self._aside if aside else self._observed,
+            following=self._book.following(self._chapter),
         )
 
     @property
@@ -297,6 +303,8 @@ class Player:
         step = self._step
         if self._phase is Phase.ASKING:
             return self._do(step.act)
+        if self._phase is Phase.ENDED and (following := self._book.following(self._chapter)):
+            return self._open_at(following, 0)
         if not self._is_done:
             # Something else was tried before the step.
             self._phase = Phase.ASKING
@@ -350,7 +358,7 @@ class Player:
         if keep is None:
             self._chapter, self._index = chapter, 0
         self._is_done = any(not one.was_tried and one.step is self._step for one in self._moments)
-        self._aside = Observed()
+        self._aside, self._lacks = Observed(), frozenset()
         again = tuple(DoAct(act, self._ticket, step.needs) for step, act in replay)
         return (OpenStage(chapter.setup, chapter.needs, again, self._ticket),)
 
@@ -361,8 +369,9 @@ class Player:
         if told.ticket != self._ticket:
             return ()
         match told:
-            case StageOpened(staged=staged, observed=observed):
+            case StageOpened(staged=staged, observed=observed, lacks=lacks, aside=aside):
                 self._staged, self._observed = staged, observed
+                self._lacks, self._aside = lacks, aside
                 self._phase = Phase.ASKING
                 if self._doing is not None:
                     return self._do(self._doing)
@@ -387,7 +396,7 @@ class Player:
         is_step = act is step.act
         question = step.question if is_step else question_of(act)
         before = self._observed if aside is None else self._aside
-        came_true = _came_true(question, outcome, before)
+        came_true = came_true_of(question, outcome, before)
         self._moments.append(
             Moment(
                 step,
@@ -409,10 +418,3 @@ class Player:
 
     def _find(self, name: str) -> Chapter:
         return next(one for one in self._book.chapters if one.id == name)
-
-
-def _came_true(question: Question | None, outcome: Outcome, before: Observed) -> str | None:
-    if question is None:
-        return None
-    found = (one.key for one in question.choices if is_true(one.fact, outcome, before))
-    return next(found, None)

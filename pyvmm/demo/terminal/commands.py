@@ -83,7 +83,7 @@ def parse_line(line: str, view: View, book: Book) -> Command:
         case "j" | "t" | "v" | "g":
             return _with_argument(word, rest, view, book)
         case "" | "n":
-            return onward(view, book)
+            return onward(view)
         case "b":
             return Plain.BACK
         case "r":
@@ -113,21 +113,11 @@ def _with_argument(word: str, rest: str, view: View, book: Book) -> Command:
     return Terms(rest)
 
 
-def onward(view: View, book: Book) -> Command:
+def onward(view: View) -> Command:
     """Meaning of Enter: the next step; behind a chapter's last one the next chapter, or the end."""
     if view.phase is Phase.LOST:
         return Plain.RESTART
-    if view.phase is not Phase.ENDED:
-        return Plain.NEXT
-    following = next_chapter(view, book)
-    return Quit() if following is None else Jump(following)
-
-
-def next_chapter(view: View, book: Book) -> str | None:
-    """The chapter behind this one; None behind the last."""
-    ids = [one.id for one in book.chapters]
-    at = ids.index(view.chapter.id) + 1
-    return ids[at] if at < len(ids) else None
+    return Quit() if view.phase is Phase.ENDED and view.following is None else Plain.NEXT
 
 
 def jump_to(words: str, book: Book) -> Jump:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pyvmm.demo.telling.acts import Look
-from pyvmm.demo.telling.chapter import Book
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, Phase, View
 from pyvmm.demo.terminal import text
-from pyvmm.demo.terminal.commands import next_chapter
 from pyvmm.demo.terminal.lines import EMPTY, Line, Tone, wrapped
 from pyvmm.demo.terminal.parts import Part, Shown, parts, pictures
 
@@ -78,7 +76,7 @@ def _fitting(more: str, keys: Sequence[str], width: int) -> str:
     return "  ".join((*first, *last))[: width - 1]
 
 
-def page_of(view: View, book: Book, part: Part | None, width: int, height: int) -> Page:
+def page_of(view: View, part: Part | None, width: int, height: int) -> Page:
     """The step as it stands; where not all of its parts fit `part`, else the first that changed."""
     room = height - 2
     heading = text.heading(view)
@@ -91,11 +89,10 @@ def page_of(view: View, book: Book, part: Part | None, width: int, height: int) 
             lost = wrapped("The stage was lost.", width, Tone.REFUSED)
             return Page(heading, lost, ("Enter begin again", "? help", "q quit"))
         case Phase.ENDED:
-            ending = [*text.closing(view.chapter, width), *text.score(view.moments, width)]
-            onward = "Enter next chapter" if next_chapter(view, book) else "Enter end"
-            return Page(
-                heading, ending, (onward, "b back", "r restart", "j jump", "? help", "q quit")
-            )
+            ending = [*text.closing(view, width), *text.score(view.moments, width)]
+            onward = "Enter next chapter" if view.following else "Enter end"
+            keys = (onward, "b back", "t try", "r restart", "j jump", "? help", "q quit")
+            return Page(heading, ending, keys)
     if view.phase is Phase.SHOWING and view.moment is not None:
         return _showing(view, view.moment, part, width, room)
     return _asking(view, part, width, room)

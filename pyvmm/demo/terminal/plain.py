@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from pyvmm.demo.playing import Playing
 from pyvmm.demo.telling.chapter import Book
+from pyvmm.demo.telling.outcomes import Staged
 from pyvmm.demo.telling.player import Jump, Moment, Move, Phase, Plain, Try, View
 from pyvmm.demo.telling.predictions import question_of
 from pyvmm.demo.terminal import text
@@ -25,7 +26,6 @@ from pyvmm.demo.terminal.commands import (
     act_of,
     choice_of,
     jump_to,
-    next_chapter,
     parse_line,
 )
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
@@ -67,10 +67,9 @@ async def play_through(
         move: Move = Plain.NEXT
         if view.phase in {Phase.ENDED, Phase.LOST}:
             all_true &= view.phase is Phase.ENDED
-            following = next_chapter(view, book) if whole else None
-            if following is None:
+            if not whole or view.following is None:
                 return all_true
-            move = Jump(following)
+            move = Jump(view.following.id)
         await playing.move(move)
 
 
@@ -82,7 +81,8 @@ class _Reader:
         self.width = width
         self._write = write
         self._seen: Moment | None = None
-        self._chapter = ""
+        self._staged: tuple[str, Staged | None] = ("", None)
+        """Chapter and stage that were told of last."""
         self._has_legend = False
         self._brief = brief
 
@@ -110,9 +110,9 @@ class _Reader:
             heading = wrapped(text.heading(view), width, Tone.HEAD)
             yield from heading
             yield Line("-" * len(heading[0].text))
-            if view.staged is not None and self._chapter != view.chapter.id:
+            if view.staged is not None and self._staged != (view.chapter.id, view.staged):
                 yield from text.not_real(view.staged, width)
-                self._chapter = view.chapter.id
+                self._staged = view.chapter.id, view.staged
             yield from text.saying(view.step, width)
             if view.step.question is not None:
                 yield Line("")
@@ -122,7 +122,7 @@ class _Reader:
             yield from self._moment(view, view.moment)
         elif view.phase is Phase.ENDED:
             yield Line("")
-            yield from text.closing(view.chapter, width)
+            yield from text.closing(view, width)
             yield Line("")
 
     def _moment(self, view: View, moment: Moment) -> Iterable[Line]:

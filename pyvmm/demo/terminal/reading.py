@@ -32,6 +32,7 @@ from pyvmm.demo.terminal.keys import Key, Pressed
 from pyvmm.demo.terminal.lines import EMPTY, Line, Tone, wrapped
 from pyvmm.demo.terminal.parts import Part
 from pyvmm.demo.terminal.references import chapter_lines, glossary_lines, help_lines, try_lines
+from pyvmm.demo.terminal.text_pins import key as key_lines
 from pyvmm.errors import UsageError
 
 _MOST_TYPED = 400
@@ -42,6 +43,12 @@ _OWN_HELP = (
     ("Ctrl-L", "draw the screen again"),
 )
 _KEYS: dict[Pressed, str] = {Key.FORWARD: "n", Key.BACK: "b"}
+
+
+def _help(width: int) -> list[Line]:
+    """The commands, and the marks that no step has room to explain."""
+    marks = Line("Marks in the graph of who keeps what alive", Tone.HEAD)
+    return [*help_lines(width, _OWN_HELP), marks, *key_lines(width)]
 
 
 class Away(enum.Enum):
@@ -94,7 +101,7 @@ class Reading:
         if key is Key.REDRAW:
             return None
         if key in {Key.PAGE_DOWN, Key.PAGE_UP, Key.UP, Key.DOWN} or (
-            key == " " and not (self._sheet and self._typed)
+            key == " " and self._scrolls(view)
         ):
             self._move_on(key, view)
             return None
@@ -110,7 +117,7 @@ class Reading:
         self._arrived(view)
         notice = self._said or view.notice
         if self._sheet is None:
-            page = page_of(view, self._book, self._part, width, height)
+            page = page_of(view, self._part, width, height)
             return framed(page, self._scroll, notice, width, height)
         prompt = f"{self._sheet.prompt}{self._typed}" if self._sheet.prompt else ""
         page = Page(text.heading(view), self._sheet.lines(width), ("any key goes back",), prompt)
@@ -122,6 +129,13 @@ class Reading:
         if place != self._place:
             self._place = place
             self._scroll, self._part = 0, None
+
+    def _scrolls(self, view: View) -> bool:
+        """Tell whether Space does: not behind what was typed, nor where a sheet is all shown."""
+        if self._sheet is None:
+            return True
+        frame = self.frame(view, *self._size)
+        return not self._typed and (bool(self._sheet.prompt) or frame.total > frame.room)
 
     def _move_on(self, key: Pressed, view: View) -> None:
         """Scroll; behind the end comes the beginning."""
@@ -142,7 +156,7 @@ class Reading:
         if key is Key.END:
             return Quit()
         if key is Key.ENTER:
-            return onward(view, self._book)
+            return onward(view)
         if key == "p":
             return Away.PLAIN
         letter = _KEYS.get(key, key)
@@ -188,7 +202,7 @@ class Reading:
             case Quit():
                 return Away.QUIT
             case Help():
-                self._lay(_Sheet(lambda width: list(help_lines(width, _OWN_HELP))))
+                self._lay(_Sheet(_help))
             case Terms(word=word):
                 self._lay(_Sheet(lambda width: list(glossary_lines(self._book, word, width))))
             case ShowPart():
@@ -232,7 +246,7 @@ class Reading:
         self._lay(_Sheet(lines, prompt, take, single=True))
 
     def _next_part(self, view: View) -> None:
-        page = page_of(view, self._book, self._part, *self._size)
+        page = page_of(view, self._part, *self._size)
         if page.parts:
             at = page.parts.index(self._part or page.part or page.parts[0])
             self._part = page.parts[(at + 1) % len(page.parts)]

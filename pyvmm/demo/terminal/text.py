@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pyvmm.demo.telling.acts import Look, act_words
-from pyvmm.demo.telling.chapter import Chapter, Question, Step
+from pyvmm.demo.telling.chapter import Question, Step
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.player import Moment, View
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
@@ -71,13 +71,16 @@ def answer(moment: Moment, width: int) -> Iterator[Line]:
         yield from wrapped(moment.step.after, width)
 
 
-def closing(chapter: Chapter, width: int) -> Iterator[Line]:
-    """The end of a chapter."""
+def closing(view: View, width: int) -> Iterator[Line]:
+    """The end of a chapter, and what to do next."""
+    chapter = view.chapter
     yield from wrapped(f"End of the chapter. {chapter.aim}", width, Tone.HEAD)
     if chapter.exercise:
         yield from wrapped(
             f"Its exercise: pyvmm demo --exercise {chapter.exercise}", width, rest="  "
         )
+    if view.following is not None:
+        yield from wrapped(f"The next chapter: {view.following.title}", width, rest="  ")
 
 
 def score(moments: Sequence[Moment], width: int) -> Iterator[Line]:

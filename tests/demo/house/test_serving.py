@@ -17,7 +17,7 @@ from pyvmm.demo.stage.bare import BareStage
 from pyvmm.demo.stage.stage import Stage
 from pyvmm.demo.telling.acts import MakeVm
 from pyvmm.demo.telling.chapter import Need, Setup
-from pyvmm.demo.telling.orders import ActDone, DoAct, NotDone, OpenStage, StageOpened
+from pyvmm.demo.telling.orders import ActDone, DoAct, NotDone, OpenStage, StageOpened, aside_for
 from pyvmm.demo.telling.outcomes import StageHost
 
 PRIVATE = frozenset({Need.PRIVATE})
@@ -50,6 +50,25 @@ def held(answer: object) -> tuple[str, ...]:
     return answer.outcome.after.held
 
 
+def test_what_will_be_an_aside_is_told_with_the_stage() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            served = Serving(nursery)
+            replay = (DoAct(MakeVm(0), 1), DoAct(MakeVm(3), 1, PRIVATE))
+            for host, lacks, held_here, held_aside in (
+                (StageHost.KVM, frozenset(Need), ("vm 0",), ("vm 3",)),
+                (StageHost.MODEL, frozenset[Need](), ("vm 0", "vm 3"), ()),
+            ):
+                told = await served.answer(OpenOn(host, OpenStage(Setup(), frozenset(), replay, 1)))
+                assert isinstance(told, StageOpened)
+                assert told.lacks == lacks
+                assert (told.observed.held, told.aside.held) == (held_here, held_aside)
+            await served.close()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
 def test_asides_share_a_stage_until_the_chapters_is_opened_anew() -> None:
     async def main() -> None:
         order = OpenStage(Setup(), frozenset(), (), 1)
@@ -63,9 +82,9 @@ def test_asides_share_a_stage_until_the_chapters_is_opened_anew() -> None:
                 for number in (0, 1):
                     aside = await served.answer(DoAct(MakeVm(number), 1, PRIVATE))
                     assert isinstance(aside, ActDone)
-                    assert aside.staged is not None
+                    assert aside.staged == aside_for(PRIVATE)
                     assert aside.staged.host is StageHost.MODEL
-                    assert aside.staged.why == "the chapter's stage has no private memory"
+                    assert aside.staged.why.endswith("other steps has no private memory")
                     assert len(held(aside)) == number + 1
                 assert isinstance(await served.answer(DoAct(MakeVm(1), 1, PRIVATE)), NotDone)
                 assert held(await served.answer(DoAct(MakeVm(1), 1))) == ("vm 0", "vm 1")
