@@ -11,6 +11,7 @@ from pathlib import Path
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.standard_output import print_answer
 from pyvmm.cli.story_files import check_outputs, write_text
+from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.page.handout import ToldChapter, handout_html
 from pyvmm.demo.page.static_files import script, style
 from pyvmm.errors import SystemCallError
@@ -36,7 +37,7 @@ class Handout:
         That is where a chapter was not told to its end, or no answer of a question came true.
         Raises `SystemCallError`.
         """
-        text = handout_html(self.told, script=script(), style=style())
+        text = handout_html(self.told, script=script(), style=style(), terms=BOOK.glossary)
         _write_whole(self._path, text)
         moments = [moment for one in self.told for moment in one.moments]
         size = -(-len(text.encode()) // 1024)

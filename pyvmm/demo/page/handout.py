@@ -14,8 +14,8 @@ from hashlib import sha256
 
 from pyvmm.demo.page.parts import SHOWN, TOLD, moment_html
 from pyvmm.demo.page.pins import graphs_of
-from pyvmm.demo.page.shell import bar, head, sections, top
-from pyvmm.demo.page.steps import sentence
+from pyvmm.demo.page.shell import bar, glossary, head, sections, top
+from pyvmm.demo.page.steps import exercise_html, sentence
 from pyvmm.demo.page.words import host_words, said
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter
@@ -32,8 +32,17 @@ class ToldChapter:
     ended: str = ""
 
 
-def handout_html(told: Sequence[ToldChapter], *, script: str, style: str) -> str:
-    """The whole file. `script` and `style` are those of the page, to be written into it."""
+def handout_html(
+    told: Sequence[ToldChapter],
+    *,
+    script: str,
+    style: str,
+    terms: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The whole file. `script` and `style` are those of the page, to be written into it.
+
+    `terms` are those of the glossary, with their meanings.
+    """
     moments = [
         (one.chapter, moment, _name(one, number))
         for one in told
@@ -60,6 +69,7 @@ def handout_html(told: Sequence[ToldChapter], *, script: str, style: str) -> str
         parts += _chapter(one, number)
         number += len(one.moments)
     parts += [
+        glossary(terms),
         "</main>",
         bar([one.chapter for one in told if one.moments], "", ""),
         f'<script type="application/json" id="run">{inert}</script>',
@@ -116,10 +126,12 @@ def _chapter(told: ToldChapter, first: int) -> Iterator[str]:
     yield '<div class="moments">'
     for number, moment in enumerate(told.moments):
         parts = moment_html(chapter, moment, f"m{first + number}", among, asks=True)
+        is_last = moment.step is chapter.steps[-1] and not moment.was_tried
+        closing = f'<div class="closing">{exercise_html(chapter)}</div>' if is_last else ""
         true = f' data-true="{said(moment.came_true)}"' if moment.came_true else ""
         yield (
             f'<article class="moment" id="{said(_name(told, number))}"{true}>'
-            f'<div class="told">{sections(parts, TOLD)}</div>'
+            f'<div class="told">{sections(parts, TOLD)}{closing}</div>'
             f'<div class="shown"><h2 class="before-words">Before this step</h2>'
             f"{sections(parts, SHOWN)}</div></article>"
         )

@@ -8,6 +8,7 @@ from pyvmm.demo.page.calls import calls_html
 from pyvmm.demo.page.page_map import pages_html
 from pyvmm.demo.page.pins import graph_html, graphs_of
 from pyvmm.demo.page.steps import (
+    exercise_html,
     outcome_html,
     question_html,
     says_html,
@@ -50,10 +51,14 @@ def view_html(view: View) -> dict[str, str]:
         parts["says"] += f'<p class="notice">{said(view.notice)}</p>'
     parts["timeline"] = _timeline(view)
     parts["status"] = said(_status(view))
-    if view.phase in {Phase.ASKING, Phase.SHOWING}:
+    if view.phase in {Phase.ASKING, Phase.SHOWING, Phase.ENDED}:
         parts["tries"] = tries_html(view.step)
     if view.phase is Phase.ENDED:
         parts["says"] += f'<p class="aim">End of the chapter. {said(view.chapter.aim)}</p>'
+        parts["says"] += exercise_html(view.chapter)
+        if view.following is not None:
+            title = said(view.following.title)
+            parts["says"] += f"<p>Next, by <kbd>n</kbd>: the chapter <b>{title}</b>.</p>"
     return {name: parts.get(name, "") for name in PARTS}
 
 

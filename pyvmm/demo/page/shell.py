@@ -9,7 +9,7 @@ from pyvmm.demo.page.parts import PARTS
 from pyvmm.demo.page.words import said
 from pyvmm.demo.telling.chapter import Chapter
 
-KEYS = "n next, b back, 1-9 predict, r restart, arrows in pictures"
+KEYS = "n next, b back, 1-9 predict, r restart, g glossary, arrows in pictures"
 
 
 def head(title: str, more: str) -> str:
@@ -37,6 +37,14 @@ def sections(parts: Mapping[str, str], names: Iterable[str]) -> str:
         f'<section data-part="{name}" aria-label="{PARTS[name]}">{parts.get(name, "")}</section>'
         for name in names
     )
+
+
+def glossary(terms: Iterable[tuple[str, str]]) -> str:
+    """Terms with their meanings, folded away; "" for none."""
+    items = "".join(f"<dt>{said(term)}</dt><dd>{said(says)}</dd>" for term, says in terms)
+    if not items:
+        return ""
+    return f'<details id="glossary"><summary>Glossary</summary><dl>{items}</dl></details>'
 
 
 def bar(chapters: Iterable[Chapter], here: str, status: str) -> str:

@@ -16,7 +16,7 @@ from pyvmm.demo.page.words import (
     verdict_words,
 )
 from pyvmm.demo.telling.acts import act_words
-from pyvmm.demo.telling.chapter import Question, Step
+from pyvmm.demo.telling.chapter import Chapter, Question, Step
 from pyvmm.demo.telling.outcomes import Content, Observed, Outcome, Staged
 from pyvmm.demo.telling.player import Moment
 from pyvmm.lifetime.properties import BY_NAME
@@ -120,6 +120,15 @@ def _digests(before: Observed, outcome: Outcome) -> Iterator[str]:
             yield paragraph("The two digests differ.", "bad")
     if after.ended is not None and before.ended is None:
         yield paragraph(f"The guest has ended with status {after.ended}.")
+
+
+def exercise_html(chapter: Chapter) -> str:
+    """The command of a chapter's exercise, "" where there is none."""
+    if not chapter.exercise:
+        return ""
+    return (
+        f"<p>Its exercise, in a terminal: <code>pyvmm demo --exercise {chapter.exercise}</code></p>"
+    )
 
 
 def tries_html(step: Step) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyvmm.demo.page.parts import SHOWN, TOLD
-from pyvmm.demo.page.shell import bar, head, sections, top
+from pyvmm.demo.page.shell import bar, glossary, head, sections, top
 from pyvmm.demo.page.words import said
 from pyvmm.demo.telling.chapter import Book
 
@@ -59,6 +59,7 @@ def document(book: Book, parts: Mapping[str, str]) -> str:
             sections(parts, SHOWN),
             "</div></article>",
             sections(parts, ("timeline",)),
+            glossary(book.glossary),
             _LEAVE,
             "</main>",
             bar(book.chapters, link.partition("/")[0], parts.get("status", "")),

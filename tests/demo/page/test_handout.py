@@ -27,7 +27,7 @@ SMALL = 360 << 10
 
 
 def written(*chapters: ToldChapter) -> str:
-    return handout_html(chapters, script=script(), style=style())
+    return handout_html(chapters, script=script(), style=style(), terms=BOOK.glossary)
 
 
 @pytest.mark.slow
@@ -93,6 +93,16 @@ def test_a_question_that_nothing_answers_is_told() -> None:
     assert page.count('<p class="verdict">None of the answers came true') == sum(
         one.question is not None for one in moments
     )
+
+
+def test_a_chapter_ends_in_its_exercise_and_the_file_in_the_glossary() -> None:
+    run = told("slots")
+    page = written(replace(run, chapter=replace(run.chapter, exercise=7)))
+    (closing,) = (one for one in tree(page).walk() if one.attributes.get("class") == "closing")
+    assert "pyvmm demo --exercise 7" in closing.text
+    (glossary,) = (one for one in tree(page).walk() if one.attributes.get("id") == "glossary")
+    assert sum(one.name == "dt" for one in glossary.walk()) == len(BOOK.glossary)
+    assert "--exercise" not in written(replace(run, chapter=replace(run.chapter, exercise=0)))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.page.call_words import FIELDS, REQUESTS
 from pyvmm.demo.page.parts import PARTS, moment_html, view_html
+from pyvmm.demo.telling.acts import Look
 from pyvmm.demo.telling.chapter import Chapter
 from pyvmm.demo.telling.player import Phase, Plain, Player, View
 from tests.demo.page.html_tree import Element, tree
@@ -207,6 +208,33 @@ def test_views_of_every_phase() -> None:
     ):
         assert said in view_html(replace(showing, phase=phase))["status"]
     assert re.sub("<[^>]*>", "", view_html(showing)["status"]) == "It worked."
+
+
+def test_a_chapters_end_leads_on() -> None:
+    run = told()
+    last = run.moments[-1]
+    ended = View(
+        replace(run.chapter, exercise=7),
+        replace(run.chapter.steps[-1], tries=(Look(),)),
+        len(run.chapter.steps),
+        Phase.ENDED,
+        last.staged,
+        last,
+        "",
+        True,
+        last.outcome.after,
+        run.moments,
+        following=replace(run.chapter, title="Behind <it>"),
+    )
+    parts = view_html(ended)
+    check(part_trees(parts))
+    says = tree(parts["says"]).text
+    assert "pyvmm demo --exercise 7" in says
+    assert "the chapter Behind <it>." in says
+    assert "data-act" in parts["tries"]
+    alone = view_html(replace(ended, chapter=replace(run.chapter, exercise=0), following=None))
+    assert "--exercise" not in alone["says"]
+    assert "Next" not in alone["says"]
 
 
 def test_a_view_from_its_player() -> None:

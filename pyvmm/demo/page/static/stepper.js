@@ -152,6 +152,18 @@
   document.addEventListener("pyvmm:part", oneStop);
   oneStop();
 
+  // -- words --
+
+  const terms = find("#glossary");
+  document.addEventListener("keydown", event => {
+    if (event.key !== "g" || event.altKey || event.ctrlKey || event.metaKey || event.isComposing) return;
+    if (!terms || !find("#keys").checked || event.target.closest("select, input:not([type=checkbox])")) return;
+    event.preventDefault();
+    terms.open = !terms.open;
+    find("summary", terms).focus();
+    if (terms.open) terms.scrollIntoView();
+  });
+
   // -- a file: every moment is here --
 
   const run = find("#run");
