@@ -9,7 +9,7 @@ from pyvmm.demo.page.parts import PARTS
 from pyvmm.demo.page.words import said
 from pyvmm.demo.telling.chapter import Chapter
 
-KEYS = "n next, b back, 1-9 predict, r restart, g glossary, arrows in pictures"
+KEYS = "n, b, r, 1-9 predict, g glossary, arrows in pictures"
 
 
 def head(title: str, more: str) -> str:
