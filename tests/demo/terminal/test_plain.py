@@ -143,7 +143,7 @@ def test_played_through_whole_or_one_chapter() -> None:
 def test_a_question_that_no_answer_fits_makes_it_end_with_another_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pyvmm.demo.telling.player._came_true", lambda *_: None)
+    monkeypatch.setattr("pyvmm.demo.telling.player.came_true_of", lambda *_: None)
 
     async def main() -> tuple[bool, list[str]]:
         written: list[str] = []
