@@ -30,14 +30,16 @@ _KEEPER_LOG = "keeper.log"
 _ADDRESS_MAX = 100
 
 
-def connect(directory: Path | None = None) -> socket.socket | None:
+def connect(directory: Path | None = None, *, waits: bool = True) -> socket.socket | None:
     """A connection to the keeper of the lab that is up; None where none is.
 
-    `directory`: the folder of a lab that `share` started.
+    `directory`: the folder of a lab that `share` started. One that does not wait is None, too,
+    where the keeper has so many connections to take that no more fit in its queue: it may hang.
     """
     directory = directory or run_folder()
     path = directory / SOCKET_NAME
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(waits)
     try:
         if len(os.fsencode(path)) <= _ADDRESS_MAX:
             connection.connect(str(path))
@@ -47,8 +49,8 @@ def connect(directory: Path | None = None) -> socket.socket | None:
                 connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
             finally:
                 os.close(folder)
-    except (FileNotFoundError, ConnectionError):
-        # Not there, or left behind by a keeper that was killed.
+    except (FileNotFoundError, ConnectionError, BlockingIOError):
+        # Not there, left behind by a keeper that was killed, or its queue is full.
         connection.close()
         return None
     except OSError as error:
@@ -56,6 +58,7 @@ def connect(directory: Path | None = None) -> socket.socket | None:
         raise SystemCallError(
             f"connect to {path}", error.errno or 0, error.strerror or str(error)
         ) from error
+    connection.setblocking(True)
     return connection
 
 

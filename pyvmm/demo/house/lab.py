@@ -54,8 +54,8 @@ class LabHouse:
         self._starter: socket.socket | None = None
 
     def is_up(self) -> bool:
-        """True if there is a lab to be had at once."""
-        connection = starting.connect()
+        """True if there is a lab to be had at once; waits for nothing."""
+        connection = starting.connect(waits=False)
         if connection is None:
             return False
         connection.close()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
@@ -41,6 +42,7 @@ from pyvmm.lab.protocol import (
     Stream,
     credit,
 )
+from pyvmm.lab.settings import SOCKET_NAME
 from tests.process_state import unchanged
 
 PATIENCE = Patience(start=60, silence=60, act=60, end=60)
@@ -223,7 +225,7 @@ def test_a_start_that_nobody_waits_for_any_more_leaves_no_connection(
         assert may_go_on.wait(60)
         return ours, held
 
-    monkeypatch.setattr(starting, "connect", lambda: None)
+    monkeypatch.setattr(starting, "connect", lambda **_: None)
     monkeypatch.setattr(starting, "share", share)
     monkeypatch.setattr(lab_module, "LabWishes", FakeWishes)
     heard: list[str] = []
@@ -248,6 +250,23 @@ def test_a_start_that_nobody_waits_for_any_more_leaves_no_connection(
             end.settimeout(60)
             assert end.recv(1) == b""
     assert (closed, heard) == ([], ["starting a lab, which takes some seconds"])
+
+
+def test_a_keeper_that_hangs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All readers' tasks are on the thread that asks whether a lab is up."""
+    monkeypatch.setattr(starting, "run_folder", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as keeper:
+        keeper.bind(SOCKET_NAME)
+        keeper.listen(1)
+        house = LabHouse(lambda told: None)
+        # Each leaves a connection in the queue, which nobody takes from it.
+        answers = [house.is_up() for _ in range(5)]
+        assert (answers[0], answers[-1]) == (True, False)
+        keeper.accept()[0].close()
+        assert house.is_up()
 
 
 class FakeWishes:
