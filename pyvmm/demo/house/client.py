@@ -77,7 +77,7 @@ class StageClient:
 
     def feed(self, data: bytes) -> None:
         """Take bytes that it wrote."""
-        self._quiet = 0.0
+        self.hear()
         self._is_loading = False
         self._buffer += data
         while b"\n" in data and not self.lost:
@@ -86,6 +86,10 @@ class StageClient:
             self._take(line)
         if len(self._buffer) >= LONGEST:
             self.lose(f"its process said a line of more than {LONGEST} bytes")
+
+    def hear(self) -> None:
+        """Take that it, or what it runs in, is there, although it says nothing to us."""
+        self._quiet = 0.0
 
     def lose(self, why: str) -> None:
         """Give it up; the first reason counts."""

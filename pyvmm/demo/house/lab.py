@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -142,6 +143,8 @@ class _LabProcess:
 
     def __init__(self, stream: trio.SocketStream, patience: Patience) -> None:
         silent = f"{_LOST} (nothing was heard of it for {{:g}} s)"
+        # Its CPUs are emulated: on a busy machine a thread of theirs may wait for long.
+        patience = replace(patience, silence=max(patience.silence, patience.act))
         self.client = StageClient(self._send, patience, silent)
         self._stream = stream
         self._decoder = Decoder()
@@ -159,6 +162,7 @@ class _LabProcess:
         """Take what comes from the lab, to its end."""
         try:
             while data := await self._stream.receive_some(_RECEIVE):
+                self.client.hear()
                 for frame in self._decoder.feed(bytes(data)):
                     await self._take(frame)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -116,6 +116,26 @@ def test_silence_loses_it(beats: tuple[int, ...], at: int, why: str) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_what_it_runs_in_is_heard_and_is_no_word_of_its_own() -> None:
+    """So it may load for long, and be silent for long, while its lab says other things."""
+
+    async def speak(client: StageClient) -> None:
+        begun = trio.current_time()
+        await trio.sleep_until(begun + 200)
+        client.hear()
+        await trio.sleep_until(begun + 300)
+        client.feed(ALIVE)
+        await trio.sleep_until(begun + 350)
+        client.hear()
+        found = []
+        for moment in (409, 411):
+            await trio.sleep_until(begun + moment)
+            found.append(client.lost)
+        assert found == ["", "nothing was heard of it for 60 s"]
+
+    assert asking(speak) == "nothing was heard of it for 60 s"
+
+
 async def beat(client: StageClient) -> None:
     while True:
         await trio.sleep(5)

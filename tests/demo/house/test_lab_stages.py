@@ -202,6 +202,19 @@ def test_a_lab_that_says_nothing_is_lost(ends: list[socket.socket]) -> None:
     run(main)
 
 
+def test_a_lab_that_does_other_things_is_heard(ends: list[socket.socket]) -> None:
+    async def main() -> None:
+        patience = replace(PATIENCE, silence=1, act=90)
+        async with process(ends, patience) as (client, keeper, _):
+            assert client._patience == replace(patience, silence=90)
+            client._quiet = 50.0
+            await keeper.say(credit(Stream.INPUT, 1))
+            while client._quiet:
+                await trio.sleep(0.01)
+
+    run(main)
+
+
 def test_what_is_no_frame_loses_the_lab(ends: list[socket.socket]) -> None:
     async def main() -> None:
         async with process(ends) as (client, keeper, _):
