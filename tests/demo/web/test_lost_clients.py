@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from pyvmm.demo.web import admission, site, visitors, websocket
-from pyvmm.demo.web.admission import Head
+from pyvmm.demo.web.admission import Head, Role
 from pyvmm.demo.web.messages import MESSAGE_LIMIT, Story
 from pyvmm.demo.web.site import MOST_READERS
 from pyvmm.demo.web.websocket import WebSocket
@@ -153,17 +153,17 @@ def test_bytes_that_are_broken_harm_nobody() -> None:
 
 def test_a_half_open_connection_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "HEARTBEAT", 0.02)
-    monkeypatch.setattr(websocket, "STALLED", 0.2)
 
     async def main(server: Server) -> None:
         async with server.tab(await server.enter()) as tab:
             no_grace()
-            pings = 0
+            while (await tab.frame())[0] != PING:
+                pass
+            # From here on it is impatient, and gets no answer.
+            monkeypatch.setattr(websocket, "STALLED", 0.2)
             with pytest.raises(EOFError):
                 while True:
-                    kind, _ = await tab.frame()
-                    pings += kind == PING
-            assert pings
+                    await tab.frame()
             await server.until_visitors(0)
 
     run(main)
@@ -271,16 +271,24 @@ def test_a_message_of_the_limit_is_taken() -> None:
 
 
 def test_a_slow_reader_holds_up_nobody_and_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "STALLED", 0.2)
-    monkeypatch.setattr(Story, "since", lambda _self, _number: "x" * (16 << 20))
+    sizes = [1]
+    monkeypatch.setattr(websocket, "HEARTBEAT", client.BOUND)
+    monkeypatch.setattr(Story, "since", lambda _self, _number: "x" * sizes[-1])
 
     async def main(server: Server) -> None:
         cookie = await server.enter()
-        async with server.tab(cookie):
-            # Takes nothing. The answer to others is as large, so it is another route that is asked.
-            status, _, _ = await server.ask(server.head("GET", "/", cookie))
-            assert status == 200
+        async with server.tab(cookie) as tab:
+            await tab.frame()
             no_grace()
+            # From here on it takes nothing, and messages are beyond all buffers.
+            monkeypatch.setattr(websocket, "STALLED", 0.2)
+            sizes.append(16 << 20)
+            visitor = server.site.visitor(cookie.partition("=")[2], Role.READER)
+            assert visitor is not None
+            visitor.tell({"mine": "something new"})
+            # What others are told is as large, so it is another route that is asked.
+            status, _, _ = await server.ask(server.head("GET", "/"))
+            assert status == 200
             await server.until_visitors(0)
 
     run(main)
