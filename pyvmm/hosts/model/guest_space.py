@@ -7,7 +7,7 @@ and the same attribute; nothing is copied when that changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyvmm.hosts.exits import Exit, MemoryFault, MemoryFaultFlag
@@ -118,7 +118,8 @@ class GuestSpace:
         for slot in self._slots.values():
             start, end = slot.slot.gpa, slot.slot.gpa + slot.slot.size
             writable = not slot.slot.flags & KVM_MEM_READONLY
-            for low, high, private in self._runs(slot, start, end):
+            runs = self._runs(slot, start, end)
+            for low, high, private in _by_reach(slot, runs):
                 address = self._address(self._served(slot, low, private, write=False), slot)
                 if address is not None:
                     yield Span(low, high - low, address, writable)
@@ -146,7 +147,7 @@ class GuestSpace:
                 private and self._private_by is PrivateBy.ATTRIBUTES,
                 None if slot is None else slot.slot,
                 None if slot is None else slot.bound,
-                host_mapped=slot is not None and slot.shared is not None and slot.shared.is_open,
+                host_mapped=slot is not None and _is_reached(slot, gpa),
             )
         )
 
@@ -178,6 +179,28 @@ class GuestSpace:
             if slot.slot.gpa <= gpa < slot.slot.gpa + slot.slot.size:
                 return slot
         return None
+
+
+def _is_reached(slot: ModelSlot, gpa: int) -> bool:
+    """Tell whether this process reaches the shared side of a page."""
+    if slot.shared is None or not slot.shared.is_open:
+        return False
+    offset = slot.slot.hva - slot.shared.address + gpa - slot.slot.gpa
+    ((_, _, is_reached),) = slot.shared.reach(offset, PAGE_SIZE)
+    return is_reached
+
+
+def _by_reach(
+    slot: ModelSlot, runs: Iterable[tuple[int, int, bool]]
+) -> Iterator[tuple[int, int, bool]]:
+    """Split runs where this process reaches the shared side of a slot no longer, or again."""
+    if slot.shared is None:
+        yield from runs
+        return
+    moved = slot.slot.gpa - (slot.slot.hva - slot.shared.address)
+    for low, high, private in runs:
+        for start, end, _ in slot.shared.reach(low - moved, high - low):
+            yield start + moved, end + moved, private
 
 
 def _memories(slot: ModelSlot) -> Iterator[HostMemory]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts import own_memory
+from pyvmm.hosts.model.private_ranges import PrivateRanges
 from pyvmm.hosts.model.refusals import failed
 from pyvmm.hosts.owner import Owner
 
@@ -57,10 +58,14 @@ class HostMemory(Owner):
         self._what = what
         self._open = True
         self._holders = 0
+        self._unreachable = PrivateRanges()
         self._on_close: list[Callable[[], None]] = []
 
     def hold(self, on_close: Callable[[], None]) -> None:
-        """Keep the addresses mapped until `release`; `on_close` is called when they are closed."""
+        """Keep the addresses mapped until `release`.
+
+        `on_close` is called when they are closed, and when other pages can be reached (`protect`).
+        """
         self._require_open("hold")
         self._holders += 1
         self._on_close.append(on_close)
@@ -118,6 +123,14 @@ class HostMemory(Owner):
         if _LIBC.mprotect(address, ctypes.c_size_t(size), ctypes.c_int(rights)):
             number = ctypes.get_errno()
             raise failed(f"protect pages of {self._what}", OSError(number, os.strerror(number)))
+        if self._unreachable.set(offset, offset + size, not reachable):
+            for on_change in list(self._on_close):
+                on_change()
+
+    def reach(self, offset: int, size: int) -> Iterator[tuple[int, int, bool]]:
+        """[offset, offset + size) as ascending runs: start, end, and if this process reaches it."""
+        for start, end, unreachable in self._unreachable.runs(offset, offset + size):
+            yield start, end, not unreachable
 
     def resident(self, offset: int, size: int) -> int:
         """Count the bytes of [offset, offset + size) that take memory of the host (mincore(2))."""

@@ -18,7 +18,7 @@ from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.turn import Turn
 from pyvmm.hosts.model.vm import ModelVm
-from pyvmm.rules.profile import FIRST_MERGED, MAINLINE, SHARED_ONLY
+from pyvmm.rules.profile import FIRST_MERGED, IN_PLACE, MAINLINE, SHARED_ONLY
 
 PAGE = 4096
 GPA = 0x10000
@@ -165,6 +165,31 @@ def test_a_slot_on_a_mapping_of_a_file(system: ModelSystem, owned: ExitStack) ->
         assert vm.memory.spans() == []
         with file.map() as other, other.view() as view:
             assert view[0] == 4
+
+
+def test_a_slot_on_a_mapping_of_which_a_page_becomes_private(owned: ExitStack) -> None:
+    with ModelSystem(IN_PLACE).create_vm(VmType.SW_PROTECTED) as vm:
+        file = owned.enter_context(vm.create_guest_memfd(3 * PAGE, MAPPED))
+        mapping = owned.enter_context(file.map())
+        vm.set_memslot(Memslot(1, GPA, 2 * PAGE, mapping.hva + PAGE))
+        byte(vm, GPA).value = 4
+        file.set_attributes(0, 2 * PAGE, PRIVATE)
+        fault = MemoryFault(GPA, PAGE, MemoryFaultFlag(0), errno.EFAULT)
+        assert vm.memory.blocked(GPA, 1, False) == fault
+        assert address(vm, GPA) is None
+        assert address(vm, GPA + PAGE) == mapping.hva + 2 * PAGE
+        file.set_attributes(PAGE, PAGE, SHARED)
+        assert vm.memory.blocked(GPA, 1, False) is None
+        assert byte(vm, GPA).value == 4
+
+
+def test_a_mapping_of_private_memory_is_nobody_s_memory(vm: ModelVm, owned: ExitStack) -> None:
+    file = owned.enter_context(vm.create_guest_memfd(PAGE, GuestMemfdFlag.MMAP))
+    mapping = owned.enter_context(file.map())
+    assert errno_of(mapping.peek, 0, 1) == errno_of(mapping.poke, 0, b"1") == errno.EFAULT
+    vm.set_memslot(Memslot(1, GPA, PAGE, mapping.hva))
+    assert vm.memory.spans() == []
+    assert isinstance(vm.memory.blocked(GPA, 1, False), MemoryFault)
 
 
 def test_a_closed_vm(system: ModelSystem, owned: ExitStack) -> None:
