@@ -61,9 +61,9 @@ class RefusedWith:
 
 @dataclass(frozen=True, slots=True)
 class ReadValue:
-    """The byte that was read."""
+    """The byte that was read; None: there was none, as where a guest reads a hole (MMIO)."""
 
-    value: int
+    value: int | None
 
 
 @dataclass(frozen=True, slots=True)

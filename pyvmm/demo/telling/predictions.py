@@ -14,6 +14,7 @@ from pyvmm.demo.telling.acts import (
     Boot,
     Hole,
     MakeFile,
+    MakeVm,
     MapFile,
     Read,
     SetAttributes,
@@ -36,6 +37,7 @@ from pyvmm.rules.profile import MAINLINE, SHARED_ONLY
 from pyvmm.rules.rule import errno_name
 
 _OPERATIONS: Mapping[type[object], str] = {
+    MakeVm: "KVM_CREATE_VM",
     MakeFile: "KVM_CREATE_GUEST_MEMFD",
     SetSlot: "KVM_SET_USER_MEMORY_REGION2",
     SetAttributes: "KVM_SET_MEMORY_ATTRIBUTES",
@@ -62,12 +64,13 @@ def question_of(act: Act) -> Question:
             choices.append(Choice("else", "something else", NoneOf(seen)))
             return Question("Who tries this gets:", tuple(choices))
         case Read():
-            other = AllOf((Worked(), NoneOf((ReadValue(0),))))
+            other = AllOf((Worked(), NoneOf((ReadValue(0), ReadValue(None)))))
             return Question(
                 "The byte is:",
                 (
                     Choice("zero", "zero", AllOf((Worked(), ReadValue(0)))),
                     Choice("other", "another", other),
+                    Choice("none", "none: no memory is there", AllOf((Worked(), ReadValue(None)))),
                     Choice("refused", "not to be had: it is refused", NoneOf((Worked(),))),
                 ),
             )
