@@ -20,6 +20,7 @@ from pyvmm.demo.web.document import STATIC, document, sentence_page
 from pyvmm.demo.web.messages import Consider, notice, read_asked, trial
 from pyvmm.demo.web.parts import parts_of
 from pyvmm.demo.web.site import FULL, Site
+from pyvmm.demo.web.visitors import MOST_TABS
 from pyvmm.demo.web.websocket import WebSocket
 from pyvmm.errors import UsageError
 
@@ -81,10 +82,13 @@ async def _answer(
     refusal = site.admission.refusal(head)
     if refusal is None and head.target == "/live":
         known = site.admission.role(head)
+        visitor = None if known is None else site.visitor(*known)
         if known is None:
             refusal = _STRANGER
-        elif site.visitor(*known) is None:
+        elif visitor is None:
             refusal = Refusal(503, FULL)
+        elif not visitor.has_room:
+            refusal = Refusal(503, f"This page is open {MOST_TABS} times already: close one.")
         elif not head.wants_websocket:
             # A page asks so before it connects: the status of a refused upgrade is kept from it.
             return _Response(204)
@@ -206,8 +210,6 @@ async def _converse(
     cookie, _ = known
     first, _ = connection.trailing_data
     socket = WebSocket(stream, site.admission.origin)
-    if not await socket.shake_hands(head):
-        return
     code, why = 1000, ""
     bad = 0
 
@@ -247,7 +249,10 @@ async def _converse(
         code, why = 1001, "left"
         nursery.cancel_scope.cancel()
 
-    async with visitor.tab(), trio.open_nursery() as nursery:
-        for task in (talk, tell, leave):
-            nursery.start_soon(task)
+    async with visitor.tab():
+        if not await socket.shake_hands(head):
+            return
+        async with trio.open_nursery() as nursery:
+            for task in (talk, tell, leave):
+                nursery.start_soon(task)
     await socket.close(code, why)

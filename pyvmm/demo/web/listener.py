@@ -33,7 +33,7 @@ async def serve(
 ) -> None:
     """Serve until cancelled; `port` 0: any. `tell` is called once readers can come.
 
-    `say` is told how the start of a lab goes.
+    `say` is told how the start of a lab goes, and of a connection that a defect has ended.
 
     Raises `SystemCallError` for a port that is taken, and what opening a first stage raises.
     """
@@ -50,7 +50,7 @@ async def serve(
             )
             site = Site(telling, houses, admission, first, nursery, is_lecture=is_lecture)
             tell(site)
-            await _accept(socket, site, nursery)
+            await _accept(socket, site, nursery, say)
 
 
 @asynccontextmanager
@@ -82,12 +82,18 @@ async def _first_view(telling: Telling, houses: Houses) -> View:
         return reader.player.view
 
 
-async def _accept(socket: trio.socket.SocketType, site: Site, nursery: trio.Nursery) -> None:
+async def _accept(
+    socket: trio.socket.SocketType, site: Site, nursery: trio.Nursery, say: Say
+) -> None:
     room = trio.Semaphore(_MOST_CONNECTIONS)
 
     async def one(accepted: trio.socket.SocketType) -> None:
         try:
             await serve_connection(trio.SocketStream(accepted), site)
+        except Exception as error:  # noqa: BLE001 - said here: others are unharmed
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            say(f"a defect of pyvmm ended a connection: {type(error).__name__}: {error}")
         finally:
             room.release()
 

@@ -20,6 +20,8 @@ from pyvmm.errors import PyvmmError
 
 GRACE = 10.0
 """Seconds that a machine outlives its reader's last tab: enough for a reload."""
+MOST_TABS = 7
+"""Tabs of one visitor at once: those of all visitors leave connections for requests."""
 _BUSY = "wait until it is done"
 _LOST = "you have no machine any more: restart the chapter for another"
 
@@ -50,6 +52,11 @@ class Visitor:
         """Called after each change of `view`."""
 
     # -- what tabs do --
+
+    @property
+    def has_room(self) -> bool:
+        """True if one more tab may be opened."""
+        return self._tabs < MOST_TABS
 
     @asynccontextmanager
     async def tab(self) -> AsyncIterator[None]:

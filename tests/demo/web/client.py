@@ -34,6 +34,10 @@ may_end = trio.Event()
 may_end.set()
 
 
+said: list[str] = []
+"""Sentences of the server that runs, for who started it."""
+
+
 class _HousesHere:
     """Houses whose stages are in this process: what is tried here is not about them."""
 
@@ -73,7 +77,10 @@ def run(main: Callable[[Server], Awaitable[None]], *, is_lecture: bool = False) 
 
 async def _serve(is_lecture: bool, *, task_status: trio.TaskStatus[Site]) -> None:
     telling = Telling(BOOK, BOOK.chapters[0].id, wish=StageHost.MODEL)
-    await listener.serve(telling, 0, is_lecture=is_lecture, tell=task_status.started)
+    said.clear()
+    await listener.serve(
+        telling, 0, is_lecture=is_lecture, tell=task_status.started, say=said.append
+    )
 
 
 class Server:

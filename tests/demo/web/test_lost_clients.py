@@ -336,6 +336,51 @@ def test_a_reader_who_was_away_gets_what_is_new_in_one_message() -> None:
     assert '"calls": ""' in story.since(1000)
 
 
+def test_a_defect_that_a_message_finds_ends_that_connection_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_: str) -> None:
+        raise ZeroDivisionError("oh no")
+
+    async def main(server: Server) -> None:
+        cookie = await server.enter()
+        async with server.tab(cookie) as other, server.tab(cookie) as tab:
+            await tab.until("@phase", "asking")
+            with monkeypatch.context() as patch:
+                patch.setattr("pyvmm.demo.web.connection.read_asked", fails)
+                await tab.send(move="next")
+                with pytest.raises(EOFError):
+                    while True:
+                        await tab.frame()
+            assert client.said == ["a defect of pyvmm ended a connection: ZeroDivisionError: oh no"]
+            await other.send(move="next")
+            await other.until("@phase", "showing")
+
+    run(main)
+
+
+def test_a_page_is_open_so_many_times_and_one_more_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(visitors, "MOST_TABS", 2)
+
+    async def main(server: Server) -> None:
+        cookie = await server.enter()
+        async with server.tab(cookie) as tab:
+            async with server.tab(cookie):
+                for data in (server.upgrade(cookie), server.head("GET", "/live", cookie)):
+                    status, _, body = await server.ask(data)
+                    assert (status, b"already: close one" in body) == (503, True)
+            await works(server)
+            while (await server.ask(server.head("GET", "/live", cookie)))[0] == 503:
+                await trio.sleep(0.01)
+            async with server.tab(cookie):
+                await tab.send(move="next")
+                await tab.until("@phase", "showing")
+
+    run(main)
+
+
 def test_many_who_find_no_place_do_not_drive_out_who_has_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
