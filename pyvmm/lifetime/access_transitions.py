@@ -18,9 +18,10 @@ from pyvmm.lifetime.layout import (
 )
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.parts import OK, Do, Part
-from pyvmm.lifetime.questions import FILE_FLAGS, Serving, host_sees, served
+from pyvmm.lifetime.questions import FILE_FLAGS, Serving, host_sees, served, why_not_served
 from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.lifecycle import Event
+from pyvmm.rules.rule import Refusal
 
 
 class Accesses(Part):
@@ -49,14 +50,10 @@ class Accesses(Part):
         at = layout.slot[s]
         mapping = cells[at + SLOT_MAPPING]
         if not mapping:
-            f = cells[at + SLOT_FILE] - 1
-            flags = self.flags_of(cells, f) if f >= 0 else FILE_FLAGS
-            private = self.is_private(cells, cells[at] - 1)
-            page = cells[at + SLOT_PAGE]
-            poisoned = f >= 0 and self._is_poisoned(cells, f, page)
-            offset = served(Serving(f >= 0, page, write, flags, private, poisoned))
+            offset = served(self._serving(cells, s, write=write))
             if isinstance(offset, str):
                 return offset
+            f = cells[at + SLOT_FILE] - 1
             inode = cells[layout.file[f] + FILE_INODE] - 1
             mapping = 1 + inode * self.universe.pages + offset // PAGE_SIZE
         inode, page = divmod(mapping - 1, self.universe.pages)
@@ -69,6 +66,22 @@ class Accesses(Part):
                 cells[layout.inode[inode] + layout.inherited + page] = 0
         cells[at + SLOT_MAPPING] = mapping
         return OK if write else self._sees(cells[tag_at])
+
+    def _serving(self, cells: Cells, s: int, *, write: bool) -> Serving:
+        """The question to the rules that an access is where nothing is mapped yet."""
+        at = self.layout.slot[s]
+        f = cells[at + SLOT_FILE] - 1
+        flags = self.flags_of(cells, f) if f >= 0 else FILE_FLAGS
+        private = self.is_private(cells, cells[at] - 1)
+        page = cells[at + SLOT_PAGE]
+        poisoned = f >= 0 and self._is_poisoned(cells, f, page)
+        return Serving(f >= 0, page, write, flags, private, poisoned)
+
+    def why_not_served(self, cells: Cells, op: Operation) -> Refusal | None:
+        """The rule by which a guest's access faults; None where it does not, or cannot be."""
+        if self.running(cells, op.slot) is None or cells[self.layout.slot[op.slot] + SLOT_MAPPING]:
+            return None
+        return why_not_served(self._serving(cells, op.slot, write=op.kind is Kind.GUEST_WRITE))
 
     def _host_read(self, cells: Cells, op: Operation) -> str | None:
         at = self.layout.file[op.file]

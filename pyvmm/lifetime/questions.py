@@ -17,6 +17,7 @@ from pyvmm.rules.abi import (
     PAGE_SIZE,
 )
 from pyvmm.rules.access import (
+    FAULTS,
     Bound,
     GuestAccess,
     HostAccess,
@@ -160,16 +161,27 @@ class Serving(NamedTuple):
 @cache
 def served(asked: Serving) -> int | str:
     """The file offset, in bytes, that serves a guest's access; the errno's name where it faults."""
+    answer = _judged(asked)
+    return answer.offset if isinstance(answer, ServedByGuestMemfd) else errno_name(answer.errno)
+
+
+def why_not_served(asked: Serving) -> Refusal | None:
+    """The rule by which a guest's access faults; None where it is served."""
+    answer = _judged(asked)
+    if isinstance(answer, ServedByGuestMemfd):
+        return None
+    return Refusal(answer.errno, answer.rule, FAULTS[answer.rule][0])
+
+
+def _judged(asked: Serving) -> ServedByGuestMemfd | MemoryFault | PlainFault:
     bound = Bound(asked.page * PAGE_SIZE, asked.flags, asked.is_open, asked.poisoned)
     private_by = PrivateBy.ATTRIBUTES if asked.private_vm else PrivateBy.NOBODY
     access = GuestAccess(
         0, asked.write, private_by, asked.private_vm, slot_of(0), bound, host_mapped=False
     )
     answer = guest_access(access)
-    if isinstance(answer, ServedByGuestMemfd):
-        return answer.offset
-    if isinstance(answer, MemoryFault | PlainFault):
-        return errno_name(answer.errno)
+    if isinstance(answer, ServedByGuestMemfd | MemoryFault | PlainFault):
+        return answer
     raise InternalError("serve a guest's access", f"a slot with a file gave {answer}")
 
 

@@ -50,6 +50,7 @@ class TransitionSystem:
         self.operations = tuple(operations(universe, design.system_creation))
         self._do: dict[Kind, Do] = {}
         self._slots = Slots(design, self.bodies)
+        self._accesses = Accesses(design, self.bodies)
         for part in PARTS:
             self._do.update(part(design, self.bodies).table())
         for feature, guard in ((universe.moves, Machines), (universe.updates, Updates)):
@@ -95,7 +96,9 @@ class TransitionSystem:
         return Step(outcome, bytes(cells), faults)
 
     def why_not(self, state: State, operation: Operation) -> Refusal | None:
-        """The rule that refuses a binding, or a slot's move; None for all else."""
+        """The rule that refuses a binding, a slot's move, a guest's access; None for all else."""
+        if operation.kind in {Kind.GUEST_READ, Kind.GUEST_WRITE}:
+            return self._accesses.why_not_served(list(state), operation)
         if operation.kind is Kind.MOVE:
             return why_not_moved(self.design.profile, operation.slot)
         if operation.kind is not Kind.BIND:

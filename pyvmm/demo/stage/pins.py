@@ -27,6 +27,7 @@ from pyvmm.lifetime.operation_words import operation_words, parse_operation
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.universe import STANDARD
 from pyvmm.rules.abi import EHWPOISON
+from pyvmm.rules.access import FAULTS
 from pyvmm.rules.catalogue import REFUSALS
 
 UNIVERSE = replace(STANDARD, name="stage", secrets=4)
@@ -35,7 +36,9 @@ LINUX = file_pins_vm().name
 ON_MACHINE = frozenset({Need.GUEST_MEMFD, Need.MAPPED_FILES, Need.LIVENESS})
 """Abilities that the model of lifetimes has."""
 _ATTEMPT = "try something in the demo"
-_SOURCES = {rule.name: rule.source for rules in REFUSALS.values() for rule in rules}
+_SOURCES = {rule.name: rule.source for rules in REFUSALS.values() for rule in rules} | {
+    name: source for name, (_, source) in FAULTS.items()
+}
 
 
 class PinsStage(Owner):

@@ -53,6 +53,18 @@ hosts = pytest.mark.parametrize(
 BOUND = ("create-vm", "create-file", "bind", "guest-write")
 
 
+@hosts
+def test_a_guest_s_access_that_faults_is_explained(host: StageHost) -> None:
+    outcomes = on_stage(
+        host, (*BOUND, "close-file", "guest-read"), replace(PINS, designs=(LINUX,))
+    )[1]
+    assert outcomes[-1].errno == errno.EFAULT
+    assert outcomes[-1].explained is not None
+    assert outcomes[-1].explained.rule == "access-file-closed"
+    assert outcomes[-1].explained.source == "kvm_gmem_get_pfn"
+    assert all(one.explained is None for one in outcomes[:-1])
+
+
 def on_stage(
     host: StageHost | None,
     acts: Iterable[Act | str],
