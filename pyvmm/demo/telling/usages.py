@@ -51,7 +51,8 @@ _ACTS: Mapping[StageKind, Collection[type]] = {
 def usages(stage: StageKind) -> Iterator[str]:
     """A line for each act of a stage: its arguments, those in brackets may be left out.
 
-    Of an argument that is one of a few words these are given, and operations with their numbers.
+    Of an argument that is one of a few words these are given, of one that is one of many in a line
+    behind the act's; and operations with their numbers.
     """
     if stage is StageKind.PINS:
         yield from _operations()
@@ -59,13 +60,20 @@ def usages(stage: StageKind) -> Iterator[str]:
         if kind not in _ACTS[stage]:
             continue
         words = [name]
+        many = []
         hints = typing.get_type_hints(kind)
         for field in fields(kind):
             hint = hints[field.name]
-            few = isinstance(hint, type) and issubclass(hint, enum.Enum) and len(hint) <= _FEW
-            said = "|".join(str(one.value) for one in hint) if few else field.name
+            said = field.name
+            if isinstance(hint, type) and issubclass(hint, enum.Enum):
+                values = [str(one.value) for one in hint]
+                if len(values) <= _FEW:
+                    said = "|".join(values)
+                else:
+                    many.append(f"  {said}: {', '.join(values)}")
             words.append(said if field.default is MISSING else f"[{said}]")
         yield " ".join(words)
+        yield from many
 
 
 def _operations() -> Iterator[str]:
