@@ -128,6 +128,9 @@ def _showing(view: View, moment: Moment, part: Part | None, width: int, room: in
     if _is_to_be_said(view, moment.staged):
         top = [*text.not_real(moment.staged, width), *top]
     shown = parts(moment, width, legend=False)
+    if part is None and moment.outcome.after.scenes:
+        # References alone are told there: how they changed goes before the calls that did it.
+        part = next((one.part for one in shown if one.part is Part.PINS and one.changed), None)
     keys = ("Enter next", "b back", "t try", "v view", "r restart", "j jump", "? help", "q quit")
     says = [] if moment.was_tried else [*text.saying(moment.step, width), EMPTY]
     whole = len(says) + len(top) + sum(len(one.lines) + 1 for one in shown)

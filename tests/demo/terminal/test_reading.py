@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.cli.standard_output import encoded
+from pyvmm.demo.chapters import BOOK as CHAPTERS
 from pyvmm.demo.playing import playing_here
 from pyvmm.demo.telling.orders import StageLost, StageOpened
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
-from pyvmm.demo.telling.player import Phase, Plain, Player
-from pyvmm.demo.terminal.frames import Frame
+from pyvmm.demo.telling.player import Phase, Plain, Player, View
+from pyvmm.demo.terminal.frames import Frame, page_of
 from pyvmm.demo.terminal.keys import Key, Pressed
+from pyvmm.demo.terminal.parts import Part
 from pyvmm.demo.terminal.reading import Away, Reading
 from pyvmm.demo.terminal.screen import drawn
 
@@ -238,3 +242,19 @@ def test_a_screen_that_grows_while_it_is_scrolled_is_full() -> None:
     assert small.first + small.room == small.total
     assert large.first + large.room == large.total
     assert all(line.text for line in large.lines[1:-1])
+
+
+def test_in_a_chapter_about_references_their_change_goes_before_the_calls() -> None:
+    async def main() -> View:
+        async with playing_here(Player(CHAPTERS, "pins"), StageHost.MODEL) as reader:
+            await reader.begin()
+            await reader.move(Plain.NEXT)
+            return reader.player.view
+
+    view = trio.run(main)
+    assert view.moment is not None
+    called = replace(view.moment.outcome, exits=("0: IoOut()",) * 12)
+    view = replace(view, moment=replace(view.moment, outcome=called))
+    page = page_of(view, None, 80, 12)
+    assert (page.parts, page.part) == ((Part.CALLS, Part.PINS), Part.PINS)
+    assert page_of(view, Part.CALLS, 80, 12).part is Part.CALLS
