@@ -43,7 +43,7 @@ def attacker_html(outcome: Outcome) -> str:
 
 def _got(seen: Seen) -> str:
     kind = "bad" if seen.content is Content.SECRET else "good"
-    words = f'<b class="{kind}">{said(seen.content.value)}</b>'
+    words = f'<b class="{kind}">{said(seen.words)}</b>'
     if seen.errno:
         words += f" ({name_of(seen.errno)})"
     if seen.data:

@@ -71,7 +71,7 @@ def answer_words(outcome: Outcome) -> str:
     if outcome.errno:
         return f"It was refused: {outcome.errno_name}."
     if outcome.seen:
-        return f"The attacker gets {', '.join(one.content.value for one in outcome.seen)}."
+        return f"The attacker gets {', '.join(one.words for one in outcome.seen)}."
     if not outcome.was_attempted:
         return "It was not attempted."
     if outcome.value is not None:

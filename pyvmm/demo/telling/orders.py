@@ -26,7 +26,7 @@ class DoAct:
 def aside_for(lacking: frozenset[Need]) -> Staged:
     """The stage of an act that needs what its chapter's stage has not."""
     words = " and no ".join(sorted(one.value for one in lacking))
-    return Staged(StageHost.MODEL, why=f"the kernel of the chapter's other steps has no {words}")
+    return Staged(StageHost.MODEL, why=f"this chapter's kernel has no {words}")
 
 
 @dataclass(frozen=True, slots=True)

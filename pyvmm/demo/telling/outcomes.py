@@ -77,6 +77,17 @@ class Seen:
     errno: int = 0
     note: str = ""
 
+    @property
+    def words(self) -> str:
+        """Bytes that they got, in words; by two roads they are no page's."""
+        words: str = self.content.value
+        if self.content is Content.OTHER:
+            words = _BESIDE_MEMORY.get(self.road, words)
+        return words
+
+
+_BESIDE_MEMORY = {Road.REGISTERS: "the registers", Road.EXITS: "the exits"}
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -95,7 +95,7 @@ def _answered(outcome: Outcome) -> str:
     if outcome.errno:
         return f"refused, {outcome.errno_name}"
     if outcome.seen:
-        return ", ".join(one.content.value for one in outcome.seen)
+        return ", ".join(one.words for one in outcome.seen)
     if not outcome.was_attempted:
         return "it was not attempted"
     return "it worked" if outcome.value is None else f"the byte is {outcome.value:#04x}"

@@ -15,7 +15,7 @@ _MOST_LINES = 40
 def attacker(outcome: Outcome, width: int) -> Iterator[Line]:
     """Each road with what came of it."""
     for one in outcome.seen:
-        got = one.content.value if one.content is not Content.REFUSED else "nothing: closed"
+        got = one.words if one.content is not Content.REFUSED else "nothing: closed"
         if one.errno:
             got += f", {name_of(one.errno)}"
         tone = Tone.REFUSED if one.content is Content.SECRET else Tone.PLAIN

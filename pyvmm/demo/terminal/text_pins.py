@@ -14,7 +14,11 @@ from pyvmm.lifetime.graph_text import KEY, to_lines
 
 _MOST_CHANGED = 240
 """Letters of a sentence on what changed: a longer one says no more than the marks."""
-_ALIVE = {True: "exists", False: "does not exist", None: "not to be seen on this host"}
+_ALIVE = {
+    True: "exists",
+    False: "does not exist",
+    None: "nothing on this host tells whether it exists",
+}
 
 
 def pins(before: Observed, after: Observed, width: int, *, legend: bool = True) -> Iterator[Line]:

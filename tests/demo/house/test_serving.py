@@ -84,7 +84,7 @@ def test_asides_share_a_stage_until_the_chapters_is_opened_anew() -> None:
                     assert isinstance(aside, ActDone)
                     assert aside.staged == aside_for(PRIVATE)
                     assert aside.staged.host is StageHost.MODEL
-                    assert aside.staged.why.endswith("other steps has no private memory")
+                    assert aside.staged.why.endswith("kernel has no private memory")
                     assert len(held(aside)) == number + 1
                 assert isinstance(await served.answer(DoAct(MakeVm(1), 1, PRIVATE)), NotDone)
                 assert held(await served.answer(DoAct(MakeVm(1), 1))) == ("vm 0", "vm 1")

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
+from pyvmm.demo.page.words import answer_words
 from pyvmm.demo.telling.acts import Attack, Boot, Look, MakeVm, Operate, Road, act_words, parse_act
 from pyvmm.demo.telling.chapter import StageKind, Step
 from pyvmm.demo.telling.outcomes import (
@@ -233,7 +235,7 @@ def test_pins_say_what_changed_and_who_is_alive() -> None:
     assert Line(" + [file 0(1)] ==> [vm 0(1->2)]  reference", Tone.CHANGED) in lines
     assert "   changed: file 0 and inode 0 are new;" in "\n".join(words(lines))
     assert "  vm 0: exists" in words(lines)
-    assert "  vm 1: not to be seen on this host" in words(lines)
+    assert "  vm 1: nothing on this host tells whether it exists" in words(lines)
     assert words(pins(Observed(), Observed(), 80)) == ["nobody holds anything"]
 
 
@@ -257,7 +259,7 @@ def test_a_stage_that_is_not_the_real_thing_says_so() -> None:
 
 @pytest.mark.parametrize("kind", StageKind)
 def test_what_may_be_typed_is_an_act_once_its_arguments_are_there(kind: StageKind) -> None:
-    lines = list(usages(kind))
+    lines = [one for one in usages(kind) if not one.startswith(" ")]
     assert len(set(lines)) == len(lines) > 5
     for line in lines:
         first, *arguments = line.split()
@@ -272,6 +274,26 @@ def test_what_may_be_typed_is_an_act_once_its_arguments_are_there(kind: StageKin
         if first == "attack":
             words_[0] = Road.CORE.value
         assert act_words(parse_act(" ".join((first, *words_)))).startswith(first)
+
+
+def test_words_of_which_there_are_many_are_listed_behind_their_act() -> None:
+    lines = list(usages(StageKind.PRIVATE))
+    at = lines.index("attack road gpa")
+    assert lines[at + 1] == f"  road: {', '.join(one.value for one in Road)}"
+    (changes,) = (one for one in lines if one.startswith("  change: "))
+    assert lines[lines.index(changes) - 1].startswith("boot [change]")
+    assert "forged-report" in changes
+
+
+@pytest.mark.parametrize(
+    ("road", "got"), [(Road.REGISTERS, "the registers"), (Road.EXITS, "the exits")]
+)
+def test_a_road_beside_memory_gives_no_bytes_of_a_page(road: Road, got: str) -> None:
+    seen = replace(outcome(), seen=(Seen(road, 0x1000, Content.OTHER),))
+    assert f"ANSWER: {got}\n" in told(moment(seen, act=Attack(road, 0x1000)))
+    assert answer_words(seen) == f"The attacker gets {got}."
+    secret = replace(outcome(), seen=(Seen(road, 0x1000, Content.SECRET),))
+    assert "ANSWER: the secret\n" in told(moment(secret, act=Attack(road, 0x1000)))
 
 
 def test_operations_are_named_with_their_numbers() -> None:
