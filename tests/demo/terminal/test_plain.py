@@ -81,7 +81,7 @@ def test_what_is_tried_is_predicted_before_it_is_shown() -> None:
     assert "you predicted: refused: EEXIST; it was: refused: EINVAL." in after
     # Without a prediction nothing is held against one.
     assert "tried: make-vm 1\nANSWER: it worked\n\nKVM was not asked" in after
-    assert "there is no answer 9; they are 1 to 2" in after
+    assert "there is no answer 9; they are 1 to 3" in after
 
 
 def test_a_step_before_which_something_was_tried_is_still_to_be_done() -> None:

@@ -132,7 +132,7 @@ def typed(words: str) -> list[Pressed]:
 def test_a_try_is_typed_predicted_and_shown() -> None:
     seen = read("1", "t", *typed("make-vm 3"), "2")
     assert "  1  it works" in seen.screens[-2]
-    assert "you predicted: it is refused; it was: it works." in seen.last
+    assert "you predicted: refused: EINVAL; it was: it works." in seen.last
     assert "tried: make-vm 3" in seen.last
     assert "you predicted" not in read("t", *typed("make-vm 3"), ENTER).last
 
