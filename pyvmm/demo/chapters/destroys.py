@@ -17,6 +17,7 @@ from pyvmm.demo.telling.acts import (
     Write,
 )
 from pyvmm.demo.telling.chapter import (
+    AllOf,
     Chapter,
     Choice,
     NoneOf,
@@ -27,6 +28,7 @@ from pyvmm.demo.telling.chapter import (
     Setup,
     StageKind,
     Step,
+    Worked,
 )
 from pyvmm.demo.telling.outcomes import Content
 from pyvmm.memory.conversion import Side
@@ -91,7 +93,9 @@ DESTROYS = Chapter(
                         "first what they want to keep. On hardware it varies what is found there.",
                     ),
                     Choice(
-                        "kept", "yes: the guest's view has not changed", NoneOf((ReadValue(0),))
+                        "kept",
+                        "yes: the guest's view has not changed",
+                        AllOf((Worked(), NoneOf((ReadValue(0), ReadValue(None))))),
                     ),
                 ),
             ),
