@@ -82,7 +82,8 @@ def test_the_sdist_is_the_whole_project_and_nothing_that_was_built(
 def runs() -> set[str]:
     """The files of the project that an installed pyvmm has: no C, no headers, no Makefiles."""
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyvmm").rglob("*.py")}
-    return modules | {"pyvmm/py.typed", "pyvmm/lab/kernel/lab.config"}
+    page = {f"pyvmm/demo/page/static/{name}" for name in ("app.css", "live.js", "stepper.js")}
+    return modules | page | {"pyvmm/py.typed", "pyvmm/lab/kernel/lab.config"}
 
 
 def test_the_wheel_has_what_runs_and_nothing_else(wheel: Path) -> None:
