@@ -10,6 +10,8 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import BinaryIO
 
 import trio
 
@@ -22,6 +24,13 @@ _TERM_PATIENCE = 2.0
 def _libc_prctl() -> Callable[[int, int], int]:
     prctl: Callable[[int, int], int] = ctypes.CDLL(None, use_errno=True).prctl
     return prctl
+
+
+def _pipe(ours: ExitStack, its: ExitStack) -> tuple[BinaryIO, int]:
+    """A pipe from a child: our end, and its end, each closed by a stack."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    its.callback(os.close, writing)
+    return ours.enter_context(os.fdopen(reading, "rb")), writing
 
 
 class Child:
@@ -70,15 +79,22 @@ class Child:
                 os._exit(1)
 
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=subprocess.PIPE if stdout is None else stdout,
-                stderr=subprocess.PIPE,
-                pass_fds=pass_fds,
-                start_new_session=own_session,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - no lock is taken in it
-            )
+            with ExitStack() as ours, ExitStack() as its:
+                # Made here: Popen of CPython before 3.11.4 leaves one open if the next one fails.
+                output, to_output = (None, stdout) if stdout is not None else _pipe(ours, its)
+                errors, to_errors = _pipe(ours, its)
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL if stdin is None else stdin,
+                    stdout=to_output,
+                    stderr=to_errors,
+                    pass_fds=pass_fds,
+                    start_new_session=own_session,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - no lock is taken in it
+                )
+                process.stdout = output
+                process.stderr = errors
+                ours.pop_all()
         except FileNotFoundError as error:
             raise HostLacksError(
                 f"start {command[0]}", "it is not installed", "install it (Debian: qemu-system-x86)"
