@@ -481,6 +481,8 @@ def test_many_runs_leave_as_much_as_one(live_vms: Path | None) -> None:
         result = run(small(image, timeout=timeout)).result
         assert result.ending.exit_code == (42, 124, 80)[number % 3]
 
+    # Of tests before this one the process may keep a guest's program mapped.
+    first = state()
     for number in range(3):
         once(number)
     before = state()
@@ -488,7 +490,7 @@ def test_many_runs_leave_as_much_as_one(live_vms: Path | None) -> None:
         once(number)
     # Threads of tests before this one may still have been ending.
     assert all(now <= then for now, then in zip(state(), before, strict=True)), (state(), before)
-    assert before[2:] == (0, 0)
+    assert before[2:] == first[2:]
 
 
 def test_collector_keeps_everything() -> None:
