@@ -24,6 +24,7 @@ from pyvmm.demo.stage.things import (
     VmOnStage,
 )
 from pyvmm.demo.telling.acts import (
+    ATTEMPT,
     Act,
     Actor,
     Close,
@@ -64,7 +65,6 @@ MOST = 8
 """Most things of a kind, slots of a VM, and descriptors of a thing: a reader may make no more."""
 LARGEST = 64 << 20
 """Largest file, and largest host's side of a slot, in bytes."""
-_ATTEMPT = "try something in the demo"
 _WORDS = {"slot": 1 << 32, "flags": 1 << 32, "offset": FILE_OFFSET_END}
 """Ends of what the kernel is given in less than 64 bits."""
 _NAMES = frozenset({"vm", "file", "number"})
@@ -125,7 +125,7 @@ class StageObjects(Owner):
             case Look():
                 pass
             case _:
-                raise UsageError(_ATTEMPT, "this stage has no guest that runs")
+                raise UsageError(ATTEMPT, "this stage has no guest that runs")
 
     # -- VMs, files, slots --
 
@@ -172,25 +172,25 @@ class StageObjects(Owner):
         page = act.offset // PAGE_SIZE * PAGE_SIZE
         if not act.held:
             if page not in on_stage.held:
-                raise UsageError(_ATTEMPT, f"nobody holds the page at {page:#x}")
+                raise UsageError(ATTEMPT, f"nobody holds the page at {page:#x}")
             on_stage.held.pop(page).close()
             return
         if act.offset >= on_stage.file.size:
-            raise UsageError(_ATTEMPT, f"file {act.file} has {on_stage.file.size:#x} bytes")
+            raise UsageError(ATTEMPT, f"file {act.file} has {on_stage.file.size:#x} bytes")
         if page in on_stage.held:
-            raise UsageError(_ATTEMPT, f"the page at {page:#x} is held already")
+            raise UsageError(ATTEMPT, f"the page at {page:#x} is held already")
         if len(on_stage.held) >= MOST:
-            raise UsageError(_ATTEMPT, f"{MOST} pages of the file are held, the most here")
+            raise UsageError(ATTEMPT, f"{MOST} pages of the file are held, the most here")
         on_stage.held[page] = on_stage.file.hold_page(page)
 
     def _set_slot(self, act: SetSlot) -> None:
         on_stage = self._open_vm(act.vm)
         old = on_stage.slots.get(act.slot)
         if old is None and len(on_stage.slots) >= MOST:
-            raise UsageError(_ATTEMPT, f"the VM has {MOST} slots, the most here")
+            raise UsageError(ATTEMPT, f"the VM has {MOST} slots, the most here")
         if act.slot == SLOT or (act.gpa < PLACE + SIZE and act.gpa + act.size > PLACE):
             raise UsageError(
-                _ATTEMPT, f"slot {SLOT}, at {PLACE:#x}, has the code by which the guest touches"
+                ATTEMPT, f"slot {SLOT}, at {PLACE:#x}, has the code by which the guest touches"
             )
         file = None if act.file < 0 else self._open_file(act.file)
         side = None if old is None else old.side
@@ -263,9 +263,9 @@ class StageObjects(Owner):
                 vm, guest = self._vcpu(number)
                 copies, duplicate = vm.guest_copies, guest.duplicate
             case Thing.MAPPING:
-                raise UsageError(_ATTEMPT, "a mapping is no descriptor: it cannot be duplicated")
+                raise UsageError(ATTEMPT, "a mapping is no descriptor: it cannot be duplicated")
         if len(copies) + 1 >= MOST:
-            raise UsageError(_ATTEMPT, f"there are {MOST} descriptors of it, the most here")
+            raise UsageError(ATTEMPT, f"there are {MOST} descriptors of it, the most here")
         copies.append(duplicate())
 
     # -- accesses --
@@ -281,7 +281,7 @@ class StageObjects(Owner):
         """Give a VM the vCPU that touches memory for it."""
         on_stage = self._open_vm(number)
         if on_stage.vcpus >= MOST_VCPUS:
-            raise UsageError(_ATTEMPT, f"the VM has had {MOST_VCPUS} vCPUs, the most here")
+            raise UsageError(ATTEMPT, f"the VM has had {MOST_VCPUS} vCPUs, the most here")
         if self._program is None:
             program = self._system.map_anonymous(SIZE)
             put_program(program)
@@ -297,7 +297,7 @@ class StageObjects(Owner):
         """
         slot = self._there(self.things.vms, vm, "VM").slot_at(gpa)
         if slot is None:
-            raise UsageError(_ATTEMPT, f"VM {vm} has no memory at {gpa:#x}")
+            raise UsageError(ATTEMPT, f"VM {vm} has no memory at {gpa:#x}")
         offset = gpa - slot.act.gpa
         if slot.file is not None and is_guest_memfd_only(slot.file.flags):
             mapping = self._mapping_of(slot.file, slot.act.slot)
@@ -310,7 +310,7 @@ class StageObjects(Owner):
                 return host_fault(slot.file, offset, error.errno)
             return None
         if slot.side is None:
-            raise UsageError(_ATTEMPT, f"slot {slot.act.slot} has no memory of the host's")
+            raise UsageError(ATTEMPT, f"slot {slot.act.slot} has no memory of the host's")
         with slot.side.view() as view:
             if value is None:
                 return view[offset]
@@ -324,9 +324,9 @@ class StageObjects(Owner):
                 return one.mapping
         numbers = [number for number, one in self.things.files.items() if one is file]
         if not numbers:
-            raise UsageError(_ATTEMPT, f"slot {slot} has lost its file, which was its memory")
+            raise UsageError(ATTEMPT, f"slot {slot} has lost its file, which was its memory")
         raise UsageError(
-            _ATTEMPT, f"slot {slot}'s memory is file {numbers[0]}: map it (map-file {numbers[0]})"
+            ATTEMPT, f"slot {slot}'s memory is file {numbers[0]}: map it (map-file {numbers[0]})"
         )
 
     # -- what there is --
@@ -334,35 +334,35 @@ class StageObjects(Owner):
     def _open_vm(self, number: int) -> VmOnStage:
         found = self._there(self.things.vms, number, "VM")
         if not found.is_open:
-            raise UsageError(_ATTEMPT, f"VM {number} lives on, but has no descriptor any more")
+            raise UsageError(ATTEMPT, f"VM {number} lives on, but has no descriptor any more")
         return found
 
     def _open_file(self, number: int) -> FileOnStage:
         found = self._there(self.things.files, number, "file")
         if not found.is_open:
-            raise UsageError(_ATTEMPT, f"file {number} lives on, but has no descriptor any more")
+            raise UsageError(ATTEMPT, f"file {number} lives on, but has no descriptor any more")
         return found
 
     def _vcpu(self, number: int) -> tuple[VmOnStage, Guest]:
         found = self._there(self.things.vms, number, "VM")
         if found.guest is None:
-            raise UsageError(_ATTEMPT, f"VM {number} has no vCPU: it gets one when its guest acts")
+            raise UsageError(ATTEMPT, f"VM {number} has no vCPU: it gets one when its guest acts")
         return found, found.guest
 
     def _there(self, kind: Mapping[int, T], number: int, what: str) -> T:
         if number not in kind:
-            raise UsageError(_ATTEMPT, f"there is no {what} {number}")
+            raise UsageError(ATTEMPT, f"there is no {what} {number}")
         return kind[number]
 
     def _free(self, kind: Mapping[int, object], number: int, what: str) -> None:
         if number in kind:
-            raise UsageError(_ATTEMPT, f"there is {what} {number} already")
+            raise UsageError(ATTEMPT, f"there is {what} {number} already")
         if not 0 <= number < MOST:
-            raise UsageError(_ATTEMPT, f"the {what}s here are 0..{MOST - 1}")
+            raise UsageError(ATTEMPT, f"the {what}s here are 0..{MOST - 1}")
 
     def _limit(self, size: int) -> None:
         if size > LARGEST:
-            raise UsageError(_ATTEMPT, f"the most here is {LARGEST >> 20} MiB")
+            raise UsageError(ATTEMPT, f"the most here is {LARGEST >> 20} MiB")
 
     def close(self) -> None:
         """Close everything; a second call does nothing."""
@@ -387,4 +387,4 @@ def _require_numbers(act: Act) -> None:
         if one.name in _NAMES or not isinstance(value, int):
             continue
         if not 0 <= value < _WORDS.get(one.name, ADDRESS_END):
-            raise UsageError(_ATTEMPT, f"{value} is no {one.name.replace('_', ' ')}")
+            raise UsageError(ATTEMPT, f"{value} is no {one.name.replace('_', ' ')}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyvmm.demo.stage.things import FileOnStage, Things, VmOnStage
+from pyvmm.demo.telling.acts import ATTEMPT
 from pyvmm.demo.telling.outcomes import Explained
 from pyvmm.errors import UsageError
 from pyvmm.memory.page_states import PageState
@@ -28,7 +29,6 @@ from pyvmm.rules.profile import PrivateBy
 
 MOST_VCPUS = 32
 """Most vCPUs that a VM of a stage may have in its life: KVM uses no index of one again."""
-_ATTEMPT = "try something in the demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Accessed:
 def require_reach(gpa: int) -> None:
     """Raise `UsageError` for an address that a stage's guest cannot touch."""
     if gpa >= REACH:
-        raise UsageError(_ATTEMPT, f"the guest of this stage touches addresses below {REACH:#x}")
+        raise UsageError(ATTEMPT, f"the guest of this stage touches addresses below {REACH:#x}")
 
 
 def accessed(things: Things, on_stage: VmOnStage, gpa: int, value: int | None) -> Accessed:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pyvmm.demo.stage.pins_in_design import DesignOnStage, Followed, difference_line
 from pyvmm.demo.stage.pins_on_host import PinsOnHost
 from pyvmm.demo.stage.taken import Taken
-from pyvmm.demo.telling.acts import Act, End, Look, Operate
+from pyvmm.demo.telling.acts import ATTEMPT, Act, End, Look, Operate
 from pyvmm.demo.telling.chapter import Need, Setup
 from pyvmm.demo.telling.outcomes import Explained, Observed, Outcome, Staged, StageHost
 from pyvmm.errors import HostLacksError, PyvmmError, UsageError
@@ -35,7 +35,6 @@ UNIVERSE = replace(STANDARD, name="stage", secrets=4)
 LINUX = file_pins_vm().name
 ON_MACHINE = frozenset({Need.GUEST_MEMFD, Need.MAPPED_FILES, Need.LIVENESS})
 """Abilities that the model of lifetimes has."""
-_ATTEMPT = "try something in the demo"
 _SOURCES = {rule.name: rule.source for rules in REFUSALS.values() for rule in rules} | {
     name: source for name, (_, source) in FAULTS.items()
 }
@@ -75,7 +74,7 @@ class PinsStage(Owner):
         operation = _operation(act)
         if self._parted:
             cause = f"{self._parted}; what comes behind that cannot be compared"
-            raise UsageError(_ATTEMPT, cause, "restart the chapter")
+            raise UsageError(ATTEMPT, cause, "restart the chapter")
         adapted = [self._adapted(one, operation) for one in self._designs]
         began = time.perf_counter()
         number = self._count + 1
@@ -88,7 +87,7 @@ class PinsStage(Owner):
             for design, scene in zip(self._designs, before, strict=True):
                 design.scene = scene
             cause = "it cannot be attempted now: what it takes is not there, or in use already"
-            raise UsageError(_ATTEMPT, cause, "new things get the lowest number that is free")
+            raise UsageError(ATTEMPT, cause, "new things get the lowest number that is free")
         self._count = number
         first = done[0]
         if first.difference is not None:
@@ -113,7 +112,7 @@ class PinsStage(Owner):
         there = ", ".join(f"{name} 0..{count - 1}" for name, count in counts.items())
         there += f", page 0..{UNIVERSE.pages - 1}"
         cause = f"{operation_words(operation)} is none of this stage's, which has {there}"
-        raise UsageError(_ATTEMPT, cause)
+        raise UsageError(ATTEMPT, cause)
 
     async def observe(self) -> Observed:
         """The state of the stage now."""
@@ -183,7 +182,7 @@ def _operation(act: Act) -> Operation:
     if isinstance(act, End):
         return Operation(Kind.EXIT)
     remedy = "as operate close-vm, or operate bind:vm=1,slot=1"
-    raise UsageError(_ATTEMPT, "this stage takes operations on VMs, files and slots", remedy)
+    raise UsageError(ATTEMPT, "this stage takes operations on VMs, files and slots", remedy)
 
 
 def _errno(answer: str) -> int:

@@ -21,13 +21,12 @@ from pyvmm.demo.stage.private_machine import PrivateMachine
 from pyvmm.demo.stage.private_observed import observed
 from pyvmm.demo.stage.private_record import PrivateRecord
 from pyvmm.demo.stage.secret import Secret
-from pyvmm.demo.telling.acts import Act, Attack, Boot, End, Look, Until
+from pyvmm.demo.telling.acts import ATTEMPT, Act, Attack, Boot, End, Look, Until
 from pyvmm.demo.telling.chapter import Need, Setup
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.machine.config import HostChoice
 
-_ATTEMPT = "try something in the demo"
 _OFFERS = frozenset({Need.PRIVATE, Need.GUEST_MEMFD})
 _CHOICES = {StageHost.KVM: HostChoice.KVM, StageHost.MODEL: HostChoice.MODEL}
 
@@ -70,7 +69,7 @@ class PrivateStage:
     def machine(self) -> PrivateMachine:
         """The machine. Raises `UsageError` where there is none."""
         if self._machine is None:
-            raise UsageError(_ATTEMPT, "there is no machine: boot one first")
+            raise UsageError(ATTEMPT, "there is no machine: boot one first")
         return self._machine
 
     @property
@@ -158,7 +157,7 @@ class PrivateStage:
         ended, acts = self.machine.ended, self._acts
         assert acts is not None
         if ended is not None:
-            raise UsageError(_ATTEMPT, f"the guest has ended ({ended}): boot it again first")
+            raise UsageError(ATTEMPT, f"the guest has ended ({ended}): boot it again first")
         return acts
 
     async def _boot(self, act: Boot) -> bool | None:

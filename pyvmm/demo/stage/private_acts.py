@@ -12,6 +12,7 @@ from pyvmm.demo.stage.mailbox import Mail
 from pyvmm.demo.stage.private_machine import GuestSilentError, PrivateMachine
 from pyvmm.demo.stage.secret import SIZE, Secret
 from pyvmm.demo.telling.acts import (
+    ATTEMPT,
     Act,
     Actor,
     Close,
@@ -41,7 +42,6 @@ from pyvmm.rules.catalogue import REFUSALS
 
 PATIENCE = 10.0
 """Seconds in which an exit comes, or it counts as none: a guest that waits makes none."""
-_ATTEMPT = "try something in the demo"
 _WORD = 8
 _ENCRYPTED = 1 << 4
 """KVM_MAP_GPA_RANGE_ENCRYPTED: what is asked for is private memory."""
@@ -81,7 +81,7 @@ class MachineActs:
             isinstance(act, Read | Write | Convert) and act.who is Actor.GUEST
         )
         if by_guest and not await self._machine.get_ready():
-            raise UsageError(_ATTEMPT, "the guest does not come to where it listens")
+            raise UsageError(ATTEMPT, "the guest does not come to where it listens")
         self._check(act)  # Where the mailbox is, is known by now.
 
     def _check(self, act: Act) -> None:
@@ -93,35 +93,35 @@ class MachineActs:
             case Close(what=what, number=number):
                 if what is not Thing.FILE:
                     raise UsageError(
-                        _ATTEMPT, f"the {what.value} is the running machine's own: end it"
+                        ATTEMPT, f"the {what.value} is the running machine's own: end it"
                     )
                 self._file(number)
             case NextExit(kind=kind):
                 if kind != "any" and kind not in _KINDS:
                     raise UsageError(
-                        _ATTEMPT, f"there is no exit {kind}", f"any, or {', '.join(_KINDS)}"
+                        ATTEMPT, f"there is no exit {kind}", f"any, or {', '.join(_KINDS)}"
                     )
             case _:
-                raise UsageError(_ATTEMPT, "this stage has a running machine, and nothing else")
+                raise UsageError(ATTEMPT, "this stage has a running machine, and nothing else")
 
     def _check_memory(self, act: Read | Write | HideSecret | Convert | Touch) -> None:
         match act:
             case Convert(who=who, gpa=gpa, size=size, side=side):
                 if who is Actor.GUEST and size % PAGE_SIZE:
-                    raise UsageError(_ATTEMPT, "the hypercall counts pages of 4096 bytes")
+                    raise UsageError(ATTEMPT, "the hypercall counts pages of 4096 bytes")
                 if side is Side.PRIVATE:
                     self._spare_mailbox(gpa, size)
                 return
             case Read(vm=vm) | Write(vm=vm):
                 if vm:
-                    raise UsageError(_ATTEMPT, f"there is no VM {vm}")
+                    raise UsageError(ATTEMPT, f"there is no VM {vm}")
             case HideSecret(gpa=gpa):
                 if gpa % _WORD:
-                    raise UsageError(_ATTEMPT, "a secret lies at a multiple of 8")
+                    raise UsageError(ATTEMPT, "a secret lies at a multiple of 8")
                 self._spare_mailbox(gpa, SIZE)
             case Touch(gpa=gpa, side=side):
                 if not self._region(gpa).region.two_sided and side is Side.PRIVATE:
-                    raise UsageError(_ATTEMPT, "this page has no private side")
+                    raise UsageError(ATTEMPT, "this page has no private side")
         self._region(act.gpa)
         if isinstance(act, Write) and act.who is Actor.GUEST:
             self._check_guest_write(act)
@@ -130,7 +130,7 @@ class MachineActs:
         word = act.gpa // _WORD * _WORD
         self._spare_mailbox(word, _WORD)
         if self._is_secret(word):
-            raise UsageError(_ATTEMPT, "the guest would have to tell the secret's other bytes")
+            raise UsageError(ATTEMPT, "the guest would have to tell the secret's other bytes")
 
     def _is_secret(self, word: int) -> bool:
         return self.secret is not None and self.secret.gpa <= word < self.secret.gpa + SIZE
@@ -141,19 +141,19 @@ class MachineActs:
             GpaRange(gpa, gpa + size)
         ):
             raise UsageError(
-                _ATTEMPT, f"the guest is told what to do in the page at {mailbox.gpa:#x}"
+                ATTEMPT, f"the guest is told what to do in the page at {mailbox.gpa:#x}"
             )
 
     def _region(self, gpa: int) -> MemorySides:
         for sides in self._machine.memory.regions.sides():
             if sides.region.range.contains(gpa, 1):
                 return sides
-        raise UsageError(_ATTEMPT, f"there is no memory at {gpa:#x}")
+        raise UsageError(ATTEMPT, f"there is no memory at {gpa:#x}")
 
     def _file(self, number: int) -> GuestMemfd:
         file = self._machine.inside.assembly.ram.guest_memfd
         if number or file is None or not file.is_open:
-            raise UsageError(_ATTEMPT, f"there is no file {number}")
+            raise UsageError(ATTEMPT, f"there is no file {number}")
         return file
 
     async def do(self, act: Act) -> Done:

@@ -18,7 +18,8 @@ from pyvmm.memory.conversion import Side
 
 _NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}")
 _WORD = re.compile(r"[a-zA-Z0-9_:,=-]{1,80}")
-_ATTEMPT = "try something in the demo"
+ATTEMPT = "try something in the demo"
+"""Attempt that an error about an act names."""
 
 
 class Thing(enum.Enum):
@@ -360,16 +361,16 @@ def parse_act(words: str) -> Act:
     if kind is None:
         near = difflib.get_close_matches(first, NAMES, 1)
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
-        raise UsageError(_ATTEMPT, f"there is no {first!r:.40}", remedy)
+        raise UsageError(ATTEMPT, f"there is no {first!r:.40}", remedy)
     arguments = _arguments(kind)
     usage = " ".join((first, *arguments))
     if len(rest) > len(arguments):
-        raise UsageError(_ATTEMPT, f"{first} has {len(arguments)} arguments", usage)
+        raise UsageError(ATTEMPT, f"{first} has {len(arguments)} arguments", usage)
     values = {}
     for (name, (hint, has_default)), word in zip(arguments.items(), _padded(rest), strict=False):
         if word is None:
             if not has_default:
-                raise UsageError(_ATTEMPT, f"{first} lacks its {name}", usage)
+                raise UsageError(ATTEMPT, f"{first} lacks its {name}", usage)
             continue
         values[name] = _value(hint, name, word)
     made: Act = kind(**values)
@@ -401,7 +402,7 @@ def _word(value: object) -> str:
 def _value(hint: Any, name: str, word: str) -> Any:
     if hint is str:
         if _WORD.fullmatch(word) is None:
-            raise UsageError(_ATTEMPT, f"{word!r:.40} is no {name}")
+            raise UsageError(ATTEMPT, f"{word!r:.40} is no {name}")
         return word
     if hint is bool:
         choices = {"yes": True, "no": False}
@@ -409,10 +410,10 @@ def _value(hint: Any, name: str, word: str) -> Any:
         if word == "-1":
             return -1
         if _NUMBER.fullmatch(word) is None:
-            raise UsageError(_ATTEMPT, f"{word!r:.40} is no number for {name}", "as 4096 or 0x1000")
+            raise UsageError(ATTEMPT, f"{word!r:.40} is no number for {name}", "as 4096 or 0x1000")
         return int(word, 0) if word.startswith("0x") else int(word, 10)
     else:
         choices = {one.value: one for one in hint}
     if word not in choices:
-        raise UsageError(_ATTEMPT, f"{word!r:.40} is no {name}", f"one of {', '.join(choices)}")
+        raise UsageError(ATTEMPT, f"{word!r:.40} is no {name}", f"one of {', '.join(choices)}")
     return choices[word]

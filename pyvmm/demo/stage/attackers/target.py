@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pyvmm.demo.stage.attackers.searching import Searcher
 from pyvmm.demo.stage.private_launch import LaunchInputs
 from pyvmm.demo.stage.secret import SIZE, Secret, content_of
-from pyvmm.demo.telling.acts import Road
+from pyvmm.demo.telling.acts import ATTEMPT, Road
 from pyvmm.demo.telling.outcomes import Content, Seen
 from pyvmm.errors import UsageError
 from pyvmm.hosts.call_record import Field, Made, Recorder, SystemCall
@@ -19,8 +19,6 @@ from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.running import Running
-
-_ATTEMPT = "try something in the demo"
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Target:
         for sides in self.inside.assembly.memory.regions.sides():
             if sides.region.range.contains(gpa, 1):
                 return sides
-        raise UsageError(_ATTEMPT, f"there is no memory at {gpa:#x}")
+        raise UsageError(ATTEMPT, f"there is no memory at {gpa:#x}")
 
     def size(self, gpa: int) -> int:
         """Bytes that an attack reads from a GPA on: at most those of a secret."""
@@ -83,7 +81,7 @@ class Target:
         """A search for the secret. Raises `UsageError` where there is none to be looked for."""
         secret = self.secret
         if secret is None:
-            raise UsageError(_ATTEMPT, "there is no secret to be looked for: hide one first")
+            raise UsageError(ATTEMPT, "there is no secret to be looked for: hide one first")
         return Searcher(secret.gpa, secret.seed, tuple(range(0, SIZE, 8)))
 
     # -- what came of it --
