@@ -70,8 +70,8 @@ PURE_MODULES = {
     "testing/session": ("__init__", "report_lines"),
     "demo/stage": ("__init__", "exit_words", "mailbox", "secret"),
     "demo/telling": (
-        "__init__", "acts", "beginning", "chapter", "links", "orders", "outcomes", "pins_picture",
-        "player", "predictions", "puzzles", "solving", "usages",
+        "__init__", "acts", "beginning", "chapter", "links", "moments", "orders", "outcomes",
+        "pins_picture", "player", "predictions", "puzzles", "solving", "usages",
     ),
     "demo/chapters": (
         "__init__", "attack", "conversion", "destroys", "exercises", "files", "glossary",

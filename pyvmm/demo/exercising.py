@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pyvmm.demo.house.houses import Reading, Say, open_houses, unheard
 from pyvmm.demo.telling.acts import Act, Look
 from pyvmm.demo.telling.chapter import Exercise, Goal, Step
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.orders import ActDone, DoAct, NotDone, OpenStage, StageLost, StageOpened
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
-from pyvmm.demo.telling.player import Moment
 from pyvmm.demo.telling.solving import Done, unmet
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 

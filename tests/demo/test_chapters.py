@@ -18,8 +18,9 @@ from pyvmm.demo.stage.bare import BareStage
 from pyvmm.demo.stage.objects import LARGEST, MOST
 from pyvmm.demo.telling.acts import parse_act
 from pyvmm.demo.telling.chapter import Chapter, Need, is_true
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Observed, Outcome, StageHost
-from pyvmm.demo.telling.player import Moment, Phase, Plain, Player, Try
+from pyvmm.demo.telling.player import Phase, Plain, Player, Try
 from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.hosts.call_record import Made
 from pyvmm.rules import memslots

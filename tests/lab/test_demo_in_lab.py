@@ -14,8 +14,9 @@ from pyvmm.demo.chapters import BOOK
 from pyvmm.demo.house.houses import open_houses
 from pyvmm.demo.playing import Playing, playing, playing_in
 from pyvmm.demo.telling.chapter import Need, is_true
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Outcome, StageHost
-from pyvmm.demo.telling.player import Moment, Phase, Plain, Player
+from pyvmm.demo.telling.player import Phase, Plain, Player
 from tests.lab.places import LabAtHand, qemus_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]

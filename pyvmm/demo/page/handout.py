@@ -19,7 +19,7 @@ from pyvmm.demo.page.steps import exercise_html, sentence
 from pyvmm.demo.page.words import host_words, said
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter
-from pyvmm.demo.telling.player import Moment
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.visible import visible
 
 

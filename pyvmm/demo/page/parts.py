@@ -18,7 +18,8 @@ from pyvmm.demo.page.steps import (
 from pyvmm.demo.page.words import said
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter, Step
-from pyvmm.demo.telling.player import Moment, Phase, View
+from pyvmm.demo.telling.moments import Moment
+from pyvmm.demo.telling.player import Phase, View
 from pyvmm.lifetime.graph import Graph
 
 PARTS = {

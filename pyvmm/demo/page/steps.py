@@ -17,8 +17,8 @@ from pyvmm.demo.page.words import (
 )
 from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter, Question, Step
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Content, Observed, Outcome, Staged
-from pyvmm.demo.telling.player import Moment
 from pyvmm.lifetime.properties import BY_NAME
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Outcome, Staged, StageHost
-from pyvmm.demo.telling.player import Moment
 from pyvmm.visible import visible
 
 
@@ -81,24 +81,19 @@ def answer_words(outcome: Outcome) -> str:
 
 def verdict_words(moment: Moment) -> str:
     """Prediction and outcome beside each other; "" where nothing was asked."""
-    question = moment.question
-    if question is None:
+    if moment.question is None:
         return ""
-    words = {one.key: one.words for one in question.choices}
-    if moment.came_true is None:
+    true, predicted = moment.true_choice, moment.predicted_choice
+    if true is None:
         return "None of the answers came true on this host."
-    true = words[moment.came_true]
-    if moment.predicted is None:
-        return f"The answer: {true}."
-    if moment.predicted == moment.came_true:
-        return f"As you predicted: {true}."
-    return f"You predicted: {words[moment.predicted]}. It was: {true}."
+    if predicted is None:
+        return f"The answer: {true.words}."
+    if predicted == true:
+        return f"As you predicted: {true.words}."
+    return f"You predicted: {predicted.words}. It was: {true.words}."
 
 
 def because_words(moment: Moment) -> str:
     """The sentence that belongs to the answer that came true; "" for none."""
-    question = moment.question
-    if question is None:
-        return ""
-    found = (one.because for one in question.choices if one.key == moment.came_true)
-    return next(found, "")
+    true = moment.true_choice
+    return "" if true is None else true.because

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pyvmm.demo.telling.acts import Act
-from pyvmm.demo.telling.chapter import Book, Chapter, Need, Question, Step, came_true_of
+from pyvmm.demo.telling.chapter import Book, Chapter, Need, Step, came_true_of
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.orders import (
     ActDone,
     DoAct,
@@ -93,32 +94,6 @@ class Phase(enum.Enum):
     """The chapter's last step has been shown."""
     LOST = "lost"
     """The stage was lost; a restart opens another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """An outcome as it is kept: of which step or attempt, with the prediction and what came true.
-
-    `before` is the stage's state when the act was asked for.
-    """
-
-    step: Step
-    act: Act
-    staged: Staged
-    predicted: str | None
-    came_true: str | None
-    before: Observed
-    outcome: Outcome
-
-    @property
-    def was_tried(self) -> bool:
-        """True for an act of the reader's own choice."""
-        return self.act is not self.step.act
-
-    @property
-    def question(self) -> Question | None:
-        """The question that was asked before: the step's, or that of what was tried."""
-        return question_of(self.act) if self.was_tried else self.step.question
 
 
 @dataclass(frozen=True, slots=True)

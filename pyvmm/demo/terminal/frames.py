@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pyvmm.demo.telling.acts import Look
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Observed, Staged, StageHost
-from pyvmm.demo.telling.player import Moment, Phase, View
+from pyvmm.demo.telling.player import Phase, View
 from pyvmm.demo.terminal import text
 from pyvmm.demo.terminal.lines import EMPTY, Line, Tone, wrapped
 from pyvmm.demo.terminal.parts import Part, Shown, parts, pictures

@@ -7,8 +7,8 @@ import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Observed
-from pyvmm.demo.telling.player import Moment
 from pyvmm.demo.terminal import text
 from pyvmm.demo.terminal.lines import EMPTY, Line, Tone
 from pyvmm.demo.terminal.text_attacker import attacker, console

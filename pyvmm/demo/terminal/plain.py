@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from pyvmm.demo.playing import Playing
 from pyvmm.demo.telling.chapter import Book
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Staged
-from pyvmm.demo.telling.player import Jump, Moment, Move, Phase, Plain, Try, View
+from pyvmm.demo.telling.player import Jump, Move, Phase, Plain, Try, View
 from pyvmm.demo.telling.predictions import question_of
 from pyvmm.demo.terminal import text
 from pyvmm.demo.terminal.commands import (

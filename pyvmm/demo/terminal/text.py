@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from pyvmm.demo.telling.acts import Look, act_words
 from pyvmm.demo.telling.chapter import Question, Step
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
-from pyvmm.demo.telling.player import Moment, View
+from pyvmm.demo.telling.player import View
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
 from pyvmm.lifetime.properties import BY_NAME, Role
 
@@ -137,18 +138,17 @@ def _predicted(moment: Moment, width: int) -> Iterator[Line]:
     question = moment.question
     if question is None or (moment.was_tried and moment.predicted is None):
         return
-    by_key = {one.key: one for one in question.choices}
-    if moment.came_true is None:
+    true, predicted = moment.true_choice, moment.predicted_choice
+    if true is None:
         yield from wrapped("none of the answers came true on this host", width, Tone.REFUSED)
         return
-    true = by_key[moment.came_true]
     tone = Tone.PLAIN
-    if moment.predicted is None:
+    if predicted is None:
         said = f"the answer: {true.words}"
-    elif moment.predicted == moment.came_true:
+    elif predicted == true:
         said, tone = f"as you predicted: {true.words}", Tone.WORKED
     else:
-        said = f"you predicted: {by_key[moment.predicted].words}; it was: {true.words}"
+        said = f"you predicted: {predicted.words}; it was: {true.words}"
         tone = Tone.CHANGED
     end = "" if true.words.endswith((".", "!", "?")) else "."
     yield from wrapped(f"{said}{end} {true.because}".rstrip(), width, tone, rest="  ")
@@ -165,11 +165,3 @@ def _digests(before: Observed, outcome: Outcome, width: int) -> Iterator[Line]:
     if outcome.same_digest is not None:
         said = "the same as" if outcome.same_digest else "ANOTHER than"
         yield from wrapped(f"the digest is {said} the launch's before", width, Tone.CHANGED)
-
-
-def in_units(size: int) -> str:
-    """Bytes in the largest unit that divides them."""
-    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size and not size % (1 << shift):
-            return f"{size >> shift} {unit}"
-    return f"{size} bytes"

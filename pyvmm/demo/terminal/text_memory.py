@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyvmm.demo.telling.outcomes import Observed
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
-from pyvmm.demo.terminal.text import in_units
+from pyvmm.hosts.call_record import in_units
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageRun, PageState
@@ -80,7 +80,7 @@ def _of_vm(vm: int, before: Observed, after: Observed, width: int) -> Iterator[L
     if len(rows) > len(shown):
         yield from wrapped(f"... {len(rows) - len(shown)} more runs", width, Tone.FAINT, first="  ")
     for run in gone:
-        said = f"- {_range(run.range)}  {in_units(run.range.size)}  gone (was {run.state.value})"
+        said = f"- {_range(run.range)}  {_size(run.range.size)}  gone (was {run.state.value})"
         yield from wrapped(said, width, Tone.CHANGED, rest="    ")
 
 
@@ -119,12 +119,16 @@ def _resident(vm: int, side: Side, within: GpaRange, state: Observed) -> int:
     )
 
 
+def _size(size: int) -> str:
+    return in_units(size) or f"{size} bytes"
+
+
 def _range(range_: GpaRange) -> str:
     return f"{range_.start:#x}-{range_.end - 1:#x}"
 
 
 def _row_lines(row: _Row, told: bool, width: int) -> Iterator[Line]:
-    said = [_range(row.run.range), in_units(row.run.range.size), row.run.state.value]
+    said = [_range(row.run.range), _size(row.run.range.size), row.run.state.value]
     if told:
         said.append(_resident_words(row))
     text = f"{row.mark} {'  '.join(said)}{f'  ({row.was})' if row.was else ''}"
@@ -134,7 +138,7 @@ def _row_lines(row: _Row, told: bool, width: int) -> Iterator[Line]:
 
 def _resident_words(row: _Row) -> str:
     amounts = ((row.private, "in the file"), (row.shared, "in the host's mapping"))
-    said = [f"{in_units(size)} {where}" for size, where in amounts if size]
+    said = [f"{_size(size)} {where}" for size, where in amounts if size]
     return f"resident: {', '.join(said)}" if said else "not resident"
 
 

@@ -29,9 +29,10 @@ from pyvmm.demo.house.local import local_process
 from pyvmm.demo.playing import Playing, playing, playing_here, playing_in
 from pyvmm.demo.telling.acts import Look, MakeVm
 from pyvmm.demo.telling.chapter import Setup
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.orders import ActDone, DoAct, NotDone, OpenStage, StageLost, StageOpened
 from pyvmm.demo.telling.outcomes import StageHost
-from pyvmm.demo.telling.player import Moment, Phase, Plain, Player
+from pyvmm.demo.telling.player import Phase, Plain, Player
 from pyvmm.errors import SystemCallError
 from tests.process_state import unchanged
 

@@ -14,6 +14,7 @@ from pyvmm.demo.playing import playing
 from pyvmm.demo.telling.acts import Road
 from pyvmm.demo.telling.chapter import Book
 from pyvmm.demo.telling.links import chapter_named
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import (
     Answer,
     Content,
@@ -24,7 +25,7 @@ from pyvmm.demo.telling.outcomes import (
     Staged,
     StageHost,
 )
-from pyvmm.demo.telling.player import Moment, Player
+from pyvmm.demo.telling.player import Player
 from pyvmm.hosts.call_record import Field, Made, SystemCall
 from pyvmm.lifetime.graph_of_scene import Scene
 from pyvmm.lifetime.holdings import Holding, Why

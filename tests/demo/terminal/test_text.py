@@ -11,6 +11,7 @@ import pytest
 from pyvmm.demo.page.words import answer_words
 from pyvmm.demo.telling.acts import Attack, Boot, Look, MakeVm, Operate, Road, act_words, parse_act
 from pyvmm.demo.telling.chapter import StageKind, Step
+from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import (
     Answer,
     Content,
@@ -22,7 +23,6 @@ from pyvmm.demo.telling.outcomes import (
     Staged,
     StageHost,
 )
-from pyvmm.demo.telling.player import Moment
 from pyvmm.demo.telling.usages import usages
 from pyvmm.demo.terminal import text
 from pyvmm.demo.terminal.lines import Line, Tone
