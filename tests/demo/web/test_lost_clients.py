@@ -352,6 +352,9 @@ def test_a_defect_that_a_message_finds_ends_that_connection_alone(
                 with pytest.raises(EOFError):
                     while True:
                         await tab.frame()
+            # The tab is closed first, and what ended it is said behind that.
+            while not client.said:
+                await trio.sleep(0.01)
             assert client.said == ["a defect of pyvmm ended a connection: ZeroDivisionError: oh no"]
             await other.send(move="next")
             await other.until("@phase", "showing")
