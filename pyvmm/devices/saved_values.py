@@ -15,7 +15,7 @@ from typing import Final
 
 from pyvmm.devices.ports import CMOS_SIZE, TEST_LENGTH, TEST_LINE_COUNT, TEST_WINDOW_SIZE
 from pyvmm.devices.uart_registers import FIFO_SIZE
-from pyvmm.devices.virtqueue import QueuePlace
+from pyvmm.devices.virtio.split_ring import QueuePlace
 from pyvmm.errors import UsageError
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -34,7 +34,7 @@ from pyvmm.devices.reset import FastReset, KeyboardController
 from pyvmm.devices.stateless import Stateless
 from pyvmm.devices.timers import PitTimer, PmTimer
 from pyvmm.devices.uart import Uart16550
-from pyvmm.devices.virtio_mmio import Interrupt, Register, VirtioMmio
+from pyvmm.devices.virtio.mmio import Interrupt, Register, VirtioMmio
 from pyvmm.errors import UsageError
 
 from .guest_bytes import Memory

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import trio
 
-from pyvmm.devices import virtio_block
 from pyvmm.devices.placement import PlacedDevice, Space, Window
 from pyvmm.devices.protocols import Guard
-from pyvmm.devices.virtio_block import BlockRequest, RequestKind, Status, parse
-from pyvmm.devices.virtio_mmio import LENGTH, WIDTH, Interrupt, Queue, Register, VirtioMmio
-from pyvmm.devices.virtqueue import BadChainError, BrokenRingError, Chain, SplitRing
+from pyvmm.devices.virtio import block
+from pyvmm.devices.virtio.block import BlockRequest, RequestKind, Status, parse
+from pyvmm.devices.virtio.mmio import LENGTH, WIDTH, Interrupt, Queue, Register, VirtioMmio
+from pyvmm.devices.virtio.split_ring import BadChainError, BrokenRingError, Chain, SplitRing
 from pyvmm.errors import UsageError
 from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.hosts.interrupts import Doorbell, DoorbellPlace, InterruptLine, Trigger
@@ -65,9 +65,9 @@ def place_block(
             "leave --irqchip off out",
         )
     device = VirtioMmio(
-        virtio_block.DEVICE_ID,
-        virtio_block.FEATURE_FLUSH,
-        virtio_block.config_space(store.size),
+        block.DEVICE_ID,
+        block.FEATURE_FLUSH,
+        block.config_space(store.size),
         (QUEUE_SIZE,),
     )
     port = VirtioPort(device)

@@ -19,10 +19,9 @@ from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.running import Running, running
 from pyvmm.machine.saved_machine import SavedMachine
-from pyvmm.machine.virtio_block import BlockTask, place_block
+from pyvmm.machine.virtio.mmio_block import BlockTask, place_block
 from pyvmm.memory.layout import MIB
-
-from .guests import bundled
+from tests.machine.guests import bundled
 
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
 SECTORS = 64

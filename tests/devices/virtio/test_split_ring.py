@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.devices.virtqueue import (
+from pyvmm.devices.virtio.split_ring import (
     BadChainError,
     BrokenRingError,
     Chain,

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import trio
 
-from pyvmm.devices.virtio_block import FEATURE_FLUSH, config_space
-from pyvmm.devices.virtio_mmio import Register, VirtioMmio
-from pyvmm.devices.virtqueue import QueuePlace
+from pyvmm.devices.virtio.block import FEATURE_FLUSH, config_space
+from pyvmm.devices.virtio.mmio import Register, VirtioMmio
+from pyvmm.devices.virtio.split_ring import QueuePlace
 from pyvmm.hosts.held_ranges import LeaseRefusal
-from pyvmm.machine import virtio_block
 from pyvmm.machine.block_store import MemoryStore
 from pyvmm.machine.leases import LeaseRefusedError
-from pyvmm.machine.virtio_block import BlockParts, BlockTask, VirtioPort
-from tests.devices.test_virtio_mmio import DRIVER_OK, NEEDS_RESET, Driver
+from pyvmm.machine.virtio import mmio_block
+from pyvmm.machine.virtio.mmio_block import BlockParts, BlockTask, VirtioPort
+from tests.devices.virtio.test_mmio import DRIVER_OK, NEEDS_RESET, Driver
 
 PLACE = QueuePlace(4, 0x1000, 0x2000, 0x3000)
 HEADER, DATA, STATUS = 0x4000, 0x5000, 0x6000
@@ -185,7 +185,7 @@ def test_memory_that_is_being_vacated_is_tried_again() -> None:
 def test_a_reset_waits_no_longer_than_it_has_patience_and_the_status_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(virtio_block, "RESET_PATIENCE", 0.01)
+    monkeypatch.setattr(mmio_block, "RESET_PATIENCE", 0.01)
     made = disk()
     port = VirtioPort(made.device)
     made.device.begin()

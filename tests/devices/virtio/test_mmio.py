@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.devices.virtio_mmio import Interrupt, Register, VirtioMmio
-from pyvmm.devices.virtqueue import QueuePlace
+from pyvmm.devices.virtio.mmio import Interrupt, Register, VirtioMmio
+from pyvmm.devices.virtio.split_ring import QueuePlace
 from pyvmm.memory.layout import VIRTIO_GPA
 from tests.guest.building import defines
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pyvmm.devices.virtqueue import QueuePlace
+from pyvmm.devices.virtio.split_ring import QueuePlace
 from pyvmm.errors import UsageError
 from pyvmm.memory.layout import VIRTIO_STRIDE
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from pyvmm.devices.virtio_block import RequestKind, Status, parse
+from pyvmm.devices.virtio.block import RequestKind, Status, parse
 
 CAPACITY = 8 * 512
 IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
