@@ -27,10 +27,12 @@ LEVELS = (
     "compare",
     "lab",
     "qmp",
+    "gdb",
     "machine",
     "net",
     "devices",
     "boot",
+    "acpi",
     "replay",
     "lifetime",
     "memory",
@@ -44,7 +46,17 @@ LEVELS = (
 
 OUTSIDE_THE_ORDER = {"pyvmm/__init__.py", "pyvmm/__main__.py", "pyvmm/bundled_guests.py"}
 
-PURE = ("memory", "boot", "devices", "lifetime", "rules", "errors", "typed_values", "visible")
+PURE = (
+    "memory",
+    "boot",
+    "acpi",
+    "devices",
+    "lifetime",
+    "rules",
+    "errors",
+    "typed_values",
+    "visible",
+)
 PURE_MODULES = {
     "hosts": (
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",

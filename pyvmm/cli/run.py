@@ -17,6 +17,7 @@ from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
+from pyvmm.cli.hardware_options import add_hardware_arguments, hardware_of
 from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_files import run_inputs, run_outputs
@@ -104,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a reset by the guest: ends the run, with 84; or the guest boots again",
     )  # fmt: skip
     add_device_argument(parser)
+    add_hardware_arguments(parser)
     add_qmp_argument(parser)
     add_core_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
@@ -187,6 +189,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         dump_guest_core=options.dump_guest_core == "on",
         reboot=RebootPolicy(options.reboot),
         devices=device_choice(options.device),
+        hardware=hardware_of(options),
     )
 
 

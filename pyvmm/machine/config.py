@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import MIB, WINDOW_MAX
 from pyvmm.rules.abi import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm.machine.hardware import Hardware
 
 MAX_CPUS = 255
 """More vCPUs need x2APIC identifiers, which the guest's tables do not carry yet."""
@@ -100,7 +104,8 @@ class MachineConfig:
     the machine, paused or not. With `dump_guest_core` a core of this process has the guest's
     memory, as far as it is mapped and the process's coredump_filter (core(5)) lets it in: a
     guest_memfd only with bit 3, file-backed shared mappings. With `report_always` the result has
-    reports of the vCPUs after a panic, a reset, or a status other than 0, too.
+    reports of the vCPUs after a panic, a reset, or a status other than 0, too. `hardware` is what
+    the machine has beside its board; None: nothing.
     """
 
     image: bytes = field(repr=False)
@@ -118,6 +123,7 @@ class MachineConfig:
     reboot: RebootPolicy = RebootPolicy.END
     devices: DeviceChoice = DeviceChoice()  # noqa: RUF009 - immutable
     report_always: bool = False
+    hardware: Hardware | None = None
 
     def __post_init__(self) -> None:
         self.address_map()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""Hardware that a machine is asked to have beside its board's: disks, folders, ports, topology.
+
+Values alone: what they say is checked by whoever makes the devices of
+them (docs/decisions/0018 to 0020).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Transport(enum.Enum):
+    """Bus by which the guest reaches virtio devices."""
+
+    PCI = "pci"
+    MMIO = "mmio"
+
+
+class DiskFormat(enum.Enum):
+    """Format of a disk's file: said by the user, never guessed from what a guest may write."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class OnIoError(enum.Enum):
+    """Policy for a request that the host could not do."""
+
+    REPORT = "report"
+    """The guest gets an I/O error."""
+    STOP = "stop"
+    """The machine is paused; the request is tried again when it is resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A virtio block device with the contents of `path`.
+
+    `format` is None where the user said none: raw, unless the file looks like another one.
+    `serial` has at most 20 bytes (virtio 1.2, 5.2.6), `queues` is a number of virtqueues.
+    """
+
+    path: Path
+    format: DiskFormat | None = None
+    read_only: bool = False
+    serial: str = ""
+    queues: int = 1
+    on_io_error: OnIoError = OnIoError.REPORT
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A folder of the host, mounted in the guest by its `tag` (9p)."""
+
+    tag: str
+    path: Path
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PortChoice:
+    """A port of the virtio console, named `name`: a Unix socket at `path`, or the descriptor `fd`.
+
+    The descriptor stays its giver's.
+    """
+
+    name: str
+    path: Path | None = None
+    fd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vsock:
+    """A virtio socket device: the guest's context ID, and the Unix socket of the host's side."""
+
+    cid: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    """A node of the guest: `memory` in bytes, the vCPUs by index, and the host's memory policy."""
+
+    memory: int
+    cpus: tuple[int, ...]
+    policy: str = ""
+    host_nodes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Hardware that was asked for; a machine without any has none of these devices.
+
+    `acpi` is None where the image decides. Devices are numbered in the order of their lists.
+    """
+
+    transport: Transport = Transport.PCI
+    acpi: bool | None = None
+    disks: tuple[Disk, ...] = ()
+    shares: tuple[Share, ...] = ()
+    ports: tuple[PortChoice, ...] = ()
+    rng: bool = False
+    balloon: bool = False
+    vsock: Vsock | None = None
+    nodes: tuple[NumaNode, ...] = ()
