@@ -51,6 +51,11 @@ class Property:
     faults: frozenset[str] = frozenset()
     needs: Feature | None = None
 
+    @property
+    def verb(self) -> str:
+        """Words between a design and this property where it does not hold: no wish is violated."""
+        return "is not as the mail wishes," if self.role is Role.WISH else "violates"
+
 
 _CLOSING = frozenset({Kind.CLOSE_FILE, Kind.UNMAP, Kind.EXIT})
 

@@ -19,7 +19,7 @@ from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter, Question, Step
 from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Content, Observed, Outcome, Staged
-from pyvmm.lifetime.properties import BY_NAME
+from pyvmm.lifetime.properties import BY_NAME, Role
 
 
 def says_html(place: str, step: Step, tried: str, staged: Staged | None) -> str:
@@ -93,15 +93,18 @@ def _designs(outcome: Outcome) -> Iterator[str]:
             )
             for one in outcome.answers
         ]
-        columns = ("design", "answer", "violates")
+        columns = ("design", "answer", "what does not hold")
         answers = table(columns, rows, "What each design answers")
         yield f'<div class="wide">{answers}</div>'
 
 
 def _property(name: str) -> str:
     """A property that does not hold, and what it says."""
-    sentence = BY_NAME[name].sentence if name in BY_NAME else ""
-    return f'<b class="bad">{said(name)}</b> {said(sentence)}'.rstrip()
+    if name not in BY_NAME:
+        return f'<b class="bad">{said(name)}</b>'
+    one = BY_NAME[name]
+    marked = "" if one.role is Role.WISH else ' class="bad"'
+    return f"{one.verb} <b{marked}>{said(name)}</b>: {said(one.sentence)}"
 
 
 def _digests(before: Observed, outcome: Outcome) -> Iterator[str]:

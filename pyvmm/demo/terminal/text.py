@@ -11,7 +11,7 @@ from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.player import View
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
-from pyvmm.lifetime.properties import BY_NAME, Role
+from pyvmm.lifetime.properties import BY_NAME
 
 
 def heading(view: View) -> str:
@@ -122,8 +122,7 @@ def _violation(name: str) -> str:
     if name not in BY_NAME:
         return name
     one = BY_NAME[name]
-    verb = "is not as the mail wishes," if one.role is Role.WISH else "violates"
-    return f"{verb} {name}: {one.sentence}"
+    return f"{one.verb} {name}: {one.sentence}"
 
 
 def _explained(outcome: Outcome, width: int) -> Iterator[Line]:

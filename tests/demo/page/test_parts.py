@@ -14,6 +14,7 @@ from pyvmm.demo.page.call_words import FIELDS, REQUESTS
 from pyvmm.demo.page.parts import PARTS, moment_html, view_html
 from pyvmm.demo.telling.acts import Look
 from pyvmm.demo.telling.chapter import Chapter
+from pyvmm.demo.telling.outcomes import Answer
 from pyvmm.demo.telling.player import Phase, Plain, Player, View
 from tests.demo.page.html_tree import Element, tree
 from tests.demo.page.own_book import OWN
@@ -132,6 +133,19 @@ def test_a_moment_tells_prediction_and_outcome_beside_each_other() -> None:
     assert "None of the answers came true on this host." in outcome("worked", None)
     assert "It was refused: EEXIST." in outcome(None)
     assert "kvm_check_memslot_overlap" in outcome(None)
+
+
+def test_a_wish_of_the_mails_is_not_violated() -> None:
+    run = told("slots")
+    moment = run.moments[0]
+    answers = (
+        Answer("today", "EBADF", ("closing-is-harmless",)),
+        Answer("mail", "worked", ("nothing-dangles",)),
+    )
+    shown = replace(moment, outcome=replace(moment.outcome, answers=answers))
+    html = moment_html(run.chapter, shown, "m")["outcome"]
+    assert "is not as the mail wishes, <b>closing-is-harmless</b>: Closing the file" in html
+    assert 'violates <b class="bad">nothing-dangles</b>: Nothing points' in html
 
 
 @pytest.mark.slow

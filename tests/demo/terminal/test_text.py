@@ -216,11 +216,17 @@ def test_refusals_digests_designs_and_the_end() -> None:
     assert "the guest has ended, with status 7" in launch
     designs = told(
         moment(
-            outcome(answers=(Answer("today", "EBADF"), Answer("mail", "", ("nothing-dangles",)))),
+            outcome(
+                answers=(
+                    Answer("today", "EBADF", ("closing-is-harmless",)),
+                    Answer("mail", "", ("nothing-dangles",)),
+                )
+            ),
             act=Operate("close-vm"),
         )
     )
-    assert "  today: EBADF\n  mail: cannot be done in this design\n" in designs
+    assert "  today: EBADF\n    is not as the mail wishes, closing-is-harmless: " in designs
+    assert "  mail: cannot be done in this design\n" in designs
     assert "    violates nothing-dangles: Nothing points to something freed." in designs
 
 
