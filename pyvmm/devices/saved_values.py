@@ -32,7 +32,8 @@ def time_of(number: int) -> datetime.datetime:
     return _EPOCH + number * _MICROSECOND
 
 
-def _require(*, holds: bool, of: object, part: str) -> None:
+def require(*, holds: bool, of: object, part: str) -> None:
+    """Refuse a value, by `UsageError`, unless the condition `holds` for a `part` of it."""
     if not holds:
         raise UsageError(
             f"restore a device from a {type(of).__name__}",
@@ -41,11 +42,12 @@ def _require(*, holds: bool, of: object, part: str) -> None:
         )
 
 
-def _require_numbers(of: object, *names: str, bits: int) -> None:
+def require_numbers(of: object, *names: str, bits: int) -> None:
+    """Refuse a value, by `UsageError`, unless these fields are numbers of so many bits."""
     for name in names:
         value = getattr(of, name)
         fits = isinstance(value, int) and 0 <= value < 1 << bits
-        _require(holds=fits, of=of, part=name)
+        require(holds=fits, of=of, part=name)
 
 
 def _is_time(number: int) -> bool:
@@ -81,9 +83,9 @@ class SavedUart:
     thr_empty_pending: bool
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "lines", "ier", "fcr", "lcr", "mcr", "scr", "msr", bits=8)
-        _require_numbers(self, "divisor", bits=16)
-        _require(holds=len(self.received) <= FIFO_SIZE, of=self, part="received")
+        require_numbers(self, "lines", "ier", "fcr", "lcr", "mcr", "scr", "msr", bits=8)
+        require_numbers(self, "divisor", bits=16)
+        require(holds=len(self.received) <= FIFO_SIZE, of=self, part="received")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class SavedRtcFlags:
     happened: int
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "happened", bits=8)
-        _require(holds=_is_time(self.looked), of=self, part="looked")
+        require_numbers(self, "happened", bits=8)
+        require(holds=_is_time(self.looked), of=self, part="looked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,10 @@ class SavedCmos:
     flags: SavedRtcFlags
 
     def __post_init__(self) -> None:
-        _require(holds=len(self.contents) == CMOS_SIZE, of=self, part="contents")
-        _require_numbers(self, "index", bits=7)
-        _require(holds=self.held is None or _is_time(self.held), of=self, part="held")
-        _require(holds=isinstance(self.flags, SavedRtcFlags), of=self, part="flags")
+        require(holds=len(self.contents) == CMOS_SIZE, of=self, part="contents")
+        require_numbers(self, "index", bits=7)
+        require(holds=self.held is None or _is_time(self.held), of=self, part="held")
+        require(holds=isinstance(self.flags, SavedRtcFlags), of=self, part="flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class SavedFastReset:
     value: int
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "value", bits=8)
+        require_numbers(self, "value", bits=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,8 @@ class SavedPciPorts:
     kind: int
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "address", bits=32)
-        _require_numbers(self, "kind", bits=8)
+        require_numbers(self, "address", bits=32)
+        require_numbers(self, "kind", bits=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class SavedPmTimer:
     seconds: float
 
     def __post_init__(self) -> None:
-        _require(holds=math.isfinite(self.seconds), of=self, part="seconds")
+        require(holds=math.isfinite(self.seconds), of=self, part="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +159,10 @@ class SavedTestDevice:
     window: bytes
 
     def __post_init__(self) -> None:
-        _require(holds=len(self.bank) == TEST_LENGTH, of=self, part="bank")
+        require(holds=len(self.bank) == TEST_LENGTH, of=self, part="bank")
         lines = set(self.raised) <= set(range(TEST_LINE_COUNT))
-        _require(holds=lines, of=self, part="raised")
-        _require(holds=len(self.window) in (0, TEST_WINDOW_SIZE), of=self, part="window")
+        require(holds=lines, of=self, part="raised")
+        require(holds=len(self.window) in (0, TEST_WINDOW_SIZE), of=self, part="window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +175,10 @@ class SavedFwCfg:
     upper: int
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "offset", bits=64)
-        _require_numbers(self, "upper", bits=32)
+        require_numbers(self, "offset", bits=64)
+        require_numbers(self, "upper", bits=32)
         if self.key is not None:
-            _require_numbers(self, "key", bits=16)
+            require_numbers(self, "key", bits=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +201,11 @@ class SavedQueue:
     used: int
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "size", bits=32)
-        _require_numbers(self, "descriptors", "driver", "device", bits=64)
-        _require_numbers(self, "available", "used", bits=16)
+        require_numbers(self, "size", bits=32)
+        require_numbers(self, "descriptors", "driver", "device", bits=64)
+        require_numbers(self, "available", "used", bits=16)
         place = QueuePlace(self.size, self.descriptors, self.driver, self.device)
-        _require(holds=not self.ready or place.is_possible, of=self, part="ready")
+        require(holds=not self.ready or place.is_possible, of=self, part="ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +219,8 @@ class SavedVirtio:
     queues: tuple[SavedQueue, ...]
 
     def __post_init__(self) -> None:
-        _require_numbers(self, "status", bits=8)
-        _require_numbers(self, "driver_features", bits=64)
-        _require_numbers(self, "interrupt", bits=2)
+        require_numbers(self, "status", bits=8)
+        require_numbers(self, "driver_features", bits=64)
+        require_numbers(self, "interrupt", bits=2)
         selects = len(self.selects) == 3 and all(0 <= one < 1 << 32 for one in self.selects)
-        _require(holds=selects, of=self, part="selects")
+        require(holds=selects, of=self, part="selects")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 
 from pyvmm.devices import saved_values as devices
+from pyvmm.devices.virtio import rings
+from pyvmm.devices.virtio import saved as virtio
 from pyvmm.hosts import exits, pit, saved_state
 from pyvmm.hosts.kvm import saved_values as kvm
 from pyvmm.hosts.model import saved_values as model
@@ -27,6 +29,8 @@ _OTHERS = (
     device_choice.ExitPortPlace,
     layout.GpaRange,
     page_states.PageRun,
+    rings.QueuePlace,
+    rings.QueuePosition,
 )
 
 
@@ -41,7 +45,13 @@ def _declared(module: types.ModuleType) -> Iterable[type]:
 KINDS: Mapping[str, type] = types.MappingProxyType(
     {
         kind.__name__: kind
-        for kind in (*_declared(devices), *_declared(kvm), *_declared(model), *_OTHERS)
+        for kind in (
+            *_declared(devices),
+            *_declared(virtio),
+            *_declared(kvm),
+            *_declared(model),
+            *_OTHERS,
+        )
     }
 )
 """Kinds of values beside those of the machine's own, by the names they are called by."""

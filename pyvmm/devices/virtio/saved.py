@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""Saved state of virtio devices: of the core, and of each kind that has some of its own.
+
+As `devices.saved_values`, a module that is loaded when a device is saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.devices.saved_values import require, require_numbers
+from pyvmm.devices.virtio.features import Feature
+from pyvmm.devices.virtio.rings import QueueLayout, QueuePlace, QueuePosition
+
+_WORD: Final = 16
+"""Bits of a position."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedVirtqueue:
+    """State of a queue: its place as the driver has set it up, and progress in its ring."""
+
+    place: QueuePlace
+    enabled: bool
+    position: QueuePosition
+
+    def __post_init__(self) -> None:
+        place, position = self.place, self.position
+        fits = all(0 <= part < 1 << 64 for part in place) and 0 <= place.size < 1 << 32
+        require(holds=fits, of=self, part="place")
+        numbers = (position.available, position.used)
+        fits = all(0 <= number < 1 << _WORD for number in numbers)
+        require(holds=fits, of=self, part="position")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedVirtioCore:
+    """State of a `VirtioCore`; `model` is that of its kind, None where that has none."""
+
+    status: int
+    features: int
+    generation: int
+    queues: tuple[SavedVirtqueue, ...]
+    model: object | None = None
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "status", bits=8)
+        require_numbers(self, "features", bits=64)
+        require_numbers(self, "generation", bits=32)
+        features = Feature(self.features)
+        for queue in self.queues:
+            layout = QueueLayout(queue.place, features)
+            is_possible = not queue.enabled or layout.is_possible
+            require(holds=is_possible, of=self, part="queues")
+            if queue.enabled and layout.is_packed:
+                inside = max(queue.position.available, queue.position.used) < queue.place.size
+                require(holds=inside, of=self, part="queues")
