@@ -407,8 +407,8 @@ def test_a_device_of_each_module_is_there() -> None:
     kinds = {type(part).__module__ for make in DEVICES.values() for part in make(World())[:1]}
     folder = Path(pyvmm.devices.__file__).parent
     with_reset = {
-        f"pyvmm.devices.{path.stem}"
-        for path in folder.glob("*.py")
+        ".".join(("pyvmm.devices", *path.relative_to(folder).with_suffix("").parts))
+        for path in folder.rglob("*.py")
         if "def write(self, offset" in path.read_text() and path.stem != "protocols"
     }
     assert with_reset == kinds
