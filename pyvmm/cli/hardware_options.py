@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hardware import Hardware
+    from pyvmm.machine.hardware import Disk, Hardware
 
 DESTINATION = "hardware_"
 """Beginning of the destination of each option here; behind it is the name of `Hardware`'s field."""
@@ -21,6 +21,10 @@ SWITCH = {"on": True, "off": False}
 
 def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     """Options for devices beside those that every machine has."""
+    parser.add_argument(
+        "--disk", type=_disk, action="append", dest=f"{DESTINATION}disks", metavar="FILE[,...]",
+        help="a virtio disk with a file's contents: format=raw, readonly=on, serial=S",
+    )  # fmt: skip
 
 
 def hardware_of(options: argparse.Namespace) -> Hardware | None:
@@ -53,3 +57,9 @@ def named_values(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]:
             raise argparse.ArgumentTypeError(f"{part!r} cannot be: {why}")
         values[name] = value
     return first, values
+
+
+def _disk(text: str) -> Disk:
+    from pyvmm.cli.disk_option import parse_disk  # Most machines have none.
+
+    return parse_disk(text)

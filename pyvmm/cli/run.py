@@ -159,7 +159,9 @@ def _in_lab(options: argparse.Namespace) -> int:
                 "nobody can write to a FIFO in there from out here",
                 "copy it to a file",
             )
-    return run_same_command(options.arguments, filter(None, (console.path, options.json)))
+    disks = (disk.path for disk in options.hardware_disks or () if not disk.read_only)
+    written = filter(None, (console.path, options.json, *disks))
+    return run_same_command(options.arguments, written)
 
 
 def _unreachable(attempt: str, option: str) -> UsageError:

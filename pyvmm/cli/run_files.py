@@ -16,6 +16,7 @@ def run_inputs(options: argparse.Namespace) -> list[NamedFile]:
     inputs = guest_inputs(options)
     if options.private:
         inputs.append(NamedFile("the firmware", bundled_guests.firmware_path()))
+    inputs.extend(NamedFile("a disk", disk.path) for disk in options.hardware_disks or ())
     if options.console.kind is ConsoleKind.STDIO:
         inputs.append(STANDARD_INPUT)
     return inputs

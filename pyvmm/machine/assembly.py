@@ -144,7 +144,12 @@ class Assembly(StackOwner):
                 )
             else:
                 self._load()
-            platform = pc_platform(self._wiring(control, console), config.devices)
+            devices = config.devices
+            if config.hardware is not None:
+                from pyvmm.machine.hardware_devices import with_hardware  # Most have none.
+
+                devices = with_hardware(devices, config.hardware, stack)
+            platform = pc_platform(self._wiring(control, console), devices)
             platform.require_room(self.address_map)
             self.board = Board(platform)
             self.board.attach_fast_path(self.vm.posted)

@@ -12,6 +12,7 @@ from typing import Final
 DEVICE_ID: Final = 2
 SECTOR: Final = 512
 """Bytes of a sector, whatever the store's are."""
+FEATURE_READ_ONLY: Final = 1 << 5
 FEATURE_FLUSH: Final = 1 << 9
 ID_SIZE: Final = 20
 _HEADER: Final = struct.Struct("<IIQ")
@@ -72,7 +73,11 @@ class BlockRequest:
 
 
 def parse(
-    readable: Sequence[memoryview], writable: Sequence[memoryview], capacity: int
+    readable: Sequence[memoryview],
+    writable: Sequence[memoryview],
+    capacity: int,
+    *,
+    read_only: bool = False,
 ) -> BlockRequest | None:
     """Take a request apart, however it is cut into buffers; None where it has no header or status.
 
@@ -90,6 +95,8 @@ def parse(
     data = to_read if kind is RequestKind.OUT else to_write
     request = BlockRequest(kind, sector * SECTOR, data, status, None)
     refusal = _refusal(request, capacity)
+    if read_only and kind is RequestKind.OUT:
+        refusal = Status.IO_ERROR
     return BlockRequest(kind, sector * SECTOR, data, status, refusal)
 
 

@@ -52,8 +52,12 @@ def place_block(
     gpa: int = VIRTIO_GPA,
     gsi: int = BLOCK_GSI,
     name: str = "virtio block",
+    serial: str | None = None,
+    read_only: bool = False,
 ) -> PlacedDevice:
     """Place a block device of `store`'s sectors, for `DeviceChoice.added`.
+
+    Without a `serial` it is the name.
 
     Raises `UsageError` on a machine without interrupt controllers, and where GSI or doorbell are
     another device's.
@@ -66,7 +70,7 @@ def place_block(
         )
     device = VirtioMmio(
         block.DEVICE_ID,
-        block.FEATURE_FLUSH,
+        block.FEATURE_FLUSH | (block.FEATURE_READ_ONLY if read_only else 0),
         block.config_space(store.size),
         (QUEUE_SIZE,),
     )
@@ -79,6 +83,8 @@ def place_block(
         wiring.leases,
         wiring.interrupts.doorbell(place, name),
         wiring.interrupts.line(gsi, Trigger.LEVEL, name, resample=True),
+        name if serial is None else serial,
+        read_only,
     )
     # A driver's reset waits: so the port takes the guard by itself, and lets go of it then.
     window = Window(Space.MMIO, gpa, LENGTH, port, WIDTH, serialised=False)
@@ -98,6 +104,8 @@ class BlockParts(NamedTuple):
     leases: Leases
     bell: Doorbell
     line: InterruptLine
+    serial: str
+    read_only: bool = False
 
 
 class VirtioPort:
@@ -139,7 +147,8 @@ class BlockTask:
         ended: threading.Event,
     ) -> None:
         self._device = device
-        self._name, self._store, self._leases, self._bell, self._line = parts
+        self._name, self._store, self._leases, self._bell, self._line, *_ = parts
+        self._serial, self._read_only = parts.serial, parts.read_only
         self._guard = guard
         self._ended = ended
         self._raised = False
@@ -275,7 +284,7 @@ class BlockTask:
             except LeaseRefusedError as refused:
                 raise BadChainError(chain.head, refused.cause) from refused
         readable, writable = views
-        request = parse(readable, writable, self._store.size)
+        request = parse(readable, writable, self._store.size, read_only=self._read_only)
         if request is None:
             raise BadChainError(chain.head, "it has no room for a header or a status")
         try:
@@ -297,7 +306,7 @@ class BlockTask:
         if request.kind is RequestKind.FLUSH:
             await self._store.flush()
         elif request.kind is RequestKind.GET_ID:
-            request.put(self._name.encode())
+            request.put(self._serial.encode())
         return Status.OK
 
     def _give_back(self, queue: Queue, ring: SplitRing, head: int, written: int) -> None:

@@ -61,7 +61,7 @@ class Disk:
             2, FEATURE_FLUSH, config_space(store.size), (PLACE.size,)
         )
         line = SimpleNamespace(raise_=lambda: None, lower=lambda: None)
-        parts: Any = BlockParts("disk", store, self.memory, None, line)  # type: ignore[arg-type]
+        parts: Any = BlockParts("disk", store, self.memory, None, line, "disk")  # type: ignore[arg-type]
         self.task = BlockTask(self.device, parts, threading.Lock(), threading.Event())
         self.driver = driver
         driver.negotiate()

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""``--disk FILE[,format=raw|qcow2][,readonly=on][,serial=S]``."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pyvmm.cli.hardware_options import SWITCH, named_values
+from pyvmm.devices.virtio.block import ID_SIZE
+from pyvmm.machine.hardware import Disk, DiskFormat
+
+_OPTIONS: Final = ("format", "readonly", "serial")
+E = TypeVar("E", bound=enum.Enum)
+
+
+def parse_disk(text: str) -> Disk:
+    """Parse a value of ``--disk``. Raises `argparse.ArgumentTypeError`."""
+    path, given = named_values(text, _OPTIONS)
+    if not path:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    format_ = given.get("format")
+    return Disk(
+        Path(path),
+        format=None if format_ is None else _one_of(DiskFormat, "format", format_),
+        read_only=_switch("readonly", given.get("readonly", "off")),
+        serial=_serial(given.get("serial", "")),
+    )
+
+
+def _one_of(kind: type[E], name: str, value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        known = " or ".join(each.value for each in kind)
+        raise argparse.ArgumentTypeError(f"{name}={value} cannot be: it is {known}") from None
+
+
+def _switch(name: str, value: str) -> bool:
+    if value not in SWITCH:
+        raise argparse.ArgumentTypeError(f"{name}={value} cannot be: it is on or off")
+    return SWITCH[value]
+
+
+def _serial(serial: str) -> str:
+    """Take what a guest may be told: printable ASCII, and no more than there is room for."""
+    if not (serial.isascii() and serial.isprintable()) or len(serial) > ID_SIZE:
+        raise argparse.ArgumentTypeError(
+            f"the serial number {serial!r} cannot be: it has at most {ID_SIZE} printable letters"
+        )
+    return serial
