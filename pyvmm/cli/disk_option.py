@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import enum
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from pyvmm.cli.hardware_options import SWITCH, named_values
+from pyvmm.cli.named_values import named_values, one_of, switch
 from pyvmm.devices.virtio.block import ID_SIZE
 from pyvmm.machine.hardware import Disk, DiskFormat
 
 _OPTIONS: Final = ("format", "readonly", "serial")
-E = TypeVar("E", bound=enum.Enum)
 
 
 def parse_disk(text: str) -> Disk:
@@ -24,24 +22,10 @@ def parse_disk(text: str) -> Disk:
     format_ = given.get("format")
     return Disk(
         Path(path),
-        format=None if format_ is None else _one_of(DiskFormat, "format", format_),
-        read_only=_switch("readonly", given.get("readonly", "off")),
+        format=None if format_ is None else one_of(DiskFormat, "format", format_),
+        read_only=switch("readonly", given.get("readonly", "off")),
         serial=_serial(given.get("serial", "")),
     )
-
-
-def _one_of(kind: type[E], name: str, value: str) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        known = " or ".join(each.value for each in kind)
-        raise argparse.ArgumentTypeError(f"{name}={value} cannot be: it is {known}") from None
-
-
-def _switch(name: str, value: str) -> bool:
-    if value not in SWITCH:
-        raise argparse.ArgumentTypeError(f"{name}={value} cannot be: it is on or off")
-    return SWITCH[value]
 
 
 def _serial(serial: str) -> str:

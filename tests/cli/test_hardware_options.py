@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.hardware_options import hardware_of, named_values
+from pyvmm.cli.hardware_options import hardware_of
+from pyvmm.cli.named_values import named_values
 from pyvmm.machine.hardware import Hardware, Share
 
 

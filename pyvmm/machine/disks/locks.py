@@ -15,6 +15,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -81,18 +82,14 @@ def _holder(fd: int) -> str:
 def _open_elsewhere(fd: int) -> Iterator[tuple[int, int]]:
     """PIDs and descriptors that have the file of `fd` open, of processes that may be looked at."""
     own = os.fstat(fd)
-    for process in filter(str.isdigit, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            numbers = os.listdir(f"/proc/{process}/fd")
+            for open_one in (process / "fd").iterdir():
+                with suppress(OSError):  # It may be closed by now.
+                    if os.path.samestat(own, open_one.stat()):
+                        yield int(process.name), int(open_one.name)
         except OSError:
             continue
-        for number in numbers:
-            try:
-                found = os.stat(f"/proc/{process}/fd/{number}")
-            except OSError:
-                continue
-            if os.path.samestat(own, found):
-                yield int(process), int(number)
 
 
 def _is_holder(process: int, number: int) -> bool:
