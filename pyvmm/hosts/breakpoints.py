@@ -12,7 +12,7 @@ from pyvmm.errors import HostLacksError, UsageError
 class BreakableVcpu(Protocol):
     """The part of `interface.Vcpu` that stops it at an instruction."""
 
-    def set_breakpoints(self, addresses: Sequence[int]) -> None:
+    def set_breakpoints(self, addresses: Sequence[int], *, step: bool = False) -> None:
         """Have `run` return `exits.Debug` before the instruction at any of these linear addresses.
 
         They replace those before; none: no breakpoints, and nothing is slower. The `run` after
@@ -20,6 +20,11 @@ class BreakableVcpu(Protocol):
         restored, it is as any other. Complete the last exit first (`complete`). They are no part
         of what `save` saves, and stay through `restore` and `reset`. Raises `UsageError` for one
         that is no address, `HostLacksError` for more than `BreakableHost.most_breakpoints`.
+
+        `step`: the next instruction is executed whatever is at it, and without an interrupt before
+        it where the host can keep them out, and then `run` returns `exits.Debug` with
+        `exits.SINGLE_STEP` in DR6, once. What that instruction exits for comes first. The next call
+        of this, `restore` and `reset` take back a step that has not been made.
         """
         ...
 
@@ -32,6 +37,10 @@ class BreakableHost(Protocol):
 
         On KVM it is found by trying, once, which takes milliseconds.
         """
+        ...
+
+    def can_step(self) -> bool:
+        """Tell whether a step ends after one instruction here; found as `most_breakpoints`."""
         ...
 
 

@@ -19,6 +19,9 @@ from pyvmm.rules import abi
 EHWPOISON: Final = abi.EHWPOISON
 """Errno of KVM_RUN where a page that the guest touches has a memory error."""
 
+SINGLE_STEP: Final = 1 << 14
+"""BS of DR6 (SDM vol. 3B, 18.2.3): the stop is a step's end."""
+
 
 class _WithoutValues:
     """An exit that its kind says all of. No dataclass: making one takes long at every start."""

@@ -138,6 +138,69 @@ def test_one_that_repeats_itself_is_told_once(make: MakeSystem) -> None:
         assert vcpu.get_regs().rdi == 0x4009
 
 
+def step(vcpu: interface.Vcpu, breakpoints: list[int] | None = None) -> exits.Exit:
+    """Have it step: the next exit."""
+    vcpu.set_breakpoints(breakpoints or [], step=True)
+    return stop(vcpu)
+
+
+def stepped(reason: exits.Exit) -> int:
+    """Where a step has ended."""
+    assert isinstance(reason, exits.Debug)
+    assert reason.dr6 & exits.SINGLE_STEP
+    return reason.pc
+
+
+@each_system
+def test_a_step_is_one_instruction_whatever_it_exits_for(make: MakeSystem) -> None:
+    # nop; out 0xf1, al; in al, 0xf2; mov [0x100000], al; mov al, [0x100004]; jmp $
+    with guest(make, "90 e6f1 e4f2 a200001000 a004001000 ebfe") as vcpu:
+        assert stepped(step(vcpu)) == CODE + 1
+        assert step(vcpu) == exits.IoOut(0xF1, 1, 1, b"\0")
+        assert stepped(stop(vcpu)) == CODE + 3
+        assert step(vcpu) == exits.IoIn(0xF2, 1, 1)
+        vcpu.answer(b"\x21")
+        assert stepped(stop(vcpu)) == CODE + 5
+        assert vcpu.get_regs().rax & 0xFF == 0x21
+        assert step(vcpu) == exits.MmioWrite(0x100000, b"\x21")
+        assert stepped(stop(vcpu)) == CODE + 10
+        assert step(vcpu) == exits.MmioRead(0x100004, 1)
+        vcpu.answer(b"\x43")
+        assert stepped(stop(vcpu)) == CODE + 15
+        for _ in range(3):
+            assert stepped(step(vcpu)) == CODE + 15
+
+
+@each_system
+def test_a_step_goes_past_a_breakpoint_and_stops_at_the_next(make: MakeSystem) -> None:
+    with guest(make, "90 90 90 90 f4") as vcpu:
+        vcpu.set_breakpoints([CODE + 1, CODE + 2])
+        assert stops_at(vcpu) == CODE + 1
+        assert stepped(step(vcpu, [CODE + 1, CODE + 2])) == CODE + 2
+        assert stop(vcpu) == exits.Hlt(), "it has been told of this place already"
+
+
+@each_system
+def test_a_step_that_is_taken_back_or_kicked_is_none(make: MakeSystem) -> None:
+    with guest(make, "90 90 90 f4") as vcpu:
+        vcpu.set_breakpoints([], step=True)
+        vcpu.kick()
+        assert vcpu.run() == exits.Interrupted()
+        assert vcpu.get_regs().rip == CODE
+        assert stepped(stop(vcpu)) == CODE + 1
+        vcpu.set_breakpoints([], step=True)
+        vcpu.set_breakpoints([])
+        assert stop(vcpu) == exits.Hlt()
+
+
+@each_system
+def test_a_fault_is_stepped_into(make: MakeSystem) -> None:
+    """Not over: the next instruction is the handler's. Without a handler it is a triple fault."""
+    # ud2
+    with guest(make, "0f0b f4") as vcpu:
+        assert step(vcpu) == exits.Shutdown()
+
+
 @each_system
 def test_a_kick_in_between_loses_nothing(make: MakeSystem) -> None:
     with guest(make, "90 90 f4") as vcpu:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pyvmm.hosts import exits
 from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import Memslot, System
-from pyvmm.hosts.kvm.binding import CData
+from pyvmm.hosts.kvm.binding import CData, check, lib
 from pyvmm.hosts.kvm.constants import ExitReason
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.exits import FAULT_EFAULT, FAULT_EHWPOISON, INTERRUPTED, POSTED_FULL
@@ -29,6 +29,8 @@ MOST = 4
 """DR0 to DR3."""
 _HIT = 0xF
 """DR6: which of them."""
+_DEBUG = 1
+"""Vector of the debug exception."""
 _LEGACY_EXACT = 1 << 10
 """DR7: always set."""
 _DONE_AGAIN = frozenset({INTERRUPTED, POSTED_FULL, FAULT_EFAULT, FAULT_EHWPOISON})
@@ -56,9 +58,14 @@ class Breakpoints:
         self._stands_at: int | None = None
         self._stepping = False
         self._again = False
+        self._is_step_asked = False
+        self._step_from = 0
 
-    def set(self, addresses: Sequence[int]) -> None:
-        """Have these and no others, at most `MOST`. Raises `KvmError`."""
+    def set(self, addresses: Sequence[int], *, step: bool = False) -> None:
+        """Have these and no others, at most `MOST`; `step` over one instruction. `KvmError`."""
+        if self._is_step_asked and self._stepping:
+            self._stepping = False
+        self._is_step_asked = step
         self._addresses = tuple(addresses)
         if not addresses:
             self._stands_at = None
@@ -69,6 +76,7 @@ class Breakpoints:
     def forget(self) -> None:
         """The vCPU is about to be another: nothing is to be got past. Raises `KvmError`."""
         self._stands_at = None
+        self._is_step_asked = False
         if self._stepping:
             self._stepping = False
             self._arm()
@@ -83,7 +91,9 @@ class Breakpoints:
         self._vcpu.set_guest_debug(control, self._addresses, dr7)
 
     def run(self, vcpu: CData) -> int:
-        """Run as run.c does; KVM_EXIT_DEBUG for breakpoints only. Raises `KvmError`."""
+        """Run as run.c does; KVM_EXIT_DEBUG for breakpoints and steps only. Raises `KvmError`."""
+        if self._is_step_asked:
+            return self._run_one(vcpu)
         if self._stands_at is not None and not self._stepping:
             if self._pc() == self._stands_at:
                 self._begin_step()
@@ -108,6 +118,33 @@ class Breakpoints:
             return code
         self._give_back(int(debug.dr6))
         return INTERRUPTED
+
+    def _run_one(self, vcpu: CData) -> int:
+        """Make the step that is asked for: KVM_EXIT_DEBUG behind whatever the instruction exits for.
+
+        Where KVM emulates an instruction whose access user space completes it enters the guest
+        again without that exit (x86_emulate_instruction): so it is completed here first.
+        """
+        debug = self._run_structure.u.debug
+        if not self._stepping:
+            self._again = False
+            self._step_from = self._pc()
+            self._begin_step()
+        else:
+            check(lib.pyvmm_vcpu_complete(vcpu), "complete the last exit before a step ends")
+            if not lib.pyvmm_vcpu_keeps_exit(vcpu) and (pc := self._pc()) != self._step_from:
+                debug.exception, debug.pc, debug.dr6, debug.dr7 = _DEBUG, pc, 0, _LEGACY_EXACT
+                return self._end_step(debug)
+        code = lib.pyvmm_vcpu_run_once(vcpu)
+        return self._end_step(debug) if code == ExitReason.DEBUG else int(code)
+
+    def _end_step(self, debug: CData) -> int:
+        debug.dr6 |= exits.SINGLE_STEP
+        self.forget()
+        if debug.pc in self._addresses:
+            # Who goes on from here has been told of the place.
+            self._stands_at = int(debug.pc)
+        return ExitReason.DEBUG
 
     def _begin_step(self) -> None:
         step = self._step & ~GuestDebug.BLOCKIRQ if self._again else self._step
@@ -137,6 +174,16 @@ def try_one(system: System) -> int:
 
     A KVM that is itself emulated may take breakpoints and never stop. Raises `KvmError`.
     """
+    return MOST if _stops(system, [PAGE_SIZE], step=False) else 0
+
+
+def try_step(system: System) -> bool:
+    """Have a guest of two instructions step over the first. Raises `KvmError`."""
+    return _stops(system, (), step=True)
+
+
+def _stops(system: System, addresses: Sequence[int], *, step: bool) -> bool:
+    """Tell whether a guest of NOP and HLT, the first at `PAGE_SIZE`, is stopped before the HLT."""
     with (
         system.create_vm(VmType.DEFAULT) as vm,
         system.map_anonymous(PAGE_SIZE) as ram,
@@ -148,5 +195,5 @@ def try_one(system: System) -> int:
             sregs = vcpu.get_sregs()
             vcpu.set_sregs(replace(sregs, cs=replace(sregs.cs, base=0, selector=0)))
             vcpu.set_regs(Regs(rip=PAGE_SIZE))
-            vcpu.set_breakpoints([PAGE_SIZE])
-            return MOST if isinstance(vcpu.run(), exits.Debug) else 0
+            vcpu.set_breakpoints(addresses, step=step)
+            return isinstance(vcpu.run(), exits.Debug)

@@ -272,7 +272,8 @@ static int64_t interrupted(struct pyvmm_vcpu *vcpu)
     return PYVMM_INTERRUPTED;
 }
 
-static int64_t run_loop(struct pyvmm_vcpu *vcpu)
+/* `once`: what need not go to Python ends it, too. */
+static int64_t run_loop(struct pyvmm_vcpu *vcpu, bool once)
 {
     for (;;) {
         /* This order: a kick after the first line sets immediate_exit again, a kick before it is
@@ -302,7 +303,7 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
         vcpu->undelivered = false;
         pyvmm_history_add(&vcpu->history, vcpu->run, code != PYVMM_BROKEN_RUN);
         if (taking == TAKEN) {
-            if (no_further)
+            if (no_further || once)
                 return PYVMM_INTERRUPTED;
             continue;
         }
@@ -313,14 +314,24 @@ static int64_t run_loop(struct pyvmm_vcpu *vcpu)
     }
 }
 
-int64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu)
+static int64_t run(struct pyvmm_vcpu *vcpu, bool once)
 {
     int64_t code = begin_run(vcpu);
     if (code != 0)
         return code;
-    code = run_loop(vcpu);
+    code = run_loop(vcpu, once);
     end_run(vcpu);
     return code;
+}
+
+int64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu)
+{
+    return run(vcpu, false);
+}
+
+int64_t pyvmm_vcpu_run_once(struct pyvmm_vcpu *vcpu)
+{
+    return run(vcpu, true);
 }
 
 int64_t pyvmm_vcpu_run_many(struct pyvmm_vcpu *vcpu, uint64_t exits)

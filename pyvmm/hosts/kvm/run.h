@@ -51,6 +51,8 @@ void pyvmm_vcpu_free(struct pyvmm_vcpu *vcpu);
 /* -EBUSY while a thread is inside pyvmm_vcpu_run. After it, kicks do nothing. */
 int pyvmm_vcpu_close(struct pyvmm_vcpu *vcpu);
 int64_t pyvmm_vcpu_run(struct pyvmm_vcpu *vcpu);
+/* PYVMM_INTERRUPTED also for an exit that did not have to go to Python; for single steps. */
+int64_t pyvmm_vcpu_run_once(struct pyvmm_vcpu *vcpu);
 int pyvmm_vcpu_complete(struct pyvmm_vcpu *vcpu);
 /* Whether an exit is kept for pyvmm_vcpu_run that nobody has seen yet. */
 int pyvmm_vcpu_keeps_exit(const struct pyvmm_vcpu *vcpu);

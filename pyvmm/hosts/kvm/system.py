@@ -69,6 +69,7 @@ class _Answers:
         self.cpuid_of_vcpu: dict[int, CData] = {}
         self.known: Known | None = None
         self.breakpoints: int | None = None
+        self.steps: bool | None = None
 
 
 _answers: dict[tuple[int, int, int], _Answers] = {}
@@ -250,6 +251,14 @@ class System(FdOwner):
 
             self._answers.breakpoints = try_one(self)
         return self._answers.breakpoints
+
+    def can_step(self) -> bool:
+        """Tell whether a step ends after one instruction: one has been tried."""
+        if self._answers.steps is None:
+            from pyvmm.hosts.kvm.breakpoints import try_step
+
+            self._answers.steps = try_step(self)
+        return self._answers.steps
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> Mapping:
         """`size` bytes of guest RAM from an anonymous memfd; see `Mapping` for `in_core`.

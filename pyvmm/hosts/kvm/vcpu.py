@@ -126,7 +126,7 @@ class Vcpu(VcpuState):
         except KeyError:
             return decode(code, self._run_structure, self.fd)
 
-    def set_breakpoints(self, addresses: Sequence[int]) -> None:
+    def set_breakpoints(self, addresses: Sequence[int], *, step: bool = False) -> None:
         """Have `run` return `Debug` before any of these linear addresses (`hosts.breakpoints`).
 
         Raises `UsageError` and `HostLacksError` for what cannot be one, `KvmError`.
@@ -137,8 +137,8 @@ class Vcpu(VcpuState):
         require_breakpoints(addresses, MOST)
         if self._breakpoints is None:
             self._breakpoints = Breakpoints(self, self._shared(), lib.pyvmm_vcpu_run)
-        self._breakpoints.set(addresses)
-        self._run = self._breakpoints.run if addresses else lib.pyvmm_vcpu_run
+        self._breakpoints.set(addresses, step=step)
+        self._run = self._breakpoints.run if addresses or step else lib.pyvmm_vcpu_run
 
     def answer(self, data: bytes) -> None:
         """Answer `IoIn` or `MmioRead` with exactly the bytes that it asks for.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pyvmm.hosts import exits
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ, CpuState
 from pyvmm.hosts.model.exceptions import (
     BREAKPOINT,
@@ -22,6 +23,7 @@ POLL_IRQ = 1
 ENOSYS = -1000
 EINVAL = -22
 EPERM = -1
+_EMULATION_FAILED = 1
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _MASK = (1 << 64) - 1
 _RF = 1 << 16
@@ -110,3 +112,11 @@ def answer_at_once(
     if gpa % PAGE_SIZE or not pages or (frame + pages) & _MASK <= frame:
         return EINVAL
     return None
+
+
+def emulation_failed(code: bytes) -> exits.KvmInternalError:
+    """Make the exit for an instruction that cannot be executed, with its bytes, as KVM does."""
+    size = len(code).to_bytes(1, "little")
+    padded = (size + code).ljust(16, b"\x90")
+    words = (int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little"))
+    return exits.KvmInternalError(_EMULATION_FAILED, (1, *words))

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _DISABLE_HLT = 2
 _IF = 1 << 9
-_EMULATION_FAILED = 1
 _LONGEST_WAIT = 0.05
 _CODE_SIZE = 15
 
@@ -228,9 +227,12 @@ class Runner:
         self.slices += 1
         engine_ = self.engine
         engine_.follow(self._services.memory)
+        if (step := self.breakpoints.take_step()) is not None:
+            return step
         passes = self.breakpoints.pass_one()
         try:
-            if not self.breakpoints.keeps_interrupts_out and not self._inject():
+            waits = self.breakpoints.keeps_interrupts_out and not self._halted
+            if not waits and not self._inject():
                 return exits.Shutdown()
             self._watch.on()
             try:
@@ -243,7 +245,8 @@ class Runner:
                 self._watch.off()
             self._devices.raise_failure()
             self._devices.strings.finish()
-            return self._handle(outcome)
+            reason = self._handle(outcome)
+            return self.breakpoints.stepped(outcome, reason) if passes else reason
         except NotMemoryError as error:
             blocked = self._services.memory.blocked(error.gpa, 1, error.write)
             return blocked or self._internal_error()
@@ -282,12 +285,7 @@ class Runner:
                 return None
 
     def _internal_error(self) -> exits.KvmInternalError:
-        """Make the exit for an instruction that cannot be executed, with its bytes, as KVM does."""
-        code = self._code()
-        size = len(code).to_bytes(1, "little")
-        padded = (size + code).ljust(16, b"\x90")
-        words = (int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little"))
-        return exits.KvmInternalError(_EMULATION_FAILED, (1, *words))
+        return instructions.emulation_failed(self._code())
 
     def _code(self) -> bytes:
         return self._memory.code(_CODE_SIZE)

@@ -66,6 +66,10 @@ class ModelSystem(Owner):
         """Count the breakpoints that a vCPU can have."""
         return MOST_BREAKPOINTS
 
+    def can_step(self) -> bool:
+        """Tell that a step ends after one instruction."""
+        return True
+
     def create_vm(self, vm_type: VmType = VmType.DEFAULT) -> ModelVm:
         """KVM_CREATE_VM. Raises `SystemCallError` for a type that is not offered."""
         self.require_type(vm_type)

@@ -82,7 +82,7 @@ class ModelVcpu(Owner):
         if self._closed:
             raise InternalError(f"use vCPU {self.index}", "it has been closed")
 
-    def set_breakpoints(self, addresses: Sequence[int]) -> None:
+    def set_breakpoints(self, addresses: Sequence[int], *, step: bool = False) -> None:
         """Have `run` return `Debug` before any of these linear addresses (`hosts.breakpoints`).
 
         Raises `UsageError` and `HostLacksError` for what cannot be one.
@@ -92,7 +92,7 @@ class ModelVcpu(Owner):
 
         self._settle()
         require_breakpoints(addresses, MOST_BREAKPOINTS)
-        self._runner.breakpoints.set(addresses)
+        self._runner.breakpoints.set(addresses, step=step)
 
     def answer(self, data: bytes) -> None:
         """Answer `IoIn` or `MmioRead`. Raises `InternalError` where nothing asks for that."""
