@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Paused,
         PowerdownAsked,
         Resumed,
+        Stepped,
         WasReset,
     )
     from pyvmm.machine.image_file import guest_image
@@ -109,6 +110,7 @@ __all__ = (
     "SavedFileError",
     "SavedMachine",
     "Side",
+    "Stepped",
     "SystemCallError",
     "UsageError",
     "WasReset",
@@ -159,6 +161,7 @@ _MODULES = {
     "SavedFileError": "pyvmm.machine.saved_file",
     "SavedMachine": "pyvmm.machine.saved_machine",
     "Side": "pyvmm.memory.conversion",
+    "Stepped": "pyvmm.machine.events",
     "SystemCallError": "pyvmm.errors",
     "UsageError": "pyvmm.errors",
     "WasReset": "pyvmm.machine.events",

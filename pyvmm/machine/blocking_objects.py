@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -74,9 +74,24 @@ class BlockingControl:
         """Take one away again. Raises `UsageError` where there is none, and as setting one."""
         self._task.call(partial(self._inner.clear_breakpoint, address), timeout)
 
-    def resume(self) -> None:
-        """Let a paused guest run on, or a new one run; nothing where it has ended."""
-        self._task.now(self._inner.resume)
+    def step(
+        self, vcpu: int, *, others: Collection[int] = (), timeout: float | None = None
+    ) -> bool:
+        """Have one vCPU of a paused machine execute one instruction, and pause again then.
+
+        No interrupt comes before it, where the host can keep them out. Meanwhile the vCPUs `others`
+        run; what is left out of them stands still. `Stepped` is told after `Paused`. False where
+        something else has paused the machine before, or it ended; who is cancelled leaves it
+        running. Raises `UsageError` where it is not paused, `HostLacksError` where the host cannot.
+        """
+        return self._task.call(partial(self._inner.step, vcpu, others=others), timeout)
+
+    def resume(self, only: Collection[int] | None = None) -> None:
+        """Let a paused guest run on, or a new one run; nothing where it has ended.
+
+        `only`: these of the vCPUs of a paused guest; the others stand still.
+        """
+        self._task.now(partial(self._inner.resume, only))
 
     @contextmanager
     def freeze(self) -> Iterator[None]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 
 import trio
 
@@ -19,6 +20,14 @@ from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.ending import Ending, EndingKind
 
 VcpuCall = Callable[[Vcpu], None]
+
+
+class Hit(NamedTuple):
+    """What has stopped a vCPU before the instruction at a linear `address`; `stepped`: a step."""
+
+    vcpu: int
+    address: int
+    stepped: bool = False
 
 
 class RunControl:
@@ -66,8 +75,9 @@ class RunControl:
         self._reset_asked = False
         self._reset_event = trio.Event()
         self._resetting = False
-        self._hits: list[tuple[int, int]] = []
-        self._tell_hits: Callable[[list[tuple[int, int]]], None] = lambda _hits: None
+        self._left_out: frozenset[int] = frozenset()
+        self._hits: list[Hit] = []
+        self._tell_hits: Callable[[list[Hit]], None] = lambda _hits: None
         self.resets = 0
         """Count of the times the machine has been put back to its start."""
 
@@ -75,11 +85,8 @@ class RunControl:
         """Call `release` as well when vCPU threads are to stop waiting; it reads `attention`."""
         self._releases.append(release)
 
-    def tell_breakpoints(self, tell: Callable[[list[tuple[int, int]]], None]) -> None:
-        """Have `tell` called in the trio thread when breakpoints have paused the machine.
-
-        It gets (vCPU, linear address) of each that was hit.
-        """
+    def tell_breakpoints(self, tell: Callable[[list[Hit]], None]) -> None:
+        """Have `tell` called in the trio thread when breakpoints or steps paused the machine."""
         self._tell_hits = tell
 
     # -- vCPU threads come and go --
@@ -167,7 +174,7 @@ class RunControl:
     @property
     def is_held(self) -> bool:
         """True while vCPUs stand still on request."""
-        return self._may_not_run
+        return self._may_not_run or bool(self._left_out)
 
     async def pause(self) -> None:
         """Stop every vCPU between two instructions, and wait until all have. Idempotent.
@@ -194,9 +201,11 @@ class RunControl:
                 self._paused = True
                 self._stop()
 
-    def resume(self) -> None:
-        """Let the vCPUs run on. Idempotent."""
+    def resume(self, only: Collection[int] | None = None) -> None:
+        """Let the vCPUs run on, or some of a paused machine's. Idempotent."""
         with self._condition:
+            everybody = range(self._cpus)
+            self._left_out = frozenset(everybody).difference(everybody if only is None else only)
             self._paused = False
             self._let_go()
 
@@ -206,8 +215,8 @@ class RunControl:
         self._go_on()
         self._condition.notify_all()
 
-    def hit_breakpoint(self, index: int, address: int) -> None:
-        """On a vCPU's thread, which has come to one: pause the machine.
+    def hit_breakpoint(self, index: int, address: int, *, stepped: bool = False) -> None:
+        """On a vCPU's thread, which has come to one or has made a step: pause the machine.
 
         A `resume` that was meant for something before does not take the pause away: it is one from
         when it is told on.
@@ -215,7 +224,7 @@ class RunControl:
         with self._condition:
             if not self.is_over:
                 self.interventions += 1
-                self._hits.append((index, address))
+                self._hits.append(Hit(index, address, stepped))
                 self._stop()
 
     def _pause_for_hits(self) -> None:
@@ -370,7 +379,7 @@ class RunControl:
                 if call is None:
                     if self.is_over:
                         return False
-                    if not self._may_not_run:
+                    if not self._may_not_run and index not in self._left_out:
                         self._go_on()
                         return True
                     self._park(index)
@@ -385,7 +394,11 @@ class RunControl:
             if self._hits:
                 self._in_trio(self._pause_for_hits)
         self._condition.wait_for(
-            lambda: not self._may_not_run or self.is_over or bool(self._calls[index])
+            lambda: (
+                not (self._may_not_run or index in self._left_out)
+                or self.is_over
+                or bool(self._calls[index])
+            )
         )
         self._parked.discard(index)
 

@@ -34,6 +34,13 @@ class BreakpointHit:
     address: int
 
 
+class Stepped(NamedTuple):
+    """vCPU `vcpu` has made a step, to before what is at the linear `address`; after `Paused`."""
+
+    vcpu: int
+    address: int
+
+
 class WasReset(NamedTuple):
     """The machine has been put back to its start: from outside, or because the guest asked."""
 
@@ -59,12 +66,14 @@ class Ended(NamedTuple):
 
 
 MachineEvent: TypeAlias = (
-    Paused | Resumed | BreakpointHit | WasReset | PowerdownAsked | AccessRefused | Ended
+    Paused | Resumed | BreakpointHit | Stepped | WasReset | PowerdownAsked | AccessRefused | Ended
 )
 Listener: TypeAlias = Callable[[MachineEvent], None]
 """Called in the machine's trio thread; does not wait and does not raise."""
 
-E = TypeVar("E", Paused, Resumed, BreakpointHit, WasReset, PowerdownAsked, AccessRefused, Ended)
+E = TypeVar(
+    "E", Paused, Resumed, BreakpointHit, Stepped, WasReset, PowerdownAsked, AccessRefused, Ended
+)
 
 
 class Audience:

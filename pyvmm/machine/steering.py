@@ -4,21 +4,31 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from pyvmm.errors import InternalError, PyvmmError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, PyvmmError, UsageError
 from pyvmm.hosts.breakpoints import require_breakpoints
 from pyvmm.hosts.interface import Vcpu
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import MachineConfig
 from pyvmm.machine.console.port import ConsolePort
-from pyvmm.machine.control import RunControl
+from pyvmm.machine.control import Hit, RunControl
 from pyvmm.machine.ending import Ending, EndingKind, Requester, RunResult
-from pyvmm.machine.events import Audience, BreakpointHit, Paused, PowerdownAsked, Resumed, WasReset
+from pyvmm.machine.events import (
+    Audience,
+    BreakpointHit,
+    Events,
+    MachineEvent,
+    Paused,
+    PowerdownAsked,
+    Resumed,
+    Stepped,
+    WasReset,
+)
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.reset import reset
 from pyvmm.machine.vcpus import MachineVcpu
@@ -99,10 +109,10 @@ class Control:
             self._told_paused = True
             self._audience.tell(Paused())
 
-    def _hit(self, hits: Sequence[tuple[int, int]]) -> None:
+    def _hit(self, hits: Sequence[Hit]) -> None:
         self._tell_paused()
-        for vcpu, address in hits:
-            self._audience.tell(BreakpointHit(vcpu, address))
+        for vcpu, address, stepped in hits:
+            self._audience.tell((Stepped if stepped else BreakpointHit)(vcpu, address))
 
     @property
     def breakpoints(self) -> tuple[int, ...]:
@@ -154,13 +164,73 @@ class Control:
     def _give_breakpoints(self, vcpu: Vcpu) -> None:
         vcpu.set_breakpoints(self._breakpoints)
 
-    def resume(self) -> None:
-        """Let a paused guest run on, or a new one run; nothing where it has ended."""
+    async def step(self, vcpu: int, *, others: Collection[int] = ()) -> bool:
+        """Have one vCPU of a paused machine execute one instruction, and pause again then.
+
+        No interrupt comes before it, where the host can keep them out. Meanwhile the vCPUs `others`
+        run; what is left out of them stands still. `Stepped` is told after `Paused`. False where
+        something else has paused the machine before, or it ended; who is cancelled leaves it
+        running. Raises `UsageError` where it is not paused, `HostLacksError` where the host cannot.
+        """
+        attempt = f"step vCPU {vcpu}"
+        if self._control.is_over:
+            raise InternalError(attempt, "the guest has ended")
+        if not self._control.is_paused:
+            raise UsageError(attempt, "the machine is not paused", "pause it first")
+        if not await trio.to_thread.run_sync(self._assembly.system.can_step):
+            cause = "a step stops no guest on this host: its KVM, tried with one, ran past it"
+            raise HostLacksError(attempt, cause, "use the model (--host model)")
+        await self._vcpus[vcpu].call(self._ask_step)
+        try:
+            stepped = await self._until_paused(lambda: self.resume({vcpu, *others}), vcpu)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._take_step_back(vcpu)
+            raise
+        if not stepped:
+            await self._take_step_back(vcpu)
+        return stepped
+
+    async def _until_paused(self, go: Callable[[], None], vcpu: int) -> bool:
+        """Wait for the pause, or the end, after `go`; tell whether it was for the vCPU's step."""
+        heard: list[MachineEvent] = []
+        stop = trio.Event()
+
+        def hear(event: MachineEvent) -> None:
+            heard.append(event)
+            if isinstance(event, Paused):
+                stop.set()
+
+        with Events(self._audience).listen(hear):
+            async with trio.open_nursery() as nursery:
+
+                async def until_over() -> None:
+                    await self._audience.over.wait()
+                    stop.set()
+
+                nursery.start_soon(until_over)
+                go()
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+        return any(isinstance(one, Stepped) and one.vcpu == vcpu for one in heard)
+
+    async def _take_step_back(self, vcpu: int) -> None:
+        with suppress(PyvmmError):  # The guest may have ended.
+            await self._vcpus[vcpu].call(self._give_breakpoints)
+
+    def _ask_step(self, vcpu: Vcpu) -> None:
+        vcpu.set_breakpoints(self._breakpoints, step=True)
+
+    def resume(self, only: Collection[int] | None = None) -> None:
+        """Let a paused guest run on, or a new one run; nothing where it has ended.
+
+        `only`: these of the vCPUs of a paused guest; the others stand still.
+        """
         if self._control.is_over:
             return
         if self._outcome.first_run is None:
             self._outcome.first_run = trio.current_time()
-        self._control.resume()
+        self._control.resume(only)
         if self._told_paused:
             self._told_paused = False
             self._audience.tell(Resumed())

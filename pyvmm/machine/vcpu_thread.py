@@ -249,7 +249,8 @@ class VcpuThread:
             self._control.end(ending)
 
     def _debug(self, reason: exits.Debug) -> None:
-        self._control.hit_breakpoint(self.index, reason.pc)
+        stepped = bool(reason.dr6 & exits.SINGLE_STEP)
+        self._control.hit_breakpoint(self.index, reason.pc, stepped=stepped)
 
     def _hypercall(self, reason: exits.Hypercall) -> None:
         result = -_KVM_ENOSYS

@@ -60,6 +60,76 @@ async def test_it_pauses_the_machine_each_time_and_is_got_past(host: pyvmm.HostC
         assert told[-1] == pyvmm.BreakpointHit(0, AGAIN)
 
 
+async def require_steps(machine: pyvmm.Machine) -> None:
+    """Skip where the host's KVM never ends a step."""
+    try:
+        await machine.control.step(0)
+    except pyvmm.HostLacksError as lacks:
+        pytest.skip(lacks.cause)
+
+
+@each_host
+@in_trio
+async def test_a_step_is_one_instruction_of_one_vcpu(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(config(COUNT, host, cpus=2), paused=True) as machine:
+        told: list[pyvmm.MachineEvent] = []
+        control, vcpu = machine.control, machine.vcpus[0]
+        await require_steps(machine)
+        was = (await vcpu.registers()).regs
+        with machine.events.listen(told.append):
+            for _ in range(4):
+                assert await control.step(0)
+                assert control.state is pyvmm.MachineState.PAUSED
+                now = (await vcpu.registers()).regs
+                assert now.rip != was.rip
+                steps = [one for one in told if isinstance(one, pyvmm.Stepped)]
+                assert steps[-1] == pyvmm.Stepped(0, now.rip)
+                was = now
+        assert [type(one) for one in told] == [pyvmm.Resumed, pyvmm.Paused, pyvmm.Stepped] * 4
+        assert (await machine.vcpus[1].registers()).regs.rbx == 0
+        control.resume()
+        with pytest.raises(pyvmm.UsageError, match="not paused"):
+            await control.step(0)
+
+
+@each_host
+@in_trio
+async def test_who_is_left_out_stands_still_until_the_next_resume(host: pyvmm.HostChoice) -> None:
+    async with pyvmm.open_machine(config(COUNT, host, cpus=1), paused=True) as machine:
+        control, vcpu = machine.control, machine.vcpus[0]
+        control.resume(only=())
+        assert control.state is pyvmm.MachineState.RUNNING
+        assert (await vcpu.registers()).regs.rip == 0x7C00
+        await control.pause()
+        control.resume()
+        while (await vcpu.registers()).regs.rbx < 2:
+            await trio.sleep(0.001)
+
+
+@in_trio
+async def test_a_pause_ends_a_step_that_waits() -> None:
+    """Halted for an interrupt that does not come: a step waits, as the guest does.
+
+    On the model; a KVM that emulates HLT after a step executes one instruction more.
+    """
+    halts = bytes.fromhex("fb f4 90 ebfe")  # sti; hlt; nop; jmp $
+    given = replace(config(halts, pyvmm.HostChoice.MODEL), irqchip=pyvmm.IrqchipPolicy.ON)
+    async with pyvmm.open_machine(given, paused=True) as machine:
+        for _ in range(2):
+            assert await machine.control.step(0)
+        made: list[bool] = []
+        async with trio.open_nursery() as nursery:
+
+            async def step() -> None:
+                made.append(await machine.control.step(0))
+
+            nursery.start_soon(step)
+            while machine.control.state is not pyvmm.MachineState.RUNNING:
+                await trio.lowlevel.checkpoint()
+            await machine.control.pause()
+        assert made == [False]
+
+
 @each_host
 @in_trio
 async def test_it_stays_through_a_reset(host: pyvmm.HostChoice) -> None:

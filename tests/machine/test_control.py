@@ -13,7 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from pyvmm.hosts.interface import Vcpu
-from pyvmm.machine.control import RunControl
+from pyvmm.machine.control import Hit, RunControl
 from pyvmm.machine.ending import Ending, EndingKind
 
 HANG = 240.0
@@ -210,10 +210,10 @@ def test_no_vcpu_runs_before_all_are_there() -> None:
 
 def test_a_resume_meant_for_something_before_takes_no_breakpoint_away() -> None:
     async def act(control: RunControl, nursery: trio.Nursery) -> None:
-        told: list[tuple[int, int]] = []
+        told: list[Hit] = []
         hit = trio.Event()
 
-        def tell(hits: list[tuple[int, int]]) -> None:
+        def tell(hits: list[Hit]) -> None:
             told.extend(hits)
             hit.set()
 
@@ -226,7 +226,7 @@ def test_a_resume_meant_for_something_before_takes_no_breakpoint_away() -> None:
             assert len(control._parked) == CPUS
             control.resume()
         assert not control.is_held
-        assert told == [(1, 0x1234)]
+        assert told == [Hit(1, 0x1234)]
 
     in_trio(act)
 

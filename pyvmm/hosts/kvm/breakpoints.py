@@ -120,7 +120,7 @@ class Breakpoints:
         return INTERRUPTED
 
     def _run_one(self, vcpu: CData) -> int:
-        """Make the step that is asked for: KVM_EXIT_DEBUG behind whatever the instruction exits for.
+        """Make the step that is asked for: KVM_EXIT_DEBUG after what it exits for.
 
         Where KVM emulates an instruction whose access user space completes it enters the guest
         again without that exit (x86_emulate_instruction): so it is completed here first.

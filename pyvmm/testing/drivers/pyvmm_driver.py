@@ -22,6 +22,7 @@ from pyvmm.machine.events import (
     Paused,
     PowerdownAsked,
     Resumed,
+    Stepped,
     WasReset,
 )
 from pyvmm.machine.machine import Machine
@@ -281,8 +282,8 @@ def _told(event: MachineEvent) -> Sequence[tuple[EventName, str]]:
             return [(EventName.RESET, "by the guest" if by_guest else "")]
         case PowerdownAsked():
             return [(EventName.POWERDOWN, "")]
-        case AccessRefused():
-            return []  # Its end says so.
+        case AccessRefused() | Stepped():
+            return []  # The end says so; and nobody steps in a boot test.
         case Ended(ending):
             ended = [(EventName.ENDED, ending.detail)]
             panicked = ending.kind is EndingKind.PANICKED
