@@ -129,6 +129,13 @@ def _load_matrix(parser: argparse.ArgumentParser) -> Command:
     return matrix.command
 
 
+def _load_linux(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import linux
+
+    linux.add_arguments(parser)
+    return linux.command
+
+
 def _load_demo(parser: argparse.ArgumentParser) -> Command:
     from pyvmm.cli import demo
 
@@ -145,6 +152,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
     "compare": ("Run a guest under pyvmm and under QEMU, and compare.", _load_compare),
     "matrix": ("Boot images by memory, CPUs and hosts, and say what became of each.", _load_matrix),
     "demo": ("Watch guest memory being set up, step by step, and try to break it.", _load_demo),
+    "linux": ("Write a kernel, an initrd and a disk of Debian's to boot.", _load_linux),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 

@@ -23,7 +23,7 @@ VcpuCall = Callable[[Vcpu], None]
 
 
 class Hit(NamedTuple):
-    """What has stopped a vCPU before the instruction at a linear `address`; `stepped`: a step."""
+    """Stop of a vCPU before the instruction at a linear `address`; `stepped`: a step."""
 
     vcpu: int
     address: int

@@ -83,7 +83,10 @@ def runs() -> set[str]:
     """The files of the project that an installed pyvmm has: no C, no headers, no Makefiles."""
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyvmm").rglob("*.py")}
     page = {f"pyvmm/demo/page/static/{name}" for name in ("app.css", "live.js", "stepper.js")}
-    return modules | page | {"pyvmm/py.typed", "pyvmm/lab/kernel/lab.config"}
+    return modules | page | {
+        "pyvmm/py.typed", "pyvmm/lab/kernel/lab.config",
+        *(f"pyvmm/lab/linux/{name}" for name in ("init", "rc", "session")),
+    }  # fmt: skip
 
 
 def test_the_wheel_has_what_runs_and_nothing_else(wheel: Path) -> None:

@@ -28,6 +28,9 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
 _NAME = re.compile(r"\d+\.\d+")
+_FIELDS = re.compile(r"^(Version|Size|SHA256|Architecture|Depends): (.+)$", re.MULTILINE)
+_KERNEL_PACKAGE = r"linux-image-[\w.+~-]+"
+_MOST_NAMES = 4
 _PATIENCE = 60
 _HOOKS = ("APT::Update::Pre-Invoke", "APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success")
 
@@ -42,6 +45,8 @@ class SourcePackage:
     size: int
     sha256: str
 
+    architecture = "all"
+
     @property
     def package(self) -> str:
         """Debian's name of the package."""
@@ -51,6 +56,23 @@ class SourcePackage:
     def kernel_version(self) -> str:
         """The upstream part: "7.3.4-1~bpo13+1" -> "7.3.4"."""
         return self.version.split("-", maxsplit=1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryPackage:
+    """A version of a package of machine code; `size` in bytes, `sha256` of the .deb."""
+
+    package: str
+    version: str
+    size: int
+    sha256: str
+    architecture: str
+
+
+def archive_name(wanted: SourcePackage | BinaryPackage) -> str:
+    """The name of the file that ``apt-get download`` makes."""
+    version = wanted.version.replace(":", "%3a")
+    return f"{wanted.package}_{version}_{wanted.architecture}.deb"
 
 
 class PrivateApt:
@@ -141,12 +163,7 @@ class PrivateApt:
             )
         there: set[str] = set()
         for suite in SUITES:
-            self.prepare(suite)
-            with self._progress.stage(f"looking for Linux {name} in Debian {suite}", None, ""):
-                self._children.run(
-                    ["apt-get", "-c", str(self.root / "apt.conf"), "-q", "update"],
-                    f"read the package lists of Debian {suite}",
-                )
+            self._update(suite, f"looking for Linux {name} in Debian {suite}")
             answer = self._ask("apt-cache", "show", "--no-all-versions", f"linux-source-{name}")
             if answer:
                 return _parse(name, suite, answer)
@@ -159,13 +176,37 @@ class PrivateApt:
             "choose one of those, or name a source with --source",
         )
 
-    def download(self, wanted: SourcePackage, folder: Path) -> Path:
+    def look_up_binary(self, package: str, suite: str) -> BinaryPackage:
+        """The newest version of `package` in `suite`; of one that is only a name for another, that.
+
+        Raises `HostLacksError`, `KernelBuildError`.
+        """
+        attempt = f"fetch {package} from Debian {suite}"
+        self._update(suite, f"looking for {package} in Debian {suite}")
+        for _ in range(_MOST_NAMES):
+            answer = self._ask("apt-cache", "show", "--no-all-versions", package)
+            if not answer:
+                raise HostLacksError(attempt, f"Debian {suite} has no {package}")
+            fields = dict(_FIELDS.findall(answer))
+            needed = re.match(rf"({_KERNEL_PACKAGE})", fields.get("Depends", ""))
+            if needed is None:
+                break
+            package = needed[1]
+        try:
+            return BinaryPackage(
+                package, fields["Version"], int(fields["Size"]), fields["SHA256"],
+                fields["Architecture"],
+            )  # fmt: skip
+        except (KeyError, ValueError) as error:
+            raise KernelBuildError(attempt, f"apt-cache's answer lacks {error}") from error
+
+    def download(self, wanted: SourcePackage | BinaryPackage, folder: Path) -> Path:
         """The package's file in `folder`, checked; a part that is there already is made use of.
 
         Raises `KernelBuildError`, `SystemCallError`.
         """
         attempt = f"download {wanted.package} {wanted.version}"
-        path = folder / f"{wanted.package}_{wanted.version.replace(':', '%3a')}_all.deb"
+        path = folder / archive_name(wanted)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for other in folder.glob(f"{wanted.package}_*"):
@@ -194,6 +235,14 @@ class PrivateApt:
         except OSError as error:
             raise system_call_error(attempt, error) from error
         return path
+
+    def _update(self, suite: str, title: str) -> None:
+        self.prepare(suite)
+        with self._progress.stage(title, None, ""):
+            self._children.run(
+                ["apt-get", "-c", str(self.root / "apt.conf"), "-q", "update"],
+                f"read the package lists of Debian {suite}",
+            )
 
     def _ask(self, program: str, *arguments: str, private: bool = True) -> str:
         """Return what an apt tool prints on standard output; "" where it fails or is not there."""
