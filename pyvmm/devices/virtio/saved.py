@@ -56,3 +56,10 @@ class SavedVirtioCore:
             if queue.enabled and layout.is_packed:
                 inside = max(queue.position.available, queue.position.used) < queue.place.size
                 require(holds=inside, of=self, part="queues")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedBlock:
+    """State of a block device's own: `writeback` as the driver has set it."""
+
+    writeback: bool

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Final
 
 import trio
 
+from pyvmm.hosts.file_ranges import punch_hole, zero_range
 from pyvmm.machine.ownership import StackOwner
+
+_ZEROES: Final = memoryview(bytes(1 << 20))
 
 
 class RawStore(StackOwner):
@@ -21,7 +26,7 @@ class RawStore(StackOwner):
 
     def __init__(self, fd: int, size: int) -> None:
         """`fd` is open and locked, and has `size` bytes."""
-        self._fd = fd
+        self.fd = fd
         self._size = size
         with ExitStack() as stack:
             stack.callback(os.close, fd)
@@ -32,27 +37,56 @@ class RawStore(StackOwner):
         """Length in bytes."""
         return self._size
 
-    async def read(self, offset: int, into: memoryview) -> None:
-        """Fill `into` from `offset` on. Raises `OSError`, also for a file that was cut."""
+    async def read(self, offset: int, into: Sequence[memoryview]) -> None:
+        """Fill the views from `offset` on. Raises `OSError`, also for a file that was cut."""
         await trio.to_thread.run_sync(self._read, offset, into)
 
-    async def write(self, offset: int, data: memoryview) -> None:
-        """Write `data` at `offset`. Raises `OSError`."""
+    async def write(self, offset: int, data: Sequence[memoryview]) -> None:
+        """Write the views at `offset`. Raises `OSError`."""
         await trio.to_thread.run_sync(self._write, offset, data)
 
-    async def flush(self) -> None:
-        """Have what was written on the disk below, as fdatasync(2) does."""
-        await trio.to_thread.run_sync(os.fdatasync, self._fd)
+    async def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Make `length` bytes zero: a hole with `unmap`, as room that is kept without.
 
-    def _read(self, offset: int, into: memoryview) -> None:
-        done = 0
-        while done < len(into):
-            count = os.preadv(self._fd, [into[done:]], offset + done)
+        Written one by one where the file system knows of neither. Raises `OSError`.
+        """
+        await trio.to_thread.run_sync(self._write_zeroes, offset, length, unmap)
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Make a hole, where the file system can. Raises `OSError`."""
+        await trio.to_thread.run_sync(punch_hole, self.fd, offset, length)
+
+    async def flush(self) -> None:
+        """Have what was written on the disk below, as fdatasync(2) does. Raises `OSError`."""
+        await trio.to_thread.run_sync(os.fdatasync, self.fd)
+
+    def _read(self, offset: int, into: Sequence[memoryview]) -> None:
+        while into:
+            count = os.preadv(self.fd, into, offset)
             if not count:
                 raise OSError(errno.EIO, "the file has become shorter")
-            done += count
+            offset += count
+            into = _behind(into, count)
 
-    def _write(self, offset: int, data: memoryview) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwritev(self._fd, [data[done:]], offset + done)
+    def _write(self, offset: int, data: Sequence[memoryview]) -> None:
+        while data:
+            count = os.pwritev(self.fd, data, offset)
+            offset += count
+            data = _behind(data, count)
+
+    def _write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
+        make = punch_hole if unmap else zero_range
+        if make(self.fd, offset, length):
+            return
+        end = offset + length
+        while offset < end:
+            offset += os.pwrite(self.fd, _ZEROES[: end - offset], offset)
+
+
+def _behind(views: Sequence[memoryview], count: int) -> Sequence[memoryview]:
+    """The rest of the views, `count` bytes of which are done."""
+    for number, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[number + 1 :]]
+        count -= len(view)
+    return ()

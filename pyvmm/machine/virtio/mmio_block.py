@@ -21,8 +21,7 @@ import trio
 
 from pyvmm.devices.placement import PlacedDevice, Space, Window
 from pyvmm.devices.protocols import Guard
-from pyvmm.devices.virtio import block
-from pyvmm.devices.virtio.block import BlockRequest, RequestKind, Status, parse
+from pyvmm.devices.virtio.block import BlockFeature, BlockModel
 from pyvmm.devices.virtio.mmio import LENGTH, WIDTH, Interrupt, Queue, Register, VirtioMmio
 from pyvmm.devices.virtio.split_ring import BadChainError, BrokenRingError, Chain, SplitRing
 from pyvmm.errors import UsageError
@@ -30,10 +29,11 @@ from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.hosts.interrupts import Doorbell, DoorbellPlace, InterruptLine, Trigger
 from pyvmm.machine.block_store import BlockStore
 from pyvmm.machine.leases import Lease, LeaseRefusedError, Leases, Range
+from pyvmm.machine.virtio.block import BlockHandler
+from pyvmm.machine.virtio.queue_handler import BoundChain
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import VIRTIO_GPA
 
-QUEUE_SIZE = 256
 BLOCK_GSI = 5
 RESET_PATIENCE = 1.0
 """Seconds that the driver's reset waits for what is under way; afterwards its status tells."""
@@ -68,23 +68,18 @@ def place_block(
             "it interrupts, and there are no interrupt controllers",
             "leave --irqchip off out",
         )
-    device = VirtioMmio(
-        block.DEVICE_ID,
-        block.FEATURE_FLUSH | (block.FEATURE_READ_ONLY if read_only else 0),
-        block.config_space(store.size),
-        (QUEUE_SIZE,),
-    )
+    model = BlockModel(store.size, read_only=read_only)
+    features = model.features & ~BlockFeature.CONFIG_WCE
+    device = VirtioMmio(model.kind, features, model.config(), model.queue_sizes)
     port = VirtioPort(device)
     # Queue 0, and no other: what notifies none is the registers' business.
     place = DoorbellPlace(gpa + Register.QUEUE_NOTIFY, 4, is_port=False, value=0)
     parts = BlockParts(
         name,
-        store,
+        BlockHandler(model, store, (name if serial is None else serial).encode()),
         wiring.leases,
         wiring.interrupts.doorbell(place, name),
         wiring.interrupts.line(gsi, Trigger.LEVEL, name, resample=True),
-        name if serial is None else serial,
-        read_only,
     )
     # A driver's reset waits: so the port takes the guard by itself, and lets go of it then.
     window = Window(Space.MMIO, gpa, LENGTH, port, WIDTH, serialised=False)
@@ -100,12 +95,10 @@ class BlockParts(NamedTuple):
     """Parts of a block device beside its registers. The machine owns doorbell and line."""
 
     name: str
-    store: BlockStore
+    handler: BlockHandler
     leases: Leases
     bell: Doorbell
     line: InterruptLine
-    serial: str
-    read_only: bool = False
 
 
 class VirtioPort:
@@ -147,8 +140,7 @@ class BlockTask:
         ended: threading.Event,
     ) -> None:
         self._device = device
-        self._name, self._store, self._leases, self._bell, self._line, *_ = parts
-        self._serial, self._read_only = parts.serial, parts.read_only
+        self._name, self._handler, self._leases, self._bell, self._line = parts
         self._guard = guard
         self._ended = ended
         self._raised = False
@@ -284,30 +276,10 @@ class BlockTask:
             except LeaseRefusedError as refused:
                 raise BadChainError(chain.head, refused.cause) from refused
         readable, writable = views
-        request = parse(readable, writable, self._store.size, read_only=self._read_only)
-        if request is None:
-            raise BadChainError(chain.head, "it has no room for a header or a status")
         try:
-            status = await self._perform(request)
-        except OSError:
-            status = Status.IO_ERROR
-        return request.finish(status)
-
-    async def _perform(self, request: BlockRequest) -> Status:
-        if request.refusal is not None:
-            return request.refusal
-        offset = request.offset
-        for data in request.data:
-            if request.kind is RequestKind.IN:
-                await self._store.read(offset, data)
-            elif request.kind is RequestKind.OUT:
-                await self._store.write(offset, data)
-            offset += len(data)
-        if request.kind is RequestKind.FLUSH:
-            await self._store.flush()
-        elif request.kind is RequestKind.GET_ID:
-            request.put(self._serial.encode())
-        return Status.OK
+            return await self._handler.handle(0, BoundChain(tuple(readable), tuple(writable)))
+        except ValueError as error:
+            raise BadChainError(chain.head, str(error)) from error
 
     def _give_back(self, queue: Queue, ring: SplitRing, head: int, written: int) -> None:
         with self._guard:

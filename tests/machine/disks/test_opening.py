@@ -52,9 +52,9 @@ def test_a_raw_file_is_read_and_written(tmp_path: Path) -> None:
         with open_disk(Disk(path)) as store:
             assert store.size == 1024
             read = bytearray(600)
-            await store.read(424, memoryview(read))
+            await store.read(424, [memoryview(read)[:9], memoryview(read)[9:]])
             assert read == bytes(88) + b"x" * 512
-            await store.write(510, memoryview(b"1234"))
+            await store.write(510, [memoryview(b"12"), memoryview(b"34")])
             await store.flush()
 
     trio.run(main)
@@ -68,7 +68,7 @@ def test_a_file_that_has_become_shorter_is_an_i_o_error(tmp_path: Path) -> None:
         with open_disk(Disk(path)) as store:
             os.truncate(path, 600)
             with pytest.raises(OSError, match="shorter") as failed:
-                await store.read(512, memoryview(bytearray(512)))
+                await store.read(512, [memoryview(bytearray(512))])
             assert failed.value.errno == errno.EIO
 
     trio.run(main)

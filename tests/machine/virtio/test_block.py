@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import pytest
@@ -57,16 +57,16 @@ class SlowStore(MemoryStore):
         self.begun, self.go_on = trio.Event(), trio.Event()
         self.cancelled = False
 
-    async def read(self, offset: int, into: memoryview) -> None:
+    async def read(self, offset: int, into: Sequence[memoryview]) -> None:
         if not self.begun.is_set():
-            into[0] = 0
+            into[0][0] = 0
             self.begun.set()
             try:
                 await self.go_on.wait()
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(0.05)  # A disk takes its time to let go.
-                into[-1] = 0xEE
+                into[-1][-1] = 0xEE
                 self.cancelled = True
                 raise
         await super().read(offset, into)
@@ -227,6 +227,6 @@ class CountingStore(MemoryStore):
         super().__init__(bytearray(SECTORS * 512))
         self.written = 0
 
-    async def write(self, offset: int, data: memoryview) -> None:
+    async def write(self, offset: int, data: Sequence[memoryview]) -> None:
         await super().write(offset, data)
         self.written += 1

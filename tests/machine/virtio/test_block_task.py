@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import trio
 
-from pyvmm.devices.virtio.block import FEATURE_FLUSH, config_space
+from pyvmm.devices.virtio.block import BlockFeature, BlockModel
 from pyvmm.devices.virtio.mmio import Register, VirtioMmio
 from pyvmm.devices.virtio.split_ring import QueuePlace
 from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.machine.block_store import MemoryStore
 from pyvmm.machine.leases import LeaseRefusedError
 from pyvmm.machine.virtio import mmio_block
+from pyvmm.machine.virtio.block import BlockHandler
 from pyvmm.machine.virtio.mmio_block import BlockParts, BlockTask, VirtioPort
 from tests.devices.virtio.test_mmio import DRIVER_OK, NEEDS_RESET, Driver
 
@@ -58,10 +59,11 @@ class Disk:
         self.memory = Memory()
         driver = Driver()
         driver.device = self.device = VirtioMmio(
-            2, FEATURE_FLUSH, config_space(store.size), (PLACE.size,)
+            2, BlockFeature.FLUSH, BlockModel(store.size).config(), (PLACE.size,)
         )
         line = SimpleNamespace(raise_=lambda: None, lower=lambda: None)
-        parts: Any = BlockParts("disk", store, self.memory, None, line, "disk")  # type: ignore[arg-type]
+        handler = BlockHandler(BlockModel(store.size), store, b"disk")
+        parts: Any = BlockParts("disk", handler, self.memory, None, line)  # type: ignore[arg-type]
         self.task = BlockTask(self.device, parts, threading.Lock(), threading.Event())
         self.driver = driver
         driver.negotiate()
@@ -151,7 +153,7 @@ def test_a_ring_that_is_ahead_of_itself_needs_a_reset() -> None:
 
 def test_a_store_that_fails_is_an_error_of_the_guest_s_and_no_end() -> None:
     class Failing(MemoryStore):
-        async def read(self, offset: int, into: memoryview) -> None:
+        async def read(self, offset: int, into: Sequence[memoryview]) -> None:
             raise OSError(5, "a bad sector")
 
     made = Disk(Failing(bytearray(1024)))
@@ -197,7 +199,7 @@ def test_a_reset_waits_no_longer_than_it_has_patience_and_the_status_tells(
 
 def test_what_is_finished_behind_a_reset_gets_nowhere() -> None:
     class Resetting(MemoryStore):
-        async def read(self, offset: int, into: memoryview) -> None:
+        async def read(self, offset: int, into: Sequence[memoryview]) -> None:
             made.driver.write(Register.STATUS, 0)
             await super().read(offset, into)
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""A virtio block device: what is done with its requests, on whatever store there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from pyvmm.devices.virtio.block import BlockModel, BlockRequest, RequestKind, Status, parse
+from pyvmm.machine.block_store import BlockStore
+from pyvmm.machine.virtio.queue_handler import BoundChain
+
+if TYPE_CHECKING:
+    pass
+
+
+class BlockHandler:
+    """The work of a block device's queues. `serial` is what GET_ID answers."""
+
+    on_ready: Callable[[int], None]
+    on_config_change: Callable[[], None]
+
+    def __init__(self, model: BlockModel, store: BlockStore, serial: bytes) -> None:
+        self._model = model
+        self._store = store
+        self._serial = serial
+
+    def is_ready(self, queue: int) -> bool:  # noqa: ARG002
+        """A disk is always."""
+        return True
+
+    async def serve(self) -> None:
+        """Nothing is done beside the queues."""
+        await trio.lowlevel.checkpoint()
+
+    async def handle(self, queue: int, chain: BoundChain) -> int:  # noqa: ARG002
+        """Do a request. Return the bytes written. Raises `ValueError` for what is none."""
+        model = self._model
+        request = parse(chain.readable, chain.writable, model.capacity, read_only=model.read_only)
+        if request is None:
+            raise ValueError("it has no room for a header or a status")
+        if request.refusal is not None:
+            return request.finish(request.refusal)
+        try:
+            await self._perform(request)
+        except OSError:
+            return request.finish(Status.IO_ERROR)
+        return request.finish(Status.OK)
+
+    async def _perform(self, request: BlockRequest) -> None:
+        """Do what a request asks for. Raises `OSError`."""
+        kind, store = request.kind, self._store
+        if kind is RequestKind.IN:
+            await store.read(request.offset, request.data)
+            return
+        if kind is RequestKind.GET_ID:
+            request.put(self._serial)
+            return
+        if kind is RequestKind.OUT:
+            await store.write(request.offset, request.data)
+        for offset, length, unmap in request.segments:
+            if not length:
+                continue
+            if kind is RequestKind.DISCARD:
+                await store.discard(offset, length)
+            else:
+                await store.write_zeroes(offset, length, unmap=unmap)
+        if kind is RequestKind.FLUSH or not self._model.is_writeback:
+            await store.flush()
