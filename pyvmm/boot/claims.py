@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.boot.plan import BootProtocol, EntryState, GuestNeed
 from pyvmm.memory.layout import GpaRange
+
+if TYPE_CHECKING:
+    from pyvmm.boot.linux_header import LinuxHeader
 
 
 class Claim(NamedTuple):
@@ -31,7 +34,8 @@ def claim_of(gpa: int, data: bytes | memoryview, what: str) -> Claim:
 class Kernel(NamedTuple):
     """The part of an image that goes to memory as it is, and where it wants to be entered (a GPA).
 
-    `needs`, `private_entry`, `private_flaw` and `remarks` are as in `pyvmm.boot.plan.BootPlan`.
+    `needs`, `private_entry`, `private_flaw` and `remarks` are as in `pyvmm.boot.plan.BootPlan`;
+    `header` is that of a bzImage.
     """
 
     protocol: BootProtocol
@@ -41,6 +45,7 @@ class Kernel(NamedTuple):
     private_entry: int | None = None
     private_flaw: str = ""
     remarks: tuple[str, ...] = ()
+    header: LinuxHeader | None = None
 
 
 class BootData(NamedTuple):

@@ -8,7 +8,13 @@ from collections.abc import Iterator, Sequence
 from pyvmm.boot.claims import Claim, claim_of
 from pyvmm.errors import ImageError
 from pyvmm.memory.address_map import AddressMap
-from pyvmm.memory.layout import BOOT_GDT, HIGH_MEMORY_START, LOW_USABLE_END, GpaRange
+from pyvmm.memory.layout import (
+    BOOT_GDT,
+    HIGH_MEMORY_START,
+    HOLE_START,
+    LOW_USABLE_END,
+    GpaRange,
+)
 from pyvmm.rules.abi import PAGE_SIZE
 
 _LOW = GpaRange(BOOT_GDT, LOW_USABLE_END)
@@ -17,14 +23,15 @@ _TABLE_ALIGN = 16
 
 
 class FreeMemory:
-    """Usable RAM below the MMIO hole, without what is taken already.
+    """Usable RAM, without what is taken already.
 
-    It has two parts: `_LOW` for tables, and what lies above 1 MiB. Each place that is given away is
-    taken from then on. All addresses are GPAs in bytes.
+    It has three parts: `_LOW` for tables, what lies above 1 MiB, and what lies above 4 GiB. Each
+    place that is given away is taken from then on. All addresses are GPAs in bytes.
     """
 
     def __init__(self, address_map: AddressMap, taken: Sequence[GpaRange], attempt: str) -> None:
         self._high = GpaRange(HIGH_MEMORY_START, address_map.ram[0].range.end)
+        self._above_4g = tuple(one.range for one in address_map.ram[1:])
         self._taken = sorted(taken, key=lambda range_: range_.start)
         self._attempt = attempt
 
@@ -32,16 +39,17 @@ class FreeMemory:
         """The claim of `data`, not empty, where `place` puts it."""
         return claim_of(self.place(preferred, len(data), what), data, what)
 
-    def place(self, preferred: int, size: int, what: str) -> int:
+    def place(self, preferred: int, size: int, what: str, *, align: int = _TABLE_ALIGN) -> int:
         """A place for `size` bytes of `what`: `preferred`, or where the image leaves room.
 
         That is as low as possible, and where there is no low memory left as high as possible: a
-        kernel uses what lies behind it. Raises `ImageError` where there is no room at all.
+        kernel uses what lies behind it. `align` is in bytes, a page's at most. Raises `ImageError`
+        where there is no room at all.
         """
         wanted = GpaRange(preferred, preferred + size)
         if self.has(wanted):
             return self._take(wanted)
-        low = (_first(gap, size, _TABLE_ALIGN) for gap in self._gaps(_LOW))
+        low = (_first(gap, size, align) for gap in self._gaps(_LOW))
         gpa = next((gpa for gpa in low if gpa is not None), None)
         if gpa is None:
             gpa = self.highest_pages(size)
@@ -57,11 +65,22 @@ class FreeMemory:
         """Tell whether all of `wanted`, which is usable RAM, is free."""
         return not any(wanted.overlaps(other) for other in self._taken)
 
-    def highest_pages(self, size: int) -> int | None:
-        """The highest page between 1 MiB and the MMIO hole from which on `size` bytes are free."""
-        for gap in reversed(list(self._gaps(self._high))):
+    def highest_pages(self, size: int, end: int = HOLE_START) -> int | None:
+        """The highest page between 1 MiB and `end` from which on `size` bytes are free.
+
+        `end` is exclusive; what lies above the MMIO hole is not looked at.
+        """
+        return self._highest(size, GpaRange(self._high.start, min(self._high.end, end)))
+
+    def highest_pages_above_4g(self, size: int) -> int | None:
+        """The highest page above 4 GiB from which on `size` bytes are free."""
+        found = (self._highest(size, within) for within in reversed(self._above_4g))
+        return next((gpa for gpa in found if gpa is not None), None)
+
+    def _highest(self, size: int, within: GpaRange) -> int | None:
+        for gap in reversed(list(self._gaps(within))):
             gpa = (gap.end - size) // PAGE_SIZE * PAGE_SIZE
-            if gpa >= gap.start:
+            if gpa >= -(-gap.start // PAGE_SIZE) * PAGE_SIZE:
                 return gpa
         return None
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pyvmm.boot.claims import BootData, Claim, Kernel, claim_of
+from pyvmm.boot.claims import BootData, Claim, Kernel
 from pyvmm.boot.elf import parse_elf
 from pyvmm.boot.flat import flat_boot_data, flat_kernel
 from pyvmm.boot.free_memory import FreeMemory
@@ -16,7 +16,7 @@ from pyvmm.boot.multiboot import (
     multiboot_boot_data,
     multiboot_kernel,
 )
-from pyvmm.boot.plan import BootPlan, BootProtocol, Placement
+from pyvmm.boot.plan import BootPlan, BootProtocol, EntryWish, Placement
 from pyvmm.boot.pvh import entry_of, needs_of, pvh_boot_data, pvh_kernel
 from pyvmm.boot.recognise import ImageKind, recognise
 from pyvmm.boot.unpacking import unpacked
@@ -31,10 +31,15 @@ from pyvmm.memory.layout import (
     MIB,
     GpaRange,
 )
-from pyvmm.rules.abi import PAGE_SIZE
 
 _RESERVED = GpaRange(LOW_USABLE_END, HIGH_MEMORY_START)
 _HOLE = GpaRange(HOLE_START, HOLE_END)
+_KINDS_OF_WISH = {
+    EntryWish.PVH: (ImageKind.ELF, ImageKind.BZIMAGE),
+    EntryWish.LONG: (ImageKind.BZIMAGE,),
+    EntryWish.PROTECTED: (ImageKind.BZIMAGE,),
+    EntryWish.REAL: (ImageKind.BZIMAGE,),
+}
 _PHYSICAL_LIMIT = 1 << 52
 """No x86 processor has wider physical addresses (SDM vol. 3A, 4.1.4)."""
 
@@ -47,15 +52,18 @@ def plan_boot(
     name: str = "image",
     *,
     initrd_name: str = "initrd",
+    wish: EntryWish = EntryWish.AUTO,
+    rsdp: int = 0,
 ) -> BootPlan:
     """Decide what of `image` (the whole file) goes where in guest memory and how it is entered.
 
     A compressed image is unpacked first (`pyvmm.boot.unpacking.unpacked`).
     `command_line` is without a zero byte, shorter than `COMMAND_LINE_MAX`. `initrd` is placed where
-    other loaders do: as high as it goes below the MMIO hole for PVH, right behind the kernel for
-    Multiboot, page-aligned. `name` and `initrd_name` are for error texts, and a Multiboot kernel is
-    told them. Placements are slices of `image` and `initrd`, which therefore must stay open and
-    unchanged until they are copied; they are sorted by address.
+    other loaders do (`pyvmm.boot.initrd.place_initrd`). `wish` is the entry to use where an image
+    has several. `rsdp` is the GPA of the ACPI tables' RSDP, 0 for none. `name` and `initrd_name`
+    are for error texts, and a Multiboot kernel is told them. Placements are slices of `image` and
+    `initrd`, which therefore must stay open and unchanged until they are copied; they are sorted by
+    address.
 
     Raises `ImageError` for an image (or initrd) that is broken, contradicts itself, does not fit
     the address map, or is of a kind that cannot be booted; `UsageError` for a command line that
@@ -64,19 +72,22 @@ def plan_boot(
     attempt = f"boot {name}"
     view, remarks = unpacked(memoryview(image).toreadonly().cast("B"), attempt)
     _check_command_line(command_line, attempt)
-    kernel = _kernel(view, address_map, attempt)
+    kernel = _kernel(view, wish, address_map, attempt)
+    _check_room_for_line(kernel, command_line, attempt)
     _check_fit(kernel.claims, address_map, attempt)
     _check_flat(kernel, command_line, initrd, attempt)
     free = FreeMemory(address_map, [claim.range for claim in kernel.claims], attempt)
     claims = list(kernel.claims)
     where = None
     if initrd is not None:
-        claim = _place_initrd(initrd, kernel, free, attempt)
+        from pyvmm.boot.initrd import place_initrd
+
+        claim = place_initrd(initrd, kernel, free, attempt)
         free.take(claim)
         claims.append(claim)
         where = claim.range
     names = (name, initrd_name)
-    data = _boot_data(kernel, address_map, command_line, where, names=names, free=free)
+    data = _boot_data(kernel, address_map, command_line, where, names=names, rsdp=rsdp, free=free)
     plan = _checked_plan(kernel, data, (*claims, *data.claims), address_map, attempt)
     return plan._replace(kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks)
 
@@ -88,8 +99,13 @@ def _span(claims: Sequence[Claim]) -> GpaRange:
     )
 
 
-def _kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kernel:
-    match recognise(view, attempt):
+def _kernel(view: memoryview, wish: EntryWish, address_map: AddressMap, attempt: str) -> Kernel:
+    kind = recognise(view, attempt)
+    if wish is not EntryWish.AUTO and kind not in _KINDS_OF_WISH[wish]:
+        raise UsageError(
+            attempt, f"it is {kind.value}, which has no {wish.title}", "leave --entry out"
+        )
+    match kind:
         case ImageKind.ELF:
             return _elf_kernel(view, address_map, attempt)
         case ImageKind.MULTIBOOT:
@@ -101,11 +117,18 @@ def _kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kernel:
         case ImageKind.MULTIBOOT_2:
             raise _only_multiboot_2(attempt)
         case ImageKind.BZIMAGE:
-            raise ImageError(
-                attempt,
-                "it is a Linux bzImage, which is not supported yet",
-                "give the uncompressed vmlinux, built with CONFIG_PVH",
-            )
+            return _linux_kernel(view, wish, address_map, attempt)
+
+
+def _linux_kernel(
+    view: memoryview, wish: EntryWish, address_map: AddressMap, attempt: str
+) -> Kernel:
+    from pyvmm.boot.linux_header import parse_linux  # Most guests are ours, which are ELF files.
+    from pyvmm.boot.linux_loading import entry_protocol, linux_kernel
+
+    header = parse_linux(view, attempt)
+    protocol = entry_protocol(header, wish, attempt)
+    return linux_kernel(view, header, protocol, address_map, attempt)
 
 
 def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kernel:
@@ -171,6 +194,16 @@ def _check_command_line(command_line: bytes, attempt: str) -> None:
         )
 
 
+def _check_room_for_line(kernel: Kernel, command_line: bytes, attempt: str) -> None:
+    if kernel.header is not None and len(command_line) > kernel.header.cmdline_size:
+        raise UsageError(
+            attempt,
+            f"the command line has {len(command_line)} bytes, and the image takes "
+            f"{kernel.header.cmdline_size} at most (cmdline_size)",
+            "shorten it",
+        )
+
+
 def _check_flat(
     kernel: Kernel, command_line: bytes, initrd: bytes | memoryview | None, attempt: str
 ) -> None:
@@ -186,11 +219,14 @@ def _boot_data(
     initrd: GpaRange | None,
     *,
     names: tuple[str, str],
+    rsdp: int,
     free: FreeMemory,
 ) -> BootData:
     match kernel.protocol:
         case BootProtocol.PVH:
-            return pvh_boot_data(kernel.entry, address_map, command_line, initrd, free=free)
+            return pvh_boot_data(
+                kernel.entry, address_map, command_line, initrd, rsdp=rsdp, free=free
+            )
         case BootProtocol.MULTIBOOT:
             # As from QEMU (hw/i386/multiboot.c) and GRUB Legacy: programs count on it.
             image_name, module_name = (name.encode("utf-8", "surrogateescape") for name in names)
@@ -200,38 +236,13 @@ def _boot_data(
             )
         case BootProtocol.FLAT:
             return flat_boot_data()
+        case BootProtocol.LINUX_64 | BootProtocol.LINUX_32 | BootProtocol.LINUX_16:
+            from pyvmm.boot.linux_loading import linux_boot_data
 
-
-def _place_initrd(
-    initrd: bytes | memoryview, kernel: Kernel, free: FreeMemory, attempt: str
-) -> Claim:
-    """The initrd between 1 MiB and the MMIO hole: where other loaders of the protocol put it.
-
-    For PVH that is the highest page (QEMU ``hw/i386/x86.c``, x86_load_linux), for Multiboot the
-    first one behind the kernel (QEMU ``hw/i386/multiboot.c``; GRUB allocates upwards from there).
-    """
-    data = memoryview(initrd).toreadonly().cast("B")
-    if not data:
-        raise ImageError(attempt, "the initrd is empty", "leave it out")
-    if kernel.protocol is BootProtocol.MULTIBOOT:
-        end = max(claim.range.end for claim in kernel.claims)
-        gpa = free.lowest_pages(len(data), end)
-        if gpa is None:
-            gpa = free.lowest_pages(len(data), HIGH_MEMORY_START)
-    else:
-        gpa = free.highest_pages(len(data))
-    if gpa is None:
-        raise _no_room_for_initrd(len(data), kernel, attempt)
-    return claim_of(gpa, data, "the initrd")
-
-
-def _no_room_for_initrd(size: int, kernel: Kernel, attempt: str) -> ImageError:
-    below_hole = (claim.range.end for claim in kernel.claims if claim.range.end <= HOLE_START)
-    needed = max((HIGH_MEMORY_START, *below_hole)) + size + PAGE_SIZE
-    cause = f"the initrd of {size} bytes does not fit beside the kernel"
-    if needed > HOLE_START:
-        return ImageError(attempt, f"{cause} below 3 GiB", "make it smaller")
-    return ImageError(attempt, cause, f"give --memory {_mebibytes(needed)}M")
+            assert kernel.header is not None  # that is what makes it one of these
+            return linux_boot_data(
+                kernel, kernel.header, address_map, command_line, initrd, rsdp=rsdp, free=free
+            )
 
 
 def _check_fit(claims: Sequence[Claim], address_map: AddressMap, attempt: str) -> None:

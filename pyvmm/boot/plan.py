@@ -16,6 +16,25 @@ class BootProtocol(enum.Enum):
     PVH = "pvh"
     MULTIBOOT = "multiboot"
     FLAT = "flat"
+    LINUX_64 = "linux-64"
+    LINUX_32 = "linux-32"
+    LINUX_16 = "linux-16"
+
+
+class EntryWish(enum.Enum):
+    """Entry that the user wants of an image with several; the values are those of ``--entry``."""
+
+    AUTO = "auto"
+    """64-bit before 32-bit before real mode for a bzImage; PVH before Multiboot for an ELF file."""
+    PVH = "pvh"
+    LONG = "64"
+    PROTECTED = "32"
+    REAL = "16"
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return "PVH entry" if self is EntryWish.PVH else f"{self.value}-bit entry"
 
 
 class GuestNeed(enum.IntFlag):

@@ -138,12 +138,13 @@ def pvh_boot_data(
     command_line: bytes,
     initrd: GpaRange | None,
     *,
+    rsdp: int = 0,
     free: FreeMemory,
 ) -> BootData:
     """GDT, start info (with the initrd as its one module), memory map and command line.
 
-    `command_line` is without its zero byte. ``rsdp_paddr`` is 0: there are no ACPI tables. Raises
-    `ImageError` where there is no room for it.
+    `command_line` is without its zero byte. `rsdp` is a GPA, 0 where there are no ACPI
+    tables. Raises `ImageError` where there is no room for it.
     """
     gdt = free.table(BOOT_GDT, boot_gdt(), "the boot GDT")
     memory_map = free.table(
@@ -165,7 +166,7 @@ def pvh_boot_data(
         1 if module else 0,
         where + _START_INFO.size if module else 0,
         line.range.start,
-        0,  # rsdp_paddr
+        rsdp,
         memory_map.range.start,
         len(address_map.e820()),
         0,

@@ -31,7 +31,10 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         "-m", "--memory", type=parse_size, default=256 << 20, metavar="SIZE", help="256M, 2G, ..."
     )
     parser.add_argument("--append", default="", metavar="TEXT", help="the guest's command line")
-    parser.add_argument("--initrd", type=Path, metavar="FILE", help="an initial RAM disk")
+    parser.add_argument(
+        "--initrd", type=Path, action="append", metavar="FILE",
+        help="an initial RAM disk; given again: its next part",
+    )  # fmt: skip
 
 
 def read_guest(options: argparse.Namespace) -> GuestInput:
@@ -50,18 +53,23 @@ def read_guest(options: argparse.Namespace) -> GuestInput:
         image=read_image(image_path(options.image)),
         command_line=os.fsencode(options.append),
         initrd=_read_initrd(options) if options.initrd else None,
-        initrd_name=str(options.initrd or ""),
+        initrd_name=" ".join(map(str, options.initrd or ())),
     )
 
 
 def _read_initrd(options: argparse.Namespace) -> bytes:
+    from pyvmm.boot.initrd import joined
+
     remedy = "give the guest more with --memory"
-    return read_input(options.initrd, options.memory, "the guest's memory", remedy)
+    parts: list[bytes] = []
+    for path in options.initrd:
+        room = options.memory - sum(map(len, parts))
+        parts.append(read_input(path, room, "the guest's memory", remedy))
+    return joined(parts)
 
 
 def guest_inputs(options: argparse.Namespace) -> list[NamedFile]:
     """The files that `read_guest` reads, which no output may be."""
     inputs = [NamedFile("the image", image_path(options.image))]
-    if options.initrd:
-        inputs.append(NamedFile("the initial RAM disk", options.initrd))
+    inputs += (NamedFile("the initial RAM disk", path) for path in options.initrd or ())
     return inputs

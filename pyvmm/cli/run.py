@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm import bundled_guests
+from pyvmm.boot.plan import EntryWish
 from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, add_console_argument
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
@@ -72,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.epilog = _EPILOG
     add_guest_arguments(parser)
+    parser.add_argument(
+        "--entry", choices=[wish.value for wish in EntryWish], default=EntryWish.AUTO.value,
+        help="how an image with several entries is entered",
+    )  # fmt: skip
     parser.add_argument("--cpus", type=parse_count, default=1, metavar="N", help="number of vCPUs")
     parser.add_argument(
         "--host",
@@ -184,6 +189,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         command_line=guest.command_line,
         initrd=guest.initrd,
         initrd_name=guest.initrd_name,
+        wish=EntryWish(options.entry),
         timeout=bare.timeout,
         irqchip=IrqchipPolicy(options.irqchip),
         host=HostChoice(options.host),

@@ -57,6 +57,9 @@ _PROTOCOLS = {
     BootProtocol.PVH: "its PVH note",
     BootProtocol.MULTIBOOT: "its Multiboot header",
     BootProtocol.FLAT: "0:0x7c00",
+    BootProtocol.LINUX_64: "its 64-bit entry",
+    BootProtocol.LINUX_32: "its 32-bit entry",
+    BootProtocol.LINUX_16: "its real-mode entry",
 }
 
 

@@ -72,6 +72,7 @@ def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
         config.initrd,
         name=config.name,
         initrd_name=config.initrd_name,
+        wish=config.wish,
     )
 
 

@@ -7,6 +7,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pyvmm.boot.plan import EntryWish
 from pyvmm.errors import UsageError
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.memory.address_map import AddressMap
@@ -100,12 +101,12 @@ class MachineConfig:
     """A machine to be: the image's bytes, `memory` in bytes, number of vCPUs, and so on.
 
     Raises `UsageError` when a value cannot be. `name` and `initrd_name` stand for the files in
-    messages, and in what a Multiboot kernel is told. `timeout` is in seconds from the opening of
-    the machine, paused or not. With `dump_guest_core` a core of this process has the guest's
-    memory, as far as it is mapped and the process's coredump_filter (core(5)) lets it in: a
-    guest_memfd only with bit 3, file-backed shared mappings. With `report_always` the result has
-    reports of the vCPUs after a panic, a reset, or a status other than 0, too. `hardware` is what
-    the machine has beside its board; None: nothing.
+    messages, and in what a Multiboot kernel is told. `wish` chooses among an image's entries.
+    `timeout` is in seconds from the opening of the machine, paused or not. With `dump_guest_core`
+    a core of this process has the guest's memory, as far as it is mapped and the process's
+    coredump_filter (core(5)) lets it in: a guest_memfd only with bit 3, file-backed shared
+    mappings. With `report_always` the result has reports of the vCPUs after a panic, a reset, or
+    a status other than 0, too. `hardware` is what the machine has beside its board; None: nothing.
     """
 
     image: bytes = field(repr=False)
@@ -115,6 +116,7 @@ class MachineConfig:
     command_line: bytes = b""
     initrd: bytes | None = field(default=None, repr=False)
     initrd_name: str = "initrd"
+    wish: EntryWish = EntryWish.AUTO
     timeout: float | None = None
     irqchip: IrqchipPolicy = IrqchipPolicy.AUTO
     host: HostChoice = HostChoice.AUTO

@@ -55,6 +55,10 @@ MULTIBOOT_INFO = 0x6000
 """Multiboot 1 information; never together with PVH."""
 MULTIBOOT_MEMMAP = 0x7000
 """Multiboot 1 memory map."""
+ZERO_PAGE = 0x8000
+"""Linux's ``struct boot_params``: one page."""
+BOOT_PAGE_TABLES = 0x9000
+"""Page tables that Linux is entered with in long mode: 24 KiB."""
 FLAT_ENTRY = 0x7C00
 """GPA at which a PC's BIOS puts a boot sector, and to which it jumps."""
 COMMAND_LINE = 0x20000

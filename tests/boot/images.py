@@ -191,8 +191,3 @@ def raw_multiboot(
     fields.update(changed)
     header = multiboot_header(flags, tuple(fields.values()))
     return bytes(prefix) + header + code
-
-
-def bzimage() -> bytes:
-    """Enough of a bzImage to be recognised."""
-    return bytes(0x1FE) + b"\x55\xaa\xeb\x66HdrS" + bytes(1024)

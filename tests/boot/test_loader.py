@@ -18,7 +18,8 @@ from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import GIB, HOLE_START, MIB
 from pyvmm.rules.abi import PAGE_SIZE
 
-from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
+from .images import ENTRY, HLT, Segment, elf, multiboot_header, pvh, raw_multiboot
+from .linux_images import bzimage
 from .soundness import assert_sound
 from .test_pvh import memory_of
 
@@ -52,7 +53,7 @@ def test_kind_by_content(image: bytes, kind: ImageKind) -> None:
         (b"", "the image is empty"),
         (bytes(FLAT_MAX + 1), "longer than raw code can be"),
         (bytes(16 * MIB), "no ELF file, has no Multiboot header"),
-        (bzimage(), "bzImage, which is not supported yet"),
+        (bzimage(version=0), "bzImage 0.00 \\(before 2.06\\)"),
     ],
 )
 def test_what_is_no_image(image: bytes, words: str) -> None:

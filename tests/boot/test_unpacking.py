@@ -26,7 +26,8 @@ from pyvmm.errors import ExitCode, HostLacksError, ImageError, PyvmmError, Syste
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import MIB
 
-from .images import ENTRY, HLT, Segment, bzimage, elf, multiboot_header, pvh, raw_multiboot
+from .images import ENTRY, HLT, Segment, elf, multiboot_header, pvh, raw_multiboot
+from .linux_images import bzimage
 from .soundness import assert_sound
 
 LAYOUT = AddressMap.of(64 * MIB)
@@ -83,8 +84,9 @@ def test_an_image_boots_as_if_it_were_not_compressed(
 
 @each_format
 def test_a_compressed_bzimage_is_a_bzimage(title: str) -> None:
-    with pytest.raises(ImageError, match="bzImage, which is not supported yet"):
-        plan_boot(PACKERS[title](bzimage()), LAYOUT)
+    packed = plan_boot(PACKERS[title](bzimage()), LAYOUT)
+    assert packed.protocol is BootProtocol.LINUX_64
+    assert packed.placements == plan_boot(bzimage(), LAYOUT).placements
 
 
 @pytest.mark.parametrize("pack", [*PACKERS.values(), zstd_in_a_stream])

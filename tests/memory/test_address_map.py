@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.boot.long_mode import PAGE_TABLES_SIZE
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.memory import layout as gpa
 from pyvmm.memory.address_map import AddressMap, MapSlot, MemoryType, RangeKind, memory_below
@@ -36,6 +37,12 @@ PVH_DATA = (
     GpaRange(gpa.PVH_MEMMAP, gpa.PVH_MEMMAP + 0xC00),
     GpaRange(gpa.COMMAND_LINE, gpa.COMMAND_LINE + gpa.COMMAND_LINE_MAX),
 )
+LINUX_DATA = (
+    GpaRange(gpa.BOOT_GDT, gpa.BOOT_GDT + 40),
+    GpaRange(gpa.ZERO_PAGE, gpa.ZERO_PAGE + PAGE_SIZE),
+    GpaRange(gpa.BOOT_PAGE_TABLES, gpa.BOOT_PAGE_TABLES + PAGE_TABLES_SIZE),
+    GpaRange(gpa.COMMAND_LINE, gpa.COMMAND_LINE + gpa.COMMAND_LINE_MAX),
+)
 MULTIBOOT_DATA = (
     GpaRange(gpa.BOOT_GDT, gpa.BOOT_GDT + 32),
     GpaRange(gpa.MULTIBOOT_INFO, gpa.MULTIBOOT_INFO + PAGE_SIZE),
@@ -44,7 +51,9 @@ MULTIBOOT_DATA = (
 )
 
 
-@pytest.mark.parametrize("ranges", [PVH_DATA, MULTIBOOT_DATA], ids=["pvh", "multiboot"])
+@pytest.mark.parametrize(
+    "ranges", [PVH_DATA, MULTIBOOT_DATA, LINUX_DATA], ids=["pvh", "multiboot", "linux"]
+)
 def test_boot_data_do_not_overlap_and_lie_in_low_memory(ranges: tuple[GpaRange, ...]) -> None:
     for first, second in pairwise(sorted(ranges, key=lambda range_: range_.start)):
         assert not first.overlaps(second)
