@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -69,25 +70,26 @@ def test_a_file_system_that_knows_no_holes_discards_nothing(
     assert path.read_bytes() == b"x" * 16 * PAGE
 
 
+@pytest.mark.parametrize("at_once", [None, errno.EAGAIN, errno.EOPNOTSUPP])
 def test_a_transfer_that_ends_early_goes_on_where_it_ended(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int | None
 ) -> None:
-    """Of three bytes at a time, across the ends of views."""
+    """Of three bytes at a time, across the ends of views; with `at_once` never without waiting."""
 
-    def first_bytes(views: Sequence[memoryview]) -> list[memoryview]:
-        taken, most = [], 3
-        for view in views:
-            taken.append(view[:most])
-            most -= len(taken[-1])
-        return taken
+    def in_parts(call: Callable[..., int]) -> Callable[..., int]:
+        def some(fd: int, views: Sequence[memoryview], offset: int, *flags: int) -> int:
+            if at_once is not None and flags:
+                raise OSError(at_once, os.strerror(at_once))
+            taken, most = [], 3
+            for view in views:
+                taken.append(view[:most])
+                most -= len(taken[-1])
+            return call(fd, taken, offset)
 
-    read, write = os.preadv, os.pwritev
-    monkeypatch.setattr(
-        os, "preadv", lambda fd, views, offset: read(fd, first_bytes(views), offset)
-    )
-    monkeypatch.setattr(
-        os, "pwritev", lambda fd, views, offset: write(fd, first_bytes(views), offset)
-    )
+        return some
+
+    for name in ("preadv", "pwritev"):
+        monkeypatch.setattr(os, name, in_parts(getattr(os, name)))
     parts = [b"a", b"bcdef", b"gh", b"ijklmno"]
 
     async def act(store: RawStore) -> None:
@@ -95,5 +97,22 @@ def test_a_transfer_that_ends_early_goes_on_where_it_ended(
         into = [memoryview(bytearray(size)) for size in (4, 4, 4, 5)]
         await store.read(4, into)
         assert b"".join(into) == b"xabcdefghijklmnox"
+
+    on_disk(path, act)
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_an_error_of_the_host_s_is_one_whoever_finds_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    monkeypatch.setattr(os, "pwritev", fail)
+
+    async def act(store: RawStore) -> None:
+        with pytest.raises(OSError, match="full"):
+            await getattr(store, call)(0, [memoryview(bytearray(512))])
 
     on_disk(path, act)
