@@ -175,7 +175,7 @@ class AddressMap:
         ]
         launch: list[MapSlot] = []
         if window is not None:
-            launch = _launch_slots(window, STAGING_MAX if not pci else ECAM_GPA - STAGING_GPA)
+            launch = _launch_slots(window)
             ranges += (MapRange(one.range, one.kind, one.name) for one in launch)
         if controllers:
             ranges += _controllers()
@@ -276,11 +276,11 @@ def _first_mebibyte(*, is_private: bool, acpi: bool) -> Iterator[MapRange]:
         yield MapRange(GpaRange(end, HIGH_MEMORY_START), kind, name)
 
 
-def _launch_slots(window: int, staging_room: int) -> list[MapSlot]:
+def _launch_slots(window: int) -> list[MapSlot]:
     """The shared memory of a private launch; a window of 0 bytes is none."""
     wanted = (
         (SlotNumber.WINDOW, WINDOW_GPA, window, RangeKind.WINDOW),
-        (SlotNumber.STAGING, STAGING_GPA, staging_room, RangeKind.STAGING),
+        (SlotNumber.STAGING, STAGING_GPA, STAGING_MAX, RangeKind.STAGING),
         (SlotNumber.FIRMWARE, FIRMWARE_GPA, FIRMWARE_SIZE, RangeKind.FIRMWARE),
     )
     return [
@@ -296,13 +296,17 @@ def _controllers() -> Iterator[MapRange]:
 
 
 def _pci(ram_end: int, bits: int, *, is_private: bool) -> Iterator[MapRange]:
-    """ECAM, and the windows for BARs: the high one as large as the address width allows."""
+    """ECAM, and the windows for BARs: the high one as large as the address width allows.
+
+    Private code cannot reach ECAM: KVM would have to decode its instructions.
+    """
     low = GpaRange(PCI_LOW_GPA, ECAM_GPA)
     if is_private:
         low = GpaRange(PCI_LOW_BESIDE_LAUNCH_GPA, IOAPIC_GPA)
     yield MapRange(low, RangeKind.PCI_WINDOW, "low PCI window")
-    ecam = GpaRange(ECAM_GPA, ECAM_GPA + ECAM_SIZE)
-    yield MapRange(ecam, RangeKind.ECAM, "PCI configuration")
+    if not is_private:
+        ecam = GpaRange(ECAM_GPA, ECAM_GPA + ECAM_SIZE)
+        yield MapRange(ecam, RangeKind.ECAM, "PCI configuration")
     top, floor = 1 << bits, max(ram_end, HOLE_END)
     if floor < top:
         # A power of two below another one: aligned to its size, and so is every BAR in it.

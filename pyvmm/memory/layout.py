@@ -107,12 +107,13 @@ ACPI_GPA = 0xE_0000
 """ACPI tables, up to 1 MiB: guests look for the RSDP from here on (ACPI 6.5, 5.2.5.1)."""
 ECAM_GPA = 0xE000_0000
 """Memory-mapped PCI configuration (PCI Express Base Specification, 7.2.2)."""
-ECAM_SIZE = 256 * MIB
-"""256 buses of 1 MiB."""
+ECAM_SIZE = MIB
+"""One bus: guests look for devices on each that there is."""
 PCI_LOW_GPA = HOLE_START
 """The window for BARs below 4 GiB: up to `ECAM_GPA`."""
-PCI_LOW_BESIDE_LAUNCH_GPA = ECAM_GPA + ECAM_SIZE
+PCI_LOW_BESIDE_LAUNCH_GPA = STAGING_GPA + STAGING_MAX
 """The same window where a private launch takes that place: up to the I/O APIC."""
+
 
 
 class GpaRange(NamedTuple):

@@ -216,7 +216,7 @@ def test_pci_has_ecam_that_is_reserved_and_two_windows() -> None:
     address_map = AddressMap.of(4 * GIB, pci=True, controllers=True, physical_address_bits=40)
     assert in_words(address_map)[3:] == [
         "0xc0000000 0xe0000000 PCI_WINDOW",
-        "0xe0000000 0xf0000000 ECAM",
+        "0xe0000000 0xe0100000 ECAM",
         "0xfec00000 0xfec01000 CONTROLLER",
         "0xfee00000 0xfee01000 CONTROLLER",
         "0x100000000 0x140000000 RAM",
@@ -231,12 +231,11 @@ def test_pci_has_ecam_that_is_reserved_and_two_windows() -> None:
     assert address_map.file_offset(gpa.ECAM_GPA, 1) is None
 
 
-def test_pci_beside_a_private_launch_gets_another_window_and_half_the_staging_area() -> None:
+def test_pci_beside_a_private_launch_gets_another_window_and_no_ecam() -> None:
     address_map = AddressMap.of(64 * MIB, window=gpa.WINDOW_MAX, pci=True, controllers=True)
     assert in_words(address_map)[5:-1] == [
         "0xc0000000 0xd0000000 WINDOW",
-        "0xd0000000 0xe0000000 STAGING",
-        "0xe0000000 0xf0000000 ECAM",
+        "0xd0000000 0xf0000000 STAGING",
         "0xf0000000 0xfec00000 PCI_WINDOW",
         "0xfec00000 0xfec01000 CONTROLLER",
         "0xfee00000 0xfee01000 CONTROLLER",
