@@ -115,7 +115,6 @@ PCI_LOW_BESIDE_LAUNCH_GPA = STAGING_GPA + STAGING_MAX
 """The same window where a private launch takes that place: up to the I/O APIC."""
 
 
-
 class GpaRange(NamedTuple):
     """[start, end) in bytes of guest-physical address."""
 
