@@ -23,8 +23,8 @@ _TO_FIND_FIRMWARE = "find the bundled firmware"
 _TO_BUILD = "run make guests in the checkout"
 
 
-_NEEDS = {"block": "a virtio block device, which only a program that uses pyvmm can add"}
-"""Needs of guests that no option of ``pyvmm run`` meets (docs/machine.md)."""
+_NEEDS = {"block": "a disk: --disk FILE"}
+"""Needs of guests beside those that every machine meets (docs/machine.md)."""
 
 
 class BundledGuest(NamedTuple):
@@ -35,7 +35,7 @@ class BundledGuest(NamedTuple):
 
     @property
     def needs(self) -> str:
-        """Thing that it needs and that ``pyvmm run`` cannot give it; "" for most."""
+        """Thing that it needs and that not every machine has; "" for most."""
         return _NEEDS.get(self.name, "")
 
 

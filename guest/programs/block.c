@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Writes sectors of a virtio block device and reads them back: rounds=N times. */
+/*
+ * Writes sectors of a virtio block device and reads them back: rounds=N times. With log=N it writes N
+ * numbered records instead, and says which it knows to be on the disk.
+ */
 #include "guest.h"
 #include "interrupts.h"
 #include "private.h"
@@ -159,6 +162,26 @@ static void write_and_read(uint64_t round, uint64_t capacity)
 		assert(data[at] == expected(round, at));
 }
 
+/* A record is a sector full of its number, at that sector from 1 on; several go with one flush. */
+static void log_records(uint64_t count, uint64_t capacity)
+{
+	uint64_t number = 0;
+
+	assert(count < capacity);
+	while (number < count) {
+		uint64_t together = number % 3 + 1;
+
+		for (uint64_t i = 0; i < together && number < count; i++) {
+			number++;
+			for (unsigned int at = 0; at < SECTOR_SIZE; at += sizeof(number))
+				*(volatile uint64_t *)(data + at) = number;
+			assert(ask(BLOCK_OUT, number, SECTOR_SIZE) == BLOCK_OK);
+		}
+		assert(ask(BLOCK_FLUSH, 0, 0) == BLOCK_OK);
+		print("flushed %lu\n", number);
+	}
+}
+
 /* After the reset nothing of what was under way arrives. */
 static void reset_in_the_middle(void)
 {
@@ -208,6 +231,12 @@ int guest_main(void)
 	assert(ask(BLOCK_IN, 0, SECTOR_SIZE + 1) == BLOCK_IO_ERROR);
 	assert(ask(77, 0, SECTOR_SIZE) == BLOCK_UNSUPPORTED);
 	print("refused what cannot be\n");
+	uint64_t records = guest_option("log", 0);
+
+	if (records) {
+		log_records(records, capacity);
+		return EXIT_SUCCESS;
+	}
 	if (guest_option("resets", 0))
 		reset_in_the_middle();
 	for (uint64_t round = 0; round < rounds; round++) {

@@ -101,9 +101,7 @@ def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(guests)
     (block,) = (line for line in lines if line.startswith("block "))
-    assert block.endswith(
-        "(needs a virtio block device, which only a program that uses pyvmm can add)"
-    )
+    assert block.endswith("(needs a disk: --disk FILE)")
     assert Path(guests["guest"]).read_bytes() == Path(guests["hello"]).read_bytes()
 
 
