@@ -19,6 +19,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
         "--disk", type=_disk, action="append", dest=f"{DESTINATION}disks", metavar="FILE[,...]",
         help="a virtio disk with a file's contents: format=raw, readonly=on, serial=S",
     )  # fmt: skip
+    parser.add_argument(
+        "--acpi", type=_switch, dest=f"{DESTINATION}acpi", metavar="on|off",
+        help="ACPI tables, whatever the image says (default: unless it is made for pyvmm)",
+    )  # fmt: skip
 
 
 def hardware_of(options: argparse.Namespace) -> Hardware | None:
@@ -33,6 +37,12 @@ def hardware_of(options: argparse.Namespace) -> Hardware | None:
     from pyvmm.machine.hardware import Hardware  # Most machines have none of it.
 
     return Hardware(**given)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be: it is on or off")
+    return text == "on"
 
 
 def _disk(text: str) -> Disk:

@@ -71,6 +71,8 @@ class PlacedDevice(NamedTuple):
 
     `gsis` are lines of its own unless `shares_gsis`, with others that share theirs. `name` is
     unique on a platform: saved state goes by it. `hint` says what to do where it has no room.
+    `hid` is the hardware ID by which ACPI tables tell of it ("": they do not): of what it answers
+    at, and of its lines, edge-triggered where it is reached by ports alone, as ISA devices are.
     """
 
     name: str
@@ -80,6 +82,7 @@ class PlacedDevice(NamedTuple):
     shares_gsis: bool = False
     backend: BackendMaker | None = None
     hint: str = _HINT
+    hid: str = ""
 
 
 @dataclass(frozen=True)

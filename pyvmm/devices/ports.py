@@ -127,6 +127,23 @@ FW_CFG_DMA_LENGTH: Final = 8
 FW_CFG_DMA_WIDTH: Final = 4
 """Widest access, in bytes; no processor has wider ports."""
 
+POST: Final = 0x80
+"""POST codes; Linux writes here to let time pass."""
+
+PM_EVENTS: Final = 0x600
+"""ACPI PM1a event block, where SeaBIOS puts it on QEMU's pc; control and timer are behind it."""
+
+PM_EVENTS_LENGTH: Final = 4
+PM_CONTROL: Final = 0x604
+"""ACPI PM1a control block."""
+
+PM_CONTROL_LENGTH: Final = 2
+PM_WIDTH: Final = 4
+"""Widest access of these two, in bytes: Linux reads a register of 16 bits in one piece."""
+
+SCI: Final = 9
+"""Interrupt line of ACPI's events, as on a PC."""
+
 PM_TIMER: Final = 0x608
 """ACPI PM timer, where SeaBIOS puts it on QEMU's pc."""
 

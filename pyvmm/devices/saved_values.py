@@ -151,6 +151,18 @@ class SavedPmTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedPower:
+    """State of a `PowerManagement`: its three registers."""
+
+    status: int
+    enable: int
+    control: int
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "status", "enable", "control", bits=16)
+
+
+@dataclass(frozen=True, slots=True)
 class SavedTestDevice:
     """State of a `PcTestDevice`: the bank's bytes, the raised lines, the window's bytes, if any."""
 

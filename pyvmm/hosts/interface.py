@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from pyvmm.hosts.breakpoints import BreakableHost, BreakableVcpu
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.cpuid import CpuidHost, CpuidVcpu
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.held_ranges import HeldRanges
 from pyvmm.hosts.interrupts import VmInterrupts
@@ -189,7 +190,7 @@ class Converted(NamedTuple):
     plugged: bool = False
 
 
-class Vcpu(Owned, SaveableVcpu, BreakableVcpu, Protocol):
+class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
 
     def duplicate(self) -> Owned:
@@ -393,11 +394,11 @@ class Vm(VmInterrupts, SaveableVm, Owned, Protocol):
         ...
 
     def create_vcpu(self, index: int) -> Vcpu:
-        """The vCPU `index`, owned by the calling thread."""
+        """The vCPU whose APIC ID is `index`, owned by the calling thread."""
         ...
 
 
-class System(Owned, BreakableHost, Protocol):
+class System(Owned, BreakableHost, CpuidHost, Protocol):
     """A host: where VMs are made."""
 
     def capabilities(self) -> Capabilities:

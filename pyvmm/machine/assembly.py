@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,15 @@ from pyvmm.machine.pc_platform import pc_platform
 from pyvmm.machine.ram import GuestRam
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import ACPI_GPA
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
+    from pyvmm.devices.placement import Platform
     from pyvmm.hosts.call_record import Recorder
+    from pyvmm.machine.acpi_machine import PowerButton
+    from pyvmm.machine.cpu_identity import CpuIdentity
+    from pyvmm.machine.device_choice import DeviceChoice
     from pyvmm.machine.launch import PrivateLaunch
 
 _DISABLE_HLT = 2
@@ -61,6 +67,29 @@ def needs_interrupts(config: MachineConfig, plan: BootPlan) -> bool:
     if plan.needs is None:
         return plan.protocol is not BootProtocol.FLAT
     return bool(plan.needs & GuestNeed.INTERRUPTS)
+
+
+def needs_acpi(config: MachineConfig, plan: BootPlan, *, has_controllers: bool) -> bool | None:
+    """Tell whether the machine has ACPI tables; None: if the host's processors can agree with them.
+
+    Unless it was said, images have them that are not made for this machine, which say what they
+    need. Raises `UsageError` where it was said, and cannot be.
+    """
+    wish = None if config.hardware is None else config.hardware.acpi
+    if wish and (config.private is not None or not has_controllers):
+        private = config.private is not None
+        raise UsageError(
+            "give a machine ACPI tables",
+            "its memory is private, and the host cannot write there after the launch"
+            if private
+            else "it has no interrupt controllers",
+            "leave --acpi on or --private out" if private else "give --irqchip on, or --acpi off",
+        )
+    if wish is not None:
+        return wish
+    if config.private is not None or not has_controllers or plan.needs is not None:
+        return False
+    return None
 
 
 def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
@@ -103,13 +132,19 @@ class Assembly(StackOwner):
         self._plan = plan_of(config, address_map)
         prepared = None if config.private is None else _prepare_launch(self._plan, address_map)
         self._interrupts = needs_interrupts(config, self._plan)
-        self.address_map = config.address_map(controllers=self._interrupts)
+        wants_acpi = needs_acpi(config, self._plan, has_controllers=self._interrupts)
+        self._cpu: CpuIdentity | None = None
+        self._tables = b""
+        self.power_button: PowerButton | None = None
         self.launch: PrivateLaunch | None = None
         with ExitStack() as stack:
             self.host = open_host(
                 config.host, private=config.private is not None, recorder=recorder
             )
             self.system: System = stack.enter_context(self.host.system)
+            has_acpi = wants_acpi is True or (wants_acpi is None and self._tells_cpuid)
+            self.address_map = config.address_map(controllers=self._interrupts, acpi=has_acpi)
+            self._cpu = self._identity(has_acpi=has_acpi)
             # Closed behind the VM, which undoes them quicker than they are undone one by one.
             behind = stack.enter_context(ExitStack())
             self.vm = stack.enter_context(self._create_vm())
@@ -119,42 +154,78 @@ class Assembly(StackOwner):
             self.interrupts = behind.enter_context(
                 DeviceInterrupts(self.vm, has_controllers=self._interrupts)
             )
-            self.ram = stack.enter_context(
-                GuestRam(
-                    self.system,
-                    self.vm,
-                    self.address_map,
-                    private=config.private is not None,
-                    in_core=config.dump_guest_core,
-                )
-            )
-            private = config.private
-            self.memory = GuestMemory(
-                self.vm,
-                honours_touches=private is not None and private.implicit is ImplicitPolicy.HONOUR,
-                is_over=lambda: control.is_over,
-                wanted=lambda: control.attention,
-            )
-            control.release_too(self.memory.leases.interrupt)
-            stack.callback(self.memory.close)
-            for sides in self.ram.sides():
-                self.memory.regions.add(sides)
+            self._add_memory(control, stack)
             if prepared is not None:
                 self.launch = stack.enter_context(
                     prepared(self.system, self.vm, self.memory, config)
                 )
-            else:
-                self._load()
             devices = config.devices
             if config.hardware is not None:
                 from pyvmm.machine.hardware_devices import with_hardware  # Most have none.
 
                 devices = with_hardware(devices, config.hardware, stack)
+            if has_acpi:
+                devices = self._with_power(devices)
             platform = pc_platform(self._wiring(control, console), devices)
             platform.require_room(self.address_map)
+            if has_acpi:
+                self._tables = self._tables_of(platform)
+            if prepared is None:
+                self._load()
             self.board = Board(platform)
             self.board.attach_fast_path(self.vm.posted)
             self.own(stack)
+
+    def _add_memory(self, control: RunControl, stack: ExitStack) -> None:
+        private = self._config.private
+        self.ram = stack.enter_context(
+            GuestRam(
+                self.system,
+                self.vm,
+                self.address_map,
+                private=private is not None,
+                in_core=self._config.dump_guest_core,
+            )
+        )
+        self.memory = GuestMemory(
+            self.vm,
+            honours_touches=private is not None and private.implicit is ImplicitPolicy.HONOUR,
+            is_over=lambda: control.is_over,
+            wanted=lambda: control.attention,
+        )
+        control.release_too(self.memory.leases.interrupt)
+        stack.callback(self.memory.close)
+        for sides in self.ram.sides():
+            self.memory.regions.add(sides)
+
+    @property
+    def _tells_cpuid(self) -> bool:
+        """False on the model, whose processors cannot be told what CPUID answers."""
+        return bool(self.system.guest_cpuid())
+
+    def _identity(self, *, has_acpi: bool) -> CpuIdentity | None:
+        """Identities of vCPUs that a guest compares with tables, or was promised; None: any."""
+        hardware = self._config.hardware
+        topology = None if hardware is None else hardware.topology
+        if not (has_acpi or topology) or not self._tells_cpuid:
+            return None
+        from pyvmm.hosts.topology import Topology  # Our own guests do not look.
+        from pyvmm.machine.cpu_identity import CpuIdentity
+
+        return CpuIdentity(self.system, topology or Topology(self._config.cpus))
+
+    def _with_power(self, devices: DeviceChoice) -> DeviceChoice:
+        from pyvmm.machine.acpi_machine import PowerButton
+
+        self.power_button = PowerButton()
+        return replace(devices, added=(*devices.added, self.power_button.place))
+
+    def _tables_of(self, platform: Platform) -> bytes:
+        from pyvmm.machine.acpi_machine import tables_of
+
+        cpus = range(self._config.cpus)
+        ids = tuple(cpus) if self._cpu is None else tuple(map(self._cpu.apic_id, cpus))
+        return tables_of(platform, self.address_map, ids)
 
     @property
     def has_interrupts(self) -> bool:
@@ -190,6 +261,8 @@ class Assembly(StackOwner):
         """Put the image where it belongs; RAM is zero."""
         for placement in self._plan.placements:
             self.ram.write(placement.gpa, placement.data)
+        if self._tables:
+            self.ram.write(ACPI_GPA, self._tables)
 
     def reset(self) -> None:
         """Memory, devices and controllers as they were made. No vCPU runs; none is private."""
@@ -226,9 +299,12 @@ class Assembly(StackOwner):
         The first is at the image's entry and others wait; with private memory all of them are at
         the firmware's, as the reset leaves them.
         """
-        vcpu = self.vm.create_vcpu(index)
+        vcpu = self.vm.create_vcpu(index if self._cpu is None else self._cpu.apic_id(index))
         try:
-            vcpu.use_host_cpuid()
+            if self._cpu is None:
+                vcpu.use_host_cpuid()
+            else:
+                self._cpu.give(index, vcpu)
             if self._config.private is not None:
                 if self._interrupts:
                     vcpu.make_runnable()

@@ -148,7 +148,7 @@ class MachineConfig:
                 "leave it out for no limit",
             )
 
-    def address_map(self, *, controllers: bool = False) -> AddressMap:
-        """Lay out the guest's address space, with interrupt controllers or without."""
+    def address_map(self, *, controllers: bool = False, acpi: bool = False) -> AddressMap:
+        """Lay out the guest's address space, with interrupt controllers and tables or without."""
         window = None if self.private is None else self.private.window
-        return AddressMap.of(self.memory, window=window, controllers=controllers)
+        return AddressMap.of(self.memory, window=window, controllers=controllers, acpi=acpi)

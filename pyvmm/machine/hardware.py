@@ -10,6 +10,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.topology import Topology
 
 
 class Transport(enum.Enum):
@@ -94,11 +98,13 @@ class NumaNode:
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
 
-    `acpi` is None where the image decides. Devices are numbered in the order of their lists.
+    `acpi` is None where the image decides; `topology` of None is one socket. Devices are numbered
+    in the order of their lists.
     """
 
     transport: Transport = Transport.PCI
     acpi: bool | None = None
+    topology: Topology | None = None
     disks: tuple[Disk, ...] = ()
     shares: tuple[Share, ...] = ()
     ports: tuple[PortChoice, ...] = ()

@@ -17,6 +17,7 @@ from pyvmm.devices.launch_port import LaunchPort
 from pyvmm.devices.pc_testdev import PcTestDevice
 from pyvmm.devices.pci_ports import PciPorts
 from pyvmm.devices.placement import PlacedDevice, Platform, Space, Window
+from pyvmm.devices.post_code import PostCode
 from pyvmm.devices.pvpanic import PanicEvent, Pvpanic
 from pyvmm.devices.reset import FastReset, KeyboardController
 from pyvmm.devices.stateless import Stateless
@@ -47,7 +48,8 @@ def _devices(wiring: Wiring, choice: DeviceChoice) -> Iterator[PlacedDevice]:
         yield _at(ports.DEBUG_CONSOLE, 1, console, "debug console")
     yield _clock(wiring)
     panic = Pvpanic(partial(_panicked, wiring.end))
-    yield _at(ports.PVPANIC, 1, panic, "pvpanic")
+    yield _at(ports.PVPANIC, 1, panic, "pvpanic")._replace(hid="QEMU0001")
+    yield _at(ports.POST, 1, PostCode(), "POST codes")
     yield _keyboard(wiring)
     yield _at(ports.FAST_RESET, 1, FastReset(wiring.reset), "fast reset")
     yield _pci(wiring)
@@ -73,7 +75,7 @@ def _devices(wiring: Wiring, choice: DeviceChoice) -> Iterator[PlacedDevice]:
 def _at(
     start: int,
     length: int,
-    device: DebugConsole | FastReset | PmTimer | Pvpanic,
+    device: DebugConsole | FastReset | PmTimer | PostCode | Pvpanic,
     name: str,
     width: int = 1,
 ) -> PlacedDevice:
@@ -90,6 +92,7 @@ def _serial_port(wiring: Wiring) -> PlacedDevice:
         (Window(_PORT, ports.COM1, ports.COM1_LENGTH, uart),),
         gsis=(ports.COM1_IRQ,),
         backend=partial(UartInput, wiring.console, uart),
+        hid="PNP0501",
     )
 
 
@@ -102,6 +105,7 @@ def _clock(wiring: Wiring) -> PlacedDevice:
         (Window(_PORT, ports.CMOS_INDEX, ports.CMOS_LENGTH, cmos),),
         gsis=(ports.CMOS_IRQ,),
         backend=partial(ClockTask, cmos) if wiring.has_controllers else None,
+        hid="PNP0B00",
     )
 
 

@@ -289,11 +289,14 @@ class Control:
         return Inside(self._config, self._control, self._assembly, self._port, self._vcpus)
 
     def powerdown(self) -> None:
-        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.
+        """Press the power button: a guest with ACPI is told by an interrupt, if it wants to be.
 
-        Nobody does where the guest has ended.
+        Listeners hear of it in any case. Nobody does where the guest has ended.
         """
         if not self._control.is_over:
+            button = self._assembly.power_button
+            if button is not None:
+                button.press()
             self._audience.tell(PowerdownAsked())
 
     def interrupt(

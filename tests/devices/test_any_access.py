@@ -23,6 +23,8 @@ from pyvmm.devices.pc_testdev import (
     Window,
 )
 from pyvmm.devices.pci_ports import PciPorts
+from pyvmm.devices.post_code import PostCode
+from pyvmm.devices.power import PowerManagement
 from pyvmm.devices.pvpanic import Pvpanic
 from pyvmm.devices.reset import FastReset, KeyboardController
 from pyvmm.devices.timers import PitTimer, PmTimer
@@ -60,6 +62,10 @@ def whole_bus() -> Bus:
     bus.add(ports.PORT_B, 1, pit.port_b, "port B")
     timer = PmTimer(lambda: 12.5)
     bus.add(ports.PM_TIMER, ports.PM_TIMER_LENGTH, timer, "PM timer", width=4)
+    power = PowerManagement(None, lambda: seen.append(None))
+    bus.add(ports.PM_EVENTS, ports.PM_EVENTS_LENGTH, power.events, "PM1a events", width=4)
+    bus.add(ports.PM_CONTROL, ports.PM_CONTROL_LENGTH, power.control, "PM1a control", width=2)
+    bus.add(ports.POST, 1, PostCode(), "POST codes")
     fw_cfg = FwCfg(lambda: with_directory({0: item_of(b"QEMU")}, {"f": b"12"}), Memory(64))
     bus.add(ports.FW_CFG, ports.FW_CFG_LENGTH, fw_cfg.registers, "fw_cfg", width=2)
     bus.add(ports.FW_CFG_DMA, ports.FW_CFG_DMA_LENGTH, fw_cfg.dma, "fw_cfg DMA", width=4)

@@ -29,6 +29,8 @@ from pyvmm.devices.launch_port import LaunchPort
 from pyvmm.devices.pc_testdev import LINES, PcTestDevice
 from pyvmm.devices.pci.segment import Ecam, GuardedFunction, PciSegment
 from pyvmm.devices.pci_ports import PciPorts
+from pyvmm.devices.post_code import PostCode
+from pyvmm.devices.power import PowerManagement
 from pyvmm.devices.protocols import Registers
 from pyvmm.devices.pvpanic import Pvpanic
 from pyvmm.devices.reset import FastReset, KeyboardController
@@ -203,6 +205,26 @@ class Reasons:
             self.device.fail()
 
 
+def power(world: World) -> Made:
+    device = PowerManagement(world.line(9), lambda: world.note("off"))
+    return device, [device.events, device.control, Finger(device)]
+
+
+class Finger:
+    """The power button as a register: a write presses it."""
+
+    def __init__(self, device: PowerManagement) -> None:
+        self.device = device
+
+    def read(self, offset: int, size: int) -> int:
+        del offset, size
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        del offset, size, value
+        self.device.press()
+
+
 def alone(make: Callable[[World], Any]) -> Callable[[World], Made]:
     def made(world: World) -> Made:
         device = make(world)
@@ -217,6 +239,8 @@ DEVICES: dict[str, Callable[[World], Made]] = {
     "cmos": cmos,
     "pvpanic": alone(lambda world: Pvpanic(world.note)),
     "keyboard": keyboard,
+    "power": power,
+    "POST codes": alone(lambda _world: PostCode()),
     "fast reset": alone(lambda world: FastReset(lambda: world.note("reset"))),
     "pci ports": pci,
     "8254": pit,
@@ -488,6 +512,8 @@ def test_a_device_of_each_module_is_there() -> None:
         ("cmos", {"held": 1 << 70}),
         ("cmos", {"flags": None}),
         ("fast reset", {"value": 256}),
+        ("power", {"status": 1 << 16}),
+        ("power", {"enable": -1}),
         ("pci ports", {"address": 1 << 32}),
         ("pm timer", {"seconds": float("nan")}),
         ("pc-testdev", {"bank": b""}),

@@ -11,8 +11,8 @@ import pytest
 
 from pyvmm.errors import UsageError
 from pyvmm.hosts import exits
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.constants import Cap
-from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vcpu_values import (

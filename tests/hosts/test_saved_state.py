@@ -14,6 +14,7 @@ import pytest
 
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts import exits, interface
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.kvm import cpuid, saved_msrs
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.errors import KvmError
@@ -425,7 +426,7 @@ def test_a_state_as_a_hypervisor_says_its_own_size(system: System, owned: ExitSt
 
 def test_who_may_run_guests_is_in_cpuid() -> None:
     features, extended, other = (
-        cpuid.as_bytes(cpuid.encode([cpuid.CpuidEntry(leaf, ecx=ecx), cpuid.CpuidEntry(7)]))
+        cpuid.as_bytes(cpuid.encode([CpuidEntry(leaf, ecx=ecx), CpuidEntry(7)]))
         for leaf, ecx in ((1, 1 << 5), (0x8000_0001, 1 << 2), (1, 1 << 2))
     )
     assert cpuid.lets_guests_run_guests(features)

@@ -60,6 +60,7 @@ class Cap(enum.IntEnum):
     SET_IDENTITY_MAP_ADDR = 37
     TSC_CONTROL = 60
     MAX_VCPUS = 66
+    TSC_DEADLINE_TIMER = 72
     SYNC_REGS = 74
     SIGNAL_MSI = 77
     READONLY_MEM = 81

@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pyvmm.errors import InternalError
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.binding import CData, ffi, new
 from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.descriptor import Descriptor
@@ -25,22 +25,6 @@ _VMX, _SVM = (FEATURES, 1 << 5), (0x8000_0001, 1 << 2)
 """Leaf and bit of ECX that say it (SDM vol. 2A, CPUID; APM vol. 3, appendix E)."""
 _ENTRY = struct.Struct("<7I12x")
 _HEAD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class CpuidEntry:
-    """One answer of the CPUID instruction: leaf `function`, subleaf `index`.
-
-    `flags` bit 0: `index` counts (KVM_CPUID_FLAG_SIGNIFCANT_INDEX).
-    """
-
-    function: int
-    index: int = 0
-    flags: int = 0
-    eax: int = 0
-    ebx: int = 0
-    ecx: int = 0
-    edx: int = 0
 
 
 def encode(entries: Iterable[CpuidEntry]) -> CData:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import HostLacksError, NoPermissionError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.kvm import cpuid, ioctls
 from pyvmm.hosts.kvm.binding import CData, new, refused
 from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import API_VERSION, Cap
-from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.descriptor import Descriptor
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import IoctlSpec
@@ -70,6 +70,8 @@ class _Answers:
         self.known: Known | None = None
         self.breakpoints: int | None = None
         self.steps: bool | None = None
+        self.guest_cpuid: tuple[CpuidEntry, ...] | None = None
+        self.keeps_xsave: bool | None = None
 
 
 _answers: dict[tuple[int, int, int], _Answers] = {}
@@ -155,6 +157,29 @@ class System(FdOwner):
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         """Every CPUID feature that a guest can be given (KVM_GET_SUPPORTED_CPUID)."""
         return cpuid.decode(self._cpuid_table())
+
+    def guest_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """Return `supported_cpuid`, with the TSC deadline timer that in-kernel APICs have.
+
+        Kernels before 6.14 leave that to an extension of its own (api.rst 4.46).
+        """
+        if self._answers.guest_cpuid is None:
+            found = self.supported_cpuid()
+            if self.check_extension(Cap.TSC_DEADLINE_TIMER):
+                from pyvmm.hosts.guest_cpuid import with_tsc_deadline
+
+                found = tuple(with_tsc_deadline(one) for one in found)
+            self._answers.guest_cpuid = found
+        return self._answers.guest_cpuid
+
+    def keeps_xsave(self) -> bool:
+        """Tell whether a guest's XSETBV, tried once, is seen by KVM."""
+        if self._answers.keeps_xsave is None:
+            from pyvmm.hosts.kvm.xsave_trial import try_xsetbv
+
+            with self.create_vm() as vm, self.map_anonymous(PAGE_SIZE) as ram:
+                self._answers.keeps_xsave = try_xsetbv(vm, ram)
+        return self._answers.keeps_xsave
 
     def _cpuid_table(self) -> CData:
         if self._answers.cpuid is None:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.kvm import cpuid, ioctls
 from pyvmm.hosts.kvm.binding import CData, ffi, new
 from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import Cap
-from pyvmm.hosts.kvm.cpuid import CpuidEntry
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import FdKind, IoctlSpec
 from pyvmm.hosts.kvm.ownership import FdOwner

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.model import unicorn_library
 from pyvmm.hosts.model.breakpoints import MOST_BREAKPOINTS
 from pyvmm.hosts.model.host_memory import Mapped
@@ -31,6 +32,14 @@ class ModelSystem(Owner):
             )
         self._profile = profile
         self._mapped = Mapped()
+
+    def guest_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """Nothing: the model's processors have a CPUID of their own."""
+        return ()
+
+    def keeps_xsave(self) -> bool:
+        """Nothing goes past the model."""
+        return True
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the model: all that the rules speak of."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pyvmm.errors import InternalError, UsageError
+from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts import exits
+from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.model.address_space import VcpuServices
 from pyvmm.hosts.model.cpu_state import HF_INHIBIT_IRQ
@@ -296,6 +297,12 @@ class ModelVcpu(Owner):
     def use_host_cpuid(self) -> None:
         """Let CPUID tell what the model's processor has; until then it is all zeroes."""
         self._runner.has_cpuid = True
+
+    def set_cpuid(self, entries: tuple[CpuidEntry, ...]) -> None:
+        """Raises `HostLacksError`: the model's processors tell of themselves alone."""
+        del entries
+        cause = "its processor is the model's, and tells what that has"
+        raise HostLacksError(f"give vCPU {self.index} a CPUID table", cause, "use --host kvm")
 
     def recent_exits(self) -> Sequence[ExitRecord]:
         """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""

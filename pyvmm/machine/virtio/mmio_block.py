@@ -35,6 +35,8 @@ from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import VIRTIO_GPA
 
 BLOCK_GSI = 5
+HID = "LNRO0005"
+"""ACPI hardware ID of a virtio device over MMIO (Linux, drivers/virtio/virtio_mmio.c)."""
 RESET_PATIENCE = 1.0
 """Seconds that the driver's reset waits for what is under way; afterwards its status tells."""
 VACATING_PAUSE = 0.001
@@ -88,7 +90,7 @@ def place_block(
         port.guard = guard
         return BlockTask(device, parts, guard, port.ended)
 
-    return PlacedDevice(name, device, (window,), gsis=(gsi,), backend=backend)
+    return PlacedDevice(name, device, (window,), gsis=(gsi,), backend=backend, hid=HID)
 
 
 class BlockParts(NamedTuple):

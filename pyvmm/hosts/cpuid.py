@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""CPUID of vCPUs: one answer, and the parts of the interface that have to do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class CpuidEntry:
+    """One answer of the CPUID instruction: leaf `function`, subleaf `index`.
+
+    `flags` bit 0: `index` counts (KVM_CPUID_FLAG_SIGNIFCANT_INDEX).
+    """
+
+    function: int
+    index: int = 0
+    flags: int = 0
+    eax: int = 0
+    ebx: int = 0
+    ecx: int = 0
+    edx: int = 0
+
+
+class CpuidVcpu(Protocol):
+    """The part of `interface.Vcpu` that takes a CPUID table."""
+
+    def set_cpuid(self, entries: tuple[CpuidEntry, ...]) -> None:
+        """Set the guest's table, before the first run (KVM refuses it later)."""
+        ...
+
+
+class CpuidHost(Protocol):
+    """The part of `interface.System` that tells what a guest's CPUID can have."""
+
+    def guest_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """Every feature that a guest with interrupt controllers can have; none: a table is given.
+
+        The model's processors have one of their own, that cannot be replaced.
+        """
+        ...
+
+    def keeps_xsave(self) -> bool:
+        """Tell whether the host sees a guest's XSETBV, without which XSAVE goes wrong.
+
+        On KVM it is found by trying, once, which takes milliseconds.
+        """
+        ...
