@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from pyvmm.boot import elf
 from pyvmm.boot.claims import BootData, Claim, Kernel, claim_of
+from pyvmm.boot.compression import Compression, compression_of
 from pyvmm.boot.free_memory import FreeMemory
 from pyvmm.boot.linux_header import LinuxHeader, version_text
 from pyvmm.boot.long_mode import PAGE_TABLES_SIZE, identity_map, linux_gdt, linux_sregs
 from pyvmm.boot.plan import BootProtocol, EntryState, EntryWish
+from pyvmm.boot.unpacking import Unpacked, unpacked
 from pyvmm.boot.zero_page import KernelInput, zero_page
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.hosts.registers import Regs
@@ -24,6 +27,7 @@ from pyvmm.rules.abi import PAGE_SIZE
 
 _ENTRY_64 = 0x200
 """The 64-bit entry is that many bytes behind the 32-bit one (boot.rst, 1.15)."""
+_SIZE_BYTES = 4
 _UNPACKED_RATIO = 3
 """A kernel that does not say what it needs while it unpacks itself gets so much of its size."""
 
@@ -87,6 +91,44 @@ def linux_kernel(
     claim = Claim(GpaRange(start, start + size), data, f"the {header.title}'s kernel")
     entry = start + (_ENTRY_64 if protocol is BootProtocol.LINUX_64 else 0)
     return Kernel(protocol, (claim,), entry, None, header=header)
+
+
+def unpacked_payload(view: memoryview, header: LinuxHeader, attempt: str) -> Unpacked:
+    """The ELF file that is compressed in the bzImage in `view` (the whole file).
+
+    Raises `UsageError` where there is none to be entered by PVH, `ImageError` where it is cut off
+    or something else, and what `unpacked` raises.
+    """
+    if header.payload is None:
+        raise UsageError(
+            attempt,
+            f"this {header.title} names no payload (payload_length), which could have a PVH entry",
+            "leave --entry out",
+        )
+    start, size = header.payload
+    if start + size > len(view):
+        raise ImageError(
+            attempt,
+            f"it looks like a {header.title} that is cut: its payload ends at {start + size} "
+            f"bytes, it has {len(view)}",
+            "get the file anew",
+        )
+    payload = view[start : start + size]
+    suffix = None
+    if compression_of(payload) is not Compression.GZIP and size > _SIZE_BYTES:
+        # Behind the other formats, which do not have it, Linux's build puts the unpacked size.
+        suffix = int.from_bytes(payload[-_SIZE_BYTES:], "little")
+        payload = payload[:-_SIZE_BYTES]
+    found = unpacked(payload, attempt)
+    if bytes(found.image[: len(elf.MAGIC)]) != elf.MAGIC:
+        raise ImageError(attempt, "its payload is no ELF file", "leave --entry out")
+    if suffix is not None and suffix != len(found.image) & 0xFFFF_FFFF:
+        raise ImageError(
+            attempt,
+            f"{len(found.image)} bytes are not the size that its payload says, {suffix}",
+            "get the file anew",
+        )
+    return found
 
 
 def load_address(header: LinuxHeader, address_map: AddressMap) -> int:

@@ -18,8 +18,8 @@ from pyvmm.boot.multiboot import (
 )
 from pyvmm.boot.plan import BootPlan, BootProtocol, EntryWish, Placement
 from pyvmm.boot.pvh import entry_of, needs_of, pvh_boot_data, pvh_kernel
-from pyvmm.boot.recognise import ImageKind, recognise
-from pyvmm.boot.unpacking import unpacked
+from pyvmm.boot.recognise import ImageKind, is_zboot, recognise
+from pyvmm.boot.unpacking import Unpacked, unpacked
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.memory.address_map import AddressMap, memory_below
 from pyvmm.memory.layout import (
@@ -70,7 +70,7 @@ def plan_boot(
     cannot be passed on; and what `unpacked` raises.
     """
     attempt = f"boot {name}"
-    view, remarks = unpacked(memoryview(image).toreadonly().cast("B"), attempt)
+    view, remarks = _unpacked(memoryview(image).toreadonly().cast("B"), attempt)
     _check_command_line(command_line, attempt)
     kernel = _kernel(view, wish, address_map, attempt)
     _check_room_for_line(kernel, command_line, attempt)
@@ -92,6 +92,19 @@ def plan_boot(
     return plan._replace(kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks)
 
 
+def _unpacked(view: memoryview, attempt: str) -> Unpacked:
+    """The image in `view`, out of an EFI zboot image, too, if that is its wrapping."""
+    outer = unpacked(view, attempt)
+    if not is_zboot(outer.image):
+        return outer
+    from pyvmm.boot.zboot import zboot_payload
+
+    inner = unpacked(zboot_payload(outer.image, attempt), attempt)
+    if is_zboot(inner.image):
+        raise ImageError(attempt, "it is an EFI zboot image in another one", "give the inner one")
+    return Unpacked(inner.image, outer.remarks + inner.remarks)
+
+
 def _span(claims: Sequence[Claim]) -> GpaRange:
     """From the first byte of all to the last."""
     return GpaRange(
@@ -107,7 +120,7 @@ def _kernel(view: memoryview, wish: EntryWish, address_map: AddressMap, attempt:
         )
     match kind:
         case ImageKind.ELF:
-            return _elf_kernel(view, address_map, attempt)
+            return _elf_kernel(view, address_map, attempt, wish)
         case ImageKind.MULTIBOOT:
             header = find_header(view)
             assert header is not None  # that is how it was recognised
@@ -116,6 +129,8 @@ def _kernel(view: memoryview, wish: EntryWish, address_map: AddressMap, attempt:
             return flat_kernel(view)
         case ImageKind.MULTIBOOT_2:
             raise _only_multiboot_2(attempt)
+        case ImageKind.ZBOOT | ImageKind.FOREIGN:
+            raise _foreign(view, attempt)
         case ImageKind.BZIMAGE:
             return _linux_kernel(view, wish, address_map, attempt)
 
@@ -124,17 +139,24 @@ def _linux_kernel(
     view: memoryview, wish: EntryWish, address_map: AddressMap, attempt: str
 ) -> Kernel:
     from pyvmm.boot.linux_header import parse_linux  # Most guests are ours, which are ELF files.
-    from pyvmm.boot.linux_loading import entry_protocol, linux_kernel
+    from pyvmm.boot.linux_loading import entry_protocol, linux_kernel, unpacked_payload
 
     header = parse_linux(view, attempt)
     protocol = entry_protocol(header, wish, attempt)
+    if protocol is BootProtocol.PVH:
+        image, remarks = unpacked_payload(view, header, attempt)
+        kernel = _elf_kernel(image, address_map, attempt, wish)
+        return _with_remarks(remarks, kernel._replace(header=header))
     return linux_kernel(view, header, protocol, address_map, attempt)
 
 
-def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kernel:
-    """PVH where the image has the note, Multiboot otherwise, and where the note is broken."""
+def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str, wish: EntryWish) -> Kernel:
+    """PVH where the image has the note, Multiboot otherwise, and where the note is broken.
+
+    Multiboot is not what somebody gets who wishes for PVH.
+    """
     elf = parse_elf(view, attempt)
-    header = find_header(view)
+    header = find_header(view) if wish is EntryWish.AUTO else None
     remarks = elf.note_damage
     try:
         entry = entry_of(elf, attempt)
@@ -165,6 +187,14 @@ def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str) -> Kern
         "add a XEN_ELFNOTE_PHYS32_ENTRY note (Linux: CONFIG_PVH), or a Multiboot 1 header within "
         "the first 8 KiB",
     )
+
+
+def _foreign(view: memoryview, attempt: str) -> ImageError:
+    from pyvmm.boot.foreign import foreign_kind
+
+    foreign = foreign_kind(view)
+    assert foreign is not None  # that is how it was recognised; zboot images are unpacked
+    return ImageError(attempt, foreign.cause, foreign.remedy)
 
 
 def _with_remarks(remarks: tuple[str, ...], kernel: Kernel) -> Kernel:

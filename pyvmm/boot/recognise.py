@@ -18,6 +18,8 @@ class ImageKind(enum.Enum):
     BZIMAGE = "a Linux bzImage"
     MULTIBOOT = "a raw image with a Multiboot header"
     MULTIBOOT_2 = "a raw image with nothing but a Multiboot 2 header"
+    ZBOOT = "an EFI zboot image"
+    FOREIGN = "an image that something else boots"
     FLAT = "raw code"
 
 
@@ -51,9 +53,9 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
 
     The first that fits: ELF magic; bzImage (Linux ``Documentation/arch/x86/boot.rst``: 0xAA55 at
     0x1FE, "HdrS" at 0x202); a Multiboot header in the first 8 KiB, or one of Multiboot 2 in the
-    first 32; and raw code, which has no magic (a 0x55AA signature is not asked for), so only its
-    size tells it from junk. Raises `ImageError`
-    when the image is empty or none of these.
+    first 32; an EFI zboot image; what others boot (`pyvmm.boot.foreign`); and raw code, which has
+    no magic (a 0x55AA signature is not asked for), so only its size tells it from junk. Raises
+    `ImageError` when the image is empty or none of these.
     """
     if not view:
         raise ImageError(attempt, "the image is empty", "give a file with something in it")
@@ -65,9 +67,20 @@ def recognise(view: memoryview, attempt: str) -> ImageKind:
         return ImageKind.MULTIBOOT
     if multiboot.has_multiboot_2_header(view):
         return ImageKind.MULTIBOOT_2
+    if is_zboot(view):
+        return ImageKind.ZBOOT
+    from pyvmm.boot.foreign import foreign_kind  # Most images are none of these.
+
+    if foreign_kind(view) is not None:
+        return ImageKind.FOREIGN
     if len(view) <= flat.MAX_SIZE:
         return ImageKind.FLAT
     raise ImageError(attempt, _TOO_LONG.cause, _TOO_LONG.remedy)
+
+
+def is_zboot(view: memoryview) -> bool:
+    """Tell whether `view` (the file's beginning at least) is an EFI zboot image."""
+    return bytes(view[:2]) == b"MZ" and bytes(view[4:8]) == b"zimg"
 
 
 def size_limit(beginning: bytes) -> SizeLimit:

@@ -40,6 +40,8 @@ class _Format(NamedTuple):
     make: Callable[[], Any]
     errors: tuple[type[Exception], ...]
     is_limited: bool
+    may_end: Callable[[Any], bool] = lambda _: False
+    """Tells of a decompressor whether the end of the file is the end of its stream."""
 
 
 def unpacked(view: memoryview, attempt: str) -> Unpacked:
@@ -111,6 +113,8 @@ class _Stream:
         size = _INPUT if library.is_limited else _SMALL_INPUT
         while not decompressor.eof:
             data = self.rest()[:size]
+            if not data and library.may_end(decompressor):
+                return
             if not data:
                 title = self._compression.title
                 raise ImageError(
@@ -123,7 +127,7 @@ class _Stream:
             yield decompressor.decompress(data, _OUTPUT)
             while not (decompressor.eof or decompressor.needs_input):
                 yield decompressor.decompress(b"", _OUTPUT)
-        self._offset -= len(decompressor.unused_data)
+        self._offset -= len(decompressor.unused_data or b"")
 
 
 def _library(compression: Compression, attempt: str) -> _Format:
@@ -143,8 +147,41 @@ def _library(compression: Compression, attempt: str) -> _Format:
             import bz2
 
             return _Format(bz2.BZ2Decompressor, (OSError, ValueError), True)
+        case Compression.LZMA:
+            import lzma
+
+            return _Format(
+                lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, _MEMORY), (lzma.LZMAError,), True
+            )
         case Compression.ZSTD:
             return _zstd_library(attempt)
+        case Compression.LZ4 | Compression.LZ4_LEGACY:
+            return _lz4_library(compression, attempt)
+
+
+def _lz4_library(compression: Compression, attempt: str) -> _Format:
+    """The package ``lz4``: its frames, and its blocks for the older format."""
+    try:
+        frame, block = import_module("lz4.frame"), import_module("lz4.block")
+    except ImportError as error:
+        raise HostLacksError(
+            attempt,
+            "it is compressed with lz4, and this Python has no library for that",
+            "install pyvmm[images], or unpack it with lz4 -d",
+        ) from error
+    if compression is Compression.LZ4:
+        return _Format(frame.LZ4FrameDecompressor, (RuntimeError,), True)
+    from pyvmm.boot.lz4_legacy import BLOCK_SIZE, LegacyDecompressor, LegacyStreamError
+
+    def one_block(data: bytes) -> bytes:
+        return bytes(block.decompress(data, uncompressed_size=BLOCK_SIZE))
+
+    return _Format(
+        lambda: LegacyDecompressor(one_block),
+        (block.LZ4BlockError, LegacyStreamError),
+        False,
+        lambda decompressor: bool(decompressor.may_end),
+    )
 
 
 def _zstd_library(attempt: str) -> _Format:
@@ -162,7 +199,7 @@ def _zstd_library(attempt: str) -> _Format:
         raise HostLacksError(
             attempt,
             "it is compressed with zstd, and this Python has no library for that",
-            "install pyvmm[zstd], or unpack it with zstd -d",
+            "install pyvmm[images], or unpack it with zstd -d",
         ) from error
     make = package.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG).decompressobj
     return _Format(make, (package.ZstdError,), False)
