@@ -15,7 +15,6 @@ from typing import Final
 
 from pyvmm.devices.ports import CMOS_SIZE, TEST_LENGTH, TEST_LINE_COUNT, TEST_WINDOW_SIZE
 from pyvmm.devices.uart_registers import FIFO_SIZE
-from pyvmm.devices.virtio.split_ring import QueuePlace
 from pyvmm.errors import UsageError
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -198,41 +197,3 @@ class SavedLaunchPort:
     """State of a `LaunchPort`."""
 
     launched: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SavedQueue:
-    """State of a virtqueue: its place as `QueuePlace` has it, and positions in its rings."""
-
-    size: int
-    descriptors: int
-    driver: int
-    device: int
-    ready: bool
-    available: int
-    used: int
-
-    def __post_init__(self) -> None:
-        require_numbers(self, "size", bits=32)
-        require_numbers(self, "descriptors", "driver", "device", bits=64)
-        require_numbers(self, "available", "used", bits=16)
-        place = QueuePlace(self.size, self.descriptors, self.driver, self.device)
-        require(holds=not self.ready or place.is_possible, of=self, part="ready")
-
-
-@dataclass(frozen=True, slots=True)
-class SavedVirtio:
-    """State of a `VirtioMmio`: registers; `selects` of device features, driver features, queue."""
-
-    status: int
-    selects: tuple[int, int, int]
-    driver_features: int
-    interrupt: int
-    queues: tuple[SavedQueue, ...]
-
-    def __post_init__(self) -> None:
-        require_numbers(self, "status", bits=8)
-        require_numbers(self, "driver_features", bits=64)
-        require_numbers(self, "interrupt", bits=2)
-        selects = len(self.selects) == 3 and all(0 <= one < 1 << 32 for one in self.selects)
-        require(holds=selects, of=self, part="selects")

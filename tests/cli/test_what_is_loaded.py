@@ -23,7 +23,7 @@ _NOT_NEEDED = (
     "pyvmm.machine.monitor",
     "pyvmm.machine.report",
     "pyvmm.machine.saved_machine",
-    "pyvmm.machine.virtio.mmio_block",
+    "pyvmm.machine.virtio",
     "pyvmm.memory.conversion",
     "pyvmm.memory.residency",
     "pyvmm.qmp",

@@ -1,30 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Registers of a virtio device over MMIO (virtio 1.2, section 4.2), version 2.
-
-Queue registers take values only between FEATURES_OK and DRIVER_OK, and only of a queue that is not
-ready; a queue that becomes ready is looked at once, as a whole. Status 0 resets everything. While
-the backend is at work on guest memory the status keeps what it was; it reads 0 when that has ended.
-"""
+"""Registers of a virtio device over MMIO (virtio 1.2, section 4.2), version 2."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pyvmm.devices.virtio.split_ring import QueuePlace
-from pyvmm.errors import UsageError
+from pyvmm.devices.virtio.core import VirtioCore
+from pyvmm.devices.virtio.features import Feature
 from pyvmm.memory.layout import VIRTIO_STRIDE
 
 if TYPE_CHECKING:
-    from pyvmm.devices.saved_values import SavedVirtio
+    from pyvmm.devices.virtio.saved import SavedVirtioMmio
 
 LENGTH: Final = VIRTIO_STRIDE
 """Length of the registers in bytes."""
 CONFIG: Final = 0x100
 WIDTH: Final = 8
-VERSION_1: Final = 1 << 32
 _MAGIC: Final = int.from_bytes(b"virt", "little")
 _VERSION: Final = 2
 _VENDOR: Final = int.from_bytes(b"PVMM", "little")
@@ -60,27 +53,18 @@ class Register(enum.IntEnum):
     SHARED_LENGTH_HIGH = 0x0B4
     SHARED_BASE_LOW = 0x0B8
     SHARED_BASE_HIGH = 0x0BC
-
-
-class DeviceStatus(enum.IntFlag):
-    """Bits of the status register."""
-
-    ACKNOWLEDGE = 1
-    DRIVER = 2
-    DRIVER_OK = 4
-    FEATURES_OK = 8
-    NEEDS_RESET = 0x40
-    FAILED = 0x80
+    CONFIG_GENERATION = 0x0FC
 
 
 _ADDRESSES: Final = {
-    Register.DESCRIPTORS_LOW: ("descriptors", 0),
-    Register.DESCRIPTORS_HIGH: ("descriptors", 32),
-    Register.DRIVER_LOW: ("driver", 0),
-    Register.DRIVER_HIGH: ("driver", 32),
-    Register.DEVICE_LOW: ("device", 0),
-    Register.DEVICE_HIGH: ("device", 32),
+    Register.DESCRIPTORS_LOW: (0, 0),
+    Register.DESCRIPTORS_HIGH: (0, 32),
+    Register.DRIVER_LOW: (1, 0),
+    Register.DRIVER_HIGH: (1, 32),
+    Register.DEVICE_LOW: (2, 0),
+    Register.DEVICE_HIGH: (2, 32),
 }
+"""Part of a queue, and the lowest bit, that a register has."""
 _NO_SHARED_MEMORY: Final = frozenset(
     {
         Register.SHARED_LENGTH_LOW,
@@ -89,7 +73,6 @@ _NO_SHARED_MEMORY: Final = frozenset(
         Register.SHARED_BASE_HIGH,
     }
 )
-_DRIVER_S: Final = ~DeviceStatus.NEEDS_RESET & 0xCF
 
 
 class Interrupt(enum.IntFlag):
@@ -99,261 +82,141 @@ class Interrupt(enum.IntFlag):
     CONFIGURATION = 2
 
 
-@dataclass(slots=True)
-class Queue:
-    """A queue as its registers have it, and how far the device is in its rings.
-
-    `available` counts chains that are done with, so that those under way are taken again by who
-    restores a saved one; `used` counts entries written. Both wrap at 16 bits.
-    """
-
-    place: QueuePlace
-    ready: bool = False
-    available: int = 0
-    used: int = 0
-
-
 class VirtioMmio:
-    """A virtio device's registers. Pure; the guard is its owner's.
+    """The registers of `core`. Pure; the guard is its owner's.
 
-    `config` is its configuration space, `features` what it offers beside VERSION_1, `sizes` the
-    most descriptors of each queue. Callbacks, all called under the guard: `on_change` when a queue
-    may have something to be done, `on_interrupt` when there is a reason for one, `on_reset` to let
-    go of the line and of what is under way, `on_restore` to look at everything anew.
+    `on_line` sets the interrupt line's level: up as long as there is a reason that the driver has
+    not acknowledged. Called under the guard.
     """
 
-    def __init__(
-        self,
-        device_id: int,
-        features: int,
-        config: bytes,
-        sizes: Sequence[int],
-    ) -> None:
-        self._device_id = device_id
-        self._features = features | VERSION_1
-        self._config = config
-        self._sizes = tuple(sizes)
-        self.on_change: Callable[[], None] = _nothing
-        self.on_interrupt: Callable[[], None] = _nothing
-        self.on_reset: Callable[[], None] = _nothing
-        self.on_restore: Callable[[], None] = _nothing
-        self.epoch = 0
-        """Number of resets: what was begun in another one must not be finished."""
-        self._busy = False
-        self._resetting = DeviceStatus(0)
-        self._forget()
+    def __init__(self, core: VirtioCore) -> None:
+        self.core = core
+        self.on_line: Callable[[bool], None] = _to_nobody
+        core.on_interrupt = self._interrupt
+        core.on_reset = self._forget
+        self._reasons = Interrupt(0)
+        self._selects()
+
+    def _selects(self, device: int = 0, driver: int = 0, queue: int = 0) -> None:
+        self._device_features_select = device
+        self._driver_features_select = driver
+        self._queue_select = queue
 
     def _forget(self) -> None:
-        self._status = DeviceStatus(0)
-        self._device_features_select = 0
-        self._driver_features_select = 0
-        self._driver_features = 0
-        self._queue_select = 0
-        self._interrupt = Interrupt(0)
-        self._queues = tuple(Queue(QueuePlace(size, 0, 0, 0)) for size in self._sizes)
+        self._selects()
+        self._set_reasons(Interrupt(0))
+
+    def _interrupt(self, queue: int | None) -> None:
+        new = Interrupt.CONFIGURATION if queue is None else Interrupt.USED_BUFFER
+        self._set_reasons(self._reasons | new)
+
+    def _set_reasons(self, reasons: Interrupt) -> None:
+        was, self._reasons = self._reasons, reasons
+        if bool(was) != bool(reasons):
+            self.on_line(bool(reasons))
 
     # -- the guest's side --
 
     def read(self, offset: int, size: int) -> int:
         """A register whole, or any bytes of the configuration; 0 for everything else."""
         if offset >= CONFIG:
-            at = offset - CONFIG
-            return int.from_bytes(self._config[at : at + size], "little")
+            return self.core.read_config(offset - CONFIG, size)
         if size != 4 or offset % 4:
             return 0
         return self._read_register(offset)
 
     def _read_register(self, offset: int) -> int:
-        queue = self._selected
+        core = self.core
+        queue = core.queue(self._queue_select)
         values: dict[int, int] = {
             Register.MAGIC: _MAGIC,
             Register.VERSION: _VERSION,
-            Register.DEVICE_ID: self._device_id,
+            Register.DEVICE_ID: core.model.kind,
             Register.VENDOR: _VENDOR,
-            Register.DEVICE_FEATURES: _half(self._features, self._device_features_select),
-            Register.QUEUE_SIZE_MAX: 0 if queue is None else self._sizes[self._queue_select],
-            Register.QUEUE_READY: int(queue is not None and queue.ready),
-            Register.INTERRUPT_STATUS: self._interrupt,
-            Register.STATUS: self._resetting or self._status,
+            Register.DEVICE_FEATURES: core.offered(self._device_features_select),
+            Register.QUEUE_SIZE_MAX: 0 if queue is None else queue.most,
+            Register.QUEUE_READY: int(queue is not None and queue.is_enabled),
+            Register.INTERRUPT_STATUS: self._reasons,
+            Register.STATUS: core.status,
+            Register.CONFIG_GENERATION: core.generation,
         }
         if offset in _NO_SHARED_MEMORY:
             return _ALL_ONES
         return values.get(offset, 0)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Take a register's value where this is the time for it."""
-        if size != 4 or offset % 4 or offset >= CONFIG:
+        """Take a register's value where this is the time for it, or bytes of the configuration."""
+        core = self.core
+        if offset >= CONFIG:
+            core.write_config(offset - CONFIG, size, value)
+        elif size != 4 or offset % 4:
             return
-        if offset == Register.STATUS:
-            self._write_status(value)
+        elif offset == Register.STATUS:
+            core.write_status(value)
         elif offset == Register.DEVICE_FEATURES_SELECT:
             self._device_features_select = value
         elif offset == Register.DRIVER_FEATURES_SELECT:
             self._driver_features_select = value
         elif offset == Register.DRIVER_FEATURES:
-            self._write_features(value)
+            core.acknowledge(self._driver_features_select, value)
         elif offset == Register.QUEUE_SELECT:
             self._queue_select = value
         elif offset == Register.QUEUE_NOTIFY:
-            self.on_change()
+            has_data = core.features & Feature.NOTIFICATION_DATA
+            core.notify(value & 0xFFFF if has_data else value)
         elif offset == Register.INTERRUPT_ACK:
-            self._interrupt &= ~Interrupt(value & 3)
+            self._set_reasons(self._reasons & ~Interrupt(value & 3))
         else:
             self._write_queue(offset, value)
 
-    @property
-    def _selected(self) -> Queue | None:
-        return self._queues[self._queue_select] if self._queue_select < len(self._queues) else None
-
-    def _write_features(self, value: int) -> None:
-        negotiating = DeviceStatus.DRIVER in self._status and not (
-            self._status & DeviceStatus.FEATURES_OK
-        )
-        if negotiating and self._driver_features_select < 2:
-            shift = 32 * self._driver_features_select
-            self._driver_features &= ~(_ALL_ONES << shift)
-            self._driver_features |= value << shift
-
     def _write_queue(self, offset: int, value: int) -> None:
-        queue = self._selected
-        setting_up = (
-            self._status
-            & (DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK | DeviceStatus.NEEDS_RESET)
-            == DeviceStatus.FEATURES_OK
-        )
-        if queue is None or not setting_up:
+        queue = self.core.queue(self._queue_select)
+        if queue is None:
             return
         if offset == Register.QUEUE_READY:
-            if not value & 1:
-                queue.ready = False
-            elif queue.place.is_possible and queue.place.size <= self._sizes[self._queue_select]:
-                queue.ready = True
-            else:
-                self.fail()
-        elif not queue.ready and offset == Register.QUEUE_SIZE:
-            queue.place = queue.place._replace(size=value)
-        elif not queue.ready and offset in _ADDRESSES:
-            name, shift = _ADDRESSES[Register(offset)]
-            kept = getattr(queue.place, name) & ~(_ALL_ONES << shift)
-            queue.place = queue.place._replace(**{name: kept | value << shift})
-
-    def _write_status(self, value: int) -> None:
-        if not value:
-            self.reset()
-            return
-        if self._resetting:
-            return
-        new = DeviceStatus(value & _DRIVER_S) & ~self._status
-        if DeviceStatus.FEATURES_OK in new and (
-            self._driver_features & ~self._features or not self._driver_features & VERSION_1
-        ):
-            new &= ~DeviceStatus.FEATURES_OK
-        if not (self._status | new) & DeviceStatus.FEATURES_OK:
-            new &= ~DeviceStatus.DRIVER_OK
-        self._status |= new
-        if DeviceStatus.DRIVER_OK in new:
-            self.on_change()
+            self.core.enable(self._queue_select, enabled=bool(value & 1))
+        elif offset == Register.QUEUE_SIZE:
+            queue.set_size(value)
+        elif offset in _ADDRESSES:
+            part, shift = _ADDRESSES[Register(offset)]
+            queue.set_address(part, value, shift=shift, bits=32)
 
     # -- the machine's side --
 
-    def reset(self) -> None:
-        """Forget everything; the status reads 0 when what is under way has ended."""
-        if self._busy:
-            self._resetting = self._resetting or self._status
-        self.epoch += 1
-        self._forget()
-        self.on_reset()
-
-    @property
-    def is_resetting(self) -> bool:
-        """True while a reset waits for the backend."""
-        return bool(self._resetting)
-
-    def begin(self) -> int:
-        """The backend works on guest memory from here on. Return the epoch that it does so in."""
-        self._busy = True
-        return self.epoch
-
-    def end(self) -> None:
-        """It does no more."""
-        self._busy = False
-        self._resetting = DeviceStatus(0)
-
-    def queue(self, number: int) -> Queue | None:
-        """The queue, where it is one to work on: ready, and its driver too."""
-        working = self._status & (DeviceStatus.DRIVER_OK | DeviceStatus.NEEDS_RESET)
-        queue = self._queues[number]
-        return queue if working == DeviceStatus.DRIVER_OK and queue.ready else None
-
-    def interrupt(self, reason: Interrupt) -> None:
-        """There is a reason for an interrupt."""
-        self._interrupt |= reason
-        self.on_interrupt()
-
     @property
     def interrupt_status(self) -> int:
-        """Reasons for which the line is to be up."""
-        return self._interrupt
+        """Reasons for which the line is up."""
+        return self._reasons
 
-    def fail(self) -> None:
-        """The device needs a reset: nothing goes on before that (2.1.2)."""
-        told = DeviceStatus.DRIVER_OK in self._status
-        self._status |= DeviceStatus.NEEDS_RESET
-        if told:
-            self.interrupt(Interrupt.CONFIGURATION)
+    def reset(self) -> None:
+        """Be as made."""
+        self.core.reset()
 
-    def save(self) -> SavedVirtio:
-        """The state; chains under way are in it as chains that are still available."""
-        from pyvmm.devices.saved_values import SavedQueue, SavedVirtio
+    def save(self) -> SavedVirtioMmio:
+        """The state, the core's with it."""
+        from pyvmm.devices.virtio.saved import SavedVirtioMmio
 
-        return SavedVirtio(
-            status=int(self._status),
+        return SavedVirtioMmio(
+            core=self.core.save(),
             selects=(
                 self._device_features_select,
                 self._driver_features_select,
                 self._queue_select,
             ),
-            driver_features=self._driver_features,
-            interrupt=int(self._interrupt),
-            queues=tuple(
-                SavedQueue(*queue.place, queue.ready, queue.available, queue.used)
-                for queue in self._queues
-            ),
+            interrupt=int(self._reasons),
         )
 
-    def restore(self, value: SavedVirtio) -> None:
-        """Be as the device that `value` was saved from, and look at each queue once.
+    def restore(self, value: SavedVirtioMmio) -> None:
+        """Be as the device that `value` was saved from.
 
-        Raises `UsageError`, before anything is changed, for one with other queues.
+        Raises `UsageError`, before anything is changed, for one that is another kind of device.
         """
-        if len(value.queues) != len(self._sizes):
-            raise UsageError(
-                "restore a virtio device",
-                f"it has {len(self._sizes)} queues, and the one that was saved {len(value.queues)}",
-                "make the machine with the same devices",
-            )
-        self.epoch += 1
-        self._status = DeviceStatus(value.status)
-        device, driver, queue = value.selects
-        self._device_features_select, self._driver_features_select = device, driver
-        self._queue_select = queue
-        self._driver_features = value.driver_features
-        self._interrupt = Interrupt(value.interrupt)
-        self._queues = tuple(
-            Queue(
-                QueuePlace(saved.size, saved.descriptors, saved.driver, saved.device),
-                saved.ready,
-                saved.available,
-                saved.used,
-            )
-            for saved in value.queues
-        )
-        self.on_restore()
+        self.core.restore(value.core)
+        self._selects(*value.selects)
+        self._reasons = Interrupt(value.interrupt)
+        # Even where it is so: the controllers may have forgotten.
+        self.on_line(bool(self._reasons))
 
 
-def _nothing() -> None:
-    """Be no callback."""
-
-
-def _half(features: int, select: int) -> int:
-    return features >> 32 * select & _ALL_ONES if select < 2 else 0
+def _to_nobody(level: bool) -> None:
+    """Be no line."""

@@ -162,3 +162,10 @@ class Ring(Protocol):
         Where `wanted`, look for a chain once more behind a memory barrier.
         """
         ...
+
+    def missed(self) -> bool:
+        """Tell whether the driver waits for something that was given back already.
+
+        For a ring that goes on in another machine, where the interrupt for it may be lost.
+        """
+        ...

@@ -63,3 +63,17 @@ class SavedBlock:
     """State of a block device's own: `writeback` as the driver has set it."""
 
     writeback: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SavedVirtioMmio:
+    """State of a `VirtioMmio`: `selects` of device features, driver features, queue."""
+
+    core: SavedVirtioCore
+    selects: tuple[int, int, int]
+    interrupt: int
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "interrupt", bits=2)
+        selects = len(self.selects) == 3 and all(0 <= one < 1 << 32 for one in self.selects)
+        require(holds=selects, of=self, part="selects")

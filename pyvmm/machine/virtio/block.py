@@ -1,19 +1,55 @@
 # SPDX-License-Identifier: MIT
-"""A virtio block device: what is done with its requests, on whatever store there is."""
+"""A virtio block device: what is done with its requests, on whatever store there is.
+
+::
+
+    MachineConfig(image, devices=DeviceChoice(added=(partial(place_block, store),)))
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import trio
 
+from pyvmm.devices.placement import PlacedDevice
 from pyvmm.devices.virtio.block import BlockModel, BlockRequest, RequestKind, Status, parse
 from pyvmm.machine.block_store import BlockStore
-from pyvmm.machine.virtio.queue_handler import BoundChain
+from pyvmm.machine.virtio.mmio import FIRST_GSI, place_mmio
+from pyvmm.machine.virtio.queue_handler import BoundChain, VirtioDevice
+from pyvmm.machine.wiring import Wiring
+from pyvmm.memory.layout import VIRTIO_GPA
 
-if TYPE_CHECKING:
-    pass
+_NAME = "virtio block"
+
+
+def block_device(
+    store: BlockStore,
+    name: str = _NAME,
+    *,
+    serial: str | None = None,
+    read_only: bool = False,
+    queues: int = 1,
+) -> VirtioDevice:
+    """Make a block device of `store`'s sectors; without a `serial` it is the name."""
+    model = BlockModel(store.size, read_only=read_only, queues=queues)
+    handler = BlockHandler(model, store, (name if serial is None else serial).encode())
+    return VirtioDevice(name, model, handler)
+
+
+def place_block(
+    store: BlockStore,
+    wiring: Wiring,
+    *,
+    gpa: int = VIRTIO_GPA,
+    gsi: int = FIRST_GSI,
+    name: str = _NAME,
+) -> PlacedDevice:
+    """Place a block device of `store`'s sectors over MMIO, for `DeviceChoice.added`.
+
+    Raises `UsageError` as `place_mmio` does.
+    """
+    return place_mmio(block_device(store, name), wiring, gpa=gpa, gsi=gsi)
 
 
 class BlockHandler:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import DeviceStatus, Feature
 from pyvmm.devices.virtio.rings import QueueLayout, QueuePlace, QueuePosition
+from pyvmm.devices.virtio.saved import SavedVirtqueue
 from pyvmm.errors import UsageError
 from tests.devices.virtio.a_model import PlainModel
 
@@ -178,3 +182,42 @@ def test_a_core_with_other_queues_or_features_is_not_restored() -> None:
         other.restore(core.save())
     assert other.status == 0
     assert DeviceStatus(core.status) == DRIVER_OK
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"status": 256}, {"features": 1 << 64}, {"generation": -1}],
+)
+def test_a_value_that_no_core_was_saved_with_is_refused(changed: dict[str, Any]) -> None:
+    core = VirtioCore(PlainModel())
+    with pytest.raises(UsageError, match=next(iter(changed))):
+        dataclasses.replace(core.save(), **changed)
+
+
+@pytest.mark.parametrize(
+    ("place", "position"),
+    [
+        (QueuePlace(3, 0, 0, 0), QueuePosition()),
+        (QueuePlace(1 << 32, 0, 0, 0), QueuePosition()),
+        (QueuePlace(16, -1, 0, 0), QueuePosition()),
+        (QueuePlace(16, 0, 0, 1 << 64), QueuePosition()),
+        (PLACE, QueuePosition(1 << 16)),
+        (PLACE, QueuePosition(0, -1)),
+    ],
+)
+def test_a_queue_that_no_core_was_saved_with_is_refused(
+    place: QueuePlace, position: QueuePosition
+) -> None:
+    saved = VirtioCore(PlainModel()).save()
+    with pytest.raises(UsageError, match="no device was ever saved with such"):
+        dataclasses.replace(saved, queues=(SavedVirtqueue(place, True, position),) * 2)
+
+
+def test_a_packed_queue_was_not_saved_behind_its_end() -> None:
+    features = int(Feature.VERSION_1 | Feature.PACKED)
+    saved = VirtioCore(PlainModel()).save()
+    queue = SavedVirtqueue(PLACE._replace(size=12), True, QueuePosition(11, 11))
+    dataclasses.replace(saved, features=features, queues=(queue,))
+    late = SavedVirtqueue(queue.place, True, QueuePosition(12, 0))
+    with pytest.raises(UsageError, match="such queues"):
+        dataclasses.replace(saved, features=features, queues=(late,))

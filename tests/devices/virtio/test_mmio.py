@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.devices.virtio.mmio import Interrupt, Register, VirtioMmio
-from pyvmm.devices.virtio.split_ring import QueuePlace
+from pyvmm.devices.virtio.core import VirtioCore
+from pyvmm.devices.virtio.features import NO_FEATURES, Feature
+from pyvmm.devices.virtio.mmio import Register, VirtioMmio
+from pyvmm.devices.virtio.rings import QueuePlace
 from pyvmm.memory.layout import VIRTIO_GPA
+from tests.devices.virtio.a_model import PlainModel
 from tests.guest.building import defines
 
 FLUSH = 1 << 9
@@ -29,10 +32,12 @@ def test_the_guest_knows_the_same_registers() -> None:
 class Driver:
     """A driver's accesses to a device of one queue."""
 
-    def __init__(self) -> None:
-        self.device = VirtioMmio(2, FLUSH, bytes(range(16)), (256,))
-        self.reasons: list[int] = []
-        self.device.on_interrupt = lambda: self.reasons.append(self.device.interrupt_status)
+    def __init__(self, more: Feature = NO_FEATURES) -> None:
+        model = PlainModel(kind=2, features=FLUSH, queue_sizes=(256,))
+        self.core = VirtioCore(model, more=more)
+        self.device = VirtioMmio(self.core)
+        self.levels: list[bool] = []
+        self.device.on_line = self.levels.append
 
     def read(self, register: int, size: int = 4) -> int:
         return self.device.read(register, size)
@@ -76,7 +81,7 @@ def test_a_device_is_found() -> None:
     for select in (0, 1, 2, 0xFFFF_FFFF):
         driver.write(Register.DEVICE_FEATURES_SELECT, select)
         features.append(driver.read(Register.DEVICE_FEATURES))
-    assert features == [FLUSH, 1, 0, 0]
+    assert features == [FLUSH | 3 << 28, 1, 0, 0]
     assert driver.read(0x100) == 0x03020100
     assert driver.read(0x101, 1) == 1
     assert driver.read(0x10E, 8) == 0x0F0E
@@ -86,9 +91,9 @@ def test_a_device_is_found() -> None:
 def test_a_queue_is_set_up_as_a_whole() -> None:
     driver = Driver()
     driver.start()
-    queue = driver.device.queue(0)
-    assert queue is not None
-    assert queue.place == PLACE
+    layout = driver.core.running(0)
+    assert layout is not None
+    assert layout.place == PLACE
     assert driver.status == DRIVER_OK
 
 
@@ -114,9 +119,9 @@ def test_queue_registers_are_taken_between_features_ok_and_driver_ok_only() -> N
     for again in (QueuePlace(32, 0, 0, 0), QueuePlace(3, 1, 1, 1)):
         driver.place(again)
     driver.write(Register.QUEUE_READY, 0)
-    queue = driver.device.queue(0)
-    assert queue is not None
-    assert queue.place == PLACE
+    layout = driver.core.running(0)
+    assert layout is not None
+    assert layout.place == PLACE
 
 
 def test_a_ready_queue_stays_as_it_is() -> None:
@@ -126,9 +131,9 @@ def test_a_ready_queue_stays_as_it_is() -> None:
     driver.write(Register.QUEUE_READY, 1)
     driver.place(QueuePlace(32, 0, 0, 0))
     driver.write(Register.STATUS, DRIVER_OK)
-    queue = driver.device.queue(0)
-    assert queue is not None
-    assert queue.place == PLACE
+    layout = driver.core.running(0)
+    assert layout is not None
+    assert layout.place == PLACE
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_a_queue_that_cannot_be_needs_a_reset(place: QueuePlace) -> None:
     assert driver.read(Register.QUEUE_READY) == 0
     driver.write(Register.STATUS, DRIVER_OK)
     assert driver.status == DRIVER_OK | NEEDS_RESET
-    assert driver.device.queue(0) is None
+    assert driver.core.running(0) is None
     driver.write(Register.STATUS, 0)
     assert driver.status == 0
 
@@ -161,11 +166,44 @@ def test_a_queue_that_is_not_there_has_no_size_and_takes_nothing(select: int) ->
 def test_a_reason_stays_until_it_is_acknowledged() -> None:
     driver = Driver()
     driver.start()
-    driver.device.interrupt(Interrupt.USED_BUFFER)
-    driver.device.fail()
-    assert driver.reasons == [1, 3]
+    driver.core.interrupt(0)
+    driver.core.fail()
+    assert (driver.levels, driver.read(Register.INTERRUPT_STATUS)) == ([True], 3)
     driver.write(Register.INTERRUPT_ACK, 1)
+    assert (driver.levels, driver.read(Register.INTERRUPT_STATUS)) == ([True], 2)
+    driver.write(Register.INTERRUPT_ACK, 0xFFFF_FFFF)
+    assert (driver.levels, driver.read(Register.INTERRUPT_STATUS)) == ([True, False], 0)
+
+
+def test_a_changed_configuration_has_another_generation() -> None:
+    driver = Driver()
+    driver.start()
+    assert driver.read(Register.CONFIG_GENERATION) == 0
+    driver.core.config_changed()
+    assert driver.read(Register.CONFIG_GENERATION) == 1
     assert driver.read(Register.INTERRUPT_STATUS) == 2
+
+
+def test_configuration_is_written_by_any_bytes() -> None:
+    driver = Driver()
+    driver.write(0x103, 0xAB, 1)
+    driver.write(0x104, 0x0102_0304_0506_0708, 8)
+    assert driver.read(0x100, 4) == 0xAB02_0100
+    assert driver.read(0x104, 8) == 0x0102_0304_0506_0708
+
+
+@pytest.mark.parametrize(
+    ("features", "value", "told"),
+    [(1 << 32, 0, [0]), (1 << 32, 0x8001_0000, []), (1 << 38 | 1 << 32, 0x8001_0000, [0])],
+)
+def test_a_notification_may_have_data(features: int, value: int, told: list[int]) -> None:
+    driver = Driver(more=Feature.NOTIFICATION_DATA)
+    driver.negotiate(features)
+    driver.write(Register.STATUS, DRIVER_OK)
+    queues: list[int] = []
+    driver.core.on_notify = queues.append
+    driver.write(Register.QUEUE_NOTIFY, value)
+    assert queues == told
 
 
 def test_status_0_forgets_everything() -> None:
@@ -173,24 +211,25 @@ def test_status_0_forgets_everything() -> None:
     driver.start()
     driver.write(Register.QUEUE_SELECT, 5)
     driver.write(Register.DEVICE_FEATURES_SELECT, 1)
-    driver.device.interrupt(Interrupt.USED_BUFFER)
+    driver.core.interrupt(0)
     driver.write(Register.STATUS, 0)
+    assert driver.levels == [True, False]
     assert driver.device.save() == new.device.save()
     driver.start()
-    assert driver.device.queue(0) is not None
+    assert driver.core.running(0) is not None
 
 
 def test_a_reset_is_over_when_what_is_under_way_has_ended() -> None:
     driver = Driver()
     driver.start()
-    epoch = driver.device.begin()
+    epoch = driver.core.begin(0)
     driver.write(Register.STATUS, 0)
     assert driver.status == DRIVER_OK
     driver.write(Register.STATUS, DRIVER)
-    assert driver.device.is_resetting
-    assert driver.device.epoch != epoch
-    driver.device.end()
-    assert (driver.status, driver.device.is_resetting) == (0, False)
+    assert driver.core.is_resetting
+    assert driver.core.epoch != epoch
+    driver.core.end(0)
+    assert (driver.status, driver.core.is_resetting) == (0, False)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0x70, 1), (0x70, 8), (0x71, 4), (0x72, 2)])

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.errors import UsageError
 from pyvmm.machine.block_store import BlockStore, MemoryStore
 from pyvmm.machine.blocking import run
@@ -19,7 +20,8 @@ from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.running import Running, running
 from pyvmm.machine.saved_machine import SavedMachine
-from pyvmm.machine.virtio.mmio_block import BlockTask, place_block
+from pyvmm.machine.virtio.block import place_block
+from pyvmm.machine.virtio.queue_worker import QueueWorker
 from pyvmm.memory.layout import MIB
 from tests.machine.guests import bundled
 
@@ -177,29 +179,25 @@ def test_what_is_under_way_when_a_machine_is_saved_is_done_after_it_is_restored(
     store = CountingStore()
     deaf = trio.Event()
     is_first = True
-    looks = 0
-    serve, tell = BlockTask._serve_next, BlockTask._raise
+    serve, tell = QueueWorker.serve_batch, VirtioCore.interrupt
 
     def has_begun() -> bool:
         return is_first and store.written > 0
 
-    async def serve_next(task: BlockTask) -> bool:
-        nonlocal looks
+    async def serve_batch(worker: QueueWorker) -> bool:
         if lost == "what is available" and has_begun():
-            looks += 1
-            if looks == 2:  # The second one is the guest's next notification.
-                deaf.set()
+            deaf.set()  # What comes behind the first write is the guest's next notification.
             return False
-        return await serve(task)
+        return await serve(worker)
 
-    def raise_(task: BlockTask) -> None:
+    def interrupt(core: VirtioCore, queue: int | None) -> None:
         if lost == "an interrupt" and has_begun():
             deaf.set()
         else:
-            tell(task)
+            tell(core, queue)
 
-    monkeypatch.setattr(BlockTask, "_serve_next", serve_next)
-    monkeypatch.setattr(BlockTask, "_raise", raise_)
+    monkeypatch.setattr(QueueWorker, "serve_batch", serve_batch)
+    monkeypatch.setattr(VirtioCore, "interrupt", interrupt)
     config = machine_with(store, host, b"rounds=1")
 
     async def first() -> tuple[SavedMachine, list[bytes]]:

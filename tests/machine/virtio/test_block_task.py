@@ -6,86 +6,61 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
-from pyvmm.devices.virtio.block import BlockFeature, BlockModel
+from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.mmio import Register, VirtioMmio
-from pyvmm.devices.virtio.split_ring import QueuePlace
+from pyvmm.devices.virtio.rings import QueuePlace
 from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.machine.block_store import MemoryStore
 from pyvmm.machine.leases import LeaseRefusedError
-from pyvmm.machine.virtio import mmio_block
-from pyvmm.machine.virtio.block import BlockHandler
-from pyvmm.machine.virtio.mmio_block import BlockParts, BlockTask, VirtioPort
+from pyvmm.machine.virtio import mmio
+from pyvmm.machine.virtio.block import block_device
+from pyvmm.machine.virtio.mmio import MmioPort, MmioSide
+from pyvmm.machine.virtio.queue_server import QueueServer
 from tests.devices.virtio.test_mmio import DRIVER_OK, NEEDS_RESET, Driver
+from tests.machine.virtio.guest_pages import GuestPages
 
 PLACE = QueuePlace(4, 0x1000, 0x2000, 0x3000)
 HEADER, DATA, STATUS = 0x4000, 0x5000, 0x6000
 READ, UNTOUCHED = 0, 0xA5
 
 
-class Memory:
-    """Guest memory of which pages are private: leased as `Leases` does."""
-
-    def __init__(self) -> None:
-        self.bytes = bytearray(0x8000)
-        self.private: set[int] = set()
-
-    def lease(
-        self, ranges: Sequence[tuple[int, int]], *, writable: bool, holder: str
-    ) -> AbstractContextManager[Any]:
-        assert holder == "disk"
-        for index, (gpa, size) in enumerate(ranges):
-            if gpa + size > len(self.bytes):
-                raise LeaseRefusedError("lease", "no memory", LeaseRefusal.NO_MEMORY, index)
-            if gpa & ~0xFFF in self.private:
-                raise LeaseRefusedError("lease", "private", LeaseRefusal.NOT_SHARED, index)
-        whole = memoryview(self.bytes)
-        views = [whole[gpa : gpa + size] for gpa, size in ranges]
-        return nullcontext(
-            SimpleNamespace(views=views if writable else [one.toreadonly() for one in views])
-        )
-
-
 class Disk:
     """A block device whose driver has made one request, and what has become of it."""
 
     def __init__(self, store: MemoryStore, kind: int = READ) -> None:
-        self.memory = Memory()
+        self.memory = GuestPages()
+        made = block_device(store, "disk")
+        core = VirtioCore(made.model)
         driver = Driver()
-        driver.device = self.device = VirtioMmio(
-            2, BlockFeature.FLUSH, BlockModel(store.size).config(), (PLACE.size,)
+        driver.core, driver.device = core, VirtioMmio(core)
+        self.device = driver.device
+        leases: Any = self.memory
+        self.server = QueueServer(
+            core, made.handler, MmioSide({}), leases, threading.Lock(), name="disk"
         )
-        line = SimpleNamespace(raise_=lambda: None, lower=lambda: None)
-        handler = BlockHandler(BlockModel(store.size), store, b"disk")
-        parts: Any = BlockParts("disk", handler, self.memory, None, line)  # type: ignore[arg-type]
-        self.task = BlockTask(self.device, parts, threading.Lock(), threading.Event())
         self.driver = driver
         driver.negotiate()
         driver.place(PLACE)
         driver.write(Register.QUEUE_READY, 1)
         driver.write(Register.STATUS, DRIVER_OK)
-        self.put(HEADER, struct.pack("<IIQ", kind, 0, 0))
-        self.put(STATUS, bytes([UNTOUCHED]))
+        self.memory.put(HEADER, struct.pack("<IIQ", kind, 0, 0))
+        self.memory.put(STATUS, bytes([UNTOUCHED]))
         for number, descriptor in enumerate(
             ((HEADER, 16, 1, 1), (DATA, 512, 1 | (2 if kind == READ else 0), 2), (STATUS, 1, 2, 0))
         ):
-            self.put(PLACE.descriptors + 16 * number, struct.pack("<QIHH", *descriptor))
-        self.put(PLACE.driver, struct.pack("<HHH", 0, 1, 0))
-
-    def put(self, gpa: int, data: bytes) -> None:
-        self.memory.bytes[gpa : gpa + len(data)] = data
+            self.memory.put(PLACE.descriptors + 16 * number, struct.pack("<QIHH", *descriptor))
+        self.memory.put(PLACE.driver, struct.pack("<HHH", 0, 1, 0))
 
     def serve(self) -> None:
         """All that there is to be done."""
 
         async def main() -> None:
-            while await self.task._serve_next():
+            while await self.server._workers[0].serve_batch():
                 pass
 
         trio.run(main)
@@ -126,7 +101,7 @@ def test_a_private_buffer_is_given_back_untouched_and_the_ring_goes_on(
     assert made.memory.bytes[0x4000:] == before
     assert made.driver.status == DRIVER_OK
     made.memory.private.clear()
-    made.put(PLACE.driver, struct.pack("<HHHH", 0, 2, 0, 0))
+    made.memory.put(PLACE.driver, struct.pack("<HHHH", 0, 2, 0, 0))
     made.serve()
     assert (made.used[0], made.status) == (2, 0)
 
@@ -145,7 +120,7 @@ def test_a_private_ring_needs_a_reset_and_then_there_is_silence(private: int) ->
 
 def test_a_ring_that_is_ahead_of_itself_needs_a_reset() -> None:
     made = disk()
-    made.put(PLACE.driver, struct.pack("<HH", 0, 5))
+    made.memory.put(PLACE.driver, struct.pack("<HH", 0, 5))
     made.serve()
     assert made.driver.status == DRIVER_OK | NEEDS_RESET
     assert made.status == UNTOUCHED
@@ -163,7 +138,7 @@ def test_a_store_that_fails_is_an_error_of_the_guest_s_and_no_end() -> None:
 
 def test_a_driver_that_wants_no_interrupt_gets_none() -> None:
     made = disk()
-    made.put(PLACE.driver, b"\x01")
+    made.memory.put(PLACE.driver, b"\x01")
     made.serve()
     assert made.used == (1, 0, 513)
     assert made.device.interrupt_status == 0
@@ -187,13 +162,13 @@ def test_memory_that_is_being_vacated_is_tried_again() -> None:
 def test_a_reset_waits_no_longer_than_it_has_patience_and_the_status_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mmio_block, "RESET_PATIENCE", 0.01)
+    monkeypatch.setattr(mmio, "RESET_PATIENCE", 0.01)
     made = disk()
-    port = VirtioPort(made.device)
-    made.device.begin()
+    port = MmioPort(made.device)
+    made.driver.core.begin(0)
     port.write(Register.STATUS, 4, 0)
     assert port.read(Register.STATUS, 4) == DRIVER_OK
-    made.device.end()
+    made.driver.core.end(0)
     assert port.read(Register.STATUS, 4) == 0
 
 

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""Workers: each takes the chains of one virtqueue, in order, and gives them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import trio
+
+from pyvmm.devices.protocols import Guard
+from pyvmm.devices.virtio.core import VirtioCore
+from pyvmm.devices.virtio.rings import (
+    BadChainError,
+    BrokenRingError,
+    Chain,
+    QueueLayout,
+    QueuePosition,
+    Ring,
+    UnreadableError,
+)
+from pyvmm.devices.virtio.split_ring import SplitRing
+from pyvmm.hosts.held_ranges import LeaseRefusal
+from pyvmm.machine.leases import Lease, LeaseRefusedError, Leases, Range
+from pyvmm.machine.virtio.queue_handler import BoundChain, QueueHandler
+
+BATCH = 64
+"""The most chains under one lease of the ring: a conversion of it waits that long."""
+VACATING_PAUSE = 0.001
+"""Seconds between two tries to lease memory that is about to be converted, reset or saved."""
+_LATER = (LeaseRefusal.CONVERTING, LeaseRefusal.TOO_MANY, LeaseRefusal.MEMORY_SHORT)
+"""Refusals that are no fault of the driver's, and pass."""
+_MOST_WRITTEN = 0xFFFF_FFFF
+"""A used entry has 32 bits for it."""
+
+
+class _LaterError(Exception):
+    """Memory is about to be converted, reset or saved: nothing was done; try again."""
+
+
+class QueueWorker:
+    """Serves queue `number` of a device. In the trio thread.
+
+    Ring and buffers are leased, each in one go, and both are held until the used index is written.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        core: VirtioCore,
+        handler: QueueHandler,
+        leases: Leases,
+        guard: Guard,
+        *,
+        name: str,
+    ) -> None:
+        self._number = number
+        self._core = core
+        self._handler = handler
+        self._leases = leases
+        self._guard = guard
+        self._name = name
+        self._wanted = trio.Event()
+        self._scope = trio.CancelScope()
+        self._epoch = core.epoch
+        self.was_restored = False
+        """Set to have the driver interrupted for what it may have missed."""
+
+    async def serve(self) -> None:
+        """Take what there is, and whenever woken, until cancelled."""
+        while True:
+            # Before the look: what comes after it is not to be slept through.
+            self._wanted = trio.Event()
+            while await self.serve_batch():
+                await trio.lowlevel.checkpoint()
+            await self._wanted.wait()
+
+    def wake(self) -> None:
+        """Look at the queue."""
+        self._wanted.set()
+
+    def cancel_stale(self) -> None:
+        """Let go of what was begun before a reset."""
+        if self._epoch != self._core.epoch:
+            self._scope.cancel()
+
+    async def serve_batch(self) -> bool:
+        """Serve some chains. Return True if there may be more."""
+        if not self._handler.is_ready(self._number):
+            return False
+        with self._guard:
+            layout = self._core.running(self._number)
+            if layout is None:
+                return False
+            self._epoch = self._core.begin(self._number)
+            self._scope = trio.CancelScope()
+            position = self._core.position(self._number)
+        try:
+            return await self._serve_in_scope(layout, position)
+        except _LaterError:
+            pass
+        except BrokenRingError:
+            with self._guard:
+                if self._core.epoch == self._epoch:
+                    self._core.fail()
+            return False
+        finally:
+            with self._guard:
+                self._core.end(self._number)
+        await trio.sleep(VACATING_PAUSE)
+        return True
+
+    async def _serve_in_scope(self, layout: QueueLayout, position: QueuePosition) -> bool:
+        with self._scope:
+            return await self._serve_ring(layout, position)
+        return True  # A reset was in the way.
+
+    async def _serve_ring(self, layout: QueueLayout, position: QueuePosition) -> bool:
+        try:
+            lease = self._lease(layout.ranges, writable=True)
+        except LeaseRefusedError as refused:
+            raise BrokenRingError(refused.attempt, refused.cause) from refused
+        with lease:
+            ring = ring_over(layout, lease.views, position)
+            if self.was_restored:
+                self._interrupt_for_missed(ring)
+            for _ in range(BATCH):
+                if not await self._serve_next(ring):
+                    return False
+                if self._core.epoch != self._epoch:
+                    return True
+                if not self._handler.is_ready(self._number):
+                    return False
+        return True
+
+    async def _serve_next(self, ring: Ring) -> bool:
+        """Serve a chain. Return False, with notifications asked for, if there is none."""
+        try:
+            chain = ring.next(self._table)
+            if chain is None:
+                ring.ask_for_notifications(True)
+                self._barrier()
+                chain = ring.next(self._table)
+                if chain is None:
+                    return False
+            ring.ask_for_notifications(False)
+            with ExitStack() as stack:
+                written = await self._handle(chain, stack)
+                # The buffers are held until then.
+                self._give_back(ring, chain, written)
+        except BadChainError as bad:
+            self._give_back(ring, bad.chain, 0)
+        return True
+
+    async def _handle(self, chain: Chain, stack: ExitStack) -> int:
+        """Have a chain done. Return the bytes written."""
+        parts: list[tuple[memoryview, ...]] = []
+        for ranges, writable in ((chain.readable, False), (chain.writable, True)):
+            if not ranges:
+                parts.append(())
+                continue
+            try:
+                lease = stack.enter_context(self._lease(ranges, writable=writable))
+            except LeaseRefusedError as refused:
+                raise BadChainError(chain, refused.cause) from refused
+            parts.append(tuple(lease.views))
+        try:
+            return await self._handler.handle(self._number, BoundChain(*parts))
+        except (OSError, ValueError):
+            return 0
+
+    def _give_back(self, ring: Ring, chain: Chain, written: int) -> None:
+        with self._guard:
+            if self._core.epoch != self._epoch or self._core.needs_reset:
+                return
+            before = ring.position
+            ring.put_used(chain, min(written, _MOST_WRITTEN))
+            self._core.move(self._number, ring.position)
+        # To let go of a lock and take one is the memory barrier that belongs between the two.
+        with self._guard:
+            if self._core.epoch == self._epoch and ring.wants_interrupt(before):
+                self._core.interrupt(self._number)
+
+    def _interrupt_for_missed(self, ring: Ring) -> None:
+        """The interrupts that another machine's driver was sent may be lost."""
+        with self._guard:
+            if self._core.epoch == self._epoch:
+                self.was_restored = False
+                if ring.missed():
+                    self._core.interrupt(self._number)
+
+    def _barrier(self) -> None:
+        """Have everything written seen before anything else is read: taking a lock does that."""
+        with self._guard:
+            pass
+
+    def _table(self, gpa: int, length: int) -> bytes:
+        try:
+            with self._lease(((gpa, length),), writable=False) as lease:
+                return bytes(lease.views[0])
+        except LeaseRefusedError as refused:
+            raise UnreadableError(refused.attempt, refused.cause) from refused
+
+    def _lease(self, ranges: Sequence[Range], *, writable: bool) -> Lease:
+        try:
+            return self._leases.lease(ranges, writable=writable, holder=self._name)
+        except LeaseRefusedError as refused:
+            if refused.reason in _LATER:
+                raise _LaterError from None
+            raise
+
+
+def ring_over(layout: QueueLayout, views: Sequence[memoryview], position: QueuePosition) -> Ring:
+    """Make the ring of a queue over views of its parts."""
+    return SplitRing(layout, views, position)
