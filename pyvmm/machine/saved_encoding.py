@@ -13,7 +13,8 @@ from pyvmm.devices.virtio import saved as virtio
 from pyvmm.hosts import exits, pit, saved_state
 from pyvmm.hosts.kvm import saved_values as kvm
 from pyvmm.hosts.model import saved_values as model
-from pyvmm.machine import config, device_choice
+from pyvmm.hosts.topology import Topology
+from pyvmm.machine import config, device_choice, hardware
 from pyvmm.memory import layout, page_states
 from pyvmm.typed_values import Codec
 
@@ -29,6 +30,7 @@ _OTHERS = (
     device_choice.ExitPortPlace,
     layout.GpaRange,
     page_states.PageRun,
+    Topology,
     rings.QueuePlace,
     rings.QueuePosition,
 )
@@ -50,12 +52,21 @@ KINDS: Mapping[str, type] = types.MappingProxyType(
             *_declared(virtio),
             *_declared(kvm),
             *_declared(model),
+            # Those that name files of the host's are refused: it has no kind for paths, so that
+            # nobody's file makes a machine open what its maker chose.
+            *_declared(hardware),
             *_OTHERS,
         )
     }
 )
 """Kinds of values beside those of the machine's own, by the names they are called by."""
-_ONLY_FOR_TYPES = {"Callable": Callable, "Wiring": object, "PlacedDevice": object}
+_ONLY_FOR_TYPES = {
+    "Callable": Callable,
+    "Wiring": object,
+    "PlacedDevice": object,
+    "Hardware": hardware.Hardware,
+    "Topology": Topology,
+}
 
 
 def codec(own: Iterable[type]) -> Codec:

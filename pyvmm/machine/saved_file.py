@@ -77,9 +77,11 @@ def write(path: Path, value: object, own: Iterable[type]) -> None:
     try:
         saved = codec(own).written(value, put)
     except UnfitValueError as error:
-        raise UsageError(attempt, str(error), "leave out what the library's user has added") from (
-            error
-        )
+        raise UsageError(
+            attempt,
+            str(error),
+            "leave out disks and folders, and what the library's user has added",
+        ) from error
     header = json.dumps({"pyvmm": own_version(), "saved": saved}).encode()
     size = _START.size + len(header) + sum(map(len, blobs)) + _DIGEST
     start = _START.pack(_MAGIC + b"%d\n" % _VERSION, len(header), size)
