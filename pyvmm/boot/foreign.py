@@ -20,7 +20,7 @@ _SECTION = struct.Struct("<8s32x")
 _MOST_SECTIONS = 96
 """As many as Windows loads; more than any image has."""
 _KERNEL_MAGIC = 0x38
-"""Where Linux's Image of two machines has its magic (``arch/arm64/kernel/head.S``)."""
+"""Offset of the magic in Linux's Image of two machines (``arch/arm64/kernel/head.S``)."""
 
 
 class Foreign(NamedTuple):

@@ -20,6 +20,8 @@ OLDEST = 0x206
 """The first version that says how long a command line may be; of 2007."""
 SECTOR = 512
 
+_LEAST_ENDS = {0x206: 0x23C, 0x207: 0x248, 0x208: 0x250, 0x209: 0x258, 0x20A: 0x264}
+"""Version since which a header has the fields below an offset (boot.rst, 1.2)."""
 _FIELDS = struct.Struct("<B2xI")
 """setup_sects and syssize, from `SETUP_HEADER` on."""
 _USUAL_SECTORS = 4
@@ -93,24 +95,21 @@ def parse_linux(view: memoryview, attempt: str) -> LinuxHeader:
     Raises `ImageError` for one that is too old, cut off, or contradicts itself, and names the field
     or what is missing.
     """
-    beginning = bytes(view[:SETUP_HEADER_END]).ljust(SETUP_HEADER_END, b"\0")
-    if len(view) < 0x238:
-        raise _cut(attempt, f"its setup header needs {0x238} bytes", len(view))
-    version = _u16(beginning, 0x206)
+    fields = bytes(view[:SETUP_HEADER_END]).ljust(SETUP_HEADER_END, b"\0")
+    if len(view) < _LEAST_ENDS[OLDEST]:
+        raise _cut(attempt, f"its setup header needs {_LEAST_ENDS[OLDEST]} bytes", len(view))
+    version = _u16(fields, 0x206)
     if version < OLDEST:
         raise ImageError(
             attempt,
             f"it looks like a bzImage {version_text(version)} (before {version_text(OLDEST)})",
             "give a kernel of 2.6.22 or newer",
         )
-    sectors, paragraphs = _FIELDS.unpack_from(beginning, SETUP_HEADER)
+    sectors, paragraphs = _FIELDS.unpack_from(fields, SETUP_HEADER)
     setup_size = ((sectors or _USUAL_SECTORS) + 1) * SECTOR
-    end = 0x202 + beginning[0x201]
-    newest = {0x207: 0x248, 0x208: 0x250, 0x209: 0x258, 0x20A: 0x264}
-    needed = max((size for since, size in newest.items() if version >= since), default=0x23C)
-    header = beginning[SETUP_HEADER : min(end, SETUP_HEADER_END)]
-    fields = beginning[: min(max(end, 0x238), SETUP_HEADER_END)].ljust(SETUP_HEADER_END, b"\0")
-    if end < needed and version >= 0x20A:
+    end = 0x202 + fields[0x201]
+    needed = max(size for since, size in _LEAST_ENDS.items() if version >= since)
+    if end < needed:
         raise ImageError(
             attempt,
             f"the setup header of this bzImage {version_text(version)} ends at {end:#x}, where "
@@ -133,7 +132,7 @@ def parse_linux(view: memoryview, attempt: str) -> LinuxHeader:
         payload=(setup_size + _u32(fields, 0x248), _u32(fields, 0x24C))
         if version >= 0x208 and _u32(fields, 0x24C)
         else None,
-        header=header,
+        header=fields[SETUP_HEADER : min(end, SETUP_HEADER_END)],
     )
     _check(parsed, attempt)
     return parsed

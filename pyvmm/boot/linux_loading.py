@@ -20,6 +20,7 @@ from pyvmm.memory.layout import (
     BOOT_PAGE_TABLES,
     COMMAND_LINE,
     HIGH_MEMORY_START,
+    HOLE_END,
     ZERO_PAGE,
     GpaRange,
 )
@@ -88,6 +89,12 @@ def linux_kernel(
     data = view[header.setup_size : header.setup_size + header.code_size]
     size = max(header.init_size or _UNPACKED_RATIO * len(data), len(data))
     size = -(-size // PAGE_SIZE) * PAGE_SIZE
+    if start + size > HOLE_END:
+        raise ImageError(
+            attempt,
+            f"this {header.title} runs at {start:#x} (pref_address), and its entry reaches 4 GiB",
+            "build it for another address (CONFIG_PHYSICAL_START)",
+        )
     claim = Claim(GpaRange(start, start + size), data, f"the {header.title}'s kernel")
     entry = start + (_ENTRY_64 if protocol is BootProtocol.LINUX_64 else 0)
     return Kernel(protocol, (claim,), entry, None, header=header)
@@ -145,7 +152,7 @@ def load_address(header: LinuxHeader, address_map: AddressMap) -> int:
     start = _aligned(max(preferred, HIGH_MEMORY_START), header.alignment)
     size = max(header.init_size, header.code_size)
     for one in address_map.ram:
-        if one.range.end > 1 << 32:
+        if one.range.end > HOLE_END:
             break
         first = _aligned(max(start, one.range.start), header.alignment)
         if first + size <= one.range.end:

@@ -59,3 +59,29 @@ def field(page: bytes | memoryview, name: str) -> int:
     offset, fmt = FIELDS[name]
     (value,) = struct.unpack_from("<" + fmt, page, offset)
     return int(value)
+
+
+def with_payload(payload: bytes, **fields: int) -> bytes:
+    """A bzImage with a compressed kernel in it."""
+    return bzimage(bytes(64) + payload, payload_offset=64, payload_length=len(payload), **fields)
+
+
+def pe(machine: int = 0x8664, sections: tuple[bytes, ...] = (), size: int = 0x400) -> bytes:
+    """The least PE file: its headers."""
+    image = bytearray(size)
+    image[:2] = b"MZ"
+    struct.pack_into("<I", image, 0x3C, 0x80)
+    struct.pack_into("<4sHHIIIHH", image, 0x80, b"PE\0\0", machine, len(sections), 0, 0, 0, 16, 0)
+    for number, name in enumerate(sections):
+        struct.pack_into("<8s", image, 0x80 + 24 + 16 + 40 * number, name)
+    return bytes(image)
+
+
+def zboot(payload: bytes, machine: int = 0x8664, **changed: int) -> bytes:
+    """An EFI zboot image; `changed` are its `offset` and `size`."""
+    image = bytearray(pe(machine))
+    fields = {"offset": len(image), "size": len(payload), **changed}
+    struct.pack_into("<4sII8x32s", image, 4, b"zimg", fields["offset"], fields["size"], b"gzip")
+    struct.pack_into("<I", image, 0x38, 0x818223CD)
+    struct.pack_into("<I", image, 0x3C, 0x80)
+    return bytes(image) + payload

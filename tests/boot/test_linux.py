@@ -243,7 +243,7 @@ def test_an_image_for_real_mode_is_told_from_its_header() -> None:
     ("image", "words"),
     [
         (bzimage(version=0x204), r"looks like a bzImage 2\.04 \(before 2\.06\)"),
-        (bzimage()[:0x237], "bzImage that is cut: its setup header needs 568 bytes, it has 567"),
+        (bzimage()[:0x23B], "bzImage that is cut: its setup header needs 572 bytes, it has 571"),
         (bzimage()[:0x600], "that is cut: setup says 1536 bytes, and code behind them"),
         (bzimage()[:0x700], "that is cut: setup says 2560 bytes, it has 1792"),
         (bzimage(syssize=0x10_0000), "that is cut: setup says 16778752 bytes, it has 2560"),
@@ -251,11 +251,19 @@ def test_an_image_for_real_mode_is_told_from_its_header() -> None:
         (bzimage(kernel_alignment=0x300000), "its kernel_alignment 0x300000 is no power of two"),
         (bzimage(pref_address=(1 << 64) - 4096), "pref_address 0xfffffffffffff000 leaves no room"),
         (bzimage(jump=0x10EB), r"ends at 0x212, where 0x264 is the least"),
+        (bzimage(version=0x206, jump=0x39EB), r"ends at 0x23b, where 0x23c is the least"),
     ],
 )
 def test_what_is_wrong_is_named(image: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         plan_boot(image, MAP)
+
+
+@pytest.mark.parametrize("fields", [{}, {"relocatable_kernel": 0}])
+def test_a_kernel_for_above_4_gib_is_not_entered(fields: dict[str, int]) -> None:
+    """The identity map, and the 32-bit entry, end there."""
+    with pytest.raises(ImageError, match=r"runs at 0x140000000 \(pref_address\), and its entry"):
+        plan_boot(bzimage(pref_address=5 * GIB, **fields), AddressMap.of(9 * GIB))
 
 
 def test_a_file_may_lack_the_last_bytes_of_a_paragraph() -> None:

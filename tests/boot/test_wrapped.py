@@ -18,15 +18,11 @@ from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import MIB
 
 from .images import elf, multiboot_header, pvh
-from .linux_images import SETUP_SIZE, bzimage
+from .linux_images import SETUP_SIZE, bzimage, pe, with_payload, zboot
 from .soundness import assert_sound
 from .test_unpacking import PACKERS
 
 MAP = AddressMap.of(64 * MIB)
-
-
-def with_payload(payload: bytes, **fields: int) -> bytes:
-    return bzimage(bytes(64) + payload, payload_offset=64, payload_length=len(payload), **fields)
 
 
 def packed(title: str, image: bytes) -> bytes:
@@ -88,26 +84,6 @@ def test_payloads_that_are_not_right(image: bytes, words: str) -> None:
 
 
 # EFI ---------------------------------------------------------------------------------------------
-
-
-def pe(machine: int = 0x8664, sections: tuple[bytes, ...] = (), size: int = 0x400) -> bytes:
-    """The least PE file: its headers."""
-    image = bytearray(size)
-    image[:2] = b"MZ"
-    struct.pack_into("<I", image, 0x3C, 0x80)
-    struct.pack_into("<4sHHIIIHH", image, 0x80, b"PE\0\0", machine, len(sections), 0, 0, 0, 16, 0)
-    for number, name in enumerate(sections):
-        struct.pack_into("<8s", image, 0x80 + 24 + 16 + 40 * number, name)
-    return bytes(image)
-
-
-def zboot(payload: bytes, machine: int = 0x8664, **changed: int) -> bytes:
-    image = bytearray(pe(machine))
-    fields = {"offset": len(image), "size": len(payload), **changed}
-    struct.pack_into("<4sII8x32s", image, 4, b"zimg", fields["offset"], fields["size"], b"gzip")
-    struct.pack_into("<I", image, 0x38, 0x818223CD)
-    struct.pack_into("<I", image, 0x3C, 0x80)
-    return bytes(image) + payload
 
 
 @pytest.mark.parametrize("inner", [pvh, bzimage])
