@@ -1,35 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* A virtio block device over MMIO (virtio 1.2, sections 2.7, 4.2 and 5.2). */
+/* virtio devices (virtio 1.2, sections 2, 4.1, 4.2 and 5.2), over PCI by ports or over MMIO. */
 #ifndef GUEST_VIRTIO_H
 #define GUEST_VIRTIO_H
 
-/* Where pyvmm has the registers, and the 8259A's input. */
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Where pyvmm has the registers of the first device over MMIO, and the 8259A's input. */
 #define VIRTIO_GPA 0xfef00000
 #define VIRTIO_IRQ 5
 
-#define VIRTIO_MAGIC 0x74726976
-#define VIRTIO_VERSION 2
 #define VIRTIO_BLOCK 2
-
-#define REG_MAGIC 0x000
-#define REG_VERSION 0x004
-#define REG_DEVICE_ID 0x008
-#define REG_DEVICE_FEATURES 0x010
-#define REG_DEVICE_FEATURES_SELECT 0x014
-#define REG_DRIVER_FEATURES 0x020
-#define REG_DRIVER_FEATURES_SELECT 0x024
-#define REG_QUEUE_SELECT 0x030
-#define REG_QUEUE_SIZE_MAX 0x034
-#define REG_QUEUE_SIZE 0x038
-#define REG_QUEUE_READY 0x044
-#define REG_QUEUE_NOTIFY 0x050
-#define REG_INTERRUPT_STATUS 0x060
-#define REG_INTERRUPT_ACK 0x064
-#define REG_STATUS 0x070
-#define REG_QUEUE_DESCRIPTORS 0x080
-#define REG_QUEUE_DRIVER 0x090
-#define REG_QUEUE_DEVICE 0x0a0
-#define REG_CAPACITY 0x100
 
 #define STATUS_ACKNOWLEDGE 1
 #define STATUS_DRIVER 2
@@ -37,8 +18,11 @@
 #define STATUS_FEATURES_OK 8
 #define STATUS_NEEDS_RESET 0x40
 
-/* The second 32 feature bits. */
+/* Of the second 32 feature bits. */
 #define FEATURE_VERSION_1 1
+#define FEATURE_ACCESS_PLATFORM 2
+
+#define NO_VECTOR 0xffff
 
 #define DESCRIPTOR_NEXT 1
 #define DESCRIPTOR_WRITE 2
@@ -51,5 +35,39 @@
 #define BLOCK_IO_ERROR 1
 #define BLOCK_UNSUPPORTED 2
 #define SECTOR_SIZE 512
+
+/* A device: on PCI with the I/O ports of its structures, or over MMIO. */
+struct virtio {
+	bool is_pci;
+	unsigned int slot, irq;
+	uint16_t common, isr, notify, config;
+	uint32_t notify_stride;
+};
+
+/* The first device of a kind, PCI's before MMIO's; false where there is none. */
+bool virtio_find(struct virtio *device, uint32_t kind);
+/* The first on PCI, with decoding and bus mastering on. */
+bool virtio_pci_find(struct virtio *device, uint32_t kind);
+
+uint8_t virtio_status(const struct virtio *device);
+void virtio_set_status(const struct virtio *device, uint8_t status);
+/* 32 bits of the features that the device offers, and that the driver takes. */
+uint32_t virtio_offered(const struct virtio *device, uint32_t word);
+void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t features);
+/* From a reset to FEATURES_OK, with VERSION_1, and ACCESS_PLATFORM where that is offered. */
+void virtio_negotiate(const struct virtio *device);
+
+/* What the device says of a queue's size; then its size and addresses, and it is enabled. */
+uint16_t virtio_queue_size(const struct virtio *device, uint16_t queue);
+void virtio_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
+			 volatile const void *descriptors, volatile const void *driver,
+			 volatile const void *used);
+void virtio_notify(const struct virtio *device, uint16_t queue);
+/* Reasons for an interrupt, which are forgotten with that. */
+uint32_t virtio_reasons(const struct virtio *device);
+uint32_t virtio_config(const struct virtio *device, uint32_t offset);
+/* On PCI: the vectors of a queue and of the configuration; false where the device has not got it. */
+bool virtio_set_vectors(const struct virtio *device, uint16_t queue, uint16_t for_queue,
+			uint16_t for_config);
 
 #endif

@@ -26,6 +26,8 @@
 
 #define CASCADE_IRQ 2
 #define MASTER_IRQS 8
+#define SPURIOUS_MASTER 7
+#define SPURIOUS_SLAVE 15
 
 static uint16_t mask = 0xffff;
 
@@ -57,9 +59,22 @@ static void open_virtual_wire(void)
 	*apic_register(APIC_LINT0) = APIC_LVT_EXTERNAL_INTERRUPT;
 }
 
+/*
+ * A request that is gone before it is acknowledged is answered as the lowest priority's (data sheet,
+ * "Edge and level triggered modes"): a device of the second controller was reset, say. The first one
+ * believes that its input 2 is served.
+ */
+static void on_spurious(struct interrupt_frame *frame)
+{
+	if (frame->vector == IRQ_BASE + SPURIOUS_SLAVE)
+		outb(PORT_PIC_MASTER, OCW2_END_OF_INTERRUPT);
+}
+
 void pic_init(void)
 {
 	open_virtual_wire();
+	interrupt_handle(IRQ_BASE + SPURIOUS_MASTER, on_spurious);
+	interrupt_handle(IRQ_BASE + SPURIOUS_SLAVE, on_spurious);
 	outb(PORT_PIC_MASTER, ICW1_CASCADED_WITH_ICW4);
 	outb(PORT_PIC_SLAVE, ICW1_CASCADED_WITH_ICW4);
 	outb(MASTER_DATA, IRQ_BASE);

@@ -5,6 +5,7 @@
  */
 #include "guest.h"
 #include "interrupts.h"
+#include "msix.h"
 #include "private.h"
 #include "virtio.h"
 
@@ -23,7 +24,7 @@ struct descriptor {
 	uint16_t flags, next;
 };
 
-static struct {
+struct queue {
 	struct descriptor descriptors[QUEUE_SIZE];
 	struct {
 		uint16_t flags, index, ring[QUEUE_SIZE];
@@ -34,76 +35,63 @@ static struct {
 			uint32_t head, written;
 		} ring[QUEUE_SIZE];
 	} device __attribute__((aligned(4)));
-} volatile queue __attribute__((aligned(PAGE_SIZE)));
+};
 
-static struct {
-	uint32_t kind, reserved;
-	uint64_t sector;
-} header;
+/* All that the device reaches: with private memory it is shared. */
+struct area {
+	volatile uint8_t data[BYTES];
+	volatile struct queue queue;
+	struct {
+		uint32_t kind, reserved;
+		uint64_t sector;
+	} header;
+	volatile uint8_t status;
+} __attribute__((aligned(PAGE_SIZE)));
 
-static volatile uint8_t data[BYTES] __attribute__((aligned(PAGE_SIZE)));
-static volatile uint8_t status;
+static struct area own_area, *area = &own_area;
+static struct virtio device;
+static bool by_message;
 static volatile uint64_t interrupts;
-
-static uint32_t register_read(uint32_t offset)
-{
-	return *(volatile uint32_t *)(uintptr_t)(VIRTIO_GPA + offset);
-}
-
-static void register_write(uint32_t offset, uint32_t value)
-{
-	*(volatile uint32_t *)(uintptr_t)(VIRTIO_GPA + offset) = value;
-}
-
-static void write_address(uint32_t offset, volatile const void *address)
-{
-	register_write(offset, (uint32_t)(uintptr_t)address);
-	register_write(offset + 4, (uint32_t)((uintptr_t)address >> 32));
-}
 
 static void on_interrupt(struct interrupt_frame *frame)
 {
-	uint32_t reasons = register_read(REG_INTERRUPT_STATUS);
-
 	(void)frame;
-	register_write(REG_INTERRUPT_ACK, reasons);
-	if (reasons)
+	if (virtio_reasons(&device))
 		interrupts++;
-	pic_end_of_interrupt(VIRTIO_IRQ);
+	pic_end_of_interrupt(device.irq);
+}
+
+static void on_message(struct interrupt_frame *frame)
+{
+	(void)frame;
+	interrupts++;
+	apic_end_of_interrupt();
 }
 
 /* The device from its reset to DRIVER_OK. */
 static void negotiate(void)
 {
-	register_write(REG_STATUS, 0);
-	assert(register_read(REG_STATUS) == 0);
-	register_write(REG_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
-	register_write(REG_DEVICE_FEATURES_SELECT, 1);
-	assert(register_read(REG_DEVICE_FEATURES) & FEATURE_VERSION_1);
-	register_write(REG_DRIVER_FEATURES_SELECT, 1);
-	register_write(REG_DRIVER_FEATURES, FEATURE_VERSION_1);
-	register_write(REG_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
-	assert(register_read(REG_STATUS) & STATUS_FEATURES_OK);
+	volatile struct queue *queue = &area->queue;
 
-	queue.driver.flags = queue.driver.index = queue.device.index = 0;
-	register_write(REG_QUEUE_SELECT, 0);
-	assert(register_read(REG_QUEUE_SIZE_MAX) >= QUEUE_SIZE);
-	register_write(REG_QUEUE_SIZE, QUEUE_SIZE);
-	write_address(REG_QUEUE_DESCRIPTORS, queue.descriptors);
-	write_address(REG_QUEUE_DRIVER, &queue.driver);
-	write_address(REG_QUEUE_DEVICE, &queue.device);
-	register_write(REG_QUEUE_READY, 1);
-	assert(register_read(REG_QUEUE_READY) == 1);
-	register_write(REG_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK |
+	virtio_negotiate(&device);
+	queue->driver.flags = queue->driver.index = queue->device.index = 0;
+	assert(virtio_queue_size(&device, 0) >= QUEUE_SIZE);
+	virtio_queue_enable(&device, 0, QUEUE_SIZE, queue->descriptors, &queue->driver,
+			    &queue->device);
+	if (by_message)
+		assert(virtio_set_vectors(&device, 0, 1, 0));
+	virtio_set_status(&device, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK |
 					   STATUS_DRIVER_OK);
 }
 
 static void describe(unsigned int number, volatile void *address, uint32_t length, uint16_t flags)
 {
-	queue.descriptors[number].address = (uintptr_t)address;
-	queue.descriptors[number].length = length;
-	queue.descriptors[number].flags = flags;
-	queue.descriptors[number].next = (uint16_t)(number + 1);
+	volatile struct descriptor *descriptor = &area->queue.descriptors[number];
+
+	descriptor->address = (uintptr_t)address;
+	descriptor->length = length;
+	descriptor->flags = flags;
+	descriptor->next = (uint16_t)(number + 1);
 }
 
 /* Gives a request to the device and does not wait. */
@@ -111,19 +99,20 @@ static void request(uint32_t kind, uint64_t sector, uint32_t length)
 {
 	uint16_t from_device = kind == BLOCK_OUT ? 0 : DESCRIPTOR_WRITE;
 	unsigned int last = length ? 2 : 1;
+	volatile struct queue *queue = &area->queue;
 
-	header.kind = kind;
-	header.sector = sector;
-	status = POISON;
-	describe(0, &header, sizeof(header), DESCRIPTOR_NEXT);
+	area->header.kind = kind;
+	area->header.sector = sector;
+	area->status = POISON;
+	describe(0, &area->header, sizeof(area->header), DESCRIPTOR_NEXT);
 	if (length)
-		describe(1, data, length, DESCRIPTOR_NEXT | from_device);
-	describe(last, &status, 1, DESCRIPTOR_WRITE);
-	queue.driver.ring[queue.driver.index % QUEUE_SIZE] = 0;
+		describe(1, area->data, length, DESCRIPTOR_NEXT | from_device);
+	describe(last, &area->status, 1, DESCRIPTOR_WRITE);
+	queue->driver.ring[queue->driver.index % QUEUE_SIZE] = 0;
 	__asm__ volatile("" : : : "memory");
-	queue.driver.index++;
+	queue->driver.index++;
 	__asm__ volatile("" : : : "memory");
-	register_write(REG_QUEUE_NOTIFY, 0);
+	virtio_notify(&device, 0);
 }
 
 static uint8_t answer(void)
@@ -131,9 +120,9 @@ static uint8_t answer(void)
 	/* There is one interrupt for each request, and none is taken outside of this. */
 	do
 		wait_for_interrupt();
-	while (queue.device.index != queue.driver.index);
+	while (area->queue.device.index != area->queue.driver.index);
 	__asm__ volatile("" : : : "memory");
-	return status;
+	return area->status;
 }
 
 static uint8_t ask(uint32_t kind, uint64_t sector, uint32_t length)
@@ -152,14 +141,14 @@ static void write_and_read(uint64_t round, uint64_t capacity)
 	uint64_t sector = round * SECTORS % (capacity - SECTORS + 1);
 
 	for (unsigned int at = 0; at < BYTES; at++)
-		data[at] = expected(round, at);
+		area->data[at] = expected(round, at);
 	assert(ask(BLOCK_OUT, sector, BYTES) == BLOCK_OK);
 	assert(ask(BLOCK_FLUSH, 0, 0) == BLOCK_OK);
 	for (unsigned int at = 0; at < BYTES; at++)
-		data[at] = POISON;
+		area->data[at] = POISON;
 	assert(ask(BLOCK_IN, sector, BYTES) == BLOCK_OK);
 	for (unsigned int at = 0; at < BYTES; at++)
-		assert(data[at] == expected(round, at));
+		assert(area->data[at] == expected(round, at));
 }
 
 /* A record is a sector full of its number, at that sector from 1 on; several go with one flush. */
@@ -174,7 +163,7 @@ static void log_records(uint64_t count, uint64_t capacity)
 		for (uint64_t i = 0; i < together && number < count; i++) {
 			number++;
 			for (unsigned int at = 0; at < SECTOR_SIZE; at += sizeof(number))
-				*(volatile uint64_t *)(data + at) = number;
+				*(volatile uint64_t *)(area->data + at) = number;
 			assert(ask(BLOCK_OUT, number, SECTOR_SIZE) == BLOCK_OK);
 		}
 		assert(ask(BLOCK_FLUSH, 0, 0) == BLOCK_OK);
@@ -186,46 +175,72 @@ static void log_records(uint64_t count, uint64_t capacity)
 static void reset_in_the_middle(void)
 {
 	for (unsigned int at = 0; at < BYTES; at++)
-		data[at] = POISON;
+		area->data[at] = POISON;
 	request(BLOCK_IN, 0, BYTES);
-	while (data[0] == POISON)
+	while (area->data[0] == POISON)
 		pause();
-	register_write(REG_STATUS, 0);
-	assert(register_read(REG_STATUS) == 0);
-	data[0] = data[BYTES - 1] = 1;
-	status = 2;
+	virtio_set_status(&device, 0);
+	while (virtio_status(&device))
+		assert(device.is_pci);
+	area->data[0] = area->data[BYTES - 1] = 1;
+	area->status = 2;
 	negotiate();
-	uint8_t last = data[BYTES - 1];
+	uint8_t last = area->data[BYTES - 1];
 
 	assert(ask(BLOCK_FLUSH, 0, 0) == BLOCK_OK);
-	assert(data[0] == 1 && last == 1 && data[BYTES - 1] == 1);
+	assert(area->data[0] == 1 && last == 1 && area->data[BYTES - 1] == 1);
 	print("was reset in the middle\n");
+}
+
+/* Memory that the host sees. */
+static void share_area(void)
+{
+	struct span span;
+
+	if (!memory_is_private())
+		return;
+	if (!memory_take(sizeof(*area), PAGE_SIZE, &span) ||
+	    memory_share(span.start, span.end - span.start))
+		panic("there is no memory to be shared with the device");
+	area = (struct area *)span.start;
+}
+
+static void take_interrupts(void)
+{
+	pic_init();
+	if (by_message) {
+		interrupt_handle(IRQ_BASE + device.irq, on_message);
+		apic_open();
+		msix_control(device.slot, true, false);
+		msix_route(device.slot, 1, (uint8_t)(IRQ_BASE + device.irq), false);
+		return;
+	}
+	interrupt_handle(IRQ_BASE + device.irq, on_interrupt);
+	uint16_t levels = device.irq < 8 ? PORT_ELCR : PORT_ELCR + 1;
+
+	outb(levels, (uint8_t)(inb(levels) | 1 << device.irq % 8));
+	pic_unmask(device.irq);
 }
 
 int guest_main(void)
 {
 	uint64_t rounds = guest_option("rounds", 4);
 
-	/* Private memory has no memory-mapped devices. */
-	if (launch_info() || register_read(REG_MAGIC) != VIRTIO_MAGIC ||
-	    register_read(REG_VERSION) != VIRTIO_VERSION ||
-	    register_read(REG_DEVICE_ID) != VIRTIO_BLOCK) {
+	if (!virtio_find(&device, VIRTIO_BLOCK)) {
 		print("there is no virtio block device\n");
 		return 2;
 	}
-	interrupt_handle(IRQ_BASE + VIRTIO_IRQ, on_interrupt);
-	pic_init();
-	outb(PORT_ELCR, inb(PORT_ELCR) | 1 << VIRTIO_IRQ);
-	pic_unmask(VIRTIO_IRQ);
+	by_message = guest_option("msix", 0);
+	share_area();
+	take_interrupts();
 	negotiate();
 
-	uint64_t capacity = register_read(REG_CAPACITY) |
-			    (uint64_t)register_read(REG_CAPACITY + 4) << 32;
+	uint64_t capacity = virtio_config(&device, 0) | (uint64_t)virtio_config(&device, 4) << 32;
 
 	assert(capacity >= SECTORS);
 	assert(ask(BLOCK_GET_ID, 0, ID_SIZE) == BLOCK_OK);
-	data[ID_SIZE] = 0;
-	print("virtio block: %lu sectors, id %s\n", capacity, (char *)data);
+	area->data[ID_SIZE] = 0;
+	print("virtio block: %lu sectors, id %s\n", capacity, (char *)area->data);
 	assert(ask(BLOCK_IN, capacity - SECTORS + 1, BYTES) == BLOCK_IO_ERROR);
 	assert(ask(BLOCK_OUT, capacity, SECTOR_SIZE) == BLOCK_IO_ERROR);
 	assert(ask(BLOCK_IN, 0, SECTOR_SIZE + 1) == BLOCK_IO_ERROR);

@@ -11,32 +11,6 @@ void check(const char *name, bool holds);
 /* What guest_main returns: how many checks failed, at most EXIT_PANIC - 1. */
 int suite_end(void);
 
-static inline void outw(uint16_t port, uint16_t value)
-{
-	__asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-static inline void outl(uint16_t port, uint32_t value)
-{
-	__asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-static inline uint16_t inw(uint16_t port)
-{
-	uint16_t value;
-
-	__asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port) : "memory");
-	return value;
-}
-
-static inline uint32_t inl(uint16_t port)
-{
-	uint32_t value;
-
-	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port) : "memory");
-	return value;
-}
-
 /* fw_cfg (QEMU docs/specs/fw_cfg.rst). */
 #define PORT_FW_CFG 0x510
 #define PORT_FW_CFG_DMA 0x514

@@ -63,6 +63,7 @@ CASES: dict[str, Case] = {
     "inventory": Case(),
     "memtest": Case(explained={"console": {"free-memory"}}),
     "panic": Case(end="panicked"),
+    "pci": Case(end="exited 2"),
     "ring3": Case(append=b"loops=300000"),
     "selftest": Case(append=b"a=5 12"),
     "tests": Case(),

@@ -28,6 +28,7 @@ PROGRAMS = (
     "inventory",
     "memtest",
     "panic",
+    "pci",
     "ring3",
     "selftest",
     "tests",

@@ -172,8 +172,9 @@ def test_exit(qemu: Qemu, append: str, status: int) -> None:
     assert qemu.boot("exit", append) == (status, "")
 
 
-def test_block_without_a_device(qemu: Qemu) -> None:
+def test_without_a_device(qemu: Qemu) -> None:
     assert qemu.boot("block") == (2, "there is no virtio block device\n")
+    assert qemu.boot("pci") == (2, "there is no virtio block device on PCI\n")
 
 
 def test_timer(qemu: Qemu) -> None:

@@ -27,6 +27,7 @@ SHARED = {
     "memtest": b"",
     "fault": b"",
     "panic": b"",
+    "pci": b"",
     "triple": b"",
     "selftest": b"",
     "tests": b"",

@@ -53,6 +53,7 @@ GUESTS = {
     "inventory": "",
     "memtest": "",
     "panic": "",
+    "pci": "",
     "ring3": "loops=1000",
     "selftest": "",
     "tests": "",
