@@ -167,3 +167,9 @@ a write to `RESET_CONTROL`."""
 
 RESET_CONTROL: Final = 0xCF9
 """Reset control register of Intel's south bridges since the PIIX3: single-byte accesses only."""
+
+PCI_IO: Final = 0xC000
+"""First port of the window for I/O BARs, as on QEMU's pc; it ends where the ports do."""
+
+PCI_IRQS: Final = (10, 11)
+"""Interrupt lines of PCI devices, slots taking turns: two that no device of a PC has."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.cpu_identity import CpuIdentity
     from pyvmm.machine.device_choice import DeviceChoice
     from pyvmm.machine.launch import PrivateLaunch
+    from pyvmm.machine.pci.bus import PciBus
 
 _DISABLE_HLT = 2
 """KVM_X86_DISABLE_EXITS_HLT (api.rst 7.13)."""
@@ -166,6 +167,7 @@ class Assembly(StackOwner):
                 devices = with_hardware(devices, config.hardware, stack)
             if has_acpi:
                 devices = self._with_power(devices)
+            self.pci = self._pci_bus()
             platform = pc_platform(self._wiring(control, console), devices)
             platform.require_room(self.address_map)
             if has_acpi:
@@ -174,6 +176,8 @@ class Assembly(StackOwner):
                 self._load()
             self.board = Board(platform)
             self.board.attach_fast_path(self.vm.posted)
+            if self.pci is not None:
+                self.pci.attach(self.board)
             self.own(stack)
 
     def _add_memory(self, control: RunControl, stack: ExitStack) -> None:
@@ -225,7 +229,15 @@ class Assembly(StackOwner):
 
         cpus = range(self._config.cpus)
         ids = tuple(cpus) if self._cpu is None else tuple(map(self._cpu.apic_id, cpus))
-        return tables_of(platform, self.address_map, ids)
+        root = None if self.pci is None else self.pci.root()
+        return tables_of(platform, self.address_map, ids, root)
+
+    def _pci_bus(self) -> PciBus | None:
+        if not self._config.has_pci:
+            return None
+        from pyvmm.machine.pci.bus import PciBus
+
+        return PciBus(self.address_map)
 
     @property
     def has_interrupts(self) -> bool:
@@ -249,6 +261,7 @@ class Assembly(StackOwner):
             dma=GuestDma(self.memory, "fw_cfg"),
             launched=None if self.launch is None else self.launch.complete,
             leases=self.memory.leases,
+            pci=self.pci,
         )
 
     def _fw_cfg_items(self) -> Mapping[int, Item]:

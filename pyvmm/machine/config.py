@@ -148,7 +148,14 @@ class MachineConfig:
                 "leave it out for no limit",
             )
 
+    @property
+    def has_pci(self) -> bool:
+        """True for a machine with a PCI bus: it has one where a device for it was asked for."""
+        return self.devices.pci or (self.hardware is not None and self.hardware.needs_pci)
+
     def address_map(self, *, controllers: bool = False, acpi: bool = False) -> AddressMap:
         """Lay out the guest's address space, with interrupt controllers and tables or without."""
         window = None if self.private is None else self.private.window
-        return AddressMap.of(self.memory, window=window, controllers=controllers, acpi=acpi)
+        return AddressMap.of(
+            self.memory, window=window, controllers=controllers, acpi=acpi, pci=self.has_pci
+        )

@@ -45,9 +45,10 @@ class DeviceChoice:
 
     `exit_ports` beside the two that there are; `whole_test_device`: pc-testdev's second bank has
     all of its ports, and there is no debug console in it. `added` are devices that the library's
-    user has made, each by a function of the machine's wiring.
+    user has made, each by a function of the machine's wiring; `pci`: some are for a PCI bus.
     """
 
     exit_ports: tuple[ExitPortPlace, ...] = ()
     whole_test_device: bool = False
     added: tuple[Callable[[Wiring], PlacedDevice], ...] = ()
+    pci: bool = False

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import TypeVar
 
@@ -34,11 +34,34 @@ class DeviceInterrupts(StackOwner):
         self.has_controllers = has_controllers
         self._vm = vm
         self._pins: dict[tuple[str, int], InterruptLine | None] = {}
-        self.own(ExitStack())
+        self._made: dict[int, Owned] = {}
+        with ExitStack() as stack:
+            stack.callback(self._close_all)
+            self.own(stack)
 
     def _owned(self, made: T) -> T:
-        self._stack.enter_context(made)
+        self._made[id(made)] = made
         return made
+
+    def _close_all(self) -> None:
+        with ExitStack() as stack:
+            for made in self._made.values():
+                stack.enter_context(made)
+            self._made.clear()
+
+    def give_back(self, made: Owned) -> None:
+        """Close what was made here and is no longer used; a second time does nothing."""
+        if self._made.pop(id(made), None) is not None:
+            made.close()
+
+    @property
+    def count(self) -> int:
+        """Number of those that are there."""
+        return len(self._made)
+
+    def changing_routes(self) -> AbstractContextManager[None]:
+        """`VmInterrupts.changing_routes`."""
+        return self._vm.changing_routes()
 
     def line(
         self,

@@ -112,3 +112,15 @@ class Hardware:
     balloon: bool = False
     vsock: Vsock | None = None
     nodes: tuple[NumaNode, ...] = ()
+
+    @property
+    def has_virtio(self) -> bool:
+        """True where virtio devices were asked for, of any kind."""
+        return bool(
+            self.disks or self.shares or self.ports or self.rng or self.balloon or self.vsock
+        )
+
+    @property
+    def needs_pci(self) -> bool:
+        """True for devices on a PCI bus."""
+        return self.transport is Transport.PCI and self.has_virtio

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pyvmm.devices.placement import PlacedDevice
 from pyvmm.errors import UsageError
+from pyvmm.machine.hardware import Transport
 from pyvmm.machine.virtio.mmio import FIRST_GSI, place_mmio
+from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import VIRTIO_GPA, VIRTIO_STRIDE
 
 if TYPE_CHECKING:
     from pyvmm.machine.device_choice import DeviceChoice
     from pyvmm.machine.hardware import Hardware
     from pyvmm.machine.virtio.queue_handler import VirtioDevice
+
+DeviceMaker = Callable[[Wiring], PlacedDevice]
 
 GSIS = (FIRST_GSI, 10, 11, 12, 14, 15, *range(16, 24))
 """GSI of each virtio device that is reached over MMIO: those of an 8259 first."""
@@ -28,17 +33,27 @@ def with_hardware(choice: DeviceChoice, hardware: Hardware, stack: ExitStack) ->
     Raises `UsageError` where there is no room for one, and whatever opening a file raises.
     """
     devices = tuple(_virtio(hardware, stack))
+    make = _on_pci if hardware.transport is Transport.PCI else _over_mmio
+    return replace(choice, added=(*choice.added, *make(devices)))
+
+
+def _on_pci(devices: Sequence[VirtioDevice]) -> Iterator[DeviceMaker]:
+    from pyvmm.machine.pci.function import place_pci
+
+    return (partial(place_pci, device) for device in devices)
+
+
+def _over_mmio(devices: Sequence[VirtioDevice]) -> Iterator[DeviceMaker]:
     if len(devices) > len(GSIS):
         raise UsageError(
-            f"make a machine with {len(devices)} virtio devices",
+            f"make a machine with {len(devices)} virtio devices over MMIO",
             f"there are interrupts for {len(GSIS)}",
-            "give fewer",
+            "leave --transport mmio out, or give fewer",
         )
-    added = (
+    return (
         partial(place_mmio, device, gpa=VIRTIO_GPA + number * VIRTIO_STRIDE, gsi=gsi)
         for number, (device, gsi) in enumerate(zip(devices, GSIS, strict=False))
     )
-    return replace(choice, added=(*choice.added, *added))
 
 
 def _virtio(hardware: Hardware, stack: ExitStack) -> Iterator[VirtioDevice]:

@@ -52,7 +52,10 @@ def _devices(wiring: Wiring, choice: DeviceChoice) -> Iterator[PlacedDevice]:
     yield _at(ports.POST, 1, PostCode(), "POST codes")
     yield _keyboard(wiring)
     yield _at(ports.FAST_RESET, 1, FastReset(wiring.reset), "fast reset")
-    yield _pci(wiring)
+    if wiring.pci is None:
+        yield _reset_control(wiring)
+    else:
+        yield from wiring.pci.placed(wiring.reset)
     if not wiring.has_controllers:
         yield _pit()
     else:
@@ -121,7 +124,7 @@ def _keyboard(wiring: Wiring) -> PlacedDevice:
     )
 
 
-def _pci(wiring: Wiring) -> PlacedDevice:
+def _reset_control(wiring: Wiring) -> PlacedDevice:
     """Reset control. There is no PCI, so nobody claims the data ports: what a guest looks for there
     is told as what this machine lacks."""
     pci = PciPorts(wiring.reset)

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.devices.fw_cfg import GuestBytes, Item
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.device_interrupts import DeviceInterrupts
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.leases import Leases
+
+if TYPE_CHECKING:
+    from pyvmm.machine.pci.bus import PciBus
 
 
 class Wiring(NamedTuple):
@@ -21,7 +24,7 @@ class Wiring(NamedTuple):
     takes what the guest says. `interrupts` makes lines, messages and doorbells; None: nobody takes
     any. `fw_cfg` makes the items that the guest is told, and `dma` is how it reaches guest memory;
     None: there is no fw_cfg. `launched` is for the launch port of a private machine, `leases` for
-    backends that work on guest memory.
+    backends that work on guest memory; `pci` is the bus of a machine that has one.
     """
 
     memory: int
@@ -33,6 +36,7 @@ class Wiring(NamedTuple):
     dma: GuestBytes | None = None
     launched: Callable[[], None] | None = None
     leases: Leases | None = None
+    pci: PciBus | None = None
 
     @property
     def has_controllers(self) -> bool:

@@ -32,6 +32,7 @@ class GuardedFunction:
         self.name = name
         self.space = space
         self.guard = guard
+        self.slot = 0
 
     def read(self, register: int, size: int) -> int:
         """Read its configuration under its guard."""
@@ -69,9 +70,10 @@ class PciSegment:
             raise UsageError(
                 f"give the device {function.name} a place on the PCI bus",
                 f"it would be in slot {slot}; a bus has {SLOTS - 1} beside the host bridge's",
-                "ask for fewer devices, or put some of them on --transport mmio",
+                "ask for fewer devices",
             )
         self._functions[slot] = function
+        function.slot = slot
         return slot
 
     def __iter__(self) -> Iterator[tuple[int, GuardedFunction]]:
