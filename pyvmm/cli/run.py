@@ -17,6 +17,7 @@ from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, add_console_arg
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
+from pyvmm.cli.gdb_option import GdbOption, add_gdb_argument, gdb_listener
 from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
 from pyvmm.cli.hardware_options import add_hardware_arguments, hardware_of
 from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
@@ -40,6 +41,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import Attachment, open_machine
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator
 
     from pyvmm.machine.ending import RunResult
@@ -112,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
     add_hardware_arguments(parser)
     add_qmp_argument(parser)
+    add_gdb_argument(parser)
     add_core_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
     parser.add_argument(
@@ -155,6 +158,8 @@ def _in_lab(options: argparse.Namespace) -> int:
     console: ConsoleOption = options.console
     if options.qmp is not None:
         raise _unreachable(f"listen for QMP clients on {options.qmp.path}", "--qmp")
+    if options.gdb is not None:
+        raise _unreachable(f"listen for GDB at {options.gdb}", "--gdb")
     if console.kind is ConsoleKind.UNIX:
         raise _unreachable(f"listen for the guest's console on {console.path}", "--console unix:")
     for file in guest_inputs(options):
@@ -222,12 +227,14 @@ async def _run(
 ) -> RunResult:
     console: ConsoleOption = options.console
     qmp: QmpOption | None = options.qmp
+    gdb: GdbOption | None = options.gdb
     failure: Exception | None = None
     result: RunResult | None = None
     with ExitStack() as outer:
         terminal = RunTerminal() if console.kind is ConsoleKind.STDIO else None
         attach = _attachment(console, outer, terminal)
         listener = _qmp_listener(qmp, outer)
+        stub = _gdb_listener(gdb, outer)
         caught = (*ending_signals(), *(terminal.job_signals if terminal else ()))
         # Signals are caught before the terminal goes raw and until it is restored, so that none
         # can leave it so; and they are taken to the end: the second one is no different.
@@ -235,13 +242,17 @@ async def _run(
             ending.raise_held()
             async with trio.open_nursery() as nursery:
                 try:
-                    held = qmp is not None and qmp.wait
-                    async with open_machine(config, attach, paused=held) as machine:
+                    debugged = gdb is not None and gdb.wait
+                    held = not debugged and qmp is not None and qmp.wait
+                    async with open_machine(config, attach, paused=held or debugged) as machine:
                         if terminal is not None:
                             terminal.enter(machine, inner)
                         _say_what_is_used(machine, verbose=options.verbose)
                         nursery.start_soon(_watch_signals, signals, machine, terminal)
-                        async with _qmp_server(machine, listener, held=held):
+                        async with (
+                            _qmp_server(machine, listener, held=held),
+                            _gdb_server(machine, stub),
+                        ):
                             result = await machine.control.wait()
                 except Exception as error:  # noqa: BLE001 - raised below, without a group
                     failure = error
@@ -289,6 +300,20 @@ def _qmp_server(
     from pyvmm.qmp.server import serving
 
     return serving(machine, listener, holds_guest=held)
+
+
+def _gdb_listener(gdb: GdbOption | None, stack: ExitStack) -> socket.socket | None:
+    return None if gdb is None else stack.enter_context(gdb_listener(gdb))
+
+
+def _gdb_server(
+    machine: Machine, listener: socket.socket | None
+) -> AbstractAsyncContextManager[None]:
+    if listener is None:
+        return nullcontext()
+    from pyvmm.gdb.server import serving
+
+    return serving(machine, listener)
 
 
 async def _watch_signals(

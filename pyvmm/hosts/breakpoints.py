@@ -28,6 +28,13 @@ class BreakableVcpu(Protocol):
         """
         ...
 
+    def code_has_changed(self) -> None:
+        """Be told that memory was written from outside, as debuggers do, which may be code.
+
+        Between two runs. A processor sees that by itself; what translates code does not.
+        """
+        ...
+
 
 class BreakableHost(Protocol):
     """The part of `interface.System` that tells whether breakpoints work."""

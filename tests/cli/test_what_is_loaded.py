@@ -15,6 +15,7 @@ _NOT_NEEDED = (
     "pyvmm.boot.launch_format",
     "pyvmm.compare",
     "pyvmm.devices.pci",
+    "pyvmm.gdb",
     "pyvmm.hosts.model",
     "pyvmm.lab",
     "pyvmm.machine.blocking",

@@ -317,6 +317,9 @@ class VcpuState(FdOwner):
         raw.debugreg[7] = dr7
         call(ioctls.SET_GUEST_DEBUG, self, raw, f"{control!r} dr7={dr7:#x}")
 
+    def code_has_changed(self) -> None:
+        """Nothing to be done: the processor fetches what is there."""
+
     def get_tsc_khz(self) -> int:
         """The guest's time stamp counter's rate in kHz (KVM_GET_TSC_KHZ, api.rst 4.56)."""
         return call(ioctls.GET_TSC_KHZ, self)

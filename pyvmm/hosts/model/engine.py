@@ -218,8 +218,7 @@ class Engine:
             unicorn.check(code, "clear a breakpoint")
         callback = self._hooks[7]
         self._breaks = [unicorn.hook_at(self._handle, one, callback) for one in addresses]
-        self._code_is_stale = True
-        self._forget_code()
+        self.forget_code()
 
     def intercept_pause(self, wanted: bool) -> None:
         """Set whether PAUSE ends `execute` as well. Part of the state."""
@@ -273,6 +272,11 @@ class Engine:
             self._code_is_stale = False
             unicorn.control(self._handle, unicorn.CTL_TB_FLUSH)
 
+    def forget_code(self) -> None:
+        """Drop translated code; while nothing is under way."""
+        self._code_is_stale = True
+        self._forget_code()
+
     def unmap_all(self) -> None:
         """Leave the guest no memory at all."""
         self._remap({})
@@ -325,8 +329,7 @@ class Engine:
 
         self.intercept_pause(take(self._context, self.state, context, PAUSE_INTERCEPT))
         self.forget_translations()
-        self._code_is_stale = True
-        self._forget_code()
+        self.forget_code()
 
     def has_stored(self) -> None:
         """In the middle of an instruction somebody else has stored, maybe code: stop there."""

@@ -95,6 +95,11 @@ class ModelVcpu(Owner):
         require_breakpoints(addresses, MOST_BREAKPOINTS)
         self._runner.breakpoints.set(addresses, step=step)
 
+    def code_has_changed(self) -> None:
+        """Forget the code that has been translated."""
+        self._settle()
+        self._runner.engine.forget_code()
+
     def answer(self, data: bytes) -> None:
         """Answer `IoIn` or `MmioRead`. Raises `InternalError` where nothing asks for that."""
         match self._delivered:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Tests of the stub of GDB's remote protocol."""
