@@ -10,6 +10,7 @@ import trio
 
 from pyvmm.devices.protocols import Guard
 from pyvmm.devices.virtio.core import VirtioCore
+from pyvmm.devices.virtio.packed_ring import PackedRing
 from pyvmm.devices.virtio.rings import (
     BadChainError,
     BrokenRingError,
@@ -212,4 +213,6 @@ class QueueWorker:
 
 def ring_over(layout: QueueLayout, views: Sequence[memoryview], position: QueuePosition) -> Ring:
     """Make the ring of a queue over views of its parts."""
+    if layout.is_packed:
+        return PackedRing(layout, views, position)
     return SplitRing(layout, views, position)
