@@ -20,6 +20,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
         help="a virtio disk with a file's contents: format=raw, readonly=on, serial=S",
     )  # fmt: skip
     parser.add_argument(
+        "--rng", action="store_true", default=None, dest=f"{DESTINATION}rng",
+        help="a virtio entropy device: random bytes of this machine's",
+    )  # fmt: skip
+    parser.add_argument(
         "--acpi", type=_switch, dest=f"{DESTINATION}acpi", metavar="on|off",
         help="ACPI tables, whatever the image says (default: unless it is made for pyvmm)",
     )  # fmt: skip

@@ -67,3 +67,7 @@ def _virtio(hardware: Hardware, stack: ExitStack) -> Iterator[VirtioDevice]:
             serial=disk.serial,
             read_only=disk.read_only,
         )
+    if hardware.rng:
+        from pyvmm.machine.virtio.rng import rng_device
+
+        yield rng_device()
