@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from pyvmm.qmp.peer import QemuError
 
 PROGRAM = "qemu-system-x86_64"
-_KERNEL_COMMAND_LINE = "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable"
+_KERNEL_COMMAND_LINE = (
+    "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable"
+    # KVM keeps the rate of the time stamp that it found when it was loaded. The kernel measures it
+    # again afterwards, and under emulation finds another one. Beyond this tolerance KVM gives a
+    # vCPU no rate at all: it reads that vCPU's time stamp as 0 for ever, and a deadline of the
+    # guest's local APIC timer never comes (kvm_set_tsc_khz, arch/x86/kvm/x86.c).
+    " kvm.tsc_tolerance_ppm=50000"
+)
 _ASK_PATIENCE = 10
 _SCRATCH = ("/tmp", "/var/tmp")
 """Folders that are empty in the lab, so that they can be written to."""

@@ -122,6 +122,15 @@ def test_extended_control_registers(guest: MakeGuest) -> None:
         vcpu.set_xcrs({0: 0})  # x87 cannot be off
 
 
+def test_kvm_reads_a_time_stamp_that_goes_on(guest: MakeGuest) -> None:
+    # Where it stands still, a deadline of the guest's local APIC timer never comes.
+    vcpu = guest(b"\xf4").vcpu
+    time_stamp = 0x10
+    vcpu.set_msrs({time_stamp: 1 << 40})
+    first = vcpu.get_msrs([time_stamp])[time_stamp]
+    assert 1 << 40 < first < vcpu.get_msrs([time_stamp])[time_stamp]
+
+
 def test_msrs(guest: MakeGuest, system: System) -> None:
     vcpu = guest(b"\xf4").vcpu
     kernel_gs_base, no_such = 0xC000_0102, 0x1_2345
