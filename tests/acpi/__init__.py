@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Tests of the room `boot`."""
+"""Tests of the room `acpi`."""
