@@ -24,10 +24,19 @@ class CpuidEntry:
 
 
 class CpuidVcpu(Protocol):
-    """The part of `interface.Vcpu` that takes a CPUID table."""
+    """The part of `interface.Vcpu` that makes it the processor that a guest expects."""
 
     def set_cpuid(self, entries: tuple[CpuidEntry, ...]) -> None:
         """Set the guest's table, before the first run (KVM refuses it later)."""
+        ...
+
+    def follow_host_tsc(self) -> None:
+        """Let the guest's time stamp counter go at the host's rate, before the first run.
+
+        That is what a new vCPU is meant to do, and does not where KVM has kept the rate from before
+        the kernel refined it: then the vCPU's counter stands still as KVM sees it, and no timer
+        ever ends. Where the host cannot be told so, nothing changes.
+        """
         ...
 
 

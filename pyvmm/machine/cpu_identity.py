@@ -29,4 +29,5 @@ class CpuIdentity:
 
     def give(self, cpu: int, vcpu: Vcpu) -> None:
         """Give vCPU number `cpu` its table, before it runs. Raises `SystemCallError`."""
+        vcpu.follow_host_tsc()
         vcpu.set_cpuid(guest_table(self._host, self._guest, cpu))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pyvmm.errors import UsageError
 from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.guest_cpuid import GuestCpu, guest_table, with_tsc_deadline
+from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.topology import MAX_CPUS, Topology
 
@@ -201,3 +203,14 @@ def test_kvm_takes_a_table_made_of_its_own_and_answers_by_it() -> None:
                     assert need(table, 1).ebx >> 24 == topology.apic_id(number)
                     assert need(table, 0xB, 1).edx == topology.apic_id(number)
                     assert bool(need(table, 1).ecx & 1 << 26) is cpu.xsave
+
+
+@pytest.mark.kvm
+def test_a_vcpu_goes_at_the_host_s_rate_again_whatever_it_was_given() -> None:
+    with System() as system, system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        rate = vcpu.get_tsc_khz()
+        with suppress(KvmError):  # Refused where the host cannot scale, and kept all the same.
+            vcpu.set_tsc_khz(rate // 2)
+        assert vcpu.get_tsc_khz() == rate // 2
+        vcpu.follow_host_tsc()
+        assert vcpu.get_tsc_khz() == rate

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import UsageError
@@ -39,6 +40,7 @@ _MXCSR = 24
 """Offset of MXCSR in the XSAVE area, in bytes (SDM vol. 1, 10.5.1)."""
 _KERNEL_GS_BASE = 0xC000_0102
 _PDPTRS_VALID = 1
+_RATE_OF_THE_HOST = 0
 
 
 class VcpuState(FdOwner):
@@ -327,6 +329,15 @@ class VcpuState(FdOwner):
     def set_tsc_khz(self, rate: int) -> None:
         """Choose it (KVM_SET_TSC_KHZ, api.rst 4.55)."""
         call(ioctls.SET_TSC_KHZ, self, rate)
+
+    def follow_host_tsc(self) -> None:
+        """Go at the present rate of the host: 0 stands for it (kvm_arch_vcpu_ioctl).
+
+        On processors without a constant rate KVM gives new vCPUs the rate at which it was itself
+        initialised (kvm_timer_init), and refuses one that is slower than the host's is by now.
+        """
+        with suppress(KvmError):
+            self.set_tsc_khz(_RATE_OF_THE_HOST)
 
     def enable_cap(self, cap: Cap, *args: int) -> None:
         """KVM_ENABLE_CAP on the vCPU, with up to four arguments (api.rst 4.37, 6)."""

@@ -309,6 +309,9 @@ class ModelVcpu(Owner):
         cause = "its processor is the model's, and tells what that has"
         raise HostLacksError(f"give vCPU {self.index} a CPUID table", cause, "use --host kvm")
 
+    def follow_host_tsc(self) -> None:
+        """Do nothing: the model's counter has no other rate."""
+
     def recent_exits(self) -> Sequence[ExitRecord]:
         """The last exits, oldest first, at most 32; adjacent ones of one kind and place folded."""
         return self._runner.history.recent()
