@@ -62,7 +62,7 @@ PURE_MODULES = {
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
         "call_fields", "call_record", "cpuid", "guest_cpuid", "held_ranges", "owner", "page_held",
         "pit", "posted_ring",
-        "saveable", "saved_state", "topology",
+        "queue_engine", "saveable", "saved_state", "topology",
     ),
     "qmp": (
         "__init__", "wire", "session", "command", "event_names", "core_file",

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
 
 SEVERAL: Final = 0xFFFF
 """Lower 16 bits of the number of a lease of more than one region; otherwise they are the slot."""
@@ -78,6 +81,22 @@ class HeldRanges(Protocol):
 
         Raises `InternalError` where there is some already, or the slot is taken, and
         `SystemCallError` (ENOMEM).
+        """
+        ...
+
+    def place(self, slot: int, view: memoryview) -> None:
+        """Note that the region of `slot` is at `view`, which is not kept: for engines."""
+        ...
+
+    @property
+    def has_engines(self) -> bool:
+        """True where `block_engine` makes some."""
+        ...
+
+    def block_engine(self, queue: BlockQueue) -> QueueEngine | None:
+        """Make an engine for a queue in this memory; None: this host has none.
+
+        Raises `SystemCallError`.
         """
         ...
 

@@ -163,6 +163,10 @@ class MessageInterrupt(Owned, Protocol):
         """Send the message, or keep it while masked."""
         ...
 
+    def fileno(self) -> int:
+        """An eventfd, of which a write is a signal; -1 where the host has none, or it is closed."""
+        ...
+
     @property
     def is_pending(self) -> bool:
         """True if it is masked and keeps what was signalled: a bit of the pending bit array."""

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import trio
 
@@ -23,6 +23,9 @@ from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal,
 from pyvmm.hosts.owner import Owner
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.layout import GpaRange
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
 
 MOST_RANGES = 1024
 """Largest number of ranges in a lease: a virtqueue's size is at most that on QEMU."""
@@ -169,6 +172,18 @@ class Leases:
             if first <= gpa < first + len(base):
                 return base[gpa - first : gpa - first + size]
         raise InternalError(f"find gpa {gpa:#x}, which is leased", "there is no such memory")
+
+    def block_engine(self, queue: BlockQueue) -> QueueEngine | None:
+        """Make an engine that takes leases by itself; None where the host has none.
+
+        Whoever runs it calls `interrupt` after each run. Raises `SystemCallError`.
+        """
+        return self._held.block_engine(queue)
+
+    @property
+    def has_engines(self) -> bool:
+        """True where `block_engine` makes some."""
+        return self._held.has_engines
 
     def give_back(self, number: int) -> None:
         """The lease of that number has ended."""

@@ -130,7 +130,9 @@ class TrackedMemory:
         self.states.add(region.range, PageState.SHARED)
         self.sides[region.slot] = sides
         self.regions = regions
-        self.bases[region.slot] = sides.view(region.range), region.range.start
+        view = sides.view(region.range)
+        self.bases[region.slot] = view, region.range.start
+        self.held.place(region.slot, view)
         self.note_change()
 
     def forget(self, sides: MemorySides) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -99,6 +99,13 @@ class BlockModel:
         self.queue_sizes: tuple[int, ...] = (QUEUE_SIZE,) * queues
         self.features = int(_features(read_only=read_only, queues=queues))
         self.is_writeback = True
+        self.durable_changes: list[Callable[[bool], None]] = []
+        """Functions that are told whether writes are to outlive a crash when they are done."""
+
+    def _write_back(self, value: bool) -> None:
+        self.is_writeback = value
+        for tell in self.durable_changes:
+            tell(not value)
 
     def config(self) -> bytes:
         """The configuration: 60 bytes, those of a device that erases nothing securely."""
@@ -116,16 +123,16 @@ class BlockModel:
     def write_config(self, offset: int, data: bytes) -> None:
         """Take the writeback byte, which is all that a driver may write."""
         if offset == _WRITEBACK and len(data) == 1:
-            self.is_writeback = bool(data[0] & 1)
+            self._write_back(bool(data[0] & 1))
 
     def accept(self, features: int) -> bool:
         """Take any of what is offered."""
-        self.is_writeback = bool(features & BlockFeature.FLUSH)
+        self._write_back(bool(features & BlockFeature.FLUSH))
         return True
 
     def reset(self) -> None:
         """Be as made."""
-        self.is_writeback = True
+        self._write_back(True)
 
     def save(self) -> SavedBlock:
         """Save what the driver has set."""
@@ -135,7 +142,7 @@ class BlockModel:
 
     def restore(self, value: SavedBlock) -> None:
         """Be as saved."""
-        self.is_writeback = value.writeback
+        self._write_back(value.writeback)
 
 
 def _features(*, read_only: bool, queues: int) -> BlockFeature:

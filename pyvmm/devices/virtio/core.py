@@ -215,6 +215,10 @@ class VirtioCore:
         """The device is so far in a queue: a chain was given back."""
         self._queues[number].position = position
 
+    def follow(self, number: int, source: Callable[[], QueuePosition] | None) -> None:
+        """Have `source` asked for the position in a queue, until it is None or there is a reset."""
+        self._queues[number].source = source
+
     def begin(self, number: int) -> int:
         """The backend works for a queue on guest memory. Return the epoch that it does so in: a
         reset waits until `end`."""

@@ -74,8 +74,8 @@ class VirtioPci:
     """A virtio device's function. The guard is its owner's, and all callbacks are under it.
 
     `on_line` sets INTA's level; `on_message` signals a vector; `on_place` is called when BARs are
-    decoded otherwise than before; `on_forget` when no vector keeps anything any more; `on_keep`
-    gives vectors back what they kept.
+    decoded otherwise than before; `on_vectors` when `queue_vector` may be another one; `on_forget`
+    when no vector keeps anything any more; `on_keep` gives vectors back what they kept.
     """
 
     def __init__(self, core: VirtioCore) -> None:
@@ -109,13 +109,15 @@ class VirtioPci:
         self.on_line: Callable[[bool], None] = _nothing
         self.on_message: Callable[[int], None] = _nothing
         self.on_place: Callable[[], None] = _nothing
+        self.on_vectors: Callable[[], None] = _nothing
         self.on_forget: Callable[[], None] = _nothing
         self.on_keep: Callable[[tuple[int, ...]], None] = _nothing
         self._is_up = False
         core.on_interrupt = self._interrupt
         core.on_reset = self._was_reset
         self.registers.on_isr = self._set_line
-        self.msix.on_switch = self._set_line
+        self.registers.on_vector = self._vectors_changed
+        self.msix.on_switch = self._switched
         self.space.on_change = self._changed
         core.allow_dma(False)
 
@@ -149,6 +151,18 @@ class VirtioPci:
         vector = registers.config_vector if queue is None else registers.queue_vectors[queue]
         if vector != NO_VECTOR:
             self.on_message(vector)
+
+    def queue_vector(self, queue: int) -> int | None:
+        """The vector that a queue's interrupts go by; None: by the line, or nowhere."""
+        vector = self.registers.queue_vectors[queue]
+        return vector if self.msix.enabled and vector != NO_VECTOR else None
+
+    def _vectors_changed(self) -> None:
+        self.on_vectors()
+
+    def _switched(self) -> None:
+        self._set_line()
+        self.on_vectors()
 
     def _set_line(self) -> None:
         reason = bool(self.registers.isr) and not self.msix.enabled

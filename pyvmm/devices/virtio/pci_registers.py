@@ -66,13 +66,15 @@ def _nothing() -> None:
 class VirtioPciRegisters:
     """The registers of `core`'s device; `vectors` is the number that MSI-X has.
 
-    `on_isr` is called when the ISR status has been read, and with that cleared.
+    `on_isr` is called when the ISR status has been read, and with that cleared; `on_vector` when a
+    queue was given a vector.
     """
 
     def __init__(self, core: VirtioCore, vectors: int) -> None:
         self._core = core
         self._vectors = vectors
         self.on_isr: Callable[[], None] = _nothing
+        self.on_vector: Callable[[], None] = _nothing
         self.forget()
 
     def forget(self) -> None:
@@ -181,6 +183,7 @@ class VirtioPciRegisters:
                 queue.set_size(value)
             case Register.QUEUE_VECTOR, 2 if queue is not None:
                 self.queue_vectors[number] = self._vector(value)
+                self.on_vector()
             case Register.QUEUE_ENABLE, 2 if value == 1:
                 core.enable(number)
 

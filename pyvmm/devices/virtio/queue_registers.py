@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pyvmm.devices.virtio.rings import START, QueueLayout, QueuePlace
+from pyvmm.devices.virtio.rings import START, QueueLayout, QueuePlace, QueuePosition
 
 _PARTS: Final = ("descriptors", "driver", "device")
 
@@ -18,14 +18,25 @@ class QueueRegisters:
     and DRIVER_OK only, and of a queue that is enabled nothing changes.
     """
 
-    __slots__ = ("_is_time", "_layout", "most", "place", "position")
+    __slots__ = ("_is_time", "_layout", "_position", "most", "place", "source")
 
     def __init__(self, most: int, is_time: Callable[[], bool]) -> None:
         self.most = most
         self.place = QueuePlace(most, 0, 0, 0)
-        self.position = START
+        self._position = START
+        self.source: Callable[[], QueuePosition] | None = None
+        """Function that tells the position while somebody else than the core moves it."""
         self._layout: QueueLayout | None = None
         self._is_time = is_time
+
+    @property
+    def position(self) -> QueuePosition:
+        """Position of the device in the ring."""
+        return self._position if self.source is None else self.source()
+
+    @position.setter
+    def position(self, position: QueuePosition) -> None:
+        self._position = position
 
     def freeze(self, layout: QueueLayout | None) -> None:
         """Be enabled as `layout`, or not. For the core, which has looked at it."""

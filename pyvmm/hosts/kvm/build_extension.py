@@ -21,6 +21,7 @@ _HEADERS = (
     "posted.h",
     "conversions.h",
     "held.h",
+    "block_queue.h",
     "history.h",
     "run.h",
     "calls.h",
@@ -29,8 +30,8 @@ _HEADERS = (
 _INSIDE = ("conversions_inside.h", "held_inside.h")
 """For the compiler only."""
 _SOURCES = (
-    "posted.c", "conversions.c", "conversions_lock.c", "held.c", "history.c", "exit_code.c",
-    "run.c", "calls.c",
+    "posted.c", "conversions.c", "conversions_lock.c", "held.c", "block_queue.c", "history.c",
+    "exit_code.c", "run.c", "calls.c",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ struct region {
     uint64_t gpa;
     uint64_t size;
     uint64_t *not_shared; /* a bit for each page */
+    uint64_t hva;         /* 0: not told */
     uint32_t slot;
     bool writable;
 };
@@ -191,7 +192,7 @@ int pyvmm_held_add_region(struct pyvmm_conversions *conversions, uint32_t slot, 
     if (slot >= PYVMM_HELD_SEVERAL || size == 0 || (gpa | size) % PAGE_SIZE != 0 || size - 1 > UINT64_MAX - gpa)
         return -EINVAL;
     uint64_t words = ((size / PAGE_SIZE) + BITS - 1) / BITS;
-    struct region region = {gpa, size, calloc(words, sizeof(uint64_t)), slot, writable};
+    struct region region = {gpa, size, calloc(words, sizeof(uint64_t)), 0, slot, writable};
     if (region.not_shared == NULL)
         return -ENOMEM;
     bool entered = enter(conversions);
@@ -258,6 +259,14 @@ static void append(struct table *table, const uint64_t *rows, uint32_t count, in
 {
     for (uint32_t i = 0; i < count; i++)
         table->ranges[table->count++] = (struct range){rows[2 * i], rows[2 * i + 1], number};
+}
+
+static void forget(struct table *table, int64_t number)
+{
+    /* From the end: what was taken last is given back first, most of the time. */
+    for (uint32_t i = table->count; i-- > 0;)
+        if (table->ranges[i].number == number)
+            table->ranges[i] = table->ranges[--table->count];
 }
 
 static int64_t refusal(uint32_t row, int reason)
@@ -363,6 +372,45 @@ int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const void *pack
     return result;
 }
 
+void pyvmm_held_place(struct pyvmm_conversions *conversions, uint32_t slot, uint64_t hva)
+{
+    bool entered = enter(conversions);
+    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
+    for (uint32_t i = 0; i < held->region_count; i++)
+        if (held->regions[i].slot == slot)
+            held->regions[i].hva = hva;
+    leave(conversions, entered);
+}
+
+/* Of rows that are leased, so that their regions stay. False where one is not placed. */
+static bool places(const struct pyvmm_held *held, const uint64_t *rows, uint32_t count, uint8_t **at)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const struct region *region = region_at(held, rows[2 * i]);
+        if (region->hva == 0)
+            return false;
+        at[i] = (uint8_t *)(uintptr_t)(region->hva + (rows[2 * i] - region->gpa));
+    }
+    return true;
+}
+
+int64_t pyvmm_held_lease_at(struct pyvmm_conversions *conversions, const uint64_t *rows,
+                            uint32_t count, bool writable, uint8_t **at)
+{
+    int64_t result = ill_formed(rows, count, writable);
+    if (result != 0)
+        return result;
+    bool entered = enter(conversions);
+    struct pyvmm_held *held = pyvmm_conversions_held(conversions);
+    result = lease(held, rows, count, writable);
+    if (result > 0 && !places(held, rows, count, at)) {
+        forget(&held->tables[PYVMM_HELD_LEASE], result);
+        result = refusal(0, PYVMM_LEASE_NO_MEMORY);
+    }
+    leave(conversions, entered);
+    return result;
+}
+
 static bool is_in_steps(uint32_t kind)
 {
     return kind == PYVMM_HELD_CONVERTING || kind == PYVMM_HELD_WORKING;
@@ -386,14 +434,6 @@ static int64_t hold_rows(struct pyvmm_held *held, uint32_t kind, const uint64_t 
     int64_t number = next_number(held, PYVMM_HELD_SEVERAL);
     append(&held->tables[kind], rows, count, number);
     return number;
-}
-
-static void forget(struct table *table, int64_t number)
-{
-    /* From the end: what was taken last is given back first, most of the time. */
-    for (uint32_t i = table->count; i-- > 0;)
-        if (table->ranges[i].number == number)
-            table->ranges[i] = table->ranges[--table->count];
 }
 
 int64_t pyvmm_held_begin(struct pyvmm_held *held, uint32_t kind, uint64_t gpa, uint64_t size)

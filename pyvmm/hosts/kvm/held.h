@@ -63,6 +63,13 @@ bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, u
  */
 int64_t pyvmm_held_lease(struct pyvmm_conversions *conversions, const void *rows, uint32_t count,
                          bool writable);
+/* Tells where the region of that slot is mapped in this process. */
+void pyvmm_held_place(struct pyvmm_conversions *conversions, uint32_t slot, uint64_t hva);
+#ifndef PYVMM_CDEF
+/* As pyvmm_held_lease; `at` gets the host address of each row. Refused where a region has none. */
+int64_t pyvmm_held_lease_at(struct pyvmm_conversions *conversions, const uint64_t *rows,
+                            uint32_t count, bool writable, uint8_t **at);
+#endif
 /*
  * Holds the rows, of whatever kind but a lease; the number to release them by. 0, and nothing is held,
  * where what is to be worked on in steps is so already (pyvmm_conversions_await_end). -EINVAL for rows

@@ -6,10 +6,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.held_ranges import HeldKind
-from pyvmm.hosts.kvm.binding import CData, lib, new, refused
+from pyvmm.hosts.kvm.binding import CData, ffi, lib, new, refused
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
 
 _ROW = "uint64_t[]"
 
@@ -33,6 +37,21 @@ class KvmHeldRanges:
             raise refused(errno.ENOMEM, attempt)
         if result < 0:
             raise InternalError(attempt, "it is there already, or none that could be")
+
+    def place(self, slot: int, view: memoryview) -> None:
+        """Note where the region is mapped."""
+        lib.pyvmm_held_place(self._raw, slot, int(ffi.cast("uintptr_t", ffi.from_buffer(view))))
+
+    @property
+    def has_engines(self) -> bool:
+        """True: engines are C's."""
+        return True
+
+    def block_engine(self, queue: BlockQueue) -> QueueEngine:
+        """Make an engine. Raises `SystemCallError`."""
+        from pyvmm.hosts.kvm.block_engine import KvmBlockEngine  # Most machines have no disk.
+
+        return KvmBlockEngine(self._raw, queue)
 
     def remove_region(self, slot: int) -> None:
         """The region is there no longer."""

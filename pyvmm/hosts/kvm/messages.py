@@ -66,6 +66,10 @@ class Message(Owner):
             self._require_open("signal")
         self._eventfd.signal()
 
+    def fileno(self) -> int:
+        """Its eventfd."""
+        return self._eventfd.fileno()
+
     @property
     def is_pending(self) -> bool:
         """True if it is masked and keeps what was signalled."""

@@ -7,10 +7,14 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError, UsageError
 from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, LeaseRefusal
 from pyvmm.rules.abi import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.queue_engine import BlockQueue
 
 _END = 1 << 64
 _ROW = struct.Struct("=QQ")
@@ -60,6 +64,17 @@ class ModelHeldRanges:
             if there or slot in self._regions:
                 raise InternalError(f"note memory region {slot} at {gpa:#x}", "it is there already")
             self._regions[slot] = _Region(slot, gpa, size, writable)
+
+    def place(self, slot: int, view: memoryview) -> None:
+        """Note nothing: who leases has the views."""
+
+    @property
+    def has_engines(self) -> bool:
+        """False: Python is all there is."""
+        return False
+
+    def block_engine(self, queue: BlockQueue) -> None:
+        """Make none."""
 
     def remove_region(self, slot: int) -> None:
         """The region is there no longer."""

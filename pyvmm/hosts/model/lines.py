@@ -153,6 +153,10 @@ class ModelMessage(Owner):
                 self._pending = False
                 self._send()
 
+    def fileno(self) -> int:
+        """None: -1."""
+        return -1
+
     def signal(self) -> None:
         """Send the message, or keep it while masked."""
         with self._gsis.lock:

@@ -55,7 +55,7 @@ def place_pci(device: VirtioDevice, wiring: Wiring) -> PlacedDevice:
     set_level = interrupts.level(gsi, name)
     if set_level is not None:
         pci.on_line = set_level
-    side = PciSide(core, function, bus.windows, interrupts)
+    side = PciSide(pci, function, bus.windows, interrupts, vectors)
 
     def backend(guard: Guard) -> QueueServer:
         function.guard = guard
@@ -66,6 +66,7 @@ def place_pci(device: VirtioDevice, wiring: Wiring) -> PlacedDevice:
             server.doorbells_changed()
 
         pci.on_place = on_place
+        pci.on_vectors = server.interrupts_changed
         return server
 
     return PlacedDevice(name, pci, (), gsis=(gsi,), shares_gsis=True, backend=backend)
@@ -77,12 +78,15 @@ class PciSide:
 
     def __init__(
         self,
-        core: VirtioCore,
+        pci: VirtioPci,
         function: GuardedFunction,
         windows: BarWindows,
         interrupts: DeviceInterrupts,
+        vectors: Vectors,
     ) -> None:
-        self._core = core
+        self._pci = pci
+        self._core = pci.core
+        self._vectors = vectors
         self._function = function
         self._windows = windows
         self._interrupts = interrupts
@@ -105,6 +109,12 @@ class PciSide:
                     continue
                 self._bells[queue] = (place, bell)
         return {queue: bell for queue, (_, bell) in self._bells.items()}
+
+    def interrupt_eventfd(self, queue: int) -> int | None:
+        """The eventfd of a queue's message; None where it has none."""
+        vector = self._pci.queue_vector(queue)
+        number = -1 if vector is None else self._vectors.message(vector).fileno()
+        return None if number < 0 else number
 
     def _places(self, wanted: Sequence[int]) -> Mapping[int, DoorbellPlace]:
         start = self._windows.start(self._function, REGISTERS_BAR)

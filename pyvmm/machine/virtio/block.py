@@ -15,6 +15,8 @@ import trio
 from pyvmm.devices.placement import PlacedDevice
 from pyvmm.devices.virtio.block import BlockModel, BlockRequest, RequestKind, Status, parse
 from pyvmm.machine.block_store import BlockStore
+from pyvmm.machine.disks.raw import RawStore
+from pyvmm.machine.virtio.engine_worker import PlainDisk
 from pyvmm.machine.virtio.mmio import FIRST_GSI, place_mmio
 from pyvmm.machine.virtio.queue_handler import BoundChain, VirtioDevice
 from pyvmm.machine.wiring import Wiring
@@ -62,6 +64,14 @@ class BlockHandler:
         self._model = model
         self._store = store
         self._serial = serial
+        self.durable_changes = model.durable_changes
+
+    def plain_disk(self) -> PlainDisk | None:
+        """The disk, where an engine can do plain requests of it: that of a file."""
+        model, store = self._model, self._store
+        if not isinstance(store, RawStore):
+            return None
+        return PlainDisk(store.fd, model.capacity, model.read_only, not model.is_writeback)
 
     def is_ready(self, queue: int) -> bool:  # noqa: ARG002
         """A disk is always."""

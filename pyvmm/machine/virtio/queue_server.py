@@ -18,6 +18,7 @@ from pyvmm.devices.protocols import Guard
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.hosts.interrupts import Doorbell
 from pyvmm.machine.leases import Leases
+from pyvmm.machine.virtio.engine_worker import EngineServed, EngineWorker, InterruptsByEventfd
 from pyvmm.machine.virtio.queue_handler import QueueHandler, TransportSide
 from pyvmm.machine.virtio.queue_worker import QueueWorker
 
@@ -46,9 +47,9 @@ class QueueServer:
         self._token: trio.lowlevel.TrioToken | None = None
         self._poll: select.epoll | None = None
         self._bells: Mapping[int, Doorbell] = {}
+        self._polled: tuple[Doorbell, ...] = ()
         self._workers = tuple(
-            QueueWorker(number, core, handler, leases, guard, name=name)
-            for number in range(core.queue_count)
+            self._worker(number, leases, name) for number in range(core.queue_count)
         )
         handler.on_ready = self._wake
         handler.on_config_change = self._config_changed
@@ -56,6 +57,19 @@ class QueueServer:
         core.on_notify = self._notify
         core.on_stop = self._stop
         core.on_restore = self._restore
+
+    def _worker(self, number: int, leases: Leases, name: str) -> QueueWorker:
+        parts = (number, self._core, self._handler, leases, self._guard)
+        if not (isinstance(self._handler, EngineServed) and leases.has_engines):
+            return QueueWorker(*parts, name=name)
+        transport = self._transport
+        by_eventfd = transport if isinstance(transport, InterruptsByEventfd) else None
+        return EngineWorker(
+            *parts,
+            name=name,
+            bell=lambda: self._bells.get(number),
+            interrupt=lambda: None if by_eventfd is None else by_eventfd.interrupt_eventfd(number),
+        )
 
     async def serve(self) -> None:
         """Work for the guest until cancelled."""
@@ -73,6 +87,7 @@ class QueueServer:
             finally:
                 with self._guard:
                     self._poll = None
+                    self._polled = ()
 
     async def _answer_bells(self, poll: select.epoll) -> None:
         while True:
@@ -88,21 +103,34 @@ class QueueServer:
     def doorbells_changed(self) -> None:
         """Ask the transport for its doorbells anew, and look at every queue. Under the guard."""
         self._take_bells()
+        self.interrupts_changed()
         self._soon(self._wake_all)
+
+    def interrupts_changed(self) -> None:
+        """Ask the transport anew by what queues interrupt. Under the guard."""
+        for worker in self._workers:
+            worker.restart()
 
     # -- from the core, under the guard and from any thread --
 
     def _take_bells(self) -> None:
         running = tuple(self._core.running_queues())
-        before, self._bells = self._bells, self._transport.doorbells(running)
-        poll = self._poll
-        if poll is None or before == self._bells:
+        self._bells = self._transport.doorbells(running)
+        poll, before = self._poll, self._polled
+        if poll is None:
+            return
+        self._polled = tuple(
+            bell
+            for number, bell in self._bells.items()
+            if not self._workers[number].takes(self._core.running(number))
+        )
+        if before == self._polled:
             return
         # One that was closed has left by itself.
-        for bell in before.values():
+        for bell in before:
             with suppress(OSError, ValueError):
                 poll.unregister(bell.fileno())
-        for bell in self._bells.values():
+        for bell in self._polled:
             poll.register(bell.fileno(), select.EPOLLIN)
 
     def _start(self) -> None:

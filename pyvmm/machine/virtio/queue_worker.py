@@ -35,7 +35,7 @@ _MOST_WRITTEN = 0xFFFF_FFFF
 """A used entry has 32 bits for it."""
 
 
-class _LaterError(Exception):
+class LaterError(Exception):
     """Memory is about to be converted, reset or saved: nothing was done; try again."""
 
 
@@ -66,6 +66,13 @@ class QueueWorker:
         self._epoch = core.epoch
         self.was_restored = False
         """Set to have the driver interrupted for what it may have missed."""
+
+    def takes(self, layout: QueueLayout | None) -> bool:  # noqa: ARG002
+        """Tell whether nobody else may wait for the doorbell of such a queue."""
+        return False
+
+    def restart(self) -> None:
+        """Have doorbell and interrupt looked at again. Under the guard."""
 
     async def serve(self) -> None:
         """Take what there is, and whenever woken, until cancelled."""
@@ -98,7 +105,7 @@ class QueueWorker:
             position = self._core.position(self._number)
         try:
             return await self._serve_in_scope(layout, position)
-        except _LaterError:
+        except LaterError:
             pass
         except BrokenRingError:
             with self._guard:
@@ -116,7 +123,10 @@ class QueueWorker:
             return await self._serve_ring(layout, position)
         return True  # A reset was in the way.
 
-    async def _serve_ring(self, layout: QueueLayout, position: QueuePosition) -> bool:
+    async def _serve_ring(
+        self, layout: QueueLayout, position: QueuePosition, most: int = BATCH
+    ) -> bool:
+        """Serve up to `most` chains. Return True if there may be more."""
         try:
             lease = self._lease(layout.ranges, writable=True)
         except LeaseRefusedError as refused:
@@ -125,7 +135,7 @@ class QueueWorker:
             ring = ring_over(layout, lease.views, position)
             if self.was_restored:
                 self._interrupt_for_missed(ring)
-            for _ in range(BATCH):
+            for _ in range(most):
                 if not await self._serve_next(ring):
                     return False
                 if self._core.epoch != self._epoch:
@@ -207,7 +217,7 @@ class QueueWorker:
             return self._leases.lease(ranges, writable=writable, holder=self._name)
         except LeaseRefusedError as refused:
             if refused.reason in _LATER:
-                raise _LaterError from None
+                raise LaterError from None
             raise
 
 

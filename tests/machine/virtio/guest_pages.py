@@ -43,6 +43,7 @@ class GuestPages:
         self.private: set[int] = set()
         self.holder = holder
         self.leased = 0
+        self.has_engines = False
 
     def lease(self, ranges: Sequence[tuple[int, int]], *, writable: bool, holder: str) -> Held:
         assert holder == self.holder

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""Engines: a host's own way to serve the plain requests of a block device's queue, without Python.
+
+An engine serves what it knows to be plain, exactly as `devices.virtio.split_ring` and
+`machine.virtio.block` would. Whatever else there is it leaves as it is, and ends its run.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, Protocol
+
+from pyvmm.hosts.owner import Owned
+
+
+class BlockQueue(NamedTuple):
+    """A split virtqueue of a block device: GPAs of its parts, `size` in descriptors, and so on.
+
+    `available` and `used` are positions, free-running numbers of 16 bits; `capacity` of the disk is
+    in bytes. `file`, `doorbell` and `interrupt` are descriptors that stay their owner's and open
+    until the engine is closed: the disk, the eventfd that the guest's notifications signal, and the
+    one that interrupts it (-1: none does).
+    """
+
+    size: int
+    descriptors: int
+    driver: int
+    device: int
+    indirect: bool
+    event_index: bool
+    available: int
+    used: int
+    file: int
+    doorbell: int
+    interrupt: int
+    capacity: int
+    read_only: bool
+
+
+class Stopped(enum.Enum):
+    """Reason why a run of an engine has ended. The numbers are block_queue.h's."""
+
+    KICKED = 0
+    ODD_CHAIN = 1
+    """The chain at the position is not plain."""
+    BROKEN = 2
+    """The ring cannot be understood, or cannot be leased."""
+    VACATING = 3
+    """A conversion, reset or saving of guest memory waits for a lease to end, or keeps one from
+    being taken: a moment later, again."""
+    IDLE = 4
+    """There is nothing to be done; only of a run that was not to wait."""
+
+
+class BlockCounts(NamedTuple):
+    """Requests that an engine has done, and bytes of their chains; both only grow."""
+
+    requests: int
+    bytes: int
+
+
+class QueueEngine(Owned, Protocol):
+    """Serves one queue; closed when no run is under way, and before the machine's memory is."""
+
+    def run(self, *, waits: bool = True) -> Stopped:
+        """Serve the queue until there is a reason to stop, without the interpreter lock.
+
+        With `waits` it waits for the guest's notifications when there is nothing to be done. One
+        thread at a time. Whatever has been leased was given back then.
+        """
+        ...
+
+    def kick(self) -> None:
+        """End the run that is under way, or the next one at once. Any thread."""
+        ...
+
+    def set_durable(self, durable: bool, /) -> None:
+        """Have writes done only when they outlive a crash of the host, or not. Any thread."""
+        ...
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Positions in the available and the used ring, between two runs."""
+        ...
+
+    @property
+    def counts(self) -> BlockCounts:
+        """Work that was done."""
+        ...
