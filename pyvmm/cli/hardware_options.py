@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hardware import Disk, Hardware
+    from pyvmm.machine.hardware import Disk, Hardware, Transport
 
 DESTINATION = "hardware_"
 """Beginning of the destination of each option here; behind it is the name of `Hardware`'s field."""
@@ -22,6 +22,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rng", action="store_true", default=None, dest=f"{DESTINATION}rng",
         help="a virtio entropy device: random bytes of this machine's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--transport", type=_transport, dest=f"{DESTINATION}transport", metavar="pci|mmio",
+        help="how the guest reaches virtio devices (default: pci)",
     )  # fmt: skip
     parser.add_argument(
         "--acpi", type=_switch, dest=f"{DESTINATION}acpi", metavar="on|off",
@@ -47,6 +51,15 @@ def _switch(text: str) -> bool:
     if text not in ("on", "off"):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be: it is on or off")
     return text == "on"
+
+
+def _transport(text: str) -> Transport:
+    from pyvmm.machine.hardware import Transport
+
+    try:
+        return Transport(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be: it is pci or mmio") from None
 
 
 def _disk(text: str) -> Disk:

@@ -135,6 +135,12 @@ class MachineConfig:
                 "it is launched and measured once, and has private memory that is its own",
                 "leave --reboot again out",
             )
+        if self.private is not None and self.hardware is not None and self.hardware.needs_mmio:
+            raise UsageError(
+                "give a machine with private memory virtio devices over MMIO",
+                "KVM cannot decode the instructions by which private code would reach them",
+                "leave --transport mmio out: on PCI they are reached by ports",
+            )
         if not 1 <= self.cpus <= MAX_CPUS:
             raise UsageError(
                 f"make a machine with {self.cpus} vCPUs",

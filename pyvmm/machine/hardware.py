@@ -124,3 +124,8 @@ class Hardware:
     def needs_pci(self) -> bool:
         """True for devices on a PCI bus."""
         return self.transport is Transport.PCI and self.has_virtio
+
+    @property
+    def needs_mmio(self) -> bool:
+        """True for devices over MMIO."""
+        return self.transport is Transport.MMIO and self.has_virtio

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli.hardware_options import hardware_of
+from pyvmm.cli.main import main
 from pyvmm.cli.named_values import named_values
 from pyvmm.machine.hardware import Hardware, Share
 
@@ -40,3 +41,36 @@ def test_nothing_asked_for_is_none_and_the_rest_becomes_hardware() -> None:
     share = Share("tag", Path("folder"))
     options = argparse.Namespace(hardware_rng=True, hardware_shares=[share])
     assert hardware_of(options) == Hardware(rng=True, shares=(share,))
+
+
+@pytest.mark.parametrize(("transport", "functions"), [("pci", 2), ("mmio", 0)])
+def test_a_disk_is_reached_as_it_was_asked_for(
+    transport: str, functions: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "d.img"
+    disk.write_bytes(bytes(64 * 512))
+    options = ["--host", "model", "--disk", str(disk), "--transport", transport]
+    assert main(["run", "block", "--append", "rounds=1", *options]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "round 1"
+    assert main(["run", "pci", *options]) == (0 if functions else 2)
+    assert capfd.readouterr().out.count("slot ") == functions
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--transport", "isa"], "'isa' cannot be: it is pci or mmio"),
+        (["--transport", "mmio", "--private"], "cannot decode the instructions"),
+        (["--irqchip", "off"], "there are no interrupt controllers"),
+    ],
+)
+def test_what_no_machine_can_have_is_told_in_one_line(
+    options: list[str], why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "d.img"
+    disk.write_bytes(bytes(512))
+    host = [] if "--private" in options else ["--host", "model"]
+    assert main(["run", "block", *host, "--disk", str(disk), *options]) == 64
+    said = capfd.readouterr().err
+    assert why in said
+    assert said.count("\n") == 1
