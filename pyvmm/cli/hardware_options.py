@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli.sizes import parse_count
 
 if TYPE_CHECKING:
     from pyvmm.machine.hardware import Disk, Hardware, Transport
@@ -33,6 +36,38 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_cpus_argument(parser: argparse.ArgumentParser) -> None:
+    """Option for the number of vCPUs, and for what a topology they have."""
+    parser.add_argument(
+        "--cpus", "-smp", action=_CpusAction, default=1, metavar="N[,...]",
+        help="number of vCPUs; their topology: sockets=S, cores=C, threads=T",
+    )  # fmt: skip
+
+
+class _CpusAction(argparse.Action):
+    """Number of vCPUs, with a topology where one is said (`pyvmm.cli.cpus_option`)."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        del parser, option_string
+        count, comma, levels = str(values).partition(",")
+        try:
+            setattr(namespace, self.dest, parse_count(count))
+            said = None
+            if comma:
+                from pyvmm.cli.cpus_option import parse_levels  # Most machines have none.
+
+                said = parse_levels(levels)
+            setattr(namespace, f"{DESTINATION}topology", said)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+
+
 def hardware_of(options: argparse.Namespace) -> Hardware | None:
     """Collect what the options ask for; None where they ask for nothing. Raises `UsageError`."""
     given: dict[str, Any] = {
@@ -42,6 +77,10 @@ def hardware_of(options: argparse.Namespace) -> Hardware | None:
     }
     if not given:
         return None
+    if "topology" in given:
+        from pyvmm.hosts.topology import Topology  # Most machines have none.
+
+        given["topology"] = Topology(options.cpus, **given["topology"])
     from pyvmm.machine.hardware import Hardware  # Most machines have none of it.
 
     return Hardware(**given)

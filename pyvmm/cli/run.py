@@ -19,12 +19,12 @@ from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.gdb_option import GdbOption, add_gdb_argument, gdb_listener
 from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
-from pyvmm.cli.hardware_options import add_hardware_arguments, hardware_of
+from pyvmm.cli.hardware_options import add_cpus_argument, add_hardware_arguments, hardware_of
 from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_files import run_inputs, run_outputs
 from pyvmm.cli.run_terminal import RunTerminal
-from pyvmm.cli.sizes import parse_count, parse_seconds
+from pyvmm.cli.sizes import parse_seconds
 from pyvmm.cli.standard_error import write_to_user
 from pyvmm.cli.taken_signals import taken_signals
 from pyvmm.errors import GUEST_STATUS_MAX, UsageError
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--entry", choices=[wish.value for wish in EntryWish], default=EntryWish.AUTO.value,
         help="how an image with several entries is entered",
     )  # fmt: skip
-    parser.add_argument("--cpus", type=parse_count, default=1, metavar="N", help="number of vCPUs")
+    add_cpus_argument(parser)
     parser.add_argument(
         "--host",
         choices=[*(choice.value for choice in HostChoice), "lab"],

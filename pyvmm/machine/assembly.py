@@ -227,10 +227,13 @@ class Assembly(StackOwner):
     def _tables_of(self, platform: Platform) -> bytes:
         from pyvmm.machine.acpi_machine import tables_of
 
-        cpus = range(self._config.cpus)
-        ids = tuple(cpus) if self._cpu is None else tuple(map(self._cpu.apic_id, cpus))
+        ids = tuple(map(self.apic_id, range(self._config.cpus)))
         root = None if self.pci is None else self.pci.root()
         return tables_of(platform, self.address_map, ids, root)
+
+    def apic_id(self, cpu: int) -> int:
+        """The APIC ID of vCPU number `cpu`, which is also its number to the host."""
+        return cpu if self._cpu is None else self._cpu.apic_id(cpu)
 
     def _pci_bus(self) -> PciBus | None:
         if not self._config.has_pci:
@@ -312,7 +315,7 @@ class Assembly(StackOwner):
         The first is at the image's entry and others wait; with private memory all of them are at
         the firmware's, as the reset leaves them.
         """
-        vcpu = self.vm.create_vcpu(index if self._cpu is None else self._cpu.apic_id(index))
+        vcpu = self.vm.create_vcpu(self.apic_id(index))
         try:
             if self._cpu is None:
                 vcpu.use_host_cpuid()

@@ -147,6 +147,7 @@ class MachineConfig:
                 "a machine has at least one and at most 255",
                 f"give a number from 1 to {MAX_CPUS}",
             )
+        self._check_topology()
         if self.timeout is not None and not 0 < self.timeout < float("inf"):
             raise UsageError(
                 f"set a time limit of {self.timeout} s",
@@ -158,6 +159,20 @@ class MachineConfig:
     def has_pci(self) -> bool:
         """True for a machine with a PCI bus: it has one where a device for it was asked for."""
         return self.devices.pci or (self.hardware is not None and self.hardware.needs_pci)
+
+    def _check_topology(self) -> None:
+        topology = None if self.hardware is None else self.hardware.topology
+        if topology is None:
+            return
+        attempt = f"make a machine with {self.cpus} vCPUs"
+        if topology.cpus != self.cpus:
+            raise UsageError(attempt, f"its topology has {topology.cpus}", "say the same twice")
+        if self.private is not None and topology.apic_ids != tuple(range(self.cpus)):
+            raise UsageError(
+                attempt,
+                "their APIC IDs have gaps, and firmware of a private guest knows of none",
+                "give powers of two, or leave --private out",
+            )
 
     def address_map(self, *, controllers: bool = False, acpi: bool = False) -> AddressMap:
         """Lay out the guest's address space, with interrupt controllers and tables or without."""

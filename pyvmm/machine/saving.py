@@ -97,7 +97,7 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
     if len(saved.vcpus) != config.cpus:
         cause = f"the state has {len(saved.vcpus)} vCPUs, and this one has {config.cpus}"
         raise UsageError(_RESTORE, cause)
-    if [state.index for state in saved.vcpus] != [*range(config.cpus)]:
+    if [state.index for state in saved.vcpus] != [*map(assembly.apic_id, range(config.cpus))]:
         raise UsageError(_RESTORE, "the state has a vCPU twice, and another one not at all")
     for part in saved.memory:
         if assembly.address_map.file_offset(part.gpa, len(part.data)) is None:
@@ -130,8 +130,8 @@ async def restore(inside: Inside, saved: SavedMachine) -> None:
                     assembly.board.restore_devices(saved.devices)
                     begun = True
                     await _write_soon(assembly, saved.memory)
-                    for state in saved.vcpus:
-                        await inside.vcpus[state.index].call(partial(_restore_vcpu, state))
+                    for vcpu, state in zip(inside.vcpus, saved.vcpus, strict=True):
+                        await vcpu.call(partial(_restore_vcpu, state))
                     assembly.vm.restore(saved.vm)
                     # A backend may have raised a line meanwhile, of which these controllers know
                     # nothing. With the devices as they were it raises it again.
