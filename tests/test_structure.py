@@ -104,7 +104,7 @@ PURE_MODULES = {
     ),
     "demo/web": ("__init__", "admission", "document", "lecture", "messages", "parts"),
     "machine/monitor": (
-        "__init__", "expressions", "memory_lines", "memory_tree", "register_lines",
+        "__init__", "expressions", "memory_lines", "memory_tree", "pci_lines", "register_lines",
     ),
     "testing/matrix": (
         "__init__", "plan", "matrix_file", "toml_table", "results", "summary", "json_report",

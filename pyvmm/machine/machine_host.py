@@ -12,6 +12,7 @@ from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.config import HostChoice
 
 if TYPE_CHECKING:
+    from pyvmm.devices.pci.description import PciDescription
     from pyvmm.devices.placement import Window
     from pyvmm.hosts.kvm.stats import Statistic
     from pyvmm.machine.host_handles import Handle, SlotHandle
@@ -61,13 +62,28 @@ class MachineHost:
 
     @property
     def mmio(self) -> tuple[int, Sequence[Window]]:
-        """Size of the guest-physical address space in bytes, and the devices' windows in it."""
-        return Space.MMIO.size, self._assembly.board.windows(Space.MMIO)
+        """Size of the guest-physical address space in bytes, and the devices' windows in it now."""
+        windows = self._assembly.board.windows(Space.MMIO)
+        return Space.MMIO.size, (*windows, *self._bars(Space.MMIO))
 
     @property
     def ports(self) -> tuple[int, Sequence[Window]]:
         """Number of I/O ports, and the devices' windows, with those that the host answers."""
-        return Space.PORT.size, self._assembly.board.windows(Space.PORT)
+        windows = self._assembly.board.windows(Space.PORT)
+        return Space.PORT.size, (*windows, *self._bars(Space.PORT))
+
+    def pci_functions(self) -> Sequence[PciDescription]:
+        """Functions of the PCI bus, by slot; none on a machine without."""
+        pci = self._assembly.pci
+        if pci is None:
+            return ()
+        from pyvmm.devices.pci.description import describe
+
+        return tuple(describe(pci.segment))
+
+    def _bars(self, space: Space) -> Sequence[Window]:
+        pci = self._assembly.pci
+        return () if pci is None else tuple(pci.windows.windows(space))
 
     @property
     def regions(self) -> Sequence[MemorySides]:

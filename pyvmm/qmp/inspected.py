@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from pyvmm.devices.pci.description import PciDescription
     from pyvmm.hosts.interface import Vcpu
     from pyvmm.hosts.kvm.stats import Statistic
     from pyvmm.machine.config import HostChoice, MachineConfig
@@ -34,6 +35,9 @@ class InspectedHost(Protocol):
     @property
     def regions(self) -> Sequence[MemorySides]:
         """Regions of the guest's memory, ascending."""
+
+    def pci_functions(self) -> Sequence[PciDescription]:
+        """Functions of the PCI bus, by slot."""
 
     def contents(self, asked: GpaRange, left_out: list[PageRun] | None = None) -> Iterator[Content]:
         """Parts of `asked` that may not be zero; see `MachineHost`."""

@@ -34,7 +34,7 @@ class BarKind(enum.Enum):
 class Bar(NamedTuple):
     """BAR `number` of `size` bytes, a power of two, behind which are `registers`.
 
-    Accesses of up to `width` bytes go whole.
+    Accesses of up to `width` bytes go whole. `name` is for people.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Bar(NamedTuple):
     size: int
     registers: Registers
     width: int
+    name: str = "BAR"
 
     @property
     def register(self) -> int:

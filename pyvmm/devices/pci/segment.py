@@ -8,6 +8,7 @@ as all ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from pyvmm.devices.pci.config_space import SIZE, ConfigSpace
@@ -34,23 +35,22 @@ class GuardedFunction:
         self.guard = guard
         self.slot = 0
 
+    def entered(self) -> AbstractContextManager[object]:
+        """Return what to be in while its configuration is looked at."""
+        return nullcontext() if self.guard is None else self.guard
+
     def read(self, register: int, size: int) -> int:
         """Read its configuration under its guard."""
         if register >= SIZE:
             return 0
-        if self.guard is None:
-            return self.space.read(register, size)
-        with self.guard:
+        with self.entered():
             return self.space.read(register, size)
 
     def write(self, register: int, size: int, value: int) -> None:
         """Write its configuration under its guard."""
         if register >= SIZE:
             return
-        if self.guard is None:
-            self.space.write(register, size, value)
-            return
-        with self.guard:
+        with self.entered():
             self.space.write(register, size, value)
 
 

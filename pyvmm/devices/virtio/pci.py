@@ -45,9 +45,9 @@ FIRST_ID: Final = 0x1040
 _SUBSYSTEM: Final = 0x1100
 """Of what is no transitional device: 0x40 or more (4.1.2.1). The number is QEMU's."""
 _REVISION: Final = 1
-_OTHER: Final = 0xFF00
+_OTHER: Final = 0x00FF
 _CLASSES: Final = {1: 0x0200, 2: 0x0100, 3: 0x0780}
-"""Class and subclass by virtio device ID, as QEMU has them: network, disk, console."""
+"""Class and subclass by virtio device ID, as QEMU has them: network, disk, console; or others."""
 
 
 class Structure(enum.IntEnum):
@@ -93,9 +93,9 @@ class VirtioPci:
         self._bars = (
             Bar(
                 REGISTERS_BAR, BarKind.IO, pci_registers.LENGTH, self.registers,
-                pci_registers.WIDTH,
+                pci_registers.WIDTH, "virtio-pci",
             ),
-            Bar(MSIX_BAR, BarKind.MEMORY_32, BAR_SIZE, self.msix, MSIX_WIDTH),
+            Bar(MSIX_BAR, BarKind.MEMORY_32, BAR_SIZE, self.msix, MSIX_WIDTH, "virtio-pci-msix"),
         )  # fmt: skip
         self.space = ConfigSpace(
             PciIdentity(

@@ -276,6 +276,13 @@ def _device_entries(windows: Iterable[Window]) -> Iterator[TreeEntry]:
         yield TreeEntry(GpaRange(one.start, one.end), TreeKind.DEVICE, one.name)
 
 
+async def _info_pci(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    from pyvmm.machine.monitor.pci_lines import pci_lines  # Most machines have none.
+
+    return "".join(f"{one}\n" for one in pci_lines(line.machine.host.pci_functions()))
+
+
 async def _info_memory(line: Line) -> str:
     await trio.lowlevel.checkpoint()
     host = line.machine.host
@@ -314,6 +321,7 @@ INFO = (
          "vcpu: specific vCPU to query; show the current CPU's registers if no argument is "
          "specified)", _info_registers),
     Word("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", _info_mtree),
+    Word("pci", "", "show PCI info", _info_pci),
     Word("memory", "", "how much memory there is, and what it is made from", _info_memory),
     Word("vcpus", "", "registers, code, page tables and last exits of every vCPU", _info_vcpus),
 )  # fmt: skip

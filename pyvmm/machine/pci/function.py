@@ -36,7 +36,7 @@ def place_pci(device: VirtioDevice, wiring: Wiring) -> PlacedDevice:
         raise UsageError(
             attempt,
             "it interrupts, and there are no interrupt controllers",
-            "leave --irqchip off out",
+            "give --irqchip on",
         )
     if bus is None:
         raise UsageError(

@@ -47,7 +47,7 @@ class BarWindows:
                     address,
                     bar.size,
                     bar.width,
-                    f"{function.name} BAR {bar.number}",
+                    f"{bar.name} of {function.name}",
                     bar.registers,
                     function.guard,
                 ),
