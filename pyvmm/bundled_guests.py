@@ -23,7 +23,7 @@ _TO_FIND_FIRMWARE = "find the bundled firmware"
 _TO_BUILD = "run make guests in the checkout"
 
 
-_NEEDS = dict.fromkeys(("block", "pci"), "a disk: --disk FILE")
+_NEEDS = {**dict.fromkeys(("block", "pci"), "a disk: --disk FILE"), "acpi": "tables: --acpi on"}
 """Needs of guests beside those that every machine meets (docs/machine.md)."""
 
 

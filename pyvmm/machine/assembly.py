@@ -94,7 +94,12 @@ def needs_acpi(config: MachineConfig, plan: BootPlan, *, has_controllers: bool) 
 
 
 def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
-    """Plan where the parts of a machine's image go. Raises `ImageError`."""
+    """Plan where the parts of a machine's image go. Raises `ImageError`.
+
+    The image is told of ACPI tables where they were asked for. Else it looks for them itself: that
+    there are any is known after the plan.
+    """
+    hardware = config.hardware
     return plan_boot(
         config.image,
         address_map,
@@ -103,6 +108,7 @@ def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
         name=config.name,
         initrd_name=config.initrd_name,
         wish=config.wish,
+        rsdp=ACPI_GPA if hardware is not None and hardware.acpi else 0,
     )
 
 

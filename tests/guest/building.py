@@ -17,6 +17,7 @@ PRIVATE_PROGRAMS = ("convert", "mailbox", "punch", "secret", "smp", "touch")
 """The programs that cannot do without private memory."""
 PROGRAMS = (
     *PRIVATE_PROGRAMS,
+    "acpi",
     "block",
     "echo",
     "exit",
