@@ -22,6 +22,7 @@ from pyvmm.machine.memory_conversion import MemoryConversion
 from pyvmm.machine.memory_states import MemoryStates
 from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpus import MachineVcpu
+from pyvmm.machine.virtio.balloon import Balloon
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -105,7 +106,11 @@ def test_every_object_and_field_is_documented() -> None:
 def test_what_is_documented_of_memory_is_there() -> None:
     start = API.index("| `memory` | never")
     table = API[start : API.index("\n\n", start)].splitlines()[2:]
-    kinds: dict[str, type] = {"`states`": MemoryStates, "`conversion`": MemoryConversion}
+    kinds: dict[str, type] = {
+        "`states`": MemoryStates,
+        "`conversion`": MemoryConversion,
+        "`balloon`": Balloon,
+    }
     for row in table:
         _, name, what, _ = row.split("|")
         kind = kinds.get(name.strip())
@@ -114,7 +119,7 @@ def test_what_is_documented_of_memory_is_there() -> None:
             assert found == "lease" or callable(getattr(where, found)), found
     assert callable(Leases.lease)  # What `MachineMemory.lease` is.
     public = {name for name in dir(MachineMemory) if not name.startswith("_")}
-    assert public == {"read", "write", "clear", "conversion"}
+    assert public == {"read", "write", "clear", "conversion", "balloon"}
 
 
 def examples(path: str) -> list[str]:

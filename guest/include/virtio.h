@@ -66,6 +66,7 @@ void virtio_notify(const struct virtio *device, uint16_t queue);
 /* Reasons for an interrupt, which are forgotten with that. */
 uint32_t virtio_reasons(const struct virtio *device);
 uint32_t virtio_config(const struct virtio *device, uint32_t offset);
+void virtio_set_config(const struct virtio *device, uint32_t offset, uint32_t value);
 /* On PCI: the vectors of a queue and of the configuration; false where the device has not got it. */
 bool virtio_set_vectors(const struct virtio *device, uint16_t queue, uint16_t for_queue,
 			uint16_t for_config);

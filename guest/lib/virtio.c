@@ -154,3 +154,11 @@ uint32_t virtio_config(const struct virtio *device, uint32_t offset)
 	return device->is_pci ? virtio_pci_config(device, offset)
 			      : register_read(REG_CONFIG + offset);
 }
+
+void virtio_set_config(const struct virtio *device, uint32_t offset, uint32_t value)
+{
+	if (device->is_pci)
+		outl((uint16_t)(device->config + offset), value);
+	else
+		register_write(REG_CONFIG + offset, value);
+}

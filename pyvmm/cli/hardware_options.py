@@ -31,6 +31,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the guest reaches virtio devices (default: pci)",
     )  # fmt: skip
     parser.add_argument(
+        "--balloon", action="store_true", default=None, dest=f"{DESTINATION}balloon",
+        help="a virtio balloon: memory that the guest gives up, or reports free, is the host's",
+    )  # fmt: skip
+    parser.add_argument(
         "--acpi", type=_switch, dest=f"{DESTINATION}acpi", metavar="on|off",
         help="ACPI tables, whatever the image says (default: unless it is made for pyvmm)",
     )  # fmt: skip

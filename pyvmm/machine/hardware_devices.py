@@ -71,3 +71,7 @@ def _virtio(hardware: Hardware, stack: ExitStack) -> Iterator[VirtioDevice]:
         from pyvmm.machine.virtio.rng import rng_device
 
         yield rng_device()
+    if hardware.balloon:
+        from pyvmm.machine.virtio.balloon import balloon_device
+
+        yield balloon_device()

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,8 +21,9 @@ import trio
 from pyvmm.errors import ConversionRefusedError, ExitCode, InternalError, PyvmmError
 from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, HeldRanges, LeaseRefusal, refused_row
 from pyvmm.hosts.owner import Owner
-from pyvmm.machine.tracked_memory import TrackedMemory
+from pyvmm.machine.tracked_memory import SharedPart, TrackedMemory
 from pyvmm.memory.layout import GpaRange
+from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
@@ -33,6 +34,8 @@ LEASE_PATIENCE = 1.0
 """Seconds that a conversion waits for the leases of its pages to end."""
 
 _LEASE = HeldKind.LEASE
+_AT_ONCE = 2 << 20
+"""Bytes that are discarded under one lock."""
 
 Range = tuple[int, int]
 """A GPA and a length, in bytes."""
@@ -165,6 +168,32 @@ class Leases:
             if isinstance(failure, ValueError):  # Three numbers and one are as many as two and two.
                 raise _refused_numbers(ranges) from failure
             raise
+
+    def discard(self, gpa: int, size: int) -> int:
+        """Give pages of [gpa, gpa + size), in bytes, page-aligned, back to the host.
+
+        They read as zeroes then. What is not shared and writable is left; what is leased is not.
+        Return the bytes given back. Any thread; holds the lock on conversions for a part at a time.
+        Raises `SystemCallError`.
+        """
+        done = 0
+        for start in range(gpa, gpa + size, _AT_ONCE):
+            end = min(start + _AT_ONCE, gpa + size)
+            with self._tracked.exclusive():
+                for sides, part in self._shared_parts(start, end):
+                    if sides.is_writable:
+                        sides.discard_shared(part)
+                        done += part.size
+        return done
+
+    def _shared_parts(self, start: int, end: int) -> Iterator[SharedPart]:
+        """The shared parts of [start, end), bytes; a page at a time where not all of it is."""
+        whole = self._tracked.shared_parts(start, end - start)
+        if whole is not None:
+            yield from whole
+            return
+        for page in range(start, end, PAGE_SIZE):
+            yield from self._tracked.shared_parts(page, PAGE_SIZE) or ()
 
     def _view(self, gpa: int, size: int) -> memoryview:
         """The memory of a range that is leased by now, so that its region stays."""

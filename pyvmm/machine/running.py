@@ -98,7 +98,7 @@ class Running:
                 vcpus=vcpus,
             ),
             Console(port, attach),
-            MachineMemory(assembly.memory),
+            MachineMemory(assembly.memory, assembly.board.backends),
             vcpus,
             Events(self.audience),
         )

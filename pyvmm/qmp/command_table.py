@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pyvmm.qmp.balloon_commands import BALLOON_COMMANDS
 from pyvmm.qmp.command import Command
 from pyvmm.qmp.control_commands import CONTROL_COMMANDS
 from pyvmm.qmp.dump_command import DUMP_COMMANDS
@@ -23,6 +24,7 @@ def commands() -> Mapping[str, Command]:
         *MEMORY_COMMANDS,
         *DUMP_COMMANDS,
         *STATS_COMMANDS,
+        *BALLOON_COMMANDS,
         *HUMAN_COMMANDS,
         *PCI_COMMANDS,
         *VENDOR_COMMANDS,

@@ -45,6 +45,7 @@ class Case:
 
 CASES: dict[str, Case] = {
     **{name: Case(end="exited 2", append=b"host=0") for name in PRIVATE_PROGRAMS},
+    "balloon": Case(end="exited 2"),
     "block": Case(end="exited 2"),
     "echo": Case(typed=bytes(range(5, 256)) + b"\n\x04never seen"),
     "exit": Case(end="exited 63", append=b"63"),

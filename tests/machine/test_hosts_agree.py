@@ -18,6 +18,7 @@ from pyvmm.memory.layout import MIB
 from .guests import bundled
 
 SHARED = {
+    "balloon": b"",
     "block": b"",
     "hello": b"some words",
     "echo": b"",

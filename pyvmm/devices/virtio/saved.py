@@ -66,6 +66,17 @@ class SavedBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedBalloon:
+    """State of a balloon: pages that the guest is asked to give up, and has given up."""
+
+    target: int
+    actual: int
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "target", "actual", bits=32)
+
+
+@dataclass(frozen=True, slots=True)
 class SavedVirtioMmio:
     """State of a `VirtioMmio`: `selects` of device features, driver features, queue."""
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from pyvmm.devices.virtio.device_model import DeviceModel
 from pyvmm.devices.virtio.features import NO_FEATURES, Feature
 from pyvmm.hosts.interrupts import Doorbell
+from pyvmm.machine.leases import Leases, Range
 
 
 class BoundChain(NamedTuple):
@@ -20,6 +21,8 @@ class BoundChain(NamedTuple):
 
     readable: tuple[memoryview, ...]
     writable: tuple[memoryview, ...]
+    places: Sequence[Range] = ()
+    """GPA and length in bytes of each writable one."""
 
 
 class QueueHandler(Protocol):
@@ -54,6 +57,15 @@ class QueueHandler(Protocol):
     async def serve(self) -> None:
         """Work beside the queues until cancelled (sockets, files), or return."""
         ...
+
+
+class MemoryHandler:
+    """Base of handlers whose work is on memory beside their chains'.
+
+    The server sets `leases` before anything is called.
+    """
+
+    leases: Leases
 
 
 class VirtioDevice(NamedTuple):

@@ -19,7 +19,7 @@ from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.hosts.interrupts import Doorbell
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.virtio.engine_worker import EngineServed, EngineWorker, InterruptsByEventfd
-from pyvmm.machine.virtio.queue_handler import QueueHandler, TransportSide
+from pyvmm.machine.virtio.queue_handler import MemoryHandler, QueueHandler, TransportSide
 from pyvmm.machine.virtio.queue_worker import QueueWorker
 
 
@@ -51,6 +51,9 @@ class QueueServer:
         self._workers = tuple(
             self._worker(number, leases, name) for number in range(core.queue_count)
         )
+        self.handler = handler
+        if isinstance(handler, MemoryHandler):
+            handler.leases = leases
         handler.on_ready = self._wake
         handler.on_config_change = self._config_changed
         core.on_start = self._start

@@ -176,7 +176,9 @@ class QueueWorker:
                 raise BadChainError(chain, refused.cause) from refused
             parts.append(tuple(lease.views))
         try:
-            return await self._handler.handle(self._number, BoundChain(*parts))
+            return await self._handler.handle(
+                self._number, BoundChain(parts[0], parts[1], chain.writable)
+            )
         except (OSError, ValueError):
             return 0
 
