@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import trio
 
+from pyvmm import bundled_guests
 from pyvmm.devices.placement import PlacedDevice, Space
 from pyvmm.errors import UsageError
 from pyvmm.machine.block_store import MemoryStore
 from pyvmm.machine.blocking import run
-from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
+from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.pci.function import place_pci
@@ -28,6 +30,8 @@ from tests.machine.guests import bundled
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
 SECTORS = 64
 HANG = 120.0
+LAB_HANG = 300.0
+"""Where the processor is an emulated one."""
 START = [b"virtio block: 64 sectors, id disk 0", b"refused what cannot be"]
 LOOKED = """\
 slot 0: 1b36:0008 class 0600
@@ -86,6 +90,31 @@ def test_a_guest_uses_a_disk_on_pci(host: HostChoice, command_line: bytes) -> No
     ending = completed.result.ending
     assert (ending.kind, ending.status) == (EndingKind.EXITED, 0)
     assert store.data[: 8 * 512] != bytes(8 * 512)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_private_guest_uses_a_disk_by_ports_alone(
+    host: HostChoice, request: pytest.FixtureRequest
+) -> None:
+    if host is HostChoice.KVM:
+        request.getfixturevalue("private_host")
+    store = empty()
+    config = replace(
+        machine_with("block", store, host=host, command_line=b"rounds=1"),
+        memory=16 * MIB,
+        private=PrivateConfig(bundled_guests.firmware()),
+        timeout=LAB_HANG,
+    )
+    assert not config.address_map().has(RangeKind.ECAM)
+    completed = run(config)
+    assert completed.output.splitlines() == [*START, b"round 1"]
+    assert completed.result.ending.status == 0
+    assert store.data[: 8 * 512] != bytes(8 * 512)
+    looked = run(replace(config, image=bundled("pci"), command_line=b""))
+    lines = looked.output.decode().splitlines()
+    assert "  bar 1: memory at 0xf0000000, 4096 bytes" in lines
+    assert lines[-1] == "reached by configuration space"
+    assert looked.result.ending.status == 0
 
 
 class Watched(MemoryStore):
