@@ -86,9 +86,9 @@ static void io(void)
 
 int guest_main(void)
 {
+	pic_init(); /* all masked; it has handlers for its spurious interrupts, one of them here */
 	interrupt_handle(VECTOR, on_interrupt);
 	interrupt_handle(HIGHER_VECTOR, on_interrupt);
-	pic_init(); /* all masked */
 	local();
 	io();
 	return suite_end();

@@ -95,6 +95,13 @@ def test_nothing_fails(program: Program, host: HostChoice) -> None:
     assert "FAIL" not in said
 
 
+@pytest.mark.kvm
+def test_sixty_four_processors_are_started_by_init_and_start_up_ipis() -> None:
+    said = under_pyvmm(Program("smp", cpus=64, apic=True), HostChoice.KVM)
+    assert said.startswith("64 processors\n")
+    assert said.endswith("0 failed\n")
+
+
 @pytest.mark.qemu
 @pytest.mark.kvm
 @pytest.mark.parametrize("program", [one for one in PROGRAMS if not one.refusals], ids=label)
