@@ -54,7 +54,8 @@ class BuildWithGuests(build_py):
             folder.mkdir(parents=True, exist_ok=True)
         for image in self._make("guest", "list").splitlines():
             shutil.copy(image, images)
-        shutil.copy(ROOT / "firmware" / "build" / "firmware.bin", images)
+        for name in ("firmware.bin", "bios.bin"):
+            shutil.copy(ROOT / "firmware" / "build" / name, images)
         shutil.copy(ROOT / "pyvmm" / "lab" / "guest" / "build" / "init", init)
 
     @staticmethod

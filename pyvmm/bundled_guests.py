@@ -13,12 +13,15 @@ from typing import NamedTuple
 
 from pyvmm.errors import HostLacksError
 from pyvmm.memory.layout import FIRMWARE_SIZE
+from pyvmm.rules.abi import PAGE_SIZE
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE / "images", _PACKAGE.parent / "guest" / "build")
 _SUFFIX = ".img"
 _FIRMWARE_PLACES = (_PACKAGE / "images", _PACKAGE.parent / "firmware" / "build")
 _FIRMWARE = "firmware.bin"
+_BIOS = "bios.bin"
+_TO_FIND_BIOS = "find the bundled BIOS"
 _TO_FIND_FIRMWARE = "find the bundled firmware"
 _TO_BUILD = "run make guests in the checkout"
 
@@ -73,6 +76,22 @@ def firmware_path() -> Path:
         if path.is_file():
             return path
     raise HostLacksError(_TO_FIND_FIRMWARE, "it has not been built", _TO_BUILD)
+
+
+def bios() -> bytes:
+    """The BIOS for images that are entered in real mode, a page (``firmware/bios``).
+
+    Raises `HostLacksError` when it was never built, or not to its end.
+    """
+    for place in _FIRMWARE_PLACES:
+        path = place / _BIOS
+        if path.is_file():
+            content = path.read_bytes()
+            if len(content) == PAGE_SIZE:
+                return content
+            cause = f"it has {len(content)} bytes, not {PAGE_SIZE}"
+            raise HostLacksError(_TO_FIND_BIOS, cause, _TO_BUILD)
+    raise HostLacksError(_TO_FIND_BIOS, "it has not been built", _TO_BUILD)
 
 
 def firmware() -> bytes:

@@ -51,9 +51,12 @@ class Kernel(NamedTuple):
 class BootData(NamedTuple):
     """Data that a protocol puts into memory beside the kernel, and the state that refers to it.
 
-    `start_info` is as in `pyvmm.boot.plan.BootPlan`.
+    `start_info` is as in `pyvmm.boot.plan.BootPlan`. `in_place_of` are the kernel's own claims that
+    have other contents now; `firmware` lies in the reserved range below 1 MiB.
     """
 
     claims: tuple[Claim, ...]
     entry: EntryState
     start_info: int | None = None
+    in_place_of: tuple[Claim, ...] = ()
+    firmware: Claim | None = None

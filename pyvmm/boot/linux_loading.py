@@ -75,16 +75,20 @@ def linux_kernel(
 ) -> Kernel:
     """The kernel of the bzImage in `view` (the whole file), entered by `protocol`.
 
-    Its claim reaches as far as the kernel needs memory before it has looked at the memory map.
-    Raises `ImageError` for one that needs real mode.
+    `protocol` is the 64-bit or the 32-bit entry. Raises `ImageError` as `code_claim` does.
     """
-    if protocol is BootProtocol.LINUX_16:
-        raise ImageError(
-            attempt,
-            f"this {header.title} does all its work in real mode (code32_start is 0), and there "
-            "is no BIOS that it could call",
-            "give an image with a 32-bit or 64-bit entry",
-        )
+    claim = code_claim(view, header, address_map, attempt)
+    entry = claim.range.start + (_ENTRY_64 if protocol is BootProtocol.LINUX_64 else 0)
+    return Kernel(protocol, (claim,), entry, None, header=header)
+
+
+def code_claim(
+    view: memoryview, header: LinuxHeader, address_map: AddressMap, attempt: str
+) -> Claim:
+    """The place of the protected-mode part, with the memory that it needs to unpack itself.
+
+    Raises `ImageError` for a kernel that runs where no entry reaches.
+    """
     start = load_address(header, address_map)
     data = view[header.setup_size : header.setup_size + header.code_size]
     size = max(header.init_size or _UNPACKED_RATIO * len(data), len(data))
@@ -95,9 +99,7 @@ def linux_kernel(
             f"this {header.title} runs at {start:#x} (pref_address), and its entry reaches 4 GiB",
             "build it for another address (CONFIG_PHYSICAL_START)",
         )
-    claim = Claim(GpaRange(start, start + size), data, f"the {header.title}'s kernel")
-    entry = start + (_ENTRY_64 if protocol is BootProtocol.LINUX_64 else 0)
-    return Kernel(protocol, (claim,), entry, None, header=header)
+    return Claim(GpaRange(start, start + size), data, f"the {header.title}'s kernel")
 
 
 def unpacked_payload(view: memoryview, header: LinuxHeader, attempt: str) -> Unpacked:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from pyvmm.boot.claims import BootData, Claim, Kernel
@@ -54,13 +54,15 @@ def plan_boot(
     initrd_name: str = "initrd",
     wish: EntryWish = EntryWish.AUTO,
     rsdp: int = 0,
+    bios: Callable[[], bytes] | None = None,
 ) -> BootPlan:
     """Decide what of `image` (the whole file) goes where in guest memory and how it is entered.
 
     A compressed image is unpacked first (`pyvmm.boot.unpacking.unpacked`).
     `command_line` is without a zero byte, shorter than `COMMAND_LINE_MAX`. `initrd` is placed where
     other loaders do (`pyvmm.boot.initrd.place_initrd`). `wish` is the entry to use where an image
-    has several. `rsdp` is the GPA of the ACPI tables' RSDP, 0 for none. `name` and `initrd_name`
+    has several. `rsdp` is the GPA of the ACPI tables' RSDP, 0 for none. `bios` gets the BIOS
+    (``firmware/bios``), a page, for an image that is entered in real mode. `name` and `initrd_name`
     are for error texts, and a Multiboot kernel is told them. Placements are slices of `image` and
     `initrd`, which therefore must stay open and unchanged until they are copied; they are sorted by
     address.
@@ -87,9 +89,33 @@ def plan_boot(
         claims.append(claim)
         where = claim.range
     names = (name, initrd_name)
-    data = _boot_data(kernel, address_map, command_line, where, names=names, rsdp=rsdp, free=free)
+    data = _boot_data(
+        kernel,
+        address_map,
+        command_line,
+        where,
+        names=names,
+        rsdp=rsdp,
+        bios=_bios_for(kernel, bios, attempt),
+        free=free,
+    )
     plan = _checked_plan(kernel, data, (*claims, *data.claims), address_map, attempt)
-    return plan._replace(kernel=_span(kernel.claims), initrd=where, remarks=remarks + plan.remarks)
+    # Setup code for real mode is a kernel's second claim, and far from it.
+    is_real = kernel.protocol is BootProtocol.LINUX_16
+    span = _span(kernel.claims[:1] if is_real else kernel.claims)
+    return plan._replace(kernel=span, initrd=where, remarks=remarks + plan.remarks)
+
+
+def _bios_for(kernel: Kernel, bios: Callable[[], bytes] | None, attempt: str) -> bytes:
+    if kernel.protocol is not BootProtocol.LINUX_16:
+        return b""
+    if bios is None:
+        raise ImageError(
+            attempt,
+            "it is entered in real mode, and here is no BIOS that it could call",
+            "give an image with a 32-bit or 64-bit entry",
+        )
+    return bios()
 
 
 def _unpacked(view: memoryview, attempt: str) -> Unpacked:
@@ -147,6 +173,10 @@ def _linux_kernel(
         image, remarks = unpacked_payload(view, header, attempt)
         kernel = _elf_kernel(image, address_map, attempt, wish)
         return _with_remarks(remarks, kernel._replace(header=header))
+    if protocol is BootProtocol.LINUX_16:
+        from pyvmm.boot.real_mode import real_mode_kernel
+
+        return real_mode_kernel(view, header, address_map, attempt)
     return linux_kernel(view, header, protocol, address_map, attempt)
 
 
@@ -250,6 +280,7 @@ def _boot_data(
     *,
     names: tuple[str, str],
     rsdp: int,
+    bios: bytes,
     free: FreeMemory,
 ) -> BootData:
     match kernel.protocol:
@@ -266,7 +297,13 @@ def _boot_data(
             )
         case BootProtocol.FLAT:
             return flat_boot_data()
-        case BootProtocol.LINUX_64 | BootProtocol.LINUX_32 | BootProtocol.LINUX_16:
+        case BootProtocol.LINUX_16:
+            from pyvmm.boot.real_mode import real_mode_boot_data
+
+            return real_mode_boot_data(
+                kernel, address_map, command_line, initrd, bios=bios, free=free
+            )
+        case BootProtocol.LINUX_64 | BootProtocol.LINUX_32:
             from pyvmm.boot.linux_loading import linux_boot_data
 
             assert kernel.header is not None  # that is what makes it one of these
@@ -310,6 +347,11 @@ def _checked_plan(
 ) -> BootPlan:
     """The last look at everything: all of it in usable RAM, nothing twice, an entry that exists."""
     _check_fit(claims, address_map, attempt)
+    # What replaces a claim begins where that does; the BIOS lies where no claim may.
+    replaced = {one.range.start: one for one in data.in_place_of}
+    claims = [replaced.get(one.range.start, one) for one in claims]
+    if data.firmware is not None:
+        claims.append(data.firmware)
     ordered = sorted(claims, key=lambda claim: claim.range.start)
     for first, second in pairwise(ordered):
         if first.range.overlaps(second.range):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pyvmm import bundled_guests
 from pyvmm.boot.loader import plan_boot
 from pyvmm.boot.plan import BootPlan, BootProtocol, GuestNeed
 from pyvmm.devices.fw_cfg import Item
@@ -109,6 +110,7 @@ def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
         initrd_name=config.initrd_name,
         wish=config.wish,
         rsdp=ACPI_GPA if hardware is not None and hardware.acpi else 0,
+        bios=bundled_guests.bios,
     )
 
 

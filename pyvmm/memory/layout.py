@@ -61,6 +61,13 @@ BOOT_PAGE_TABLES = 0x9000
 """Page tables that Linux is entered with in long mode: 24 KiB."""
 FLAT_ENTRY = 0x7C00
 """GPA at which a PC's BIOS puts a boot sector, and to which it jumps."""
+REAL_MODE_SETUP = 0x10000
+"""Setup code of a bzImage that is entered in real mode: a segment, up to `COMMAND_LINE`."""
+REAL_MODE_SETUP_SIZE = 0x10000
+"""Its size in bytes, heap and stack at its end."""
+BIOS_SEGMENT = 0xF000
+BIOS_GPA = 0xF_F000
+"""The BIOS that such code calls: one page, the last below 1 MiB."""
 COMMAND_LINE = 0x20000
 """The kernel's command line, terminated by a zero byte."""
 COMMAND_LINE_MAX = 0x10000

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from pyvmm.boot.plan import BootPlan, BootProtocol
 from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.layout import BIOS_GPA
 
 _LINUX = {BootProtocol.LINUX_64, BootProtocol.LINUX_32}
 
@@ -16,7 +17,10 @@ def assert_sound(plan: BootPlan, layout: AddressMap) -> None:
     assert plan.placements
     for placement in plan.placements:
         assert len(placement.data) > 0
-        assert layout.is_usable(placement.gpa, len(placement.data)), placement.what
+        if plan.protocol is BootProtocol.LINUX_16 and placement.gpa == BIOS_GPA:
+            assert len(placement.data) == 4096
+        else:
+            assert layout.is_usable(placement.gpa, len(placement.data)), placement.what
     for first, second in pairwise(plan.placements):
         assert first.gpa + len(first.data) <= second.gpa, (first.what, second.what)
     assert layout.is_usable(plan.entry.regs.rip, 1)

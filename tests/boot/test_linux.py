@@ -235,7 +235,7 @@ def test_the_wished_entry_is_used_or_refused() -> None:
 
 
 def test_an_image_for_real_mode_is_told_from_its_header() -> None:
-    with pytest.raises(ImageError, match="does all its work in real mode"):
+    with pytest.raises(ImageError, match="it is entered in real mode, and here is no BIOS"):
         plan_boot(bzimage(code32_start=0, xloadflags=0), MAP)
 
 

@@ -92,7 +92,8 @@ def runs() -> set[str]:
 def test_the_wheel_has_what_runs_and_nothing_else(wheel: Path) -> None:
     programs = (ROOT / "guest" / "programs").iterdir()
     images = {f"pyvmm/images/{path.stem}.img" for path in programs} | {
-        "pyvmm/images/guest.img", "pyvmm/images/firmware.bin", "pyvmm/lab/guest/build/init",
+        "pyvmm/images/guest.img", "pyvmm/images/firmware.bin", "pyvmm/images/bios.bin",
+        "pyvmm/lab/guest/build/init",
     }  # fmt: skip
     metadata = {
         f"{DIST_INFO}/{name}"
