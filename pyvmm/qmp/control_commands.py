@@ -122,11 +122,22 @@ async def _quit(served: Served, _arguments: Arguments) -> object:
     return {}
 
 
+def _place(served: Served, index: int) -> Mapping[str, int]:
+    """The place of a vCPU as QAPI's CpuInstanceProperties; indices go by threads, then cores."""
+    hardware = served.machine.config.hardware
+    topology = None if hardware is None else hardware.topology
+    if topology is None:
+        return {"core-id": index, "thread-id": 0, "socket-id": 0}
+    rest, thread = divmod(index, topology.threads)
+    socket, core = divmod(rest, topology.cores)
+    return {"core-id": core, "thread-id": thread, "socket-id": socket}
+
+
 async def _query_cpus_fast(served: Served, _arguments: Arguments) -> object:
     return [
         {
             "thread-id": vcpu.thread_id,
-            "props": {"core-id": index, "thread-id": 0, "socket-id": 0},
+            "props": _place(served, index),
             "qom-path": vcpu_path(index),
             "cpu-index": index,
             "target": "x86_64",

@@ -15,6 +15,7 @@ from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.events import MachineEvent
+from pyvmm.machine.hardware import Hardware
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.monitor.commands import execute
 from pyvmm.machine.running import open_machine
@@ -74,10 +75,10 @@ async def run(machine: Machine | Asked, name: str, **arguments: Any) -> Any:
 
 @asynccontextmanager
 async def spinning(
-    host: HostChoice, memory: int = 4 * MIB, cpus: int = 1
+    host: HostChoice, memory: int = 4 * MIB, cpus: int = 1, hardware: Hardware | None = None
 ) -> AsyncIterator[Machine]:
     """A machine whose guest does nothing for ever, in real mode."""
-    config = MachineConfig(SPIN, memory=memory, host=host, cpus=cpus)
+    config = MachineConfig(SPIN, memory=memory, host=host, cpus=cpus, hardware=hardware)
     with trio.fail_after(HANG):
         async with open_machine(config) as machine:
             yield machine

@@ -11,8 +11,10 @@ import pytest
 import trio
 
 from pyvmm.errors import UsageError
+from pyvmm.hosts.topology import Topology
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.events import Ended, MachineEvent, Paused, PowerdownAsked, Resumed, WasReset
+from pyvmm.machine.hardware import Hardware
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
@@ -141,6 +143,29 @@ def test_vcpus_are_threads_of_this_process(host: HostChoice) -> None:
     drive(main)
 
 
+@pytest.mark.parametrize(
+    ("topology", "places"),
+    [
+        # (socket, core, thread), as QEMU 7.2 has them for the same -smp.
+        (None, [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0)]),
+        (Topology(4, sockets=2, cores=2), [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0)]),
+        (Topology(4, sockets=2, threads=2), [(0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1)]),
+    ],
+)
+def test_places_of_vcpus(topology: Topology | None, places: list[tuple[int, int, int]]) -> None:
+    hardware = None if topology is None else Hardware(topology=topology)
+
+    async def main() -> None:
+        async with spinning(HostChoice.MODEL, cpus=4, hardware=hardware) as machine:
+            while any(vcpu.thread_id is None for vcpu in machine.vcpus):
+                await trio.sleep(0.001)
+            found = [one["props"] for one in await ask(machine, "query-cpus-fast")]
+            names = ("socket-id", "core-id", "thread-id")
+            assert [tuple(props[name] for name in names) for props in found] == places
+
+    drive(main)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_it_is_made_of(host: HostChoice) -> None:
     async def main() -> None:
@@ -178,7 +203,7 @@ def test_every_command_is_listed() -> None:
 def test_all_but_qmps_own_names_have_our_prefix() -> None:
     qemus = {
         "qmp_capabilities", "stop", "cont", "system_reset", "system_powerdown", "quit", "pmemsave",
-        "memsave", "dump-guest-memory", "human-monitor-command",
+        "memsave", "dump-guest-memory", "human-monitor-command", "balloon",
     }  # fmt: skip
     ours = [name for name in commands() if name.startswith("x-pyvmm-")]
     others = {name for name in commands() if not name.startswith(("x-pyvmm-", "query-"))}
