@@ -26,7 +26,13 @@ _TO_FIND_FIRMWARE = "find the bundled firmware"
 _TO_BUILD = "run make guests in the checkout"
 
 
-_NEEDS = {**dict.fromkeys(("block", "pci"), "a disk: --disk FILE"), "acpi": "tables: --acpi on"}
+_NEEDS = {
+    "acpi": "tables: --acpi on",
+    "balloon": "a balloon: --balloon",
+    **dict.fromkeys(("block", "pci"), "a disk: --disk FILE"),
+    "ports": "a port: --port NAME=PATH",
+    "share": "a folder: --share TAG=DIR",
+}
 """Needs of guests beside those that every machine meets (docs/machine.md)."""
 
 

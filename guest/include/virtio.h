@@ -56,6 +56,10 @@ uint32_t virtio_offered(const struct virtio *device, uint32_t word);
 void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t features);
 /* From a reset to FEATURES_OK, with VERSION_1, and ACCESS_PLATFORM where that is offered. */
 void virtio_negotiate(const struct virtio *device);
+/* The same with those of the first 32 features that are among `wanted`; returns them. */
+uint32_t virtio_negotiate_with(const struct virtio *device, uint32_t wanted);
+/* DRIVER_OK, when the queues are enabled. */
+void virtio_ready(const struct virtio *device);
 
 /* What the device says of a queue's size; then its size and addresses, and it is enabled. */
 uint16_t virtio_queue_size(const struct virtio *device, uint16_t queue);

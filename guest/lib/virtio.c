@@ -84,7 +84,12 @@ void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t fea
 
 void virtio_negotiate(const struct virtio *device)
 {
-	uint32_t offered;
+	(void)virtio_negotiate_with(device, 0);
+}
+
+uint32_t virtio_negotiate_with(const struct virtio *device, uint32_t wanted)
+{
+	uint32_t offered, taken;
 
 	virtio_set_status(device, 0);
 	/* Over MMIO it is so at once; on PCI a driver waits. */
@@ -92,11 +97,20 @@ void virtio_negotiate(const struct virtio *device)
 		assert(device->is_pci && tries < 1000000);
 	virtio_set_status(device, STATUS_ACKNOWLEDGE);
 	virtio_set_status(device, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
+	taken = virtio_offered(device, 0) & wanted;
+	virtio_acknowledge(device, 0, taken);
 	offered = virtio_offered(device, 1);
 	assert(offered & FEATURE_VERSION_1);
 	virtio_acknowledge(device, 1, FEATURE_VERSION_1 | (offered & FEATURE_ACCESS_PLATFORM));
 	virtio_set_status(device, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
 	assert(virtio_status(device) & STATUS_FEATURES_OK);
+	return taken;
+}
+
+void virtio_ready(const struct virtio *device)
+{
+	virtio_set_status(device, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK |
+					  STATUS_DRIVER_OK);
 }
 
 uint16_t virtio_queue_size(const struct virtio *device, uint16_t queue)

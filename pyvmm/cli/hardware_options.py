@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm.cli.sizes import parse_count
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hardware import Disk, Hardware, Transport
+    from pyvmm.machine.hardware import Disk, Hardware, PortChoice, Share, Transport
 
 DESTINATION = "hardware_"
 """Beginning of the destination of each option here; behind it is the name of `Hardware`'s field."""
@@ -37,6 +37,14 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--acpi", type=_switch, dest=f"{DESTINATION}acpi", metavar="on|off",
         help="ACPI tables, whatever the image says (default: unless it is made for pyvmm)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--share", type=_share, action="append", dest=f"{DESTINATION}shares", metavar="TAG=DIR",
+        help="a folder that the guest mounts by its tag (9p), for reading; ,readonly=off",
+    )  # fmt: skip
+    parser.add_argument(
+        "--port", type=_port, action="append", dest=f"{DESTINATION}ports", metavar="NAME=PATH",
+        help="a port of the guest's (virtio console), as a Unix socket at PATH",
     )  # fmt: skip
 
 
@@ -109,3 +117,15 @@ def _disk(text: str) -> Disk:
     from pyvmm.cli.disk_option import parse_disk  # Most machines have none.
 
     return parse_disk(text)
+
+
+def _share(text: str) -> Share:
+    from pyvmm.cli.share_option import parse_share
+
+    return parse_share(text)
+
+
+def _port(text: str) -> PortChoice:
+    from pyvmm.cli.share_option import parse_port
+
+    return parse_port(text)

@@ -75,3 +75,11 @@ def _virtio(hardware: Hardware, stack: ExitStack) -> Iterator[VirtioDevice]:
         from pyvmm.machine.virtio.balloon import balloon_device
 
         yield balloon_device()
+    if hardware.shares:
+        from pyvmm.machine.virtio.p9 import share_devices
+
+        yield from share_devices(hardware.shares, stack)
+    if hardware.ports:
+        from pyvmm.machine.virtio.console import console_device
+
+        yield console_device(hardware.ports, stack)

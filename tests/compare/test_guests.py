@@ -47,6 +47,7 @@ CASES: dict[str, Case] = {
     **{name: Case(end="exited 2", append=b"host=0") for name in PRIVATE_PROGRAMS},
     "balloon": Case(end="exited 2"),
     "block": Case(end="exited 2"),
+    **{name: Case(end="exited 2") for name in ("ports", "share")},
     "echo": Case(typed=bytes(range(5, 256)) + b"\n\x04never seen"),
     "exit": Case(end="exited 63", append=b"63"),
     "failing": Case(end="exited 1", append=b"case=checks_go_on"),

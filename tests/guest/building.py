@@ -18,6 +18,7 @@ PRIVATE_PROGRAMS = ("convert", "mailbox", "punch", "secret", "smp", "touch")
 PROGRAMS = (
     *PRIVATE_PROGRAMS,
     "acpi",
+    "balloon",
     "block",
     "echo",
     "exit",
@@ -30,8 +31,10 @@ PROGRAMS = (
     "memtest",
     "panic",
     "pci",
+    "ports",
     "ring3",
     "selftest",
+    "share",
     "tests",
     "timer",
     "triple",

@@ -68,11 +68,8 @@ def test_notes(images: Path, program: str) -> None:
         ("pyvmm", names["NOTE_PYVMM_PRIVATE_ENTRY"]),
     }
     assert found["Xen", names["NOTE_XEN_PHYS32_ENTRY"]] == entry.to_bytes(4, "little")
-    needs = (
-        GuestNeed.INTERRUPTS
-        if program in ("acpi", "block", "pci", "tests", "timer")
-        else GuestNeed(0)
-    )
+    interrupted = ("acpi", "balloon", "block", "pci", "ports", "share", "tests", "timer")
+    needs = GuestNeed.INTERRUPTS if program in interrupted else GuestNeed(0)
     assert found["pyvmm", names["NOTE_PYVMM_NEEDS"]] == needs.to_bytes(4, "little")
 
 

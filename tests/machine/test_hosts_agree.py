@@ -20,6 +20,8 @@ from .guests import bundled
 SHARED = {
     "balloon": b"",
     "block": b"",
+    "ports": b"",
+    "share": b"",
     "hello": b"some words",
     "echo": b"",
     "exit": b"7",

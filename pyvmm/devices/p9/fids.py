@@ -72,3 +72,8 @@ class Fid:
         if path is None:
             return None
         return FidState(number, path, None if self.file is None else self.flags)
+
+
+def is_name(name: bytes) -> bool:
+    """Tell whether `name` can be one of a directory's entry: not a path, nor itself or above."""
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name

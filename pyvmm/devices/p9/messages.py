@@ -17,6 +17,8 @@ from pyvmm.devices.p9.fields import MessageError, decode, encode
 
 HEADER: Final = struct.Struct("<IBH")
 VERSION: Final = b"9P2000.L"
+LARGEST_MESSAGE: Final = 1 << 20
+"""Bytes of the largest message that is agreed on."""
 NO_FID: Final = 0xFFFFFFFF
 MOST_NAMES: Final = 16
 """Names in one walk (MAXWELEM)."""

@@ -26,14 +26,14 @@ from pyvmm.devices.p9.file_server import (
 from pyvmm.devices.p9.messages import (
     ERROR_SIZE,
     HEADER,
+    LARGEST_MESSAGE,
     Kind,
     error_bytes,
     reply_bytes,
 )
-from pyvmm.devices.p9.pieces import first, put, split
+from pyvmm.devices.virtio.buffers import first, put, split
 
 SMALLEST_MESSAGE: Final = 4096
-LARGEST_MESSAGE: Final = 1 << 20
 MOST_FIDS: Final = 1 << 16
 REMOVE_DIRECTORY: Final = 0x200
 """AT_REMOVEDIR."""

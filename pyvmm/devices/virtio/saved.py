@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pyvmm.devices.p9.fids import FidState, is_name
+from pyvmm.devices.p9.messages import LARGEST_MESSAGE, NO_FID
 from pyvmm.devices.saved_values import require, require_numbers
 from pyvmm.devices.virtio.features import Feature
+from pyvmm.devices.virtio.port_state import PortState
 from pyvmm.devices.virtio.rings import QueueLayout, QueuePlace, QueuePosition
 
 _WORD: Final = 16
@@ -88,3 +91,30 @@ class SavedVirtioMmio:
         require_numbers(self, "interrupt", bits=2)
         selects = len(self.selects) == 3 and all(0 <= one < 1 << 32 for one in self.selects)
         require(holds=selects, of=self, part="selects")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedShare:
+    """State of a shared folder: the largest message that was agreed on, or 0, and the fids."""
+
+    message_size: int
+    fids: tuple[FidState, ...]
+
+    def __post_init__(self) -> None:
+        require(holds=0 <= self.message_size <= LARGEST_MESSAGE, of=self, part="message_size")
+        for state in self.fids:
+            fits = 0 <= state.fid < NO_FID and all(is_name(name) for name in state.path)
+            require(holds=fits, of=self, part="fids")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedConsole:
+    """State of a console: its size, each port's, and control messages for the driver."""
+
+    columns: int
+    rows: int
+    ports: tuple[PortState, ...]
+    to_driver: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        require_numbers(self, "columns", "rows", bits=16)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from pyvmm.devices.p9.fids import is_name
 from pyvmm.errors import NoInputError, NoPermissionError, PyvmmError, SystemCallError
 
 PATH_FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -212,6 +213,6 @@ def reopened(descriptor: int) -> str:
 
 def only_name(name: bytes) -> bytes:
     """`name`, if it can be one of an entry. Raises `OSError` for what would be a path, or none."""
-    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+    if not is_name(name):
         raise OSError(errno.EINVAL, "no name of an entry")
     return name
