@@ -28,6 +28,13 @@ class BreakableVcpu(Protocol):
         """
         ...
 
+    def has_stood_still(self) -> None:
+        """Be told before a `run` that it has stood still on request, perhaps for long.
+
+        A guest that has taken kvmclock is told, lest it take the time for a hang of its own.
+        """
+        ...
+
     def code_has_changed(self) -> None:
         """Be told that memory was written from outside, as debuggers do, which may be code.
 

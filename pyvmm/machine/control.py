@@ -373,6 +373,7 @@ class RunControl:
 
     def attend(self, index: int, vcpu: Vcpu) -> bool:
         """On a vCPU's thread: do what is asked; wait out a pause. False when the run is over."""
+        stood_still = False
         while True:
             with self._condition:
                 call = self._calls[index].popleft() if self._calls[index] else None
@@ -381,10 +382,15 @@ class RunControl:
                         return False
                     if not self._may_not_run and index not in self._left_out:
                         self._go_on()
-                        return True
+                        break
+                    # Waiting for the others at the start is no pause.
+                    stood_still = stood_still or not self._missing
                     self._park(index)
             if call is not None:
                 call(vcpu)
+        if stood_still:
+            vcpu.has_stood_still()
+        return True
 
     def _park(self, index: int) -> None:
         """Wait until there is something to do. Under the condition."""

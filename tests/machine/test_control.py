@@ -22,8 +22,15 @@ OVER = Ending(EndingKind.EXITED, "by the test", 0)
 
 
 class FakeVcpu:
+    def __init__(self) -> None:
+        self.pauses = 0
+
     def kick(self) -> None:
         """Nothing runs."""
+
+    def has_stood_still(self) -> None:
+        """Count it."""
+        self.pauses += 1
 
 
 @asynccontextmanager
@@ -253,3 +260,30 @@ def test_a_pause_that_is_asked_for_waits_for_nobody_and_holds() -> None:
         assert not control.is_paused
 
     in_trio(act)
+
+
+def test_a_vcpu_is_told_of_each_time_that_it_stood_still_and_not_of_the_start() -> None:
+    async def main() -> None:
+        control = RunControl(1, lambda: None, lambda: None)
+        vcpu = FakeVcpu()
+
+        def attend() -> None:
+            assert control.attend(0, cast(Vcpu, vcpu))
+
+        control.enter(0, cast(Vcpu, vcpu))
+        attend()
+        assert vcpu.pauses == 0
+        for count in range(1, 3):
+            async with trio.open_nursery() as nursery:
+                control.ask_pause()
+                nursery.start_soon(trio.to_thread.run_sync, attend)
+                await control.pause()
+                assert vcpu.pauses == count - 1
+                control.resume()
+            assert vcpu.pauses == count
+        # A call in between is no pause.
+        control.call(0, lambda _vcpu: None)
+        attend()
+        assert vcpu.pauses == 2
+
+    trio.run(main)

@@ -222,6 +222,7 @@ SET_MP_STATE = _ioctl(
     "KVM_SET_MP_STATE", 0x4004AE99, WRITE, "struct kvm_mp_state", FdKind.VCPU, "4.39"
 )
 NMI = _ioctl("KVM_NMI", 0x0000AE9A, NONE, "", FdKind.VCPU, "4.64")
+KVMCLOCK_CTRL = _ioctl("KVM_KVMCLOCK_CTRL", 0x0000AEAD, NONE, "", FdKind.VCPU, "4.70")
 SET_GUEST_DEBUG = _ioctl(
     "KVM_SET_GUEST_DEBUG", 0x4048AE9B, WRITE, "struct kvm_guest_debug", FdKind.VCPU, "4.87"
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -318,6 +319,18 @@ class VcpuState(FdOwner):
             raw.debugreg[number] = address
         raw.debugreg[7] = dr7
         call(ioctls.SET_GUEST_DEBUG, self, raw, f"{control!r} dr7={dr7:#x}")
+
+    def has_stood_still(self) -> None:
+        """Tell a guest with a kvmclock that it was paused (KVM_KVMCLOCK_CTRL, api.rst 4.70).
+
+        Linux's watchdogs look at that. Raises `KvmError`.
+        """
+        try:
+            call(ioctls.KVMCLOCK_CTRL, self)
+        except KvmError as error:
+            # The guest has no such clock; or KVM has none to offer.
+            if error.errno not in (errno.EINVAL, errno.ENOTTY):
+                raise
 
     def code_has_changed(self) -> None:
         """Nothing to be done: the processor fetches what is there."""

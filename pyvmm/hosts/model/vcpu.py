@@ -95,6 +95,9 @@ class ModelVcpu(Owner):
         require_breakpoints(addresses, MOST_BREAKPOINTS)
         self._runner.breakpoints.set(addresses, step=step)
 
+    def has_stood_still(self) -> None:
+        """Nothing to be told: the model has no kvmclock."""
+
     def code_has_changed(self) -> None:
         """Forget the code that has been translated."""
         self._settle()
