@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.events import (
         AccessRefused,
         BreakpointHit,
+        DiskFailed,
         Ended,
         MachineEvent,
         Paused,
@@ -77,6 +78,7 @@ __all__ = (
     "Collector",
     "Completed",
     "ConversionRefusedError",
+    "DiskFailed",
     "Ended",
     "Ending",
     "EndingKind",
@@ -125,6 +127,7 @@ _MODULES = {
     "AccessRefused": "pyvmm.machine.events",
     "BlockingMachine": "pyvmm.machine.blocking_objects",
     "BreakpointHit": "pyvmm.machine.events",
+    "DiskFailed": "pyvmm.machine.events",
     "Collector": "pyvmm.machine.console.collector",
     "Completed": "pyvmm.machine.blocking",
     "ConversionRefusedError": "pyvmm.errors",

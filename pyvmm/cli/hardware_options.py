@@ -20,7 +20,7 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     """Options for devices beside those that every machine has."""
     parser.add_argument(
         "--disk", type=_disk, action="append", dest=f"{DESTINATION}disks", metavar="FILE[,...]",
-        help="a virtio disk with a file's contents: format=raw, readonly=on, serial=S",
+        help="a virtio disk with a file's contents: format=raw, readonly=on, serial=S, ...",
     )  # fmt: skip
     parser.add_argument(
         "--rng", action="store_true", default=None, dest=f"{DESTINATION}rng",

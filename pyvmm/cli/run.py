@@ -16,6 +16,7 @@ from pyvmm.boot.plan import EntryWish
 from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, add_console_argument
 from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
+from pyvmm.cli.disk_failures import failures_told
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.gdb_option import GdbOption, add_gdb_argument, gdb_listener
 from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
@@ -253,6 +254,7 @@ async def _run(
                             _qmp_server(machine, listener, held=held),
                             _gdb_server(machine, stub),
                         ):
+                            inner.enter_context(failures_told(machine))
                             result = await machine.control.wait()
                 except Exception as error:  # noqa: BLE001 - raised below, without a group
                     failure = error

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.acpi_machine import PowerButton
     from pyvmm.machine.cpu_identity import CpuIdentity
     from pyvmm.machine.device_choice import DeviceChoice
+    from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.launch import PrivateLaunch
     from pyvmm.machine.pci.bus import PciBus
 
@@ -146,6 +147,7 @@ class Assembly(StackOwner):
         self._tables = b""
         self.power_button: PowerButton | None = None
         self.launch: PrivateLaunch | None = None
+        self.disks: MachineDisks | None = None
         with ExitStack() as stack:
             self.host = open_host(
                 config.host, private=config.private is not None, recorder=recorder
@@ -170,9 +172,11 @@ class Assembly(StackOwner):
                 )
             devices = config.devices
             if config.hardware is not None:
-                from pyvmm.machine.hardware_devices import with_hardware  # Most have none.
+                from pyvmm.machine.disks.failures import MachineDisks  # Most have none.
+                from pyvmm.machine.hardware_devices import with_hardware
 
-                devices = with_hardware(devices, config.hardware, stack)
+                self.disks = MachineDisks()
+                devices = with_hardware(devices, config.hardware, stack, self.disks)
             if has_acpi:
                 devices = self._with_power(devices)
             self.pci = self._pci_bus()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,24 @@ class AccessRefused(NamedTuple):
     fault: FaultRefused
 
 
+class DiskFailed(NamedTuple):
+    """The host could not do a request of the disk named `disk`: `operation` is read or write.
+
+    `errno` is the kernel's number. Where it `stops`, the machine is paused for it, and the request
+    is tried again when it is resumed; otherwise the guest was given an I/O error.
+    """
+
+    disk: str
+    operation: str
+    errno: int
+    stops: bool
+
+    @property
+    def reason(self) -> str:
+        """The number in words."""
+        return os.strerror(self.errno)
+
+
 class Ended(NamedTuple):
     """No vCPU runs any more."""
 
@@ -66,14 +85,23 @@ class Ended(NamedTuple):
 
 
 MachineEvent: TypeAlias = (
-    Paused | Resumed | BreakpointHit | Stepped | WasReset | PowerdownAsked | AccessRefused | Ended
+    Paused
+    | Resumed
+    | BreakpointHit
+    | Stepped
+    | WasReset
+    | PowerdownAsked
+    | DiskFailed
+    | AccessRefused
+    | Ended
 )
 Listener: TypeAlias = Callable[[MachineEvent], None]
 """Called in the machine's trio thread; does not wait and does not raise."""
 
 E = TypeVar(
-    "E", Paused, Resumed, BreakpointHit, Stepped, WasReset, PowerdownAsked, AccessRefused, Ended
-)
+    "E", Paused, Resumed, BreakpointHit, Stepped, WasReset, PowerdownAsked, DiskFailed,
+    AccessRefused, Ended,
+)  # fmt: skip
 
 
 class Audience:

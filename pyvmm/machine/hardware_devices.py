@@ -18,6 +18,7 @@ from pyvmm.memory.layout import VIRTIO_GPA, VIRTIO_STRIDE
 
 if TYPE_CHECKING:
     from pyvmm.machine.device_choice import DeviceChoice
+    from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.hardware import Hardware
     from pyvmm.machine.virtio.queue_handler import VirtioDevice
 
@@ -27,12 +28,14 @@ GSIS = (FIRST_GSI, 10, 11, 12, 14, 15, *range(16, 24))
 """GSI of each virtio device that is reached over MMIO: those of an 8259 first."""
 
 
-def with_hardware(choice: DeviceChoice, hardware: Hardware, stack: ExitStack) -> DeviceChoice:
-    """Add the devices of `hardware` to a choice; `stack` gets what they own.
+def with_hardware(
+    choice: DeviceChoice, hardware: Hardware, stack: ExitStack, disks: MachineDisks
+) -> DeviceChoice:
+    """Add the devices of `hardware` to a choice; `stack` gets what they own, `disks` the disks.
 
     Raises `UsageError` where there is no room for one, and whatever opening a file raises.
     """
-    devices = tuple(_virtio(hardware, stack))
+    devices = tuple(_virtio(hardware, stack, disks))
     make = _on_pci if hardware.transport is Transport.PCI else _over_mmio
     return replace(choice, added=(*choice.added, *make(devices)))
 
@@ -56,16 +59,22 @@ def _over_mmio(devices: Sequence[VirtioDevice]) -> Iterator[DeviceMaker]:
     )
 
 
-def _virtio(hardware: Hardware, stack: ExitStack) -> Iterator[VirtioDevice]:
+def _virtio(hardware: Hardware, stack: ExitStack, disks: MachineDisks) -> Iterator[VirtioDevice]:
     for number, disk in enumerate(hardware.disks):
+        from pyvmm.machine.disks.failures import FailurePolicy, MachineDisk
         from pyvmm.machine.disks.opening import open_disk
         from pyvmm.machine.virtio.block import block_device
 
+        name = f"disk {number}"
+        store = stack.enter_context(open_disk(disk))
+        disks.disks.append(MachineDisk(name, disk, store.size))
         yield block_device(
-            stack.enter_context(open_disk(disk)),
-            f"disk {number}",
+            store,
+            name,
             serial=disk.serial,
             read_only=disk.read_only,
+            queues=disk.queues,
+            policy=FailurePolicy(disks, name, disk.on_io_error),
         )
     if hardware.rng:
         from pyvmm.machine.virtio.rng import rng_device

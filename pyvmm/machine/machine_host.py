@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.pci.description import PciDescription
     from pyvmm.devices.placement import Window
     from pyvmm.hosts.kvm.stats import Statistic
+    from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.host_handles import Handle, SlotHandle
     from pyvmm.machine.memory_reading import Content
     from pyvmm.machine.memory_sides import MemorySides
@@ -49,6 +50,11 @@ class MachineHost:
     def address_map(self) -> AddressMap:
         """Guest-physical addresses, and what is where."""
         return self._assembly.address_map
+
+    @property
+    def disks(self) -> MachineDisks | None:
+        """Disks of the machine, and what has failed; None where it has none."""
+        return self._assembly.disks
 
     @property
     def has_interrupts(self) -> bool:

@@ -103,6 +103,11 @@ class Running:
             Events(self.audience),
         )
 
+        if assembly.disks is not None:
+            assembly.disks.attach(
+                self.machine.control.pause, lambda: control.is_paused, self.audience
+            )
+
     def serve(self, nursery: trio.Nursery) -> None:
         """Start in `nursery` what serves the vCPUs while they run."""
         control, assembly = self.control, self.assembly

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyvmm.qmp.balloon_commands import BALLOON_COMMANDS
+from pyvmm.qmp.block_commands import BLOCK_COMMANDS
 from pyvmm.qmp.command import Command
 from pyvmm.qmp.control_commands import CONTROL_COMMANDS
 from pyvmm.qmp.dump_command import DUMP_COMMANDS
@@ -27,6 +28,7 @@ def commands() -> Mapping[str, Command]:
         *BALLOON_COMMANDS,
         *HUMAN_COMMANDS,
         *PCI_COMMANDS,
+        *BLOCK_COMMANDS,
         *VENDOR_COMMANDS,
     ):
         assert command.name not in table, f"two commands are called {command.name}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from pyvmm.machine.ending import Ending, EndingKind, Requester
 from pyvmm.machine.events import (
     AccessRefused,
+    DiskFailed,
     Ended,
     MachineEvent,
     Paused,
@@ -75,6 +77,20 @@ def dump_completed(total: int, completed: int, error: str | None) -> QmpEvent:
     return QmpEvent("DUMP_COMPLETED", {"result": result, **why})
 
 
+def _disk_failed(event: DiskFailed) -> QmpEvent:
+    """BLOCK_IO_ERROR (qapi/block-core.json)."""
+    return QmpEvent(
+        "BLOCK_IO_ERROR",
+        {
+            "device": event.disk,
+            "operation": event.operation,
+            "action": "stop" if event.stops else "report",
+            "nospace": event.errno == errno.ENOSPC,
+            "reason": event.reason,
+        },
+    )
+
+
 def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
     """The events for one of the machine's, in their order."""
     match event:
@@ -87,6 +103,8 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
             yield QmpEvent("RESET", {"guest": by_guest, "reason": cause})
         case PowerdownAsked():
             yield QmpEvent("POWERDOWN")
+        case DiskFailed():
+            yield _disk_failed(event)
         case AccessRefused(vcpu, fault):
             told = {name.replace("_", "-"): value for name, value in fault.to_json().items()}
             yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **told})

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyvmm.hosts.interface import Vcpu
     from pyvmm.hosts.kvm.stats import Statistic
     from pyvmm.machine.config import HostChoice, MachineConfig
+    from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.ending import Ending, Requester
     from pyvmm.machine.events import Listener
     from pyvmm.machine.host_handles import Handle, SlotHandle
@@ -44,6 +45,10 @@ class InspectedHost(Protocol):
 
     def statistics(self) -> Sequence[Statistic]:
         """KVM's statistics of the VM."""
+
+    @property
+    def disks(self) -> MachineDisks | None:
+        """The machine's disks; None where it has none."""
 
     def handles(self) -> Iterable[Handle]:
         """Everything that the machine holds of the host's, but for vCPUs and memslots."""

@@ -11,13 +11,16 @@ import pytest
 from pyvmm.cli.disk_option import parse_disk
 from pyvmm.cli.main import main
 from pyvmm.errors import ExitCode
-from pyvmm.machine.hardware import Disk, DiskFormat
+from pyvmm.machine.hardware import Disk, DiskFormat, OnIoError
 
 
 def test_what_may_be_said() -> None:
     assert parse_disk("a,,b=c") == Disk(Path("a,b=c"))
     assert parse_disk("f,format=qcow2,readonly=on,serial=S 1") == Disk(
         Path("f"), format=DiskFormat.QCOW2, read_only=True, serial="S 1"
+    )
+    assert parse_disk("f,queues=16,on-io-error=stop") == Disk(
+        Path("f"), queues=16, on_io_error=OnIoError.STOP
     )
     assert parse_disk("f,serial=" + "1" * 20).serial == "1" * 20
 
@@ -30,6 +33,10 @@ def test_what_may_be_said() -> None:
         ("f,format=vdi", "it is raw or qcow2"),
         ("f,serial=" + "1" * 21, "at most 20"),
         ("f,serial=\u00e9", "at most 20"),
+        ("f,queues=0", "it is 1 to 16"),
+        ("f,queues=17", "it is 1 to 16"),
+        ("f,queues=" + "1" * 5000, "it is 1 to 16"),
+        ("f,on-io-error=ignore", "it is report or stop"),
         ("f,snapshot=on", "it may be format=, "),
         ("f,format=raw,format=raw", "comes twice"),
     ],

@@ -15,10 +15,12 @@ import trio
 from pyvmm.devices.placement import PlacedDevice
 from pyvmm.devices.virtio.block import BlockModel, BlockRequest, RequestKind, Status, parse
 from pyvmm.machine.block_store import BlockStore
+from pyvmm.machine.disks.failures import FailurePolicy
 from pyvmm.machine.disks.raw import RawStore
+from pyvmm.machine.events import DiskFailed
 from pyvmm.machine.virtio.engine_worker import PlainDisk
 from pyvmm.machine.virtio.mmio import FIRST_GSI, place_mmio
-from pyvmm.machine.virtio.queue_handler import BoundChain, VirtioDevice
+from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, VirtioDevice
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import VIRTIO_GPA
 
@@ -32,10 +34,11 @@ def block_device(
     serial: str | None = None,
     read_only: bool = False,
     queues: int = 1,
+    policy: FailurePolicy | None = None,
 ) -> VirtioDevice:
     """Make a block device of `store`'s sectors; without a `serial` it is the name."""
     model = BlockModel(store.size, read_only=read_only, queues=queues)
-    handler = BlockHandler(model, store, (name if serial is None else serial).encode())
+    handler = BlockHandler(model, store, (name if serial is None else serial).encode(), policy)
     return VirtioDevice(name, model, handler)
 
 
@@ -60,7 +63,17 @@ class BlockHandler:
     on_ready: Callable[[int], None]
     on_config_change: Callable[[], None]
 
-    def __init__(self, model: BlockModel, store: BlockStore, serial: bytes) -> None:
+    def __init__(
+        self,
+        model: BlockModel,
+        store: BlockStore,
+        serial: bytes,
+        policy: FailurePolicy | None = None,
+    ) -> None:
+        """Without a `policy` the guest gets an I/O error, and nobody else hears of it."""
+        self._policy = policy
+        self._failure: DiskFailed | None = None
+        self._failed = trio.Event()
         self._model = model
         self._store = store
         self._serial = serial
@@ -74,15 +87,24 @@ class BlockHandler:
         return PlainDisk(store.fd, model.capacity, model.read_only, not model.is_writeback)
 
     def is_ready(self, queue: int) -> bool:  # noqa: ARG002
-        """A disk is always."""
-        return True
+        """Be so unless the machine is paused for a failure."""
+        return self._failure is None
 
     async def serve(self) -> None:
-        """Nothing is done beside the queues."""
-        await trio.lowlevel.checkpoint()
+        """Have the machine paused for a failure, and go on when it is resumed."""
+        while True:
+            await self._failed.wait()
+            self._failed = trio.Event()
+            if self._policy is not None and self._failure is not None:
+                await self._policy.disks.stop(self._failure)
+            self._failure = None
+            for queue in range(len(self._model.queue_sizes)):
+                self.on_ready(queue)
 
     async def handle(self, queue: int, chain: BoundChain) -> int:  # noqa: ARG002
-        """Do a request. Return the bytes written. Raises `ValueError` for what is none."""
+        """Do a request. Return the bytes written. Raises `ValueError` for what is none, and
+        `NotNowError` for what has failed and is to be tried again.
+        """
         model = self._model
         request = parse(chain.readable, chain.writable, model.capacity, read_only=model.read_only)
         if request is None:
@@ -91,9 +113,23 @@ class BlockHandler:
             return request.finish(request.refusal)
         try:
             await self._perform(request)
-        except OSError:
+        except OSError as error:
+            self._tell(request, error)
             return request.finish(Status.IO_ERROR)
         return request.finish(Status.OK)
+
+    def _tell(self, request: BlockRequest, error: OSError) -> None:
+        """Tell of a failure. Raises `NotNowError` where the machine is to be paused for it."""
+        if self._policy is None:
+            return
+        operation = "read" if request.kind is RequestKind.IN else "write"
+        failure = self._policy.failure(operation, error)
+        if not failure.stops:
+            self._policy.disks.tell(failure)
+            return
+        self._failure = self._failure or failure
+        self._failed.set()
+        raise NotNowError from error
 
     async def _perform(self, request: BlockRequest) -> None:
         """Do what a request asks for. Raises `OSError`."""

@@ -25,6 +25,10 @@ class BoundChain(NamedTuple):
     """GPA and length in bytes of each writable one."""
 
 
+class NotNowError(Exception):
+    """A chain cannot be done now: it stays available, and is taken again after `on_ready`."""
+
+
 class QueueHandler(Protocol):
     """The work of a device's queues, chain by chain: each queue by a task of its own, in order.
 
@@ -50,7 +54,8 @@ class QueueHandler(Protocol):
         writable one on.
 
         It is cancelled by a reset, and then touches no buffer any more. `OSError` and `ValueError`
-        give the chain back with nothing written; any other exception ends the run.
+        give the chain back with nothing written; `NotNowError` leaves it where it is: the handler
+        is not ready from then on. Any other exception ends the run.
         """
         ...
 

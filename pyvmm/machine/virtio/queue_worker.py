@@ -23,7 +23,7 @@ from pyvmm.devices.virtio.rings import (
 from pyvmm.devices.virtio.split_ring import SplitRing
 from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.machine.leases import Lease, LeaseRefusedError, Leases, Range
-from pyvmm.machine.virtio.queue_handler import BoundChain, QueueHandler
+from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, QueueHandler
 
 BATCH = 64
 """The most chains under one lease of the ring: a conversion of it waits that long."""
@@ -107,6 +107,8 @@ class QueueWorker:
             return await self._serve_in_scope(layout, position)
         except LaterError:
             pass
+        except NotNowError:
+            return False
         except BrokenRingError:
             with self._guard:
                 if self._core.epoch == self._epoch:

@@ -17,6 +17,7 @@ from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.events import (
     AccessRefused,
     BreakpointHit,
+    DiskFailed,
     Ended,
     MachineEvent,
     Paused,
@@ -282,8 +283,8 @@ def _told(event: MachineEvent) -> Sequence[tuple[EventName, str]]:
             return [(EventName.RESET, "by the guest" if by_guest else "")]
         case PowerdownAsked():
             return [(EventName.POWERDOWN, "")]
-        case AccessRefused() | Stepped():
-            return []  # The end says so; and nobody steps in a boot test.
+        case AccessRefused() | Stepped() | DiskFailed():
+            return []  # The end says so; nobody steps in a boot test, or gives it a disk.
         case Ended(ending):
             ended = [(EventName.ENDED, ending.detail)]
             panicked = ending.kind is EndingKind.PANICKED
