@@ -85,16 +85,6 @@ class Vsock:
 
 
 @dataclass(frozen=True, slots=True)
-class NumaNode:
-    """A node of the guest: `memory` in bytes, the vCPUs by index, and the host's memory policy."""
-
-    memory: int
-    cpus: tuple[int, ...]
-    policy: str = ""
-    host_nodes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
 
@@ -111,7 +101,6 @@ class Hardware:
     rng: bool = False
     balloon: bool = False
     vsock: Vsock | None = None
-    nodes: tuple[NumaNode, ...] = ()
 
     @property
     def has_virtio(self) -> bool:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 import trio.lowlevel
 
 from pyvmm import bundled_guests
 from pyvmm.errors import ExitCode, UsageError
+from pyvmm.hosts.topology import Topology
 from pyvmm.machine.blocking import run
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.ending import EndingKind
@@ -79,6 +82,22 @@ async def test_the_button_is_told_by_the_sci_after_a_reset_and_a_restoring_too(
             assert (await until(one, b"off\n")).endswith(b"it was pressed\noff\n")
             result = await one.control.wait()
             assert result.ending.exit_code == 0
+
+
+@pytest.mark.kvm
+@in_trio
+async def test_vcpus_whose_ids_have_gaps_are_saved_and_restored_by_their_ids() -> None:
+    hardware = Hardware(acpi=True, topology=Topology(6, sockets=2))
+    config = replace(guest(HostChoice.KVM, b"button=1"), cpus=6, hardware=hardware)
+    async with open_machine(config) as machine, open_machine(config) as other:
+        machine.control.resume()
+        assert (await until(machine, b"button\n")).startswith(b"6 CPUs,")
+        saved = await machine.control.save()
+        assert [vcpu.index for vcpu in saved.vcpus] == [0, 1, 2, 4, 5, 6]
+        await other.control.restore(saved)
+        other.control.resume()
+        other.control.powerdown()
+        assert (await other.control.wait()).ending.exit_code == 0
 
 
 @each_host
