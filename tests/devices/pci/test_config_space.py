@@ -122,6 +122,25 @@ def test_a_bar_is_decoded_where_the_command_register_says_and_nowhere_else() -> 
     assert space.read(0x3C, 1) == 11
 
 
+@pytest.mark.parametrize(
+    ("register", "value", "address"),
+    [
+        (0x10, 0xFF00, None),
+        (0x10, 0xFE00, 0xFE00),
+        (0x14, ONES, None),
+        (0x14, 0xFFFF_E000, 0xFFFF_E000),
+    ],
+)
+def test_a_bar_that_ends_where_its_space_does_is_one_being_sized(
+    register: int, value: int, address: int | None
+) -> None:
+    space = function()
+    space.write(0x04, 2, Command.IO | Command.MEMORY)
+    space.write(register, 4, value)
+    number = (register - 0x10) // 4
+    assert {bar.number: at for bar, at in space.placed()}.get(number) == address
+
+
 def test_what_is_not_to_be_written_stays_and_other_functions_have_other_commands() -> None:
     space = function()
     for register in range(0, SIZE, 4):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.virtio.core import VirtioCore
-from pyvmm.devices.virtio.features import DeviceStatus
+from pyvmm.devices.virtio.features import NO_FEATURES, DeviceStatus, Feature
 from pyvmm.devices.virtio.pci import MSIX_BAR, REGISTERS_BAR, VirtioPci
 from pyvmm.devices.virtio.pci_registers import ISR, LENGTH, NO_VECTOR, NOTIFY, Register
 from pyvmm.errors import InternalError, UsageError
@@ -55,8 +55,8 @@ class Model:
 class Device:
     """A function, what its machine hears of it, and a driver's accesses to it."""
 
-    def __init__(self, model: Model | None = None) -> None:
-        self.core = VirtioCore(model or Model())
+    def __init__(self, model: Model | None = None, more: Feature = NO_FEATURES) -> None:
+        self.core = VirtioCore(model or Model(), more=more)
         self.pci = VirtioPci(self.core)
         self.pci.space.place(REGISTERS_BAR, 0xC100, interrupt_line=11)
         self.pci.space.place(MSIX_BAR, 0xC000_1000)
@@ -80,13 +80,13 @@ class Device:
     def command(self, value: int) -> None:
         self.pci.space.write(0x04, 2, value)
 
-    def start(self) -> None:
+    def start(self, features: int = 1 << 32) -> None:
         """Bring it from its reset to DRIVER_OK, with queue 0."""
         self.command(MASTER | IO | MEMORY)
         for status in (DeviceStatus.ACKNOWLEDGE, DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER):
             self.write(Register.STATUS, 1, status)
         self.write(Register.DRIVER_FEATURES_SELECT, 4, 1)
-        self.write(Register.DRIVER_FEATURES, 4, 1)
+        self.write(Register.DRIVER_FEATURES, 4, features >> 32)
         self.write(Register.STATUS, 1, READY)
         assert self.read(Register.STATUS, 1) == READY
         self.write(Register.QUEUE_SELECT, 2, 0)
@@ -97,7 +97,10 @@ class Device:
         ):
             self.write(register, 4, address & 0xFFFF_FFFF)
             self.write(register + 4, 4, address >> 32)
-        self.write(Register.QUEUE_ENABLE, 2, 1)
+        for value in (0, 2, 1):
+            assert self.read(Register.QUEUE_ENABLE, 2) == 0
+            self.write(Register.QUEUE_ENABLE, 2, value)
+        assert self.read(Register.QUEUE_ENABLE, 2) == 1
         self.write(Register.STATUS, 1, DRIVER_OK)
         assert self.read(Register.STATUS, 1) == DRIVER_OK
 

@@ -11,6 +11,7 @@ import pytest
 from pyvmm.devices.bus import Bus
 from pyvmm.devices.pci.segment import GuardedFunction
 from pyvmm.devices.placement import Space
+from pyvmm.devices.virtio.features import Feature
 from pyvmm.devices.virtio.pci import REGISTERS_BAR
 from pyvmm.devices.virtio.pci_registers import Register
 from pyvmm.hosts.interrupts import DoorbellPlace
@@ -26,7 +27,7 @@ class Running(Device):
     """A device with doorbells in a VM; `ring` says which of its queues a guest's write tells."""
 
     def __init__(self, interrupts: DeviceInterrupts, windows: BarWindows, name: str) -> None:
-        super().__init__()
+        super().__init__(more=Feature.NOTIFICATION_DATA)
         self.function = GuardedFunction(name, self.pci.space, threading.Lock())
         self.side = PciSide(self.pci, self.function, windows, interrupts, Vectors(interrupts, name))
         self.windows = windows
@@ -91,6 +92,13 @@ def test_they_come_when_the_device_runs_follow_its_bar_and_go_with_a_reset(
     disk.write(Register.STATUS, 1, 0)
     assert not machine.ring(0xD080)
     assert machine.interrupts.count == 0
+
+
+def test_with_notification_data_they_are_as_wide_as_that(machine: Machine) -> None:
+    disk = machine.device("disk")
+    disk.start(Feature.VERSION_1 | Feature.NOTIFICATION_DATA)
+    assert not machine.ring(0xC180)
+    assert machine.ring(0xC180, 4)
 
 
 def test_two_devices_at_one_place_never_have_each_other_s(machine: Machine) -> None:

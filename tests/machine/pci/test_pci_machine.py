@@ -190,6 +190,24 @@ def test_a_reset_takes_bars_and_doorbells_away_and_the_guest_comes_back(host: Ho
     assert lines[-3:] == [*START, b"round 1"]
 
 
+def test_no_bar_covers_memory_or_what_the_host_answers_by_itself() -> None:
+    async def main() -> None:
+        config = machine_with("block", empty(), host=HostChoice.MODEL)
+        async with running(config, paused=True) as made:
+            pci = made.assembly.pci
+            assert pci is not None
+            function = dict(pci.segment)[1]
+            function.write(4, 2, 3)
+            for port in (0x400, 0xD00):  # The trigger registers are the host's.
+                function.write(0x10, 4, port)
+                assert pci.windows.start(function, 0) == (port if port != 0x400 else None)
+            for gpa in (0x10_0000, 0x20_0000, 0xFEC0_0000, 0xFEE0_0000, ECAM_GPA):
+                function.write(0x14, 4, gpa)
+                assert pci.windows.start(function, 1) == (gpa if gpa == 0x20_0000 else None)
+
+    trio.run(main)
+
+
 def test_a_machine_without_devices_on_it_has_no_pci() -> None:
     config = MachineConfig(bundled("hello"))
     assert not config.has_pci
