@@ -67,29 +67,23 @@ def entry_protocol(header: LinuxHeader, wish: EntryWish, attempt: str) -> BootPr
 
 
 def linux_kernel(
-    view: memoryview,
-    header: LinuxHeader,
-    protocol: BootProtocol,
-    address_map: AddressMap,
-    attempt: str,
+    view: memoryview, header: LinuxHeader, protocol: BootProtocol, attempt: str
 ) -> Kernel:
     """The kernel of the bzImage in `view` (the whole file), entered by `protocol`.
 
     `protocol` is the 64-bit or the 32-bit entry. Raises `ImageError` as `code_claim` does.
     """
-    claim = code_claim(view, header, address_map, attempt)
+    claim = code_claim(view, header, attempt)
     entry = claim.range.start + (_ENTRY_64 if protocol is BootProtocol.LINUX_64 else 0)
     return Kernel(protocol, (claim,), entry, None, header=header)
 
 
-def code_claim(
-    view: memoryview, header: LinuxHeader, address_map: AddressMap, attempt: str
-) -> Claim:
+def code_claim(view: memoryview, header: LinuxHeader, attempt: str) -> Claim:
     """The place of the protected-mode part, with the memory that it needs to unpack itself.
 
     Raises `ImageError` for a kernel that runs where no entry reaches.
     """
-    start = load_address(header, address_map)
+    start = load_address(header)
     data = view[header.setup_size : header.setup_size + header.code_size]
     size = max(header.init_size or _UNPACKED_RATIO * len(data), len(data))
     size = -(-size // PAGE_SIZE) * PAGE_SIZE
@@ -140,26 +134,17 @@ def unpacked_payload(view: memoryview, header: LinuxHeader, attempt: str) -> Unp
     return found
 
 
-def load_address(header: LinuxHeader, address_map: AddressMap) -> int:
-    """The GPA where the protected-mode part goes: where the kernel will run, if that can be.
+def load_address(header: LinuxHeader) -> int:
+    """The GPA where the protected-mode part goes: where the kernel will run.
 
     A kernel that is relocatable runs at the next multiple of its alignment, and moves itself up to
     its preferred address from anywhere below, so a lower place gains nothing (boot.rst,
-    pref_address). Where nothing fits this is the preferred address, so that an error says what the
-    memory lacks.
+    pref_address); above there is RAM only if there is some at that address, too.
     """
     preferred = header.pref_address or HIGH_MEMORY_START
     if not header.relocatable:
         return preferred
-    start = _aligned(max(preferred, HIGH_MEMORY_START), header.alignment)
-    size = max(header.init_size, header.code_size)
-    for one in address_map.ram:
-        if one.range.end > HOLE_END:
-            break
-        first = _aligned(max(start, one.range.start), header.alignment)
-        if first + size <= one.range.end:
-            return first
-    return start
+    return _aligned(max(preferred, HIGH_MEMORY_START), header.alignment)
 
 
 def linux_boot_data(

@@ -176,8 +176,8 @@ def _linux_kernel(
     if protocol is BootProtocol.LINUX_16:
         from pyvmm.boot.real_mode import real_mode_kernel
 
-        return real_mode_kernel(view, header, address_map, attempt)
-    return linux_kernel(view, header, protocol, address_map, attempt)
+        return real_mode_kernel(view, header, attempt)
+    return linux_kernel(view, header, protocol, attempt)
 
 
 def _elf_kernel(view: memoryview, address_map: AddressMap, attempt: str, wish: EntryWish) -> Kernel:

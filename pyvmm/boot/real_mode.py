@@ -46,9 +46,7 @@ _MOST_ENTRIES = 32
 _BELOW_16M = 15 * MIB
 
 
-def real_mode_kernel(
-    view: memoryview, header: LinuxHeader, address_map: AddressMap, attempt: str
-) -> Kernel:
+def real_mode_kernel(view: memoryview, header: LinuxHeader, attempt: str) -> Kernel:
     """The kernel of the bzImage in `view` (the whole file), entered at its setup code.
 
     The first claim is the protected-mode part, the second the setup code with its heap and stack.
@@ -64,7 +62,7 @@ def real_mode_kernel(
     setup = bytes(view[: header.setup_size])
     place = GpaRange(REAL_MODE_SETUP, REAL_MODE_SETUP + REAL_MODE_SETUP_SIZE)
     claims = (
-        code_claim(view, header, address_map, attempt),
+        code_claim(view, header, attempt),
         Claim(place, setup, "its setup code"),
     )
     return Kernel(BootProtocol.LINUX_16, claims, REAL_MODE_SETUP + SECTOR, None, header=header)

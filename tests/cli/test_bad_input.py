@@ -36,6 +36,7 @@ from ..boot.images import (
     patch_segment,
     pvh,
 )
+from ..boot.linux_images import bzimage, pe, zboot
 from .command import Outcome, pyvmm
 
 
@@ -131,8 +132,25 @@ IMAGES = [
          image(pvh(segments=[Segment(0, bytes(0x9FC00)), Segment(ENTRY, bytes(1 << 20))]))),
     Case("program headers beyond the end", 65, RUN, "beyond the end",
          image(patch_header(pvh(), "e_phoff", 1 << 40))),
-    Case("bzImage", 65, RUN, "bzImage",
-         image(bytes(0x1FE) + b"\x55\xaa\0\0HdrS" + bytes(4096))),
+    Case("bzImage before 2.06", 65, RUN, "bzImage 2.04 (before 2.06)",
+         image(bzimage(version=0x204))),
+    Case("bzImage that is cut", 65, RUN, "bzImage that is cut", image(bzimage()[:2000])),
+    Case("bzImage in too little memory", 65, ("run", "image", "-m", "16M"), "give --memory 20M",
+         image(bzimage())),
+    Case("line longer than a bzImage takes", 64, ("run", "image", "--append", "x" * 101),
+         "the image takes 100 at most", image(bzimage(cmdline_size=100))),
+    Case("entry that a bzImage has not", 64, ("run", "image", "--entry", "64"),
+         "has no 64-bit entry", image(bzimage(xloadflags=0))),
+    Case("entry that an ELF file has not", 64, ("run", "hello", "--entry", "16"),
+         "an ELF file, which has no 16-bit entry"),
+    Case("bzImage in private memory", 65, ("run", "image", "--private"), "no entry for that",
+         image(bzimage())),
+    Case("kernel for arm64", 65, RUN, "Linux's Image for arm64",
+         image(bytes(0x38) + b"ARM\x64" + bytes(700_000))),
+    Case("unified kernel image", 65, RUN, "give the .linux section",
+         image(pe(sections=(b".osrel", b".linux")))),
+    Case("zboot for arm64", 65, RUN, "EFI zboot image for arm64, not x86-64",
+         image(zboot(b"", 0xAA64))),
     Case("Multiboot without addresses", 65, RUN, "", image(multiboot_header() + bytes(64))),
 ]  # fmt: skip
 
