@@ -38,7 +38,7 @@ def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has said its first line and ends when its input does."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as made:
         assert made.stdout is not None
-        assert made.stdout.readline()
+        assert made.stdout.readline(), "it said nothing"
         try:
             yield made
         finally:
@@ -66,3 +66,47 @@ def test_another_process_is_named(path: Path, theirs: str) -> None:
         if theirs == "on":
             open_disk(Disk(path, read_only=True)).close()
     open_disk(Disk(path)).close()
+
+
+@contextmanager
+def qemu_with(path: Path, *, read_only: bool) -> Iterator[None]:
+    """QEMU with the file as a disk of a device, and its locks on it."""
+    options = "on" if read_only else "off"
+    with process(
+        "qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-S", "-display", "none", "-nodefaults",
+        "-qmp", "stdio", "-drive", f"file={path},format=raw,if=none,id=d,readonly={options}",
+        "-device", "virtio-blk-pci,drive=d",
+    ) as made:  # fmt: skip
+        assert made.stdin is not None
+        assert made.stdout is not None
+        # It answers when it has made its devices.
+        made.stdin.write(b'{"execute": "qmp_capabilities"}\n')
+        made.stdin.flush()
+        try:
+            assert made.stdout.readline(), "it said nothing more"
+            yield
+        finally:
+            made.kill()
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_qemu_s_locks_count_and_ours_do_for_qemu(path: Path) -> None:
+    with qemu_with(path, read_only=False):
+        for read_only in (False, True):
+            with pytest.raises(SystemCallError, match="it is in use by"):
+                open_disk(Disk(path, read_only=read_only))
+    with qemu_with(path, read_only=True):
+        open_disk(Disk(path, read_only=True)).close()
+        with pytest.raises(SystemCallError, match="it is in use by"):
+            open_disk(Disk(path))
+    for ours, theirs, works in ((False, True, False), (True, False, False), (True, True, True)):
+        with open_disk(Disk(path, read_only=ours)):
+            if works:
+                with qemu_with(path, read_only=theirs):
+                    pass
+            else:
+                with pytest.raises((AssertionError, BrokenPipeError)) as ended:
+                    with qemu_with(path, read_only=theirs):
+                        pass
+                assert ended.type is BrokenPipeError or "it said nothing" in str(ended.value)
