@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Run a command in a lab: one that is up, or one for the command alone.",
         epilog=_RUN_EPILOG,
         usage="pyvmm lab run [--cpus N] [--memory SIZE] [--kernel NAME] [--writable DIR] "
-        "-- COMMAND...",
+        "[--monitor NAME] -- COMMAND...",
         allow_abbrev=False,
     )
     _add_wishes(run)
@@ -98,13 +98,22 @@ def _add_wishes(parser: argparse.ArgumentParser) -> None:
         "--writable", action="append", default=[], metavar="DIR",
         help="a folder that the lab may change; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--monitor", choices=("qemu", "pyvmm"),
+        help="the program that runs the lab: qemu, which emulates it (default), or pyvmm on this "
+        "host's KVM, if that has nested virtualization",
+    )  # fmt: skip
 
 
 def _wishes(options: argparse.Namespace) -> LabWishes:
-    from pyvmm.lab.settings import LabWishes, writable_folders
+    from pyvmm.lab.settings import LabMonitor, LabWishes, writable_folders
 
     return LabWishes(
-        options.kernel, options.cpus, options.memory, writable_folders(options.writable)
+        options.kernel,
+        options.cpus,
+        options.memory,
+        writable_folders(options.writable),
+        None if options.monitor is None else LabMonitor(options.monitor),
     )
 
 

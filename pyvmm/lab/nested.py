@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -17,7 +18,7 @@ from pyvmm.lab.failures import LabError, LabLostError, LabPanicError, LabSilentE
 from pyvmm.lab.initramfs import lab_archive
 from pyvmm.lab.protocol import Decoder, Fact, Frame, FrameType, Hello
 from pyvmm.lab.qemu_command import explain, exported_folders, qemu_command
-from pyvmm.lab.settings import LabSettings
+from pyvmm.lab.settings import LabMonitor, LabSettings
 from pyvmm.qmp.peer import QemuError, QemuPeer, open_qemu
 
 BOOT_PATIENCE = 120.0
@@ -71,7 +72,7 @@ class Lab:
         self.settings = settings
         self.log = log
         self.hello: Hello | None = None
-        self.peer: QemuPeer | None = None
+        self.monitor: Monitor | None = None
         self._channel = channel
         self._decoder = Decoder()
         self._sending = trio.Lock()
@@ -96,23 +97,77 @@ class Lab:
     async def lost(self, attempt: str) -> LabError:
         """The error that says why the channel is gone, once that has settled."""
         with trio.CancelScope(deadline=trio.current_time() + _SETTLE, shield=True):
-            if self.peer is not None:
-                await self.peer.child.wait()
+            if self.monitor is not None:
+                await self.monitor.wait()
         with trio.CancelScope(shield=True):
             await trio.sleep(0.02)
         where = f"its whole log is in {self.log.path}"
         panic = self.log.panic()
         if panic is not None:
             return LabPanicError(attempt, f"the lab's kernel panicked: {panic}", where)
-        ending = "QEMU is not there"
-        if self.peer is not None:
-            said = self.peer.last_lines
-            ending = self.peer.child.ending() + (f", saying: {said}" if said else "")
-            if self.peer.child.returncode is None:
+        name, ending = "its monitor", "it is not there"
+        if self.monitor is not None:
+            name, ending = self.monitor.name, self.monitor.ending()
+            if not self.monitor.has_ended:
                 ending = "it still runs, but the lab's first process has ended"
         last = self.log.last_lines()
         said = f"; the lab's kernel said last: {last}" if last else ""
-        return LabLostError(attempt, f"the channel to it was lost (QEMU: {ending}){said}", where)
+        return LabLostError(attempt, f"the channel to it was lost ({name}: {ending}){said}", where)
+
+
+class Monitor(Protocol):
+    """Program that runs the lab's machine; `pid` is None where it is this process."""
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Process ID of its own."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """True when the machine is gone."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait for that."""
+        ...
+
+    def ending(self) -> str:
+        """Describe how it ended, or that it has not."""
+        ...
+
+
+class QemuMonitor:
+    """QEMU as the lab's monitor."""
+
+    name = "QEMU"
+
+    def __init__(self, peer: QemuPeer) -> None:
+        self._peer = peer
+
+    @property
+    def pid(self) -> int:
+        """Process ID of QEMU."""
+        return self._peer.child.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """True when QEMU has ended."""
+        return self._peer.child.returncode is not None
+
+    async def wait(self) -> None:
+        """Wait for QEMU's end."""
+        await self._peer.child.wait()
+
+    def ending(self) -> str:
+        """The end of QEMU, and what it said last."""
+        said = self._peer.last_lines
+        return self._peer.child.ending() + (f", saying: {said}" if said else "")
 
 
 @asynccontextmanager
@@ -123,27 +178,57 @@ async def open_lab(settings: LabSettings, log: KernelLog) -> AsyncIterator[Lab]:
     then fails.
     """
     with ExitStack() as stack:
-        initrd = os.memfd_create("pyvmm-lab-initrd", os.MFD_CLOEXEC)
-        stack.callback(os.close, initrd)
-        folders = exported_folders(settings)
-        _write_all(initrd, lab_archive(folders))
         ours, theirs = map(stack.enter_context, socket.socketpair())
-        command = qemu_command(settings, folders, initrd, theirs.fileno())
         channel = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         lab = Lab(settings, log, channel)
-        ready = False
-        try:
-            async with open_qemu(
-                command, pass_fds=(initrd, theirs.fileno()), on_output=log.add
-            ) as peer:
-                lab.peer = peer
-                theirs.close()
-                lab.hello = await _first_word(lab)
-                _check(lab.hello, settings)
-                ready = True
+        if settings.monitor is LabMonitor.PYVMM:
+            async with _under_pyvmm(lab, theirs):
                 yield lab
-        except QemuError as error:
-            raise (await lab.lost("use the lab") if ready else explain(error)) from error
+        else:
+            async with _under_qemu(lab, theirs, stack):
+                yield lab
+
+
+@asynccontextmanager
+async def _under_qemu(lab: Lab, theirs: socket.socket, stack: ExitStack) -> AsyncIterator[None]:
+    initrd = os.memfd_create("pyvmm-lab-initrd", os.MFD_CLOEXEC)
+    stack.callback(os.close, initrd)
+    folders = exported_folders(lab.settings)
+    _write_all(initrd, lab_archive(folders))
+    command = qemu_command(lab.settings, folders, initrd, theirs.fileno())
+    ready = False
+    try:
+        async with open_qemu(
+            command, pass_fds=(initrd, theirs.fileno()), on_output=lab.log.add
+        ) as peer:
+            lab.monitor = QemuMonitor(peer)
+            theirs.close()
+            await _greet(lab)
+            ready = True
+            yield
+    except QemuError as error:
+        raise (await lab.lost("use the lab") if ready else explain(error)) from error
+
+
+@asynccontextmanager
+async def _under_pyvmm(lab: Lab, theirs: socket.socket) -> AsyncIterator[None]:
+    from pyvmm.lab.pyvmm_machine import machine_config, open_pyvmm
+
+    folders = exported_folders(lab.settings)
+    config = machine_config(lab.settings, folders, lab_archive(folders), theirs.fileno())
+
+    def end_channel() -> None:
+        theirs.shutdown(socket.SHUT_RDWR)
+
+    async with open_pyvmm(config, lab.log.add, end_channel) as monitor:
+        lab.monitor = monitor
+        await _greet(lab)
+        yield
+
+
+async def _greet(lab: Lab) -> None:
+    lab.hello = await _first_word(lab)
+    _check(lab.hello, lab.settings)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -172,6 +257,12 @@ def _check(hello: Hello, settings: LabSettings) -> None:
         (Fact.MEMORY_ATTRIBUTES, "memory attributes (KVM_MEMORY_ATTRIBUTE_PRIVATE)"),
     ):
         if fact not in hello.facts:
+            if settings.monitor is LabMonitor.PYVMM and fact is Fact.KVM:
+                raise HostLacksError(
+                    "start a lab under pyvmm",
+                    "its kernel finds no AMD virtualization, which this host's KVM had to nest",
+                    "on an AMD processor set kvm_amd.nested=1; else leave --monitor pyvmm out",
+                )
             raise HostLacksError(
                 "start a lab",
                 f"the kernel {settings.kernel} ({hello.release}) has no {what}",

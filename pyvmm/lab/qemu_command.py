@@ -83,7 +83,7 @@ def qemu_command(
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "pc,vmport=off,dump-guest-core=off",
         "-accel", "tcg,thread=multi", "-cpu", "max",
-        "-smp", str(_cpus(settings)), "-m", f"{settings.memory >> 20}M",
+        "-smp", str(settings.all_cpus), "-m", f"{settings.memory >> 20}M",
         "-kernel", settings.kernel, "-initrd", f"/proc/self/fd/{initrd_fd}",
         "-append", _KERNEL_COMMAND_LINE,
         "-serial", "stdio",
@@ -95,15 +95,6 @@ def qemu_command(
     for folder in folders:
         command += _export(folder.tag, folder.path, writable=folder.writable)
     return command
-
-
-def _cpus(settings: LabSettings) -> int:
-    """Those that programs run on, and the boot CPU, which the lab's first process keeps free.
-
-    QEMU's TCG lets every CPU's thread write flags of the boot CPU, and so loses some of its own
-    (docs/decisions/0008-boot-cpu.md). A single CPU has nobody who could.
-    """
-    return settings.cpus + 1 if settings.cpus > 1 else 1
 
 
 def _export(tag: str, path: str, *, writable: bool) -> list[str]:

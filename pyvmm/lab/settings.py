@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +24,15 @@ STARTED_IN = "PYVMM_LAB_STARTED_IN"
 """Environment of a keeper: the working directory of who started it."""
 
 
+class LabMonitor(enum.StrEnum):
+    """Program that runs the lab's machine."""
+
+    QEMU = "qemu"
+    """QEMU's TCG, which emulates a processor with virtualization: on every host."""
+    PYVMM = "pyvmm"
+    """pyvmm on this host's KVM, which has to have nested virtualization; QEMU is not needed."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabSettings:
     """A lab to be: `memory` in bytes, `kernel` a file, `writable` folders as absolute paths.
@@ -36,6 +46,16 @@ class LabSettings:
     cpus: int = DEFAULT_CPUS
     memory: int = DEFAULT_MEMORY
     writable: tuple[str, ...] = ()
+    monitor: LabMonitor = LabMonitor.QEMU
+
+    @property
+    def all_cpus(self) -> int:
+        """Those that programs run on, and the boot CPU, which the lab's first process keeps free.
+
+        QEMU's TCG lets every CPU's thread write flags of the boot CPU, and so loses some of its own
+        (docs/decisions/0008-boot-cpu.md). A single CPU has nobody who could.
+        """
+        return self.cpus + 1 if self.cpus > 1 else 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= CPUS_MAX:
@@ -56,7 +76,8 @@ class LabSettings:
     def from_json(cls, text: str) -> LabSettings:
         """The inverse of `to_json`."""
         values = json.loads(text)
-        return cls(**{**values, "writable": tuple(values["writable"])})
+        found = {"writable": tuple(values["writable"]), "monitor": LabMonitor(values["monitor"])}
+        return cls(**{**values, **found})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +88,7 @@ class LabWishes:
     cpus: int | None = None
     memory: int | None = None
     writable: tuple[str, ...] = ()
+    monitor: LabMonitor | None = None
 
     @property
     def any_lab_will_do(self) -> bool:
@@ -81,6 +103,7 @@ class LabWishes:
             cpus=DEFAULT_CPUS if self.cpus is None else self.cpus,
             memory=DEFAULT_MEMORY if self.memory is None else self.memory,
             writable=self.writable,
+            monitor=self.monitor or LabMonitor.QEMU,
         )
         return replace(asked, kernel=str(find_kernel(self.kernel)))
 
@@ -90,6 +113,7 @@ class LabWishes:
             (self.cpus is None or self.cpus == settings.cpus)
             and (self.memory is None or self.memory == settings.memory)
             and (self.kernel is None or str(find_kernel(self.kernel)) == settings.kernel)
+            and (self.monitor is None or self.monitor is settings.monitor)
             and set(self.writable) <= set(settings.writable)
         )
 

@@ -98,7 +98,7 @@ def status() -> dict[str, object] | None:
 
 
 def _settings_of(answer: dict[str, object]) -> LabSettings:
-    names = ("kernel", "cpus", "memory", "writable")
+    names = ("kernel", "cpus", "memory", "writable", "monitor")
     return LabSettings.from_json(json.dumps({name: answer[name] for name in names}))
 
 

@@ -199,13 +199,14 @@ class Switchboard:
             await self.preload()
 
     def _status(self) -> bytes:
-        hello, peer, settings = self._lab.hello, self._lab.peer, self._lab.settings
+        hello, monitor, settings = self._lab.hello, self._lab.monitor, self._lab.settings
         assert hello is not None
-        assert peer is not None
+        assert monitor is not None
         return json.dumps(
             {
                 "pid": os.getpid(),
-                "qemu_pid": peer.child.pid,
+                "monitor": settings.monitor,
+                "qemu_pid": monitor.pid,
                 "since": self._since,
                 "kernel": settings.kernel,
                 "release": hello.release,

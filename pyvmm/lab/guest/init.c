@@ -234,7 +234,7 @@ int main(void)
 	sethostname("lab", 3);
 	bring_up_loopback();
 	look_at_kvm();
-	port_open("/dev/vport0p1");
+	port_open("pyvmm.lab");
 	say_hello();
 	serve();
 }

@@ -61,7 +61,8 @@ _Noreturn void give_up(const char *what);
 extern uint32_t kernel_facts;
 
 /* port.c: the channel to the host */
-void port_open(const char *path);
+/* By the name that the host has given the port. */
+void port_open(const char *name);
 int port_fd(void);
 bool port_wants_to_write(void);
 bool port_has_room(void);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The channel to the host: frames over a virtio-serial port that never blocks. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,13 +22,59 @@ static size_t out_start, out_end, out_size;
 static unsigned char *in;
 static size_t in_length, in_size;
 
-void port_open(const char *path)
+#define PORTS "/sys/class/virtio-ports"
+#define MOST_TRIES 5000
+
+static bool has_name(const char *device, const char *name)
 {
-	fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	char path[sizeof(PORTS) + 270], found[128];
+	int file;
+	ssize_t length;
+
+	snprintf(path, sizeof(path), PORTS "/%s/name", device);
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return false;
+	length = read(file, found, sizeof(found) - 1);
+	close(file);
+	if (length <= 0)
+		return false;
+	found[length] = '\0';
+	found[strcspn(found, "\n")] = '\0';
+	return strcmp(found, name) == 0;
+}
+
+/* A port's number depends on the devices that there are, and the host tells its name when it likes. */
+static int open_named(const char *name)
+{
+	DIR *ports = opendir(PORTS);
+	int found = -1;
+
+	if (!ports)
+		return -1;
+	for (struct dirent *entry; found < 0 && (entry = readdir(ports)) != NULL;) {
+		char path[sizeof("/dev/") + sizeof(entry->d_name)];
+
+		if (!has_name(entry->d_name, name))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+		found = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	}
+	closedir(ports);
+	return found;
+}
+
+void port_open(const char *name)
+{
+	for (int tries = 0; fd < 0 && tries < MOST_TRIES; tries++) {
+		fd = open_named(name);
+		if (fd < 0)
+			usleep(1000);
+	}
 	if (fd < 0)
-		give_up(path);
+		give_up("find the port to the host");
 	/* Until the host's end is known to be open, the port reads as ended. */
-	for (int tries = 0; tries < 5000; tries++) {
+	for (int tries = 0; tries < MOST_TRIES; tries++) {
 		struct pollfd state = { .fd = fd, .events = POLLOUT };
 
 		if (poll(&state, 1, 0) < 0)
