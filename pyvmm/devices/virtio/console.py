@@ -30,18 +30,13 @@ MOST_NAME: Final = 127
 MOST_WAITING: Final = 256
 """Control messages that the driver has not taken, after which none of its own are looked at."""
 _MESSAGE: Final = struct.Struct("<IHH")
-_SIZE: Final = struct.Struct("<HH")
 _CONFIG: Final = struct.Struct("<HHII")
-_EMERGENCY_WRITE: Final = 8
-"""Offset of the register for a byte that is to be shown at once."""
 
 
 class ConsoleFeature(enum.IntFlag):
     """Features of a console (5.3.3)."""
 
-    SIZE = 1 << 0
     MULTIPORT = 1 << 1
-    EMERGENCY_WRITE = 1 << 2
 
 
 class Event(enum.IntEnum):
@@ -51,17 +46,14 @@ class Event(enum.IntEnum):
     PORT_ADD = 1
     PORT_REMOVE = 2
     PORT_READY = 3
-    CONSOLE_PORT = 4
-    RESIZE = 5
     PORT_OPEN = 6
     PORT_NAME = 7
 
 
 class PortDescription(NamedTuple):
-    """A port: its name, "" for none; one that `is_console` is a terminal of the guest's (hvc)."""
+    """A port: its name, "" for none."""
 
     name: str
-    is_console: bool = False
 
 
 def receive_queue(port: int) -> int:
@@ -80,37 +72,28 @@ class ConsoleModel:
     """A `DeviceModel` of a console with `ports` by number; None where there is none.
 
     `on_control` is called when there are messages for the driver, `on_guest_open(port)` when it has
-    opened or closed one, `on_emergency(byte)` for its last words. Raises `UsageError` for names.
+    opened or closed one. Raises `UsageError` for names.
     """
 
     kind: int = DEVICE_ID
 
-    def __init__(
-        self, ports: Sequence[PortDescription | None], *, last_words: bool = False
-    ) -> None:
-        """`last_words`: somebody shows the bytes that `on_emergency` gets."""
+    def __init__(self, ports: Sequence[PortDescription | None]) -> None:
         _check_names([port.name for port in ports if port is not None])
         self.ports = tuple(ports)
-        self.features = int(ConsoleFeature.SIZE | ConsoleFeature.MULTIPORT)
-        if last_words:
-            self.features |= ConsoleFeature.EMERGENCY_WRITE
+        self.features = int(ConsoleFeature.MULTIPORT)
         self.queue_sizes = (QUEUE_SIZE,) * (2 * max(len(ports), 1) + 2)
         self.on_control: Callable[[], None] = _nothing
         self.on_guest_open: Callable[[int], None] = _to_nobody
-        self.on_emergency: Callable[[int], None] = _to_nobody
-        self._size = (0, 0)
         self._is_multiport = False
         self._states = [PortState() for _ in ports]
         self._to_driver: deque[bytes] = deque()
 
     def config(self) -> bytes:
-        """Columns, rows, number of ports, and the register for last words, which reads 0."""
-        return _CONFIG.pack(*self._size, len(self.ports), 0)
+        """The number of ports. No size of a terminal and no register for last words is offered."""
+        return _CONFIG.pack(0, 0, len(self.ports), 0)
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Take a byte of last words."""
-        if offset == _EMERGENCY_WRITE and self.features & ConsoleFeature.EMERGENCY_WRITE:
-            self.on_emergency(data[0])
+        """Nothing of it is the driver's to change."""
 
     def accept(self, features: int) -> bool:
         """Note whether the driver knows several ports."""
@@ -130,11 +113,10 @@ class ConsoleModel:
         """State of the ports, and the messages that the driver has yet to take."""
         from pyvmm.devices.virtio.saved import SavedConsole
 
-        return SavedConsole(*self._size, tuple(self._states), tuple(self._to_driver))
+        return SavedConsole(tuple(self._states), tuple(self._to_driver))
 
     def restore(self, value: Any) -> None:
         """Be as saved, and tell the driver what has become of the host's side since."""
-        self._size = (value.columns, value.rows)
         self._to_driver = deque(value.to_driver)
         for number, (saved, now) in enumerate(zip(value.ports, self._states, strict=True)):
             self._states[number] = saved._replace(host_open=now.host_open)
@@ -166,9 +148,6 @@ class ConsoleModel:
         port, state = self.ports[number], self._states[number]
         assert port is not None
         self._states[number] = state._replace(is_ready=True)
-        if port.is_console:
-            self._tell(number, Event.CONSOLE_PORT, 1)
-            self._tell_size(number)
         if port.name:
             self._tell(number, Event.PORT_NAME, 1, port.name.encode("utf-8", "surrogateescape"))
         if state.host_open:
@@ -177,9 +156,6 @@ class ConsoleModel:
     def _tell(self, port: int, event: Event, value: int, more: bytes = b"") -> None:
         self._to_driver.append(_MESSAGE.pack(port, event, value) + more)
         self.on_control()
-
-    def _tell_size(self, number: int) -> None:
-        self._tell(number, Event.RESIZE, 0, _SIZE.pack(*self._size))
 
     @property
     def waits_for_driver(self) -> bool:
@@ -216,13 +192,6 @@ class ConsoleModel:
             self._states[port] = state._replace(host_open=is_open)
             if state.is_ready:
                 self._tell(port, Event.PORT_OPEN, int(is_open))
-
-    def resize(self, columns: int, rows: int) -> None:
-        """A console's terminal has another size. The configuration changes, too."""
-        self._size = (columns & 0xFFFF, rows & 0xFFFF)
-        for number, port in enumerate(self.ports):
-            if port is not None and port.is_console and self._states[number].is_ready:
-                self._tell_size(number)
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -109,12 +109,7 @@ class SavedShare:
 
 @dataclass(frozen=True, slots=True)
 class SavedConsole:
-    """State of a console: its size, each port's, and control messages for the driver."""
+    """State of a console: each port's, and control messages for the driver."""
 
-    columns: int
-    rows: int
     ports: tuple[PortState, ...]
     to_driver: tuple[bytes, ...]
-
-    def __post_init__(self) -> None:
-        require_numbers(self, "columns", "rows", bits=16)

@@ -20,7 +20,7 @@ from pyvmm.devices.virtio.console import (
 from pyvmm.errors import UsageError
 
 PORTS = (
-    PortDescription("", is_console=True),
+    PortDescription(""),
     PortDescription("one"),
     None,
     PortDescription("three"),
@@ -40,7 +40,7 @@ def all_of(model: ConsoleModel) -> list[bytes]:
 
 def ready(*ports: PortDescription | None) -> ConsoleModel:
     model = ConsoleModel(ports or PORTS)
-    assert model.accept(ConsoleFeature.MULTIPORT | ConsoleFeature.SIZE)
+    assert model.accept(ConsoleFeature.MULTIPORT)
     model.take_control(message(0, 0, 1))
     return model
 
@@ -50,30 +50,27 @@ def test_queues_are_numbered_as_the_specification_has_them() -> None:
     assert len(model.queue_sizes) == 10
     assert [receive_queue(port) for port in range(4)] == [0, 4, 6, 8]
     assert [port_of(queue) for queue in range(8)] == [0, 0, None, None, 1, 1, 2, 2]
-    assert (model.kind, model.features) == (3, 3)
-    model.resize(80, 25)
-    assert model.config() == struct.pack("<HHII", 80, 25, 4, 0)
+    assert (model.kind, model.features) == (3, 2)
+    assert model.config() == struct.pack("<HHII", 0, 0, 4, 0)
+    model.write_config(8, b"A\0\0\0")
+    assert model.config() == struct.pack("<HHII", 0, 0, 4, 0)
 
 
 def test_a_driver_is_told_of_each_port_and_what_it_is() -> None:
     model = ready()
     assert all_of(model) == [message(port, 1, 1) for port in (0, 1, 3)]
-    model.resize(132, 43)
     model.set_host_open(1, is_open=True)
     assert not model.has_control
     for port in (0, 1, 3):
         model.take_control(message(port, 3, 1))
     assert all_of(model) == [
-        message(0, 4, 1),
-        message(0, 5, 0) + struct.pack("<HH", 132, 43),
         message(1, 7, 1) + b"one",
         message(1, 6, 1),
         message(3, 7, 1) + b"three",
     ]
-    model.resize(80, 25)
     model.set_host_open(1, is_open=False)
     model.set_host_open(1, is_open=False)
-    assert all_of(model) == [message(0, 5, 0) + struct.pack("<HH", 80, 25), message(1, 6, 0)]
+    assert all_of(model) == [message(1, 6, 0)]
 
 
 def test_a_port_is_open_when_the_driver_says_so() -> None:
@@ -110,20 +107,6 @@ def test_what_was_said_before_a_reset_is_forgotten() -> None:
     model.take_control(message(1, 3, 1))
     # Whoever had it on the host still has.
     assert all_of(model) == [message(1, 7, 1) + b"one", message(1, 6, 1)]
-
-
-def test_last_words_are_shown_where_somebody_shows_them() -> None:
-    model = ConsoleModel(PORTS)
-    assert not model.features & ConsoleFeature.EMERGENCY_WRITE
-    said: list[int] = []
-    model.on_emergency = said.append
-    model.write_config(8, b"A\0\0\0")
-    assert said == []
-    model = ConsoleModel(PORTS, last_words=True)
-    model.on_emergency = said.append
-    model.write_config(8, b"A\0\0\0")
-    model.write_config(0, b"B")
-    assert said == [ord("A")]
 
 
 def test_a_saved_console_tells_what_has_become_of_its_ports() -> None:
