@@ -62,6 +62,7 @@ def test_a_disk_is_reached_as_it_was_asked_for(
         (["--transport", "isa"], "'isa' cannot be: it is pci or mmio"),
         (["--transport", "mmio", "--private"], "cannot decode the instructions"),
         (["--irqchip", "off"], "there are no interrupt controllers"),
+        ([f"--port=p{n}=FOLDER/{n}" for n in range(20)], "it has 44 queues; a device on PCI"),
     ],
 )
 def test_what_no_machine_can_have_is_told_in_one_line(
@@ -70,6 +71,7 @@ def test_what_no_machine_can_have_is_told_in_one_line(
     disk = tmp_path / "d.img"
     disk.write_bytes(bytes(512))
     host = [] if "--private" in options else ["--host", "model"]
+    options = [option.replace("FOLDER", str(tmp_path)) for option in options]
     assert main(["run", "block", *host, "--disk", str(disk), *options]) == 64
     said = capfd.readouterr().err
     assert why in said

@@ -11,7 +11,7 @@ from pyvmm.devices.protocols import Guard
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import Feature
 from pyvmm.devices.virtio.pci import REGISTERS_BAR, VirtioPci
-from pyvmm.devices.virtio.pci_registers import NOTIFY, NOTIFY_STRIDE
+from pyvmm.devices.virtio.pci_registers import MOST_QUEUES, NOTIFY, NOTIFY_STRIDE
 from pyvmm.errors import UsageError
 from pyvmm.hosts.interrupts import Doorbell, DoorbellPlace
 from pyvmm.machine.device_interrupts import DeviceInterrupts
@@ -26,8 +26,8 @@ from pyvmm.machine.wiring import Wiring
 def place_pci(device: VirtioDevice, wiring: Wiring) -> PlacedDevice:
     """Put a virtio device into the next slot of the machine's PCI bus.
 
-    Raises `UsageError` on a machine without PCI or interrupt controllers, and when all slots are
-    taken.
+    Raises `UsageError` on a machine without PCI or interrupt controllers, when all slots are taken,
+    and for a device with more queues than its notifications have room for.
     """
     name = device.name
     bus, interrupts, leases = wiring.pci, wiring.interrupts, wiring.leases
@@ -43,6 +43,12 @@ def place_pci(device: VirtioDevice, wiring: Wiring) -> PlacedDevice:
             attempt, "it is for a PCI bus, and there is none", "give DeviceChoice(pci=True)"
         )
     core = VirtioCore(device.model, private=wiring.launched is not None, more=device.more)
+    if core.queue_count > MOST_QUEUES:
+        raise UsageError(
+            attempt,
+            f"it has {core.queue_count} queues; a device on PCI has at most {MOST_QUEUES}",
+            "ask for fewer of its ports, or give --transport mmio",
+        )
     pci = VirtioPci(core)
     function = bus.add(name, pci.space)
     gsi = interrupt_of(function.slot)
