@@ -29,7 +29,7 @@ _TO_BUILD = "run make guests in the checkout"
 _NEEDS = {
     "acpi": "tables: --acpi on",
     "balloon": "a balloon: --balloon",
-    **dict.fromkeys(("block", "pci"), "a disk: --disk FILE"),
+    **dict.fromkeys(("block", "hostile", "pci"), "a disk: --disk FILE"),
     "ports": "a port: --port NAME=PATH",
     "share": "a folder: --share TAG=DIR",
 }

@@ -54,6 +54,8 @@ void virtio_set_status(const struct virtio *device, uint8_t status);
 /* 32 bits of the features that the device offers, and that the driver takes. */
 uint32_t virtio_offered(const struct virtio *device, uint32_t word);
 void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t features);
+/* Waits for the end of a reset. */
+void virtio_reset(const struct virtio *device);
 /* From a reset to FEATURES_OK, with VERSION_1, and ACCESS_PLATFORM where that is offered. */
 void virtio_negotiate(const struct virtio *device);
 /* The same with those of the first 32 features that are among `wanted`; returns them. */
@@ -61,8 +63,12 @@ uint32_t virtio_negotiate_with(const struct virtio *device, uint32_t wanted);
 /* DRIVER_OK, when the queues are enabled. */
 void virtio_ready(const struct virtio *device);
 
-/* What the device says of a queue's size; then its size and addresses, and it is enabled. */
+/* What the device says of a queue's size; then its size and addresses, and whether it is enabled. */
 uint16_t virtio_queue_size(const struct virtio *device, uint16_t queue);
+bool virtio_queue_set_up(const struct virtio *device, uint16_t queue, uint16_t size,
+			 volatile const void *descriptors, volatile const void *driver,
+			 volatile const void *used);
+/* The same, where it must be. */
 void virtio_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
 			 volatile const void *descriptors, volatile const void *driver,
 			 volatile const void *used);

@@ -33,7 +33,7 @@ void virtio_pci_set_status(const struct virtio *device, uint8_t status);
 uint32_t virtio_pci_offered(const struct virtio *device, uint32_t word);
 void virtio_pci_acknowledge(const struct virtio *device, uint32_t word, uint32_t features);
 uint16_t virtio_pci_queue_size(const struct virtio *device, uint16_t queue);
-void virtio_pci_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
+bool virtio_pci_queue_set_up(const struct virtio *device, uint16_t queue, uint16_t size,
 			     volatile const void *descriptors, volatile const void *driver,
 			     volatile const void *used);
 void virtio_pci_notify(const struct virtio *device, uint16_t queue);

@@ -82,6 +82,14 @@ void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t fea
 	register_write(REG_DRIVER_FEATURES, features);
 }
 
+void virtio_reset(const struct virtio *device)
+{
+	virtio_set_status(device, 0);
+	/* Over MMIO it is so at once; on PCI a driver waits. */
+	for (unsigned int tries = 0; virtio_status(device); tries++)
+		assert(device->is_pci && tries < 1000000);
+}
+
 void virtio_negotiate(const struct virtio *device)
 {
 	(void)virtio_negotiate_with(device, 0);
@@ -91,10 +99,7 @@ uint32_t virtio_negotiate_with(const struct virtio *device, uint32_t wanted)
 {
 	uint32_t offered, taken;
 
-	virtio_set_status(device, 0);
-	/* Over MMIO it is so at once; on PCI a driver waits. */
-	for (unsigned int tries = 0; virtio_status(device); tries++)
-		assert(device->is_pci && tries < 1000000);
+	virtio_reset(device);
 	virtio_set_status(device, STATUS_ACKNOWLEDGE);
 	virtio_set_status(device, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
 	taken = virtio_offered(device, 0) & wanted;
@@ -127,21 +132,26 @@ static void write_address(uint32_t offset, volatile const void *address)
 	register_write(offset + 4, (uint32_t)((uintptr_t)address >> 32));
 }
 
-void virtio_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
+bool virtio_queue_set_up(const struct virtio *device, uint16_t queue, uint16_t size,
 			 volatile const void *descriptors, volatile const void *driver,
 			 volatile const void *used)
 {
-	if (device->is_pci) {
-		virtio_pci_queue_enable(device, queue, size, descriptors, driver, used);
-		return;
-	}
+	if (device->is_pci)
+		return virtio_pci_queue_set_up(device, queue, size, descriptors, driver, used);
 	register_write(REG_QUEUE_SELECT, queue);
 	register_write(REG_QUEUE_SIZE, size);
 	write_address(REG_QUEUE_DESCRIPTORS, descriptors);
 	write_address(REG_QUEUE_DRIVER, driver);
 	write_address(REG_QUEUE_DEVICE, used);
 	register_write(REG_QUEUE_READY, 1);
-	assert(register_read(REG_QUEUE_READY) == 1);
+	return register_read(REG_QUEUE_READY) == 1;
+}
+
+void virtio_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
+			 volatile const void *descriptors, volatile const void *driver,
+			 volatile const void *used)
+{
+	assert(virtio_queue_set_up(device, queue, size, descriptors, driver, used));
 }
 
 void virtio_notify(const struct virtio *device, uint16_t queue)

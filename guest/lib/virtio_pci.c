@@ -102,7 +102,7 @@ static void write_address(const struct virtio *device, unsigned int offset,
 	outl(common(device, offset + 4), (uint32_t)((uintptr_t)address >> 32));
 }
 
-void virtio_pci_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
+bool virtio_pci_queue_set_up(const struct virtio *device, uint16_t queue, uint16_t size,
 			     volatile const void *descriptors, volatile const void *driver,
 			     volatile const void *used)
 {
@@ -112,7 +112,7 @@ void virtio_pci_queue_enable(const struct virtio *device, uint16_t queue, uint16
 	write_address(device, COMMON_DRIVER_AREA, driver);
 	write_address(device, COMMON_DEVICE_AREA, used);
 	outw(common(device, COMMON_QUEUE_ENABLE), 1);
-	assert(inw(common(device, COMMON_QUEUE_ENABLE)) == 1);
+	return inw(common(device, COMMON_QUEUE_ENABLE)) == 1;
 }
 
 void virtio_pci_notify(const struct virtio *device, uint16_t queue)

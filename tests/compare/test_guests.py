@@ -54,6 +54,7 @@ CASES: dict[str, Case] = {
     "fault": Case(end="panicked", explained={"console": {"resume-flag"}}),
     "hang": Case(end="time-limit", timeout=2.0),
     "hello": Case(append=b"debugcon=1 x"),
+    "hostile": Case(end="exited 2"),
     "hypercall": Case(
         end=None,
         timeout=WAIT,

@@ -26,6 +26,7 @@ PROGRAMS = (
     "fault",
     "hang",
     "hello",
+    "hostile",
     "hypercall",
     "inventory",
     "memtest",

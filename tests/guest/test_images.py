@@ -68,7 +68,9 @@ def test_notes(images: Path, program: str) -> None:
         ("pyvmm", names["NOTE_PYVMM_PRIVATE_ENTRY"]),
     }
     assert found["Xen", names["NOTE_XEN_PHYS32_ENTRY"]] == entry.to_bytes(4, "little")
-    interrupted = ("acpi", "balloon", "block", "pci", "ports", "share", "tests", "timer")
+    interrupted = (
+        "acpi", "balloon", "block", "hostile", "pci", "ports", "share", "tests", "timer",
+    )  # fmt: skip
     needs = GuestNeed.INTERRUPTS if program in interrupted else GuestNeed(0)
     assert found["pyvmm", names["NOTE_PYVMM_NEEDS"]] == needs.to_bytes(4, "little")
 

@@ -174,6 +174,7 @@ def test_exit(qemu: Qemu, append: str, status: int) -> None:
 
 def test_without_a_device(qemu: Qemu) -> None:
     assert qemu.boot("block") == (2, "there is no virtio block device\n")
+    assert qemu.boot("hostile") == (2, "there is no virtio block device\n")
     assert qemu.boot("pci") == (2, "there is no virtio block device on PCI\n")
     assert qemu.boot("ports") == (2, "there is no virtio console\n")
     assert qemu.boot("share") == (2, "there is no virtio folder\n")

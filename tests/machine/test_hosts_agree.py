@@ -23,6 +23,7 @@ SHARED = {
     "ports": b"",
     "share": b"",
     "hello": b"some words",
+    "hostile": b"",
     "echo": b"",
     "exit": b"7",
     "timer": b"ticks=5",

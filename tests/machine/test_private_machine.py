@@ -50,6 +50,7 @@ GUESTS = {
     "fault": "",
     "hang": "",
     "hello": "a=1 and more",
+    "hostile": "",
     "hypercall": "number=1",
     "inventory": "",
     "memtest": "",

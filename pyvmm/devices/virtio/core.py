@@ -49,8 +49,9 @@ class VirtioCore:
         `more` are features beside `QUEUES`."""
         self.model = model
         insisted = Feature.ACCESS_PLATFORM if private else NO_FEATURES
-        self._offered: int = model.features | QUEUES | more | insisted
-        self._insisted: int = Feature.VERSION_1 | insisted
+        # Numbers: the complement of a flag has no bits beyond those that it knows.
+        self._offered = int(model.features | QUEUES | more | insisted)
+        self._insisted = int(Feature.VERSION_1 | insisted)
         self.on_start: Callable[[], None] = _nothing
         self.on_stop: Callable[[], None] = _nothing
         self.on_ended: Callable[[], None] = _nothing

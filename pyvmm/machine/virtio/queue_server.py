@@ -80,7 +80,6 @@ class QueueServer:
         with select.epoll() as poll:
             with self._guard:
                 self._poll = poll
-                self._bells = {}
                 self._take_bells()
             try:
                 async with trio.open_nursery() as nursery:

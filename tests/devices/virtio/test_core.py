@@ -64,6 +64,17 @@ def test_features_are_accepted_or_not(features: int, private: bool, accepted: bo
     assert core.status == (DRIVER_OK if accepted else DRIVER)
 
 
+def test_no_bit_that_is_not_offered_is_accepted() -> None:
+    core = VirtioCore(PlainModel(), more=Feature.PACKED)
+    offered = core.offered(0) | core.offered(1) << 32
+    accepted = 0
+    for bit in range(64):
+        core.write_status(0)
+        negotiate(core, VERSION_1 | 1 << bit)
+        accepted |= core.features
+    assert accepted == offered
+
+
 def test_a_model_may_refuse_what_it_offers() -> None:
     core = VirtioCore(PlainModel(refused=1 << 9))
     negotiate(core, VERSION_1 | 1 << 9)
