@@ -73,6 +73,8 @@ void virtio_queue_enable(const struct virtio *device, uint16_t queue, uint16_t s
 			 volatile const void *descriptors, volatile const void *driver,
 			 volatile const void *used);
 void virtio_notify(const struct virtio *device, uint16_t queue);
+/* The same with NOTIFICATION_DATA: where the next descriptor goes, and the wrap counter on top. */
+void virtio_notify_data(const struct virtio *device, uint16_t queue, uint16_t position);
 /* Reasons for an interrupt, which are forgotten with that. */
 uint32_t virtio_reasons(const struct virtio *device);
 uint32_t virtio_config(const struct virtio *device, uint32_t offset);

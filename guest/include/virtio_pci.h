@@ -37,6 +37,7 @@ bool virtio_pci_queue_set_up(const struct virtio *device, uint16_t queue, uint16
 			     volatile const void *descriptors, volatile const void *driver,
 			     volatile const void *used);
 void virtio_pci_notify(const struct virtio *device, uint16_t queue);
+void virtio_pci_notify_data(const struct virtio *device, uint16_t queue, uint32_t data);
 uint32_t virtio_pci_reasons(const struct virtio *device);
 uint32_t virtio_pci_config(const struct virtio *device, uint32_t offset);
 

@@ -162,6 +162,16 @@ void virtio_notify(const struct virtio *device, uint16_t queue)
 		register_write(REG_QUEUE_NOTIFY, queue);
 }
 
+void virtio_notify_data(const struct virtio *device, uint16_t queue, uint16_t position)
+{
+	uint32_t data = queue | (uint32_t)position << 16;
+
+	if (device->is_pci)
+		virtio_pci_notify_data(device, queue, data);
+	else
+		register_write(REG_QUEUE_NOTIFY, data);
+}
+
 uint32_t virtio_reasons(const struct virtio *device)
 {
 	if (device->is_pci)

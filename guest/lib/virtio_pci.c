@@ -121,6 +121,11 @@ void virtio_pci_notify(const struct virtio *device, uint16_t queue)
 	outw((uint16_t)(device->notify + queue * device->notify_stride), queue);
 }
 
+void virtio_pci_notify_data(const struct virtio *device, uint16_t queue, uint32_t data)
+{
+	outl((uint16_t)(device->notify + queue * device->notify_stride), data);
+}
+
 uint32_t virtio_pci_reasons(const struct virtio *device)
 {
 	return inb(device->isr);

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm.cli.sizes import parse_count
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hardware import Disk, Hardware, PortChoice, Share, Transport
+    from pyvmm.machine.hardware import Disk, Hardware, PortChoice, RingFeature, Share, Transport
 
 DESTINATION = "hardware_"
 """Beginning of the destination of each option here; behind it is the name of `Hardware`'s field."""
@@ -29,6 +29,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transport", type=_transport, dest=f"{DESTINATION}transport", metavar="pci|mmio",
         help="how the guest reaches virtio devices (default: pci)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rings", type=_rings, dest=f"{DESTINATION}rings", metavar="F[,F]",
+        help="what virtio devices offer beside split rings: packed, notification-data",
     )  # fmt: skip
     parser.add_argument(
         "--balloon", action="store_true", default=None, dest=f"{DESTINATION}balloon",
@@ -111,6 +115,13 @@ def _transport(text: str) -> Transport:
         return Transport(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be: it is pci or mmio") from None
+
+
+def _rings(text: str) -> list[RingFeature]:
+    from pyvmm.cli.named_values import one_of
+    from pyvmm.machine.hardware import RingFeature
+
+    return [one_of(RingFeature, "--rings", name) for name in text.split(",")]
 
 
 def _disk(text: str) -> Disk:

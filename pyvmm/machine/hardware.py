@@ -23,6 +23,13 @@ class Transport(enum.Enum):
     MMIO = "mmio"
 
 
+class RingFeature(enum.Enum):
+    """Feature of virtio's rings that is offered where it was asked for, as on QEMU."""
+
+    PACKED = "packed"
+    NOTIFICATION_DATA = "notification-data"
+
+
 class DiskFormat(enum.Enum):
     """Format of a disk's file: said by the user, never guessed from what a guest may write."""
 
@@ -88,11 +95,12 @@ class Vsock:
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
 
-    `acpi` is None where the image decides; `topology` of None is one socket. Devices are numbered
-    in the order of their lists.
+    `rings` are features that all virtio devices offer. `acpi` is None where the image decides;
+    `topology` of None is one socket. Devices are numbered in the order of their lists.
     """
 
     transport: Transport = Transport.PCI
+    rings: tuple[RingFeature, ...] = ()
     acpi: bool | None = None
     topology: Topology | None = None
     disks: tuple[Disk, ...] = ()

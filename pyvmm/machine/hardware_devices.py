@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pyvmm.devices.placement import PlacedDevice
+from pyvmm.devices.virtio.features import Feature
 from pyvmm.errors import UsageError
-from pyvmm.machine.hardware import Transport
+from pyvmm.machine.hardware import RingFeature, Transport
 from pyvmm.machine.virtio.mmio import FIRST_GSI, place_mmio
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import VIRTIO_GPA, VIRTIO_STRIDE
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 DeviceMaker = Callable[[Wiring], PlacedDevice]
 
+_RINGS = {
+    RingFeature.PACKED: Feature.PACKED,
+    RingFeature.NOTIFICATION_DATA: Feature.NOTIFICATION_DATA,
+}
 GSIS = (FIRST_GSI, 10, 11, 12, 14, 15, *range(16, 24))
 """GSI of each virtio device that is reached over MMIO: those of an 8259 first."""
 
@@ -35,7 +40,11 @@ def with_hardware(
 
     Raises `UsageError` where there is no room for one, and whatever opening a file raises.
     """
-    devices = tuple(_virtio(hardware, stack, disks))
+    more = Feature(0)
+    for feature in hardware.rings:
+        more |= _RINGS[feature]
+    made = _virtio(hardware, stack, disks)
+    devices = tuple(one._replace(more=one.more | more) for one in made)
     make = _on_pci if hardware.transport is Transport.PCI else _over_mmio
     return replace(choice, added=(*choice.added, *make(devices)))
 

@@ -65,6 +65,7 @@ CASES: dict[str, Case] = {
     ),
     "inventory": Case(),
     "memtest": Case(explained={"console": {"free-memory"}}),
+    "packed": Case(end="exited 2"),
     "panic": Case(end="panicked"),
     "pci": Case(end="exited 2"),
     "ring3": Case(append=b"loops=300000"),

@@ -30,6 +30,7 @@ PROGRAMS = (
     "hypercall",
     "inventory",
     "memtest",
+    "packed",
     "panic",
     "pci",
     "ports",

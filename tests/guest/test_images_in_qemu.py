@@ -175,6 +175,8 @@ def test_exit(qemu: Qemu, append: str, status: int) -> None:
 def test_without_a_device(qemu: Qemu) -> None:
     assert qemu.boot("block") == (2, "there is no virtio block device\n")
     assert qemu.boot("hostile") == (2, "there is no virtio block device\n")
+    lacks = "there is no virtio block device with packed rings\n"
+    assert qemu.boot("packed") == (2, lacks)
     assert qemu.boot("pci") == (2, "there is no virtio block device on PCI\n")
     assert qemu.boot("ports") == (2, "there is no virtio console\n")
     assert qemu.boot("share") == (2, "there is no virtio folder\n")

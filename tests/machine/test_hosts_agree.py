@@ -30,6 +30,7 @@ SHARED = {
     "ring3": b"loops=100000",
     "memtest": b"",
     "fault": b"",
+    "packed": b"",
     "panic": b"",
     "pci": b"",
     "triple": b"",

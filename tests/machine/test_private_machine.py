@@ -54,6 +54,7 @@ GUESTS = {
     "hypercall": "number=1",
     "inventory": "",
     "memtest": "",
+    "packed": "",
     "panic": "",
     "pci": "",
     "ports": "",
