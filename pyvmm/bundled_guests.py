@@ -33,11 +33,6 @@ _NEEDS = {
     "packed": "a disk with packed rings: --disk FILE --rings packed",
     "ports": "a port: --port NAME=PATH",
     "share": "a folder: --share TAG=DIR",
-    "acpi": "tables: --acpi on",
-    "balloon": "a balloon: --balloon",
-    **dict.fromkeys(("block", "hostile", "pci"), "a disk: --disk FILE"),
-    "ports": "a port: --port NAME=PATH",
-    "share": "a folder: --share TAG=DIR",
 }
 """Needs of guests beside those that every machine meets (docs/machine.md)."""
 
