@@ -45,6 +45,7 @@ SEEDS = [
     bzimage(HLT * 1024, **_SMALL),
     bzimage(HLT * 1024, version=0x206, relocatable_kernel=0, kernel_alignment=0),
     bzimage(HLT * 1024, xloadflags=0, **_SMALL),
+    bzimage(HLT * 1024, version=0x207, code32_start=0, relocatable_kernel=0),
     with_payload(gzip.compress(_ELF, mtime=0), **_SMALL),
     zboot(gzip.compress(_ELF, mtime=0)),
     lzma.compress(_ELF, lzma.FORMAT_ALONE),

@@ -48,7 +48,7 @@ def check(image: bytes, initrd: bytes | None = None, command_line: bytes = b"") 
     planned = False
     for layout in LAYOUTS:
         try:
-            plan = plan_boot(image, layout, command_line, initrd)
+            plan = plan_boot(image, layout, command_line, initrd, bios=lambda: bytes(4096))
         except (ImageError, UsageError) as error:
             assert "\n" not in str(error)
             continue

@@ -29,9 +29,16 @@ def try_it(image: bytes, *layouts: AddressMap, **options: object) -> set[BootPro
     """The protocols by which layouts boot it; `AssertionError` for a plan that is not sound."""
     found = set()
     for layout in layouts or LAYOUTS:
-        for wish in (EntryWish.AUTO, EntryWish.PROTECTED):
+        for wish in (EntryWish.AUTO, EntryWish.PROTECTED, EntryWish.REAL):
             try:
-                plan = plan_boot(image, layout, b"quiet", wish=wish, **options)  # type: ignore[arg-type]
+                plan = plan_boot(
+                    image,
+                    layout,
+                    b"quiet",
+                    wish=wish,
+                    bios=lambda: bytes(4096),
+                    **options,  # type: ignore[arg-type]
+                )
             except (ImageError, UsageError) as error:
                 assert "\n" not in str(error)
                 continue
@@ -75,8 +82,9 @@ def test_every_bit_of_the_header() -> None:
             image = bytearray(bzimage(init_size=0x10000, pref_address=MIB))
             image[offset] ^= 1 << bit
             outcomes.add(frozenset(try_it(bytes(image), LAYOUTS[1], initrd=b"x")))
-    both = {BootProtocol.LINUX_64, BootProtocol.LINUX_32}
-    assert {frozenset(), frozenset(both), frozenset({BootProtocol.LINUX_32})} <= outcomes
+    without_64 = {BootProtocol.LINUX_32, BootProtocol.LINUX_16}
+    every = {BootProtocol.LINUX_64, *without_64}
+    assert {frozenset(), frozenset(every), frozenset(without_64)} <= outcomes
 
 
 def test_a_file_that_is_cut_anywhere_is_refused_as_a_cut_bzimage() -> None:
