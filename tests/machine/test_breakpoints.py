@@ -12,7 +12,7 @@ import trio
 import pyvmm
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.hosts.model.vcpu import ModelVcpu
-from tests.machine.guests import COUNT
+from tests.machine.guests import COUNT, PRINT_AND_SPIN
 from tests.machine.in_trio import HANG, in_trio
 from tests.machine.private_machines import config as private_config
 from tests.machine.test_open_machine import config, each_host
@@ -90,6 +90,20 @@ async def test_a_step_is_one_instruction_of_one_vcpu(host: pyvmm.HostChoice) -> 
         control.resume()
         with pytest.raises(pyvmm.UsageError, match="not paused"):
             await control.step(0)
+
+
+@each_host
+@in_trio
+async def test_a_port_access_that_python_does_not_see_is_a_step_too(host: pyvmm.HostChoice) -> None:
+    """KVM's exit for a byte that is posted is answered in C, and nothing more is executed."""
+    async with pyvmm.open_machine(config(PRINT_AND_SPIN, host), paused=True) as machine:
+        await require_steps(machine)
+        places = []
+        for _ in range(4):
+            assert await machine.control.step(0)
+            places.append((await machine.vcpus[0].registers()).regs.rip)
+        assert places == [0x7C04, 0x7C06, 0x7C08, 0x7C08]
+        assert await machine.console.wait_for(b"OK")
 
 
 @each_host
