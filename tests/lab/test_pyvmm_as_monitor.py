@@ -12,7 +12,7 @@ from pyvmm.bundled_guests import find
 from pyvmm.lab.initramfs import Folder
 from pyvmm.lab.pyvmm_machine import machine_config
 from pyvmm.lab.settings import LabMonitor, LabSettings, LabWishes
-from tests.lab.places import PYVMM, LabAtHand, run
+from tests.lab.places import HANG, PYVMM, LabAtHand, run
 
 
 def image(name: str) -> str:
@@ -75,5 +75,5 @@ def test_a_lab_in_the_lab_under_pyvmm(lab: LabAtHand) -> None:
         "mkdir -m 700 -p /tmp/m /tmp/m/run /tmp/m/out; export XDG_RUNTIME_DIR=/tmp/m/run;"
         f" {command} -- sh -c '{inner}'; echo $?; cat /tmp/m/out/file"
     )
-    done = lab.inside(["sh", "-c", script], given=b"given\n")
+    done = lab.inside(["sh", "-c", script], given=b"given\n", patience=2 * HANG)
     assert done.out == b"given\nlab\n7\nwritten there\n", done.err

@@ -95,6 +95,24 @@ async def test_a_guest_answers_on_a_port(host: HostChoice, tmp_path: Path) -> No
     assert not path.exists()
 
 
+@each_host
+@in_trio
+async def test_a_restored_guest_goes_on_with_its_port(host: HostChoice, tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    async with open_machine(config("ports", host, ports=(PortChoice("chat", path),))) as machine:
+        assert await machine.console.wait_for(b"port 1 is chat")
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(b"one\n")
+            assert await stream.receive_some() == b"guest: one\n"
+            saved = await machine.control.save()
+            await stream.send_all(b"two\n")
+            assert await stream.receive_some() == b"guest: two\n"
+            await machine.control.restore(saved)
+            await stream.send_all(b"end\n")
+            assert await stream.receive_some() == b"guest: end\n"
+        assert (await machine.control.wait()).ending.status == 0
+
+
 @in_trio
 async def test_a_port_is_a_socket_that_was_given() -> None:
     ours, theirs = socket.socketpair()
