@@ -76,7 +76,7 @@ static void move(unsigned int slot)
 /* What was there first answers; the console, through which this is said, is one of them. */
 static void overlap(unsigned int slot)
 {
-	uint32_t before = pci_bar_address(slot, 0), timer = inl(PORT_PM_TIMER);
+	uint32_t before = pci_bar_address(slot, 0);
 
 	for (uint32_t port = 0x100; port < 0x10000; port += 0x100)
 		if (port != before)
@@ -84,7 +84,8 @@ static void overlap(unsigned int slot)
 	pci_write(slot, PCI_BAR, 4, PORT_COM1 & 0xff00);
 	print("still here\n");
 	pci_write(slot, PCI_BAR, 4, PORT_PM_TIMER & 0xff00);
-	assert(inl(PORT_PM_TIMER) - timer < 1u << 31);
+	/* It has 24 bits, and the registers' BAR would have others there. */
+	assert(inl(PORT_PM_TIMER) >> 24 == 0);
 	pci_write(slot, PCI_BAR, 4, 0xc00);
 	assert(pci_is_there() && pci_read(slot, PCI_BAR, 4) == (0xc00 | PCI_BAR_IO));
 	pci_write(slot, PCI_BAR, 4, before);
