@@ -35,7 +35,8 @@ class Kernel(NamedTuple):
     """The part of an image that goes to memory as it is, and where it wants to be entered (a GPA).
 
     `needs`, `private_entry`, `private_flaw` and `remarks` are as in `pyvmm.boot.plan.BootPlan`;
-    `header` is that of a bzImage.
+    `header` is that of a bzImage. `most_command_line` is in bytes, without the zero byte; None: not
+    known.
     """
 
     protocol: BootProtocol
@@ -46,6 +47,7 @@ class Kernel(NamedTuple):
     private_flaw: str = ""
     remarks: tuple[str, ...] = ()
     header: LinuxHeader | None = None
+    most_command_line: int | None = None
 
 
 class BootData(NamedTuple):

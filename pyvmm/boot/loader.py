@@ -255,11 +255,14 @@ def _check_command_line(command_line: bytes, attempt: str) -> None:
 
 
 def _check_room_for_line(kernel: Kernel, command_line: bytes, attempt: str) -> None:
-    if kernel.header is not None and len(command_line) > kernel.header.cmdline_size:
+    most, why = kernel.most_command_line, "Linux's COMMAND_LINE_SIZE"
+    if kernel.header is not None:
+        most, why = kernel.header.cmdline_size, "cmdline_size"
+    if most is not None and len(command_line) > most:
         raise UsageError(
             attempt,
-            f"the command line has {len(command_line)} bytes, and the image takes "
-            f"{kernel.header.cmdline_size} at most (cmdline_size)",
+            f"the command line has {len(command_line)} bytes, and the image takes {most} at most "
+            f"({why})",
             "shorten it",
         )
 

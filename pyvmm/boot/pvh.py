@@ -27,6 +27,11 @@ PHYS32_ENTRY = 18
 PHYS32_RELOC = 19
 """XEN_ELFNOTE_PHYS32_RELOC: up to three words, see `pyvmm.boot.relocation.rule_of`."""
 PYVMM_NOTE = b"pyvmm"
+_LINUX_NOTE = b"Linux"
+"""Owner of notes that Linux's build puts into every vmlinux (its ``init/version.c``)."""
+_LINUX_COMMAND_LINE = 2047
+"""COMMAND_LINE_SIZE less the zero byte (Linux ``arch/x86/include/asm/setup.h``): it cuts silently
+what is longer."""
 NEEDS = 1
 """Our own note: its descriptor is a u32 of `GuestNeed` bits."""
 PRIVATE_ENTRY = 2
@@ -108,6 +113,9 @@ def pvh_kernel(elf: ElfImage, entry: int, address_map: AddressMap, attempt: str)
         None if private_entry is None else private_entry + offset,
         flaw,
         offset_remarks(elf, offset),
+        most_command_line=_LINUX_COMMAND_LINE
+        if any(note.name == _LINUX_NOTE for note in elf.notes)
+        else None,
     )
 
 

@@ -14,7 +14,7 @@ from pyvmm.hosts.registers import Cr0, Cr4, Efer
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import BOOT_PAGE_TABLES, GIB, MIB, PVH_START_INFO, ZERO_PAGE
 
-from .images import HLT, pvh
+from .images import HLT, note, pvh, pvh_note
 from .linux_images import DEBIAN, ENDS, bzimage, field
 from .soundness import assert_sound
 
@@ -217,6 +217,15 @@ def test_a_command_line_is_as_long_as_the_image_takes() -> None:
         plan_boot(bzimage(), MAP, b"x" * 2048)
     with pytest.raises(UsageError, match="the image takes 255 at most"):
         plan_boot(bzimage(cmdline_size=0), MAP, b"x" * 256)
+
+
+def test_a_vmlinux_takes_as_much_as_linux_does() -> None:
+    """It has no header that says so; Linux would cut it without a word."""
+    vmlinux = pvh(notes=pvh_note() + note(b"Linux", 0x100, b"func"))
+    plan_of(vmlinux, command_line=b"x" * 2047)
+    with pytest.raises(UsageError, match=r"takes 2047 at most \(Linux's COMMAND_LINE_SIZE\)"):
+        plan_boot(vmlinux, MAP, b"x" * 2048)
+    plan_of(pvh(), command_line=b"x" * 4096)
 
 
 def test_the_wished_entry_is_used_or_refused() -> None:
