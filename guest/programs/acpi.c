@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Finds the ACPI tables and switches the machine off by what they say; button=1 when its power button
- * is pressed, reset=1 resets it instead.
+ * Finds the ACPI tables and goes by what they say: off=1 switches the machine off, reset=1 resets it,
+ * button=1 waits for its power button and switches it off then.
  */
 #include "guest.h"
 #include "interrupts.h"
@@ -140,6 +140,10 @@ int guest_main(void)
 	const volatile uint8_t *rsdp = find_rsdp(), *xsdt, *fadt;
 	uint16_t control;
 
+	if (!guest_option("off", 0) && !guest_option("reset", 0) && !guest_option("button", 0)) {
+		print("nothing to do: give off=1, reset=1 or button=1\n");
+		return 2;
+	}
 	if (!rsdp) {
 		print("there are no ACPI tables\n");
 		return 2;

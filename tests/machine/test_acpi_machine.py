@@ -44,7 +44,7 @@ def guest(host: HostChoice, command_line: bytes = b"") -> MachineConfig:
 def test_a_guest_finds_the_tables_and_switches_the_machine_off_or_resets_it(
     host: HostChoice,
 ) -> None:
-    off = run(guest(host))
+    off = run(guest(host, b"off=1"))
     assert off.output == FOUND + b"off\n"
     assert off.result.ending.kind is EndingKind.EXITED
     assert off.result.ending.detail == "the guest powered itself off"

@@ -18,6 +18,7 @@ from pyvmm.memory.layout import MIB
 from .guests import bundled
 
 SHARED = {
+    "acpi": b"",
     "balloon": b"",
     "block": b"",
     "ports": b"",

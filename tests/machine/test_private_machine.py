@@ -42,6 +42,7 @@ WINDOW = GpaRange(WINDOW_GPA, WINDOW_GPA + 16 * PAGE_SIZE)
 KVM_HC_PRIVATE = 1 << 4
 
 GUESTS = {
+    "acpi": "",
     "balloon": "",
     "block": "",
     "echo": "",
