@@ -76,8 +76,8 @@ class LabSettings:
     def from_json(cls, text: str) -> LabSettings:
         """The inverse of `to_json`."""
         values = json.loads(text)
-        found = {"writable": tuple(values["writable"]), "monitor": LabMonitor(values["monitor"])}
-        return cls(**{**values, **found})
+        monitor = LabMonitor(values.get("monitor", LabMonitor.QEMU))
+        return cls(**{**values, "writable": tuple(values["writable"]), "monitor": monitor})
 
 
 @dataclass(frozen=True, slots=True)

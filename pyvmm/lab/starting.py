@@ -99,7 +99,8 @@ def status() -> dict[str, object] | None:
 
 def _settings_of(answer: dict[str, object]) -> LabSettings:
     names = ("kernel", "cpus", "memory", "writable", "monitor")
-    return LabSettings.from_json(json.dumps({name: answer[name] for name in names}))
+    # One that came up before there was more than one monitor says none.
+    return LabSettings.from_json(json.dumps({n: answer[n] for n in names if n in answer}))
 
 
 def start_for_one_command(settings: LabSettings) -> socket.socket:
