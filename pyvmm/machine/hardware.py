@@ -84,14 +84,6 @@ class PortChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Vsock:
-    """A virtio socket device: the guest's context ID, and the Unix socket of the host's side."""
-
-    cid: int
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
 
@@ -108,14 +100,11 @@ class Hardware:
     ports: tuple[PortChoice, ...] = ()
     rng: bool = False
     balloon: bool = False
-    vsock: Vsock | None = None
 
     @property
     def has_virtio(self) -> bool:
         """True where virtio devices were asked for, of any kind."""
-        return bool(
-            self.disks or self.shares or self.ports or self.rng or self.balloon or self.vsock
-        )
+        return bool(self.disks or self.shares or self.ports or self.rng or self.balloon)
 
     @property
     def needs_pci(self) -> bool:
