@@ -28,6 +28,7 @@ _NOT_NEEDED = (
     "pyvmm.hosts.model",
     "pyvmm.lab",
     "pyvmm.machine.blocking",
+    "pyvmm.machine.disks",
     "pyvmm.machine.halt_watch",
     "pyvmm.machine.launch",
     "pyvmm.machine.memory_exits",
