@@ -22,7 +22,7 @@ SHORTEST_DISK = 8 << 20
 _HERE = Path(__file__).parent
 _FOLDERS = (
     "bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "mnt", "proc", "root", "sbin", "sys", "tmp",
-    "lib", "lib/modules",
+    "lib", "lib/modules", "run", "var", "var/log", "var/run",
 )  # fmt: skip
 _IN_SBIN = ("init", "modprobe")
 """Programs that the kernel itself starts by these names; the shell finds its own without any."""

@@ -16,9 +16,11 @@ from typing import Self
 from tests.lab.places import HANG, PYVMM
 
 _LISTEN = (
-    b'dmesg -n 1; stty -echo; while read -r line; do eval "$line"; echo "@@"$?"@@"; done # ready\n'
+    b'dmesg -n 1; stty -echo; echo "listen""ing"; '
+    b'while read -r line; do eval "$line"; echo "@@"$?"@@"; done\n'
 )
 """A shell that reads commands without a prompt, an echo or an editor, and says their status."""
+_LISTENING = re.compile(rb"listening\r?\n")
 _ANSWER = re.compile(rb"@@(\d+)@@\r?\n")
 _SHELL = re.compile(rb"/ # ")
 
@@ -72,8 +74,8 @@ class Console:
         """Wait for the shell's prompt, and have the shell be asked from then on."""
         self.expect(_SHELL)
         self.say(_LISTEN)
-        # The line itself is echoed, and then nothing is any more.
-        self.expect(re.compile(rb"# ready\r?\n"))
+        # What is typed from here on is not echoed any more.
+        self.expect(_LISTENING)
         assert self.ask("true") == ""
 
     def ask(self, command: str, code: int = 0) -> str:

@@ -62,7 +62,8 @@ def test_a_kernel_of_ones_own_with_a_disk(
     names = listed(folder / "initrd")
     place = f"lib/modules/{RELEASE}"
     assert {
-        "init", "bin/busybox", "bin/program", "sbin/init", "sbin/modprobe", "dev/console",
+        "init", "bin/busybox", "bin/program", "sbin/init",
+        "var/log", "sbin/modprobe", "dev/console",
         f"{place}/modules.dep", f"{place}/other.ko", "etc/inittab",
     } <= names  # fmt: skip
     disk = folder / "disk"
