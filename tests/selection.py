@@ -17,6 +17,7 @@ LONG = (
     # Minutes of a lab: tests/lab has others that use it.
     "tests/lab/test_suite_in_lab.py",
     "tests/lab/test_compare_in_lab.py",
+    "tests/lab/test_linux_in_lab.py",
     "tests/lab/test_life_of_a_lab.py",
     "tests/lab/test_pyvmm_as_monitor.py::test_a_lab_in_the_lab_under_pyvmm",
     "tests/compare/test_guests_in_lab.py::test_it_behaves_alike",
