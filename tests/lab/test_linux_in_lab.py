@@ -80,3 +80,11 @@ def test_two_processors_a_root_on_a_disk_and_the_power_button(linux: LinuxInLab)
         answers = linux.ask_monitor("/tmp/button", "query-cpus-fast", "system_powerdown")
         assert answers.count("cpu-index") == 2
         assert guest.end() == 0
+
+
+def test_a_panic_ends_the_run_as_one(linux: LinuxInLab) -> None:
+    with linux.boot(line="quiet") as guest:
+        guest.shell()
+        guest.say(b"echo c > /proc/sysrq-trigger\n")
+        assert guest.end() == 81
+        assert "Kernel panic - not syncing: sysrq triggered crash" in guest.text()
