@@ -82,6 +82,23 @@ def test_two_processors_a_root_on_a_disk_and_the_power_button(linux: LinuxInLab)
         assert guest.end() == 0
 
 
+def test_over_mmio_reboot_and_power_off(linux: LinuxInLab) -> None:
+    with linux.boot(
+        "--transport", "mmio", "--disk", "disk", "--reboot", "again", line="quiet"
+    ) as guest:
+        guest.shell()
+        assert guest.ask("ls /sys/bus/acpi/devices | grep LNRO0005") == "LNRO0005:00\n"
+        guest.ask("mount /dev/vda /mnt")
+        guest.ask("echo more >> /mnt/root/note; umount /mnt")
+        guest.say(b"reboot\n")
+        # The same machine, from its start; what was written is on the disk.
+        guest.shell()
+        guest.ask("mount -o ro /dev/vda /mnt")
+        assert "more\n" in guest.ask("cat /mnt/root/note")
+        guest.say(b"poweroff\n")
+        assert guest.end() == 0
+
+
 def test_a_panic_ends_the_run_as_one(linux: LinuxInLab) -> None:
     with linux.boot(line="quiet") as guest:
         guest.shell()
