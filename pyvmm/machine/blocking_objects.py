@@ -136,9 +136,9 @@ class BlockingControl:
         self._task.call(partial(self._inner.restore, saved), timeout)
 
     def powerdown(self) -> None:
-        """Press the power button. There is no ACPI to tell the guest: only listeners hear of it.
+        """Press the power button: a guest with ACPI is told by an interrupt, if it wants to be.
 
-        Nobody does where the guest has ended.
+        Listeners hear of it in any case. Nobody does where the guest has ended.
         """
         self._task.now(self._inner.powerdown)
 

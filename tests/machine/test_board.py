@@ -20,6 +20,7 @@ from pyvmm.devices.saved_values import NoState
 from pyvmm.devices.stateless import Stateless
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.hosts.model.posted import ModelPosts
+from pyvmm.machine.backends import ClockTask
 from pyvmm.machine.blocking import run
 from pyvmm.machine.board import Board
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
@@ -440,7 +441,7 @@ def test_a_clock_interrupts_again_after_a_reset_in_place(host: HostChoice) -> No
             async with open_machine(config) as machine:
                 board = assembly_of(machine).board
                 backends, devices = board.backends, board.platform.devices
-                assert len(backends) == 2
+                assert sum(isinstance(one, ClockTask) for one in backends) == 1
                 for _ in range(2):
                     # Periodic events at 1 kHz, which the task is told of by the write itself.
                     for index, value in ((0x0A, 0x26), (0x0B, 0x42)):

@@ -19,8 +19,8 @@ PLACE = QueuePlace(16, 0x1_0000_1000, 0x2000, 0x3000)
 
 
 def test_the_guest_knows_the_same_registers() -> None:
-    names = defines("virtio.h")
-    assert names["VIRTIO_GPA"] == VIRTIO_GPA
+    assert defines("virtio.h")["VIRTIO_GPA"] == VIRTIO_GPA
+    names = defines("../lib/virtio.c")
     for register in Register:
         if f"REG_{register.name}" in names:
             assert names[f"REG_{register.name}"] == register, register
