@@ -55,6 +55,7 @@ class P9Handler:
 
     def __init__(self, model: P9Model) -> None:
         self._model = model
+        self._session = trio.Lock()
         self.on_ready: Callable[[int], None]
         self.on_config_change: Callable[[], None]
 
@@ -68,7 +69,10 @@ class P9Handler:
         try:
             await trio.sleep_forever()
         finally:
-            self._model.session.reset()
+            # A message that is under way has the files in use until it is answered.
+            with trio.CancelScope(shield=True):
+                async with self._session:
+                    self._model.session.reset()
 
     async def handle(self, queue: int, chain: BoundChain) -> int:
         """Answer a message. Raises `ValueError` where there is none, or no room for an answer.
@@ -76,7 +80,8 @@ class P9Handler:
         Cancelling waits for what the file system does: it may be at work on the buffers.
         """
         del queue
-        return await trio.to_thread.run_sync(self._answer, chain)
+        async with self._session:
+            return await trio.to_thread.run_sync(self._answer, chain)
 
     def _answer(self, chain: BoundChain) -> int:
         self._model.take_up()

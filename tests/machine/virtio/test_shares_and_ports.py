@@ -5,16 +5,23 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
+from pyvmm.devices.p9.session import Session
+from pyvmm.devices.virtio.p9 import P9Model
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.machine.blocking import run
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.hardware import Hardware, PortChoice, Share, Transport
 from pyvmm.machine.running import open_machine
+from pyvmm.machine.virtio.p9 import P9Handler
+from pyvmm.machine.virtio.queue_handler import BoundChain
 from pyvmm.memory.layout import MIB
 from tests.machine.guests import bundled
 from tests.machine.in_trio import HANG, in_trio
@@ -171,3 +178,35 @@ def test_what_cannot_be_a_port_is_said(tmp_path: Path) -> None:
         ):
             with pytest.raises(PyvmmError, match=why):
                 run(config("ports", HostChoice.MODEL, ports=(choice,)))
+
+
+class SlowSession:
+    """A session whose answer takes until it is let go on."""
+
+    def __init__(self) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.done: list[str] = []
+
+    def answer(self, *_: object) -> int:
+        self.entered.set()
+        self.go_on.wait()
+        self.done.append("answered")
+        return 0
+
+    def reset(self) -> None:
+        self.done.append("closed")
+
+
+@in_trio
+async def test_files_are_closed_when_no_message_is_under_way_any_more() -> None:
+    session = SlowSession()
+    handler = P9Handler(P9Model("src", cast(Session, session)))
+    async with trio.open_nursery() as machine:
+        machine.start_soon(handler.serve)
+        machine.start_soon(handler.handle, 0, BoundChain((), ()))
+        await trio.to_thread.run_sync(session.entered.wait)
+        machine.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+            session.go_on.set()
+    assert session.done == ["answered", "closed"]
