@@ -51,7 +51,17 @@ class Fid:
         self.file, self.flags = file, flags
 
     def entry(self, position: int) -> Entry | None:
-        """The directory's entry at `position`, from 0 on; None behind the last one."""
+        """The directory's entry at `position`, from 0 on; None behind the last one.
+
+        Raises `OSError`, and begins anew the next time.
+        """
+        try:
+            return self._entry(position)
+        except OSError:
+            self._position = -1
+            raise
+
+    def _entry(self, position: int) -> Entry | None:
         if position < self._position or self._position < 0:
             self._entries = self.opened.entries()
             self._position, self._next = 0, next(self._entries, None)

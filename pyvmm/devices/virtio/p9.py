@@ -44,7 +44,8 @@ class P9Model:
             )
         self.session = session
         self._config = len(name).to_bytes(2, "little") + name
-        self._wanted: deque[tuple[int, Sequence[FidState]]] = deque()
+        # The last one counts, however many a driver's resets make.
+        self._wanted: deque[tuple[int, Sequence[FidState]]] = deque(maxlen=1)
 
     def config(self) -> bytes:
         """The tag's length, and the tag."""

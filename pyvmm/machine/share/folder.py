@@ -22,6 +22,12 @@ from pyvmm.errors import NoInputError, NoPermissionError, PyvmmError, SystemCall
 
 PATH_FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 FEWEST_DESCRIPTORS: Final = 16
+DEEPEST: Final = 1024
+"""Names from the root to a handle: nothing deeper is held."""
+MOST_IN_NAMES: Final = 128 << 20
+"""Bytes that the names of all handles of a folder may take: a guest chooses how many there are."""
+_EACH_NAME: Final = 64
+"""Bytes that a name takes beside its own: the object, and a place in its tuple."""
 
 
 class Identity(NamedTuple):
@@ -41,7 +47,8 @@ class Held(Protocol):
 class Folder:
     """Root of a shared folder, and the owner of all descriptors in it.
 
-    `descriptors` is the most that handles take, and the most that open files take.
+    `descriptors` is the most that handles take, those of removed files among them, and the most
+    that open files take.
     """
 
     def __init__(self, root: int, *, read_only: bool, descriptors: int) -> None:
@@ -54,6 +61,7 @@ class Folder:
         self._descriptors: OrderedDict[Held, int] = OrderedDict()
         self._unlinked: dict[Held, int] = {}
         self._held: dict[tuple[bytes, ...], set[Held]] = {}
+        self._in_names = 0
         self._devices = {self.root_identity.device: 0}
 
     def close(self) -> None:
@@ -63,7 +71,13 @@ class Folder:
     # -- handles --
 
     def hold(self, handle: Held, descriptor: int) -> None:
-        """Take a new handle and its descriptor."""
+        """Take a new handle and its descriptor.
+
+        Raises `OSError` where it lies too deep, or its name is too much; the descriptor is open.
+        """
+        if len(handle.names) > DEEPEST:
+            raise OSError(errno.ENAMETOOLONG, "it lies too deep")
+        self._add_names(_bytes_of(handle.names))
         self._held.setdefault(handle.names, set()).add(handle)
         self._keep(handle, descriptor)
 
@@ -92,7 +106,7 @@ class Folder:
 
     def _keep(self, handle: Held, descriptor: int) -> None:
         self._descriptors[handle] = descriptor
-        while len(self._descriptors) > self._most:
+        while len(self._descriptors) > self._most - len(self._unlinked):
             os.close(self._descriptors.popitem(last=False)[1])
 
     def _found_again(self, handle: Held) -> int:
@@ -110,9 +124,15 @@ class Folder:
             raise OSError(errno.ESTALE, "another file has its name")
         return descriptor
 
+    def _add_names(self, more: int) -> None:
+        if more > 0 and self._in_names + more > MOST_IN_NAMES:
+            raise OSError(errno.ENOMEM, "too many names")
+        self._in_names += more
+
     def _forget_name(self, handle: Held) -> None:
         same = self._held.get(handle.names)
         if same is not None:
+            self._in_names -= _bytes_of(handle.names)
             same.discard(handle)
             if not same:
                 del self._held[handle.names]
@@ -123,11 +143,11 @@ class Folder:
     def unlinking(self, names: tuple[bytes, ...]) -> Iterator[None]:
         """Keep the descriptors of what has these names: after the block nothing may have them.
 
-        Beyond the number of descriptors there is no keeping: such handles become stale.
+        Beyond half of the descriptors there is no keeping: such handles become stale.
         """
         kept: list[Held] = []
         for handle in self._held.get(names, set()) - self._unlinked.keys():
-            if len(self._unlinked) + len(kept) < self._most:
+            if len(self._unlinked) + len(kept) < self._most // 2:
                 with suppress(OSError):
                     self.descriptor(handle)
                     kept.append(handle)
@@ -141,10 +161,24 @@ class Folder:
         """Tell whether nothing has the handle's names any more, as far as is known."""
         return handle in self._unlinked
 
-    def renamed(self, old: tuple[bytes, ...], new: tuple[bytes, ...]) -> None:
-        """Have the handles at `old`, and below it, at `new`."""
+    @contextmanager
+    def renaming(self, old: tuple[bytes, ...], new: tuple[bytes, ...]) -> Iterator[None]:
+        """Have the handles at `old` and below it at `new` after the block, and no others there.
+
+        Raises `OSError` before the block where their names would take too much.
+        """
         depth = len(old)
-        for names in [names for names in self._held if names[:depth] == old]:
+        below = [names for names in self._held if names[:depth] == old]
+        longer = _bytes_of(new) - _bytes_of(old)
+        more = longer * sum(len(self._held[names]) for names in below)
+        self._add_names(more)
+        try:
+            with self.unlinking(new):
+                yield
+        except OSError:
+            self._in_names -= more
+            raise
+        for names in below:
             moved = new + names[depth:]
             handles = self._held.pop(names)
             self._held.setdefault(moved, set()).update(handles)
@@ -166,6 +200,10 @@ class Folder:
     def number_of(self, device: int) -> int:
         """Small number for a file system, so that inode numbers of several can be told apart."""
         return self._devices.setdefault(device, len(self._devices))
+
+
+def _bytes_of(names: tuple[bytes, ...]) -> int:
+    return sum(map(len, names)) + _EACH_NAME * len(names)
 
 
 def identity_of(state: os.stat_result) -> Identity:

@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.devices.p9.file_server import Attributes, FileSystem, Handle, NewAttributes, Valid
-from pyvmm.machine.share.folder import PATH_FLAGS, Folder, identity_of, only_name, reopened
+from pyvmm.machine.share.folder import DEEPEST, PATH_FLAGS, Folder, identity_of, only_name, reopened
 from pyvmm.machine.share.open_files import OFFSET_END, HostFile, qid_of
 
 _V9FS_MAGIC: Final = 0x01021997
 _OPEN_FLAGS: Final = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_SYNC
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _PERMISSIONS: Final = 0o7777
-_NEARER_TO_ROOT: Final = 1024
-"""Steps that are taken from a directory upwards to see that it is in the folder."""
 _AGAIN: Final = 8
 """Tries to open or make a file that others make and remove meanwhile."""
 
@@ -45,7 +43,11 @@ class HostHandle:
         self.identity = identity_of(state)
         self.qid = qid_of(folder, state)
         self._type = stat.S_IFMT(state.st_mode)
-        folder.hold(self, descriptor)
+        try:
+            folder.hold(self, descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
 
     @property
     def _descriptor(self) -> int:
@@ -86,16 +88,19 @@ class HostHandle:
         if self.identity == self._folder.root_identity:
             return self.clone()
         descriptor = os.open(b"..", PATH_FLAGS | os.O_DIRECTORY, dir_fd=self._descriptor)
-        if not self._is_inside(descriptor):
-            # The host has moved the directory out of the folder.
+        try:
+            if not self._is_inside(descriptor):
+                # The host has moved the directory out of the folder.
+                raise OSError(errno.EACCES, "above it is not in the folder")
+        except OSError:
             os.close(descriptor)
-            raise OSError(errno.EACCES, "above it is not in the folder")
+            raise
         return HostHandle(self._folder, self.names[:-1], descriptor)
 
     def _is_inside(self, descriptor: int) -> bool:
         at = os.dup(descriptor)
         try:
-            for _ in range(_NEARER_TO_ROOT):
+            for _ in range(DEEPEST):
                 if identity_of(os.fstat(at)) == self._folder.root_identity:
                     return True
                 above = os.open(b"..", PATH_FLAGS | os.O_DIRECTORY, dir_fd=at)
@@ -233,7 +238,8 @@ class HostHandle:
             raise OSError(errno.EINVAL, "no way to open")
         if self._folder.read_only and (access != os.O_RDONLY or flags & os.O_TRUNC):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return flags & _OPEN_FLAGS | os.O_CLOEXEC | os.O_NOCTTY
+        # Some of /proc and /sys are regular files, and a read waits for somebody to write.
+        return flags & _OPEN_FLAGS | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -286,9 +292,8 @@ class HostHandle:
         if old == new:
             os.stat(name, dir_fd=source, follow_symlinks=False)
             return
-        with self._folder.unlinking(new):
+        with self._folder.renaming(old, new):
             os.rename(name, new_name, src_dir_fd=self._descriptor, dst_dir_fd=there._descriptor)
-        self._folder.renamed(old, new)
 
     def unlink(self, name: bytes, *, is_directory: bool) -> None:
         """Remove an entry."""

@@ -77,11 +77,16 @@ class HostFile:
         yield Entry(qid_of(self._folder, here), _DT_DIRECTORY, b".")
         yield Entry(qid_of(self._folder, above), _DT_DIRECTORY, b"..")
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        with os.scandir(self._descriptor) as found:
-            for entry in found:
-                kind, type_number = _kind_of_entry(entry)
-                path = _qid_path(self._folder, here.st_dev, entry.inode())
-                yield Entry(Qid(kind, 0, path), type_number, os.fsencode(entry.name))
+        # It has a descriptor of its own until it has come to its end.
+        self._folder.count_file()
+        try:
+            with os.scandir(self._descriptor) as found:
+                for entry in found:
+                    kind, type_number = _kind_of_entry(entry)
+                    path = _qid_path(self._folder, here.st_dev, entry.inode())
+                    yield Entry(Qid(kind, 0, path), type_number, os.fsencode(entry.name))
+        finally:
+            self._folder.uncount_file()
 
     def sync(self, *, data_only: bool) -> None:
         """Flush it to the host's disk."""

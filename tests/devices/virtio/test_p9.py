@@ -52,6 +52,18 @@ def test_a_reset_and_a_saved_state_are_taken_up_before_the_next_message(tmp_path
         assert client.read(fid) == b"contents"
 
 
+def test_resets_that_no_message_follows_take_no_memory(tmp_path: Path) -> None:
+    with client_of(tmp_path) as client:
+        model = P9Model("src", client.session)
+        saved = model.save()
+        for _ in range(1000):
+            model.reset()
+        model.restore(saved)
+        assert len(model._wanted) == 1
+        model.take_up()
+        assert files_of(client.session) == [0]
+
+
 def test_what_cannot_be_a_saved_session_is_refused() -> None:
     from pyvmm.devices.p9.fids import FidState
 

@@ -18,6 +18,7 @@ from pyvmm.devices.p9.fields import MessageError
 from pyvmm.devices.p9.messages import Kind
 from pyvmm.devices.p9.session import Session
 from pyvmm.errors import NoInputError, NoPermissionError
+from pyvmm.machine.share import folder as folder_module
 from pyvmm.machine.share.folder import open_folder
 from pyvmm.machine.share.handles import HostFolder
 from tests.devices.p9.client import ROOT, Client, cut
@@ -283,6 +284,86 @@ def test_more_is_held_than_there_are_descriptors(folder: Path) -> None:
             client.call(Kind.LOPEN, messages.Open(fid, os.O_RDONLY))
             assert client.read(fid) == str(number).encode()
             client.clunk(fid)
+
+
+def test_removed_files_take_no_more_than_their_part_of_the_descriptors(folder: Path) -> None:
+    with client_of(folder, descriptors=16) as client:
+        start = open_descriptors()
+        fids = []
+        for number in range(40):
+            name = str(number).encode()
+            (folder / "a" / str(number)).write_bytes(name)
+            fids.append(client.walk(b"a", name))
+            client.unlink(b"a", name)
+        assert open_descriptors() - start <= 16
+        for number, fid in enumerate(fids[:8]):
+            client.call(Kind.LOPEN, messages.Open(fid, os.O_RDONLY))
+            assert client.read(fid) == str(number).encode()
+        with refusal(errno.ESTALE):
+            client.call(Kind.LOPEN, messages.Open(fids[20], os.O_RDONLY))
+
+
+def test_a_directory_that_is_being_listed_takes_two_descriptors(folder: Path) -> None:
+    (folder / "large").mkdir()
+    for number in range(100):
+        (folder / "large" / f"{number:0100}").touch()
+    with client_of(folder, descriptors=16) as client:
+
+        def begin(fid: int) -> None:
+            client.call(Kind.READDIR, messages.ReadPart(fid, 0, 256))
+
+        fids = [client.open(b"large") for _ in range(8)]
+        for fid in fids:
+            begin(fid)
+        with refusal(errno.ENFILE):
+            client.open(b"a", b"file")
+        client.clunk(fids.pop())
+        again = client.open(b"large")
+        client.open(b"a", b"file")
+        # Refused more than once: a listing that could not begin has not come to its end.
+        for _ in range(2):
+            with refusal(errno.ENFILE):
+                begin(again)
+        client.clunk(fids.pop())
+        assert len(client.entries(again)) == 102
+
+
+def test_what_a_file_waits_for_is_not_waited_for(folder: Path) -> None:
+    """A read of /proc/kmsg, a regular file of whoever shares /, would not end with the machine."""
+    opened = open_folder(folder, read_only=True, descriptors=16)
+    with_root = HostFolder(opened).root()
+    above = with_root.walk(b"a")
+    handle = above.walk(b"file")
+    with_root.close()
+    above.close()
+    file = handle.open(os.O_RDONLY)
+    flags = fcntl.fcntl(file._descriptor, fcntl.F_GETFL)
+    file.close()
+    handle.close()
+    opened.close()
+    assert flags & os.O_NONBLOCK
+
+
+def test_names_have_an_end(client: Client, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "DEEPEST", 3)
+    (folder / "a" / "b" / "c" / "d").mkdir(parents=True)
+    deepest = client.walk(b"a", b"b", b"c")
+    with refusal(errno.ENAMETOOLONG):
+        client.call(Kind.WALK, messages.Walk(deepest, 1000, (b"d",)))
+    before = open_descriptors()
+    monkeypatch.setattr(folder_module, "MOST_IN_NAMES", 3000)
+    fids = []
+    with refusal(errno.ENOMEM):
+        while True:
+            fids.append(client.walk(b"a"))
+    # A longer name of what they are in would be too much, and nothing has changed then.
+    with refusal(errno.ENOMEM):
+        client.rename((b"a",), (b"longer",))
+    for fid in (*fids, deepest):
+        client.clunk(fid)
+    client.rename((b"a",), (b"longer",))
+    assert client.names(b"longer") == [b"b", b"file"]
+    assert open_descriptors() <= before
 
 
 def test_files_that_are_open_are_counted(folder: Path) -> None:
