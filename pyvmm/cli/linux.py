@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a static program or script, for /bin (repeat)",
     )  # fmt: skip
     parser.add_argument(
-        "--disk", type=parse_size, metavar="SIZE", help="an ext4 disk with the same files as well"
+        "--disk",
+        type=parse_size,
+        metavar="SIZE",
+        help="an ext4 disk with the same files as well; replaces one that is there",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
@@ -101,8 +104,8 @@ def _debians(options: argparse.Namespace, progress: Progress) -> LinuxKernel:
         )
     return kernel_package.fetch(
         progress,
-        suite=options.suite or kernel_package.DEFAULT_SUITE,
-        package=options.package or kernel_package.DEFAULT_PACKAGE,
+        suite=kernel_package.DEFAULT_SUITE if options.suite is None else options.suite,
+        package=kernel_package.DEFAULT_PACKAGE if options.package is None else options.package,
         again=options.again,
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,11 @@ class LinuxFiles:
 def make(kernel: LinuxKernel, folder: Path, wish: LinuxWish) -> LinuxFiles:
     """Write ``vmlinuz``, ``initrd`` and perhaps ``disk`` to `folder`, which is made if need be.
 
-    Raises `UsageError`, `NoInputError`, `HostLacksError`, `SystemCallError`.
+    A disk that is there is replaced. Raises `UsageError`, `NoInputError`, `ImageError`,
+    `HostLacksError`, `SystemCallError`.
     """
+    if wish.disk is not None:
+        root_files.check_disk_size(wish.disk)
     data, programs = root_files.busybox()
     entries = root_files.base(programs, data, wish.programs)
     found: list[modules.Module] = []
@@ -58,7 +62,8 @@ def make(kernel: LinuxKernel, folder: Path, wish: LinuxWish) -> LinuxFiles:
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(kernel.image, files.kernel)
+        with suppress(shutil.SameFileError):  # One's own, and where it belongs.
+            shutil.copyfile(kernel.image, files.kernel)
         files.initrd.write_bytes(root_files.initramfs(entries))
     except OSError as error:
         raise system_call_error(f"write a kernel to {folder}", error) from error

@@ -9,16 +9,20 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pyvmm.errors import HostLacksError, NoInputError, UsageError
+from pyvmm.errors import HostLacksError, ImageError, NoInputError, UsageError
 from pyvmm.lab.initramfs import Entry, archive
 from pyvmm.lab.kernel.failures import system_call_error
 from pyvmm.lab.linux import modules
+from pyvmm.memory.sizes import size_text
 
 BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 SHORTEST_DISK = 8 << 20
 """In bytes: an ext4 with a journal and busybox in it has room."""
+LONGEST_DISK = 4 << 40
+"""In bytes: more than anybody boots with; file systems of the host's have an end, too."""
 _HERE = Path(__file__).parent
 _FOLDERS = (
     "bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "mnt", "proc", "root", "sbin", "sys", "tmp",
@@ -41,7 +45,7 @@ _PATIENCE = 600
 def base(programs: Sequence[str], busybox: bytes, added: Sequence[Path] = ()) -> list[Entry]:
     """Entries of a root file system: `programs` are busybox's; `added` files go to /bin.
 
-    Raises `NoInputError`.
+    Raises `NoInputError`, `ImageError` for a program that is not static.
     """
     entries = [Entry(name, stat.S_IFDIR | 0o755) for name in _FOLDERS]
     # The first process's descriptors 0, 1 and 2, before there is a devtmpfs.
@@ -57,11 +61,27 @@ def base(programs: Sequence[str], busybox: bytes, added: Sequence[Path] = ()) ->
     entries.append(Entry("etc/hostname", stat.S_IFREG | 0o644, b"guest\n"))
     entries.append(_program("etc/acpi/PWRF/00000080", _POWER_BUTTON.encode()))
     for path in added:
-        try:
-            entries.append(_program(f"bin/{path.name}", path.read_bytes()))
-        except OSError as error:
-            raise NoInputError(f"add {path}", error.strerror or str(error)) from error
+        entries.append(_program(f"bin/{path.name}", _added(path)))
     return entries
+
+
+def _added(path: Path) -> bytes:
+    attempt = f"add {path}"
+    try:
+        # A FIFO would be waited for, a device read without end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NoInputError(attempt, "it is no regular file", "give a program or a script")
+        data = path.read_bytes()
+    except OSError as error:
+        raise NoInputError(attempt, error.strerror or str(error)) from error
+    if _is_dynamic(data):
+        raise ImageError(attempt, "it needs libraries that the guest has not", "link it statically")
+    return data
+
+
+def _is_dynamic(program: bytes) -> bool:
+    # One that needs a dynamic linker names it, by its program headers.
+    return program.startswith(b"\x7fELF") and b"/ld-linux" in program[:4096]
 
 
 def with_modules(release: str, found: Iterable[modules.Module]) -> list[Entry]:
@@ -93,8 +113,7 @@ def busybox() -> tuple[bytes, list[str]]:
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             continue
-        # A program that needs a dynamic linker names it in its program headers.
-        if b"/ld-linux" in data[:4096]:
+        if _is_dynamic(data):
             raise HostLacksError(
                 attempt, f"{path} needs libraries that the guest has not", "install busybox-static"
             )
@@ -102,36 +121,56 @@ def busybox() -> tuple[bytes, list[str]]:
     raise HostLacksError(attempt, "this host has no busybox", "install busybox-static")
 
 
-def write_disk(path: Path, size: int, entries: Iterable[Entry]) -> None:
-    """Write an ext4 file system of `size` bytes with `entries` to `path`.
+def check_disk_size(size: int) -> None:
+    """Raise `UsageError` for a size in bytes that no disk is made with."""
+    if not SHORTEST_DISK <= size <= LONGEST_DISK or size % _BLOCK:
+        raise UsageError(
+            f"make a disk of {size} bytes",
+            f"it is {size_text(SHORTEST_DISK)} to {size_text(LONGEST_DISK)}, by 4K",
+        )
 
-    Raises `UsageError`, `HostLacksError`, `SystemCallError`.
+
+def write_disk(path: Path, size: int, entries: Iterable[Entry]) -> None:
+    """Write an ext4 file system of `size` bytes with `entries`, and have it be `path`.
+
+    What was there before stays as it is for who has it open: a guest that runs on it. Raises
+    `UsageError`, `HostLacksError`, `SystemCallError`, and `path` is what it was then.
     """
     attempt = f"make the disk {path}"
-    if size < SHORTEST_DISK or size % _BLOCK:
-        raise UsageError(attempt, f"{size} bytes: it is {SHORTEST_DISK >> 20}M or more, by 4K")
+    check_disk_size(size)
     # mke2fs is in a folder that is not on everybody's path.
     tool = shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
     if tool is None:
         raise HostLacksError(attempt, "this host has no mke2fs", "install e2fsprogs")
+    new = path.with_name(f".{path.name}.new")
+    try:
+        _write_new_disk(tool, new, size, entries, attempt)
+        new.replace(path)
+    except OSError as error:
+        raise system_call_error(attempt, error) from error
+    finally:
+        with suppress(OSError):
+            new.unlink()
+
+
+def _write_new_disk(
+    tool: str, new: Path, size: int, entries: Iterable[Entry], attempt: str
+) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="pyvmm-disk-") as folder:
             _lay_out(Path(folder), entries)
-            with path.open("wb") as file:
-                file.truncate(size)
+            new.write_bytes(b"")
+            os.truncate(new, size)
             done = subprocess.run(
                 [tool, "-q", "-F", "-t", "ext4", "-L", "pyvmm", "-E", "root_owner=0:0",
-                 "-d", folder, str(path)],
+                 "-d", folder, str(new)],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE,
                 check=False, errors="replace", env={**os.environ, "LC_ALL": "C"},
             )  # fmt: skip
-    except OSError as error:
-        raise system_call_error(attempt, error) from error
     except subprocess.SubprocessError as error:
         raise HostLacksError(attempt, str(error)) from error
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        path.unlink(missing_ok=True)
         raise HostLacksError(attempt, f"mke2fs failed: {said}", "give a larger --disk")
 
 

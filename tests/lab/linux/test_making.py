@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -100,7 +101,14 @@ def test_without_modules_and_disk(
         (["--kernel", "K", "--suite", "sid"], 64, "nothing is fetched from Debian"),
         (["--kernel", "K", "--modules", "M", "--module", "nosuch"], 64, "none of that name"),
         (["--kernel", "K", "--add", "nosuch"], 66, "add nosuch: No such file or directory"),
-        (["--kernel", "K", "--disk", "1M"], 64, "8M or more"),
+        (["--kernel", "K", "--add", "FIFO"], 66, "it is no regular file"),
+        (["--kernel", "K", "--add", "/dev/zero"], 66, "it is no regular file"),
+        (["--kernel", "K", "--add", "DYNAMIC"], 65, "it needs libraries that the guest has not"),
+        (["--kernel", "K", "--disk", "1M"], 64, "it is 8M to 4T"),
+        (["--kernel", "K", "--disk", "9999999999T"], 64, "it is 8M to 4T"),
+        (["--kernel", "K", "--disk", "8194K"], 64, "by 4K"),
+        (["--suite", ""], 64, "no name that Debian would give"),
+        (["--package", ""], 64, "no name that Debian would give"),
         (["--suite", "../x"], 64, "no name that Debian would give"),
     ],
 )
@@ -112,13 +120,33 @@ def test_refused(
     said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    known = {"K": str(kernel[0]), "M": str(kernel[1])}
+    os.mkfifo(tmp_path / "fifo")
+    dynamic = tmp_path / "dynamic"
+    dynamic.write_bytes(b"\x7fELF" + bytes(100) + b"/lib64/ld-linux-x86-64.so.2\0")
+    known = {"K": str(kernel[0]), "M": str(kernel[1]), "FIFO": str(tmp_path / "fifo")}
+    known["DYNAMIC"] = str(dynamic)
     given = [known.get(option, option) for option in options]
     assert main(["linux", str(tmp_path / "out"), *given]) == code
     told = capsys.readouterr()
     assert told.out == ""
     assert said in told.err
     assert told.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_again_into_the_same_folder(kernel: tuple[Path, Path], tmp_path: Path) -> None:
+    """A guest that runs on the disk that is replaced keeps it; the kernel is where it belongs."""
+    out = tmp_path / "out"
+    assert main(["linux", str(out), "--kernel", str(kernel[0]), "--disk", "8M"]) == 0
+    with (out / "disk").open("rb") as guests:
+        before = guests.read()
+        again = ["linux", str(out), "--kernel", str(out / "vmlinuz"), "--disk", "16M"]
+        assert main(again) == 0
+        guests.seek(0)
+        assert guests.read() == before
+    assert (out / "disk").stat().st_size == 16 << 20
+    assert (out / "vmlinuz").read_bytes() == b"a kernel"
+    assert sorted(path.name for path in out.iterdir()) == ["disk", "initrd", "vmlinuz"]
 
 
 def test_a_place_that_cannot_be_written_to(
@@ -138,4 +166,4 @@ def test_files_too_large_for_the_disk(
     given = ["--kernel", str(kernel[0]), "--add", str(large), "--disk", "8M"]
     assert main(["linux", str(out), *given]) == 69
     assert "give a larger --disk" in capsys.readouterr().err
-    assert not (out / "disk").exists()
+    assert sorted(path.name for path in out.iterdir()) == ["initrd", "vmlinuz"]
