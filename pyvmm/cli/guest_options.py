@@ -61,10 +61,12 @@ def _read_initrd(options: argparse.Namespace) -> bytes:
     from pyvmm.boot.initrd import joined
 
     remedy = "give the guest more with --memory"
+    than = "the guest's memory"
     parts: list[bytes] = []
     for path in options.initrd:
         room = options.memory - sum(map(len, parts))
-        parts.append(read_input(path, room, "the guest's memory", remedy))
+        parts.append(read_input(path, room, than, remedy))
+        than = "what the parts before it leave of the guest's memory"
     return joined(parts)
 
 

@@ -26,7 +26,9 @@ def named_values(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]:
     for part in rest:
         name, equals, value = part.partition("=")
         if name not in names or not equals or name in values:
-            why = "comes twice" if name in values else f"it may be {'=, '.join(names)}="
+            why = f"it may be {'=, '.join(names)}=" if names else "a comma of a path is doubled"
+            if name in values:
+                why = f"{name}= comes twice"
             raise argparse.ArgumentTypeError(f"{part!r} cannot be: {why}")
         values[name] = value
     return first, values

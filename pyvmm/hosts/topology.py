@@ -36,6 +36,12 @@ class Topology:
         if min(self.sockets, self.threads) < 1 or self.cores < 0:
             raise UsageError(attempt, f"{self._said} cannot be", "give numbers from 1 on")
         packages = self.sockets * self.threads
+        if not self.cores and self.cpus % packages:
+            raise UsageError(
+                attempt,
+                f"they do not divide into sockets={self.sockets} with threads={self.threads}",
+                "give numbers whose product is that of the vCPUs",
+            )
         if not self.cores:
             object.__setattr__(self, "cores", self.cpus // packages)
         if self.cores * packages != self.cpus:

@@ -47,5 +47,7 @@ def test_all_parts_together_are_no_larger_than_memory() -> None:
     for name in ("early", "main"):
         with Path(name).open("wb") as file:
             file.truncate(3 << 19)
-    with pytest.raises(ImageError, match="main: it is larger than the guest's memory"):
+    with pytest.raises(
+        ImageError, match="main: it is larger than what the parts before it leave of the guest's"
+    ):
         read_guest(options("-m", "2M", "--initrd", "early", "--initrd", "main"))

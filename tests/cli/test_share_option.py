@@ -30,6 +30,8 @@ def test_what_is_no_share(text: str) -> None:
 def test_what_is_no_port(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_port(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="'b' cannot be: a comma of a path is dou"):
+        parse_port("p=a,b")
 
 
 def test_a_folder_from_the_command_line(

@@ -175,8 +175,8 @@ def test_the_tsc_deadline_timer_is_told_by_the_leaf_of_features_alone() -> None:
     [
         ({"cpus": 0}, "at least one"),
         ({"cpus": 256}, "at most 255"),
-        ({"cpus": 8, "sockets": 3}, "cores=2, threads=1 make 6"),
-        ({"cpus": 8, "sockets": 16}, "cores=0, threads=1 make 0"),
+        ({"cpus": 8, "sockets": 3}, "do not divide into sockets=3 with threads=1"),
+        ({"cpus": 8, "sockets": 16}, "do not divide into sockets=16 with threads=1"),
         ({"cpus": 8, "sockets": 2, "cores": 2, "threads": 4}, "make 16"),
         ({"cpus": 8, "sockets": 0}, "cannot be"),
         ({"cpus": 8, "threads": -1}, "cannot be"),

@@ -69,7 +69,9 @@ def _open(disk: Disk, attempt: str) -> int:
         ) from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "make it readable" if disk.read_only else "give readonly=on as well"
+            remedy = "make it readable"
+            if not disk.read_only:
+                remedy = "make it readable and writable, or give readonly=on"
             raise NoPermissionError(attempt, (error.strerror or "").lower(), remedy) from error
         if error.errno in (errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.ELOOP):
             cause = _kind_of(disk.path) or error.strerror or ""
@@ -96,7 +98,11 @@ def _size(fd: int, path: Path, attempt: str) -> int:
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise NoInputError(attempt, f"it is {_NEITHER[stat.S_IFMT(mode)]}", _WHICH)
-    size = os.lseek(fd, 0, os.SEEK_END)
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        # A file of /proc, which has no end.
+        raise NoInputError(attempt, "it has no size", _WHICH) from error
     if not size:
         raise ImageError(attempt, "it is empty", f"make it larger with truncate -s 1G {path}")
     if size % SECTOR:

@@ -235,6 +235,8 @@ def _cannot_share(path: Path, error: OSError) -> PyvmmError:
     attempt, cause = f"share the folder {path}", error.strerror or str(error)
     if error.errno == errno.ENOENT:
         return NoInputError(attempt, "there is none", "make it, or name another one")
+    if error.errno == errno.ELOOP:
+        return NoInputError(attempt, cause.lower(), "name a folder")
     if error.errno == errno.ENOTDIR:
         return NoInputError(attempt, "it is no folder", "name the folder that it is in")
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -88,6 +88,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     refusal(Disk(absent, read_only=True), NoInputError, ExitCode.NO_INPUT, "it is a pipe")
     file = file_of(tmp_path, bytes(512))
     refusal(Disk(file / "x"), NoInputError, ExitCode.NO_INPUT, "Not a directory")
+    endless = Disk(Path("/proc/version"), read_only=True)
+    refusal(endless, NoInputError, ExitCode.NO_INPUT, "it has no size")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])

@@ -498,9 +498,11 @@ def test_a_session_goes_on_where_it_was_saved(client: Client, folder: Path) -> N
 
 
 def test_a_folder_that_cannot_be_shared_is_said(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     for path, kind, word in (
         (tmp_path / "absent", NoInputError, "there is none"),
         (outside, NoInputError, "no folder"),
+        (tmp_path / "loop", NoInputError, "symbolic links"),
         (tmp_path / ("x" * 300), Exception, "too long"),
     ):
         before = open_descriptors()
