@@ -161,6 +161,8 @@ def _in_lab(options: argparse.Namespace) -> int:
         raise _unreachable(f"listen for QMP clients on {options.qmp.path}", "--qmp")
     if options.gdb is not None:
         raise _unreachable(f"listen for GDB at {options.gdb}", "--gdb")
+    for port in options.hardware_ports or ():
+        raise _unreachable(f"listen for programs on {port.path}", "--port")
     if console.kind is ConsoleKind.UNIX:
         raise _unreachable(f"listen for the guest's console on {console.path}", "--console unix:")
     for file in guest_inputs(options):
@@ -171,7 +173,9 @@ def _in_lab(options: argparse.Namespace) -> int:
                 "copy it to a file",
             )
     disks = (disk.path for disk in options.hardware_disks or () if not disk.read_only)
-    written = filter(None, (console.path, options.json, *disks))
+    # Of a file its folder is made writable, so of a folder what is in it is named.
+    shares = (share.path / "any" for share in options.hardware_shares or () if not share.read_only)
+    written = filter(None, (console.path, options.json, *disks, *shares))
     return run_same_command(options.arguments, written)
 
 

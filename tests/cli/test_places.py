@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.cli import lab
 from pyvmm.cli.console_option import ConsoleKind, ConsoleOption, parse_console
 from pyvmm.cli.main import main
 from pyvmm.cli.qmp_option import QmpOption, parse_qmp
+from pyvmm.lab.settings import LabWishes
 
 
 def unix(path: str) -> ConsoleOption:
@@ -121,7 +123,36 @@ def test_a_file_that_is_appended_to(tmp_path: Path) -> None:
     assert path.read_text().count("Hello") == 1
 
 
-@pytest.mark.parametrize("option", ["--console", "--qmp"])
-def test_sockets_in_the_lab_are_refused(option: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "hello", "--host", "lab", option, "unix:/tmp/nowhere"]) == 64
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--console", "unix:/tmp/nowhere"),
+        ("--qmp", "unix:/tmp/nowhere"),
+        ("--gdb", "0"),
+        ("--port", "a=/tmp/nowhere"),
+    ],
+)
+def test_sockets_in_the_lab_are_refused(
+    option: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "hello", "--host", "lab", *option]) == 64
     assert "a socket in there cannot be reached from out here" in capfd.readouterr().err
+
+
+def test_what_a_guest_may_write_to_is_writable_in_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[LabWishes] = []
+
+    def run_in_lab(wished: LabWishes, _: list[str]) -> int:
+        wishes.append(wished)
+        return 0
+
+    monkeypatch.setattr(lab, "run_in_lab", run_in_lab)
+    for name in ("read", "written", "disks"):
+        (tmp_path / name).mkdir()
+    options = ["--share", f"a={tmp_path}/read", "--share", f"b={tmp_path}/written,readonly=off"]
+    disks = ["--disk", f"{tmp_path}/disks/d", "--disk", f"{tmp_path}/e,readonly=on"]
+    assert main(["run", "hello", "--host", "lab", *options, *disks]) == 0
+    (wished,) = wishes
+    assert sorted(wished.writable) == [f"{tmp_path}/disks", f"{tmp_path}/written"]
