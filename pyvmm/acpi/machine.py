@@ -49,10 +49,18 @@ class FixedHardware(NamedTuple):
     off: int
 
 
+class AcpiNode(NamedTuple):
+    """A proximity domain: the processors with these IDs, and `memory`, ascending."""
+
+    apic_ids: tuple[int, ...]
+    memory: tuple[GpaRange, ...]
+
+
 class AcpiMachine(NamedTuple):
-    """All that the tables tell. `apic_ids` are the vCPUs', by index."""
+    """All that the tables tell. `apic_ids` are the vCPUs', by index; `nodes` are none, or all."""
 
     apic_ids: tuple[int, ...]
     fixed: FixedHardware
     devices: tuple[AcpiDevice, ...] = ()
     pci: PciRoot | None = None
+    nodes: tuple[AcpiNode, ...] = ()

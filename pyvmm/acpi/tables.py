@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.acpi.dsdt import BYTES_PER_BUS, definition_block
 from pyvmm.acpi.machine import AcpiMachine
+from pyvmm.acpi.node_tables import slit, srat
 from pyvmm.errors import UsageError
 from pyvmm.memory.layout import IOAPIC_GPA, LOCAL_APIC_GPA, GpaRange
 
@@ -62,6 +63,8 @@ def acpi_tables(machine: AcpiMachine, place: GpaRange) -> bytes:
     found = [put(_fadt(machine, facs, dsdt)), put(_madt(machine))]
     if machine.pci is not None:
         found.append(put(_mcfg(machine.pci.ecam)))
+    if machine.nodes:
+        found += (put(table(b"SRAT", 3, srat(machine))), put(table(b"SLIT", 1, slit(machine))))
     xsdt = put(table(b"XSDT", 1, b"".join(gpa.to_bytes(8, "little") for gpa in found)))
     out[: _RSDP.size] = _rsdp(xsdt)
     if len(out) > place.size:

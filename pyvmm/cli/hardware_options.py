@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pyvmm.cli.sizes import parse_count
 
 if TYPE_CHECKING:
-    from pyvmm.machine.hardware import Disk, Hardware, PortChoice, RingFeature, Share, Transport
+    from pyvmm.machine.hardware import (
+        Disk,
+        Hardware,
+        NumaNode,
+        PortChoice,
+        RingFeature,
+        Share,
+        Transport,
+    )
 
 DESTINATION = "hardware_"
 """Beginning of the destination of each option here; behind it is the name of `Hardware`'s field."""
@@ -41,6 +49,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--acpi", type=_switch, dest=f"{DESTINATION}acpi", metavar="on|off",
         help="ACPI tables, whatever the image says (default: unless it is made for pyvmm)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--numa", type=_node, action="append", dest=f"{DESTINATION}nodes", metavar="SIZE[,...]",
+        help="a NUMA node: cpus=0-1, and its memory on the host's: policy=bind, host-nodes=0",
     )  # fmt: skip
     parser.add_argument(
         "--share", type=_share, action="append", dest=f"{DESTINATION}shares", metavar="TAG=DIR",
@@ -128,6 +140,12 @@ def _disk(text: str) -> Disk:
     from pyvmm.cli.disk_option import parse_disk  # Most machines have none.
 
     return parse_disk(text)
+
+
+def _node(text: str) -> NumaNode:
+    from pyvmm.cli.numa_option import parse_node
+
+    return parse_node(text)
 
 
 def _share(text: str) -> Share:

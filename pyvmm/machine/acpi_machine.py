@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
-from pyvmm.acpi.machine import AcpiDevice, AcpiMachine, FixedHardware, PciRoot
+from pyvmm.acpi.machine import AcpiDevice, AcpiMachine, AcpiNode, FixedHardware, PciRoot
 from pyvmm.acpi.resources import FixedMemory, Interrupt, IoPorts, Resource
 from pyvmm.acpi.tables import acpi_tables
 from pyvmm.devices import ports
@@ -15,6 +17,9 @@ from pyvmm.devices.protocols import Guard
 from pyvmm.machine.ending import Ending, EndingKind
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.address_map import AddressMap, RangeKind
+
+if TYPE_CHECKING:
+    from pyvmm.machine.hardware import NumaNode
 
 _RESET_SYSTEM = 6
 """Reset control: RST_CPU and SYS_RST."""
@@ -77,13 +82,19 @@ def tables_of(
     address_map: AddressMap,
     apic_ids: tuple[int, ...],
     pci: PciRoot | None = None,
+    nodes: tuple[NumaNode, ...] = (),
 ) -> bytes:
     """Make the tables for the place that `address_map` has for them.
 
     Raises `UsageError` where they have no room there.
     """
     (place,) = address_map.of_kind(RangeKind.ACPI)
-    machine = AcpiMachine(apic_ids, _FIXED, described(platform), pci)
+    told: tuple[AcpiNode, ...] = ()
+    if nodes:
+        from pyvmm.machine.numa import told_nodes  # Most machines have none.
+
+        told = told_nodes(nodes, address_map, apic_ids)
+    machine = AcpiMachine(apic_ids, _FIXED, described(platform), pci, told)
     return acpi_tables(machine, place.range)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.cpu_identity import CpuIdentity
     from pyvmm.machine.device_choice import DeviceChoice
     from pyvmm.machine.disks.failures import MachineDisks
+    from pyvmm.machine.hardware import NumaNode
     from pyvmm.machine.launch import PrivateLaunch
     from pyvmm.machine.pci.bus import PciBus
 
@@ -78,15 +79,18 @@ def needs_acpi(config: MachineConfig, plan: BootPlan, *, has_controllers: bool) 
     Unless it was said, images have them that are not made for this machine, which say what they
     need. Raises `UsageError` where it was said, and cannot be.
     """
-    wish = None if config.hardware is None else config.hardware.acpi
+    wish = None if config.hardware is None else config.hardware.wants_acpi
     if wish and (config.private is not None or not has_controllers):
         private = config.private is not None
+        has_nodes = config.hardware is not None and bool(config.hardware.nodes)
         raise UsageError(
             "give a machine ACPI tables",
             "its memory is private, and the host cannot write there after the launch"
             if private
             else "it has no interrupt controllers",
-            "leave --acpi on or --private out" if private else "give --irqchip on, or --acpi off",
+            "leave --acpi on or --private out"
+            if private
+            else f"give --irqchip on, or {'no --numa' if has_nodes else '--acpi off'}",
         )
     if wish is not None:
         return wish
@@ -110,7 +114,7 @@ def plan_of(config: MachineConfig, address_map: AddressMap) -> BootPlan:
         name=config.name,
         initrd_name=config.initrd_name,
         wish=config.wish,
-        rsdp=ACPI_GPA if hardware is not None and hardware.acpi else 0,
+        rsdp=ACPI_GPA if hardware is not None and hardware.wants_acpi else 0,
         bios=bundled_guests.bios,
     )
 
@@ -165,7 +169,7 @@ class Assembly(StackOwner):
             self.interrupts = behind.enter_context(
                 DeviceInterrupts(self.vm, has_controllers=self._interrupts)
             )
-            self._add_memory(control, stack)
+            self._add_memory(control, stack, recorder)
             if prepared is not None:
                 self.launch = stack.enter_context(
                     prepared(self.system, self.vm, self.memory, config)
@@ -192,7 +196,7 @@ class Assembly(StackOwner):
                 self.pci.attach(self.board)
             self.own(stack)
 
-    def _add_memory(self, control: RunControl, stack: ExitStack) -> None:
+    def _add_memory(self, control: RunControl, stack: ExitStack, recorder: Recorder | None) -> None:
         private = self._config.private
         self.ram = stack.enter_context(
             GuestRam(
@@ -201,6 +205,8 @@ class Assembly(StackOwner):
                 self.address_map,
                 private=private is not None,
                 in_core=self._config.dump_guest_core,
+                nodes=self._nodes,
+                recorder=recorder,
             )
         )
         self.memory = GuestMemory(
@@ -215,14 +221,17 @@ class Assembly(StackOwner):
             self.memory.regions.add(sides)
 
     @property
+    def _nodes(self) -> tuple[NumaNode, ...]:
+        return () if self._config.hardware is None else self._config.hardware.nodes
+
+    @property
     def _tells_cpuid(self) -> bool:
         """False on the model, whose processors cannot be told what CPUID answers."""
         return bool(self.system.guest_cpuid())
 
     def _identity(self, *, has_acpi: bool) -> CpuIdentity | None:
         """Identities of vCPUs that a guest compares with tables, or was promised; None: any."""
-        hardware = self._config.hardware
-        topology = None if hardware is None else hardware.topology
+        topology = self._config.topology
         if not (has_acpi or topology) or not self._tells_cpuid:
             return None
         from pyvmm.hosts.topology import Topology  # Our own guests do not look.
@@ -241,7 +250,7 @@ class Assembly(StackOwner):
 
         ids = tuple(map(self.apic_id, range(self._config.cpus)))
         root = None if self.pci is None else self.pci.root()
-        return tables_of(platform, self.address_map, ids, root)
+        return tables_of(platform, self.address_map, ids, root, self._nodes)
 
     def apic_id(self, cpu: int) -> int:
         """The APIC ID of vCPU number `cpu`, which is also its number to the host."""

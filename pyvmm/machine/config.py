@@ -15,6 +15,7 @@ from pyvmm.memory.layout import MIB, WINDOW_MAX
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.topology import Topology
     from pyvmm.machine.hardware import Hardware
 
 MAX_CPUS = 255
@@ -148,6 +149,7 @@ class MachineConfig:
                 f"give a number from 1 to {MAX_CPUS}",
             )
         self._check_topology()
+        self._check_nodes()
         if self.timeout is not None and not 0 < self.timeout < float("inf"):
             raise UsageError(
                 f"set a time limit of {self.timeout} s",
@@ -159,6 +161,21 @@ class MachineConfig:
     def has_pci(self) -> bool:
         """True for a machine with a PCI bus: it has one where a device for it was asked for."""
         return self.devices.pci or (self.hardware is not None and self.hardware.needs_pci)
+
+    @property
+    def topology(self) -> Topology | None:
+        """The topology that was asked for, or that the nodes make; None for one socket."""
+        if self.hardware is None or self.hardware.topology is not None or not self.hardware.nodes:
+            return None if self.hardware is None else self.hardware.topology
+        from pyvmm.machine.numa import topology_within  # Most machines have no nodes.
+
+        return topology_within(self.hardware.nodes, self.cpus)
+
+    def _check_nodes(self) -> None:
+        if self.hardware is not None and self.hardware.nodes:
+            from pyvmm.machine.numa import check_nodes
+
+            check_nodes(self.hardware, self.memory, self.cpus, is_private=self.private is not None)
 
     def _check_topology(self) -> None:
         topology = None if self.hardware is None else self.hardware.topology

@@ -8,7 +8,7 @@ them (docs/decisions/0018 to 0020).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,23 +83,60 @@ class PortChoice:
     fd: int | None = None
 
 
+class MemoryPolicy(enum.Enum):
+    """Policy by which the host chooses among its nodes; the names are QEMU's and mbind(2)'s."""
+
+    BIND = "bind"
+    """These nodes and no other, even if they have no memory left."""
+    PREFERRED = "preferred"
+    """This one node while it has memory."""
+    INTERLEAVE = "interleave"
+    """Page by page, these nodes in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    """A node of the guest's: the next `memory` bytes of its RAM, and the vCPUs `cpus`.
+
+    Memory comes from the host's `host_nodes`, as `policy` has it; without one from anywhere.
+    """
+
+    memory: int
+    cpus: tuple[int, ...] = ()
+    policy: MemoryPolicy | None = None
+    host_nodes: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
 
     `rings` are features that all virtio devices offer. `acpi` is None where the image decides;
-    `topology` of None is one socket. Devices are numbered in the order of their lists.
+    `topology` of None is one socket, and with `nodes` sockets that lie in one node each. Nodes and
+    devices are numbered in the order of their lists.
     """
 
     transport: Transport = Transport.PCI
     rings: tuple[RingFeature, ...] = ()
     acpi: bool | None = None
     topology: Topology | None = None
+    nodes: tuple[NumaNode, ...] = ()
     disks: tuple[Disk, ...] = ()
     shares: tuple[Share, ...] = ()
     ports: tuple[PortChoice, ...] = ()
     rng: bool = False
     balloon: bool = False
+
+    @property
+    def seen(self) -> Hardware:
+        """All that the guest sees of it: not which memory of the host's its nodes are."""
+        nodes = tuple(NumaNode(node.memory, node.cpus) for node in self.nodes)
+        return replace(self, nodes=nodes)
+
+    @property
+    def wants_acpi(self) -> bool | None:
+        """`acpi`, and True for nodes, of which only tables tell."""
+        return True if self.acpi is None and self.nodes else self.acpi
 
     @property
     def has_virtio(self) -> bool:

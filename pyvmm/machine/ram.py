@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System, Vm
@@ -20,6 +21,10 @@ from pyvmm.memory.backing import (
 )
 from pyvmm.memory.regions import MemoryRegion
 
+if TYPE_CHECKING:
+    from pyvmm.hosts.call_record import Recorder
+    from pyvmm.machine.hardware import NumaNode
+
 
 class GuestRam(StackOwner):
     """Owns what backs RAM and its host mapping, and binds them to the VM's memslots.
@@ -27,6 +32,7 @@ class GuestRam(StackOwner):
     One file holds all of RAM, without the holes: `AddressMap.file_offset` is the arithmetic. With
     `private` there are two: what is shared is mapped from a memfd, what is private lies in a
     guest_memfd at the same offset. A core of this process has what is mapped only with `in_core`.
+    Memory of `nodes` follows their policies, if any has one; `recorder` is told of these calls.
     Raises `HostLacksError` when the host cannot give that much.
     """
 
@@ -38,12 +44,18 @@ class GuestRam(StackOwner):
         *,
         private: bool = False,
         in_core: bool = False,
+        nodes: tuple[NumaNode, ...] = (),
+        recorder: Recorder | None = None,
     ) -> None:
         capabilities = system.capabilities()
         check_size(address_map, host_memory.available(), capabilities.physical_address_bits)
         self.address_map = address_map
         choose = choose_two_sided_backing if private else choose_backing
         self.choice: BackingChoice = choose(capabilities)
+        if any(node.policy for node in nodes) and self.choice.kind is RamBacking.GUEST_MEMFD:
+            from pyvmm.machine.node_memory import choose_for_policies  # Few nodes have policies.
+
+            self.choice = choose_for_policies(vm, self.choice, recorder)
         self.guest_memfd: GuestMemfd | None = None
         with ExitStack() as stack:
             if self.choice.kind is not RamBacking.MEMFD:
@@ -51,6 +63,10 @@ class GuestRam(StackOwner):
                     vm.create_guest_memfd(address_map.memory, self.choice.flags)
                 )
             self.mapping: GuestMapping = stack.enter_context(self._map(system, in_core))
+            if any(node.policy for node in nodes):
+                from pyvmm.machine.node_memory import place_nodes
+
+                place_nodes(self.mapping.hva, nodes, recorder)
             for region in address_map.ram:
                 vm.set_memslot(self.memslot(region.slot))
             self._view = self.mapping.view()

@@ -9,6 +9,7 @@ from pathlib import Path
 from pyvmm.errors import UsageError
 from pyvmm.hosts.saved_state import SavedVcpu, SavedVm
 from pyvmm.machine.config import MachineConfig
+from pyvmm.machine.hardware import Hardware
 from pyvmm.memory.page_states import PageRun
 
 _OWNERS = frozenset(
@@ -83,13 +84,17 @@ KINDS = (SavedMachine, SavedMemory, SavedConsole)
 def require_same_machine(saved: MachineConfig, here: MachineConfig) -> None:
     """Raise `UsageError`, which names both, unless a guest of `saved` finds itself at home here."""
     for field in fields(MachineConfig):
-        theirs, ours = getattr(saved, field.name), getattr(here, field.name)
+        theirs, ours = _seen(getattr(saved, field.name)), _seen(getattr(here, field.name))
         if field.name not in _OWNERS and theirs != ours:
             raise UsageError(
                 f"restore a machine saved with {field.name} {_told(theirs)}",
                 f"this one has {_told(ours)}",
                 "make it with the configuration that was saved",
             )
+
+
+def _seen(value: object) -> object:
+    return value.seen if isinstance(value, Hardware) else value
 
 
 def _told(value: object) -> str:

@@ -124,13 +124,18 @@ async def _quit(served: Served, _arguments: Arguments) -> object:
 
 def _place(served: Served, index: int) -> Mapping[str, int]:
     """The place of a vCPU as QAPI's CpuInstanceProperties; indices go by threads, then cores."""
-    hardware = served.machine.config.hardware
-    topology = None if hardware is None else hardware.topology
+    config = served.machine.config
+    topology = config.topology
+    nodes = () if config.hardware is None else config.hardware.nodes
     if topology is None:
         return {"core-id": index, "thread-id": 0, "socket-id": 0}
     rest, thread = divmod(index, topology.threads)
     socket, core = divmod(rest, topology.cores)
-    return {"core-id": core, "thread-id": thread, "socket-id": socket}
+    place = {"core-id": core, "thread-id": thread, "socket-id": socket}
+    for number, node in enumerate(nodes):
+        if index in node.cpus:
+            place["node-id"] = number
+    return place
 
 
 async def _query_cpus_fast(served: Served, _arguments: Arguments) -> object:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pyvmm.acpi.dsdt import BYTES_PER_BUS
-from pyvmm.acpi.machine import AcpiDevice, AcpiMachine, FixedHardware, PciRoot
+from pyvmm.acpi.machine import AcpiDevice, AcpiMachine, AcpiNode, FixedHardware, PciRoot
 from pyvmm.acpi.resources import FixedMemory, Interrupt, IoPorts, IoWindow, MemoryWindow
 from pyvmm.memory.layout import (
     ACPI_GPA,
@@ -46,4 +46,13 @@ SMALL = AcpiMachine((0,), FIXED)
 LARGE = AcpiMachine(tuple(range(255)), FIXED, (SERIAL, *VIRTIO), PCI)
 GAPS = AcpiMachine((0, 1, 2, 4, 5, 6, 300), FIXED, (SERIAL,))
 """With an ID that has no 8 bits, which only the other kind of entry has room for."""
-MACHINES = {"small": SMALL, "large": LARGE, "gaps": GAPS}
+NODES = AcpiMachine(
+    (0, 1, 2, 300),
+    FIXED,
+    nodes=(
+        AcpiNode((0, 2), (GpaRange(0, 3 * GIB), GpaRange(4 * GIB, 5 * GIB))),
+        AcpiNode((1, 300), (GpaRange(5 * GIB, 6 * GIB),)),
+        AcpiNode((), (GpaRange(6 * GIB, 7 * GIB),)),
+    ),
+)
+MACHINES = {"small": SMALL, "large": LARGE, "gaps": GAPS, "nodes": NODES}

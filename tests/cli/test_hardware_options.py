@@ -11,7 +11,8 @@ import pytest
 from pyvmm.cli.hardware_options import hardware_of
 from pyvmm.cli.main import main
 from pyvmm.cli.named_values import named_values
-from pyvmm.machine.hardware import Hardware, Share
+from pyvmm.cli.numa_option import parse_node
+from pyvmm.machine.hardware import Hardware, MemoryPolicy, NumaNode, Share
 
 
 def test_a_comma_of_a_value_is_doubled() -> None:
@@ -43,6 +44,12 @@ def test_nothing_asked_for_is_none_and_the_rest_becomes_hardware() -> None:
     assert hardware_of(options) == Hardware(rng=True, shares=(share,))
 
 
+def test_a_node_is_written_as_qemu_writes_it() -> None:
+    text = "8M,cpus=0-1,cpus=4,policy=interleave,host-nodes=0,host-nodes=2-3"
+    assert parse_node(text) == NumaNode(8 << 20, (0, 1, 4), MemoryPolicy.INTERLEAVE, (0, 2, 3))
+    assert parse_node("1G") == NumaNode(1 << 30)
+
+
 @pytest.mark.parametrize(("transport", "functions"), [("pci", 2), ("mmio", 0)])
 def test_a_disk_is_reached_as_it_was_asked_for(
     transport: str, functions: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -61,6 +68,17 @@ def test_a_disk_is_reached_as_it_was_asked_for(
     [
         (["--transport", "isa"], "'isa' cannot be: it is pci or mmio"),
         (["--transport", "mmio", "--private"], "cannot decode the instructions"),
+        (["--numa", "128M"], "add up to 128M, and its memory is 256M"),
+        (["--numa", "256M"], "vCPU 0 is in none of them"),
+        (["--numa", "256M,cpus=1-0"], "'1-0' is no number and no range"),
+        (["--numa", "256M,cpus=a"], "'a' is no number and no range"),
+        (["--numa", "256M,mem=1"], "it may be cpus=, policy=, host-nodes="),
+        (["--numa", "256M,policy=near"], "it is bind or preferred or interleave"),
+        (["--numa", "256M,policy=bind,policy=bind"], "comes twice"),
+        (["--numa", "much"], "'much' is no size"),
+        (["--numa", "256M,cpus=0", "--private"], "leave --numa or --private out"),
+        (["--numa", "256M,cpus=0", "--irqchip", "off"], "give --irqchip on, or no --numa"),
+        (["--numa", "256M,cpus=0", "--acpi", "off"], "leave --acpi off out"),
         (["--irqchip", "off"], "there are no interrupt controllers"),
         ([f"--port=p{n}=FOLDER/{n}" for n in range(20)], "it has 44 queues; a device on PCI"),
     ],

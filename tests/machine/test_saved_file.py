@@ -23,7 +23,7 @@ from pyvmm.devices.stateless import Stateless
 from pyvmm.machine import saved_file
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.device_choice import DeviceChoice, ExitPortPlace
-from pyvmm.machine.hardware import Disk, Hardware
+from pyvmm.machine.hardware import Disk, Hardware, MemoryPolicy, NumaNode
 from pyvmm.machine.running import open_machine
 from pyvmm.machine.saved_machine import SavedMachine
 from pyvmm.memory.layout import MIB
@@ -257,10 +257,12 @@ def test_devices_of_the_user_s_are_in_no_file(path: Path) -> None:
 
 def test_hardware_is_in_a_file_unless_it_names_files_of_the_host_s(path: Path) -> None:
     saved = saved_model()
-    plain = replace(saved, config=replace(saved.config, hardware=Hardware(acpi=False)))
-    plain.to_file(path)
-    assert pyvmm.SavedMachine.from_file(path).config == plain.config
-    path.unlink()
+    node = NumaNode(2 * MIB, (0,), MemoryPolicy.BIND, (0, 1))
+    for plain in (Hardware(acpi=False), Hardware(nodes=(node,))):
+        config = replace(saved.config, hardware=plain)
+        replace(saved, config=config).to_file(path)
+        assert pyvmm.SavedMachine.from_file(path).config == config
+        path.unlink()
     hardware = Hardware(disks=(Disk(Path("disk.img")),))
     with pytest.raises(pyvmm.UsageError, match="it has a PosixPath, which cannot be written"):
         replace(saved, config=replace(saved.config, hardware=hardware)).to_file(path)

@@ -14,7 +14,7 @@ from pyvmm.errors import UsageError
 from pyvmm.hosts.topology import Topology
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.events import Ended, MachineEvent, Paused, PowerdownAsked, Resumed, WasReset
-from pyvmm.machine.hardware import Hardware
+from pyvmm.machine.hardware import Hardware, NumaNode
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
@@ -162,6 +162,23 @@ def test_places_of_vcpus(topology: Topology | None, places: list[tuple[int, int,
             found = [one["props"] for one in await ask(machine, "query-cpus-fast")]
             names = ("socket-id", "core-id", "thread-id")
             assert [tuple(props[name] for name in names) for props in found] == places
+
+    drive(main)
+
+
+def test_places_of_vcpus_in_nodes() -> None:
+    nodes = (NumaNode(4 * MIB, (2, 3)), NumaNode(4 * MIB, (0, 1)))
+
+    async def main() -> None:
+        async with spinning(
+            HostChoice.MODEL, cpus=4, memory=8 * MIB, hardware=Hardware(nodes=nodes)
+        ) as machine:
+            while any(vcpu.thread_id is None for vcpu in machine.vcpus):
+                await trio.sleep(0.001)
+            found = [one["props"] for one in await ask(machine, "query-cpus-fast")]
+            assert [(one["socket-id"], one["node-id"]) for one in found] == [
+                (0, 1), (0, 1), (1, 0), (1, 0),
+            ]  # fmt: skip
 
     drive(main)
 
