@@ -30,6 +30,8 @@ _FLAGS: Final = 14
 _WORD: Final = struct.Struct("<H")
 _EVENT: Final = struct.Struct("<HH")
 """Event suppression: offset in the ring with its wrap counter in the top bit, and flags."""
+_EVENT_POSITION: Final = 0
+_EVENT_FLAGS: Final = 1
 _USED_PART: Final = struct.Struct("<IH")
 """Length and buffer ID of a used descriptor, from byte 8 on."""
 _WRAP: Final = 1 << 15
@@ -43,14 +45,18 @@ class PackedRing:
     """A packed ring over `views` of its three parts (`QueueLayout.ranges`)."""
 
     __slots__ = (
-        "_descriptors", "_device", "_driver", "_has_events", "_has_tables", "_size", "position",
+        "_descriptors", "_device_words", "_driver", "_has_events", "_has_tables", "_size",
+        "_words", "position",
     )  # fmt: skip
 
     def __init__(
         self, layout: QueueLayout, views: Sequence[memoryview], position: QueuePosition
     ) -> None:
         self._size = layout.place.size
-        self._descriptors, self._driver, self._device = views
+        self._descriptors, self._driver, device = views
+        # A store by them is one store. `Struct.pack_into` clears the bytes first, and the driver
+        # looks at them at any time.
+        self._words, self._device_words = self._descriptors.cast("H"), device.cast("H")
         self._has_events = Feature.EVENT_INDEX in layout.features
         self._has_tables = Feature.INDIRECT in layout.features
         self.position = position
@@ -107,7 +113,7 @@ class PackedRing:
         number, wrap = self.position.used, self.position.used_wrap
         _USED_PART.pack_into(self._descriptors, SIZE * number + 8, written, chain.head)
         flags = (_AVAIL | _USED if wrap else 0) | (_WRITE if written else 0)
-        _WORD.pack_into(self._descriptors, SIZE * number + _FLAGS, flags)
+        self._words[(SIZE * number + _FLAGS) // 2] = flags
         position = self.position
         available, available_wrap = self._behind(
             position.available, position.available_wrap, chain.descriptors
@@ -143,14 +149,14 @@ class PackedRing:
     def ask_for_notifications(self, wanted: bool) -> None:
         """Ask the driver to notify of the next chain, or not to."""
         if not wanted:
-            _EVENT.pack_into(self._device, 0, 0, _DISABLE)
+            self._device_words[_EVENT_FLAGS] = _DISABLE
         elif self._has_events:
             number, wrap = self.position.available, self.position.available_wrap
             # Position before flags: the flags say that it counts.
-            _WORD.pack_into(self._device, 0, number | (_WRAP if wrap else 0))
-            _WORD.pack_into(self._device, 2, _AT_POSITION)
+            self._device_words[_EVENT_POSITION] = number | (_WRAP if wrap else 0)
+            self._device_words[_EVENT_FLAGS] = _AT_POSITION
         else:
-            _EVENT.pack_into(self._device, 0, 0, _ENABLE)
+            self._device_words[_EVENT_FLAGS] = _ENABLE
 
 
 def _is_available(flags: int, wrap: bool) -> bool:

@@ -24,6 +24,8 @@ _USED: Final = struct.Struct("<II")
 _WORD: Final = struct.Struct("<H")
 _INDEX: Final = 2
 _RING: Final = 4
+_FLAGS_WORD: Final = 0
+_INDEX_WORD: Final = 1
 _WRAP: Final = 0xFFFF
 
 
@@ -39,6 +41,7 @@ class SplitRing:
         "_size",
         "_used",
         "_used_event",
+        "_used_words",
         "position",
     )  # fmt: skip
 
@@ -47,10 +50,13 @@ class SplitRing:
     ) -> None:
         self._size = layout.place.size
         self._descriptors, self._available, self._used = views
+        # A store by them is one store. `Struct.pack_into` clears the bytes first, and the driver
+        # looks at them at any time.
+        self._used_words = self._used.cast("H")
         self._has_events = Feature.EVENT_INDEX in layout.features
         self._has_tables = Feature.INDIRECT in layout.features
         self._used_event = _RING + 2 * self._size
-        self._avail_event = _RING + 8 * self._size
+        self._avail_event = (_RING + 8 * self._size) // 2
         self.position = position
 
     def next(self, tables: TableReader) -> Chain | None:
@@ -118,7 +124,7 @@ class SplitRing:
         available, used = self.position.available, self.position.used
         _USED.pack_into(self._used, _RING + 8 * (used % self._size), chain.head, written)
         used = (used + 1) & _WRAP
-        _WORD.pack_into(self._used, _INDEX, used)
+        self._used_words[_INDEX_WORD] = used
         self.position = QueuePosition((available + 1) & _WRAP, used)
 
     def wants_interrupt(self, before: QueuePosition) -> bool:
@@ -133,10 +139,10 @@ class SplitRing:
     def ask_for_notifications(self, wanted: bool) -> None:
         """Ask the driver to notify of the next chain, or not to."""
         if not self._has_events:
-            _WORD.pack_into(self._used, 0, 0 if wanted else _NO_NOTIFY)
+            self._used_words[_FLAGS_WORD] = 0 if wanted else _NO_NOTIFY
         elif wanted:
             # One that is not moved asks for nothing: the driver has passed it.
-            _WORD.pack_into(self._used, self._avail_event, self.position.available)
+            self._used_words[self._avail_event] = self.position.available
 
     def missed(self) -> bool:
         """Tell whether the driver waits for something that was given back already."""
