@@ -19,7 +19,7 @@ class BlockQueue(NamedTuple):
     `available` and `used` are positions, free-running numbers of 16 bits; `capacity` of the disk is
     in bytes. `file`, `doorbell` and `interrupt` are descriptors that stay their owner's and open
     until the engine is closed: the disk, the eventfd that the guest's notifications signal, and the
-    one that interrupts it (-1: none does).
+    one that interrupts it (-1: none does). `flushes`: a flush is plain.
     """
 
     size: int
@@ -35,6 +35,7 @@ class BlockQueue(NamedTuple):
     interrupt: int
     capacity: int
     read_only: bool
+    flushes: bool = True
 
 
 class Stopped(enum.Enum):
@@ -47,7 +48,7 @@ class Stopped(enum.Enum):
     """The ring cannot be understood, or cannot be leased."""
     VACATING = 3
     """A conversion, reset or saving of guest memory waits for a lease to end, or keeps one from
-    being taken: a moment later, again."""
+    being taken, or there are too many of them: a moment later, again."""
     IDLE = 4
     """There is nothing to be done; only of a run that was not to wait."""
 
@@ -81,6 +82,14 @@ class QueueEngine(Owned, Protocol):
     @property
     def position(self) -> tuple[int, int]:
         """Positions in the available and the used ring, between two runs."""
+        ...
+
+    @property
+    def flush_error(self) -> int:
+        """The errno of a flush that has failed, between two runs; 0 for none.
+
+        The kernel tells of it once (fsync(2)): whoever tries again is told that all is well.
+        """
         ...
 
     @property

@@ -38,6 +38,11 @@ class KvmBlockEngine(Owner):
         return lib.pyvmm_block_available(self._queue), lib.pyvmm_block_used(self._queue)
 
     @property
+    def flush_error(self) -> int:
+        """The errno of a flush that has failed; 0 for none."""
+        return int(lib.pyvmm_block_flush_error(self._queue))
+
+    @property
     def counts(self) -> BlockCounts:
         """Work that was done."""
         counts = lib.pyvmm_block_counted(self._queue)

@@ -67,6 +67,7 @@ struct pyvmm_block_queue {
     int kick;
     int kicked;
     int durable;
+    int flush_error;
     uint64_t requests, bytes;
     uint8_t *descriptors, *driver, *device;
     struct buffers readable, writable;
@@ -118,6 +119,11 @@ uint16_t pyvmm_block_available(const struct pyvmm_block_queue *queue)
 uint16_t pyvmm_block_used(const struct pyvmm_block_queue *queue)
 {
     return queue->setup.used;
+}
+
+int pyvmm_block_flush_error(const struct pyvmm_block_queue *queue)
+{
+    return queue->flush_error;
 }
 
 struct pyvmm_block_counts pyvmm_block_counted(const struct pyvmm_block_queue *queue)
@@ -174,9 +180,12 @@ static bool give_back(struct pyvmm_block_queue *queue, int64_t number)
     return number > 0 && pyvmm_held_release(queue->conversions, PYVMM_HELD_LEASE, number);
 }
 
+/* Refusals that are no fault of the driver's, and pass (queue_worker._LATER). */
 static bool is_vacating(int64_t refusal)
 {
-    return (-refusal & 15) == PYVMM_LEASE_CONVERTING;
+    int reason = (int)(-refusal & 15);
+    return reason == PYVMM_LEASE_CONVERTING || reason == PYVMM_LEASE_TOO_MANY ||
+           reason == PYVMM_LEASE_MEMORY_SHORT;
 }
 
 static int64_t lease(struct pyvmm_block_queue *queue, struct buffers *buffers, bool writable)
@@ -326,6 +335,15 @@ static bool move(struct pyvmm_block_queue *queue, bool writes, uint64_t offset, 
     return true;
 }
 
+/* The kernel tells of a failure once, and says that all is well to who tries again: so it is kept. */
+static bool flush(struct pyvmm_block_queue *queue)
+{
+    while (queue->flush_error == 0 && fdatasync(queue->setup.file) != 0)
+        if (errno != EINTR)
+            queue->flush_error = errno;
+    return queue->flush_error == 0;
+}
+
 /* Does a request whose buffers are leased. The bytes written, or a negative number: not plain. */
 static int64_t perform(struct pyvmm_block_queue *queue)
 {
@@ -348,7 +366,7 @@ static int64_t perform(struct pyvmm_block_queue *queue)
             size / SECTOR > sectors - header.sector || (writes && setup->read_only) ||
             !move(queue, writes, header.sector * SECTOR, count))
             return -1;
-    } else if (header.kind != KIND_FLUSH || size != 0 || fdatasync(setup->file) != 0) {
+    } else if (header.kind != KIND_FLUSH || !setup->flushes || size != 0 || !flush(queue)) {
         return -1;
     }
     *writable->at[writable->count - 1] = STATUS_OK;

@@ -17,7 +17,7 @@
 #define PYVMM_BLOCK_ODD_CHAIN 1
 /* The ring cannot be understood, or is not where it was. */
 #define PYVMM_BLOCK_BROKEN 2
-/* A conversion waits for a lease that has been given back, or will not let one be given. */
+/* A conversion waits for a lease that has been given back, or will not let one be given; or too many are. */
 #define PYVMM_BLOCK_VACATING 3
 /* There is nothing to be done: only where the run was not to wait. */
 #define PYVMM_BLOCK_IDLE 4
@@ -37,6 +37,7 @@ struct pyvmm_block_setup {
     bool indirect;
     bool event_index;
     bool read_only;
+    bool flushes; /* a flush is plain */
 };
 
 struct pyvmm_block_counts {
@@ -60,5 +61,7 @@ void pyvmm_block_set_durable(struct pyvmm_block_queue *queue, bool durable);
 /* The position, between two runs. */
 uint16_t pyvmm_block_available(const struct pyvmm_block_queue *queue);
 uint16_t pyvmm_block_used(const struct pyvmm_block_queue *queue);
+/* The errno of a flush that has failed, between two runs; 0 for none. It is told of nowhere else. */
+int pyvmm_block_flush_error(const struct pyvmm_block_queue *queue);
 /* Any thread; a moment's figures. */
 struct pyvmm_block_counts pyvmm_block_counted(const struct pyvmm_block_queue *queue);

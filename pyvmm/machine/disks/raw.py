@@ -32,6 +32,8 @@ class RawStore(StackOwner):
         """`fd` is open and locked, and has `size` bytes."""
         self.fd = fd
         self._size = size
+        self.flush_error = 0
+        """The errno of a flush that has failed; 0 for none."""
         with ExitStack() as stack:
             stack.callback(os.close, fd)
             self.own(stack)
@@ -73,8 +75,22 @@ class RawStore(StackOwner):
         await trio.to_thread.run_sync(punch_hole, self.fd, offset, length)
 
     async def flush(self) -> None:
-        """Have what was written on the disk below, as fdatasync(2) does. Raises `OSError`."""
-        await trio.to_thread.run_sync(os.fdatasync, self.fd)
+        """Have what was written on the disk below, as fdatasync(2) does. Raises `OSError`.
+
+        Once that has failed it always does: the kernel tells of it once, and what it could not
+        write may be gone (fsync(2); QEMU, file-posix.c, handle_aiocb_flush).
+        """
+        if not self.flush_error:
+            try:
+                await trio.to_thread.run_sync(os.fdatasync, self.fd)
+            except OSError as error:
+                self.flush_failed(error.errno or errno.EIO)
+        if self.flush_error:
+            raise OSError(self.flush_error, os.strerror(self.flush_error))
+
+    def flush_failed(self, number: int) -> None:
+        """Note that a flush has failed with that errno, whoever has tried."""
+        self.flush_error = self.flush_error or number
 
     def _at_once(
         self,

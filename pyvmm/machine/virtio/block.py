@@ -84,7 +84,21 @@ class BlockHandler:
         model, store = self._model, self._store
         if not isinstance(store, RawStore):
             return None
-        return PlainDisk(store.fd, model.capacity, model.read_only, not model.is_writeback)
+        return PlainDisk(
+            store.fd,
+            model.capacity,
+            model.read_only,
+            durable=not model.is_writeback,
+            flushes=not store.flush_error,
+            flush_failed=self._flush_failed,
+        )
+
+    def _flush_failed(self, number: int) -> None:
+        """An engine's flush has failed; no other one's may succeed."""
+        if isinstance(self._store, RawStore):
+            self._store.flush_failed(number)
+            for queue in range(len(self._model.queue_sizes)):
+                self.on_ready(queue)
 
     def is_ready(self, queue: int) -> bool:  # noqa: ARG002
         """Be so unless the machine is paused for a failure."""

@@ -33,6 +33,10 @@ class PlainDisk(NamedTuple):
     read_only: bool
     durable: bool
     """Writes are done only when they outlive a crash of the host."""
+    flushes: bool
+    """An engine may flush it, too."""
+    flush_failed: Callable[[int], None]
+    """Is told the errno of a flush of an engine's that has failed."""
 
 
 @runtime_checkable
@@ -164,6 +168,7 @@ class EngineWorker(QueueWorker):
                 interrupt=copies[1],
                 capacity=disk.capacity,
                 read_only=disk.read_only,
+                flushes=disk.flushes,
             )
         )
         return None if made is None else stack.enter_context(made)
@@ -184,6 +189,7 @@ class EngineWorker(QueueWorker):
                 if self._core.epoch == self._epoch:
                     self._core.follow(self._number, None)
                     self._core.move(self._number, QueuePosition(*engine.position))
+            self._pass_flush_error(engine)
             # Somebody may have waited for a lease that the engine has given back.
             self._leases.interrupt()
 
@@ -197,6 +203,11 @@ class EngineWorker(QueueWorker):
             served.durable_changes.append(engine.set_durable)
         else:
             served.durable_changes.remove(engine.set_durable)
+
+    def _pass_flush_error(self, engine: QueueEngine) -> None:
+        disk = None if self._served is None else self._served.plain_disk()
+        if disk is not None and engine.flush_error:
+            disk.flush_failed(engine.flush_error)
 
     async def _on_thread(self, engine: QueueEngine) -> Stopped:
         async with trio.open_nursery() as nursery:

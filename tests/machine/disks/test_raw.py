@@ -116,3 +116,24 @@ def test_an_error_of_the_host_s_is_one_whoever_finds_it(
             await getattr(store, call)(0, [memoryview(bytearray(512))])
 
     on_disk(path, act)
+
+
+def test_a_flush_that_has_failed_once_fails_for_good(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of it once, and would say that all is well from then on."""
+    failures = [OSError(errno.EIO, "it is broken")]
+
+    def fdatasync(_fd: int) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+    async def act(store: RawStore) -> None:
+        for _ in range(2):
+            with pytest.raises(OSError) as refused:
+                await store.flush()
+            assert refused.value.errno == errno.EIO
+
+    on_disk(path, act)

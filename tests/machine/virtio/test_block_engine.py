@@ -7,6 +7,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.devices.virtio.block import Status
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import DeviceStatus, Feature
 from pyvmm.devices.virtio.rings import QueuePosition
@@ -24,6 +26,7 @@ from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine, Stopped
 from pyvmm.machine.disks.raw import RawStore
 from pyvmm.machine.virtio.block import block_device
+from pyvmm.machine.virtio.engine_worker import EngineWorker
 from pyvmm.machine.virtio.queue_worker import QueueWorker
 from tests.machine.virtio.guest_pages import PAGE, GuestPages
 
@@ -412,6 +415,79 @@ def test_it_waits_for_the_doorbell_and_ends_when_kicked(
         # A kick that comes first is not lost.
         engine.kick()
         assert engine.run() is Stopped.KICKED
+
+
+def test_leases_that_are_too_many_are_waited_for(set_up: tuple[Side, FastConversions]) -> None:
+    """They are others': the driver of this ring has broken nothing."""
+    side, conversions = set_up
+    side.put([good(IN, 1, 512)], 0, 0, 0)
+    rows = struct.pack("=QQ", 0, 1) * 1024
+    while (number := conversions.held.lease(rows, 1024, False)) > 0:
+        last = number
+    with Eventfd() as bell, Eventfd() as told, side.engine(conversions, bell, told) as engine:
+        assert engine.run(waits=False) is Stopped.VACATING
+        conversions.held.release(HeldKind.LEASE, last)
+        assert engine.run(waits=False) is Stopped.IDLE
+        assert engine.position == (1, 1)
+
+
+class EngineSide:
+    """A block device whose queue an `EngineWorker` serves, with an engine over `conversions`."""
+
+    has_engines = True
+
+    def __init__(self, side: Side, conversions: FastConversions, bell: Eventfd) -> None:
+        self.side = side
+        self.lease = side.pages.lease
+        self.block_engine = conversions.held.block_engine
+        self.interrupts = 0
+        leases: Any = self
+        guard = threading.Lock()
+        doorbell: Any = bell
+        handler = side.worker._handler
+        handler.on_ready = lambda _queue: self.worker.wake()
+        self.worker = EngineWorker(
+            0, side.core, handler, leases, guard, name="disk",
+            bell=lambda: doorbell, interrupt=lambda: None,
+        )  # fmt: skip
+
+    def interrupt(self) -> None:
+        """Nobody waits for a lease."""
+
+
+def test_a_flush_that_the_kernel_tells_of_once_is_told_of_to_the_driver(
+    set_up: tuple[Side, FastConversions],
+) -> None:
+    side, conversions = set_up
+
+    async def main(broken: int) -> None:
+        with Eventfd() as bell:
+            made = EngineSide(side, conversions, bell)
+            handler: Any = made.worker._handler
+            disk = handler.plain_disk
+            # Of it no flush succeeds; of the disk, which is tried behind it, each would.
+            handler.plain_disk = lambda: disk()._replace(file=broken)
+            for number in range(2):
+                told = trio.Event()
+                side.core.on_interrupt = partial(_set, told)
+                side.pages.put(STATUSES, b"\xff")
+                side.put([good(FLUSH, 0)], 0, 0, number)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(made.worker.serve)
+                    await told.wait()
+                    nursery.cancel_scope.cancel()
+                assert side.pages.bytes[STATUSES] == Status.IO_ERROR
+
+    reading, writing = os.pipe()
+    try:
+        trio.run(main, reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _set(told: trio.Event, _queue: int | None) -> None:
+    told.set()
 
 
 def _waiting(told: Eventfd) -> int:
