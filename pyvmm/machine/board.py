@@ -97,8 +97,8 @@ class Board:
 
         Lines go up and down as the devices had them, and the controllers are restored after. Where
         backends have run in between, restore the devices once more (`restore_again`), right behind
-        the controllers. Raises `UsageError`, before anything is changed, where a device is missing
-        on one of the sides, or is of another kind.
+        the controllers. Raises `UsageError`, with everything as it was, where a device is missing
+        on one of the sides, is of another kind, or refuses its value.
         """
         values = dict(saved)
         found = dict(self.save_devices())
@@ -119,7 +119,12 @@ class Board:
                     f"saved is a {type(value).__name__}",
                     "make the machine with the same devices",
                 )
-        self.restore_again(values.items())
+        try:
+            self.restore_again(values.items())
+        except UsageError:
+            # Devices before that one have taken theirs, and the machine goes on.
+            self.restore_again(found.items())
+            raise
 
     def restore_again(self, saved: Iterable[SavedDevice]) -> None:
         """Restore what `restore_devices` has taken. No vCPU runs."""

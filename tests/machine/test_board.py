@@ -207,6 +207,22 @@ def test_another_machine_s_state_is_refused_before_anything_changes(
     assert (one.count, other.count) == (0, 0)
 
 
+def test_devices_are_as_they_were_when_a_later_one_refuses_its_value() -> None:
+    class Choosy(Counter):
+        def restore(self, value: SavedCounter) -> None:
+            self.count = -1
+            if value.count > 5:
+                raise UsageError("restore a counter", "it counts to 5")
+            super().restore(value)
+
+    one, other = Counter(), Choosy()
+    board = board_of(placed("one", one, 0x10), placed("other", other, 0x20))
+    one.count, other.count = 1, 2
+    with pytest.raises(UsageError, match="it counts to 5"):
+        board.restore_devices([("one", SavedCounter(9)), ("other", SavedCounter(9))])
+    assert (one.count, other.count) == (1, 2)
+
+
 class Posting(DebugConsole):
     """A debug console with a switch at its second port: off, nothing is posted."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -334,6 +335,17 @@ def test_another_device_s_state_is_refused() -> None:
 
     with pytest.raises(UsageError, match="2 queues, and the one that was saved 1"):
         Device().pci.restore(Device(OneQueue()).pci.save())
+
+
+def test_numbers_that_no_register_has_room_for_are_no_saved_state() -> None:
+    saved = Device().pci.save()
+    first, *others = saved.core.queues
+    large = replace(first, place=first.place._replace(size=1 << 16))
+    core = replace(saved.core, queues=(large, *others))
+    with pytest.raises(UsageError, match="such core"):
+        replace(saved, core=core)
+    with pytest.raises(UsageError, match="such selects"):
+        replace(saved, selects=(0, 0, 1 << 16))
 
 
 def test_a_reset_leaves_nothing_of_it() -> None:
