@@ -82,6 +82,7 @@ class EngineWorker(QueueWorker):
         self._bell = bell
         self._interrupt = interrupt
         self._engine: QueueEngine | None = None
+        self._restarts = self._restarts_made_of = 0
         self._limiter = trio.CapacityLimiter(1)
 
     def takes(self, layout: QueueLayout | None) -> bool:
@@ -92,6 +93,7 @@ class EngineWorker(QueueWorker):
 
     def restart(self) -> None:
         """Have what the engine waits for, and interrupts by, looked at again. Under the guard."""
+        self._restarts += 1
         if self._engine is not None:
             self._engine.kick()
 
@@ -149,6 +151,7 @@ class EngineWorker(QueueWorker):
         with self._guard:
             disk = None if self._served is None else self._served.plain_disk()
             bell, interrupt = self._bell(), self._interrupt()
+            self._restarts_made_of = self._restarts
             if bell is None or disk is None or self._core.epoch != self._epoch:
                 return None
             copies = [os.dup(bell.fileno())]
@@ -179,6 +182,9 @@ class EngineWorker(QueueWorker):
             if self._core.epoch == self._epoch:
                 self._core.follow(self._number, lambda: QueuePosition(*engine.position))
             self._engine = engine
+            if self._restarts != self._restarts_made_of:
+                # What it waits for or interrupts by has changed since: it is made anew.
+                engine.kick()
             self._durable(engine, follow=True)
         try:
             return await self._on_thread(engine)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ DESCRIPTORS, DRIVER, DEVICE = 0, PAGE, 2 * PAGE
 TABLES, HEADERS, STATUSES, DATA = 3 * PAGE, 4 * PAGE, 5 * PAGE, 7 * PAGE
 PRIVATE = 6 * PAGE
 PAGES = 12
+HANG = 120.0
 SECTORS = 16
 NEXT, WRITE, INDIRECT = 1, 2, 4
 IN, OUT, FLUSH = 0, 1, 4
@@ -439,7 +440,7 @@ class EngineSide:
     def __init__(self, side: Side, conversions: FastConversions, bell: Eventfd) -> None:
         self.side = side
         self.lease = side.pages.lease
-        self.block_engine = conversions.held.block_engine
+        self.block_engine: Callable[[BlockQueue], QueueEngine] = conversions.held.block_engine
         self.interrupts = 0
         leases: Any = self
         guard = threading.Lock()
@@ -484,6 +485,35 @@ def test_a_flush_that_the_kernel_tells_of_once_is_told_of_to_the_driver(
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_an_engine_is_made_anew_of_what_changed_while_it_was_made(
+    set_up: tuple[Side, FastConversions],
+) -> None:
+    """As when a vCPU gives the queue another vector just then."""
+    side, conversions = set_up
+    engines: list[QueueEngine] = []
+
+    async def main() -> None:
+        with Eventfd() as bell:
+            made, again = EngineSide(side, conversions, bell), trio.Event()
+
+            def block_engine(queue: BlockQueue) -> QueueEngine:
+                if engines:
+                    again.set()
+                else:
+                    made.worker.restart()
+                engines.append(conversions.held.block_engine(queue))
+                return engines[-1]
+
+            made.block_engine = block_engine
+            with trio.fail_after(HANG):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(made.worker.serve)
+                    await again.wait()
+                    nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 def _set(told: trio.Event, _queue: int | None) -> None:
