@@ -82,8 +82,10 @@ class Balloon(MemoryHandler):
 
         Waits for its driver: put a time limit on it.
         """
-        self._asked = _FRESH
-        self._told = told = trio.Event()
+        if not self._asked:
+            self._told = trio.Event()
+        # Whoever asked before, and still waits, is told the same.
+        told, self._asked = self._told, _FRESH
         for queue in range(len(self._model.queue_sizes)):
             self.on_ready(queue)
         await told.wait()

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 
+from pyvmm.devices.virtio.balloon import BalloonFeature, BalloonModel, Role
 from pyvmm.errors import UsageError
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.hardware import Hardware, Transport
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
+from pyvmm.machine.virtio.balloon import Balloon
+from pyvmm.machine.virtio.queue_handler import BoundChain
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
 from pyvmm.memory.page_states import PageState
@@ -72,6 +77,31 @@ async def goes_on(machine: Machine) -> None:
     assert (balloon.size, balloon.target) == (3 * PAGE, 3 * PAGE)
     balloon.resize(0)
     assert (await machine.control.wait()).ending.status == 0
+
+
+def test_whoever_asks_while_another_one_waits_is_told_with_it() -> None:
+    async def main() -> None:
+        model = BalloonModel()
+        model.accept(BalloonFeature.STATISTICS)
+        queue = next(number for number in range(4) if model.role(number) is Role.STATISTICS)
+        balloon = Balloon(model)
+        balloon.on_ready = lambda _queue: None
+        told: list[object] = []
+
+        async def ask() -> None:
+            told.append(await balloon.statistics())
+
+        with trio.fail_after(HANG):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                while balloon.is_ready(queue):
+                    free = memoryview(struct.pack("<HQ", 4, 77))
+                    await balloon.handle(queue, BoundChain((free,), ()))
+        assert told == [{"free-memory": 77}] * 2
+
+    trio.run(main)
 
 
 @in_trio
