@@ -20,6 +20,9 @@ _MOST_VIEWS: Final = 1024
 """IOV_MAX."""
 _LOCK: Final = struct.Struct("hh4xqqi4x")
 """struct flock of x86-64."""
+MOST_LOCKS: Final = 1024
+"""Ranges of one open file that are locked, or unlocked within others: the host's kernel has memory
+for each, and no limit of its own."""
 _DT_DIRECTORY, _DT_FILE, _DT_LINK = 4, 8, 10
 _DEVICE_SHIFT: Final = 48
 
@@ -52,6 +55,7 @@ class HostFile:
         """The descriptor is this object's from now on; the folder has counted it."""
         self._folder = folder
         self._descriptor = descriptor
+        self._locks: frozenset[LockRange] = frozenset()
 
     def read(self, views: Sequence[memoryview], offset: int) -> int:
         """Read from `offset` in bytes on."""
@@ -94,12 +98,18 @@ class HostFile:
 
     def lock(self, kind: LockType, where: LockRange) -> LockStatus:
         """Lock the range for this open file: other opens of it, the host's among them, see that."""
+        kept = frozenset(one for one in self._locks if not _is_within(one, where))
+        if kind is not LockType.NONE or any(_overlap(one, where) for one in kept):
+            kept |= {where}
+        if len(kept) > MOST_LOCKS:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _lock_bytes(kind, where))
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return LockStatus.BLOCKED
             raise
+        self._locks = kept
         return LockStatus.DONE
 
     def locked_by_another(self, kind: LockType, where: LockRange) -> tuple[LockType, LockRange]:
@@ -121,6 +131,18 @@ class HostFile:
 def _check_offset(offset: int) -> None:
     if offset >= OFFSET_END:
         raise OSError(errno.EINVAL, "beyond any file")
+
+
+def _end(where: LockRange) -> int:
+    return where.start + where.length if where.length else OFFSET_END
+
+
+def _is_within(one: LockRange, other: LockRange) -> bool:
+    return other.start <= one.start and _end(one) <= _end(other)
+
+
+def _overlap(one: LockRange, other: LockRange) -> bool:
+    return one.start < _end(other) and other.start < _end(one)
 
 
 def _lock_bytes(kind: LockType, where: LockRange) -> bytes:

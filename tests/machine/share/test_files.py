@@ -15,12 +15,14 @@ import pytest
 
 from pyvmm.devices.p9 import messages
 from pyvmm.devices.p9.fields import MessageError
+from pyvmm.devices.p9.file_server import LockType
 from pyvmm.devices.p9.messages import Kind
 from pyvmm.devices.p9.session import Session
 from pyvmm.errors import NoInputError, NoPermissionError
 from pyvmm.machine.share import folder as folder_module
 from pyvmm.machine.share.folder import open_folder
 from pyvmm.machine.share.handles import HostFolder
+from pyvmm.machine.share.open_files import MOST_LOCKS
 from tests.devices.p9.client import ROOT, Client, cut
 from tests.machine.share.in_folders import client_of, open_descriptors
 
@@ -401,6 +403,31 @@ def test_a_lock_is_seen_by_other_opens_and_by_the_host(client: Client, folder: P
             lock(two, kind)
     with refusal(errno.EINVAL):
         lock(two, 0, 1 << 63)
+
+
+@pytest.mark.slow
+def test_locks_have_an_end(client: Client) -> None:
+    fid = client.open(b"a", b"file", flags=os.O_RDWR)
+
+    def lock(kind: int, start: int, length: int) -> int:
+        request = messages.Lock(fid, kind, 0, start, length, 1, b"guest")
+        status, _ = client.call(Kind.LOCK, request)
+        return int(status)
+
+    read, unlocked = LockType.READ, LockType.NONE
+    for _ in range(2 * MOST_LOCKS):
+        assert (lock(read, 0, 1), lock(unlocked, 0, 1)) == (0, 0)
+    # Ranges apart from each other, and one that is cut into as many.
+    for kind in (read, unlocked):
+        if kind is unlocked:
+            lock(read, 0, 0)
+        with refusal(errno.ENOLCK):
+            for place in range(MOST_LOCKS + 1):
+                assert lock(kind, 2 * place + 1, 1) == 0
+        assert place >= MOST_LOCKS - 1
+        assert lock(unlocked, 0, 0) == 0
+        assert lock(read, 5, 1) == 0
+        assert lock(unlocked, 0, 0) == 0
 
 
 def test_fids_are_the_clients_numbers(client: Client) -> None:
