@@ -145,6 +145,15 @@ async def test_two_vcpus_at_one_breakpoint_are_told_one_after_the_other() -> Non
         await client.ask(b"Z1,%x,1" % start)
         threads = {await client.ask(b"c"), await client.ask(b"c")}
         assert threads == {b"T05thread:1;hwbreak:;", b"T05thread:2;hwbreak:;"}
+        assert await client.ask(b"vKill;1") == b"OK"
+        ending = (await machine.control.wait()).ending
+        assert ending.detail == "killed by GDB"
+
+
+@in_trio
+async def test_private_memory_is_neither_read_nor_written() -> None:
+    given = replace(private_config("selftest"), host=pyvmm.HostChoice.MODEL)
+    async with debugged(given) as (machine, listener), connected(listener) as client:
         # Private memory: an error, and never zeroes. Nor is a part of a write done.
         assert await client.ask(b"m101000,4") == b"00000000"
         machine.memory.conversion.convert(0x101000, 0x1000, pyvmm.Side.PRIVATE)
@@ -153,9 +162,6 @@ async def test_two_vcpus_at_one_breakpoint_are_told_one_after_the_other() -> Non
         assert await client.ask(b"m100fff,1") == b"00"
         assert await client.ask(b"m101000,4") == b"E0e"
         assert await client.ask(b"M101000,1:90") == b"E0e"
-        assert await client.ask(b"vKill;1") == b"OK"
-        ending = (await machine.control.wait()).ending
-        assert ending.detail == "killed by GDB"
 
 
 @in_trio

@@ -535,7 +535,7 @@ def test_a_folder_that_cannot_be_shared_is_said(tmp_path: Path, outside: Path) -
         before = open_descriptors()
         with pytest.raises(kind, match=word):
             open_folder(path, read_only=True, descriptors=16)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
     if os.geteuid():
         tmp_path.chmod(0o500)
         with pytest.raises(NoPermissionError):
@@ -563,4 +563,4 @@ def test_a_session_of_no_folder_leaves_nothing_open(folder: Path) -> None:
     Client(session).begin().open(b"a")
     session.reset()
     shared.close()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
