@@ -33,6 +33,7 @@ _NEEDS = {
     "packed": "a disk with packed rings: --disk FILE --rings packed",
     "ports": "a port: --port NAME=PATH",
     "share": "a folder: --share TAG=DIR",
+    "vsock": "a socket device: --vsock cid=N,path=P",
 }
 """Needs of guests beside those that every machine meets (docs/machine.md)."""
 

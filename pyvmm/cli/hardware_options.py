@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         RingFeature,
         Share,
         Transport,
+        Vsock,
     )
 
 DESTINATION = "hardware_"
@@ -61,6 +62,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, action="append", dest=f"{DESTINATION}ports", metavar="NAME=PATH",
         help="a port of the guest's (virtio console), as a Unix socket at PATH",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vsock", type=_vsock, dest=f"{DESTINATION}vsock", metavar="cid=N,path=P",
+        help="sockets between guest and host (virtio): the guest is N, the host's side at P",
     )  # fmt: skip
 
 
@@ -158,3 +163,9 @@ def _port(text: str) -> PortChoice:
     from pyvmm.cli.share_option import parse_port
 
     return parse_port(text)
+
+
+def _vsock(text: str) -> Vsock:
+    from pyvmm.cli.vsock_option import parse_vsock
+
+    return parse_vsock(text)

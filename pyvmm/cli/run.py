@@ -163,6 +163,8 @@ def _in_lab(options: argparse.Namespace) -> int:
         raise _unreachable(f"listen for GDB at {options.gdb}", "--gdb")
     for port in options.hardware_ports or ():
         raise _unreachable(f"listen for programs on {port.path}", "--port")
+    if options.hardware_vsock is not None:
+        raise _unreachable(f"listen for programs on {options.hardware_vsock.path}", "--vsock")
     if console.kind is ConsoleKind.UNIX:
         raise _unreachable(f"listen for the guest's console on {console.path}", "--console unix:")
     for file in guest_inputs(options):

@@ -108,6 +108,14 @@ class NumaNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Vsock:
+    """A virtio socket device: the guest's context ID, and the Unix socket of the host's side."""
+
+    cid: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
 
@@ -126,6 +134,7 @@ class Hardware:
     ports: tuple[PortChoice, ...] = ()
     rng: bool = False
     balloon: bool = False
+    vsock: Vsock | None = None
 
     @property
     def seen(self) -> Hardware:
@@ -141,7 +150,9 @@ class Hardware:
     @property
     def has_virtio(self) -> bool:
         """True where virtio devices were asked for, of any kind."""
-        return bool(self.disks or self.shares or self.ports or self.rng or self.balloon)
+        return bool(
+            self.disks or self.shares or self.ports or self.rng or self.balloon or self.vsock
+        )
 
     @property
     def needs_pci(self) -> bool:

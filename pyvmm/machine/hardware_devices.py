@@ -101,3 +101,7 @@ def _virtio(hardware: Hardware, stack: ExitStack, disks: MachineDisks) -> Iterat
         from pyvmm.machine.virtio.console import console_device
 
         yield console_device(hardware.ports, stack)
+    if hardware.vsock is not None:
+        from pyvmm.machine.virtio.vsock import vsock_device
+
+        yield vsock_device(hardware.vsock, stack)

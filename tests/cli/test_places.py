@@ -130,6 +130,7 @@ def test_a_file_that_is_appended_to(tmp_path: Path) -> None:
         ("--qmp", "unix:/tmp/nowhere"),
         ("--gdb", "0"),
         ("--port", "a=/tmp/nowhere"),
+        ("--vsock", "cid=3,path=/tmp/nowhere"),
     ],
 )
 def test_sockets_in_the_lab_are_refused(

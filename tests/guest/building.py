@@ -40,6 +40,7 @@ PROGRAMS = (
     "tests",
     "timer",
     "triple",
+    "vsock",
 )
 
 

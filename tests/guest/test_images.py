@@ -70,6 +70,7 @@ def test_notes(images: Path, program: str) -> None:
     assert found["Xen", names["NOTE_XEN_PHYS32_ENTRY"]] == entry.to_bytes(4, "little")
     interrupted = (
         "acpi", "balloon", "block", "hostile", "packed", "pci", "ports", "share", "tests", "timer",
+        "vsock",
     )  # fmt: skip
     needs = GuestNeed.INTERRUPTS if program in interrupted else GuestNeed(0)
     assert found["pyvmm", names["NOTE_PYVMM_NEEDS"]] == needs.to_bytes(4, "little")

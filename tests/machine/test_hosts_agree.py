@@ -23,6 +23,7 @@ SHARED = {
     "block": b"",
     "ports": b"",
     "share": b"",
+    "vsock": b"",
     "hello": b"some words",
     "hostile": b"",
     "echo": b"",

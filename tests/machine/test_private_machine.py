@@ -65,6 +65,7 @@ GUESTS = {
     "tests": "",
     "timer": "ticks=3",
     "triple": "",
+    "vsock": "",
 }
 """Every bundled guest that runs with and without private memory, and its command line."""
 
