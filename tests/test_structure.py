@@ -76,6 +76,9 @@ PURE_MODULES = {
         "__init__", "subjects", "observations", "plan", "statistics", "ram", "inventory",
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
     ),
+    "compare/linux": (
+        "__init__", "facts", "known", "verdict", "report", "text", "json_form",
+    ),
     "testing": ("__init__", "boot_defaults", "failures", "nearest", "patterns", "transcript"),
     "testing/drivers": ("__init__", "driver", "monitors"),
     "testing/results": (

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import argparse
 import enum
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm import bundled_guests
-from pyvmm.cli.ending_signals import EndingSignals, ending_signals
+from pyvmm.cli.comparing import check_runs, compared, qemu_programs
+from pyvmm.cli.ending_signals import EndingSignals
 from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
 from pyvmm.cli.output_paths import (
     STANDARD_ERROR,
@@ -26,8 +27,6 @@ from pyvmm.compare.subjects import PyvmmHost, QemuAccelerator, QemuMachine
 from pyvmm.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    import trio
-
     from pyvmm.cli.output_files import OutputFiles
     from pyvmm.compare.choosing import Wanted
     from pyvmm.compare.guest_files import GuestRequest
@@ -35,13 +34,13 @@ if TYPE_CHECKING:
 
 DIFFERS = 1
 _RUNS = 5
-_RUNS_MAX = 1000
 _TIMEOUT = 60.0
 _TYPED_MAX = 1 << 20
 _EPILOG = """\
 Ends with 0 where the behaviour agrees (the console's text, how the guest ends, from run to run,
 too; differences with a known reason, which docs/compare.md lists, do not count), with 1 where it
 does not. Memory map and CPUID are shown and do not count; RAM does for bundled guests only.
+With --linux both boot it on KVM, and what it finds of its machine is compared.
 Otherwise as pyvmm run: 64 usage; 65 bad image; 66 no such input; 69 no QEMU, or something asked for
 does not work on this host; 71 a monitor failed; 130 interrupted.
 """
@@ -66,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.epilog = _EPILOG
     add_guest_arguments(parser)
+    parser.add_argument(
+        "--linux", action="store_true",
+        help="IMAGE is a folder that pyvmm linux wrote: compare the machines that Linux finds",
+    )  # fmt: skip
     parser.add_argument("--cpus", type=parse_count, default=1, metavar="N", help="number of vCPUs")
     parser.add_argument(
         "--runs", type=parse_count, default=_RUNS, metavar="N",
@@ -79,16 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="QEMU's accelerators: kvm,tcg (default: those that work here)",
     )  # fmt: skip
     parser.add_argument(
-        "--machine", type=_list_of(QemuMachine), default=(QemuMachine.MICROVM,), metavar="LIST",
-        help="QEMU's machines: microvm,pc (default: microvm)",
+        "--machine", type=_list_of(QemuMachine), metavar="LIST",
+        help="QEMU's machines: microvm,pc (default: microvm); with --linux microvm,q35 (both)",
     )  # fmt: skip
     parser.add_argument(
         "--host", type=_list_of(PyvmmHost), metavar="LIST",
         help="pyvmm's hosts: kvm,model (default: those that work here)",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=parse_seconds, default=_TIMEOUT, metavar="SECONDS",
-        help=f"end each run after this long (default: {_TIMEOUT:g})",
+        "--timeout", type=parse_seconds, metavar="SECONDS",
+        help=f"end each run after this long (default: {_TIMEOUT:g}; with --linux 300)",
     )  # fmt: skip
     parser.add_argument(
         "--input", type=Path, metavar="FILE",
@@ -104,6 +107,10 @@ def command(options: argparse.Namespace) -> int:
     """Compare, report; 0 where the behaviour agrees."""
     from pyvmm.cli.standard_output import columns, print_answer, unpadded
 
+    if options.linux:
+        from pyvmm.cli.compare_linux import command as of_linux
+
+        return of_linux(options)
     ending: EndingSignals = options.ending_signals
     wanted = _wanted(options)
     refuse_to_overwrite(_written(options), _read(options, wanted))
@@ -111,7 +118,7 @@ def command(options: argparse.Namespace) -> int:
     ending.hold()
     with ExitStack() as stack:
         outputs = _outputs(options, stack)
-        report = _compared(request, wanted, options.runs, ending)
+        report = compared(partial(_work, request, wanted, options.runs), ending)
         from pyvmm.compare.terminal import to_text
 
         is_terminal = sys.stdout.isatty()
@@ -124,17 +131,28 @@ def command(options: argparse.Namespace) -> int:
     return ExitCode.OK if report.agrees else DIFFERS
 
 
+async def _work(
+    request: GuestRequest, wanted: Wanted, runs: int, tell: Callable[[str, int, int], None]
+) -> Report:
+    from pyvmm.compare.choosing import choose
+    from pyvmm.compare.conduct import compare
+
+    tell("looking what works here", 0, 0)
+    subjects, absent = await choose(wanted)
+    return await compare(request, subjects, absent, runs, tell)
+
+
 def _wanted(options: argparse.Namespace) -> Wanted:
     from pyvmm.compare.choosing import DEFAULT_QEMU, Wanted
 
-    if not 0 <= options.runs <= _RUNS_MAX:
+    check_runs(options.runs, 0)
+    programs = qemu_programs(options.qemu, DEFAULT_QEMU)
+    machines: tuple[QemuMachine, ...] = options.machine or (QemuMachine.MICROVM,)
+    if QemuMachine.Q35 in machines:
         raise UsageError(
-            f"make {options.runs} timed runs", "that cannot be", f"give 0 to {_RUNS_MAX}"
+            "compare with QEMU's q35", "that is for Linux", "give --linux, or take --machine pc"
         )
-    programs = tuple(dict.fromkeys(options.qemu or (DEFAULT_QEMU,)))
-    if "" in programs:
-        raise UsageError("start QEMU", "its path is empty", "give --qemu a path or leave it out")
-    return Wanted(options.host, programs, options.accel, options.machine)
+    return Wanted(options.host, programs, options.accel, machines)
 
 
 def _written(options: argparse.Namespace) -> Iterator[NamedFile]:
@@ -163,8 +181,9 @@ def _request(options: argparse.Namespace) -> GuestRequest:
     from pyvmm.machine.config import MachineConfig
     from pyvmm.machine.image_file import read_input
 
+    timeout = _TIMEOUT if options.timeout is None else options.timeout
     # Checked before any file is read.
-    MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=options.timeout)
+    MachineConfig(b"", memory=options.memory, cpus=options.cpus, timeout=timeout)
     guest = read_guest(options)
     typed = b"" if options.input is None else read_input(options.input, _TYPED_MAX)
     request = GuestRequest(
@@ -176,7 +195,7 @@ def _request(options: argparse.Namespace) -> GuestRequest:
         typed=typed,
         memory=options.memory,
         cpus=options.cpus,
-        timeout=options.timeout,
+        timeout=timeout,
     )
     check(request)
     return request
@@ -188,62 +207,6 @@ def _bundled(name: str, image: bytes) -> str | None:
     if found is None or found.path.read_bytes() != image:
         return None
     return found.name
-
-
-# -- running --
-
-
-def _compared(request: GuestRequest, wanted: Wanted, runs: int, ending: EndingSignals) -> Report:
-    import trio
-
-    from pyvmm.cli.progress import Progress
-
-    progress = Progress()
-    try:
-        return trio.run(_run, request, wanted, runs, ending, progress.tell)
-    finally:
-        progress.done()
-
-
-async def _run(
-    request: GuestRequest,
-    wanted: Wanted,
-    runs: int,
-    ending: EndingSignals,
-    tell: Callable[[str, int, int], None],
-) -> Report:
-    import trio
-
-    from pyvmm.cli.taken_signals import taken_signals
-    from pyvmm.compare.choosing import choose
-    from pyvmm.compare.conduct import compare
-
-    failure: Exception | None = None
-    report: Report | None = None
-    interrupted: list[int] = []
-    with taken_signals(*ending_signals()) as signals:
-        ending.raise_held()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, signals, interrupted, nursery.cancel_scope)
-            try:
-                tell("looking what works here", 0, 0)
-                subjects, absent = await choose(wanted)
-                report = await compare(request, subjects, absent, runs, tell)
-            except Exception as error:  # noqa: BLE001 - raised below, without a group
-                failure = error
-            nursery.cancel_scope.cancel()
-    if interrupted:
-        raise KeyboardInterrupt(f"interrupted by {signal.Signals(interrupted[0]).name}")
-    if failure is not None:
-        raise failure
-    assert report is not None
-    return report
-
-
-async def _watch(signals: AsyncIterator[int], seen: list[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        seen.append(number)
-        scope.cancel()
 
 
 # -- the files --

@@ -30,6 +30,8 @@ class QemuMachine(enum.Enum):
 
     MICROVM = "microvm"
     PC = "pc"
+    Q35 = "q35"
+    """For Linux alone, which pyvmm gives a PCI bus as well."""
 
 
 QBOOT = "qboot.rom"

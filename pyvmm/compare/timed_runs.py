@@ -23,7 +23,7 @@ from pyvmm.errors import GUEST_STATUS_MAX, ExitCode
 from pyvmm.qmp.child import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _REPORT_BYTES = 4096
 _GUEST_ENDINGS = frozenset(range(GUEST_STATUS_MAX + 1)) | {
@@ -59,22 +59,17 @@ async def timed_run(subject: Subject, files: GuestFiles, number: int) -> TimedRu
         command = pyvmm_command(subject, files)
     else:
         command = qemu_command.timed(subject, files.request, path_of(files.image), _initrd(files))
-    said, errors = Transcript(), Errors()
-    with _pipe() as (reading, writing), files.standard_input() as stdin:
-        launch = [sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(writing), *command]
-        child = Child.start(launch, (*files.inherited, writing), stdin)
-        async with listened_to(child, said, errors):
-            with trio.move_on_after(files.request.timeout) as limit:
-                await child.wait()
-        told = os.read(reading, _REPORT_BYTES)
+    said = Transcript()
+    with files.standard_input() as stdin:
+        done = await launched(command, files.inherited, stdin, files.request.timeout, said)
     attempt = f"run {files.request.name} under {subject.name}"
-    if limit.cancelled_caught:
+    if done.is_overdue:
         cause = f"round {number} was not over after {files.request.timeout:g} s"
         raise RunFailedError(attempt, cause, "give a longer --timeout")
-    cost = _cost(told)
+    cost = done.cost
     if cost is None:
-        raise failure_of(attempt, child.returncode or 0, errors.lines)
-    _check(attempt, subject, cost.exit_code, errors.lines)
+        raise failure_of(attempt, done.returncode, done.lines)
+    _check(attempt, subject, cost.exit_code, done.lines)
     return TimedRun(
         subject=subject,
         round=number,
@@ -93,7 +88,9 @@ def _initrd(files: GuestFiles) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cost:
+class Cost:
+    """Cost of a process: seconds (`started` and `ended` of CLOCK_MONOTONIC), bytes at most."""
+
     started: float
     ended: float
     exit_code: int
@@ -102,12 +99,40 @@ class _Cost:
     peak_rss: int
 
 
-def _cost(told: bytes) -> _Cost | None:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """End of a process; `cost` is None where the launcher could not tell it, and `returncode` its.
+
+    `lines` are the last ones of standard error.
+    """
+
+    cost: Cost | None
+    returncode: int
+    is_overdue: bool
+    lines: list[str]
+
+
+async def launched(
+    command: Sequence[str], inherited: Sequence[int], stdin: int, timeout: float, said: Transcript
+) -> Launched:
+    """Run `command` by the launcher for `timeout` seconds at most; `said` gets what it writes."""
+    errors = Errors()
+    with _pipe() as (reading, writing):
+        launch = [sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(writing), *command]
+        child = Child.start(launch, (*inherited, writing), stdin)
+        async with listened_to(child, said, errors):
+            with trio.move_on_after(timeout) as limit:
+                await child.wait()
+        told = os.read(reading, _REPORT_BYTES)
+    return Launched(_cost(told), child.returncode or 0, limit.cancelled_caught, errors.lines)
+
+
+def _cost(told: bytes) -> Cost | None:
     """Parse the cost that the launcher told; None where it told nothing."""
     if not told.endswith(b"\n"):
         return None
     values = json.loads(told)
-    return _Cost(
+    return Cost(
         float(values["started"]),
         min(float(values["ended"]), time.monotonic()),
         os.waitstatus_to_exitcode(int(values["status"])),

@@ -84,7 +84,7 @@ def runs() -> set[str]:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyvmm").rglob("*.py")}
     page = {f"pyvmm/demo/page/static/{name}" for name in ("app.css", "live.js", "stepper.js")}
     return modules | page | {
-        "pyvmm/py.typed", "pyvmm/lab/kernel/lab.config",
+        "pyvmm/py.typed", "pyvmm/lab/kernel/lab.config", "pyvmm/compare/linux/machine",
         *(f"pyvmm/lab/linux/{name}" for name in ("init", "rc", "session")),
     }  # fmt: skip
 
