@@ -26,6 +26,7 @@ from benchmarks import (
     kick,
     lab,
     leases,
+    linux,
     model,
     plugin,
     pmemsave,
@@ -60,6 +61,7 @@ CATALOGUE = {
         demo,
         boots,
         plugin,
+        linux,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""
