@@ -21,7 +21,7 @@ from pyvmm.errors import PyvmmError
 
 PYVMM = str(Path(sys.executable).parent / "pyvmm")
 _STEP = "step"
-_PRELOAD_PATIENCE = 120.0
+_PRELOAD_PATIENCE = 600.0
 
 
 def require_kernel() -> None:
