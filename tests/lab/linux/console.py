@@ -38,7 +38,7 @@ class Console:
         """Everything that was said so far; `_read` of it has been expected."""
         self._read = 0
         self._run = subprocess.Popen(
-            [PYVMM, "lab", "run", "--", "pyvmm", "run", *arguments],
+            [PYVMM, "lab", "run", "--", PYVMM, "run", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=env, cwd=cwd, bufsize=0,
         )  # fmt: skip
