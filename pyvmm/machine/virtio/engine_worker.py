@@ -17,6 +17,7 @@ from pyvmm.devices.protocols import Guard
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import Feature
 from pyvmm.devices.virtio.rings import BrokenRingError, QueueLayout, QueuePosition
+from pyvmm.errors import SystemCallError
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.interrupts import Doorbell
 from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine, Stopped
@@ -154,10 +155,10 @@ class EngineWorker(QueueWorker):
             self._restarts_made_of = self._restarts
             if bell is None or disk is None or self._core.epoch != self._epoch:
                 return None
-            copies = [os.dup(bell.fileno())]
-            stack.callback(os.close, copies[0])
-            copies.append(os.dup(self._told.fileno() if interrupt is None else interrupt))
-            stack.callback(os.close, copies[1])
+            copies = [
+                _copy(fd, stack)
+                for fd in (bell.fileno(), self._told.fileno() if interrupt is None else interrupt)
+            ]
         place = layout.place
         made = self._leases.block_engine(
             BlockQueue(
@@ -228,3 +229,18 @@ async def _kick_at_end(engine: QueueEngine) -> None:
         await trio.sleep_forever()
     finally:
         engine.kick()
+
+
+def _copy(fd: int, stack: ExitStack) -> int:
+    """Copy a descriptor, which `stack` closes."""
+    try:
+        copy = os.dup(fd)
+    except OSError as error:
+        raise SystemCallError(
+            "have a queue of a disk served by the host's engine",
+            error.errno or 0,
+            f"a descriptor cannot be copied: {error.strerror}",
+            "allow this process more open files (ulimit -n)",
+        ) from error
+    stack.callback(os.close, copy)
+    return copy

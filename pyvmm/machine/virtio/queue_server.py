@@ -54,6 +54,7 @@ class QueueServer:
         self.handler = handler
         if isinstance(handler, MemoryHandler):
             handler.leases = leases
+        self._wakes = tuple(partial(self._wake, number) for number in range(core.queue_count))
         handler.on_ready = self._wake
         handler.on_config_change = self._config_changed
         core.on_start = self._start
@@ -140,7 +141,7 @@ class QueueServer:
         self.doorbells_changed()
 
     def _notify(self, queue: int) -> None:
-        self._soon(partial(self._wake, queue))
+        self._soon(self._wakes[queue])
 
     def _stop(self) -> None:
         self._take_bells()
@@ -153,10 +154,11 @@ class QueueServer:
         self._soon(self._cancel_stale)
 
     def _soon(self, function: Callable[[], None]) -> None:
+        """Call it in the trio thread, once, however often a guest asks for it until then."""
         # Before `serve` has begun, the first look is still to come.
         if self._token is not None:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(function)
+                self._token.run_sync_soon(function, idempotent=True)
 
     # -- in the trio thread --
 

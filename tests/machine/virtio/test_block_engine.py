@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import struct
 import threading
@@ -20,6 +22,7 @@ from pyvmm.devices.virtio.block import Status
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import DeviceStatus, Feature
 from pyvmm.devices.virtio.rings import QueuePosition
+from pyvmm.errors import SystemCallError
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.kvm.conversions import FastConversions
@@ -514,6 +517,38 @@ def test_an_engine_is_made_anew_of_what_changed_while_it_was_made(
                     nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_a_descriptor_that_cannot_be_copied_is_told_in_words(
+    set_up: tuple[Side, FastConversions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, conversions = set_up
+    closed: list[int] = []
+
+    def dup(fd: int) -> int:
+        if closed:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        closed.append(copy := fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0))
+        return copy
+
+    async def main() -> None:
+        with Eventfd() as bell:
+            made = EngineSide(side, conversions, bell)
+            with trio.fail_after(HANG):
+                await made.worker.serve()
+
+    monkeypatch.setattr(os, "dup", dup)
+    with pytest.raises(ExceptionGroup) as raised:
+        trio.run(main)
+    (error,) = raised.value.exceptions
+    while isinstance(error, ExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, SystemCallError)
+    assert error.errno == errno.EMFILE
+    assert "Too many open files; allow" in str(error)
+    # The first of the two copies is not left open.
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(closed[0])
 
 
 def _set(told: trio.Event, _queue: int | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from pyvmm.devices.virtio.core import VirtioCore
@@ -317,6 +318,21 @@ def test_a_doorbell_of_a_device_that_does_not_run_is_drained() -> None:
             machine.bell.signal()
             await wait_all_tasks_blocked()
             assert not machine.bell.is_readable()
+
+    within(machine, act)
+
+
+def test_notifications_that_nobody_has_looked_at_are_one() -> None:
+    """As of a guest that writes the register faster than the trio thread comes round."""
+    machine = Machine(packed=False, events=False)
+    looks: list[int] = []
+
+    async def act() -> None:
+        machine.server._workers[0].wake = lambda: looks.append(1)  # type: ignore[method-assign]
+        for _ in range(1000):
+            machine.core.on_notify(0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(looks) == 1
 
     within(machine, act)
 
