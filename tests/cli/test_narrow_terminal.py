@@ -95,7 +95,7 @@ def test_a_comparison_without_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", told)
-    monkeypatch.setattr(compare, "_compared", lambda *_: wide_report())
+    monkeypatch.setattr(compare, "compared", lambda *_: wide_report())
     assert main(["compare", "exit"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert least <= max(map(len, lines)) <= most

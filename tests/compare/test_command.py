@@ -301,7 +301,7 @@ def test_a_file_without_room_takes_nothing_else_with_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(compare, "_compared", lambda *_: report())
+    monkeypatch.setattr(compare, "compared", lambda *_: report())
     (other,) = {"--json", "--html"} - {full}
     file = tmp_path / "file"
     assert main(["compare", "exit", full, "/dev/full", other, str(file)]) == 71

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -142,11 +143,15 @@ async def test_memory_of_a_node_has_its_policy_before_it_is_touched(node: int) -
         NumaNode(4 * MIB, (), MemoryPolicy.INTERLEAVE, (node, node)),
         NumaNode(4 * MIB, (), MemoryPolicy.PREFERRED, (node,)),
     )
+    gc.collect()  # Mappings that earlier tests have left.
     async with open_machine(replace(config(*nodes), host=HostChoice.KVM)) as machine:
         ram = ram_of(machine)
         kept = ram.choice.kind is RamBacking.GUEST_MEMFD
         found = policies_of_mappings("guest_memfd" if kept else "/memfd:pyvmm-guest")
-        assert found == [f"bind:{node}", "default", f"interleave:{node}", f"prefer:{node}"]
+        mine = [f"bind:{node}", "default", f"interleave:{node}", f"prefer:{node}"]
+        # Those of earlier tests that have not ended lie beside them.
+        assert [one for one in found if one != "default"] == [mine[0], *mine[2:]]
+        assert "default" in found
         assert kept or ram.choice.reason.startswith("memfd: this host's guest_memfd keeps no")
         assert ram.read(0x200000, 16) == bytes(16)
         ram.clear()
