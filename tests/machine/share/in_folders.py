@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from pyvmm.devices.p9.session import Session
 from pyvmm.machine.share.folder import open_folder
 from pyvmm.machine.share.handles import HostFolder
@@ -30,3 +32,11 @@ def client_of(path: Path, *, read_only: bool = False, descriptors: int = 64) -> 
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def refusal(*numbers: int) -> Iterator[None]:
+    """Expect an `OSError` with one of these numbers."""
+    with pytest.raises(OSError) as refused:
+        yield
+    assert refused.value.errno in numbers
