@@ -121,3 +121,11 @@ class SystemCallError(PyvmmError):
     def __init__(self, attempt: str, errno: int, cause: str, remedy: str = "") -> None:
         super().__init__(attempt, cause, remedy)
         self.errno = errno
+
+
+def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Find the one exception in `group`, however deep; `group` where there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -25,6 +25,7 @@ from pyvmm.gdb.machine_target import MachineTarget
 from pyvmm.gdb.packets import BrokenPacketError, PacketReader, Signal, packet
 from pyvmm.gdb.session import Session, told
 from pyvmm.gdb.target import Leave, Run, Stop
+from pyvmm.machine.accepting import accepted
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.events import BreakpointHit, Ended, MachineEvent, Paused, Stepped
 from pyvmm.machine.machine import Machine
@@ -33,8 +34,6 @@ from pyvmm.machine.steering import MachineState
 LAST_WORDS: Final = 1.0
 """Seconds that the client gets to take its last packet when the guest has ended."""
 _CHUNK: Final = 1 << 16
-_OUT_OF_DESCRIPTORS: Final = 0.1
-"""Seconds until accepting is tried again."""
 
 
 @asynccontextmanager
@@ -78,7 +77,7 @@ class _Server:
         """Serve whoever connects, one after the other, for ever."""
         listener.setblocking(False)
         while True:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(await _accepted(listener)))
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(await accepted(listener)))
             self.idle = trio.Event()
             try:
                 async with stream:
@@ -275,17 +274,3 @@ class _Stay:
         for one in self._heard:
             return Stop(one.vcpu, one.address, stepped=True), []
         return Stop(), []
-
-
-async def _accepted(listener: socket.socket) -> socket.socket:
-    """The next client's socket."""
-    while True:
-        await trio.lowlevel.wait_readable(listener)
-        try:
-            connection, _address = listener.accept()
-        except BlockingIOError:
-            continue  # It did not wait for us.
-        except OSError:
-            await trio.sleep(_OUT_OF_DESCRIPTORS)
-            continue
-        return connection

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from pyvmm.errors import sole_error
 from pyvmm.lab.initramfs import Folder
 from pyvmm.lab.settings import LabSettings
 from pyvmm.machine.config import HostChoice, MachineConfig
@@ -102,12 +103,4 @@ async def open_pyvmm(
             yield MachineMonitor(machine)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _alone(group) from None
-
-
-def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in `group`, however deep; `group` where there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        raise sole_error(group) from None

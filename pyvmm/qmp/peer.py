@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from pyvmm.errors import ExitCode, PyvmmError, SystemCallError
+from pyvmm.errors import ExitCode, PyvmmError, SystemCallError, sole_error
 from pyvmm.qmp.child import Child
 
 if TYPE_CHECKING:
@@ -332,12 +332,4 @@ async def _spoken_to(
                     await child.wait()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _alone(group) from None
-
-
-def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in `group`, however deep; `group` where there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        raise sole_error(group) from None

@@ -23,6 +23,7 @@ from typing import Final
 
 import trio
 
+from pyvmm.machine.accepting import accepted
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.events import Ended, MachineEvent
 from pyvmm.machine.machine import Machine
@@ -38,8 +39,6 @@ LAST_WORDS: Final = 1.0
 """Seconds that clients get, all together, to take their last messages when the guest has ended."""
 
 _BACKLOG: Final = 128
-_OUT_OF_DESCRIPTORS: Final = 0.1
-"""Seconds until accepting is tried again."""
 
 
 def open_listener(path: Path) -> UnixListener:
@@ -116,7 +115,7 @@ class _Server:
         listener.setblocking(False)
         while True:
             await self._places.acquire()
-            connection = await _accepted(listener)
+            connection = await accepted(listener)
             nursery.start_soon(self._serve, connection)
 
     async def _serve(self, connection: socket.socket) -> None:
@@ -139,18 +138,3 @@ async def _execute(machine: Machine, line: str, cpu: int) -> str:
     from pyvmm.machine.monitor.commands import execute  # Most clients never ask.
 
     return await execute(machine, line, cpu, Requester.QMP)
-
-
-async def _accepted(listener: socket.socket) -> socket.socket:
-    """The next client's socket, which does not block."""
-    while True:
-        await trio.lowlevel.wait_readable(listener)
-        try:
-            connection, _address = listener.accept()
-        except BlockingIOError:
-            continue  # It did not wait for us.
-        except OSError:
-            await trio.sleep(_OUT_OF_DESCRIPTORS)
-            continue
-        connection.setblocking(False)
-        return connection

@@ -16,6 +16,7 @@ import trio.testing
 
 from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError
+from pyvmm.machine import accepting
 from pyvmm.machine.config import HostChoice, ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.attach import discard
 from pyvmm.machine.running import open_machine
@@ -391,7 +392,7 @@ def test_more_clients_than_places_wait(path: Path) -> None:
 
 
 def test_no_descriptors_left_for_a_client(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_OUT_OF_DESCRIPTORS", 0.001)
+    monkeypatch.setattr(accepting, "_OUT_OF_DESCRIPTORS", 0.001)
     failures = 3
 
     class Exhausted(socket.socket):
