@@ -5,14 +5,13 @@ starts. Each calls its device under the device's guard.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import trio
 
 from pyvmm.devices.cmos import Cmos
 from pyvmm.devices.protocols import Guard
 from pyvmm.devices.uart import Uart16550
 from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.loop_calls import call_soon
 
 CLOCK_PAUSE = 0.0005
 """Seconds between two looks at the clock: a guest that wants more interrupts gets fewer."""
@@ -42,9 +41,7 @@ class ClockTask:
 
     def _tell(self) -> None:
         # From a vCPU's thread. Before `serve` has begun its first look is still to come.
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._set_changed, idempotent=True)
+        call_soon(self._token, self._set_changed)
 
     def _set_changed(self) -> None:
         self._changed.set()

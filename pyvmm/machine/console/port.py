@@ -11,9 +11,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import trio
+
+from pyvmm.machine.loop_calls import call_soon
 
 OUTPUT_LIMIT = 1 << 20
 """Bytes of unread output after which the guest waits."""
@@ -89,8 +91,7 @@ class ConsolePort:
         self._set_readable()
 
     def _wake(self) -> None:
-        with suppress(trio.RunFinishedError):  # Then nobody is left to read.
-            self._token.run_sync_soon(self._set_readable, idempotent=True)
+        call_soon(self._token, self._set_readable)
 
     def _set_readable(self) -> None:
         self._readable.set()
@@ -240,8 +241,7 @@ class ConsolePort:
                     break
             below = self._input_size < INPUT_LIMIT
         if below and not self._input_changed.is_set():
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._set_input_changed, idempotent=True)
+            call_soon(self._token, self._set_input_changed)
 
     def _set_input_changed(self) -> None:
         self._input_changed.set()

@@ -7,7 +7,6 @@ Of the memory that the host sees; what is private stays where it is, and so does
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -21,6 +20,7 @@ from pyvmm.devices.virtio.balloon import (
 )
 from pyvmm.errors import UsageError
 from pyvmm.machine.leases import Leases
+from pyvmm.machine.loop_calls import call_soon
 from pyvmm.machine.virtio.queue_handler import BoundChain, MemoryHandler, VirtioDevice
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -73,9 +73,7 @@ class Balloon(MemoryHandler):
                 f"have a guest give up {target} bytes", "it is less than 0 or more than 16 TiB"
             )
         self._model.target = target // PAGE_SIZE
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self.on_config_change)
+        call_soon(self._token, self.on_config_change)
 
     async def statistics(self) -> Mapping[str, int]:
         """Ask the guest for its statistics: names as QEMU has them; bytes, or counts.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 
 import trio
@@ -19,6 +19,7 @@ from pyvmm.devices.virtio.console import (
     receive_queue,
 )
 from pyvmm.machine.hardware import PortChoice
+from pyvmm.machine.loop_calls import call_soon
 from pyvmm.machine.virtio.port_end import PortEnd
 from pyvmm.machine.virtio.queue_handler import BoundChain, VirtioDevice
 
@@ -94,7 +95,8 @@ class ConsoleHandler:
         """Let programs connect to the ports."""
         self._token = trio.lowlevel.current_trio_token()
         self._model.on_control = partial(self._soon, self._offer_control)
-        self._model.on_guest_open = lambda number: self._soon(partial(self._look_at, number))
+        looks = [partial(self._look_at, number) for number in range(len(self._model.ports))]
+        self._model.on_guest_open = lambda number: self._soon(looks[number])
         async with trio.open_nursery() as nursery:
             for number, end in self._ends.items():
                 end.on_input = partial(self._wake, receive_queue(number))
@@ -104,9 +106,7 @@ class ConsoleHandler:
 
     def _soon(self, function: Callable[[], None]) -> None:
         """Call it in the trio thread: the driver resets, and the machine restores, in any."""
-        assert self._token is not None
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(function)
+        call_soon(self._token, function)
 
     def _wake(self, queue: int) -> None:
         self.on_ready(queue)

@@ -18,6 +18,7 @@ from pyvmm.devices.protocols import Guard
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.hosts.interrupts import Doorbell
 from pyvmm.machine.leases import Leases
+from pyvmm.machine.loop_calls import call_soon
 from pyvmm.machine.virtio.engine_worker import EngineServed, EngineWorker, InterruptsByEventfd
 from pyvmm.machine.virtio.queue_handler import MemoryHandler, QueueHandler, TransportSide
 from pyvmm.machine.virtio.queue_worker import QueueWorker
@@ -154,11 +155,8 @@ class QueueServer:
         self._soon(self._cancel_stale)
 
     def _soon(self, function: Callable[[], None]) -> None:
-        """Call it in the trio thread, once, however often a guest asks for it until then."""
         # Before `serve` has begun, the first look is still to come.
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(function, idempotent=True)
+        call_soon(self._token, function)
 
     # -- in the trio thread --
 

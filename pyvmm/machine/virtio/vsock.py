@@ -30,6 +30,7 @@ from pyvmm.devices.virtio.vsock import (
 from pyvmm.devices.virtio.vsock_streams import State, Stream, Streams
 from pyvmm.errors import UsageError
 from pyvmm.machine.hardware import Vsock
+from pyvmm.machine.loop_calls import call_soon
 from pyvmm.machine.unix_listener import UnixListener
 from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, VirtioDevice
 from pyvmm.machine.virtio.vsock_connection import VsockConnection
@@ -138,9 +139,7 @@ class VsockHandler:
 
     def _model_changed(self) -> None:
         """Any thread: the driver resets, and the machine restores, in any."""
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._look)
+        call_soon(self._token, self._look)
 
     # -- for the host's programs --
 
