@@ -48,6 +48,9 @@ int64_t memory_unshare(uint64_t gpa, uint64_t size);
 /* KVM_HC_MAP_GPA_RANGE with just these arguments, valid or not; `pages` of 4 KiB. */
 int64_t memory_convert(uint64_t gpa, uint64_t pages, uint64_t attributes);
 
+/* `size` bytes of whole pages that the host sees, for a device to work on; panics without them. */
+void *shared_memory(uint64_t size);
+
 /* Memory without a private side, withheld until it is touched. Empty where there is none. */
 struct span shared_window(void);
 

@@ -36,6 +36,16 @@ int64_t memory_unshare(uint64_t gpa, uint64_t size)
 	return convert_bytes(gpa, size, MAP_GPA_RANGE_PRIVATE);
 }
 
+void *shared_memory(uint64_t size)
+{
+	struct span span;
+
+	if (!memory_take(size, PAGE_SIZE, &span) ||
+	    memory_share(span.start, span.end - span.start))
+		panic("there is no memory to be shared with the device");
+	return (void *)span.start;
+}
+
 struct span shared_window(void)
 {
 	const struct launch_info *launch = launch_info();

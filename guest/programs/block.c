@@ -192,19 +192,6 @@ static void reset_in_the_middle(void)
 	print("was reset in the middle\n");
 }
 
-/* Memory that the host sees. */
-static void share_area(void)
-{
-	struct span span;
-
-	if (!memory_is_private())
-		return;
-	if (!memory_take(sizeof(*area), PAGE_SIZE, &span) ||
-	    memory_share(span.start, span.end - span.start))
-		panic("there is no memory to be shared with the device");
-	area = (struct area *)span.start;
-}
-
 static void take_interrupts(void)
 {
 	pic_init();
@@ -231,7 +218,8 @@ int guest_main(void)
 		return 2;
 	}
 	by_message = guest_option("msix", 0);
-	share_area();
+	if (memory_is_private())
+		area = shared_memory(sizeof(*area));
 	take_interrupts();
 	negotiate();
 

@@ -215,18 +215,6 @@ static void run(const char *name, uint32_t low, uint32_t high, unsigned int roun
 	print("%s\n", name);
 }
 
-static void share_area(void)
-{
-	struct span span;
-
-	if (!memory_is_private())
-		return;
-	if (!memory_take(sizeof(*area), PAGE_SIZE, &span) ||
-	    memory_share(span.start, span.end - span.start))
-		panic("there is no memory to be shared with the device");
-	area = (volatile struct area *)span.start;
-}
-
 int guest_main(void)
 {
 	unsigned int rounds = (unsigned int)guest_option("rounds", 4);
@@ -235,7 +223,8 @@ int guest_main(void)
 		print("there is no virtio block device with packed rings\n");
 		return 2;
 	}
-	share_area();
+	if (memory_is_private())
+		area = shared_memory(sizeof(*area));
 	uint32_t high = FEATURE_VERSION_1 | FEATURE_PACKED;
 
 	high |= virtio_offered(&device, 1) & FEATURE_ACCESS_PLATFORM;

@@ -74,18 +74,6 @@ static unsigned int run(const struct hostile_case *cases, unsigned int count)
 	return tried;
 }
 
-static void share_area(void)
-{
-	struct span span;
-
-	if (!memory_is_private())
-		return;
-	if (!memory_take(sizeof(*area), PAGE_SIZE, &span) ||
-	    memory_share(span.start, span.end - span.start))
-		panic("there is no memory to be shared with the device");
-	area = (volatile struct area *)span.start;
-}
-
 int guest_main(void)
 {
 	unsigned int tried;
@@ -94,7 +82,8 @@ int guest_main(void)
 		print("there is no virtio block device\n");
 		return 2;
 	}
-	share_area();
+	if (memory_is_private())
+		area = shared_memory(sizeof(*area));
 	capacity = virtio_config(&device, 0) | (uint64_t)virtio_config(&device, 4) << 32;
 	tried = run(register_cases, register_count);
 	tried += run(chain_cases, chain_count);
