@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Hardware that a machine is asked to have beside its board's: disks, folders, ports, topology.
+"""Hardware that a machine is asked to have beside its board's: disks, folders, ports, cards.
 
 Values alone: what they say is checked by whoever makes the devices of
-them (docs/decisions/0018 to 0020).
+them (docs/decisions/0018 to 0021).
 """
 
 from __future__ import annotations
@@ -115,6 +115,81 @@ class Vsock:
     path: Path
 
 
+class VhostChoice(enum.Enum):
+    """Choice of who moves a card's frames: the host's kernel (vhost-net), or this process."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+    """The kernel where it can: it has vhost-net, and guest memory is shared."""
+
+
+class ForwardProtocol(enum.Enum):
+    """Transport protocol of a forwarded port."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A port of this machine's that leads to one of the guest's; `host_address` of "" is any."""
+
+    protocol: ForwardProtocol
+    host_port: int
+    guest_port: int
+    host_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UserNet:
+    """The guest speaks to a user-mode network stack, which needs no privilege (passt)."""
+
+    forwards: tuple[Forward, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TapNet:
+    """The guest's frames go through a tap, made for the run where there is none of that name.
+
+    `name` of None has the kernel choose one. `netns` is the name of a network namespace, or a path
+    to one; `address` is the tap's own on this machine, as CIDR. `queues` are pairs of virtqueues.
+    """
+
+    name: str | None = None
+    bridge: str | None = None
+    netns: str | None = None
+    address: str | None = None
+    queues: int = 1
+    vhost: VhostChoice = VhostChoice.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorNet:
+    """The guest's frames go through taps that somebody else has opened, one for each queue.
+
+    They have IFF_VNET_HDR, stay their giver's, and may lie in a namespace that is not ours.
+    """
+
+    fds: tuple[int, ...]
+    vhost: VhostChoice = VhostChoice.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class NetCard:
+    """A virtio network device and what is at the other end of its wire.
+
+    `mac` has 6 bytes; None: one of this project's own choosing, the same for each run of a card's
+    number. `mtu` is what the guest is told, in bytes; None: the wire's. `capture` is a file that
+    gets all frames, as pcap.
+    """
+
+    wire: UserNet | TapNet | DescriptorNet
+    mac: bytes | None = None
+    mtu: int | None = None
+    capture: Path | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """Hardware that was asked for; a machine without any has none of these devices.
@@ -135,6 +210,7 @@ class Hardware:
     rng: bool = False
     balloon: bool = False
     vsock: Vsock | None = None
+    cards: tuple[NetCard, ...] = ()
 
     @property
     def seen(self) -> Hardware:
@@ -151,7 +227,13 @@ class Hardware:
     def has_virtio(self) -> bool:
         """True where virtio devices were asked for, of any kind."""
         return bool(
-            self.disks or self.shares or self.ports or self.rng or self.balloon or self.vsock
+            self.disks
+            or self.shares
+            or self.ports
+            or self.rng
+            or self.balloon
+            or self.vsock
+            or self.cards
         )
 
     @property
