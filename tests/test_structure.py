@@ -39,6 +39,7 @@ LEVELS = (
     "hosts",
     "rules",
     "errors",
+    "toml_table",
     "typed_values",
     "visible",
 )
@@ -54,6 +55,7 @@ PURE = (
     "lifetime",
     "rules",
     "errors",
+    "toml_table",
     "typed_values",
     "visible",
 )
@@ -111,7 +113,7 @@ PURE_MODULES = {
         "__init__", "expressions", "memory_lines", "memory_tree", "pci_lines", "register_lines",
     ),
     "testing/matrix": (
-        "__init__", "plan", "matrix_file", "toml_table", "results", "summary", "json_report",
+        "__init__", "plan", "matrix_file", "results", "summary", "json_report",
         "html_report", "result_bytes",
     ),
 }  # fmt: skip

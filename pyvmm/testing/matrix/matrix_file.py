@@ -25,7 +25,7 @@ from pyvmm.testing.matrix.plan import (
     check_effect,
     compiled,
 )
-from pyvmm.testing.matrix.toml_table import Mistake, Table, nearest, text_of
+from pyvmm.toml_table import Mistake, Table, nearest, text_of
 
 _MEMORY_MAX = KVM_MEM_MAX_NR_PAGES * PAGE_SIZE
 """Bytes that a memslot may have."""

@@ -86,7 +86,7 @@ class Table:
             return None
         texts = tuple(self._checked(key, value, of) for value in values)
         if "" in texts:
-            raise Mistake(f"{self.place}: {key} has an empty text", "every console has that")
+            raise Mistake(f"{self.place}: {key} has an empty text", "take that out")
         return texts
 
     def values(
