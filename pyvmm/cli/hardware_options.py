@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.hardware import (
         Disk,
         Hardware,
+        NetCard,
         NumaNode,
         PortChoice,
         RingFeature,
@@ -66,6 +67,10 @@ def add_hardware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vsock", type=_vsock, dest=f"{DESTINATION}vsock", metavar="cid=N,path=P",
         help="sockets between guest and host (virtio): the guest is N, the host's side at P",
+    )  # fmt: skip
+    parser.add_argument(
+        "--net", type=_card, action="append", dest=f"{DESTINATION}cards", metavar="KIND[,...]",
+        help="a network card (virtio): user,hostfwd=tcp::2222-:22, or tap=NAME,bridge=BR, ...",
     )  # fmt: skip
 
 
@@ -169,3 +174,9 @@ def _vsock(text: str) -> Vsock:
     from pyvmm.cli.vsock_option import parse_vsock
 
     return parse_vsock(text)
+
+
+def _card(text: str) -> NetCard:
+    from pyvmm.cli.net_option import parse_net
+
+    return parse_net(text)

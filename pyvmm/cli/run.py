@@ -19,7 +19,7 @@ from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.disk_failures import failures_told
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
 from pyvmm.cli.gdb_option import GdbOption, add_gdb_argument, gdb_listener
-from pyvmm.cli.guest_options import add_guest_arguments, guest_inputs, read_guest
+from pyvmm.cli.guest_options import add_guest_arguments, read_guest
 from pyvmm.cli.hardware_options import add_cpus_argument, add_hardware_arguments, hardware_of
 from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
@@ -128,8 +128,10 @@ def command(options: argparse.Namespace) -> int:
     ending: EndingSignals = options.ending_signals
     refuse_to_overwrite(run_outputs(options), run_inputs(options))
     if options.host == "lab":
+        from pyvmm.cli.run_in_lab import run_in_lab
+
         ending.release()
-        return _in_lab(options)
+        return run_in_lab(options)
     config = _config(options)
     if config.dump_guest_core:
         let_guest_memory_into_cores()
@@ -151,42 +153,6 @@ def command(options: argparse.Namespace) -> int:
             text = json.dumps(result.to_json(), indent=2) + "\n"
             write_output(file, text, _attempt_to_tell(options.json))
     return result.ending.exit_code
-
-
-def _in_lab(options: argparse.Namespace) -> int:
-    from pyvmm.cli.lab import run_same_command
-
-    console: ConsoleOption = options.console
-    if options.qmp is not None:
-        raise _unreachable(f"listen for QMP clients on {options.qmp.path}", "--qmp")
-    if options.gdb is not None:
-        raise _unreachable(f"listen for GDB at {options.gdb}", "--gdb")
-    for port in options.hardware_ports or ():
-        raise _unreachable(f"listen for programs on {port.path}", "--port")
-    if options.hardware_vsock is not None:
-        raise _unreachable(f"listen for programs on {options.hardware_vsock.path}", "--vsock")
-    if console.kind is ConsoleKind.UNIX:
-        raise _unreachable(f"listen for the guest's console on {console.path}", "--console unix:")
-    for file in guest_inputs(options):
-        if isinstance(file.place, Path) and file.place.is_fifo() and not file.place.is_symlink():
-            raise UsageError(
-                f"read {file} in the lab",
-                "nobody can write to a FIFO in there from out here",
-                "copy it to a file",
-            )
-    disks = (disk.path for disk in options.hardware_disks or () if not disk.read_only)
-    # Of a file its folder is made writable, so of a folder what is in it is named.
-    shares = (share.path / "any" for share in options.hardware_shares or () if not share.read_only)
-    written = filter(None, (console.path, options.json, *disks, *shares))
-    return run_same_command(options.arguments, written)
-
-
-def _unreachable(attempt: str, option: str) -> UsageError:
-    return UsageError(
-        f"{attempt} in the lab",
-        "a socket in there cannot be reached from out here",
-        f"run the client in there as well, beside pyvmm run {option}",
-    )
 
 
 def _config(options: argparse.Namespace) -> MachineConfig:

@@ -34,4 +34,9 @@ def run_outputs(options: argparse.Namespace) -> list[NamedFile]:
         outputs.append(NamedFile("the socket for QMP clients", options.qmp.path, is_socket=True))
     if options.json is not None:
         outputs.append(NamedFile("the run's result", options.json))
+    outputs.extend(
+        NamedFile("a capture", card.capture)
+        for card in options.hardware_cards or ()
+        if card.capture is not None
+    )
     return outputs
