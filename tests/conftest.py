@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def _missing(mark: str) -> str | None:
         return "qemu-system-x86_64 is not installed"
     if mark == "browser" and shutil.which("chromium") is None:
         return "chromium is not installed"
+    if mark == "net":
+        return _missing_networks()
     if mark == "lab":
         return _missing("qemu") or _missing_lab_kernel()
     return None
@@ -59,6 +62,25 @@ def _missing_lab_kernel() -> str | None:
 
     try:
         find_kernel(None)
+    except PyvmmError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _missing_networks() -> str | None:
+    """Make a tap in a network namespace, where it is in nobody's way."""
+    from pyvmm.errors import PyvmmError
+    from pyvmm.net.namespaces import new_namespace, within
+    from pyvmm.net.taps import open_tap
+
+    try:
+        namespace = new_namespace()
+        try:
+            for fd in within(namespace, lambda: open_tap(None)).fds:
+                os.close(fd)
+        finally:
+            os.close(namespace)
     except PyvmmError as error:
         return str(error)
     return None
@@ -96,7 +118,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("kvm", "qemu", "lab", "browser"):
+    for mark in ("kvm", "qemu", "lab", "browser", "net"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing(mark)

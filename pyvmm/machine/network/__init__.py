@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The networks of a machine's cards: their wires, made and taken down with the machine."""

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: MIT
+"""Taps: network devices of this machine whose frames a process reads and writes.
+
+By TUNSETIFF and its kin (Linux' Documentation/networking/tuntap.rst, linux/if_tun.h). A tap that is
+not persistent goes with its last descriptor, however its owner ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Final, NamedTuple
+
+from pyvmm.errors import (
+    HostLacksError,
+    NoPermissionError,
+    PyvmmError,
+    SystemCallError,
+    UsageError,
+)
+from pyvmm.net.frames import HEADER_SIZE, NO_OFFLOADS, Offload, WireEndedError
+
+DEVICE: Final = "/dev/net/tun"
+MOST_QUEUES: Final = 256
+"""Queues of a tap (MAX_TAP_QUEUES of drivers/net/tun.c)."""
+LONGEST_NAME: Final = 15
+"""Bytes of a network device's name (IFNAMSIZ, without the byte that ends it)."""
+
+_TUNSETIFF: Final = 0x4004_54CA
+_TUNSETPERSIST: Final = 0x4004_54CB
+_TUNSETOFFLOAD: Final = 0x4004_54D0
+_TUNGETIFF: Final = 0x8004_54D2
+_TUNSETVNETHDRSZ: Final = 0x4004_54D8
+_IFREQ: Final = struct.Struct("16sH22x")
+
+_TAP: Final = 0x0002
+_MULTI_QUEUE: Final = 0x0100
+_PERSIST: Final = 0x0800
+_NO_PACKET_INFORMATION: Final = 0x1000
+_HEADER: Final = 0x4000
+"""IFF_VNET_HDR."""
+_NEW: Final = 0x8000
+"""IFF_TUN_EXCL: a device that is there already is refused with EBUSY."""
+
+_OLD_OFFLOADS: Final = Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+_USO: Final = Offload.USO4 | Offload.USO6
+WITHOUT_A_TAP: Final = "--net user needs none"
+
+
+class TapQueue:
+    """A queue of a tap: a descriptor, which is this object's."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Descriptor of the queue, -1 after `close`."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close it, once. A tap made for a run goes with the last one."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def receive(self, views: Sequence[memoryview]) -> int:
+        """Read a frame, as `WireQueue` has it."""
+        try:
+            count = os.readv(self._fd, views)
+        except OSError as error:
+            raise _ended(error) from error
+        _say_one_buffer(views)
+        return count
+
+    def send(self, views: Sequence[memoryview]) -> None:
+        """Write a frame, as `WireQueue` has it. Raises `OSError` (EIO) while the tap is down."""
+        try:
+            os.writev(self._fd, views)
+        except OSError as error:
+            raise _ended(error) from error
+
+
+def _ended(error: OSError) -> Exception:
+    """EBADFD is what a queue gives whose tap has been removed."""
+    return WireEndedError("the tap has been removed") if error.errno == errno.EBADFD else error
+
+
+def _say_one_buffer(views: Sequence[memoryview]) -> None:
+    """Set `num_buffers`, which a tap leaves as it was, to 1."""
+    at = HEADER_SIZE - 2
+    value = b"\x01\x00"
+    for view in views:
+        if not value:
+            return
+        part = view[at : at + len(value)]
+        part[:] = value[: len(part)]
+        value = value[len(part) :]
+        at = max(at - len(view), 0)
+
+
+class TapWire:
+    """A wire that is a tap. A context manager, which owns the descriptors of its queues."""
+
+    def __init__(self, name: str, fds: Iterable[int], mtu: int | None = None) -> None:
+        """Take over `fds`, with which frames have a header; `mtu` is the tap's, in bytes.
+
+        Raises `OSError`; the descriptors are still the caller's then.
+        """
+        held = list(fds)
+        for fd in held:
+            fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+        self.name = name
+        self.offloads = _offloads(held[0])
+        self.mtu = mtu
+        self.queues: tuple[TapQueue, ...] = tuple(map(TapQueue, held))
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Descriptors of its queues."""
+        return tuple(queue.fileno() for queue in self.queues)
+
+    def receive_with(self, wanted: Offload) -> None:
+        """Have frames that come need no more than these offloads; those without what they build on
+        count as not wanted (a segment needs a checksum, and USO is for both IPs or none).
+        """
+        _set_offloads(self.queues[0].fileno(), wanted & self.offloads)
+
+    def close(self) -> None:
+        """Close all queues, once."""
+        for queue in self.queues:
+            queue.close()
+
+    def __enter__(self) -> TapWire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _offloads(fd: int) -> Offload:
+    """Find what a tap can do, by having it do it; it does none of it afterwards."""
+    found = NO_OFFLOADS
+    for more in (_OLD_OFFLOADS, _USO):
+        try:
+            _set_offloads(fd, found | more)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        else:
+            found |= more
+    _set_offloads(fd, NO_OFFLOADS)
+    return found
+
+
+def _set_offloads(fd: int, wanted: Offload) -> None:
+    if Offload.CHECKSUM not in wanted:
+        wanted = NO_OFFLOADS
+    if wanted & _USO != _USO:
+        wanted &= ~_USO
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, int(wanted))
+
+
+class AskedTap(NamedTuple):
+    """A tap's name and its `IFF_` flags, as TUNGETIFF answers."""
+
+    name: str
+    flags: int
+
+    @property
+    def is_persistent(self) -> bool:
+        """True for one that is there without a descriptor, too."""
+        return bool(self.flags & _PERSIST)
+
+
+def ask_tap(fd: int) -> AskedTap:
+    """Ask a descriptor which tap it is of. Raises `OSError`: ENOTTY or EBADFD where of none."""
+    answer = fcntl.ioctl(fd, _TUNGETIFF, _IFREQ.pack(b"", 0))
+    name, flags = _IFREQ.unpack(answer)
+    return AskedTap(os.fsdecode(name.rstrip(b"\0")), flags)
+
+
+class OpenedTap(NamedTuple):
+    """A tap's name, its queues' descriptors, which are the caller's, and whether it is new."""
+
+    name: str
+    fds: tuple[int, ...]
+    is_new: bool
+
+
+def open_tap(name: str | None, queues: int = 1) -> OpenedTap:
+    """Open a tap of the calling thread's network namespace, or make one that goes with its queues.
+
+    `name` of None has the kernel choose one. Raises `UsageError` for a name that is somebody
+    else's, `HostLacksError`, `NoPermissionError`, `SystemCallError`.
+    """
+    attempt = f"open the tap {name}" if name else "make a tap"
+    flags = _TAP | _NO_PACKET_INFORMATION | _HEADER | (_MULTI_QUEUE if queues > 1 else 0)
+    with ExitStack() as unwanted:
+        fds: list[int] = []
+        is_new = True
+        for _ in range(queues):
+            fd = _open_device(attempt)
+            unwanted.callback(os.close, fd)
+            try:
+                if not fds:
+                    name, is_new = _first_queue(fd, name, flags)
+                else:
+                    _attach(fd, name or "", flags)
+            except OSError as error:
+                raise _refused(attempt, error) from error
+            fds.append(fd)
+        unwanted.pop_all()
+        return OpenedTap(name or "", tuple(fds), is_new)
+
+
+def _first_queue(fd: int, name: str | None, flags: int) -> tuple[str, bool]:
+    try:
+        return _attach(fd, name or "", flags | _NEW), True
+    except OSError as error:
+        if error.errno != errno.EBUSY or not name:
+            raise
+    return _attach(fd, name, flags), False
+
+
+def _attach(fd: int, name: str, flags: int) -> str:
+    answer = fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(os.fsencode(name), flags))
+    return os.fsdecode(_IFREQ.unpack(answer)[0].rstrip(b"\0"))
+
+
+def _open_device(attempt: str) -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise HostLacksError(
+            attempt, f"there is no {DEVICE}", f"modprobe tun; {WITHOUT_A_TAP}"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.ENXIO):
+            cause = f"{DEVICE} has no driver"
+            raise HostLacksError(attempt, cause, f"modprobe tun; {WITHOUT_A_TAP}") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            cause = f"{DEVICE} may not be opened"
+            raise NoPermissionError(attempt, cause, WITHOUT_A_TAP) from error
+        raise SystemCallError(attempt, error.errno or 0, f"{DEVICE}: {error.strerror}") from error
+
+
+def _refused(attempt: str, error: OSError) -> PyvmmError:
+    number = error.errno or 0
+    if number == errno.EPERM:
+        return NoPermissionError(
+            attempt,
+            "it needs CAP_NET_ADMIN in its network namespace",
+            f"have one made for you (ip tuntap add NAME mode tap user {os.getuid()} vnet_hdr); "
+            + WITHOUT_A_TAP,
+        )
+    if number == errno.EBUSY:
+        return UsageError(attempt, "somebody else has it", "give another name")
+    if number == errno.EINVAL:
+        return UsageError(attempt, "there is a device of that name and another kind", "rename it")
+    return SystemCallError(attempt, number, error.strerror or "")
+
+
+def adopt_taps(fds: Sequence[int], attempt: str) -> tuple[int, ...]:
+    """Copy descriptors of a tap's queues that somebody else has opened; copies are the caller's.
+
+    They share their giver's file: it does not block from now on. Raises `UsageError` for what is no
+    tap with a header, and for queues of different taps; `SystemCallError`.
+    """
+    with ExitStack() as unwanted:
+        copies: list[int] = []
+        for fd in fds:
+            try:
+                copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+                unwanted.callback(os.close, copy)
+                asked = ask_tap(copy)
+            except OSError as error:
+                cause = f"descriptor {fd} is no tap's: {error.strerror}"
+                raise UsageError(attempt, cause, "give what TUNSETIFF was asked on") from error
+            if not asked.flags & _TAP or not asked.flags & _HEADER:
+                cause = f"descriptor {fd} is of {asked.name}, whose frames have no header"
+                raise UsageError(attempt, cause, "give TUNSETIFF IFF_TAP and IFF_VNET_HDR")
+            os.set_blocking(copy, False)
+            copies.append(copy)
+        unwanted.pop_all()
+        return tuple(copies)
