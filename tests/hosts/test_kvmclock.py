@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pyvmm.boot.tables import protected_mode
@@ -11,6 +13,7 @@ from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.registers import Regs
+from tests.hosts.test_recording import Taken
 
 CODE, CLOCK, SIZE = 0x1000, 0x4000, 1 << 16
 MSR_KVM_SYSTEM_TIME_NEW, ENABLED = 0x4B564D01, 1
@@ -38,3 +41,13 @@ def test_the_flag_is_set_before_the_next_run_and_without_a_clock_nothing_happens
                 vcpu.has_stood_still()
                 assert vcpu.run() == exits.Hlt()
                 assert view[CLOCK + FLAGS] & GUEST_STOPPED
+
+
+@pytest.mark.kvm
+def test_a_recorder_is_told_of_it_as_of_every_call() -> None:
+    taken = Taken()
+    with System(recorder=taken) as system, system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        vcpu.has_stood_still()
+        made = taken.last("KVM_KVMCLOCK_CTRL")
+        assert made.target == f"vCPU fd {vcpu.fd}"
+        assert made.errno == errno.EINVAL, "the guest has no clock yet"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyvmm.errors import UsageError
 from pyvmm.hosts.cpuid import CpuidEntry
 from pyvmm.hosts.kvm import cpuid, ioctls
-from pyvmm.hosts.kvm.binding import CData, ffi, issue, new
+from pyvmm.hosts.kvm.binding import CData, ffi, new
 from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.errors import KvmError
@@ -323,11 +323,10 @@ class VcpuState(FdOwner):
     def has_stood_still(self) -> None:
         """Tell a guest with a kvmclock that it was paused (KVM_KVMCLOCK_CTRL, api.rst 4.70).
 
-        Linux's watchdogs look at that. A recorder is not told: it belongs to a pause, and to
-        nothing that was asked for. Raises `KvmError`.
+        Linux's watchdogs look at that. Raises `KvmError`.
         """
         try:
-            issue(ioctls.KVMCLOCK_CTRL, self.fd, 0, "", None)
+            call(ioctls.KVMCLOCK_CTRL, self)
         except KvmError as error:
             # The guest has no such clock; or KVM has none to offer.
             if error.errno not in (errno.EINVAL, errno.ENOTTY):

@@ -354,6 +354,7 @@ def test_a_record_is_bounded_and_counts_the_rest() -> None:
         Made.KERNEL, "ioctl", "KVM_CHECK_EXTENSION", "KVM fd 3", "", (), (), 1, 0, "api.rst 4.4", ""
     )
     record.call(asked)
+    record.call(replace(asked, request="KVM_KVMCLOCK_CTRL"))  # It goes with each pause.
     record.call(replace(asked, request="KVM_CREATE_VM"))
     record.exit(0, Hlt())
     record.call(replace(asked, request="KVM_CREATE_VCPU"))
