@@ -105,3 +105,8 @@ def _virtio(hardware: Hardware, stack: ExitStack, disks: MachineDisks) -> Iterat
         from pyvmm.machine.virtio.vsock import vsock_device
 
         yield vsock_device(hardware.vsock, stack)
+    for number, card in enumerate(hardware.cards):
+        from pyvmm.machine.network.opening import open_wire
+        from pyvmm.machine.virtio.net import net_device
+
+        yield net_device(card, open_wire(card, number, stack), number)
