@@ -7,14 +7,16 @@ By pyroute2's synchronous core, which blocks and has an event loop of its own: n
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError
-from pyvmm.net.marks import Mark, mark_of
+from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError, UsageError
+from pyvmm.net.marks import Mark, group_of, mark_of
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -33,11 +35,17 @@ class Link:
     is_up: bool
     master: int | None
     alias: str
+    group: int
 
     @property
     def mark(self) -> Mark | None:
         """Its owner mark, None where it is somebody else's."""
         return mark_of(self.alias)
+
+    def is_of(self, owner: str) -> bool:
+        """True for a device of the owner's, also where it was being made when its maker ended."""
+        mark = self.mark
+        return mark.owner == owner if mark else not self.alias and self.group == group_of(owner)
 
 
 @contextmanager
@@ -74,24 +82,84 @@ class Links:
         with _told("list the network devices"):
             return tuple(sorted(map(_link, self._route.get_links()), key=lambda link: link.index))
 
-    def set_up(
+    def add_bridge(self, name: str, mark: Mark, mtu: int | None = None) -> Link:
+        """Make a bridge, down. `mtu` is in bytes. Raises `UsageError` where the name is taken."""
+        more = {} if mtu is None else {"mtu": mtu}
+        return self._add(name, mark, kind="bridge", **more)
+
+    def add_veth(
+        self,
+        name: str,
+        mark: Mark,
+        *,
+        peer: str,
+        peer_namespace: int,
+        mtu: int | None = None,
+    ) -> Link:
+        """Make two ends of a wire, down: `name` here, `peer` in a namespace (a descriptor).
+
+        Both are in the mark's group, the peer has no alias. They go together. Raises `UsageError`
+        where a name is taken.
+        """
+        more = {} if mtu is None else {"mtu": mtu}
+        other = {"ifname": peer, "net_ns_fd": peer_namespace, "group": mark.group, **more}
+        return self._add(name, mark, kind="veth", peer=other, **more)
+
+    def _add(self, name: str, mark: Mark, **asked: Any) -> Link:
+        with _told(f"make the network device {name}"):
+            self._route.link("add", ifname=name, group=mark.group, **asked)
+        link = self.find(name)
+        if link is None:
+            raise UsageError(f"make the network device {name}", "somebody has removed it")
+        return self.change(link, mark=mark)
+
+    def change(
         self,
         link: Link,
         *,
         mark: Mark | None = None,
         mtu: int | None = None,
         bridge: Link | None = None,
-    ) -> None:
-        """Give a device a mark, an MTU in bytes and a bridge, and have it up, by one message."""
-        asked: dict[str, Any] = {"state": "up"}
+        is_up: bool | None = None,
+        mac: str | None = None,
+    ) -> Link:
+        """Change a device, by one message: mark, MTU in bytes, the bridge that it belongs to."""
+        asked: dict[str, Any] = {}
         if mark is not None:
-            asked["ifalias"] = mark.alias
+            asked |= {"ifalias": mark.alias, "group": mark.group}
         if mtu is not None:
             asked["mtu"] = mtu
         if bridge is not None:
             asked["master"] = bridge.index
+        if is_up is not None:
+            asked["state"] = "up" if is_up else "down"
+        if mac is not None:
+            asked["address"] = mac
         with _told(f"set up the network device {link.name}"):
             self._route.link("set", index=link.index, **asked)
+        return replace(
+            link,
+            alias=mark.alias if mark else link.alias,
+            group=mark.group if mark else link.group,
+            mtu=link.mtu if mtu is None else mtu,
+            master=bridge.index if bridge else link.master,
+            is_up=link.is_up if is_up is None else is_up,
+        )
+
+    def remove(self, link: Link) -> None:
+        """Remove a device; one that has gone already is removed."""
+        try:
+            with _told(f"remove the network device {link.name}"):
+                self._route.link("del", index=link.index)
+        except SystemCallError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def add_route(self, destination: str, gateway: str) -> None:
+        """Add a route to a network (CIDR; "0.0.0.0/0" or "::/0" is all) by way of a gateway."""
+        family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+        with _told(f"add a route to {destination} by way of {gateway}"):
+            self._route.route("add", dst=destination, gateway=gateway, family=family)
 
     def add_address(self, link: Link, address: str) -> None:
         """Give a device an address, as CIDR."""
@@ -110,6 +178,7 @@ def _link(message: Any) -> Link:
         mtu=int(message.get_attr("IFLA_MTU") or 0),
         is_up=bool(message["flags"] & 1),
         master=message.get_attr("IFLA_MASTER"),
+        group=int(message.get_attr("IFLA_GROUP") or 0),
         alias=str(message.get_attr("IFLA_IFALIAS") or ""),
     )
 
@@ -123,10 +192,12 @@ def _told(attempt: str) -> Iterator[None]:
         yield
     except NetlinkError as error:
         number = int(error.code)
-        if number in (1, 13):
+        if number in (errno.EPERM, errno.EACCES):
             raise NoPermissionError(
                 attempt, "it needs CAP_NET_ADMIN in its network namespace", "do it as root"
             ) from error
+        if number == errno.EEXIST:
+            raise UsageError(attempt, "there is one already", "choose another") from error
         raise SystemCallError(attempt, number, os.strerror(number)) from error
     except OSError as error:
         raise SystemCallError(attempt, error.errno or 0, error.strerror or str(error)) from error

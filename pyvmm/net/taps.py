@@ -32,6 +32,7 @@ LONGEST_NAME: Final = 15
 
 _TUNSETIFF: Final = 0x4004_54CA
 _TUNSETPERSIST: Final = 0x4004_54CB
+_TUNSETOWNER: Final = 0x4004_54CC
 _TUNSETOFFLOAD: Final = 0x4004_54D0
 _TUNGETIFF: Final = 0x8004_54D2
 _TUNSETVNETHDRSZ: Final = 0x4004_54D8
@@ -262,6 +263,16 @@ def _refused(attempt: str, error: OSError) -> PyvmmError:
     if number == errno.EINVAL:
         return UsageError(attempt, "there is a device of that name and another kind", "rename it")
     return SystemCallError(attempt, number, error.strerror or "")
+
+
+def keep_tap(fd: int, *, user: int | None = None) -> None:
+    """Have a tap outlive its descriptors (`user` is who may open it without CAP_NET_ADMIN).
+
+    Raises `OSError`.
+    """
+    if user is not None:
+        fcntl.ioctl(fd, _TUNSETOWNER, user)
+    fcntl.ioctl(fd, _TUNSETPERSIST, 1)
 
 
 def adopt_taps(fds: Sequence[int], attempt: str) -> tuple[int, ...]:

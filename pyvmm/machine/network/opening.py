@@ -60,7 +60,7 @@ def _set_up(net: TapNet, name: str, mtu: int | None) -> None:
             raise UsageError(f"set up the tap {name}", "somebody has removed it")
         if net.address:
             links.add_address(tap, net.address)
-        links.set_up(tap, mark=Mark(RUN, str(os.getpid())), mtu=mtu, bridge=bridge)
+        links.change(tap, mark=Mark(RUN, str(os.getpid())), mtu=mtu, bridge=bridge, is_up=True)
 
 
 def _adopt(net: DescriptorNet, number: int) -> TapWire:
