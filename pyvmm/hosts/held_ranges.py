@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
+    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue
 
 SEVERAL: Final = 0xFFFF
 """Lower 16 bits of the number of a lease of more than one region; otherwise they are the slot."""
@@ -90,11 +90,11 @@ class HeldRanges(Protocol):
 
     @property
     def has_engines(self) -> bool:
-        """True where `block_engine` makes some."""
+        """True where there are engines."""
         ...
 
-    def block_engine(self, queue: BlockQueue) -> QueueEngine | None:
-        """Make an engine for a queue in this memory; None: this host has none.
+    def block_engine(self, ring: SplitQueue, disk: BlockQueue) -> BlockEngine | None:
+        """Make an engine for a disk's queue in this memory; None: this host has none.
 
         Raises `SystemCallError`.
         """

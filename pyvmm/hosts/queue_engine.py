@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Engines: a host's own way to serve the plain requests of a block device's queue, without Python.
+"""Engines: a host's own way to serve the plain chains of a device's queue, without Python.
 
-An engine serves what it knows to be plain, exactly as `devices.virtio.split_ring` and
-`machine.virtio.block` would. Whatever else there is it leaves as it is, and ends its run.
+An engine serves what it knows to be plain, exactly as `devices.virtio.split_ring` and the handler
+in `machine.virtio` would. Whatever else there is it leaves as it is, and ends its run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import NamedTuple, Protocol
 from pyvmm.hosts.owner import Owned
 
 
-class BlockQueue(NamedTuple):
-    """A split virtqueue of a block device: GPAs of its parts, `size` in descriptors, and so on.
+class SplitQueue(NamedTuple):
+    """A split virtqueue: GPAs of its parts, `size` in descriptors.
 
-    `available` and `used` are positions, free-running numbers of 16 bits; `capacity` of the disk is
-    in bytes. `file`, `doorbell` and `interrupt` are descriptors that stay their owner's and open
-    until the engine is closed: the disk, the eventfd that the guest's notifications signal, and the
-    one that interrupts it (-1: none does). `flushes`: a flush is plain.
+    `available` and `used` are positions, free-running numbers of 16 bits. `doorbell` and
+    `interrupt` are descriptors that stay their owner's and open until the engine is closed: the
+    eventfd that the guest's notifications signal, and the one that interrupts it (-1: none does).
     """
 
     size: int
@@ -30,16 +29,25 @@ class BlockQueue(NamedTuple):
     event_index: bool
     available: int
     used: int
-    file: int
     doorbell: int
     interrupt: int
+
+
+class BlockQueue(NamedTuple):
+    """The disk of a block device's queue, `capacity` of it in bytes.
+
+    `file` is its descriptor, which stays its owner's and open until the engine is closed.
+    `flushes`: a flush is plain.
+    """
+
+    file: int
     capacity: int
     read_only: bool
     flushes: bool = True
 
 
 class Stopped(enum.Enum):
-    """Reason why a run of an engine has ended. The numbers are block_queue.h's."""
+    """Reason why a run of an engine has ended. The numbers are split_queue.h's."""
 
     KICKED = 0
     ODD_CHAIN = 1
@@ -53,7 +61,7 @@ class Stopped(enum.Enum):
     """There is nothing to be done; only of a run that was not to wait."""
 
 
-class BlockCounts(NamedTuple):
+class EngineCounts(NamedTuple):
     """Requests that an engine has done, and bytes of their chains; both only grow."""
 
     requests: int
@@ -75,13 +83,22 @@ class QueueEngine(Owned, Protocol):
         """End the run that is under way, or the next one at once. Any thread."""
         ...
 
-    def set_durable(self, durable: bool, /) -> None:
-        """Have writes done only when they outlive a crash of the host, or not. Any thread."""
-        ...
-
     @property
     def position(self) -> tuple[int, int]:
         """Positions in the available and the used ring, between two runs."""
+        ...
+
+    @property
+    def counts(self) -> EngineCounts:
+        """Work that was done."""
+        ...
+
+
+class BlockEngine(QueueEngine, Protocol):
+    """Serves a queue of a block device."""
+
+    def set_durable(self, durable: bool, /) -> None:
+        """Have writes done only when they outlive a crash of the host, or not. Any thread."""
         ...
 
     @property
@@ -90,9 +107,4 @@ class QueueEngine(Owned, Protocol):
 
         The kernel tells of it once (fsync(2)): whoever tries again is told that all is well.
         """
-        ...
-
-    @property
-    def counts(self) -> BlockCounts:
-        """Work that was done."""
         ...

@@ -26,7 +26,7 @@ from pyvmm.memory.layout import GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
+    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue
 
 MOST_RANGES = 1024
 """Largest number of ranges in a lease: a virtqueue's size is at most that on QEMU."""
@@ -202,16 +202,16 @@ class Leases:
                 return base[gpa - first : gpa - first + size]
         raise InternalError(f"find gpa {gpa:#x}, which is leased", "there is no such memory")
 
-    def block_engine(self, queue: BlockQueue) -> QueueEngine | None:
+    def block_engine(self, ring: SplitQueue, disk: BlockQueue) -> BlockEngine | None:
         """Make an engine that takes leases by itself; None where the host has none.
 
         Whoever runs it calls `interrupt` after each run. Raises `SystemCallError`.
         """
-        return self._held.block_engine(queue)
+        return self._held.block_engine(ring, disk)
 
     @property
     def has_engines(self) -> bool:
-        """True where `block_engine` makes some."""
+        """True where there are engines."""
         return self._held.has_engines
 
     def give_back(self, number: int) -> None:

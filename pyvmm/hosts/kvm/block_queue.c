@@ -1,90 +1,44 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Serving a virtio block queue. See block_queue.h, and pyvmm/devices/virtio/{split_ring,block}.py, which say
- * the same in Python.
- *
- * Guest memory is leased, the ring for a batch and a chain's buffers for the chain, so that no conversion
- * takes it away meanwhile. The guest may write any of it at any time: descriptors and headers are copied, and
- * what is copied is looked at.
+ * The plain requests of a virtio block queue. See block_queue.h, and pyvmm/devices/virtio/block.py, which says
+ * the same in Python. The guest may write headers at any time: they are copied, and what is copied is looked
+ * at.
  */
 #define _GNU_SOURCE
 #include "block_queue.h"
-#include "held.h"
+#include "split_queue_inside.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* A lease has as many ranges (machine/leases.MOST_RANGES), and so has a chain. */
-#define MOST_BUFFERS 1024
-#define MOST_BYTES (1ULL << 32)
 #define SECTOR 512
 #define HEADER_SIZE 16
-
-#define DESCRIPTOR_NEXT 1
-#define DESCRIPTOR_WRITE 2
-#define DESCRIPTOR_INDIRECT 4
-#define NO_INTERRUPT 1
-#define NO_NOTIFICATION 1
 
 #define KIND_IN 0
 #define KIND_OUT 1
 #define KIND_FLUSH 4
 #define STATUS_OK 0
 
-/* How long the ring is leased: a conversion of it waits for the end of that. */
-#define BATCH_CHAINS 64
-#define BATCH_BYTES (1ULL << 20)
-
-/* Beside the reasons of block_queue.h: none. */
-#define GO_ON (-1)
-
-struct descriptor {
-    uint64_t address;
-    uint32_t length;
-    uint16_t flags;
-    uint16_t next;
-};
-
-struct buffers {
-    uint64_t rows[2 * MOST_BUFFERS]; /* GPA and length of each */
-    uint8_t *at[MOST_BUFFERS];
-    uint32_t count;
-};
-
-struct chain {
-    uint16_t head;
-    uint64_t bytes;
-};
-
 struct pyvmm_block_queue {
-    struct pyvmm_conversions *conversions;
+    struct pyvmm_split_queue ring;
     struct pyvmm_block_setup setup;
-    int kick;
-    int kicked;
     int durable;
     int flush_error;
-    uint64_t requests, bytes;
-    uint8_t *descriptors, *driver, *device;
-    struct buffers readable, writable;
     struct iovec vector[MOST_BUFFERS];
-    struct descriptor table[MOST_BUFFERS];
 };
 
 struct pyvmm_block_queue *pyvmm_block_new(struct pyvmm_conversions *conversions,
+                                          const struct pyvmm_split_setup *ring,
                                           const struct pyvmm_block_setup *setup)
 {
     struct pyvmm_block_queue *queue = calloc(1, sizeof(*queue));
     if (queue == NULL)
         return NULL;
-    queue->conversions = conversions;
     queue->setup = *setup;
-    queue->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (queue->kick < 0) {
+    if (pyvmm_split_init(&queue->ring, conversions, ring) < 0) {
         free(queue);
         return NULL;
     }
@@ -93,17 +47,13 @@ struct pyvmm_block_queue *pyvmm_block_new(struct pyvmm_conversions *conversions,
 
 void pyvmm_block_free(struct pyvmm_block_queue *queue)
 {
-    close(queue->kick);
+    pyvmm_split_destroy(&queue->ring);
     free(queue);
 }
 
-void pyvmm_block_kick(struct pyvmm_block_queue *queue)
+struct pyvmm_split_queue *pyvmm_block_ring(struct pyvmm_block_queue *queue)
 {
-    uint64_t one = 1;
-    __atomic_store_n(&queue->kicked, 1, __ATOMIC_SEQ_CST);
-    /* It fails where the counter is full, and then it is signalled. */
-    ssize_t written = write(queue->kick, &one, sizeof(one));
-    (void)written;
+    return &queue->ring;
 }
 
 void pyvmm_block_set_durable(struct pyvmm_block_queue *queue, bool durable)
@@ -111,191 +61,20 @@ void pyvmm_block_set_durable(struct pyvmm_block_queue *queue, bool durable)
     __atomic_store_n(&queue->durable, durable, __ATOMIC_SEQ_CST);
 }
 
-uint16_t pyvmm_block_available(const struct pyvmm_block_queue *queue)
-{
-    return queue->setup.available;
-}
-
-uint16_t pyvmm_block_used(const struct pyvmm_block_queue *queue)
-{
-    return queue->setup.used;
-}
-
 int pyvmm_block_flush_error(const struct pyvmm_block_queue *queue)
 {
     return queue->flush_error;
 }
 
-struct pyvmm_block_counts pyvmm_block_counted(const struct pyvmm_block_queue *queue)
-{
-    return (struct pyvmm_block_counts){__atomic_load_n(&queue->requests, __ATOMIC_RELAXED),
-                                       __atomic_load_n(&queue->bytes, __ATOMIC_RELAXED)};
-}
-
-static bool is_kicked(struct pyvmm_block_queue *queue)
-{
-    return __atomic_load_n(&queue->kicked, __ATOMIC_SEQ_CST) != 0;
-}
-
-/* Both: an eventfd that is not drained would wake the next wait for nothing. */
-static void drain(int fd)
-{
-    uint64_t count;
-    ssize_t got = read(fd, &count, sizeof(count));
-    (void)got;
-}
-
-/* -- words of the ring: little-endian, as this machine -- */
-
-static uint16_t load(const uint8_t *at)
-{
-    return __atomic_load_n((const uint16_t *)(const void *)at, __ATOMIC_ACQUIRE);
-}
-
-static void store(uint8_t *at, uint16_t value)
-{
-    __atomic_store_n((uint16_t *)(void *)at, value, __ATOMIC_RELEASE);
-}
-
-static uint8_t *available_entry(const struct pyvmm_block_queue *queue, uint16_t position)
-{
-    return queue->driver + 4 + 2 * (position % queue->setup.size);
-}
-
-static uint8_t *used_event(const struct pyvmm_block_queue *queue)
-{
-    return queue->driver + 4 + 2 * queue->setup.size;
-}
-
-static uint8_t *available_event(const struct pyvmm_block_queue *queue)
-{
-    return queue->device + 4 + 8 * queue->setup.size;
-}
-
-/* -- leases -- */
-
-/* Returns whether a conversion waits for some lease, which is seen to at the end of a batch. */
-static bool give_back(struct pyvmm_block_queue *queue, int64_t number)
-{
-    return number > 0 && pyvmm_held_release(queue->conversions, PYVMM_HELD_LEASE, number);
-}
-
-/* Refusals that are no fault of the driver's, and pass (queue_worker._LATER). */
-static bool is_vacating(int64_t refusal)
-{
-    int reason = (int)(-refusal & 15);
-    return reason == PYVMM_LEASE_CONVERTING || reason == PYVMM_LEASE_TOO_MANY ||
-           reason == PYVMM_LEASE_MEMORY_SHORT;
-}
-
-static int64_t lease(struct pyvmm_block_queue *queue, struct buffers *buffers, bool writable)
-{
-    return pyvmm_held_lease_at(queue->conversions, buffers->rows, buffers->count, writable,
-                               buffers->at);
-}
-
-static int64_t lease_ring(struct pyvmm_block_queue *queue)
-{
-    const struct pyvmm_block_setup *setup = &queue->setup;
-    uint32_t event = setup->event_index ? 2 : 0;
-    const uint64_t rows[] = {setup->descriptors, 16ULL * setup->size,
-                             setup->driver, 4 + 2ULL * setup->size + event,
-                             setup->device, 4 + 8ULL * setup->size + event};
-    uint8_t *at[3];
-    int64_t number = pyvmm_held_lease_at(queue->conversions, rows, 3, true, at);
-    if (number > 0) {
-        queue->descriptors = at[0];
-        queue->driver = at[1];
-        queue->device = at[2];
-    }
-    return number;
-}
-
-/* -- chains -- */
-
-static int add_buffer(struct pyvmm_block_queue *queue, const struct descriptor *found,
-                      struct chain *chain)
-{
-    bool writes = found->flags & DESCRIPTOR_WRITE;
-    struct buffers *buffers = writes ? &queue->writable : &queue->readable;
-    if (found->length == 0 || (!writes && queue->writable.count != 0) ||
-        found->address > UINT64_MAX - found->length)
-        return PYVMM_BLOCK_ODD_CHAIN;
-    chain->bytes += found->length;
-    if (chain->bytes > MOST_BYTES || buffers->count == MOST_BUFFERS)
-        return PYVMM_BLOCK_ODD_CHAIN;
-    buffers->rows[2 * buffers->count] = found->address;
-    buffers->rows[2 * buffers->count + 1] = found->length;
-    buffers->count++;
-    return GO_ON;
-}
-
-/* Follows a table of `size` descriptors, which is a copy or may change meanwhile, from `number` on. */
-static int follow(struct pyvmm_block_queue *queue, const uint8_t *table, uint32_t size,
-                  uint32_t number, struct descriptor *indirect, struct chain *chain)
-{
-    for (uint32_t i = 0; i < size; i++) {
-        struct descriptor found;
-        memcpy(&found, table + 16ULL * number, sizeof(found));
-        if (found.flags & DESCRIPTOR_INDIRECT) {
-            /* Only one, in the ring, alone: all else is Python's to judge. */
-            if (indirect == NULL || i != 0 || found.flags != DESCRIPTOR_INDIRECT)
-                return PYVMM_BLOCK_ODD_CHAIN;
-            *indirect = found;
-            return GO_ON;
-        }
-        int result = add_buffer(queue, &found, chain);
-        if (result != GO_ON || !(found.flags & DESCRIPTOR_NEXT))
-            return result;
-        number = found.next;
-        if (number >= size)
-            return PYVMM_BLOCK_ODD_CHAIN;
-    }
-    return PYVMM_BLOCK_ODD_CHAIN;
-}
-
-/* Copies a table of descriptors, under a lease of its own. */
-static int copy_table(struct pyvmm_block_queue *queue, const struct descriptor *indirect)
-{
-    const uint64_t row[] = {indirect->address, indirect->length};
-    uint8_t *at;
-    if (indirect->length == 0 || indirect->length % 16 != 0 ||
-        indirect->length > sizeof(queue->table))
-        return PYVMM_BLOCK_ODD_CHAIN;
-    int64_t number = pyvmm_held_lease_at(queue->conversions, row, 1, false, &at);
-    if (number <= 0)
-        return is_vacating(number) ? PYVMM_BLOCK_VACATING : PYVMM_BLOCK_ODD_CHAIN;
-    memcpy(queue->table, at, indirect->length);
-    give_back(queue, number);
-    return GO_ON;
-}
-
-static int read_chain(struct pyvmm_block_queue *queue, uint16_t head, struct chain *chain)
-{
-    struct descriptor indirect = {0};
-    struct descriptor *allowed = queue->setup.indirect ? &indirect : NULL;
-    *chain = (struct chain){head, 0};
-    queue->readable.count = queue->writable.count = 0;
-    int result = follow(queue, queue->descriptors, queue->setup.size, head, allowed, chain);
-    if (result != GO_ON || !indirect.flags)
-        return result;
-    result = copy_table(queue, &indirect);
-    if (result != GO_ON)
-        return result;
-    return follow(queue, (const uint8_t *)queue->table, indirect.length / 16, 0, NULL, chain);
-}
-
-/* -- requests -- */
-
 /* Whether the buffers are cut as drivers cut them: a header, data, a status. */
 static bool is_plainly_cut(const struct pyvmm_block_queue *queue)
 {
-    const struct buffers *readable = &queue->readable, *writable = &queue->writable;
+    const struct pyvmm_buffers *readable = &queue->ring.readable, *writable = &queue->ring.writable;
     return readable->count != 0 && writable->count != 0 && readable->rows[1] == HEADER_SIZE &&
            writable->rows[2 * writable->count - 1] == 1;
 }
 
-static uint64_t data_of(struct pyvmm_block_queue *queue, const struct buffers *buffers,
+static uint64_t data_of(struct pyvmm_block_queue *queue, const struct pyvmm_buffers *buffers,
                         uint32_t first, uint32_t end, uint32_t *count)
 {
     uint64_t total = 0;
@@ -348,7 +127,7 @@ static bool flush(struct pyvmm_block_queue *queue)
 static int64_t perform(struct pyvmm_block_queue *queue)
 {
     const struct pyvmm_block_setup *setup = &queue->setup;
-    struct buffers *readable = &queue->readable, *writable = &queue->writable;
+    struct pyvmm_buffers *readable = &queue->ring.readable, *writable = &queue->ring.writable;
     struct {
         uint32_t kind, reserved;
         uint64_t sector;
@@ -377,150 +156,52 @@ static int64_t perform(struct pyvmm_block_queue *queue)
 static int serve_chain(struct pyvmm_block_queue *queue, uint32_t *written)
 {
     if (!is_plainly_cut(queue))
-        return PYVMM_BLOCK_ODD_CHAIN;
-    int64_t first = lease(queue, &queue->readable, false);
+        return PYVMM_SPLIT_ODD_CHAIN;
+    int64_t first = pyvmm_split_lease(&queue->ring, &queue->ring.readable, false);
     if (first <= 0)
-        return is_vacating(first) ? PYVMM_BLOCK_VACATING : PYVMM_BLOCK_ODD_CHAIN;
-    int64_t second = lease(queue, &queue->writable, true);
+        return pyvmm_split_refusal(first);
+    int64_t second = pyvmm_split_lease(&queue->ring, &queue->ring.writable, true);
     int result = GO_ON;
     if (second <= 0) {
-        result = is_vacating(second) ? PYVMM_BLOCK_VACATING : PYVMM_BLOCK_ODD_CHAIN;
+        result = pyvmm_split_refusal(second);
     } else {
         int64_t done = perform(queue);
         if (done < 0)
-            result = PYVMM_BLOCK_ODD_CHAIN;
+            result = PYVMM_SPLIT_ODD_CHAIN;
         else
             *written = (uint32_t)done;
     }
-    give_back(queue, second);
-    give_back(queue, first);
+    pyvmm_split_give_back(&queue->ring, second);
+    pyvmm_split_give_back(&queue->ring, first);
     return result;
 }
 
-static void put_used(struct pyvmm_block_queue *queue, const struct chain *chain, uint32_t written)
-{
-    struct pyvmm_block_setup *setup = &queue->setup;
-    const uint32_t entry[] = {chain->head, written};
-    memcpy(queue->device + 4 + 8 * (setup->used % setup->size), entry, sizeof(entry));
-    setup->used++;
-    setup->available++;
-    store(queue->device + 2, setup->used);
-}
-
-/* Interrupts if the driver wants to be told of what was given back since `before` (2.7.7). */
-static void tell(struct pyvmm_block_queue *queue, uint16_t before)
-{
-    const struct pyvmm_block_setup *setup = &queue->setup;
-    uint64_t one = 1;
-    if (setup->used == before)
-        return;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    bool wanted = !(load(queue->driver) & NO_INTERRUPT);
-    if (setup->event_index) {
-        uint16_t event = load(used_event(queue));
-        wanted = (uint16_t)(setup->used - event - 1) < (uint16_t)(setup->used - before);
-    }
-    if (wanted) {
-        ssize_t sent = write(setup->interrupt, &one, sizeof(one));
-        (void)sent;
-    }
-}
-
-/* Asks for notifications, or for none: the driver may send some all the same. */
-static void ask(struct pyvmm_block_queue *queue, bool wanted)
-{
-    if (queue->setup.event_index) {
-        if (wanted)
-            store(available_event(queue), queue->setup.available);
-    } else {
-        store(queue->device, wanted ? 0 : NO_NOTIFICATION);
-    }
-    if (wanted)
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
-/* The number of chains that wait, or a reason. */
-static int64_t waiting(const struct pyvmm_block_queue *queue)
-{
-    uint16_t count = (uint16_t)(load(queue->driver + 2) - queue->setup.available);
-    return count > queue->setup.size ? -1 : count;
-}
-
 /* Serves what waits, with the ring leased. GO_ON: there may be more. */
-static int serve_waiting(struct pyvmm_block_queue *queue)
+static int serve_waiting(struct pyvmm_split_queue *ring)
 {
+    struct pyvmm_block_queue *queue = (struct pyvmm_block_queue *)ring;
     uint64_t moved = 0;
     for (uint32_t i = 0; i < BATCH_CHAINS && moved < BATCH_BYTES; i++) {
-        struct chain chain;
+        struct pyvmm_chain chain;
         uint32_t written = 0;
-        if (is_kicked(queue))
-            return PYVMM_BLOCK_KICKED;
-        int64_t left = waiting(queue);
-        if (left < 0)
-            return PYVMM_BLOCK_BROKEN;
-        if (left == 0)
-            return PYVMM_BLOCK_IDLE;
-        uint16_t head = load(available_entry(queue, queue->setup.available));
-        if (head >= queue->setup.size)
-            return PYVMM_BLOCK_BROKEN;
-        int result = read_chain(queue, head, &chain);
+        if (pyvmm_split_is_kicked(ring))
+            return PYVMM_SPLIT_KICKED;
+        ring->readable.count = ring->writable.count = 0;
+        int result = pyvmm_split_read(ring, 0, &chain);
         if (result == GO_ON)
             result = serve_chain(queue, &written);
         if (result != GO_ON)
             return result;
-        put_used(queue, &chain, written);
-        __atomic_add_fetch(&queue->requests, 1, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&queue->bytes, chain.bytes, __ATOMIC_RELAXED);
+        pyvmm_split_put_used(ring, 0, &chain, written);
+        pyvmm_split_publish(ring, 1, chain.bytes);
         moved += chain.bytes;
     }
     return GO_ON;
 }
 
-static int serve_batch(struct pyvmm_block_queue *queue)
-{
-    int64_t number = lease_ring(queue);
-    if (number <= 0)
-        return is_vacating(number) ? PYVMM_BLOCK_VACATING : PYVMM_BLOCK_BROKEN;
-    uint16_t before = queue->setup.used;
-    ask(queue, false);
-    int result = serve_waiting(queue);
-    ask(queue, true);
-    /* What has come before it was asked for may have been notified of to nobody. */
-    if (result == PYVMM_BLOCK_IDLE && waiting(queue) != 0)
-        result = GO_ON;
-    tell(queue, before);
-    bool is_waited_for = give_back(queue, number);
-    if (is_waited_for && (result == GO_ON || result == PYVMM_BLOCK_IDLE))
-        return PYVMM_BLOCK_VACATING;
-    return result;
-}
-
-/* Waits for the guest's notification or a kick. */
-static void wait_for_work(struct pyvmm_block_queue *queue)
-{
-    struct pollfd wanted[] = {{queue->setup.doorbell, POLLIN, 0}, {queue->kick, POLLIN, 0}};
-    if (poll(wanted, 2, -1) > 0 && wanted[0].revents != 0)
-        drain(queue->setup.doorbell);
-}
+static const struct pyvmm_split_kind KIND = {serve_waiting, pyvmm_split_wait};
 
 int pyvmm_block_run(struct pyvmm_block_queue *queue, bool waits)
 {
-    int result = GO_ON;
-    while (result == GO_ON) {
-        if (is_kicked(queue)) {
-            result = PYVMM_BLOCK_KICKED;
-            break;
-        }
-        result = serve_batch(queue);
-        if (result == PYVMM_BLOCK_IDLE && waits) {
-            wait_for_work(queue);
-            result = GO_ON;
-        }
-    }
-    if (result == PYVMM_BLOCK_KICKED) {
-        /* In this order: who kicks sets the flag first, and no kick is lost between the two. */
-        __atomic_store_n(&queue->kicked, 0, __ATOMIC_SEQ_CST);
-        drain(queue->kick);
-    }
-    return result;
+    return pyvmm_split_run(&queue->ring, &KIND, waits);
 }

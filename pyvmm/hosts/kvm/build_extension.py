@@ -21,17 +21,18 @@ _HEADERS = (
     "posted.h",
     "conversions.h",
     "held.h",
+    "split_queue.h",
     "block_queue.h",
     "history.h",
     "run.h",
     "calls.h",
 )
 """For the compiler and for cffi alike, each after what it needs."""
-_INSIDE = ("conversions_inside.h", "held_inside.h")
+_INSIDE = ("conversions_inside.h", "held_inside.h", "split_queue_inside.h")
 """For the compiler only."""
 _SOURCES = (
-    "posted.c", "conversions.c", "conversions_lock.c", "held.c", "block_queue.c", "history.c",
-    "exit_code.c", "run.c", "calls.c",
+    "posted.c", "conversions.c", "conversions_lock.c", "held.c", "split_queue.c", "block_queue.c",
+    "history.c", "exit_code.c", "run.c", "calls.c",
 )  # fmt: skip
 
 

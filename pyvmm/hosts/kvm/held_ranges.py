@@ -13,7 +13,7 @@ from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.kvm.binding import CData, ffi, lib, new, refused
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine
+    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue
 
 _ROW = "uint64_t[]"
 
@@ -47,11 +47,11 @@ class KvmHeldRanges:
         """True: engines are C's."""
         return True
 
-    def block_engine(self, queue: BlockQueue) -> QueueEngine:
+    def block_engine(self, ring: SplitQueue, disk: BlockQueue) -> BlockEngine:
         """Make an engine. Raises `SystemCallError`."""
         from pyvmm.hosts.kvm.block_engine import KvmBlockEngine  # Most machines have no disk.
 
-        return KvmBlockEngine(self._raw, queue)
+        return KvmBlockEngine(self._raw, ring, disk)
 
     def remove_region(self, slot: int) -> None:
         """The region is there no longer."""

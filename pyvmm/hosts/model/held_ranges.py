@@ -14,7 +14,7 @@ from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, LeaseRefusal
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockQueue
+    from pyvmm.hosts.queue_engine import BlockQueue, SplitQueue
 
 _END = 1 << 64
 _ROW = struct.Struct("=QQ")
@@ -73,7 +73,7 @@ class ModelHeldRanges:
         """False: Python is all there is."""
         return False
 
-    def block_engine(self, queue: BlockQueue) -> None:
+    def block_engine(self, ring: SplitQueue, disk: BlockQueue) -> None:
         """Make none."""
 
     def remove_region(self, slot: int) -> None:

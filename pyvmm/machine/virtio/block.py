@@ -14,12 +14,13 @@ import trio
 
 from pyvmm.devices.placement import PlacedDevice
 from pyvmm.devices.virtio.block import BlockModel, BlockRequest, RequestKind, Status, parse
+from pyvmm.hosts.queue_engine import BlockQueue
 from pyvmm.machine.block_store import BlockStore
 from pyvmm.machine.disks.failures import FailurePolicy
 from pyvmm.machine.disks.raw import RawStore
 from pyvmm.machine.events import DiskFailed
-from pyvmm.machine.virtio.engine_worker import PlainDisk
 from pyvmm.machine.virtio.mmio import FIRST_GSI, place_mmio
+from pyvmm.machine.virtio.plain_disk import PlainDisk
 from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, VirtioDevice
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.layout import VIRTIO_GPA
@@ -77,19 +78,16 @@ class BlockHandler:
         self._model = model
         self._store = store
         self._serial = serial
-        self.durable_changes = model.durable_changes
 
-    def plain_disk(self) -> PlainDisk | None:
+    def plain_work(self, queue: int) -> PlainDisk | None:  # noqa: ARG002
         """The disk, where an engine can do plain requests of it: that of a file."""
         model, store = self._model, self._store
         if not isinstance(store, RawStore):
             return None
         return PlainDisk(
-            store.fd,
-            model.capacity,
-            model.read_only,
-            durable=not model.is_writeback,
-            flushes=not store.flush_error,
+            BlockQueue(store.fd, model.capacity, model.read_only, flushes=not store.flush_error),
+            is_durable=lambda: not model.is_writeback,
+            durable_changes=model.durable_changes,
             flush_failed=self._flush_failed,
         )
 

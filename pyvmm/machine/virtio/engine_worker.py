@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Workers whose queue is served by a host's engine, on a thread of its own and without Python.
 
-The engine does the plain requests (`hosts.queue_engine`), and Python, chain by chain, what is left.
+The engine does the plain chains (`hosts.queue_engine`), and Python, chain by chain, what is left.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import trio
 
@@ -20,37 +20,46 @@ from pyvmm.devices.virtio.rings import BrokenRingError, QueueLayout, QueuePositi
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.interrupts import Doorbell
-from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine, Stopped
+from pyvmm.hosts.queue_engine import QueueEngine, SplitQueue, Stopped
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.virtio.queue_handler import QueueHandler
 from pyvmm.machine.virtio.queue_worker import BATCH, LaterError, QueueWorker
 
+EngineT = TypeVar("EngineT", bound=QueueEngine)
 
-class PlainDisk(NamedTuple):
-    """A disk of which an engine may do the plain requests: a file's descriptor, and so on."""
 
-    file: int
-    capacity: int
-    read_only: bool
-    durable: bool
-    """Writes are done only when they outlive a crash of the host."""
-    flushes: bool
-    """An engine may flush it, too."""
-    flush_failed: Callable[[int], None]
-    """Is told the errno of a flush of an engine's that has failed."""
+class EngineWork(Protocol[EngineT]):
+    """Work of a queue's, the plain part of which an engine may do.
+
+    An engine that is run is told of to `begun`, `ended` and `looked_at`, in that order.
+    """
+
+    def made(self, leases: Leases, ring: SplitQueue) -> EngineT | None:
+        """Make an engine for it; None where the host has none. Raises `SystemCallError`."""
+        ...
+
+    def begun(self, engine: EngineT) -> None:
+        """The engine is about to run. Under the guard."""
+        ...
+
+    def ended(self, engine: EngineT) -> None:
+        """The engine has run. Under the guard."""
+        ...
+
+    def looked_at(self, engine: EngineT) -> None:
+        """The engine has run, and Python is about to go on. In the trio thread, under no guard."""
+        ...
 
 
 @runtime_checkable
 class EngineServed(Protocol):
-    """A handler, some of whose requests an engine may do.
+    """A handler, some of whose work an engine may do."""
 
-    `durable_changes` are functions to be called, under the guard, when `PlainDisk.durable` changes.
-    """
+    def plain_work(self, queue: int) -> EngineWork[Any] | None:
+        """The work of a queue as it is now; None: all of it is the handler's. Under the guard.
 
-    durable_changes: list[Callable[[bool], None]]
-
-    def plain_disk(self) -> PlainDisk | None:
-        """The disk; None, always, where all of its requests are the handler's."""
+        Where that changes, or the work does, the worker is to be told (`EngineWorker.restart`).
+        """
         ...
 
 
@@ -90,7 +99,10 @@ class EngineWorker(QueueWorker):
         """Tell whether an engine waits for the doorbell of such a queue, and nobody else may."""
         if layout is None or Feature.PACKED in layout.features:
             return False
-        return self._served is not None and self._served.plain_disk() is not None
+        return self._work() is not None
+
+    def _work(self) -> EngineWork[Any] | None:
+        return None if self._served is None else self._served.plain_work(self._number)
 
     def restart(self) -> None:
         """Have what the engine waits for, and interrupts by, looked at again. Under the guard."""
@@ -129,10 +141,11 @@ class EngineWorker(QueueWorker):
             await super()._serve_ring(layout, position, most)
             return True
         with ExitStack() as stack:
-            engine = self._made(layout, position, stack)
-            if engine is None:
+            made = self._made(layout, position, stack)
+            if made is None:
                 return await super()._serve_ring(layout, position, most)
-            stopped = await self._run(engine)
+            work, engine = made
+            stopped = await self._run(engine, work)
             position = QueuePosition(*engine.position)
         match stopped:
             case Stopped.ODD_CHAIN:
@@ -147,37 +160,35 @@ class EngineWorker(QueueWorker):
 
     def _made(
         self, layout: QueueLayout, position: QueuePosition, stack: ExitStack
-    ) -> QueueEngine | None:
-        """Make an engine. Its descriptors are its own: a transport may close those it has."""
+    ) -> tuple[EngineWork[Any], QueueEngine] | None:
+        """Make an engine, and tell for what. Its descriptors are copies: a transport may close
+        those it has."""
         with self._guard:
-            disk = None if self._served is None else self._served.plain_disk()
+            work = self._work()
             bell, interrupt = self._bell(), self._interrupt()
             self._restarts_made_of = self._restarts
-            if bell is None or disk is None or self._core.epoch != self._epoch:
+            if bell is None or work is None or self._core.epoch != self._epoch:
                 return None
             copies = [
                 _copy(fd, stack)
                 for fd in (bell.fileno(), self._told.fileno() if interrupt is None else interrupt)
             ]
         place = layout.place
-        made = self._leases.block_engine(
-            BlockQueue(
+        engine = work.made(
+            self._leases,
+            SplitQueue(
                 *place,
                 indirect=Feature.INDIRECT in layout.features,
                 event_index=Feature.EVENT_INDEX in layout.features,
                 available=position.available,
                 used=position.used,
-                file=disk.file,
                 doorbell=copies[0],
                 interrupt=copies[1],
-                capacity=disk.capacity,
-                read_only=disk.read_only,
-                flushes=disk.flushes,
-            )
+            ),
         )
-        return None if made is None else stack.enter_context(made)
+        return None if engine is None else (work, stack.enter_context(engine))
 
-    async def _run(self, engine: QueueEngine) -> Stopped:
+    async def _run(self, engine: QueueEngine, work: EngineWork[Any]) -> Stopped:
         """Run the engine on a thread until it stops, or is stopped when this is cancelled."""
         with self._guard:
             if self._core.epoch == self._epoch:
@@ -186,35 +197,19 @@ class EngineWorker(QueueWorker):
             if self._restarts != self._restarts_made_of:
                 # What it waits for or interrupts by has changed since: it is made anew.
                 engine.kick()
-            self._durable(engine, follow=True)
+            work.begun(engine)
         try:
             return await self._on_thread(engine)
         finally:
             with self._guard:
                 self._engine = None
-                self._durable(engine, follow=False)
+                work.ended(engine)
                 if self._core.epoch == self._epoch:
                     self._core.follow(self._number, None)
                     self._core.move(self._number, QueuePosition(*engine.position))
-            self._pass_flush_error(engine)
+            work.looked_at(engine)
             # Somebody may have waited for a lease that the engine has given back.
             self._leases.interrupt()
-
-    def _durable(self, engine: QueueEngine, *, follow: bool) -> None:
-        served = self._served
-        disk = None if served is None else served.plain_disk()
-        if served is None or disk is None:
-            return
-        if follow:
-            engine.set_durable(disk.durable)
-            served.durable_changes.append(engine.set_durable)
-        else:
-            served.durable_changes.remove(engine.set_durable)
-
-    def _pass_flush_error(self, engine: QueueEngine) -> None:
-        disk = None if self._served is None else self._served.plain_disk()
-        if disk is not None and engine.flush_error:
-            disk.flush_failed(engine.flush_error)
 
     async def _on_thread(self, engine: QueueEngine) -> Stopped:
         async with trio.open_nursery() as nursery:
@@ -237,7 +232,7 @@ def _copy(fd: int, stack: ExitStack) -> int:
         copy = os.dup(fd)
     except OSError as error:
         raise SystemCallError(
-            "have a queue of a disk served by the host's engine",
+            "have a queue of a device served by the host's engine",
             error.errno or 0,
             f"a descriptor cannot be copied: {error.strerror}",
             "allow this process more open files (ulimit -n)",

@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from pyvmm.errors import SystemCallError
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.kvm.conversions import FastConversions
-from pyvmm.hosts.queue_engine import BlockQueue, QueueEngine, Stopped
+from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue, Stopped
 from pyvmm.machine.disks.raw import RawStore
 from pyvmm.machine.virtio.block import block_device
 from pyvmm.machine.virtio.engine_worker import EngineWorker
@@ -162,21 +163,19 @@ class Side:
             self.interrupts += interrupt.drain()
         return reasons
 
-    def engine(self, conversions: FastConversions, bell: Eventfd, told: Eventfd) -> QueueEngine:
+    def engine(self, conversions: FastConversions, bell: Eventfd, told: Eventfd) -> BlockEngine:
         position = self.core.position(0)
         return conversions.held.block_engine(
-            BlockQueue(
+            SplitQueue(
                 SIZE, DESCRIPTORS, DRIVER, DEVICE,
                 indirect=Feature.INDIRECT in self.features,
                 event_index=Feature.EVENT_INDEX in self.features,
                 available=position.available,
                 used=position.used,
-                file=self.file,
                 doorbell=bell.fileno(),
                 interrupt=told.fileno(),
-                capacity=len(CONTENT),
-                read_only=self.read_only,
-            )
+            ),
+            BlockQueue(self.file, len(CONTENT), self.read_only),
         )  # fmt: skip
 
     @property
@@ -443,7 +442,9 @@ class EngineSide:
     def __init__(self, side: Side, conversions: FastConversions, bell: Eventfd) -> None:
         self.side = side
         self.lease = side.pages.lease
-        self.block_engine: Callable[[BlockQueue], QueueEngine] = conversions.held.block_engine
+        self.block_engine: Callable[[SplitQueue, BlockQueue], BlockEngine] = (
+            conversions.held.block_engine
+        )
         self.interrupts = 0
         leases: Any = self
         guard = threading.Lock()
@@ -468,9 +469,10 @@ def test_a_flush_that_the_kernel_tells_of_once_is_told_of_to_the_driver(
         with Eventfd() as bell:
             made = EngineSide(side, conversions, bell)
             handler: Any = made.worker._handler
-            disk = handler.plain_disk
+            work = handler.plain_work(0)
             # Of it no flush succeeds; of the disk, which is tried behind it, each would.
-            handler.plain_disk = lambda: disk()._replace(file=broken)
+            broken_work = replace(work, disk=work.disk._replace(file=broken))
+            handler.plain_work = lambda _queue: broken_work
             for number in range(2):
                 told = trio.Event()
                 side.core.on_interrupt = partial(_set, told)
@@ -495,18 +497,18 @@ def test_an_engine_is_made_anew_of_what_changed_while_it_was_made(
 ) -> None:
     """As when a vCPU gives the queue another vector just then."""
     side, conversions = set_up
-    engines: list[QueueEngine] = []
+    engines: list[BlockEngine] = []
 
     async def main() -> None:
         with Eventfd() as bell:
             made, again = EngineSide(side, conversions, bell), trio.Event()
 
-            def block_engine(queue: BlockQueue) -> QueueEngine:
+            def block_engine(ring: SplitQueue, disk: BlockQueue) -> BlockEngine:
                 if engines:
                     again.set()
                 else:
                     made.worker.restart()
-                engines.append(conversions.held.block_engine(queue))
+                engines.append(conversions.held.block_engine(ring, disk))
                 return engines[-1]
 
             made.block_engine = block_engine
