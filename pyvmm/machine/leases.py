@@ -116,6 +116,8 @@ class Leases:
         self.patience = patience
         self._condition = threading.Condition(threading.Lock())
         self._changes = 0
+        self.askers: dict[object, Callable[[], None]] = {}
+        """Functions that ask whoever has a standing lease to end it, by that lease."""
         self._packers: dict[int, Callable[..., bytes]] = {}
         """By the number of ranges: what makes the rows that the host takes."""
         self._holders: dict[int, str] = {}
@@ -168,6 +170,11 @@ class Leases:
             if isinstance(failure, ValueError):  # Three numbers and one are as many as two and two.
                 raise _refused_numbers(ranges) from failure
             raise
+
+    def writable_regions(self) -> tuple[tuple[int, int, int], ...]:
+        """GPA, length in bytes and HVA of each region that the guest can write to, ascending."""
+        with self._tracked.exclusive():
+            return self._tracked.writable_regions()
 
     def discard(self, gpa: int, size: int) -> int:
         """Give pages of [gpa, gpa + size), in bytes, page-aligned, back to the host.
@@ -309,6 +316,8 @@ class Vacating:
 
     def __enter__(self) -> Self:
         self._number = self._held.hold([(self._range.start, self._range.size)], HeldKind.WAITING)
+        for ask in tuple(self._leases.askers.values()):
+            ask()
         return self
 
     def __exit__(

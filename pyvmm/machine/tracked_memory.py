@@ -199,6 +199,11 @@ class TrackedMemory:
             return None
         return [(self.sides[region.slot], part) for region, part in parts]
 
+    def writable_regions(self) -> tuple[tuple[int, int, int], ...]:
+        """GPA, length in bytes and HVA of each region that the guest can write to, ascending."""
+        slots = [one.memslot() for one in self.sides.values() if one.is_writable]
+        return tuple(sorted((slot.gpa, slot.size, slot.hva) for slot in slots))
+
     def _catch_up(self) -> None:
         """Note down what vCPUs have converted by themselves."""
         for done in self.vm.conversions.drain():

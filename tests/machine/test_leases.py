@@ -20,6 +20,7 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.launch import PrivateLaunch
 from pyvmm.machine.leases import MOST_RANGES, LeaseHeldError, LeaseRefusedError
 from pyvmm.machine.memory_sides import MemorySides, SharedMemory
+from pyvmm.machine.standing_lease import StandingLease
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
@@ -463,3 +464,42 @@ def test_a_refusal_says_what_to_do_where_there_is_something(
         reasons.TWO_REGIONS,
     }
     assert bool(reason.remedy) == (reason in asks_for_something)
+
+
+# -- standing leases --
+
+
+def test_a_standing_lease_is_of_all_that_can_be_written_and_ends_when_asked(world: World) -> None:
+    asked = []
+    lease = StandingLease(world.memory.leases, lambda: asked.append(1), "card")
+    with lease:
+        ranges = [(gpa, size) for gpa, size, _ in lease.regions]
+        assert ranges == sorted((one.start, one.size) for one in (RAM, MORE_RAM, WINDOW))
+        slots = {one.memslot().gpa: one.memslot().hva for one in world.memory.regions.sides()}
+        assert all(slots[gpa] == hva for gpa, _, hva in lease.regions)
+        for one in (RAM, MORE_RAM, WINDOW):
+            assert world.memory.leases.holder_over(GpaRange(one.end - 1, one.end)) == "card"
+        assert world.memory.leases.holder_over(ROM) is None
+        # Others work on the same memory all the time, and nobody is asked for that.
+        with world.memory.lease([(0, 8)], writable=True):
+            assert not asked
+        with world.memory.leases.vacating(GpaRange(0, PAGE_SIZE)) as vacating:
+            assert asked == [1]
+            assert not vacating.is_vacant
+            lease.close()
+            assert vacating.is_vacant
+            with pytest.raises(LeaseRefusedError) as refused:
+                StandingLease(world.memory.leases, lambda: asked.append(2), "card")
+            assert refused.value.reason is LeaseRefusal.CONVERTING
+    # Who has none is not asked.
+    with world.memory.leases.vacating(GpaRange(0, PAGE_SIZE)):
+        assert asked == [1]
+    assert not world.is_leased()
+
+
+def test_private_memory_has_no_standing_lease(world: World) -> None:
+    world.memory.conversion.convert(0, PAGE_SIZE, Side.PRIVATE)
+    with pytest.raises(LeaseRefusedError) as refused:
+        StandingLease(world.memory.leases, lambda: None, "card")
+    assert refused.value.reason is LeaseRefusal.NOT_SHARED
+    assert not world.memory.leases.askers
