@@ -82,7 +82,7 @@ def ring(features: Feature, data: bytes) -> None:
         assert sum(length for _, length in buffers) <= 1 << 32
         before = made.position
         made.ask_for_notifications(False)
-        made.put_used(chain, 7)
+        made.put_used([(chain, 7)])
         made.wants_interrupt(before)
         made.missed()
         assert layout._replace(place=_PLACE).is_possible

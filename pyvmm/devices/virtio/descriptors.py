@@ -70,6 +70,6 @@ class Following:
         else:
             self._readable.append((gpa, length))
 
-    def whole(self) -> Chain:
-        """The chain with its buffers."""
-        return self.chain._replace(readable=tuple(self._readable), writable=tuple(self._writable))
+    def whole(self, descriptors: int) -> Chain:
+        """The chain with its buffers, which takes so many of the ring's descriptors."""
+        return Chain(self.chain.head, tuple(self._readable), tuple(self._writable), descriptors)

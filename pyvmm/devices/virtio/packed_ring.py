@@ -103,23 +103,36 @@ class PackedRing:
             # WRITE is the only flag there is in a table, and the order is the table's (2.8.7).
             for at, size, _, bits in DESCRIPTOR.iter_unpack(table):
                 following.add(at, size, bits & _WRITE)
-        return following.whole()
+        return following.whole(chain.descriptors)
 
-    def put_used(self, chain: Chain, written: int) -> None:
-        """Give a chain back, `written` bytes of it written.
-
-        The flags come last: from then on the buffers are the driver's.
-        """
-        number, wrap = self.position.used, self.position.used_wrap
-        _USED_PART.pack_into(self._descriptors, SIZE * number + 8, written, chain.head)
-        flags = (_AVAIL | _USED if wrap else 0) | (_WRITE if written else 0)
-        self._words[(SIZE * number + _FLAGS) // 2] = flags
+    def pass_over(self, chain: Chain) -> None:
+        """Have `next` look behind a chain."""
         position = self.position
-        available, available_wrap = self._behind(
+        available, wrap = self._behind(
             position.available, position.available_wrap, chain.descriptors
         )
-        used, used_wrap = self._behind(number, wrap, chain.descriptors)
-        self.position = QueuePosition(available, used, available_wrap, used_wrap)
+        self.position = position._replace(available=available, available_wrap=wrap)
+
+    def put_used(self, given: Sequence[tuple[Chain, int]]) -> None:
+        """Give chains back, each with the number of bytes written.
+
+        The flags come last, those of the first chain behind all others: from then on the buffers
+        are the driver's.
+        """
+        position = self.position
+        number, wrap = position.used, position.used_wrap
+        flags: list[tuple[int, int]] = []
+        for chain, written in given:
+            _USED_PART.pack_into(self._descriptors, SIZE * number + 8, written, chain.head)
+            value = (_AVAIL | _USED if wrap else 0) | (_WRITE if written else 0)
+            flags.append(((SIZE * number + _FLAGS) // 2, value))
+            number, wrap = self._behind(number, wrap, chain.descriptors)
+        for word, value in reversed(flags):
+            self._words[word] = value
+        available, available_wrap = position.available, position.available_wrap
+        for chain, _ in given:
+            available, available_wrap = self._behind(available, available_wrap, chain.descriptors)
+        self.position = QueuePosition(available, number, available_wrap, wrap)
 
     def _behind(self, number: int, wrap: bool, count: int) -> tuple[int, bool]:
         number += count

@@ -8,7 +8,7 @@ that cannot be is a `BadChainError`: it is given back with nothing written, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from pyvmm.devices.virtio.features import NO_FEATURES, Feature
@@ -128,8 +128,8 @@ START: Final = QueuePosition()
 class Ring(Protocol):
     """A ring over views of its three parts (`QueueLayout.ranges`), leased for as long as it lives.
 
-    It has no state but `position`, which moves when a chain is given back: so what is under way is
-    still available to who starts again from it.
+    It has no state but `position`, which moves when chains are given back, and ahead of that where
+    they are passed over: so what is under way is still available to who starts again from it.
     """
 
     position: QueuePosition
@@ -141,8 +141,13 @@ class Ring(Protocol):
         """
         ...
 
-    def put_used(self, chain: Chain, written: int) -> None:
-        """Give back the chain that `next` gave, `written` bytes of it written from its start on.
+    def pass_over(self, chain: Chain) -> None:
+        """Have `next` look behind the chain that it gave, though that is not given back yet."""
+        ...
+
+    def put_used(self, given: Sequence[tuple[Chain, int]]) -> None:
+        """Give back chains that `next` gave from `position` on, at once: a driver that sees one of
+        them sees all. Of each, so many bytes were written from its start on.
 
         From then on the buffers are the driver's, though no notification has told it.
         """

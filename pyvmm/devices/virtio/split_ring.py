@@ -86,7 +86,7 @@ class SplitRing:
         chain = Chain(head, (), ())
         found = Following(chain)
         number = head
-        for _ in range(self._size):
+        for count in range(1, self._size + 1):
             gpa, length, flags, following = DESCRIPTOR.unpack_from(self._descriptors, SIZE * number)
             if flags & INDIRECT:
                 if not self._has_tables:
@@ -94,10 +94,10 @@ class SplitRing:
                 if flags & NEXT:
                     raise BadChainError(chain, "it goes on behind a table of descriptors")
                 self._follow_table(found, table_of(chain, gpa, length, tables))
-                return found.whole()
+                return found.whole(count)
             found.add(gpa, length, flags)
             if not flags & NEXT:
-                return found.whole()
+                return found.whole(count)
             number = following
             if number >= self._size:
                 raise BadChainError(chain, f"it goes on at descriptor {number} of {self._size}")
@@ -116,16 +116,22 @@ class SplitRing:
                 raise BadChainError(chain, f"its table goes on at descriptor {number} of {count}")
         raise BadChainError(chain, "it has more descriptors than its table")
 
-    def put_used(self, chain: Chain, written: int) -> None:
-        """Give a chain back, `written` bytes of it written.
+    def pass_over(self, chain: Chain) -> None:  # noqa: ARG002
+        """Have `next` look behind a chain."""
+        available, used = self.position.available, self.position.used
+        self.position = QueuePosition((available + 1) & _WRAP, used)
+
+    def put_used(self, given: Sequence[tuple[Chain, int]]) -> None:
+        """Give chains back, each with the number of bytes written.
 
         The index comes last: from then on the buffers are the driver's.
         """
         available, used = self.position.available, self.position.used
-        _USED.pack_into(self._used, _RING + 8 * (used % self._size), chain.head, written)
-        used = (used + 1) & _WRAP
+        for chain, written in given:
+            _USED.pack_into(self._used, _RING + 8 * (used % self._size), chain.head, written)
+            used = (used + 1) & _WRAP
         self._used_words[_INDEX_WORD] = used
-        self.position = QueuePosition((available + 1) & _WRAP, used)
+        self.position = QueuePosition((available + len(given)) & _WRAP, used)
 
     def wants_interrupt(self, before: QueuePosition) -> bool:
         """Tell whether the driver wants to be told of what came after `before`."""

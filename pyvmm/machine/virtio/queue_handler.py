@@ -12,6 +12,10 @@ from pyvmm.hosts.interrupts import Doorbell
 from pyvmm.machine.leases import Leases, Range
 
 
+def _nothing() -> None:
+    """Have no other chain."""
+
+
 class BoundChain(NamedTuple):
     """A chain's buffers, leased: memory of the guest's, which it may write at any time as well.
 
@@ -23,6 +27,9 @@ class BoundChain(NamedTuple):
     writable: tuple[memoryview, ...]
     places: Sequence[Range] = ()
     """GPA and length in bytes of each writable one."""
+    another: Callable[[], BoundChain | None] = _nothing
+    """Take the next chain, too, for what does not fit into this one; None where the driver has none
+    now, of which it is asked to tell. All are given back at once. It may raise: let that pass."""
 
 
 class NotNowError(Exception):
@@ -51,11 +58,11 @@ class QueueHandler(Protocol):
 
     async def handle(self, queue: int, chain: BoundChain) -> int:
         """Do what a chain asks for. Return the number of bytes written, from the chain's first
-        writable one on.
+        writable one on, and through those of others that were taken (`BoundChain.another`).
 
         It is cancelled by a reset, and then touches no buffer any more. `OSError` and `ValueError`
-        give the chain back with nothing written; `NotNowError` leaves it where it is: the handler
-        is not ready from then on. Any other exception ends the run.
+        give the chain back with nothing written; `NotNowError` leaves it where it is, until
+        `on_ready` or the driver's next notification. Any other exception ends the run.
         """
         ...
 

@@ -148,25 +148,36 @@ class QueueWorker:
 
     async def _serve_next(self, ring: Ring) -> bool:
         """Serve a chain. Return False, with notifications asked for, if there is none."""
+        start = ring.position
+        taken: list[Chain] = []
         try:
-            chain = ring.next(self._table)
+            chain = self._next(ring)
             if chain is None:
-                ring.ask_for_notifications(True)
-                self._barrier()
-                chain = ring.next(self._table)
-                if chain is None:
-                    return False
+                return False
             ring.ask_for_notifications(False)
             with ExitStack() as stack:
-                written = await self._handle(chain, stack)
+                bound = self._bind(chain, ring, taken, stack)
+                try:
+                    written = await self._handler.handle(self._number, bound)
+                except (OSError, ValueError):
+                    written = 0
                 # The buffers are held until then.
-                self._give_back(ring, chain, written)
+                self._give_back(ring, start, shares(taken, written))
         except BadChainError as bad:
-            self._give_back(ring, bad.chain, 0)
+            self._give_back(ring, start, [*((chain, 0) for chain in taken), (bad.chain, 0)])
         return True
 
-    async def _handle(self, chain: Chain, stack: ExitStack) -> int:
-        """Have a chain done. Return the bytes written."""
+    def _next(self, ring: Ring) -> Chain | None:
+        """The next chain; None, with notifications asked for, if there is none."""
+        chain = ring.next(self._table)
+        if chain is None:
+            ring.ask_for_notifications(True)
+            self._barrier()
+            chain = ring.next(self._table)
+        return chain
+
+    def _bind(self, chain: Chain, ring: Ring, taken: list[Chain], stack: ExitStack) -> BoundChain:
+        """Lease a chain's buffers, by `stack`. Raises `BadChainError`."""
         parts: list[tuple[memoryview, ...]] = []
         for ranges, writable in ((chain.readable, False), (chain.writable, True)):
             if not ranges:
@@ -177,23 +188,27 @@ class QueueWorker:
             except LeaseRefusedError as refused:
                 raise BadChainError(chain, refused.cause) from refused
             parts.append(tuple(lease.views))
-        try:
-            return await self._handler.handle(
-                self._number, BoundChain(parts[0], parts[1], chain.writable)
-            )
-        except (OSError, ValueError):
-            return 0
+        taken.append(chain)
+        ring.pass_over(chain)
 
-    def _give_back(self, ring: Ring, chain: Chain, written: int) -> None:
+        def another() -> BoundChain | None:
+            following = self._next(ring)
+            return None if following is None else self._bind(following, ring, taken, stack)
+
+        return BoundChain(parts[0], parts[1], chain.writable, another)
+
+    def _give_back(
+        self, ring: Ring, start: QueuePosition, given: Sequence[tuple[Chain, int]]
+    ) -> None:
         with self._guard:
             if self._core.epoch != self._epoch or self._core.needs_reset:
                 return
-            before = ring.position
-            ring.put_used(chain, min(written, _MOST_WRITTEN))
+            ring.position = start
+            ring.put_used(given)
             self._core.move(self._number, ring.position)
         # To let go of a lock and take one is the memory barrier that belongs between the two.
         with self._guard:
-            if self._core.epoch == self._epoch and ring.wants_interrupt(before):
+            if self._core.epoch == self._epoch and ring.wants_interrupt(start):
                 self._core.interrupt(self._number)
 
     def _interrupt_for_missed(self, ring: Ring) -> None:
@@ -230,3 +245,15 @@ def ring_over(layout: QueueLayout, views: Sequence[memoryview], position: QueueP
     if layout.is_packed:
         return PackedRing(layout, views, position)
     return SplitRing(layout, views, position)
+
+
+def shares(chains: Sequence[Chain], written: int) -> list[tuple[Chain, int]]:
+    """Each chain's part of `written` bytes, which fill one after the other."""
+    if len(chains) == 1:
+        return [(chains[0], min(written, _MOST_WRITTEN))]
+    found = []
+    for chain in chains:
+        part = min(written, sum(length for _, length in chain.writable), _MOST_WRITTEN)
+        written -= part
+        found.append((chain, part))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from pyvmm.devices.virtio.rings import (
     UnreadableError,
 )
 from pyvmm.devices.virtio.split_ring import SplitRing
-from tests.devices.virtio.driver import Element, FullError, Place, SplitDriver, driver_of
+from tests.devices.virtio.driver import Element, FullError, Place, SplitDriver, Used, driver_of
 
 TABLES, BUFFERS, END = 0x8000, 0x1_0000, 0x2_0000
 
@@ -42,6 +43,8 @@ class Queue:
         self.layout = QueueLayout(QueuePlace(*self.place), features)
         self.position = QueuePosition()
         self.device_sleeps = False
+        self.device_waits = False
+        """It sleeps until there is another chain behind those that it has not given back."""
         self.driver_sleeps = False
         self.expected: deque[tuple[int, list[Element]]] = deque()
         self.used: deque[tuple[int, int]] = deque()
@@ -73,7 +76,8 @@ class Queue:
             return
         self.expected.append((token, elements))
         if self.driver.must_notify():
-            self.device_sleeps = False
+            self.device_sleeps = self.device_waits = False
+        assert not self.device_waits
 
     def collect(self) -> bool:
         """Take back all that is used; True where there was something."""
@@ -97,29 +101,49 @@ class Queue:
 
     # -- the device --
 
-    def serve(self, written: int = 0) -> None:
+    def serve(self, written: int = 0, together: int = 1) -> None:
+        """Give back up to so many chains at once."""
         if self.device_sleeps:
             return
         ring = self.ring()
-        chain = ring.next(self.read)
-        if chain is None:
+        before = ring.position
+        given: list[tuple[Chain, int]] = []
+        while len(given) < together:
+            chain = ring.next(self.read)
+            if chain is None:
+                break
+            token, elements = self.expected.popleft()
+            assert chain.readable == tuple((e.gpa, e.length) for e in elements if not e.writable)
+            assert chain.writable == tuple((e.gpa, e.length) for e in elements if e.writable)
+            given.append((chain, written + len(given)))
+            self.used.append((token, written + len(given) - 1))
+            ring.pass_over(chain)
+        if not given:
             ring.ask_for_notifications(True)
             assert ring.next(self.read) is None
             self.device_sleeps = True
             return
         ring.ask_for_notifications(False)
-        token, elements = self.expected.popleft()
-        assert chain.readable == tuple((e.gpa, e.length) for e in elements if not e.writable)
-        assert chain.writable == tuple((e.gpa, e.length) for e in elements if e.writable)
-        before = ring.position
-        ring.put_used(chain, written)
+        ring.position = before
+        ring.put_used(given)
         self.position = ring.position
-        self.used.append((token, written))
         if ring.wants_interrupt(before):
             self.driver_sleeps = False
 
+    def wait_for_more(self) -> None:
+        """Look at all chains, and sleep until there is another."""
+        ring = self.ring()
+        ring.ask_for_notifications(False)
+        while (chain := ring.next(self.read)) is not None:
+            ring.pass_over(chain)
+        ring.ask_for_notifications(True)
+        assert ring.next(self.read) is None
+        self.device_sleeps = self.device_waits = True
+
     def settle(self) -> None:
         """Both go on until each of them sleeps: nothing is left over."""
+        if self.device_waits:
+            self.device_sleeps = self.device_waits = False
         for _ in range(10 * self.place.size):
             self.serve()
             if not self.driver_sleeps:
@@ -147,8 +171,8 @@ SIZES = st.tuples(st.integers(0, 3), st.integers(0, 3)).filter(any)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), SIZES, st.booleans()),
-        st.tuples(st.just("serve"), st.integers(0, 1 << 20)),
-        st.tuples(st.sampled_from(["collect", "sleep", "poll"])),
+        st.tuples(st.just("serve"), st.integers(0, 1 << 20), st.integers(1, 4)),
+        st.tuples(st.sampled_from(["collect", "sleep", "poll", "wait_for_more"])),
     ),
     max_size=60,
 )
@@ -159,7 +183,7 @@ def run(queue: Queue, steps: list[Any]) -> None:
         if name == "add":
             queue.add(elements_of(*given_[0]), by_table=given_[1])
         elif name == "serve":
-            queue.serve(given_[0])
+            queue.serve(*given_)
         elif name != "collect" or not queue.driver_sleeps:
             getattr(queue, name)()
     queue.settle()
@@ -200,6 +224,43 @@ def begin(queue: Queue, driver: SplitDriver, index: int) -> None:
     driver.put(queue.place.driver + 2, "H", index)
     driver.put(queue.place.device + 2, "H", index)
     queue.position = QueuePosition(index, index)
+
+
+class Stores:
+    """Words of a ring, and a call after each store to one."""
+
+    def __init__(self, words: memoryview, after: Callable[[], None]) -> None:
+        self.words = words
+        self.after = after
+
+    def __setitem__(self, at: int, value: int) -> None:
+        self.words[at] = value
+        self.after()
+
+
+@pytest.mark.parametrize(("packed", "events"), KINDS)
+def test_a_driver_sees_all_that_are_given_back_together_or_none(packed: bool, events: bool) -> None:
+    queue = Queue(packed=packed, events=events, size=8)
+    found: list[list[Used]] = []
+    ring = queue.ring()
+    words: Any = ring
+    name = "_words" if packed else "_used_words"
+    setattr(words, name, Stores(getattr(words, name), lambda: found.append(queue.driver.collect())))
+    for _ in range(5):
+        for _ in range(3):
+            queue.add(elements_of(0, 1), by_table=False)
+        position = ring.position
+        given = []
+        for number in range(3):
+            chain = ring.next(queue.read)
+            assert chain is not None
+            given.append((chain, 1 + number))
+            ring.pass_over(chain)
+        ring.position = position
+        found.clear()
+        ring.put_used(given)
+        assert [len(one) for one in found if one] == [3]
+        assert [used.written for used in found[-1]] == [1, 2, 3]
 
 
 HOSTILE = st.lists(
@@ -249,7 +310,7 @@ def test_whatever_a_driver_writes_a_ring_answers_or_is_broken(
         require_bounds(chain, queue.place.size)
         ring.ask_for_notifications(True)
         position = ring.position
-        ring.put_used(chain, 0xFFFF_FFFF)
+        ring.put_used([(chain, 0xFFFF_FFFF)])
         ring.wants_interrupt(position)
         ring.missed()
         queue.position = ring.position
@@ -300,7 +361,7 @@ def test_a_chain_goes_on_behind_the_end_with_the_other_counter() -> None:
     ring = packed((0x5000, 4, 9, AVAIL | NEXT), (0x6000, 8, 7, USED | WRITE), number=3)
     chain = ring.next(no_tables)
     assert chain == Chain(7, ((0x5000, 4),), ((0x6000, 8),), 2)
-    ring.put_used(chain, 5)
+    ring.put_used([(chain, 5)])
     assert ring.position == QueuePosition(1, 1, False, False)
     (_, length, ident, flags) = struct.unpack_from("<QIHH", ring._descriptors, 48)
     assert (length, ident, flags) == (5, 7, AVAIL | USED | WRITE)
@@ -338,7 +399,7 @@ def test_a_packed_chain_that_cannot_be_is_given_back_whole(
     ring = packed(*descriptors, features=Feature.PACKED | Feature.INDIRECT)
     with pytest.raises(BadChainError, match=says) as bad:
         ring.next(no_tables)
-    ring.put_used(bad.value.chain, 0)
+    ring.put_used([(bad.value.chain, 0)])
     assert ring.position == QueuePosition(count, count)
 
 

@@ -74,7 +74,7 @@ def packed_table(*descriptors: Descriptor) -> bytes:
 def test_a_chain_is_followed() -> None:
     rings = Rings([(0x5000, 16, NEXT, 2), (0, 0, 0, 0), (0x6000, 512, NEXT | WRITE, 3),
                    (0x7000, 1, WRITE, 0)])  # fmt: skip
-    assert rings.next() == Chain(0, ((0x5000, 16),), ((0x6000, 512), (0x7000, 1)))
+    assert rings.next() == Chain(0, ((0x5000, 16),), ((0x6000, 512), (0x7000, 1)), 3)
 
 
 def test_nothing_is_there_when_the_driver_is_no_further() -> None:
@@ -86,7 +86,7 @@ def test_a_chain_stays_until_it_is_given_back() -> None:
     chain = rings.next()
     assert chain == rings.next()
     assert chain is not None
-    rings.ring.put_used(chain, 3)
+    rings.ring.put_used([(chain, 3)])
     assert rings.used == (0, 1, 0, 3, 0, 0, 0, 0, 0, 0)
     assert rings.next() is None
 
@@ -95,7 +95,7 @@ def test_positions_wrap_at_16_bits() -> None:
     rings = Rings([(0x5000, 16, 0, 0)], index=0, position=0xFFFF)
     chain = rings.next()
     assert chain == Chain(0, ((0x5000, 16),), ())
-    rings.ring.put_used(chain, 7)
+    rings.ring.put_used([(chain, 7)])
     assert rings.used == (0, 0, 0, 0, 0, 0, 0, 0, 0, 7)
     assert rings.ring.position == QueuePosition(0, 0)
 
@@ -106,7 +106,7 @@ def test_a_table_of_descriptors_follows_others() -> None:
         features=BOTH,
     )
     rings.tables[0x9000, 32] = packed_table((0x6000, 8, NEXT, 1), (0x7000, 1, WRITE, 77))
-    assert rings.next() == Chain(0, ((0x5000, 16), (0x6000, 8)), ((0x7000, 1),))
+    assert rings.next() == Chain(0, ((0x5000, 16), (0x6000, 8)), ((0x7000, 1),), 2)
 
 
 @pytest.mark.parametrize(

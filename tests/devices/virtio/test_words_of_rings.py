@@ -61,7 +61,7 @@ def test_what_a_driver_waits_for_is_written_at_once(
     for _ in range(2 * SIZE):
         ring.ask_for_notifications(True)
         ring.ask_for_notifications(False)
-        ring.put_used(CHAIN, 16)
+        ring.put_used([(CHAIN, 16)])
     descriptors, _, device = parts
     assert filled, "entries are filled in any way"
     if layout.is_packed:
