@@ -8,6 +8,7 @@ By pyroute2's synchronous core, which blocks and has an event loop of its own: n
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -160,6 +161,17 @@ class Links:
         family = socket.AF_INET6 if ":" in destination else socket.AF_INET
         with _told(f"add a route to {destination} by way of {gateway}"):
             self._route.route("add", dst=destination, gateway=gateway, family=family)
+
+    def require_free(self, address: str) -> None:
+        """Raise `UsageError` for an address (CIDR) that a device of this namespace has already."""
+        wanted = ipaddress.ip_interface(address).ip
+        with _told("list the addresses"):
+            for message in self._route.get_addr():
+                has = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                if has is not None and ipaddress.ip_address(has) == wanted:
+                    index = int(message["index"])
+                    name = next((link.name for link in self.all() if link.index == index), index)
+                    raise UsageError(f"use the address {wanted}", f"{name} has it", "give another")
 
     def add_address(self, link: Link, address: str) -> None:
         """Give a device an address, as CIDR."""

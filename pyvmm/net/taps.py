@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -36,14 +37,18 @@ _TUNSETOWNER: Final = 0x4004_54CC
 _TUNSETOFFLOAD: Final = 0x4004_54D0
 _TUNGETIFF: Final = 0x8004_54D2
 _TUNSETVNETHDRSZ: Final = 0x4004_54D8
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCGIFMTU: Final = 0x8921
 _IFREQ: Final = struct.Struct("16sH22x")
 
+_UP: Final = 0x0001
 _TAP: Final = 0x0002
 _MULTI_QUEUE: Final = 0x0100
 _PERSIST: Final = 0x0800
 _NO_PACKET_INFORMATION: Final = 0x1000
 _HEADER: Final = 0x4000
 """IFF_VNET_HDR."""
+_FLAGS: Final = _TAP | _NO_PACKET_INFORMATION | _HEADER
 _NEW: Final = 0x8000
 """IFF_TUN_EXCL: a device that is there already is refused with EBUSY."""
 
@@ -106,8 +111,11 @@ def _say_one_buffer(views: Sequence[memoryview]) -> None:
 class TapWire:
     """A wire that is a tap. A context manager, which owns the descriptors of its queues."""
 
-    def __init__(self, name: str, fds: Iterable[int], mtu: int | None = None) -> None:
-        """Take over `fds`, with which frames have a header; `mtu` is the tap's, in bytes.
+    def __init__(
+        self, name: str, fds: Iterable[int], mtu: int | None = None, hold: int | None = None
+    ) -> None:
+        """Take over `fds`, with which frames have a header; `mtu` is the tap's, in bytes. `hold` is
+        another descriptor that is closed with them.
 
         Raises `OSError`; the descriptors are still the caller's then.
         """
@@ -117,6 +125,7 @@ class TapWire:
         self.name = name
         self.offloads = _offloads(held[0])
         self.mtu = mtu
+        self._hold = hold
         self.queues: tuple[TapQueue, ...] = tuple(map(TapQueue, held))
 
     @property
@@ -132,8 +141,11 @@ class TapWire:
 
     def close(self) -> None:
         """Close all queues, once."""
+        hold, self._hold = self._hold, None
         for queue in self.queues:
             queue.close()
+        if hold is not None:
+            os.close(hold)
 
     def __enter__(self) -> TapWire:
         return self
@@ -185,46 +197,111 @@ def ask_tap(fd: int) -> AskedTap:
 
 
 class OpenedTap(NamedTuple):
-    """A tap's name, its queues' descriptors, which are the caller's, and whether it is new."""
+    """A tap's name, its queues' descriptors, which are the caller's, and whether it is new.
+
+    `hold` is a descriptor, the caller's too, that keeps other runs away from one that is not.
+    """
 
     name: str
     fds: tuple[int, ...]
     is_new: bool
+    hold: int | None = None
 
 
 def open_tap(name: str | None, queues: int = 1) -> OpenedTap:
     """Open a tap of the calling thread's network namespace, or make one that goes with its queues.
 
-    `name` of None has the kernel choose one. Raises `UsageError` for a name that is somebody
-    else's, `HostLacksError`, `NoPermissionError`, `SystemCallError`.
+    `name` of None has the kernel choose one. Raises as `make_tap` and `attach_tap`.
     """
-    attempt = f"open the tap {name}" if name else "make a tap"
-    flags = _TAP | _NO_PACKET_INFORMATION | _HEADER | (_MULTI_QUEUE if queues > 1 else 0)
+    made = make_tap(name, queues)
+    return attach_tap(name or "", queues) if made is None else made
+
+
+def make_tap(name: str | None, queues: int = 1) -> OpenedTap | None:
+    """Make a tap in the calling thread's network namespace; None where the name is taken.
+
+    It is down, and goes with its queues. Raises `UsageError` for what is no name,
+    `HostLacksError`, `NoPermissionError`, `SystemCallError`.
+    """
+    attempt = f"make the tap {name}" if name else "make a tap"
+    _require_name(name, attempt)
+    flags = _FLAGS | (_MULTI_QUEUE if queues > 1 else 0)
     with ExitStack() as unwanted:
         fds: list[int] = []
-        is_new = True
         for _ in range(queues):
-            fd = _open_device(attempt)
-            unwanted.callback(os.close, fd)
+            fds.append(_open_device(attempt, unwanted))
             try:
-                if not fds:
-                    name, is_new = _first_queue(fd, name, flags)
-                else:
-                    _attach(fd, name or "", flags)
+                name = _attach(fds[-1], name or "", flags if fds[1:] else flags | _NEW)
             except OSError as error:
-                raise _refused(attempt, error) from error
-            fds.append(fd)
+                if error.errno == errno.EBUSY and name and not fds[1:]:
+                    return None
+                raise _refused(attempt, error, _NOT_MADE) from error
         unwanted.pop_all()
-        return OpenedTap(name or "", tuple(fds), is_new)
+        return OpenedTap(name or "", tuple(fds), is_new=True)
 
 
-def _first_queue(fd: int, name: str | None, flags: int) -> tuple[str, bool]:
+def attach_tap(name: str, queues: int = 1) -> OpenedTap:
+    """Attach queues to a persistent tap of the calling thread's network namespace, as it is.
+
+    Raises `UsageError` for one that is somebody else's at the moment, is down, or has another kind
+    of queues; `HostLacksError`, `NoPermissionError`, `SystemCallError`.
+    """
+    attempt = f"use the tap {name}"
+    with ExitStack() as unwanted:
+        hold = _hold(name, attempt)
+        unwanted.callback(os.close, hold)
+        fds = [_open_device(attempt, unwanted)]
+        flags = _FLAGS | _MULTI_QUEUE
+        try:
+            try:
+                _attach(fds[0], name, flags)
+            except OSError as error:
+                if error.errno != errno.EINVAL or queues > 1:
+                    raise
+                flags = _FLAGS
+                _attach(fds[0], name, flags)
+            _require_usable(ask_tap(fds[0]), attempt)
+            for _ in range(queues - 1):
+                fds.append(_open_device(attempt, unwanted))
+                _attach(fds[-1], name, flags)
+        except OSError as error:
+            raise _refused(attempt, error, _NOT_ATTACHED, queues) from error
+        unwanted.pop_all()
+        return OpenedTap(name, tuple(fds), is_new=False, hold=hold)
+
+
+def _require_name(name: str | None, attempt: str) -> None:
+    if name is not None and (
+        not 0 < len(os.fsencode(name)) <= LONGEST_NAME
+        or name in (".", "..")
+        or any(letter in "/:%\0" or letter.isspace() for letter in name)
+    ):
+        cause = f"{name!r} is no name of a network device"
+        raise UsageError(attempt, cause, f"give at most {LONGEST_NAME} letters and digits")
+
+
+def _require_usable(tap: AskedTap, attempt: str) -> None:
+    if not tap.is_persistent:
+        # Another process's of several queues, or it went and this attempt has made a new one.
+        raise UsageError(attempt, "it is another process's", "give another name")
+    if not tap.flags & _HEADER or not tap.flags & _NO_PACKET_INFORMATION:
+        raise UsageError(attempt, "another process has it, with other headers", "end that first")
+
+
+def _hold(name: str, attempt: str) -> int:
+    """Bind a socket's name, of which a network namespace has each once, and which goes by itself.
+
+    The kernel itself lets any number of processes have queues of a tap that may have several.
+    """
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        return _attach(fd, name or "", flags | _NEW), True
+        held.bind(f"\0pyvmm/tap/{name}")
     except OSError as error:
-        if error.errno != errno.EBUSY or not name:
-            raise
-    return _attach(fd, name, flags), False
+        held.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(attempt, "another run has it", "give another name") from error
+        raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
+    return held.detach()
 
 
 def _attach(fd: int, name: str, flags: int) -> str:
@@ -232,13 +309,12 @@ def _attach(fd: int, name: str, flags: int) -> str:
     return os.fsdecode(_IFREQ.unpack(answer)[0].rstrip(b"\0"))
 
 
-def _open_device(attempt: str) -> int:
+def _open_device(attempt: str, unwanted: ExitStack) -> int:
     try:
-        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise HostLacksError(
-            attempt, f"there is no {DEVICE}", f"modprobe tun; {WITHOUT_A_TAP}"
-        ) from error
+        cause = f"there is no {DEVICE}"
+        raise HostLacksError(attempt, cause, f"modprobe tun; {WITHOUT_A_TAP}") from error
     except OSError as error:
         if error.errno in (errno.ENODEV, errno.ENXIO):
             cause = f"{DEVICE} has no driver"
@@ -247,22 +323,52 @@ def _open_device(attempt: str) -> int:
             cause = f"{DEVICE} may not be opened"
             raise NoPermissionError(attempt, cause, WITHOUT_A_TAP) from error
         raise SystemCallError(attempt, error.errno or 0, f"{DEVICE}: {error.strerror}") from error
+    unwanted.callback(os.close, fd)
+    return fd
 
 
-def _refused(attempt: str, error: OSError) -> PyvmmError:
+_NOT_MADE: Final = {errno.EINVAL: ("the kernel takes no such name", "give another name")}
+_NOT_ATTACHED: Final = {
+    errno.EBUSY: ("another process has it", "give another name"),
+    errno.EINVAL: ("there is a network device of that name that is no tap", "give another name"),
+}
+
+
+def _refused(
+    attempt: str, error: OSError, reasons: dict[int, tuple[str, str]], queues: int = 1
+) -> PyvmmError:
     number = error.errno or 0
     if number == errno.EPERM:
-        return NoPermissionError(
-            attempt,
-            "it needs CAP_NET_ADMIN in its network namespace",
-            f"have one made for you (ip tuntap add NAME mode tap user {os.getuid()} vnet_hdr); "
-            + WITHOUT_A_TAP,
-        )
-    if number == errno.EBUSY:
-        return UsageError(attempt, "somebody else has it", "give another name")
-    if number == errno.EINVAL:
-        return UsageError(attempt, "there is a device of that name and another kind", "rename it")
+        if reasons is _NOT_ATTACHED:
+            cause, remedy = "it is another user's", "have it made for you"
+        else:
+            cause, remedy = "it needs CAP_NET_ADMIN in its network namespace", "have one made"
+        made = f"ip tuntap add NAME mode tap user {os.getuid()} vnet_hdr"
+        return NoPermissionError(attempt, cause, f"{remedy} ({made}); {WITHOUT_A_TAP}")
+    if number == errno.E2BIG:
+        return UsageError(attempt, f"a tap has at most {MOST_QUEUES} queues", "give fewer")
+    if number == errno.EINVAL and queues > 1:
+        cause = "it is no tap of several queues"
+        return UsageError(attempt, cause, "give queues=1, or make one with multi_queue")
+    if number in reasons:
+        return UsageError(attempt, *reasons[number])
     return SystemCallError(attempt, number, error.strerror or "")
+
+
+class LinkState(NamedTuple):
+    """State of a network device; `mtu` is in bytes."""
+
+    is_up: bool
+    mtu: int
+
+
+def link_state(name: str) -> LinkState:
+    """Ask for the state of a device of the calling thread's network namespace. Raises `OSError`."""
+    asked = _IFREQ.pack(os.fsencode(name), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked))[1]
+        mtu = struct.unpack_from("i", fcntl.ioctl(any_socket, _SIOCGIFMTU, asked), 16)[0]
+    return LinkState(bool(flags & _UP), mtu)
 
 
 def keep_tap(fd: int, *, user: int | None = None) -> None:
