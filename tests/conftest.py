@@ -43,6 +43,8 @@ def _missing(mark: str) -> str | None:
         return "chromium is not installed"
     if mark == "net":
         return _missing_networks()
+    if mark == "passt":
+        return _missing_networks() if shutil.which("passt") else "passt is not installed"
     if mark == "lab":
         return _missing("qemu") or _missing_lab_kernel()
     return None
@@ -118,7 +120,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("kvm", "qemu", "lab", "browser", "net"):
+    for mark in ("kvm", "qemu", "lab", "browser", "net", "passt"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing(mark)

@@ -70,7 +70,7 @@ PURE_MODULES = {
         "__init__", "wire", "session", "command", "event_names", "core_file",
         "human_commands",
     ),
-    "net": ("__init__", "frames", "marks"),
+    "net": ("__init__", "forwards", "frames", "marks"),
     "gdb": (
         "__init__", "fields", "packets", "registers", "registers_xml", "session", "target",
     ),

@@ -14,14 +14,8 @@ from typing import Final
 
 from pyvmm.cli.named_values import named_values, one_of
 from pyvmm.cli.sizes import parse_count
-from pyvmm.machine.hardware import (
-    Forward,
-    ForwardProtocol,
-    NetCard,
-    TapNet,
-    UserNet,
-    VhostChoice,
-)
+from pyvmm.machine.hardware import NetCard, TapNet, UserNet, VhostChoice
+from pyvmm.net.forwards import Forward, ForwardProtocol
 
 LONGEST_NAME: Final = 15
 """Bytes of an interface's name (IFNAMSIZ without its zero)."""

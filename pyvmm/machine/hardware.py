@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.net.forwards import Forward
+
 if TYPE_CHECKING:
     from pyvmm.hosts.topology import Topology
 
@@ -122,23 +124,6 @@ class VhostChoice(enum.Enum):
     OFF = "off"
     AUTO = "auto"
     """The kernel where it can: it has vhost-net, and guest memory is shared."""
-
-
-class ForwardProtocol(enum.Enum):
-    """Transport protocol of a forwarded port."""
-
-    TCP = "tcp"
-    UDP = "udp"
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """A port of this machine's that leads to one of the guest's; `host_address` of "" is any."""
-
-    protocol: ForwardProtocol
-    host_port: int
-    guest_port: int
-    host_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

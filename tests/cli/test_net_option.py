@@ -11,14 +11,8 @@ import pytest
 from pyvmm.cli.main import main
 from pyvmm.cli.net_option import parse_net
 from pyvmm.errors import ExitCode
-from pyvmm.machine.hardware import (
-    Forward,
-    ForwardProtocol,
-    NetCard,
-    TapNet,
-    UserNet,
-    VhostChoice,
-)
+from pyvmm.machine.hardware import NetCard, TapNet, UserNet, VhostChoice
+from pyvmm.net.forwards import Forward, ForwardProtocol
 
 TCP = ForwardProtocol.TCP
 UDP = ForwardProtocol.UDP

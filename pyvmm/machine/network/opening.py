@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from pyvmm.errors import HostLacksError
 from pyvmm.machine.hardware import DescriptorNet, NetCard, TapNet, UserNet
 from pyvmm.net.frames import Wire
 
@@ -26,4 +25,6 @@ def open_wire(card: NetCard, number: int, stack: ExitStack) -> Wire:
 
             return stack.enter_context(adopt_tap_wire(card.wire, number))
         case UserNet():
-            raise HostLacksError("open a user-mode network", "not built yet")
+            from pyvmm.net.passt import open_passt
+
+            return stack.enter_context(open_passt(card.wire.forwards, card.mtu))
