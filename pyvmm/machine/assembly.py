@@ -180,7 +180,8 @@ class Assembly(StackOwner):
                 from pyvmm.machine.hardware_devices import with_hardware
 
                 self.disks = MachineDisks()
-                devices = with_hardware(devices, config.hardware, stack, self.disks)
+                against = self._against_vhost()
+                devices = with_hardware(devices, config.hardware, stack, self.disks, against)
             if has_acpi:
                 devices = self._with_power(devices)
             self.pci = self._pci_bus()
@@ -219,6 +220,11 @@ class Assembly(StackOwner):
         stack.callback(self.memory.close)
         for sides in self.ram.sides():
             self.memory.regions.add(sides)
+
+    def _against_vhost(self) -> str:
+        if self._config.private is not None:
+            return "guest memory is private, and it knows of no page that is shared or is not"
+        return "" if self.memory.leases.has_engines else "it is for guests on KVM"
 
     @property
     def _nodes(self) -> tuple[NumaNode, ...]:

@@ -20,7 +20,7 @@ from pyvmm.memory.layout import VIRTIO_GPA, VIRTIO_STRIDE
 if TYPE_CHECKING:
     from pyvmm.machine.device_choice import DeviceChoice
     from pyvmm.machine.disks.failures import MachineDisks
-    from pyvmm.machine.hardware import Hardware
+    from pyvmm.machine.hardware import Hardware, NetCard
     from pyvmm.machine.virtio.queue_handler import VirtioDevice
 
 DeviceMaker = Callable[[Wiring], PlacedDevice]
@@ -34,16 +34,24 @@ GSIS = (FIRST_GSI, 10, 11, 12, 14, 15, *range(16, 24))
 
 
 def with_hardware(
-    choice: DeviceChoice, hardware: Hardware, stack: ExitStack, disks: MachineDisks
+    choice: DeviceChoice,
+    hardware: Hardware,
+    stack: ExitStack,
+    disks: MachineDisks,
+    against_vhost: str = "",
 ) -> DeviceChoice:
     """Add the devices of `hardware` to a choice; `stack` gets what they own, `disks` the disks.
+
+    `against_vhost` is what speaks against vhost-net in this machine, "" for nothing.
 
     Raises `UsageError` where there is no room for one, and whatever opening a file raises.
     """
     more = Feature(0)
     for feature in hardware.rings:
         more |= _RINGS[feature]
-    made = _virtio(hardware, stack, disks)
+    if Feature.PACKED in more:
+        against_vhost = against_vhost or "its rings are packed, which it does not know"
+    made = (*_virtio(hardware, stack, disks), *_cards(hardware.cards, stack, against_vhost))
     devices = tuple(one._replace(more=one.more | more) for one in made)
     make = _on_pci if hardware.transport is Transport.PCI else _over_mmio
     return replace(choice, added=(*choice.added, *make(devices)))
@@ -105,8 +113,16 @@ def _virtio(hardware: Hardware, stack: ExitStack, disks: MachineDisks) -> Iterat
         from pyvmm.machine.virtio.vsock import vsock_device
 
         yield vsock_device(hardware.vsock, stack)
-    for number, card in enumerate(hardware.cards):
+
+
+def _cards(
+    cards: Sequence[NetCard], stack: ExitStack, against_vhost: str
+) -> Iterator[VirtioDevice]:
+    for number, card in enumerate(cards):
         from pyvmm.machine.network.opening import open_wire
+        from pyvmm.machine.network.vhost_pairs import open_pairs
         from pyvmm.machine.virtio.net import net_device
 
-        yield net_device(card, open_wire(card, number, stack), number)
+        wire = open_wire(card, number, stack)
+        vhost = open_pairs(card, wire, number, stack, against=against_vhost)
+        yield net_device(card, wire, number, vhost)

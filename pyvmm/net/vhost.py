@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -129,7 +130,8 @@ class VhostNet(Owner):
     """An open vhost-net device: two rings, `RECEIVE` and `TRANSMIT`, served one by one.
 
     It works on the memory of the process that has made it, until a ring is stopped or the device
-    closed. One thread at a time. Every method raises `SystemCallError`.
+    closed. Any thread; a ring is started and stopped by one at a time. Every method raises
+    `SystemCallError`.
     """
 
     def __init__(self, fd: int, ioctl: Ioctl = fcntl.ioctl) -> None:
@@ -139,6 +141,7 @@ class VhostNet(Owner):
         self._memory: tuple[HostRegion, ...] = ()
         self._in_force = _NO_FRAME_HEADER  # What it never is.
         self._running: set[int] = set()
+        self._lock = threading.Lock()
         try:
             self._call(SET_OWNER, bytearray())
             offered = bytearray(FEATURES.size)
@@ -149,6 +152,10 @@ class VhostNet(Owner):
         self.features: int = FEATURES.unpack(offered)[0] & ~_NOT_ASKED_FOR
         """Features of virtio's that the kernel knows; others are not its business."""
 
+    def fileno(self) -> int:
+        """Descriptor of the device; -1 once closed."""
+        return self._fd
+
     def set_up(self, features: int, memory: Sequence[HostRegion]) -> None:
         """Note the driver's features, and where in this process guest memory is.
 
@@ -156,16 +163,17 @@ class VhostNet(Owner):
         the two are both rings'.
         """
         wanted = features & self.features
-        if wanted != self._in_force:
-            self._call(SET_FEATURES, bytearray(FEATURES.pack(wanted)))
-            self._in_force = wanted
         regions = tuple(memory)
-        if regions != self._memory:
-            table = bytearray(MEMORY.pack(len(regions), 0))
-            for gpa, size, hva in regions:
-                table += REGION.pack(gpa, size, hva, 0)
-            self._call(SET_MEM_TABLE, table)
-            self._memory = regions
+        with self._lock:
+            if wanted != self._in_force:
+                self._call(SET_FEATURES, bytearray(FEATURES.pack(wanted)))
+                self._in_force = wanted
+            if regions != self._memory:
+                table = bytearray(MEMORY.pack(len(regions), 0))
+                for gpa, size, hva in regions:
+                    table += REGION.pack(gpa, size, hva, 0)
+                self._call(SET_MEM_TABLE, table)
+                self._memory = regions
 
     def start(self, number: int, ring: VhostRing) -> None:
         """Serve a ring from now on, and look at it once; where this raises it is not served."""
@@ -189,9 +197,13 @@ class VhostNet(Owner):
         """Serve a ring no more. Return the next chain to take, as `VhostRing.position`.
 
         What the kernel has taken is given back when this returns, and no frame of the ring's is
-        under way.
+        under way. Where this raises the device is closed.
         """
-        self._set(NET_SET_BACKEND, FILE, number, _NOBODY)
+        try:
+            self._set(NET_SET_BACKEND, FILE, number, _NOBODY)
+        except BaseException:
+            self.close()
+            raise
         self._running.discard(number)
         state = bytearray(STATE.pack(number, 0))
         self._call(GET_VRING_BASE, state)

@@ -42,6 +42,8 @@ class NetModel:
         self.queue_sizes = (QUEUE_SIZE,) * 2
         self.is_link_up = True
         """True while the card has a link; the owner's to change, who then tells the core."""
+        self.accepted = 0
+        """Features that are in force."""
 
     def config(self) -> bytes:
         """Address, status, number of pairs of queues, MTU."""
@@ -50,12 +52,14 @@ class NetModel:
     def write_config(self, offset: int, data: bytes) -> None:
         """Nothing of it is the driver's to change."""
 
-    def accept(self, features: int) -> bool:  # noqa: ARG002
+    def accept(self, features: int) -> bool:
         """Take any of what is offered."""
+        self.accepted = features
         return True
 
     def reset(self) -> None:
         """Be as made; the link is not the driver's."""
+        self.accepted = 0
 
     def save(self) -> None:
         """Nothing yet is the driver's."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -34,6 +34,10 @@ from pyvmm.machine.hardware import NetCard
 from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, VirtioDevice
 from pyvmm.net.frames import NO_OFFLOADS, Wire, WireEndedError
 
+if TYPE_CHECKING:
+    from pyvmm.machine.virtio.vhost_engine import VhostQueue
+    from pyvmm.net.vhost import VhostNet
+
 OWN_MAC: Final = b"\x02pyvm"
 """First bytes of an address of this project's choosing: one that is administered locally."""
 _MULTICAST: Final = 1
@@ -41,9 +45,12 @@ _ONE: Final = struct.pack("<H", 1)
 _PLAIN: Final = FrameHeader().encoded()
 
 
-def net_device(card: NetCard, wire: Wire, number: int) -> VirtioDevice:
+def net_device(
+    card: NetCard, wire: Wire, number: int, vhost: Sequence[VhostNet] = ()
+) -> VirtioDevice:
     """Make the network card of that number, with `wire`, which stays its owner's.
 
+    `vhost` are devices of the kernel's, one for each pair of queues, that are to move its frames.
     Raises `UsageError` for an address or an MTU that cannot be.
     """
     name = f"net {number}"
@@ -57,7 +64,7 @@ def net_device(card: NetCard, wire: Wire, number: int) -> VirtioDevice:
             "give both the same",
         )
     model = NetModel(_address(card, number), mtu=mtu)
-    return VirtioDevice(name, model, NetHandler(model, wire))
+    return VirtioDevice(name, model, NetHandler(model, wire, vhost, name))
 
 
 def _address(card: NetCard, number: int) -> bytes:
@@ -77,9 +84,13 @@ class NetHandler:
     on_ready: Callable[[int], None]
     on_config_change: Callable[[], None]
 
-    def __init__(self, model: NetModel, wire: Wire) -> None:
+    def __init__(
+        self, model: NetModel, wire: Wire, vhost: Sequence[VhostNet] = (), name: str = "a card"
+    ) -> None:
         self.model = model
         self.wire = wire
+        self._vhost = vhost
+        self._name = name
         self._lines = tuple(wire.queues)
         self._has_input = [False] * len(self._lines)
         self._has_room = [True] * len(self._lines)
@@ -100,6 +111,16 @@ class NetHandler:
             self._look()
 
     # -- for the queues --
+
+    def plain_work(self, queue: int) -> VhostQueue | None:
+        """The kernel's part of a queue, while there is a link; None: all of it is done here."""
+        pair, ring = divmod(queue, 2)
+        if pair >= len(self._vhost) or not self.model.is_link_up:
+            return None
+        from pyvmm.machine.virtio.vhost_engine import VhostQueue
+
+        tap = self.wire.descriptors[pair]
+        return VhostQueue(self._vhost[pair], ring, tap, self.model.accepted, self._name)
 
     def is_ready(self, queue: int) -> bool:
         """Tell whether there is a frame for the driver, or room for one of its."""

@@ -174,3 +174,5 @@ class QueueServer:
     def _config_changed(self) -> None:
         with self._guard:
             self._core.config_changed()
+            # Who serves a queue may be another now, and who waits for its doorbell.
+            self._take_bells()

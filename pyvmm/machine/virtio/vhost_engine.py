@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""vhost-net as the engine of a network card's queue: the host's kernel moves all of its frames.
+
+It looks at no lease. So it works only while all memory that the guest can write to is leased as a
+whole, and stops as soon as somebody wants any of it.
+"""
+
+from __future__ import annotations
+
+import select
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from pyvmm.devices.virtio.features import Feature
+from pyvmm.devices.virtio.rings import QueueLayout, QueuePlace
+from pyvmm.hosts.eventfd import Eventfd
+from pyvmm.hosts.held_ranges import LeaseRefusal
+from pyvmm.hosts.queue_engine import EngineCounts, SplitQueue, Stopped
+from pyvmm.machine.leases import LeaseRefusedError, Leases
+from pyvmm.machine.ownership import StackOwner
+from pyvmm.machine.standing_lease import HostRange, StandingLease
+from pyvmm.net.vhost import HostRegion, VhostNet, VhostRing
+
+_NOTHING_DONE = EngineCounts(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class VhostQueue:
+    """A queue of a card's that vhost-net may serve: an `EngineWork`.
+
+    `ring` is `vhost.RECEIVE` or `TRANSMIT`, `tap` the descriptor of the pair's tap, `features` are
+    those that the driver has acknowledged; `name` is told to whoever wants the memory.
+    """
+
+    vhost: VhostNet
+    ring: int
+    tap: int
+    features: int
+    name: str
+
+    def made(self, leases: Leases, ring: SplitQueue) -> VhostEngine:
+        """Make an engine. Raises `SystemCallError`."""
+        return VhostEngine(self, leases, ring)
+
+    def begun(self, engine: VhostEngine) -> None:
+        """Nothing is to be told."""
+
+    def ended(self, engine: VhostEngine) -> None:
+        """Nothing is to be told."""
+
+    def looked_at(self, engine: VhostEngine) -> None:
+        """Nothing is to be told."""
+
+
+class VhostEngine(StackOwner):
+    """A `QueueEngine` whose runs are the kernel's: its thread waits for a reason to stop it."""
+
+    def __init__(self, queue: VhostQueue, leases: Leases, ring: SplitQueue) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._ring = ring
+        self._available = ring.available
+        self._is_wanted = False
+        with ExitStack() as stack:
+            self._kicked = stack.enter_context(Eventfd())
+            self._broken = stack.enter_context(Eventfd())
+            self.own(stack)
+
+    def run(self, *, waits: bool = True) -> Stopped:
+        """Have the ring served until there is a reason to stop."""
+        if not waits:
+            return Stopped.IDLE
+        try:
+            lease = StandingLease(self._leases, self._vacate, self._queue.name)
+        except LeaseRefusedError as refused:
+            if refused.reason in (LeaseRefusal.NOT_SHARED, LeaseRefusal.CLOSED):
+                return Stopped.BROKEN
+            return Stopped.VACATING
+        with lease:
+            return self._serve(lease.regions)
+
+    def _serve(self, regions: tuple[HostRange, ...]) -> Stopped:
+        ring, number, vhost = self._ring, self._queue.ring, self._queue.vhost
+        features = Feature.EVENT_INDEX if ring.event_index else Feature(0)
+        place = QueuePlace(ring.size, ring.descriptors, ring.driver, ring.device)
+        parts = [_hva(part, regions) for part in QueueLayout(place, features).ranges]
+        if None in parts:
+            return Stopped.BROKEN
+        descriptors, driver, device = (part or 0 for part in parts)
+        vhost.set_up(self._queue.features, [HostRegion(*region) for region in regions])
+        vhost.start(
+            number,
+            VhostRing(
+                ring.size,
+                descriptors,
+                driver,
+                device,
+                self._available,
+                kick=ring.doorbell,
+                call=ring.interrupt,
+                error=self._broken.fileno(),
+                tap=self._queue.tap,
+            ),
+        )
+        try:
+            self._wait()
+        finally:
+            # All that the kernel has taken is given back, so that the position in the used ring is
+            # the same. It comes before the end of the lease, which a saving may wait for.
+            self._available = vhost.stop(number)
+        if self._broken.drain():
+            return Stopped.BROKEN
+        return Stopped.VACATING if self._is_wanted else Stopped.KICKED
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        for end in (self._kicked, self._broken):
+            poll.register(end.fileno(), select.POLLIN)
+        poll.poll()
+
+    def _vacate(self) -> None:
+        self._is_wanted = True
+        self.kick()
+
+    def kick(self) -> None:
+        """End a run."""
+        self._kicked.signal()
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Positions in both rings: one, since the kernel gives back all that it has taken."""
+        return self._available, self._available
+
+    @property
+    def counts(self) -> EngineCounts:
+        """Nothing: what the kernel has done is counted by the tap alone."""
+        return _NOTHING_DONE
+
+
+def _hva(part: tuple[int, int], regions: tuple[HostRange, ...]) -> int | None:
+    """HVA of a part of a ring, as GPA and length in bytes; None where it is not in one region."""
+    start, length = part
+    for gpa, size, hva in regions:
+        if gpa <= start and start + length <= gpa + size:
+            return hva + start - gpa
+    return None
