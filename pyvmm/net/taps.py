@@ -389,6 +389,7 @@ def adopt_taps(fds: Sequence[int], attempt: str) -> tuple[int, ...]:
     """
     with ExitStack() as unwanted:
         copies: list[int] = []
+        of = ""
         for fd in fds:
             try:
                 copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -400,6 +401,9 @@ def adopt_taps(fds: Sequence[int], attempt: str) -> tuple[int, ...]:
             if not asked.flags & _TAP or not asked.flags & _HEADER:
                 cause = f"descriptor {fd} is of {asked.name}, whose frames have no header"
                 raise UsageError(attempt, cause, "give TUNSETIFF IFF_TAP and IFF_VNET_HDR")
+            of = of or asked.name
+            if asked.name != of:
+                raise UsageError(attempt, f"they are of {of} and {asked.name}", "give one tap's")
             os.set_blocking(copy, False)
             copies.append(copy)
         unwanted.pop_all()

@@ -1,65 +1,140 @@
 # SPDX-License-Identifier: MIT
-"""Taps: frames between a descriptor and the kernel's own stack, in a namespace of the test's."""
+"""Taps as wires: frames between descriptors and the stack of the kernel, in a namespace."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
-from contextlib import ExitStack
 from functools import partial
 
 import pytest
 
-from pyvmm.machine.hardware import NetCard, TapNet
-from pyvmm.machine.network.opening import open_wire
-from pyvmm.net.frames import HEADER_SIZE
-from pyvmm.net.namespaces import within
-from pyvmm.net.taps import TapWire
+from pyvmm.errors import UsageError
+from pyvmm.machine.hardware import DescriptorNet
+from pyvmm.machine.network.tap_opening import adopt_tap_wire
+from pyvmm.net.frames import HEADER_SIZE, NO_OFFLOADS, Offload, WireEndedError
+from pyvmm.net.links import Links
+from pyvmm.net.marks import RUN, Mark
+from pyvmm.net.namespaces import new_namespace, within
+from pyvmm.net.taps import open_tap
+from tests.net.namespace_work import FRAME, OWN, links_of, next_frame, opened, with_links
 
-OWN = b"\x88\xb5"
-"""A local experimental ethertype (IEEE 802)."""
 pytestmark = pytest.mark.net
-
-
-def opened(stack: ExitStack, netns: int, card: TapNet) -> TapWire:
-    wire = open_wire(NetCard(card), 0, stack)
-    assert isinstance(wire, TapWire)
-    return wire
-
-
-def path(netns: int) -> str:
-    return f"/proc/self/fd/{netns}"
+IPV4 = b"\x08\x00"
 
 
 def test_a_frame_each_way(netns: int) -> None:
-    with ExitStack() as stack:
-        net = TapNet(netns=path(netns), address="10.9.0.1/24")
-        wire = opened(stack, netns, net)
-        outside = stack.enter_context(
-            within(netns, partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0x0300))
-        )
-        outside.bind((wire.name, 3))
-        frame = b"\xff" * 6 + b"\x02\0\0\0\0\x01" + OWN + bytes(range(50))
-        wire.queues[0].send([memoryview(bytes(HEADER_SIZE)), memoryview(frame)])
-        # The kernel's own frames, which it sends when a device is new, are of other types.
-        assert (
-            next(got for got in iter(partial(outside.recv, 100), b"") if got[12:14] == OWN) == frame
-        )
-        outside.send(frame)
+    raw = partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+    with opened(netns, address="10.9.0.1/24") as wire, within(netns, raw) as outside:
+        outside.bind((wire.name, 0x88B5))
+        wire.queues[0].send([memoryview(FRAME)[:5], memoryview(FRAME)[5:]])
+        assert outside.recv(100) == FRAME[HEADER_SIZE:]
+        outside.send(FRAME[HEADER_SIZE:])
+        assert next_frame(wire.queues[0]) == bytes(10) + b"\1\0" + FRAME[HEADER_SIZE:]
+
+
+def test_what_does_not_fit_is_lost(netns: int) -> None:
+    raw = partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
+    with opened(netns) as wire, within(netns, raw) as outside:
+        queue = wire.queues[0]
+        outside.bind((wire.name, 0))
+        outside.send(FRAME[HEADER_SIZE:])
+        room = memoryview(bytearray(30))
+        while room[24:26] != OWN:
+            select.select([queue], [], [])
+            assert queue.receive([room]) == len(room)
+        outside.send(FRAME[HEADER_SIZE:][:20])
+        assert len(next_frame(queue)) == HEADER_SIZE + 20
+
+
+def test_two_taps_of_a_bridge_reach_each_other_and_leave_it_as_it_was(netns: int) -> None:
+    def make(links: Links) -> None:
+        links.change(links.add_bridge("br0", Mark("t", "br0"), mtu=1400), is_up=True)
+
+    with_links(netns, make)
+    with opened(netns, bridge="br0") as one, opened(netns, bridge="br0", mtu=1300) as other:
+        # A bridge forwards to a port once it has seen that it has a carrier.
         while True:
-            select.select([wire.queues[0]], [], [])
-            got = bytearray(100)
-            count = wire.queues[0].receive([memoryview(got)[:11], memoryview(got)[11:]])
-            if got[24:26] == OWN:
+            one.queues[0].send([memoryview(FRAME)])
+            if select.select([other.queues[0]], [], [], 0.01)[0]:
                 break
-        assert got[:HEADER_SIZE] == bytes(10) + b"\1\0"
-        assert got[HEADER_SIZE:count] == frame
+        assert next_frame(other.queues[0])[HEADER_SIZE:] == FRAME[HEADER_SIZE:]
+        found = links_of(netns)
+        assert {found[wire.name].master for wire in (one, other)} == {found["br0"].index}
+        assert {found[wire.name].mark for wire in (one, other)} == {Mark(RUN, str(os.getpid()))}
+        assert (one.mtu, other.mtu, found["br0"].mtu) == (1400, 1400, 1400)
+    assert list(links_of(netns)) == ["lo", "br0"]
 
 
-def test_a_run_leaves_nothing(netns: int) -> None:
-    with ExitStack() as stack:
-        wire = opened(stack, netns, TapNet(netns=path(netns)))
-        assert within(netns, socket.if_nameindex)[1:] == [(2, wire.name)]
-        assert all(os.get_inheritable(fd) is False for fd in wire.descriptors)
-    assert within(netns, socket.if_nameindex) == [(1, "lo")]
+def test_checksums_are_left_undone_where_that_was_asked_for(netns: int) -> None:
+    with opened(netns, address="10.9.0.1/24") as wire:
+        assert Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6 in wire.offloads
+        with within(netns, partial(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for wanted, undone in (
+                (NO_OFFLOADS, 0),
+                (Offload.CHECKSUM | Offload.USO4, 1),
+                (Offload.TSO4, 0),
+                (wire.offloads, 1),
+            ):
+                wire.receive_with(wanted)
+                sender.sendto(b"x", ("10.9.0.255", 9))
+                assert next_frame(wire.queues[0], IPV4)[0] == undone
+
+
+def test_a_tap_that_is_down_and_one_that_is_removed(netns: int) -> None:
+    with opened(netns) as wire:
+        queue = wire.queues[0]
+        tap = links_of(netns)[wire.name]
+        with_links(netns, lambda links: links.change(tap, is_up=False))
+        with pytest.raises(OSError, match="Input/output") as down:
+            queue.send([memoryview(FRAME)])
+        assert down.value.errno == errno.EIO
+        with_links(netns, lambda links: links.remove(tap))
+        with pytest.raises(WireEndedError):
+            queue.send([memoryview(FRAME)])
+        with pytest.raises(WireEndedError):
+            queue.receive([memoryview(bytearray(100))])
+
+
+def test_several_queues_are_descriptors_of_one_tap(netns: int) -> None:
+    with opened(netns, name="many", queues=3) as wire:
+        assert len({os.stat(fd).st_rdev for fd in wire.descriptors}) == 1
+        assert len(set(wire.descriptors)) == 3
+        assert not any(map(os.get_inheritable, wire.descriptors))
+        assert "many" in links_of(netns)
+    assert wire.descriptors == (-1, -1, -1)
+    assert "many" not in links_of(netns)
+    wire.close()
+
+
+def test_taps_that_somebody_else_has_opened() -> None:
+    elsewhere = new_namespace()
+    theirs = within(elsewhere, partial(open_tap, "theirs", 2)).fds
+    with adopt_tap_wire(DescriptorNet(theirs), 0) as wire:
+        assert wire.mtu is None
+        assert len({*wire.descriptors, *theirs}) == 4
+    assert "theirs" in links_of(elsewhere)
+    others = within(elsewhere, partial(open_tap, "others")).fds
+    with pytest.raises(UsageError, match="they are of theirs and others"):
+        adopt_tap_wire(DescriptorNet((theirs[0], others[0])), 0)
+    for fd in theirs + others:
+        os.close(fd)
+    assert "theirs" not in links_of(elsewhere)
+    os.close(elsewhere)
+
+
+def test_descriptors_that_are_no_taps() -> None:
+    reading, writing = os.pipe()
+    for fds, words in (
+        ((reading,), "is no tap's"),
+        ((writing, reading), "is no tap's"),
+        ((99_999,), "Bad file descriptor"),
+        ((), "no descriptors"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            adopt_tap_wire(DescriptorNet(fds), 0)
+    os.close(reading)
+    os.close(writing)
