@@ -89,6 +89,7 @@ PURE_MODULES = {
         "guest_failures",
     ),
     "testing/images": ("__init__", "cases"),
+    "testing/network": ("__init__", "messages"),
     "testing/session": ("__init__", "report_lines"),
     "demo/stage": ("__init__", "exit_words", "mailbox", "secret"),
     "demo/telling": (

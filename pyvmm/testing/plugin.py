@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pyvmm.testing.async_boots import AsyncBoots
     from pyvmm.testing.boots import Boots
     from pyvmm.testing.explaining.witness import Witness
+    from pyvmm.testing.network.holders import Holders
+    from pyvmm.testing.network.networks import Network, Networks
     from pyvmm.testing.request import BootArguments, Defaults
     from pyvmm.testing.saved_boots import AsyncBooted, Booted, SavedBoots
     from pyvmm.testing.session.lab_tests import LabTests
@@ -209,6 +211,29 @@ def async_boot(_pyvmm_defaults: Defaults, _pyvmm_witness: Witness) -> Iterator[A
 
     with closing(AsyncBoots(_pyvmm_defaults, _pyvmm_witness)) as boots:
         yield boots
+
+
+@pytest.fixture(scope="session")
+def _pyvmm_holders() -> Iterator[Holders]:
+    from pyvmm.testing.network.holders import Holders
+
+    with Holders() as holders:
+        yield holders
+
+
+@pytest.fixture
+def networks(_pyvmm_holders: Holders) -> Iterator[Networks]:
+    """Make networks: ``networks("192.0.2.0/24")``. Gone when the test is over."""
+    from pyvmm.testing.network.networks import Networks
+
+    with Networks(_pyvmm_holders) as networks:
+        yield networks
+
+
+@pytest.fixture
+def network(networks: Networks) -> Network:
+    """Connect guests: ``boot(..., net=network.port())``. Gone when the test is over."""
+    return networks()
 
 
 @pytest.fixture(scope="session")

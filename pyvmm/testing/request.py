@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
@@ -19,6 +19,7 @@ from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import is_told
 
 if TYPE_CHECKING:
+    from pyvmm.testing.network.ports import Port
     from pyvmm.testing.saved_boot import SavedBoot
 
 __tracebackhide__ = is_told
@@ -34,7 +35,8 @@ class BootRequest:
     `crash` a guest that panics or crashes does not fail its test. `firmware` starts it where
     `private`: what it does not share, the host does not see. `symbols` is the image's ELF file with
     symbols, where a test names it. With `paused` it waits for the first ``resume`` before its first
-    instruction. With `saved` it is not booted, and goes on from there.
+    instruction. With `saved` it is not booted, and goes on from there. It has a network card for
+    each port of `net`.
     """
 
     image: bytes = field(repr=False)
@@ -53,6 +55,7 @@ class BootRequest:
     symbols: Path | None = None
     paused: bool = False
     saved: SavedBoot | None = field(default=None, repr=False)
+    net: tuple[Port, ...] = ()
 
 
 class BootArguments(TypedDict, total=False):
@@ -68,6 +71,7 @@ class BootArguments(TypedDict, total=False):
     crash: bool
     symbols: str | os.PathLike[str] | None
     paused: bool
+    net: Port | Sequence[Port] | None
 
 
 Defaults: TypeAlias = BootArguments | Callable[[BootArguments], BootArguments]
@@ -106,6 +110,7 @@ def make_request(
     crash: bool = False,
     symbols: str | os.PathLike[str] | None = None,
     paused: bool = False,
+    net: Port | Sequence[Port] | None = None,
 ) -> BootRequest:
     """Make the request of what a test says. Files are read here.
 
@@ -139,6 +144,7 @@ def make_request(
         crash=crash,
         symbols=None if symbols is None else Path(symbols),
         paused=paused,
+        net=() if net is None else _ports(net),
     )
 
 
@@ -206,6 +212,21 @@ def _append(append: str | bytes) -> bytes:
             f"boot with append={append!r}", "a command line ends at a zero byte", "leave that out"
         )
     return line
+
+
+def _ports(net: Port | Sequence[Port]) -> tuple[Port, ...]:
+    from pyvmm.testing.network.ports import Port
+
+    ports = (net,) if isinstance(net, Port) else net
+    if not isinstance(ports, (tuple, list)) or not all(isinstance(one, Port) for one in ports):
+        raise UsageError(
+            f"boot with net={net!r}",
+            "it is a port of a network, or a list of ports",
+            "give network.port()",
+        )
+    if len(set(ports)) < len(ports):
+        raise UsageError(f"boot with net={net!r}", "two cards cannot have the same port")
+    return tuple(ports)
 
 
 def _memory(memory: str | int) -> int:

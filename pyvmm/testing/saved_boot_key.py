@@ -17,7 +17,7 @@ from pyvmm.testing.request import BootRequest
 
 __tracebackhide__ = is_told
 
-_UNSEEN = frozenset({"path", "timeout", "crash", "symbols", "paused", "saved"})
+_UNSEEN = frozenset({"path", "timeout", "crash", "symbols", "paused", "saved", "net"})
 """Fields of a request that no guest's state depends on."""
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, Unpack
 
 import trio
 
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.hosts.owner import Owner
 from pyvmm.machine.loop_thread import LoopThread
 from pyvmm.testing.async_boots import AsyncBoot, AsyncBoots
@@ -165,6 +165,17 @@ def _limit(said: BootArguments, defaults: Defaults | None) -> float:
     return merged(said, defaults).get("timeout", DEFAULT_TIMEOUT)
 
 
+def _without_cards(request: BootRequest) -> BootRequest:
+    """Return it. Raises `UsageError` for one with network cards, whose networks end with a test."""
+    if request.net:
+        raise UsageError(
+            f"start {request.name} behind a boot, with a network",
+            "a guest with a card is one network's, and a saved boot is all tests'",
+            "boot it in the test, and keep it with vm.save() there",
+        )
+    return request
+
+
 class WarmBoot(Boot):
     """A boot to be that goes on from a saved one; who is first makes that."""
 
@@ -242,7 +253,7 @@ class Booted(Boots):
         `until` is a pattern, or several, that the guest says (`Console.expect`), or a function that
         brings the guest to the point. Raises as `boot`, and as reaching the point does.
         """
-        request = make_request(image, **merged(arguments, self._defaults))
+        request = _without_cards(make_request(image, **merged(arguments, self._defaults)))
         return self._keep(
             WarmBoot(
                 self._loop,
@@ -329,7 +340,7 @@ class AsyncBooted(AsyncBoots):
         **arguments: Unpack[BootArguments],
     ) -> AsyncWarmBoot:
         """A boot that goes on behind `until`, as `Booted` has it; a function is a coroutine's."""
-        request = make_request(image, **merged(arguments, self._defaults))
+        request = _without_cards(make_request(image, **merged(arguments, self._defaults)))
         return self._keep(
             AsyncWarmBoot(
                 request,

@@ -12,6 +12,8 @@ from pyvmm.testing import CannotError, EventName, ExpectError, GuestFailedError,
 from pyvmm.testing.console import AsyncConsole
 from pyvmm.testing.drivers.driver import Event, Registers
 from pyvmm.testing.images.symbols import Symbols
+from pyvmm.testing.network.networks import Network
+from pyvmm.testing.network.ports import Port
 from pyvmm.testing.request import BootArguments
 from pyvmm.testing.results.tap_results import TapReport
 from pyvmm.testing.vm import AsyncVm
@@ -29,9 +31,15 @@ CODE = {
 """Words that stand in the reference as code."""
 
 
+SET_AT_FIRST = {Network: {"ip", "address"}, Port: {"name", "mac", "mtu", "address"}}
+"""Attributes of objects, which their classes do not show."""
+_INSIDE = {"ask", "close", "taken", "told_mtu"}
+"""Names of networks and ports that are not for tests."""
+
+
 def table(heading: str) -> set[str]:
     """Names in the first column of the table with this heading: each word before a bracket."""
-    start = REFERENCE.index(f"\n| {heading} |")
+    start = REFERENCE.rindex(f"\n| {heading} |")  # Fixtures have rows of that name before.
     rows = REFERENCE[start : REFERENCE.index("\n\n", start)].splitlines()[3:]
     code = (re.sub(r"\([^`]*\)", "", row.split(" |")[0]) for row in rows)
     return {name for each in code for name in re.findall(r"`(\w+)=?`", each)}
@@ -48,11 +56,14 @@ def public(kind: type) -> set[str]:
         ("`vm.console`", AsyncConsole),
         ("`vm.memory`", AsyncMemory),
         ("`vm.events`", AsyncEvents),
+        ("`network`", Network),
+        ("`port`", Port),
     ],
 )
 def test_every_method_has_a_row_and_only_those(heading: str, kind: type) -> None:
-    parts = {"console", "memory", "events"} if kind is AsyncVm else set()
-    assert table(heading) == public(kind) - parts
+    unsaid = {AsyncVm: {"console", "memory", "events"}, Network: _INSIDE, Port: _INSIDE}
+    shown = public(kind) | SET_AT_FIRST.get(kind, set())
+    assert table(heading) == shown - unsaid.get(kind, set())
 
 
 def test_every_argument_of_a_boot_has_a_row_and_only_those() -> None:

@@ -24,6 +24,7 @@ class Feature(enum.Enum):
     RESET = "reset"
     POWERDOWN = "a power button"
     CORE = "a core file"
+    NETWORK = "networks"
     END_OF_INPUT = "the end of the console's input"
 
 
@@ -34,7 +35,9 @@ class CannotError(PyvmmError):
 
     def __init__(self, host: HostName, feature: Feature | None, reason: str) -> None:
         wanted = "run a guest" if feature is None else f"use {feature.value}"
-        super().__init__(f"{wanted} on {host.value}", reason)
+        # Networks are not the guests' hosts', but this machine's.
+        place = "this machine" if feature is Feature.NETWORK else host.value
+        super().__init__(f"{wanted} on {place}", reason)
         self.host = host
         self.feature = feature
         self.reason = reason

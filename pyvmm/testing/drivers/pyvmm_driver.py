@@ -49,7 +49,9 @@ from pyvmm.testing.failures import is_told
 from pyvmm.testing.request import BootRequest
 
 if TYPE_CHECKING:
+    from pyvmm.machine.hardware import Hardware
     from pyvmm.machine.saved_machine import SavedMachine
+    from pyvmm.testing.network.ports import Port
 
 __tracebackhide__ = is_told
 
@@ -315,12 +317,19 @@ def _by_hand(request: BootRequest, host: HostName) -> str:
         parts += ["--initrd", str(request.initrd_path or "initrd")]
     if request.private:
         parts.append("--private")
+    for port in request.net:
+        mtu = "" if port.told_mtu is None else f",mtu={port.told_mtu}"
+        parts += ["--net", f"tap,mac={port.mac.hex(':')}{mtu}"]
     return shlex.join([*parts, "--timeout", f"{request.timeout:g}"])
 
 
-def machine_config(request: BootRequest) -> MachineConfig:
-    """The machine that a request asks for. Raises `UsageError` where it cannot be."""
+def machine_config(request: BootRequest, taps: Sequence[tuple[int, ...]] = ()) -> MachineConfig:
+    """The machine that a request asks for; `taps` are the descriptors of its ports' queues.
+
+    Raises `UsageError` where it cannot be.
+    """
     private = None if request.firmware is None else PrivateConfig(request.firmware)
+    hardware = None if not taps else _with_cards(request.net, taps)
     return MachineConfig(
         request.image,
         name=request.name,
@@ -333,6 +342,18 @@ def machine_config(request: BootRequest) -> MachineConfig:
         host=_CHOICES[request.host],
         private=private,
         report_always=True,
+        hardware=hardware,
+    )
+
+
+def _with_cards(ports: Sequence[Port], taps: Sequence[tuple[int, ...]]) -> Hardware:
+    from pyvmm.machine.hardware import DescriptorNet, Hardware, NetCard
+
+    return Hardware(
+        cards=tuple(
+            NetCard(DescriptorNet(fds), mac=port.mac, mtu=port.told_mtu)
+            for port, fds in zip(ports, taps, strict=True)
+        )
     )
 
 
@@ -354,9 +375,10 @@ async def open_pyvmm_driver(request: BootRequest) -> AsyncIterator[PyvmmDriver]:
 
     Raises `CannotError` where the host is not here, or lacks what the machine needs.
     """
-    config = machine_config(request)
     saved = None if request.saved is None else _own(request.saved.machine)
     async with AsyncExitStack() as stack:
+        taps = [stack.enter_context(port.taken()) for port in request.net]
+        config = machine_config(request, taps)
         try:
             machine = await stack.enter_async_context(
                 open_machine(config, paused=True, saved=saved)

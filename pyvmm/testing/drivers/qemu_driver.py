@@ -40,7 +40,7 @@ from pyvmm.testing.drivers.driver import (
 )
 from pyvmm.testing.drivers.gdb_stub import GdbStubError
 from pyvmm.testing.drivers.monitors import HostName
-from pyvmm.testing.drivers.qemu_guest import QemuGuest
+from pyvmm.testing.drivers.qemu_guest import QemuGuest, qemu_cards
 from pyvmm.testing.drivers.qemu_process import QemuProcess
 from pyvmm.testing.drivers.qemu_registers import parse_registers, parse_translation
 from pyvmm.testing.drivers.qemu_saving import MigrationFailedError, QemuSaved, contents_of, fill
@@ -319,8 +319,12 @@ async def open_qemu_driver(request: BootRequest) -> AsyncIterator[QemuDriver]:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(console.pump)
-                known = QemuGuest(subject, files, request.timeout, request.paused)
                 try:
+                    taps = [stack.enter_context(port.taken()) for port in request.net]
+                    known = QemuGuest(
+                        subject, files, request.timeout, request.paused,
+                        qemu_cards(request.net, taps), tuple(fd for fds in taps for fd in fds),
+                    )  # fmt: skip
                     driver = QemuDriver(request, known, console, nursery)
                     stack.callback(driver.close)
                     await driver.start(_beginning(driver, request))

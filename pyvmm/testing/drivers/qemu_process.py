@@ -278,6 +278,7 @@ class QemuProcess:
             guest.subject, files.request, path_of(files.image), initrd, path_of(self.ram)
         )
         command += ("-no-shutdown",)  # What is left of it then is looked at.
+        command += guest.cards
         if self._is_tcg:
             command += ("-d", "cpu_reset", "-D", path_of(self._log))
         if saved is not None:
@@ -289,7 +290,10 @@ class QemuProcess:
             command += ("-chardev", f"socket,id={GDB},fd={theirs.fileno()}")
             async with open_qemu(
                 command,
-                pass_fds=(*files.inherited, self.ram, self._log, theirs.fileno()),
+                pass_fds=(
+                    *(*files.inherited, self.ram, self._log, theirs.fileno()),
+                    *guest.descriptors,
+                ),
                 stdin=self._console.child_input,
                 stdout=self._console.child_output,
                 on_event=self._take,

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""A network of a test's: a switch in a namespace of its own, and its host, the namespace itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from contextlib import ExitStack
+
+from pyvmm.errors import UsageError
+from pyvmm.hosts.owner import Owner
+from pyvmm.testing.failures import is_told
+from pyvmm.testing.network.channel import close_all
+from pyvmm.testing.network.holders import Holders
+from pyvmm.testing.network.messages import AddAddress, AddPort, OpenNetwork, OpenSocket, Request
+from pyvmm.testing.network.ports import Port
+
+__tracebackhide__ = is_told
+
+SUBNET = "10.0.0.0/24"
+_MTUS = range(68, 65_522)
+"""From what IPv4 asks for (RFC 791) to what a tap takes (MAX_MTU of drivers/net/tun.c)."""
+_MOST_QUEUES = 8
+_HOST = "the network's host"
+_OWN = b"\x52\x54\x00\x70"
+"""First bytes of addresses that nobody has said: as QEMU's, locally administered."""
+
+
+class Network(Owner):
+    """A switch that nothing outside of its test is connected to. It blocks, for milliseconds.
+
+    All methods raise `CannotError` for what this machine does not do, or does not let us,
+    `UsageError`, and `SystemCallError`.
+    """
+
+    def __init__(self, holders: Holders, subnet: str = SUBNET, *, mtu: int = 1500) -> None:
+        """Make it. `subnet` is CIDR, of IPv4 or IPv6; `mtu` is in bytes."""
+        attempt = f"make a network {subnet}"
+        try:
+            self._subnet = ipaddress.ip_network(subnet)
+        except ValueError as error:
+            raise UsageError(attempt, str(error)) from error
+        if self._subnet.num_addresses < 4:
+            raise UsageError(attempt, "it has no addresses for guests", "give a shorter prefix")
+        self._mtu = _checked_mtu(attempt, mtu)
+        self.ip = str(self._subnet[1])
+        """Address of the network's host, which is the namespace itself: it answers pings."""
+        self.address = self._with_prefix(self.ip)
+        """The same with the length of the prefix."""
+        self._users = {self.ip: _HOST}
+        """Names of those who have an address, of IP's or of a card."""
+        self._ports: list[Port] = []
+        self._holder = holders.open(OpenNetwork(self.address, self._mtu))
+
+    def _with_prefix(self, ip: str) -> str:
+        return f"{ip}/{self._subnet.prefixlen}"
+
+    def port(
+        self,
+        *,
+        mac: str | None = None,
+        ip: str | None = None,
+        mtu: int | None = None,
+        queues: int = 1,
+    ) -> Port:
+        """Another port, for one guest: ``boot(..., net=network.port())``.
+
+        `mac` is the card's address, and `ip` is set aside for the guest, which has to be told it
+        (``append=f"ip={port.address}"``); both are chosen where nobody says them. Raises
+        `UsageError` for those that somebody on this network has.
+        """
+        name = f"port{len(self._ports) + 1}"
+        attempt = f"add {name} to the network"
+        if not (isinstance(queues, int) and 1 <= queues <= _MOST_QUEUES):
+            raise UsageError(attempt, f"queues={queues!r} is not within 1 and {_MOST_QUEUES}")
+        wanted_mtu = self._mtu if mtu is None else _checked_mtu(attempt, mtu)
+        hardware = self._free_mac() if mac is None else _parsed_mac(attempt, mac)
+        chosen = self._free_ip(attempt) if ip is None else self._parsed_ip(attempt, ip)
+        for one in (hardware.hex(":"), chosen):
+            if one in self._users:
+                raise UsageError(attempt, f"{self._users[one]} has {one}", "give another one")
+        _, taps = self._holder.ask(AddPort(name, queues, wanted_mtu))
+        port = Port(
+            self.ask, name, taps, mac=hardware, address=self._with_prefix(chosen), mtu=wanted_mtu
+        )
+        self._ports.append(port)
+        self._users |= {hardware.hex(":"): name, chosen: name}
+        return port
+
+    def _free_mac(self) -> bytes:
+        number = len(self._ports) + 1
+        while (found := _OWN + number.to_bytes(2, "big")).hex(":") in self._users:
+            number += 1
+        return found
+
+    def _free_ip(self, attempt: str) -> str:
+        for number in range(2, min(self._subnet.num_addresses - 1, len(self._users) + 3)):
+            if (found := str(self._subnet[number])) not in self._users:
+                return found
+        raise UsageError(attempt, f"all addresses of {self._subnet} are somebody's")
+
+    def _parsed_ip(self, attempt: str, ip: str) -> str:
+        try:
+            found = ipaddress.ip_address(ip)
+        except ValueError as error:
+            raise UsageError(attempt, str(error)) from error
+        if found not in self._subnet:
+            raise UsageError(attempt, f"{ip} is not in {self._subnet}")
+        return str(found)
+
+    def add_address(self, address: str) -> None:
+        """Give the network's host another address (CIDR, of any subnet).
+
+        Raises `UsageError` for one that it has, or that is set aside for a guest.
+        """
+        attempt = f"give the network's host {address}"
+        try:
+            ip = str(ipaddress.ip_interface(address).ip)
+        except ValueError as error:
+            raise UsageError(attempt, str(error)) from error
+        if ip in self._users:
+            raise UsageError(attempt, f"{self._users[ip]} has {ip}", "give another one")
+        self._holder.ask(AddAddress(address))
+        self._users[ip] = _HOST
+
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        kind: int = socket.SOCK_STREAM,
+        protocol: int = 0,
+    ) -> socket.socket:
+        """A socket of the network's host, to speak to guests by; the caller closes it.
+
+        Any that there is: raw ones and AF_PACKET's, too, whoever runs the test.
+        """
+        _, (descriptor,) = self._holder.ask(OpenSocket(int(family), int(kind), int(protocol)))
+        return socket.socket(fileno=descriptor)
+
+    def ask(self, request: Request) -> None:
+        """Have the network's process do what gives no descriptor."""
+        _, descriptors = self._holder.ask(request)
+        close_all(descriptors)
+
+    def close(self) -> None:
+        """End it, once: its ports, its addresses, its captures."""
+        with ExitStack() as stack:
+            stack.callback(self._holder.close)
+            for port in self._ports:
+                stack.callback(port.close)
+
+
+class Networks(Owner):
+    """Factory of networks; what it has made is gone when it is closed."""
+
+    def __init__(self, holders: Holders) -> None:
+        self._holders = holders
+        self._made: list[Network] = []
+
+    def __call__(self, subnet: str = SUBNET, *, mtu: int = 1500) -> Network:
+        """Make a network that no other is connected to. Raises as `Network`."""
+        network = Network(self._holders, subnet, mtu=mtu)
+        self._made.append(network)
+        return network
+
+    def close(self) -> None:
+        """End all of them."""
+        made, self._made = self._made, []
+        with ExitStack() as stack:
+            for network in made:
+                stack.callback(network.close)
+
+
+def _checked_mtu(attempt: str, mtu: int) -> int:
+    if not (isinstance(mtu, int) and mtu in _MTUS):
+        raise UsageError(attempt, f"mtu={mtu!r} is not within {_MTUS.start} and {_MTUS.stop - 1}")
+    return mtu
+
+
+def _parsed_mac(attempt: str, mac: str) -> bytes:
+    if not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", mac):
+        raise UsageError(attempt, f"{mac!r} is no address of a card (02:00:00:00:00:01)")
+    found = bytes.fromhex(mac.replace(":", "").replace("-", ""))
+    if found[0] & 1 or not any(found):
+        raise UsageError(attempt, f"{mac} is an address of several cards, or of none")
+    return found
