@@ -8,7 +8,18 @@
 /* SDM volume 3, table 6-1: #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC and #SX push an error code. */
 #define PUSHES_ERROR_CODE 0x60227d00
 
+/* In struct interrupt_frame. */
+#define FRAME_RIP 136
+
 	.section .text.interrupts, "ax"
+	.global wait_for_interrupt
+wait_for_interrupt:
+	sti
+halt_of_wait:
+	hlt
+	cli
+	ret
+
 	.global interrupt_stubs
 	.balign 16
 interrupt_stubs:
@@ -40,6 +51,14 @@ interrupt_common:
 	push	%r14
 	push	%r15
 	cld
+	/*
+	 * An interrupt between STI and HLT is not to leave the CPU halted for ever. It cannot come
+	 * there, but under QEMU's TCG it does: VMRUN forgets the interrupt shadow that is in the VMCB.
+	 */
+	cmpq	$halt_of_wait, FRAME_RIP(%rsp)
+	jne	1f
+	incq	FRAME_RIP(%rsp)
+1:
 	mov	%rsp, %rdi
 	call	interrupt_dispatch
 	pop	%r15

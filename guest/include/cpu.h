@@ -88,10 +88,7 @@ static inline void interrupts_off(void)
 }
 
 /* STI holds interrupts off for one more instruction, so none is lost between the two. */
-static inline void wait_for_interrupt(void)
-{
-	__asm__ volatile("sti; hlt; cli" : : : "memory");
-}
+void wait_for_interrupt(void);
 
 /* For ever, whatever wakes the vCPU. */
 static inline _Noreturn void halt(void)

@@ -69,7 +69,7 @@ def test_every_case_is_an_item_and_nothing_is_booted_to_collect(
 
 def test_the_librarys_cases_pass_one_by_one(pytester: pytest.Pytester) -> None:
     done = run(pytester, "-v", IMAGES / "tests.img")
-    done.assert_outcomes(passed=14, skipped=1)
+    done.assert_outcomes(passed=15, skipped=1)
     done.stdout.fnmatch_lines(
         ["*tests.img::the_timer_ticks PASSED*", "SKIPPED*assertions.c:*: to show what that *"]
     )
@@ -276,7 +276,7 @@ def test_results_of_a_guest_that_goes_on_for_ever_are_kept(pytester: pytest.Pyte
 
 def test_an_image_of_ours_gives_the_same_in_one_boot(pytester: pytest.Pytester) -> None:
     done = run(pytester, "--pyvmm-ktap", IMAGES / "tests.img")
-    done.assert_outcomes(passed=15, skipped=1)
+    done.assert_outcomes(passed=16, skipped=1)
 
 
 def test_a_tree_of_results_stops_at_the_first_failure_if_asked(pytester: pytest.Pytester) -> None:

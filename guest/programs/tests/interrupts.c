@@ -5,6 +5,8 @@
 
 #define INVALID_OPCODE 6
 #define UD2_BYTES 2
+#define DEBUG 1
+#define RFLAGS_TRAP 0x100
 #define HZ 1000
 
 GUEST_NEEDS(NEED_INTERRUPTS);
@@ -33,4 +35,22 @@ TEST_CASE(the_timer_ticks)
 	while (timer_ticks() < 3)
 		wait_for_interrupt();
 	check_ge(timer_ticks(), 3);
+}
+
+static void step(struct interrupt_frame *frame)
+{
+	(void)frame;
+	seen++;
+}
+
+/* A trap behind STI is as the interrupt that QEMU's TCG lets in there: nothing else is to come. */
+TEST_CASE(a_wait_does_not_begin_behind_what_it_waits_for)
+{
+	interrupt_handle(DEBUG, step);
+	seen = 0;
+	__asm__ volatile("pushf\n\torl %0, (%%rsp)\n\tpopf" : : "i"(RFLAGS_TRAP) : "memory", "cc");
+	wait_for_interrupt();
+	__asm__ volatile("pushf\n\tandl %0, (%%rsp)\n\tpopf" : : "i"(~RFLAGS_TRAP) : "memory", "cc");
+	check_ge(seen, 3);
+	interrupt_handle(DEBUG, NULL);
 }
