@@ -7,7 +7,7 @@ everything before the first entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.hardware import NumaNode
     from pyvmm.machine.launch import PrivateLaunch
     from pyvmm.machine.pci.bus import PciBus
+    from pyvmm.net.frames import Wire
 
 _DISABLE_HLT = 2
 """KVM_X86_DISABLE_EXITS_HLT (api.rst 7.13)."""
@@ -139,8 +140,11 @@ class Assembly(StackOwner):
         control: RunControl,
         console: ConsolePort,
         recorder: Recorder | None = None,
+        wires: Sequence[Wire] = (),
     ) -> None:
-        """`recorder` is told of what is asked of the host, from its opening on."""
+        """`recorder` is told of what is asked of the host, from its opening on. `wires` are those
+        of the cards of `config`, which stay their owner's.
+        """
         address_map = config.address_map()
         self._config = config
         self._plan = plan_of(config, address_map)
@@ -174,14 +178,7 @@ class Assembly(StackOwner):
                 self.launch = stack.enter_context(
                     prepared(self.system, self.vm, self.memory, config)
                 )
-            devices = config.devices
-            if config.hardware is not None:
-                from pyvmm.machine.disks.failures import MachineDisks  # Most have none.
-                from pyvmm.machine.hardware_devices import with_hardware
-
-                self.disks = MachineDisks()
-                against = self._against_vhost()
-                devices = with_hardware(devices, config.hardware, stack, self.disks, against)
+            devices = self._devices(stack, wires)
             if has_acpi:
                 devices = self._with_power(devices)
             self.pci = self._pci_bus()
@@ -196,6 +193,24 @@ class Assembly(StackOwner):
             if self.pci is not None:
                 self.pci.attach(self.board)
             self.own(stack)
+
+    def _devices(self, stack: ExitStack, wires: Sequence[Wire]) -> DeviceChoice:
+        """The devices that were chosen, and those of the hardware that was asked for."""
+        config = self._config
+        if config.hardware is None:
+            return config.devices
+        from pyvmm.machine.disks.failures import MachineDisks  # Most have none.
+        from pyvmm.machine.hardware_devices import with_hardware
+
+        self.disks = MachineDisks()
+        return with_hardware(
+            config.devices,
+            config.hardware,
+            stack,
+            self.disks,
+            wires,
+            against_vhost=self._against_vhost(),
+        )
 
     def _add_memory(self, control: RunControl, stack: ExitStack, recorder: Recorder | None) -> None:
         private = self._config.private

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.hardware import Hardware, NetCard
     from pyvmm.machine.virtio.queue_handler import VirtioDevice
+    from pyvmm.net.frames import Wire
 
 DeviceMaker = Callable[[Wiring], PlacedDevice]
 
@@ -38,11 +39,14 @@ def with_hardware(
     hardware: Hardware,
     stack: ExitStack,
     disks: MachineDisks,
+    wires: Sequence[Wire] = (),
+    *,
     against_vhost: str = "",
 ) -> DeviceChoice:
     """Add the devices of `hardware` to a choice; `stack` gets what they own, `disks` the disks.
 
-    `against_vhost` is what speaks against vhost-net in this machine, "" for nothing.
+    `wires` are its cards', which stay their owner's. `against_vhost` is what speaks against
+    vhost-net in this machine, "" for nothing.
 
     Raises `UsageError` where there is no room for one, and whatever opening a file raises.
     """
@@ -51,7 +55,8 @@ def with_hardware(
         more |= _RINGS[feature]
     if Feature.PACKED in more:
         against_vhost = against_vhost or "its rings are packed, which it does not know"
-    made = (*_virtio(hardware, stack, disks), *_cards(hardware.cards, stack, against_vhost))
+    cards = _cards(tuple(zip(hardware.cards, wires, strict=True)), stack, against_vhost)
+    made = (*_virtio(hardware, stack, disks), *cards)
     devices = tuple(one._replace(more=one.more | more) for one in made)
     make = _on_pci if hardware.transport is Transport.PCI else _over_mmio
     return replace(choice, added=(*choice.added, *make(devices)))
@@ -116,13 +121,11 @@ def _virtio(hardware: Hardware, stack: ExitStack, disks: MachineDisks) -> Iterat
 
 
 def _cards(
-    cards: Sequence[NetCard], stack: ExitStack, against_vhost: str
+    cards: Sequence[tuple[NetCard, Wire]], stack: ExitStack, against_vhost: str
 ) -> Iterator[VirtioDevice]:
-    for number, card in enumerate(cards):
-        from pyvmm.machine.network.opening import open_wire
+    for number, (card, wire) in enumerate(cards):
         from pyvmm.machine.network.vhost_pairs import open_pairs
         from pyvmm.machine.virtio.net import net_device
 
-        wire = open_wire(card, number, stack)
         vhost = open_pairs(card, wire, number, stack, against=against_vhost)
         yield net_device(card, wire, number, vhost)

@@ -12,8 +12,8 @@ whatever it is doing, and gives everything back; so does cancelling it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,6 +40,7 @@ from pyvmm.machine.vcpus import MachineVcpu
 if TYPE_CHECKING:  # Most machines are made of their configuration alone.
     from pyvmm.hosts.call_record import Recorder
     from pyvmm.machine.saved_machine import SavedMachine
+    from pyvmm.net.frames import Wire
 
 Attachment = Callable[[ConsolePort], Awaitable[None]]
 """Function that serves a machine's console until the output has ended and is all passed on.
@@ -193,6 +194,15 @@ class Running:
             self.audience.tell(Ended(self.control.ending))
 
 
+def _wires(config: MachineConfig) -> AbstractAsyncContextManager[Sequence[Wire]]:
+    """The wires of the machine's cards, opened inside of the block; most have none."""
+    if config.hardware is None or not config.hardware.cards:
+        return nullcontext(())
+    from pyvmm.machine.network.opening import opened_wires
+
+    return opened_wires(config.hardware.cards)
+
+
 @asynccontextmanager
 async def running(
     config: MachineConfig,
@@ -218,26 +228,27 @@ async def running(
         reboots=config.reboot is RebootPolicy.AGAIN,
     )
     body_failure: BaseException | None = None
-    with Assembly(config, control, port, recorder) as assembly:
-        inside = Running(
-            config, control, port, assembly, attach=attach, allow=allowed, paused=waits
-        )
-        with inside.threads:
-            async with trio.open_nursery() as nursery:
-                inside.serve(nursery)
-                nursery.start_soon(inside.conduct)
-                try:
-                    if saved is not None:
-                        await inside.machine.control.restore(saved)
-                    # Not before: what it sends comes behind the input that was saved.
-                    inside.may_attach.set()
-                    if waits and not paused:
-                        inside.machine.control.resume()
-                    yield inside
-                except BaseException as failure:  # noqa: BLE001 - raised again, without a group
-                    body_failure = failure
-                control.end(Ending(EndingKind.CLOSED, "the machine was closed"))
-                nursery.cancel_scope.cancel()
+    async with _wires(config) as wires:
+        with Assembly(config, control, port, recorder, wires) as assembly:
+            inside = Running(
+                config, control, port, assembly, attach=attach, allow=allowed, paused=waits
+            )
+            with inside.threads:
+                async with trio.open_nursery() as nursery:
+                    inside.serve(nursery)
+                    nursery.start_soon(inside.conduct)
+                    try:
+                        if saved is not None:
+                            await inside.machine.control.restore(saved)
+                        # Not before: what it sends comes behind the input that was saved.
+                        inside.may_attach.set()
+                        if waits and not paused:
+                            inside.machine.control.resume()
+                        yield inside
+                    except BaseException as failure:  # noqa: BLE001 - raised again, alone
+                        body_failure = failure
+                    control.end(Ending(EndingKind.CLOSED, "the machine was closed"))
+                    nursery.cancel_scope.cancel()
     if body_failure is not None:
         raise body_failure
     if not inside.outcome.failure_told:

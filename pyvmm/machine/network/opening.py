@@ -3,17 +3,37 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+
+import trio
 
 from pyvmm.machine.hardware import DescriptorNet, NetCard, TapNet, UserNet
 from pyvmm.net.frames import Wire
 
 
+@asynccontextmanager
+async def opened_wires(cards: Sequence[NetCard]) -> AsyncIterator[tuple[Wire, ...]]:
+    """Open the wires of all cards, and close them in the end; both on a thread, since both wait:
+    for the kernel's locks, and for programs. Raises as `open_wire`.
+    """
+    with ExitStack() as stack:
+        try:
+            yield await trio.to_thread.run_sync(_open_all, cards, stack)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(stack.close)
+
+
+def _open_all(cards: Sequence[NetCard], stack: ExitStack) -> tuple[Wire, ...]:
+    return tuple(open_wire(card, number, stack) for number, card in enumerate(cards))
+
+
 def open_wire(card: NetCard, number: int, stack: ExitStack) -> Wire:
     """Open the wire of the card with this number; `stack` closes it.
 
-    May block for some milliseconds. Raises `UsageError`, `HostLacksError`, `NoPermissionError`,
-    `NoInputError`, `SystemCallError`.
+    Blocks for some milliseconds, and longer where programs are started. Raises `UsageError`,
+    `HostLacksError`, `NoPermissionError`, `NoInputError`, `SystemCallError`.
     """
     match card.wire:
         case TapNet():
