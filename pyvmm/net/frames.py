@@ -85,3 +85,10 @@ class Wire(Protocol):
     def receive_with(self, wanted: Offload) -> None:
         """Have frames that come need no more than these offloads. Raises `OSError`."""
         ...
+
+    def use_queues(self, count: int) -> None:
+        """Have frames come by the first `count` queues alone: all, unless this was called.
+
+        The others are not to be sent by. Raises `OSError`.
+        """
+        ...

@@ -139,6 +139,9 @@ class StreamWire:
     def receive_with(self, wanted: Offload) -> None:
         """Do nothing: no frame that comes needs any."""
 
+    def use_queues(self, count: int) -> None:
+        """Do nothing: there is one."""
+
     def close(self) -> None:
         """Close the socket, once."""
         self.queues[0].close()

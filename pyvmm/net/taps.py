@@ -37,6 +37,7 @@ _TUNSETOWNER: Final = 0x4004_54CC
 _TUNSETOFFLOAD: Final = 0x4004_54D0
 _TUNGETIFF: Final = 0x8004_54D2
 _TUNSETVNETHDRSZ: Final = 0x4004_54D8
+_TUNSETQUEUE: Final = 0x4004_54D9
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCGIFMTU: Final = 0x8921
 _IFREQ: Final = struct.Struct("16sH22x")
@@ -44,6 +45,8 @@ _IFREQ: Final = struct.Struct("16sH22x")
 _UP: Final = 0x0001
 _TAP: Final = 0x0002
 _MULTI_QUEUE: Final = 0x0100
+_ATTACH: Final = 0x0200
+_DETACH: Final = 0x0400
 _PERSIST: Final = 0x0800
 _NO_PACKET_INFORMATION: Final = 0x1000
 _HEADER: Final = 0x4000
@@ -127,6 +130,7 @@ class TapWire:
         self.mtu = mtu
         self._hold = hold
         self.queues: tuple[TapQueue, ...] = tuple(map(TapQueue, held))
+        self._used = len(held)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -135,9 +139,15 @@ class TapWire:
 
     def receive_with(self, wanted: Offload) -> None:
         """Have frames that come need no more than these offloads; those without what they build on
-        count as not wanted (a segment needs a checksum, and USO is for both IPs or none).
-        """
+        count as not wanted (a segment needs a checksum, and USO is for both IPs or none)."""
         _set_offloads(self.queues[0].fileno(), wanted & self.offloads)
+
+    def use_queues(self, count: int) -> None:
+        """Have the kernel choose among the first `count` queues; the others are as of no tap."""
+        used, self._used = self._used, count
+        for number in range(min(used, count), max(used, count)):
+            flags = _ATTACH if count > used else _DETACH
+            fcntl.ioctl(self.queues[number].fileno(), _TUNSETQUEUE, _IFREQ.pack(b"", flags))
 
     def close(self) -> None:
         """Close all queues, once."""

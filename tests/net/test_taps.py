@@ -49,6 +49,28 @@ def test_what_does_not_fit_is_lost(netns: int) -> None:
         assert len(next_frame(queue)) == HEADER_SIZE + 20
 
 
+def test_frames_come_by_the_queues_that_are_used(netns: int) -> None:
+    raw = partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
+    with opened(netns, queues=3) as wire, within(netns, raw) as outside:
+        outside.bind((wire.name, 0))
+        for count in (1, 3, 2, 1, 2):
+            wire.use_queues(count)
+            for peer in range(64):  # Of which the kernel makes a number, and of that a queue.
+                addresses = bytes([10, 0, count, peer, 10, 0, 0, 1])
+                packet = b"\x45\0\0\x1c" + bytes(4) + b"\x40\x11\0\0" + addresses + bytes(8)
+                outside.send(b"\xff" * 6 + b"\x02\0\0\0\0\1" + IPV4 + packet)
+            found = [0] * 3
+            while sum(found) < 64:
+                ready, _, _ = select.select(wire.queues[:count], [], [], 60)
+                assert ready, "some have come by another queue"
+                for queue in ready:
+                    got = bytearray(100)
+                    queue.receive([memoryview(got)])
+                    is_ours = got[24:26] == IPV4 and got[40] == count
+                    found[wire.queues.index(queue)] += is_ours
+            assert all(found[:count])
+
+
 def test_two_taps_of_a_bridge_reach_each_other_and_leave_it_as_it_was(netns: int) -> None:
     def make(links: Links) -> None:
         links.change(links.add_bridge("br0", Mark("t", "br0"), mtu=1400), is_up=True)

@@ -49,6 +49,8 @@ class SocketWire(Owner):
         self.mtu = mtu
         self.wanted: list[Offload] = []
         """What frames may need, as often as it was said."""
+        self.used: list[int] = []
+        """Numbers of queues, as often as they were said."""
         with ExitStack() as stack:
             pairs = [
                 tuple(
@@ -63,6 +65,9 @@ class SocketWire(Owner):
 
     def receive_with(self, wanted: Offload) -> None:
         self.wanted.append(wanted)
+
+    def use_queues(self, count: int) -> None:
+        self.used.append(count)
 
     def close(self) -> None:
         self._owned.close()
