@@ -134,6 +134,15 @@ class Table:
             raise Mistake(f"{self.place}: {key} is no table", f"write it as [{key}]")
         return Table(f"{self.place}, {key}", content)
 
+    def named_tables(self, key: str) -> list[tuple[str, Table]]:
+        """The tables [key.NAME] and their names, none where there are none."""
+        content = self._content.get(key, {})
+        if not isinstance(content, dict) or not all(
+            isinstance(one, dict) for one in content.values()
+        ):
+            raise Mistake(f"{key} is no table of tables", f"write each as [{key}.NAME]")
+        return [(name, Table(f"[{key}.{name[:_SHOWN]}]", one)) for name, one in content.items()]
+
     def tables(self, key: str) -> list[Table]:
         """The tables of the list called `key`, none where there is none."""
         content = self._content.get(key, [])

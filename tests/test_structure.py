@@ -70,7 +70,10 @@ PURE_MODULES = {
         "__init__", "wire", "session", "command", "event_names", "core_file",
         "human_commands",
     ),
-    "net": ("__init__", "forwards", "frames", "marks"),
+    "net": (
+        "__init__", "forwards", "found", "frames", "marks", "topology", "topology_checks",
+        "topology_drawing", "topology_file", "topology_marks",
+    ),
     "gdb": (
         "__init__", "fields", "packets", "registers", "registers_xml", "session", "target",
     ),
@@ -307,6 +310,7 @@ NO_ADDRESSES_OF_A_MACHINE = {
     "pyvmm/hosts/model/guest_memory_access.py": {0x000F_FFFF_FFFF_F000, 0xFFFF_F000},  # masks
     "pyvmm/memory/mappings.py": {0x000F_FFFF_FFFF_F000},
     "pyvmm/memory/page_walk.py": {0x000F_FFFF_FFFF_F000},
+    "pyvmm/net/topology_checks.py": {1280},  # bytes, of an MTU
     # QEMU's machines have these devices, ours does not.
     "pyvmm/compare/machines.py": {0xFED0_0000, 0xFF00_0000, 0xFEB0_0000},
 }

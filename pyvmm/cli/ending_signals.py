@@ -54,6 +54,11 @@ class EndingSignals:
         """Keep the first one for `raise_held`."""
         self._act = self._hold
 
+    @property
+    def has_held(self) -> bool:
+        """True once one came that was kept."""
+        return self._first is not None
+
     def raise_held(self) -> None:
         """Raise `KeyboardInterrupt` if one came meanwhile; from here on trio takes them.
 

@@ -136,6 +136,13 @@ def _load_linux(parser: argparse.ArgumentParser) -> Command:
     return linux.command
 
 
+def _load_net(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import net
+
+    net.add_arguments(parser)
+    return net.command
+
+
 def _load_demo(parser: argparse.ArgumentParser) -> Command:
     from pyvmm.cli import demo
 
@@ -153,6 +160,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
     "matrix": ("Boot images by memory, CPUs and hosts, and say what became of each.", _load_matrix),
     "demo": ("Watch guest memory being set up, step by step, and try to break it.", _load_demo),
     "linux": ("Write a kernel, an initrd and a disk of Debian's to boot.", _load_linux),
+    "net": ("Put up networks that guests share, look at them, take them down.", _load_net),
     "lab": ("Run commands in a nested machine that has a complete KVM.", _load_lab),
 }
 

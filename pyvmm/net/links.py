@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError, UsageError
@@ -22,11 +22,16 @@ from pyvmm.net.marks import Mark, group_of, mark_of
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
+_LONGEST_NAME = 15
+"""Bytes (IFNAMSIZ, without the byte that ends it)."""
+_MAIN_TABLE = 254
+_LINK_SCOPE = 253
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network device. `kind` is rtnetlink's, "" for hardware; `mtu` is in bytes; `master` is the
-    index of the bridge that it belongs to.
+    index of the bridge that it belongs to. A tap `has_carrier` while somebody has it open.
     """
 
     index: int
@@ -37,6 +42,7 @@ class Link:
     master: int | None
     alias: str
     group: int
+    has_carrier: bool = field(compare=False)
 
     @property
     def mark(self) -> Mark | None:
@@ -47,6 +53,23 @@ class Link:
         """True for a device of the owner's, also where it was being made when its maker ended."""
         mark = self.mark
         return mark.owner == owner if mark else not self.alias and self.group == group_of(owner)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """An address of the device `index`, as CIDR."""
+
+    index: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRoute:
+    """A route through the device `index`: where `to`, as CIDR or "default", and `via` whom."""
+
+    index: int
+    to: str
+    via: str
 
 
 @contextmanager
@@ -76,7 +99,15 @@ class Links:
 
     def find(self, name: str) -> Link | None:
         """Find the device of that name."""
-        return next((link for link in self.all() if link.name == name), None)
+        if not 0 < len(os.fsencode(name)) <= _LONGEST_NAME:
+            return None
+        try:
+            with _told(f"find the network device {name}"):
+                return _link(self._route.link("get", ifname=name)[0])
+        except SystemCallError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
 
     def all(self) -> tuple[Link, ...]:
         """All devices, by index."""
@@ -156,11 +187,29 @@ class Links:
             if error.errno != errno.ENODEV:
                 raise
 
-    def add_route(self, destination: str, gateway: str) -> None:
-        """Add a route to a network (CIDR; "0.0.0.0/0" or "::/0" is all) by way of a gateway."""
+    def add_route(self, destination: str, gateway: str, link: Link | None = None) -> None:
+        """Add a route to a network (CIDR; "0.0.0.0/0" or "::/0" is all) by way of a gateway, that
+        is reached through this device.
+        """
         family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+        through = {} if link is None else {"oif": link.index}
         with _told(f"add a route to {destination} by way of {gateway}"):
-            self._route.route("add", dst=destination, gateway=gateway, family=family)
+            self._route.route("add", dst=destination, gateway=gateway, family=family, **through)
+
+    def addresses(self) -> tuple[LinkAddress, ...]:
+        """All addresses but those that IPv6 makes for each link by itself."""
+        with _told("list the addresses of network devices"):
+            found = [one for one in self._route.get_addr() if one["scope"] != _LINK_SCOPE]
+        return tuple(map(_address, found))
+
+    def routes(self) -> tuple[LinkRoute, ...]:
+        """All routes of the main table that lead by way of a gateway."""
+        with _told("list the routes"):
+            return tuple(
+                _link_route(one)
+                for one in self._route.get_routes()
+                if one.get_attr("RTA_TABLE") == _MAIN_TABLE and one.get_attr("RTA_GATEWAY")
+            )
 
     def require_free(self, address: str) -> None:
         """Raise `UsageError` for an address (CIDR) that a device of this namespace has already."""
@@ -192,6 +241,21 @@ def _link(message: Any) -> Link:
         master=message.get_attr("IFLA_MASTER"),
         group=int(message.get_attr("IFLA_GROUP") or 0),
         alias=str(message.get_attr("IFLA_IFALIAS") or ""),
+        has_carrier=bool(message.get_attr("IFLA_CARRIER")),
+    )
+
+
+def _address(message: Any) -> LinkAddress:
+    host = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return LinkAddress(int(message["index"]), f"{host}/{message['prefixlen']}")
+
+
+def _link_route(message: Any) -> LinkRoute:
+    to = message.get_attr("RTA_DST")
+    return LinkRoute(
+        int(message.get_attr("RTA_OIF") or 0),
+        f"{to}/{message['dst_len']}" if to else "default",
+        str(message.get_attr("RTA_GATEWAY")),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -17,16 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pyvmm.errors import NoInputError, NoPermissionError, PyvmmError, SystemCallError, UsageError
+from pyvmm.errors import NoInputError, NoPermissionError, SystemCallError, UsageError
 
 NAMES: Final = Path("/run/netns")
 """Folder of the namespaces that have a name."""
 _NEWNET: Final = 1 << 30
 """CLONE_NEWNET."""
-_BIND, _RECURSIVELY, _SHARED = 1 << 12, 1 << 14, 1 << 20
-"""MS_BIND, MS_REC, MS_SHARED."""
-_DETACH: Final = 2
-"""MNT_DETACH."""
 Result = TypeVar("Result")
 
 
@@ -64,77 +59,6 @@ def new_namespace() -> int:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     return within(None, make)
-
-
-def name_namespace(namespace: int, name: str) -> None:
-    """Give a namespace (a descriptor of it) a name, as ``ip netns attach`` does; it stays then.
-
-    Whoever ends in the middle leaves a file of that name that is no namespace's. Raises
-    `UsageError` where the name is taken, `NoPermissionError`, `SystemCallError`.
-    """
-    attempt = f"make the network namespace {name}"
-    path = NAMES / name
-    try:
-        NAMES.mkdir(mode=0o755, exist_ok=True)
-        _share_names(attempt)
-        path.touch(mode=0o444, exist_ok=False)
-    except FileExistsError as error:
-        raise UsageError(attempt, "there is one already", "choose another name") from error
-    except PermissionError as error:
-        raise NoPermissionError(attempt, f"{NAMES} may not be written", "do it as root") from error
-    except OSError as error:
-        raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
-    try:
-        _mount(attempt, f"/proc/self/fd/{namespace}", path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def unname_namespace(name: str) -> None:
-    """Take a name away; the namespace goes with what else holds it. No such name is no error.
-
-    Raises `NoPermissionError`, `SystemCallError`.
-    """
-    attempt = f"remove the network namespace {name}"
-    path = NAMES / name
-    libc = ctypes.CDLL(None, use_errno=True)
-    while libc.umount2(os.fsencode(path), _DETACH) == 0:
-        pass
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOENT):  # It is no mount, or not there.
-        raise _refused(attempt, number)
-    path.unlink(missing_ok=True)
-
-
-def _share_names(attempt: str) -> None:
-    """Have the folder be a shared mount, as ``ip netns`` does: names that are given or taken
-    away in one mount namespace are so in those made of it. Two that do so take turns.
-    """
-    fd = os.open(NAMES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            _mount(attempt, "", NAMES, _SHARED | _RECURSIVELY)
-        except SystemCallError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            _mount(attempt, str(NAMES), NAMES, _BIND | _RECURSIVELY)
-            _mount(attempt, "", NAMES, _SHARED | _RECURSIVELY)
-    finally:
-        os.close(fd)
-
-
-def _mount(attempt: str, source: str, path: Path, flags: int = _BIND) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(os.fsencode(source), os.fsencode(path), b"none", ctypes.c_ulong(flags), None):
-        raise _refused(attempt, ctypes.get_errno())
-
-
-def _refused(attempt: str, number: int) -> PyvmmError:
-    if number == errno.EPERM:
-        return NoPermissionError(attempt, "it needs CAP_SYS_ADMIN", "do it as root")
-    return SystemCallError(attempt, number, os.strerror(number))
 
 
 def within(netns: str | int | None, work: Callable[[], Result]) -> Result:
@@ -183,4 +107,6 @@ def _call(function: str, attempt: str, *arguments: object) -> None:
     number = ctypes.get_errno()
     if number == errno.EINVAL:
         raise UsageError(attempt, "its file is no network namespace's", "give one of /run/netns")
-    raise _refused(attempt, number)
+    if number == errno.EPERM:
+        raise NoPermissionError(attempt, "it needs CAP_SYS_ADMIN", "do it as root")
+    raise SystemCallError(attempt, number, os.strerror(number))

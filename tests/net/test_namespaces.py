@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import NoInputError, UsageError
-from pyvmm.net.namespaces import NAMES, name_namespace, path_of, unname_namespace, within
+from pyvmm.net.marks import Mark
+from pyvmm.net.named_namespaces import name_namespace, unname_namespace
+from pyvmm.net.namespaces import NAMES, path_of, within
 
 pytestmark = pytest.mark.net
 
@@ -23,16 +25,16 @@ def test_only_the_thread_moves_and_a_name_stays(netns: int) -> None:
     here = inode()
     name = f"pyvmm-test-{os.getpid()}"
     assert within(netns, inode) == os.fstat(netns).st_ino != here
-    name_namespace(netns, name)
+    name_namespace(netns, name, Mark("t", name))
     try:
         assert within(name, inode) == os.fstat(netns).st_ino
         assert within(str(NAMES / name), inode) == os.fstat(netns).st_ino
-        with pytest.raises(UsageError, match="there is one already"):
-            name_namespace(netns, name)
+        with pytest.raises(UsageError, match="there is one of that name"):
+            name_namespace(netns, name, Mark("t", name))
     finally:
-        unname_namespace(name)
+        unname_namespace(path_of(name), "t", is_mounted=True)
     assert not os.path.lexists(path_of(name))
-    unname_namespace(name)
+    unname_namespace(path_of(name), "t", is_mounted=False)
     assert inode() == here == within(None, inode)
     with pytest.raises(NoInputError, match=f"ip netns add {name}"):
         within(name, inode)

@@ -24,7 +24,8 @@ from pyvmm.errors import (
 from pyvmm.net import taps
 from pyvmm.net.links import Links
 from pyvmm.net.marks import Mark
-from pyvmm.net.namespaces import name_namespace, new_namespace, unname_namespace, within
+from pyvmm.net.named_namespaces import name_namespace, unname_namespace
+from pyvmm.net.namespaces import new_namespace, path_of, within
 from pyvmm.net.taps import keep_tap, open_tap
 from tests.net.capabilities import without_capabilities
 from tests.net.namespace_work import FRAME, links_of, opened, with_links
@@ -172,11 +173,11 @@ def test_what_a_run_makes_has_what_was_asked_for(netns: int) -> None:
 
 def test_a_namespace_that_goes_away(netns: int) -> None:
     name = f"pyvmm-test-{os.getpid()}"
-    name_namespace(netns, name)
+    name_namespace(netns, name, Mark("t", name))
     try:
         wire = opened(name)
     finally:
-        unname_namespace(name)
+        unname_namespace(path_of(name), "t", is_mounted=True)
     wire.queues[0].send([memoryview(FRAME)])
     wire.close()
     with pytest.raises(NoInputError, match=f"enter the network namespace {name}: there is no"):

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Topologies as they are on this machine, by the marks of their objects."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from functools import partial
+
+from pyvmm.errors import NoInputError, UsageError
+from pyvmm.net.found import FoundDevice, FoundNamespace, FoundTopology
+from pyvmm.net.links import Link, Links, opened_links
+from pyvmm.net.named_namespaces import NamedFile, named_files
+from pyvmm.net.namespaces import within
+from pyvmm.net.topology_marks import ObjectKind, ObjectMark, object_mark
+
+_LOOPBACK = "lo"
+
+
+class Survey:
+    """All that has a topology's mark, here and in namespaces that have a name.
+
+    `in_full` has addresses and routes looked at, too.
+    """
+
+    def __init__(self, *, in_full: bool = False) -> None:
+        """Look. Raises `HostLacksError`, `NoPermissionError`, `SystemCallError`."""
+        self._in_full = in_full
+        self._namespaces: dict[str, list[FoundNamespace]] = defaultdict(list)
+        self._devices: dict[str, list[FoundDevice]] = defaultdict(list)
+        self._unmarked: list[tuple[str | None, Link]] = []
+        within(None, partial(self._look, None))
+        for file in named_files():
+            self._look_at(file)
+
+    def topology(self, name: str) -> FoundTopology:
+        """All that is there of a topology, which may be nothing."""
+        unmarked = [
+            _device(link, namespace, None) for namespace, link in self._unmarked if link.is_of(name)
+        ]
+        return FoundTopology(name, tuple(self._namespaces[name]), (*self._devices[name], *unmarked))
+
+    def topologies(self) -> tuple[FoundTopology, ...]:
+        """All that there are, by name."""
+        return tuple(map(self.topology, sorted({*self._namespaces, *self._devices})))
+
+    def _look_at(self, file: NamedFile) -> None:
+        if file.is_mounted:
+            try:
+                within(str(file.path), partial(self._look, file))
+            except (NoInputError, UsageError):
+                return  # It has gone meanwhile, or is a namespace of another type.
+        elif (mark := object_mark(file.mark)) is not None:
+            found = FoundNamespace(mark.name, str(file.path), mark, is_there=False)
+            self._namespaces[mark.topology].append(found)
+
+    def _look(self, file: NamedFile | None) -> None:
+        with opened_links() as links:
+            there = links.all()
+            marked = [(link, mark) for link in there if (mark := object_mark(link.mark))]
+            namespace = file.path.name if file else None
+            self._unmarked += [(namespace, link) for link in there if not link.alias and link.group]
+            if file is not None:
+                lo = next((mark for link, mark in marked if link.name == _LOOPBACK), None)
+                if lo is None or lo.name != file.path.name:
+                    return  # Somebody else's, or has got another name from somebody.
+                self._namespaces[lo.topology].append(FoundNamespace(lo.name, str(file.path), lo))
+            told = _Told(links, there) if marked and self._in_full else None
+            for link, mark in marked:
+                if mark.kind is not ObjectKind.NAMESPACE:
+                    self._devices[mark.topology].append(_device(link, namespace, mark, told))
+
+
+class _Told:
+    """All that is told of devices beside themselves."""
+
+    def __init__(self, links: Links, there: tuple[Link, ...]) -> None:
+        self.names = {link.index: link.name for link in there}
+        self.addresses = links.addresses()
+        self.routes = links.routes()
+
+
+def _device(
+    link: Link, namespace: str | None, mark: ObjectMark | None, told: _Told | None = None
+) -> FoundDevice:
+    device = FoundDevice(
+        link.name, namespace, link.index, mark, link.mtu, link.is_up, link.has_carrier
+    )
+    if told is None:
+        return device
+    return replace(
+        device,
+        bridge=told.names.get(link.master or 0),
+        addresses=tuple(one.address for one in told.addresses if one.index == link.index),
+        routes=tuple((one.to, one.via) for one in told.routes if one.index == link.index),
+    )

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""A place of its own for topologies: a process in network and mount namespaces of its own.
+
+As a program it takes orders, a line of JSON each, and carries each out in a child that it forks:
+the libraries are loaded once, and a child may be killed at any line of the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+OURS = str(Path(__file__).parents[2] / "pyvmm" / "net")
+NOTHING = {"devices": ["lo"], "names": [], "mounts": [], "children": []}
+"""What `Place.left` says where nothing is left."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended. `lines` of ours were executed; `was_killed` at one of them."""
+
+    status: int
+    out: str
+    err: str
+    lines: int
+    was_killed: bool
+
+
+class Place:
+    """The process and its orders. A context manager."""
+
+    def __enter__(self) -> Place:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.net.place"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _order(self, **order: object) -> dict[str, object]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the place has gone"
+        return dict(json.loads(answer))
+
+    def pyvmm(self, *words: object, kill_at: int | None = None) -> Done:
+        """Do a command; with `kill_at` it is killed before that line of ours, if it gets there."""
+        return Done(**self._order(words=[*map(str, words)], kill_at=kill_at))  # type: ignore[arg-type]
+
+    def left(self) -> dict[str, object]:
+        """All that is there: devices, names of namespaces, mounts on them, children."""
+        return self._order(left=True)
+
+    def shell(self, *words: str) -> None:
+        """Do another command."""
+        assert self._order(shell=words) == {"status": 0}
+
+    def open_tap(self, name: str, netns: str | None = None) -> None:
+        """Have the place hold a tap open."""
+        assert self._order(open_tap=name, netns=netns) == {}
+
+    def close_taps(self) -> None:
+        """Close those that it holds."""
+        assert self._order(close_taps=True) == {}
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    with Place() as made:
+        yield made
+        assert made.left() == NOTHING
+
+
+# -- the process --
+
+
+def _serve() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(0x4002_0000) == 0, os.strerror(ctypes.get_errno())
+    private = 1 << 18 | 1 << 14
+    assert libc.mount(b"none", b"/", None, ctypes.c_ulong(private), None) == 0
+    assert libc.mount(b"none", b"/run", b"tmpfs", ctypes.c_ulong(0), None) == 0
+    import pyroute2  # noqa: F401 - loaded once
+
+    import pyvmm.cli.net
+    import pyvmm.net.topologies
+    import pyvmm.net.topology_drawing
+    import pyvmm.net.topology_file  # noqa: F401
+
+    taps: list[int] = []
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "words" in order:
+            answer = _in_child(order["words"], order["kill_at"])
+        elif "left" in order:
+            answer = _left()
+        elif "shell" in order:
+            done = subprocess.run(order["shell"], stdout=subprocess.DEVNULL, check=False)
+            answer = {"status": done.returncode}
+        else:
+            answer = _taps(order, taps)
+        print(json.dumps(answer), flush=True)
+
+
+def _taps(order: dict[str, str], taps: list[int]) -> dict[str, object]:
+    from pyvmm.net.namespaces import within
+    from pyvmm.net.taps import open_tap
+
+    if "open_tap" in order:
+        opened = within(order["netns"], lambda: open_tap(order["open_tap"]))
+        assert not opened.is_new
+        taps += opened.fds
+    else:
+        while taps:
+            os.close(taps.pop())
+    return {}
+
+
+def _left() -> dict[str, object]:
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="ascii").splitlines()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+    names = Path("/run/netns")
+    return {
+        "devices": [name for _, name in socket.if_nameindex()],
+        "names": sorted(one.name for one in names.iterdir()) if names.exists() else [],
+        "mounts": [each.split()[4] for each in mounts if each.split()[4].startswith("/run/netns/")],
+        "children": children.split(),
+    }
+
+
+def _in_child(words: Sequence[str], kill_at: int | None) -> dict[str, object]:
+    said, say = os.pipe()
+    counted, count = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(said)
+        os.close(counted)
+        _child(words, kill_at, say, count)
+    os.close(say)
+    os.close(count)
+    with os.fdopen(said, encoding="utf-8") as one, os.fdopen(counted, encoding="utf-8") as other:
+        text, lines = one.read(), other.read()
+    _, status = os.waitpid(child, 0)
+    told = json.loads(text) if text else {"out": "", "err": ""}
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "lines": int(lines or 0),
+        "was_killed": os.waitstatus_to_exitcode(status) == -signal.SIGKILL,
+        **told,
+    }
+
+
+def _child(words: Sequence[str], kill_at: int | None, say: int, count: int) -> None:
+    from pyvmm.cli.main import main
+
+    executed = 0
+    lock = threading.Lock()
+
+    def trace(frame: FrameType, _event: str, _: object) -> Any:
+        nonlocal executed
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        with lock:
+            executed += 1
+            if executed == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        threading.settrace(trace)
+        sys.settrace(trace)
+        status = main([*words])
+        sys.settrace(None)
+    os.write(count, str(executed).encode())
+    os.write(say, json.dumps({"out": out.getvalue(), "err": err.getvalue()}).encode())
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve()
