@@ -43,6 +43,10 @@ def _missing(mark: str) -> str | None:
         return "chromium is not installed"
     if mark == "net":
         return _missing_networks()
+    if mark == "vhost":
+        if not os.access("/dev/vhost-net", os.R_OK | os.W_OK):
+            return "no /dev/vhost-net that can be opened: the lab has one"
+        return _missing_networks()
     if mark == "passt":
         return _missing_networks() if shutil.which("passt") else "passt is not installed"
     if mark == "lab":
@@ -120,7 +124,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("kvm", "qemu", "lab", "browser", "net", "passt"):
+    for mark in ("kvm", "qemu", "lab", "browser", "net", "vhost", "passt"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing(mark)

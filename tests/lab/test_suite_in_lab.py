@@ -56,7 +56,7 @@ def runs(
     inside = unpacking("tests.lab.suites_inside", [str(AT_ONCE), *suites])
     env = {
         **environment(tmp_path_factory.mktemp("lab")),
-        "PYVMM_REQUIRE": "kvm,private",
+        "PYVMM_REQUIRE": "kvm,private,vhost",
         "PYVMM_DIFFERENTIAL": str(SEQUENCES),
         "PYVMM_MOVES": str(MOVES),
     }
