@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue
+    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, NetQueue, QueueEngine, SplitQueue
 
 SEVERAL: Final = 0xFFFF
 """Lower 16 bits of the number of a lease of more than one region; otherwise they are the slot."""
@@ -95,6 +95,13 @@ class HeldRanges(Protocol):
 
     def block_engine(self, ring: SplitQueue, disk: BlockQueue) -> BlockEngine | None:
         """Make an engine for a disk's queue in this memory; None: this host has none.
+
+        Raises `SystemCallError`.
+        """
+        ...
+
+    def net_engine(self, ring: SplitQueue, frames: NetQueue) -> QueueEngine | None:
+        """Make an engine for a card's queue in this memory; None: this host has none.
 
         Raises `SystemCallError`.
         """

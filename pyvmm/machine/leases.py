@@ -26,7 +26,7 @@ from pyvmm.memory.layout import GpaRange
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue
+    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, NetQueue, QueueEngine, SplitQueue
 
 MOST_RANGES = 1024
 """Largest number of ranges in a lease: a virtqueue's size is at most that on QEMU."""
@@ -215,6 +215,10 @@ class Leases:
         Whoever runs it calls `interrupt` after each run. Raises `SystemCallError`.
         """
         return self._held.block_engine(ring, disk)
+
+    def net_engine(self, ring: SplitQueue, frames: NetQueue) -> QueueEngine | None:
+        """Make an engine of a card's queue; see `block_engine`."""
+        return self._held.net_engine(ring, frames)
 
     @property
     def has_engines(self) -> bool:

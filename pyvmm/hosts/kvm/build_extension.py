@@ -23,6 +23,7 @@ _HEADERS = (
     "held.h",
     "split_queue.h",
     "block_queue.h",
+    "net_queue.h",
     "history.h",
     "run.h",
     "calls.h",
@@ -32,7 +33,7 @@ _INSIDE = ("conversions_inside.h", "held_inside.h", "split_queue_inside.h")
 """For the compiler only."""
 _SOURCES = (
     "posted.c", "conversions.c", "conversions_lock.c", "held.c", "split_queue.c", "block_queue.c",
-    "history.c", "exit_code.c", "run.c", "calls.c",
+    "net_queue.c", "history.c", "exit_code.c", "run.c", "calls.c",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.kvm.binding import CData, ffi, lib, new, refused
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, SplitQueue
+    from pyvmm.hosts.queue_engine import BlockEngine, BlockQueue, NetQueue, QueueEngine, SplitQueue
 
 _ROW = "uint64_t[]"
 
@@ -52,6 +52,12 @@ class KvmHeldRanges:
         from pyvmm.hosts.kvm.block_engine import KvmBlockEngine  # Most machines have no disk.
 
         return KvmBlockEngine(self._raw, ring, disk)
+
+    def net_engine(self, ring: SplitQueue, frames: NetQueue) -> QueueEngine:
+        """Make an engine. Raises `SystemCallError`."""
+        from pyvmm.hosts.kvm.net_engine import KvmNetEngine  # Most machines have no card.
+
+        return KvmNetEngine(self._raw, ring, frames)
 
     def remove_region(self, slot: int) -> None:
         """The region is there no longer."""

@@ -310,22 +310,30 @@ static int serve_batch(struct pyvmm_split_queue *queue, const struct pyvmm_split
     uint16_t before = queue->setup.used;
     ask(queue, false);
     int result = kind->serve(queue);
-    ask(queue, true);
-    /* What has come before it was asked for may have been notified of to nobody. */
-    if (result == PYVMM_SPLIT_IDLE && waiting(queue) != 0)
-        result = GO_ON;
+    if (result == PYVMM_SPLIT_IDLE) {
+        /* What has come before it was asked for may have been notified of to nobody. */
+        ask(queue, true);
+        if (waiting(queue) != 0)
+            result = GO_ON;
+    }
     tell(queue, before);
     bool is_waited_for = pyvmm_split_give_back(queue, number);
-    if (is_waited_for && (result == GO_ON || result == PYVMM_SPLIT_IDLE))
+    if (is_waited_for && (result < 0 || result == PYVMM_SPLIT_IDLE))
         return PYVMM_SPLIT_VACATING;
     return result;
 }
 
-void pyvmm_split_wait(struct pyvmm_split_queue *queue)
+void pyvmm_split_wait_for(struct pyvmm_split_queue *queue, int fd, short events)
 {
-    struct pollfd wanted[] = {{queue->setup.doorbell, POLLIN, 0}, {queue->kick, POLLIN, 0}};
-    if (poll(wanted, 2, -1) > 0 && wanted[0].revents != 0)
-        drain(queue->setup.doorbell);
+    struct pollfd wanted[] = {{fd, events, 0}, {queue->kick, POLLIN, 0}};
+    if (poll(wanted, 2, -1) > 0 && wanted[0].revents != 0 && fd == queue->setup.doorbell)
+        drain(fd);
+}
+
+void pyvmm_split_wait(struct pyvmm_split_queue *queue, int result)
+{
+    (void)result;
+    pyvmm_split_wait_for(queue, queue->setup.doorbell, POLLIN);
 }
 
 int pyvmm_split_run(struct pyvmm_split_queue *queue, const struct pyvmm_split_kind *kind, bool waits)
@@ -337,8 +345,10 @@ int pyvmm_split_run(struct pyvmm_split_queue *queue, const struct pyvmm_split_ki
             break;
         }
         result = serve_batch(queue, kind);
-        if (result == PYVMM_SPLIT_IDLE && waits) {
-            kind->wait(queue);
+        if (result == PYVMM_SPLIT_IDLE || result == NOT_NOW) {
+            if (!waits)
+                return PYVMM_SPLIT_IDLE;
+            kind->wait(queue, result);
             result = GO_ON;
         }
     }

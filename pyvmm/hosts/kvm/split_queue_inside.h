@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A split virtqueue as those have it who serve one kind of device: block_queue.c. */
+/* A split virtqueue as those have it who serve one kind of device: block_queue.c, net_queue.c. */
 #pragma once
 #include "split_queue.h"
 
@@ -15,6 +15,8 @@
 
 /* Beside the reasons of split_queue.h: none. */
 #define GO_ON (-1)
+/* Nor this: what is waited for is not the driver's next chain. */
+#define NOT_NOW (-2)
 
 struct pyvmm_descriptor {
     uint64_t address;
@@ -50,8 +52,8 @@ struct pyvmm_split_queue {
 struct pyvmm_split_kind {
     /* Serves what waits, with the ring leased, for a batch at the most. GO_ON: there may be more. */
     int (*serve)(struct pyvmm_split_queue *queue);
-    /* Waits for work, with nothing leased. */
-    void (*wait)(struct pyvmm_split_queue *queue);
+    /* Waits for work, or a kick, with nothing leased; `result` is IDLE or NOT_NOW. */
+    void (*wait)(struct pyvmm_split_queue *queue, int result);
 };
 
 /* A negative errno. The conversions outlive it. */
@@ -63,7 +65,9 @@ void pyvmm_split_destroy(struct pyvmm_split_queue *queue);
 int pyvmm_split_run(struct pyvmm_split_queue *queue, const struct pyvmm_split_kind *kind, bool waits);
 bool pyvmm_split_is_kicked(struct pyvmm_split_queue *queue);
 /* Waits for the guest's notification or a kick. */
-void pyvmm_split_wait(struct pyvmm_split_queue *queue);
+void pyvmm_split_wait(struct pyvmm_split_queue *queue, int result);
+/* Waits until `fd` is ready for `events` of poll(2), or for a kick. */
+void pyvmm_split_wait_for(struct pyvmm_split_queue *queue, int fd, short events);
 
 /*
  * With the ring leased: appends the buffers of the chain that is `ahead` of the position to `readable` and

@@ -14,7 +14,7 @@ from pyvmm.hosts.held_ranges import SEVERAL, HeldKind, LeaseRefusal
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pyvmm.hosts.queue_engine import BlockQueue, SplitQueue
+    from pyvmm.hosts.queue_engine import BlockQueue, NetQueue, SplitQueue
 
 _END = 1 << 64
 _ROW = struct.Struct("=QQ")
@@ -74,6 +74,9 @@ class ModelHeldRanges:
         return False
 
     def block_engine(self, ring: SplitQueue, disk: BlockQueue) -> None:
+        """Make none."""
+
+    def net_engine(self, ring: SplitQueue, frames: NetQueue) -> None:
         """Make none."""
 
     def remove_region(self, slot: int) -> None:

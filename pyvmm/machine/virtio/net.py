@@ -30,7 +30,9 @@ from pyvmm.devices.virtio.net_header import (
     FrameHeader,
 )
 from pyvmm.errors import UsageError
+from pyvmm.hosts.queue_engine import NetQueue
 from pyvmm.machine.hardware import NetCard
+from pyvmm.machine.virtio.plain_net import PlainFrames
 from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, VirtioDevice
 from pyvmm.net.frames import NO_OFFLOADS, Wire, WireEndedError
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 OWN_MAC: Final = b"\x02pyvm"
 """First bytes of an address of this project's choosing: one that is administered locally."""
+VLAN: Final = 4
+"""Bytes that a VLAN's tag adds to a frame."""
 _MULTICAST: Final = 1
 _ONE: Final = struct.pack("<H", 1)
 _PLAIN: Final = FrameHeader().encoded()
@@ -112,15 +116,21 @@ class NetHandler:
 
     # -- for the queues --
 
-    def plain_work(self, queue: int) -> VhostQueue | None:
-        """The kernel's part of a queue, while there is a link; None: all of it is done here."""
-        pair, ring = divmod(queue, 2)
-        if pair >= len(self._vhost) or not self.model.is_link_up:
-            return None
-        from pyvmm.machine.virtio.vhost_engine import VhostQueue
+    def plain_work(self, queue: int) -> VhostQueue | PlainFrames | None:
+        """The kernel's part of a queue, or an engine's, while there is a link and it is a tap's.
 
-        tap = self.wire.descriptors[pair]
-        return VhostQueue(self._vhost[pair], ring, tap, self.model.accepted, self._name)
+        None: all of it is done here.
+        """
+        pair, ring = divmod(queue, 2)
+        taps = self.wire.descriptors
+        if pair >= len(taps) or not self.model.is_link_up:
+            return None
+        if pair < len(self._vhost):
+            from pyvmm.machine.virtio.vhost_engine import VhostQueue
+
+            return VhostQueue(self._vhost[pair], ring, taps[pair], self.model.accepted, self._name)
+        most = ETHERNET + VLAN + (MOST_MTU if self.model.mtu is None else self.model.mtu)
+        return PlainFrames(NetQueue(taps[pair], receives=queue == receive_queue(pair), most=most))
 
     def is_ready(self, queue: int) -> bool:
         """Tell whether there is a frame for the driver, or room for one of its."""

@@ -1,0 +1,529 @@
+# SPDX-License-Identifier: MIT
+"""The engine of a card's queues and Python do the same with the same bytes, whatever these are."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.devices.virtio.core import VirtioCore
+from pyvmm.devices.virtio.features import NO_FEATURES, DeviceStatus, Feature
+from pyvmm.devices.virtio.rings import QueuePosition
+from pyvmm.hosts.eventfd import Eventfd
+from pyvmm.hosts.held_ranges import HeldKind
+from pyvmm.hosts.kvm.conversions import FastConversions
+from pyvmm.hosts.queue_engine import NetQueue, QueueEngine, SplitQueue, Stopped
+from pyvmm.machine.hardware import DescriptorNet, NetCard
+from pyvmm.machine.virtio.net import net_device
+from pyvmm.machine.virtio.queue_worker import QueueWorker
+
+from .guest_pages import PAGE, GuestPages
+from .socket_wire import HEADER, SocketWire
+
+SIZE = 8
+DESCRIPTORS, DRIVER, DEVICE = 0, PAGE, 2 * PAGE
+TABLES, DATA = 3 * PAGE, 7 * PAGE
+PRIVATE = 6 * PAGE
+PAGES = 20
+STRIDE = 2 * PAGE
+"""Bytes between the buffers of two chains."""
+RX, TX = 0, 1
+NEXT, WRITE, INDIRECT = 1, 2, 4
+FRAME = b"\x02card0\x02peer0\x08\x00" + bytes(range(100))
+
+Descriptor = tuple[int, int, int]
+"""GPA, length, flags but for NEXT."""
+
+
+class Chain(NamedTuple):
+    """A chain of a driver, good or bad."""
+
+    descriptors: tuple[Descriptor, ...]
+    is_indirect: bool = False
+    next_too_far: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """A queue as its driver leaves it, and frames that have come from the wire."""
+
+    queue: int
+    chains: Sequence[Chain]
+    frames: Sequence[bytes] = ()
+    features: Feature = NO_FEATURES
+    device_features: int = 0
+    flags: int = 0
+    event: int = 0
+    start: int = 0
+
+
+class Side:
+    """A card whose driver has set one queue up, over memory and a wire of its own."""
+
+    def __init__(self, case: Case, wire: SocketWire) -> None:
+        self.case, self.wire = case, wire
+        self.pages = GuestPages(PAGES * PAGE, holder="net 0")
+        self.pages.private.add(PRIVATE)
+        made = net_device(NetCard(DescriptorNet(()), mac=b"\x02card0"), wire, 0)
+        self.handler: Any = made.handler
+        self.core = VirtioCore(made.model)
+        self.interrupts = 0
+        self.core.on_interrupt = self._count
+        self.features = case.features | Feature.VERSION_1 | case.device_features
+        self._set_up(case)
+        leases: Any = self.pages
+        self.worker = QueueWorker(
+            case.queue, self.core, self.handler, leases, threading.Lock(), name="net 0"
+        )
+        self.handler.on_ready = lambda _queue: None
+
+    def _set_up(self, case: Case) -> None:
+        core = self.core
+        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
+        core.write_status(status)
+        for word in range(2):
+            core.acknowledge(word, self.features >> 32 * word & 0xFFFF_FFFF)
+        status |= DeviceStatus.FEATURES_OK
+        core.write_status(status)
+        queue = core.queue(case.queue)
+        assert queue is not None
+        queue.set_size(SIZE)
+        for part, gpa in enumerate((DESCRIPTORS, DRIVER, DEVICE)):
+            queue.set_address(part, gpa)
+        core.enable(case.queue)
+        core.write_status(status | DeviceStatus.DRIVER_OK)
+        assert core.status & DeviceStatus.FEATURES_OK
+        core.move(case.queue, QueuePosition(case.start, case.start))
+        for gpa in (DRIVER, DEVICE):
+            self.pages.put(gpa, struct.pack("<HH", 0, case.start))
+
+    def _count(self, queue: int | None) -> None:
+        self.interrupts += queue is not None
+
+    def put(self) -> None:
+        """Have the driver make chains available, each from its own descriptor on."""
+        case = self.case
+        taken = 0
+        for number, chain in enumerate(case.chains):
+            count = len(chain.descriptors)
+            table = TABLES + 256 * number if chain.is_indirect else DESCRIPTORS + 16 * taken
+            first = 0 if chain.is_indirect else taken
+            for index, (gpa, length, kind) in enumerate(chain.descriptors):
+                last = index == count - 1
+                following = first + index + 1
+                if chain.next_too_far and index == 0:
+                    last, following = False, 99
+                kind |= 0 if last else NEXT  # noqa: PLW2901
+                self.pages.put(
+                    table + 16 * index, struct.pack("<QIHH", gpa, length, kind, following)
+                )
+            head = taken
+            if chain.is_indirect:
+                self.pages.put(
+                    DESCRIPTORS + 16 * taken, struct.pack("<QIHH", table, 16 * count, INDIRECT, 0)
+                )
+                count = 1
+            taken += count
+            slot = (case.start + number) % SIZE
+            self.pages.put(DRIVER + 4 + 2 * slot, struct.pack("<H", head))
+        self.pages.put(
+            DRIVER, struct.pack("<HH", case.flags, case.start + len(case.chains) & 0xFFFF)
+        )
+        if Feature.EVENT_INDEX in self.features:
+            self.pages.put(DRIVER + 4 + 2 * SIZE, struct.pack("<H", case.event))
+        for frame in case.frames:
+            self.wire.peers[0].send(frame)
+
+    def by_python(self, most: int | None = None) -> None:
+        """Serve all, or `most` chains."""
+        queue = self.case.queue
+
+        async def main() -> None:
+            self.handler._has_input[0] = True
+            if most is None:
+                while await self.worker.serve_batch():
+                    pass
+                return
+            layout = self.core.running(queue)
+            assert layout is not None
+            self.worker._epoch = self.core.begin(queue)
+            try:
+                await self.worker._serve_ring(layout, self.core.position(queue), most)
+            finally:
+                self.core.end(queue)
+
+        trio.run(main)
+
+    def by_engine(self) -> list[Stopped]:
+        """Serve all by the engine, and what it leaves by Python. Return why it has stopped."""
+        conversions = self.conversions()
+        reasons = []
+        with Eventfd() as bell, Eventfd() as interrupt:
+            while True:
+                with self.engine(conversions, bell, interrupt) as engine:
+                    reasons.append(engine.run(waits=False))
+                    self.core.move(self.case.queue, QueuePosition(*engine.position))
+                assert not conversions.held.overlapping(HeldKind.LEASE, 0, PAGES * PAGE)
+                if reasons[-1] is not Stopped.ODD_CHAIN:
+                    break
+                self.by_python(1)
+            self.interrupts += interrupt.drain()
+        return reasons
+
+    def conversions(self) -> FastConversions:
+        made = FastConversions(-1)
+        made.held.add_region(0, 0, PAGES * PAGE, writable=True)
+        made.held.place(0, memoryview(self.pages.bytes))
+        for page in self.pages.private:
+            made.held.note(page, PAGE, shared=False)
+        return made
+
+    def engine(self, conversions: FastConversions, bell: Eventfd, told: Eventfd) -> QueueEngine:
+        position = self.core.position(self.case.queue)
+        return conversions.held.net_engine(
+            SplitQueue(
+                SIZE, DESCRIPTORS, DRIVER, DEVICE,
+                indirect=Feature.INDIRECT in self.features,
+                event_index=Feature.EVENT_INDEX in self.features,
+                available=position.available,
+                used=position.used,
+                doorbell=bell.fileno(),
+                interrupt=told.fileno(),
+            ),
+            NetQueue(
+                self.wire.queues[0].fileno(),
+                receives=self.case.queue == RX,
+                most=1518,
+            ),
+        )  # fmt: skip
+
+    def sent(self) -> list[bytes]:
+        """The frames that the other end has."""
+        found = []
+        peer = self.wire.peers[0]
+        peer.setblocking(False)
+        while True:
+            try:
+                found.append(peer.recv(1 << 17))
+            except BlockingIOError:
+                return found
+
+    def given(self) -> list[tuple[int, bytes]]:
+        """The chains that were given back: their heads, and what was written to them.
+
+        Others may have been written to, and are no driver's to look at.
+        """
+        found = []
+        case, heads, taken = self.case, {}, 0
+        for chain in case.chains:
+            heads[taken] = chain
+            taken += 1 if chain.is_indirect else len(chain.descriptors)
+        for position in range(case.start, case.start + len(case.chains)):
+            if (self.core.position(case.queue).used - position - 1) & 0xFFFF > SIZE:
+                break
+            at = DEVICE + 4 + 8 * (position % SIZE)
+            head, written = struct.unpack_from("<II", self.pages.bytes, at)
+            content = b""
+            for gpa, length, flags in heads[head].descriptors:
+                if flags & WRITE and len(content) < written:
+                    content += self.pages.bytes[gpa : gpa + length]
+            found.append((head, content[:written]))
+        return found
+
+    def left(self) -> list[bytes]:
+        """The frames that have come and were not taken."""
+        found = []
+        while True:
+            try:
+                found.append(self.wire.queues[0].end.recv(1 << 17))
+            except BlockingIOError:
+                return found
+
+
+class Done(NamedTuple):
+    """The engine's side, why it stopped, and the frames that it has sent."""
+
+    side: Side
+    reasons: list[Stopped]
+    sent: list[bytes]
+
+    def content(self, gpa: int, size: int) -> bytes:
+        return bytes(self.side.pages.bytes[gpa : gpa + size])
+
+    def written(self, number: int) -> int:
+        """Bytes that were written of a chain, by its position."""
+        at = DEVICE + 4 + 8 * (number % SIZE)
+        return int(struct.unpack_from("<I", self.side.pages.bytes, at + 4)[0])
+
+
+def both(case: Case) -> Done:
+    """Have it done by both; what they have done is the same."""
+    with SocketWire() as one, SocketWire() as other:
+        python, engine = Side(case, one), Side(case, other)
+        for side in (python, engine):
+            side.put()
+        python.by_python()
+        reasons = engine.by_engine()
+        assert engine.core.needs_reset == python.core.needs_reset == False  # noqa: E712
+        assert engine.core.position(case.queue) == python.core.position(case.queue)
+        assert engine.pages.bytes[:TABLES] == python.pages.bytes[:TABLES]
+        assert engine.given() == python.given()
+        sent = engine.sent()
+        assert sent == python.sent()
+        assert engine.left() == python.left()
+        assert bool(engine.interrupts) == bool(python.interrupts)
+        return Done(engine, reasons, sent)
+
+
+def room(*sizes: int, number: int = 0, indirect: bool = False) -> Chain:
+    """A chain for a frame, in buffers of these sizes."""
+    gpa = DATA + STRIDE * number
+    found = []
+    for size in sizes:
+        found.append((gpa, size, WRITE))
+        gpa += size
+    return Chain(tuple(found), indirect)
+
+
+def data(*sizes: int, number: int = 0, indirect: bool = False) -> Chain:
+    """A chain with a frame, in buffers of these sizes."""
+    return Chain(
+        tuple((gpa, size, 0) for gpa, size, _ in room(*sizes, number=number).descriptors), indirect
+    )
+
+
+FEATURES = [
+    NO_FEATURES, Feature.EVENT_INDEX, Feature.INDIRECT, Feature.INDIRECT | Feature.EVENT_INDEX,
+]  # fmt: skip
+each_kind = pytest.mark.parametrize("features", FEATURES, ids=str)
+each_start = pytest.mark.parametrize("start", [0, 0xFFFE])
+
+
+@each_kind
+@each_start
+def test_plain_frames_are_sent_without_python(features: Feature, start: int) -> None:
+    indirect = Feature.INDIRECT in features
+    chains = [
+        data(12, 100, number=0, indirect=indirect),
+        data(7, 5, 60, number=1, indirect=indirect),
+        data(500, number=2, indirect=indirect),
+    ]
+    done = both(Case(TX, chains, features=features, start=start, event=start))
+    assert done.reasons == [Stopped.IDLE]
+    assert done.side.interrupts
+    assert [len(frame) for frame in done.sent] == [112, 72, 500]
+    assert done.side.core.position(TX).used == (start + 3) & 0xFFFF
+
+
+@each_kind
+@each_start
+def test_plain_frames_are_received_without_python(features: Feature, start: int) -> None:
+    indirect = Feature.INDIRECT in features
+    chains = [
+        room(12, 1500, number=0, indirect=indirect),
+        room(7, 20, 1000, number=1, indirect=indirect),
+        room(126, number=2, indirect=indirect),
+    ]
+    frames = [HEADER + FRAME, bytes(10) + b"\xee\xee" + FRAME[::-1], HEADER + FRAME]
+    done = both(Case(RX, chains, frames, features=features, start=start, event=start))
+    assert done.reasons == [Stopped.IDLE]
+    assert done.side.interrupts
+    assert done.content(DATA, 126) == HEADER + FRAME
+    assert done.content(DATA + STRIDE, 126) == HEADER + FRAME[::-1]
+    assert done.written(start) == done.written(start + 1) == 126
+    assert done.side.core.position(RX).used == (start + 3) & 0xFFFF
+
+
+def test_a_driver_that_wants_no_interrupt_gets_none() -> None:
+    one = [data(12, 100)]
+    assert not both(Case(TX, one, flags=1)).side.interrupts
+    assert not both(Case(TX, one, features=Feature.EVENT_INDEX, event=1)).side.interrupts
+    assert both(Case(TX, one, features=Feature.EVENT_INDEX, event=0)).side.interrupts
+
+
+def test_what_no_chain_has_room_for_and_what_is_no_frame_is_dropped() -> None:
+    frames = [HEADER + FRAME * 3, HEADER + FRAME[:13], b"\1", HEADER + FRAME]
+    done = both(Case(RX, [room(12, 200)], frames))
+    assert done.reasons == [Stopped.IDLE]
+    assert done.written(0) == 126
+
+
+def test_frames_without_a_chain_stay_in_the_wire() -> None:
+    done = both(Case(RX, [room(200)], [HEADER + FRAME] * 3))
+    assert done.side.core.position(RX).used == 1
+    assert both(Case(RX, [], [HEADER + FRAME] * 3)).reasons == [Stopped.IDLE]
+
+
+ODD = [
+    (TX, data(12)),
+    (TX, data(25)),
+    (TX, room(12, 100)),
+    (TX, Chain(((DATA, 100, 0), (DATA + 200, 100, WRITE)))),
+    (TX, Chain(((PRIVATE, 100, 0),))),
+    (TX, Chain(((DATA, 100, 0), (PRIVATE - 8, 100, 0)))),
+    (TX, Chain(((DATA, 100, 0), (DATA + 200, 0, 0)))),
+    (TX, Chain(((DATA, 100, 0), ((1 << 64) - 4, 100, 0)))),
+    (TX, Chain(((DATA, 0xFFFF_FFFF, 0),))),
+    (TX, Chain(((DATA, PAGE, 0),) * 17, is_indirect=True)),
+    (TX, data(12, 100)._replace(next_too_far=True)),
+    (TX, data(12, 100)._replace(is_indirect=True)),
+    (RX, data(12, 100)),
+    (RX, room(12)),
+    (RX, Chain(((DATA, 100, 0), (DATA + 200, 100, WRITE)))),
+    (RX, Chain(((PRIVATE, 200, WRITE),))),
+    (RX, Chain(((DATA, 100, WRITE), (DATA + 50, 100, WRITE)))),
+    (RX, room(12, 100)._replace(next_too_far=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("queue", "chain"), ODD)
+def test_what_is_not_plain_is_left_to_python_and_the_engine_goes_on(
+    queue: int, chain: Chain
+) -> None:
+    good = data(12, 100, number=1) if queue == TX else room(200, number=1)
+    done = both(Case(queue, [chain, good], [HEADER + FRAME] if queue == RX else ()))
+    assert done.reasons == [Stopped.ODD_CHAIN, Stopped.IDLE]
+    assert done.side.core.position(queue).used == 2
+    if queue == RX:
+        assert done.written(1) == 126
+    else:
+        assert [len(frame) for frame in done.sent] == [112]
+
+
+_LENGTH = st.sampled_from([0, 1, 8, 11, 12, 13, 25, 26, 60, 114, 500, PAGE, 0xFFFF_FFFF])
+
+
+def _any(number: int) -> st.SearchStrategy[Chain]:
+    """A chain that shares no memory with one of another number."""
+    places = [DATA, DATA + 8, DATA + 100, DATA + 2048]
+    gpa = st.sampled_from([one + STRIDE * number for one in places]) | st.sampled_from(
+        [PRIVATE, PRIVATE - 64 * (1 + number), 1 << 40, (1 << 64) - 4]
+    )
+    kind = st.sampled_from([0, WRITE, WRITE, INDIRECT])
+    descriptors = st.lists(st.tuples(gpa, _LENGTH, kind), min_size=1, max_size=4)
+    return st.builds(Chain, descriptors.map(tuple), st.booleans(), st.booleans())
+
+
+_SIZES = st.lists(st.sampled_from([5, 7, 12, 60, 114, 500]), min_size=1, max_size=3)
+
+
+def _plain(number: int) -> st.SearchStrategy[Chain]:
+    return st.builds(
+        lambda sizes, receives, indirect: (room if receives else data)(
+            *sizes, number=number, indirect=indirect
+        ),
+        _SIZES, st.booleans(), st.booleans(),
+    )  # fmt: skip
+
+
+@given(
+    st.builds(
+        Case,
+        st.sampled_from([RX, TX]),
+        st.tuples(*(_plain(number) | _any(number) for number in range(2))),
+        st.lists(
+            st.sampled_from(
+                [b"\1", HEADER, HEADER + FRAME[:13], HEADER + FRAME, HEADER + FRAME * 9]
+            ),
+            max_size=3,
+        ),
+        st.sampled_from(FEATURES),
+        flags=st.sampled_from([0, 1]),
+        event=st.integers(0, 3),
+        start=st.sampled_from([0, 5, 0xFFFF]),
+    )
+)
+def test_both_do_the_same(case: Case) -> None:
+    both(case)
+
+
+@contextmanager
+def running(case: Case) -> Iterator[tuple[Side, QueueEngine, Eventfd, Eventfd, FastConversions]]:
+    """An engine of a queue that is set up, its doorbell and what it interrupts by."""
+    with SocketWire() as wire, Eventfd() as bell, Eventfd() as told:
+        side = Side(case, wire)
+        conversions = side.conversions()
+        with side.engine(conversions, bell, told) as engine:
+            yield side, engine, bell, told, conversions
+
+
+@pytest.mark.parametrize("queue", [RX, TX])
+def test_memory_that_is_about_to_be_converted_is_not_touched(queue: int) -> None:
+    chain, frames = (room(200), [HEADER + FRAME]) if queue == RX else (data(100), [])
+    with running(Case(queue, [chain], frames)) as (side, engine, _, _, conversions):
+        side.put()
+        number = conversions.held.hold([(DATA, PAGE)], HeldKind.WAITING)
+        assert engine.run(waits=False) is Stopped.VACATING
+        assert engine.position == (0, 0)
+        assert side.pages.bytes[DATA:] == bytes((PAGES * PAGE) - DATA)
+        conversions.held.release(HeldKind.WAITING, number)
+        assert engine.run(waits=False) is Stopped.IDLE
+        assert engine.position == (1, 1)
+        assert engine.counts == (1, len(HEADER + FRAME) if queue == RX else 100)
+
+
+@pytest.mark.parametrize("queue", [RX, TX])
+def test_it_waits_for_the_doorbell_and_for_the_wire_and_ends_when_kicked(queue: int) -> None:
+    with running(Case(queue, [room(200) if queue == RX else data(100)])) as parts:
+        side, engine, bell, told, _ = parts
+        reasons: list[Stopped] = []
+        thread = threading.Thread(target=lambda: reasons.append(engine.run()))
+        thread.start()
+        side.put()
+        bell.signal()
+        if queue == RX:
+            # Then it waits for a frame.
+            side.wire.peers[0].send(HEADER + FRAME)
+        os.set_blocking(told.fileno(), True)
+        os.read(told.fileno(), 8)
+        if queue == RX:
+            assert side.pages.bytes[DATA : DATA + 126] == HEADER + FRAME
+        else:
+            assert side.wire.peers[0].recv(1000) == HEADER + bytes(88)
+        engine.kick()
+        thread.join()
+        assert reasons == [Stopped.KICKED]
+
+
+def test_frames_that_the_wire_has_no_room_for_wait_and_none_is_lost() -> None:
+    chains = [data(12, 4000, number=number) for number in range(3)]
+    with running(Case(TX, chains)) as (side, engine, _, told, _):
+        line = side.wire.queues[0].end
+        filled = 0
+        while True:
+            try:
+                line.send(bytes(1000))
+            except BlockingIOError:
+                break
+            filled += 1
+        side.put()
+        assert engine.run(waits=False) is Stopped.IDLE
+        assert engine.position == (0, 0)
+        thread = threading.Thread(target=engine.run)
+        thread.start()
+        sizes = [len(side.wire.peers[0].recv(1 << 17)) for _ in range(filled + 3)]
+        assert sizes == [1000] * filled + [4012] * 3
+        engine.kick()
+        thread.join()
+        assert engine.position == (3, 3)
+        assert told.drain()
+
+
+def test_a_wire_that_has_gone_is_python_s_to_see() -> None:
+    for queue in (RX, TX):
+        chains = [room(200) if queue == RX else data(100)]
+        with running(Case(queue, chains)) as (side, engine, _, _, _):
+            side.put()
+            side.wire.peers[0].close()
+            assert engine.run(waits=False) is Stopped.ODD_CHAIN
+            assert engine.position == (0, 0)
