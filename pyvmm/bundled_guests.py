@@ -30,6 +30,7 @@ _NEEDS = {
     "acpi": "tables: --acpi on",
     "balloon": "a balloon: --balloon",
     **dict.fromkeys(("block", "hostile", "pci"), "a disk: --disk FILE"),
+    "net": "a network card: --net tap or --net user",
     "packed": "a disk with packed rings: --disk FILE --rings packed",
     "ports": "a port: --port NAME=PATH",
     "share": "a folder: --share TAG=DIR",

@@ -90,6 +90,12 @@ static inline void interrupts_off(void)
 /* STI holds interrupts off for one more instruction, so none is lost between the two. */
 void wait_for_interrupt(void);
 
+/* Takes the interrupts that wait, and goes on. */
+static inline void take_pending_interrupts(void)
+{
+	__asm__ volatile("sti; nop; cli" : : : "memory");
+}
+
 /* For ever, whatever wakes the vCPU. */
 static inline _Noreturn void halt(void)
 {

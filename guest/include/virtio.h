@@ -9,6 +9,10 @@
 /* Where pyvmm has the registers of the first device over MMIO, and the 8259A's input. */
 #define VIRTIO_GPA 0xfef00000
 #define VIRTIO_IRQ 5
+/* Where QEMU's microvm has those of all, 512 bytes each; of their inputs only the first are an 8259A's. */
+#define VIRTIO_MICROVM_GPA 0xfeb00000
+#define VIRTIO_MICROVM_STRIDE 0x200
+#define VIRTIO_MICROVM_PLACES 24
 
 #define VIRTIO_BLOCK 2
 
@@ -36,12 +40,17 @@
 #define BLOCK_UNSUPPORTED 2
 #define SECTOR_SIZE 512
 
-/* A device: on PCI with the I/O ports of its structures, or over MMIO. */
+/* An address of the structures that is no I/O port. */
+#define VIRTIO_PORTS_END 0x10000
+#define VIRTIO_NO_IRQ 0xff
+
+/* A device: on PCI with the I/O ports, or else the memory, of its structures, or over MMIO. */
 struct virtio {
 	bool is_pci;
-	unsigned int slot, irq;
-	uint16_t common, isr, notify, config;
+	unsigned int slot, irq; /* VIRTIO_NO_IRQ: it cannot interrupt by the 8259A */
+	uint32_t common, isr, notify, config;
 	uint32_t notify_stride;
+	uint32_t registers;
 };
 
 /* The first device of a kind, PCI's before MMIO's; false where there is none. */

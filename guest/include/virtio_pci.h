@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio devices on PCI, with all structures in I/O BARs: for the library itself (see virtio.h). */
+/* virtio devices on PCI, with their structures in I/O BARs or in memory: for the library itself (see virtio.h). */
 #ifndef GUEST_VIRTIO_PCI_H
 #define GUEST_VIRTIO_PCI_H
 
@@ -40,5 +40,6 @@ void virtio_pci_notify(const struct virtio *device, uint16_t queue);
 void virtio_pci_notify_data(const struct virtio *device, uint16_t queue, uint32_t data);
 uint32_t virtio_pci_reasons(const struct virtio *device);
 uint32_t virtio_pci_config(const struct virtio *device, uint32_t offset);
+void virtio_pci_set_config(const struct virtio *device, uint32_t offset, uint32_t value);
 
 #endif

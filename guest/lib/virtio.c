@@ -28,14 +28,24 @@
 #define REG_QUEUE_DEVICE 0x0a0
 #define REG_CONFIG 0x100
 
-static uint32_t register_read(uint32_t offset)
+static uint32_t register_read(const struct virtio *device, uint32_t offset)
 {
-	return *(volatile uint32_t *)(uintptr_t)(VIRTIO_GPA + offset);
+	return *(volatile uint32_t *)(uintptr_t)(device->registers + offset);
 }
 
-static void register_write(uint32_t offset, uint32_t value)
+static void register_write(const struct virtio *device, uint32_t offset, uint32_t value)
 {
-	*(volatile uint32_t *)(uintptr_t)(VIRTIO_GPA + offset) = value;
+	*(volatile uint32_t *)(uintptr_t)(device->registers + offset) = value;
+}
+
+static bool is_at(struct virtio *device, uint32_t registers, unsigned int irq, uint32_t kind)
+{
+	device->is_pci = false;
+	device->registers = registers;
+	device->irq = irq;
+	return register_read(device, REG_MAGIC) == MAGIC &&
+	       register_read(device, REG_VERSION) == VERSION &&
+	       register_read(device, REG_DEVICE_ID) == kind;
 }
 
 bool virtio_find(struct virtio *device, uint32_t kind)
@@ -43,17 +53,20 @@ bool virtio_find(struct virtio *device, uint32_t kind)
 	if (virtio_pci_find(device, kind))
 		return true;
 	/* Private memory has no memory-mapped devices. */
-	if (launch_info() || register_read(REG_MAGIC) != MAGIC ||
-	    register_read(REG_VERSION) != VERSION || register_read(REG_DEVICE_ID) != kind)
+	if (launch_info())
 		return false;
-	device->is_pci = false;
-	device->irq = VIRTIO_IRQ;
-	return true;
+	if (is_at(device, VIRTIO_GPA, VIRTIO_IRQ, kind))
+		return true;
+	for (uint32_t place = 0; place < VIRTIO_MICROVM_PLACES; place++)
+		if (is_at(device, VIRTIO_MICROVM_GPA + place * VIRTIO_MICROVM_STRIDE, VIRTIO_NO_IRQ,
+			  kind))
+			return true;
+	return false;
 }
 
 uint8_t virtio_status(const struct virtio *device)
 {
-	return device->is_pci ? virtio_pci_status(device) : (uint8_t)register_read(REG_STATUS);
+	return device->is_pci ? virtio_pci_status(device) : (uint8_t)register_read(device, REG_STATUS);
 }
 
 void virtio_set_status(const struct virtio *device, uint8_t status)
@@ -61,15 +74,15 @@ void virtio_set_status(const struct virtio *device, uint8_t status)
 	if (device->is_pci)
 		virtio_pci_set_status(device, status);
 	else
-		register_write(REG_STATUS, status);
+		register_write(device, REG_STATUS, status);
 }
 
 uint32_t virtio_offered(const struct virtio *device, uint32_t word)
 {
 	if (device->is_pci)
 		return virtio_pci_offered(device, word);
-	register_write(REG_DEVICE_FEATURES_SELECT, word);
-	return register_read(REG_DEVICE_FEATURES);
+	register_write(device, REG_DEVICE_FEATURES_SELECT, word);
+	return register_read(device, REG_DEVICE_FEATURES);
 }
 
 void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t features)
@@ -78,8 +91,8 @@ void virtio_acknowledge(const struct virtio *device, uint32_t word, uint32_t fea
 		virtio_pci_acknowledge(device, word, features);
 		return;
 	}
-	register_write(REG_DRIVER_FEATURES_SELECT, word);
-	register_write(REG_DRIVER_FEATURES, features);
+	register_write(device, REG_DRIVER_FEATURES_SELECT, word);
+	register_write(device, REG_DRIVER_FEATURES, features);
 }
 
 void virtio_reset(const struct virtio *device)
@@ -122,14 +135,15 @@ uint16_t virtio_queue_size(const struct virtio *device, uint16_t queue)
 {
 	if (device->is_pci)
 		return virtio_pci_queue_size(device, queue);
-	register_write(REG_QUEUE_SELECT, queue);
-	return (uint16_t)register_read(REG_QUEUE_SIZE_MAX);
+	register_write(device, REG_QUEUE_SELECT, queue);
+	return (uint16_t)register_read(device, REG_QUEUE_SIZE_MAX);
 }
 
-static void write_address(uint32_t offset, volatile const void *address)
+static void write_address(const struct virtio *device, uint32_t offset,
+			  volatile const void *address)
 {
-	register_write(offset, (uint32_t)(uintptr_t)address);
-	register_write(offset + 4, (uint32_t)((uintptr_t)address >> 32));
+	register_write(device, offset, (uint32_t)(uintptr_t)address);
+	register_write(device, offset + 4, (uint32_t)((uintptr_t)address >> 32));
 }
 
 bool virtio_queue_set_up(const struct virtio *device, uint16_t queue, uint16_t size,
@@ -138,13 +152,13 @@ bool virtio_queue_set_up(const struct virtio *device, uint16_t queue, uint16_t s
 {
 	if (device->is_pci)
 		return virtio_pci_queue_set_up(device, queue, size, descriptors, driver, used);
-	register_write(REG_QUEUE_SELECT, queue);
-	register_write(REG_QUEUE_SIZE, size);
-	write_address(REG_QUEUE_DESCRIPTORS, descriptors);
-	write_address(REG_QUEUE_DRIVER, driver);
-	write_address(REG_QUEUE_DEVICE, used);
-	register_write(REG_QUEUE_READY, 1);
-	return register_read(REG_QUEUE_READY) == 1;
+	register_write(device, REG_QUEUE_SELECT, queue);
+	register_write(device, REG_QUEUE_SIZE, size);
+	write_address(device, REG_QUEUE_DESCRIPTORS, descriptors);
+	write_address(device, REG_QUEUE_DRIVER, driver);
+	write_address(device, REG_QUEUE_DEVICE, used);
+	register_write(device, REG_QUEUE_READY, 1);
+	return register_read(device, REG_QUEUE_READY) == 1;
 }
 
 void virtio_queue_enable(const struct virtio *device, uint16_t queue, uint16_t size,
@@ -159,7 +173,7 @@ void virtio_notify(const struct virtio *device, uint16_t queue)
 	if (device->is_pci)
 		virtio_pci_notify(device, queue);
 	else
-		register_write(REG_QUEUE_NOTIFY, queue);
+		register_write(device, REG_QUEUE_NOTIFY, queue);
 }
 
 void virtio_notify_data(const struct virtio *device, uint16_t queue, uint16_t position)
@@ -169,7 +183,7 @@ void virtio_notify_data(const struct virtio *device, uint16_t queue, uint16_t po
 	if (device->is_pci)
 		virtio_pci_notify_data(device, queue, data);
 	else
-		register_write(REG_QUEUE_NOTIFY, data);
+		register_write(device, REG_QUEUE_NOTIFY, data);
 }
 
 uint32_t virtio_reasons(const struct virtio *device)
@@ -177,22 +191,22 @@ uint32_t virtio_reasons(const struct virtio *device)
 	if (device->is_pci)
 		return virtio_pci_reasons(device);
 
-	uint32_t reasons = register_read(REG_INTERRUPT_STATUS);
+	uint32_t reasons = register_read(device, REG_INTERRUPT_STATUS);
 
-	register_write(REG_INTERRUPT_ACK, reasons);
+	register_write(device, REG_INTERRUPT_ACK, reasons);
 	return reasons;
 }
 
 uint32_t virtio_config(const struct virtio *device, uint32_t offset)
 {
 	return device->is_pci ? virtio_pci_config(device, offset)
-			      : register_read(REG_CONFIG + offset);
+			      : register_read(device, REG_CONFIG + offset);
 }
 
 void virtio_set_config(const struct virtio *device, uint32_t offset, uint32_t value)
 {
 	if (device->is_pci)
-		outl((uint16_t)(device->config + offset), value);
+		virtio_pci_set_config(device, offset, value);
 	else
-		register_write(REG_CONFIG + offset, value);
+		register_write(device, REG_CONFIG + offset, value);
 }

@@ -93,7 +93,7 @@ def test_every_bundled_guest_is_listed_with_its_file(capsys: pytest.CaptureFixtu
     guests = {guest["name"]: guest["path"] for guest in listed}
     needy = [guest["name"] for guest in listed if guest["needs"]]
     assert needy == [
-        "acpi", "balloon", "block", "hostile", "packed", "pci", "ports", "share", "vsock",
+        "acpi", "balloon", "block", "hostile", "net", "packed", "pci", "ports", "share", "vsock",
     ]  # fmt: skip
     assert {
         "hello", "guest", "echo", "exit", "timer", "ring3", "memtest", "fault", "triple", "hang",

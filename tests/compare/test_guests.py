@@ -47,7 +47,7 @@ CASES: dict[str, Case] = {
     **{name: Case(end="exited 2", append=b"host=0") for name in PRIVATE_PROGRAMS},
     **{name: Case(end="exited 2") for name in ("acpi", "balloon")},
     "block": Case(end="exited 2"),
-    **{name: Case(end="exited 2") for name in ("ports", "share", "vsock")},
+    **{name: Case(end="exited 2") for name in ("net", "ports", "share", "vsock")},
     "echo": Case(typed=bytes(range(5, 256)) + b"\n\x04never seen"),
     "exit": Case(end="exited 63", append=b"63"),
     "failing": Case(end="exited 1", append=b"case=checks_go_on"),

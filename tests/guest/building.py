@@ -30,6 +30,7 @@ PROGRAMS = (
     "hypercall",
     "inventory",
     "memtest",
+    "net",
     "packed",
     "panic",
     "pci",

@@ -178,6 +178,7 @@ def test_without_a_device(qemu: Qemu) -> None:
     lacks = "there is no virtio block device with packed rings\n"
     assert qemu.boot("packed") == (2, lacks)
     assert qemu.boot("pci") == (2, "there is no virtio block device on PCI\n")
+    assert qemu.boot("net") == (2, "there is no virtio network card\n")
     assert qemu.boot("ports") == (2, "there is no virtio console\n")
     assert qemu.boot("share") == (2, "there is no virtio folder\n")
 

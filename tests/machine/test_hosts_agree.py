@@ -21,6 +21,7 @@ SHARED = {
     "acpi": b"",
     "balloon": b"",
     "block": b"",
+    "net": b"",
     "ports": b"",
     "share": b"",
     "vsock": b"",

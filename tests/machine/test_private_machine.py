@@ -55,6 +55,7 @@ GUESTS = {
     "hypercall": "number=1",
     "inventory": "",
     "memtest": "",
+    "net": "",
     "packed": "",
     "panic": "",
     "pci": "",
