@@ -38,11 +38,8 @@ _TUNSETOFFLOAD: Final = 0x4004_54D0
 _TUNGETIFF: Final = 0x8004_54D2
 _TUNSETVNETHDRSZ: Final = 0x4004_54D8
 _TUNSETQUEUE: Final = 0x4004_54D9
-_SIOCGIFFLAGS: Final = 0x8913
-_SIOCGIFMTU: Final = 0x8921
 _IFREQ: Final = struct.Struct("16sH22x")
 
-_UP: Final = 0x0001
 _TAP: Final = 0x0002
 _MULTI_QUEUE: Final = 0x0100
 _ATTACH: Final = 0x0200
@@ -363,22 +360,6 @@ def _refused(
     if number in reasons:
         return UsageError(attempt, *reasons[number])
     return SystemCallError(attempt, number, error.strerror or "")
-
-
-class LinkState(NamedTuple):
-    """State of a network device; `mtu` is in bytes."""
-
-    is_up: bool
-    mtu: int
-
-
-def link_state(name: str) -> LinkState:
-    """Ask for the state of a device of the calling thread's network namespace. Raises `OSError`."""
-    asked = _IFREQ.pack(os.fsencode(name), 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked))[1]
-        mtu = struct.unpack_from("i", fcntl.ioctl(any_socket, _SIOCGIFMTU, asked), 16)[0]
-    return LinkState(bool(flags & _UP), mtu)
 
 
 def keep_tap(fd: int, *, user: int | None = None) -> None:

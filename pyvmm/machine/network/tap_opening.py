@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.machine.hardware import DescriptorNet, TapNet
+from pyvmm.net.link_state import link_state
 from pyvmm.net.namespaces import within
 from pyvmm.net.taps import (
     MOST_QUEUES,
@@ -17,7 +18,6 @@ from pyvmm.net.taps import (
     TapWire,
     adopt_taps,
     attach_tap,
-    link_state,
     make_tap,
 )
 
