@@ -58,8 +58,7 @@ class EngineServed(Protocol):
     def plain_work(self, queue: int) -> EngineWork[Any] | None:
         """The work of a queue as it is now; None: all of it is the handler's. Under the guard.
 
-        Where the work changes the handler calls `on_ready` for the queue, and where there is none
-        any more, or some again, `on_config_change` before that.
+        Where it changes the handler calls `on_ready` for the queue.
         """
         ...
 

@@ -49,6 +49,8 @@ class QueueServer:
         self._poll: select.epoll | None = None
         self._bells: Mapping[int, Doorbell] = {}
         self._polled: tuple[Doorbell, ...] = ()
+        self._taken: frozenset[int] = frozenset()
+        """Queues whose doorbells are an engine's."""
         self._workers = tuple(
             self._worker(number, leases, name) for number in range(core.queue_count)
         )
@@ -56,7 +58,7 @@ class QueueServer:
         if isinstance(handler, MemoryHandler):
             handler.leases = leases
         self._wakes = tuple(partial(self._wake, number) for number in range(core.queue_count))
-        handler.on_ready = self._wake
+        handler.on_ready = self._ready
         handler.on_config_change = self._config_changed
         core.on_start = self._start
         core.on_notify = self._notify
@@ -124,10 +126,9 @@ class QueueServer:
         poll, before = self._poll, self._polled
         if poll is None:
             return
+        self._taken = frozenset(filter(self._is_taken, self._bells))
         self._polled = tuple(
-            bell
-            for number, bell in self._bells.items()
-            if not self._workers[number].takes(self._core.running(number))
+            bell for number, bell in self._bells.items() if number not in self._taken
         )
         if before == self._polled:
             return
@@ -137,6 +138,9 @@ class QueueServer:
                 poll.unregister(bell.fileno())
         for bell in self._polled:
             poll.register(bell.fileno(), select.EPOLLIN)
+
+    def _is_taken(self, queue: int) -> bool:
+        return self._workers[queue].takes(self._core.running(queue))
 
     def _start(self) -> None:
         self.doorbells_changed()
@@ -160,6 +164,13 @@ class QueueServer:
 
     # -- in the trio thread --
 
+    def _ready(self, queue: int) -> None:
+        """Look at a queue of which the handler says that something has changed."""
+        with self._guard:
+            if self._is_taken(queue) != (queue in self._taken):
+                self._take_bells()
+        self._wake(queue)
+
     def _wake(self, queue: int) -> None:
         self._workers[queue].wake()
 
@@ -174,5 +185,3 @@ class QueueServer:
     def _config_changed(self) -> None:
         with self._guard:
             self._core.config_changed()
-            # Who serves a queue may be another now, and who waits for its doorbell.
-            self._take_bells()

@@ -19,6 +19,7 @@ from pyvmm.devices.virtio.plain import PlainModel
 from pyvmm.devices.virtio.rings import QueuePlace
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.interrupts import Doorbell
+from pyvmm.hosts.queue_engine import SplitQueue, Stopped
 from pyvmm.machine.virtio.queue_handler import BoundChain
 from pyvmm.machine.virtio.queue_server import QueueServer
 from tests.devices.virtio.driver import Element, Place, Used, driver_of
@@ -89,14 +90,15 @@ class Side:
 class Machine:
     """A device of one queue in a machine's nursery, and its driver."""
 
-    def __init__(self, *, packed: bool, events: bool) -> None:
+    def __init__(self, *, packed: bool, events: bool, handler: Echo | None = None) -> None:
         self.pages = GuestPages(holder="echo")
+        self.pages.has_engines = handler is not None
         self.features = Feature.VERSION_1 | Feature.INDIRECT
         self.features |= Feature.PACKED if packed else Feature(0)
         self.features |= Feature.EVENT_INDEX if events else Feature(0)
         self.core = VirtioCore(PlainModel(42, (8,)), more=Feature.PACKED)
         self.guard = threading.Lock()
-        self.handler = Echo()
+        self.handler = handler or Echo()
         self.bell = Eventfd()
         self.side = Side({0: self.bell})
         leases: Any = self.pages
@@ -483,3 +485,76 @@ def test_a_chain_that_was_available_when_it_was_saved_is_done_elsewhere(
 def test_a_page_is_as_large_as_the_leases_think() -> None:
     assert PAGE == 4096
     assert QueuePlace(*PLACE).size == PLACE.size
+
+
+class Waiting:
+    """An engine, and work for it, that does nothing until it is kicked."""
+
+    def __init__(self) -> None:
+        self.made_of: list[SplitQueue] = []
+        self.position = (0, 0)
+        self._kicked = threading.Semaphore(0)
+
+    def made(self, leases: Any, ring: SplitQueue) -> Waiting:
+        del leases
+        self.made_of.append(ring)
+        self.position = ring.available, ring.used
+        return self
+
+    def begun(self, engine: Any) -> None: ...
+
+    def ended(self, engine: Any) -> None: ...
+
+    def looked_at(self, engine: Any) -> None: ...
+
+    def run(self) -> Stopped:
+        self._kicked.acquire()
+        return Stopped.KICKED
+
+    def kick(self) -> None:
+        self._kicked.release()
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Taken(Echo):
+    """A handler whose queue is an engine's while `engine` is there."""
+
+    engine: Waiting | None = None
+
+    def plain_work(self, queue: int) -> Any:
+        del queue
+        return self.engine
+
+
+def test_a_doorbell_is_whose_the_queue_is() -> None:
+    handler = Taken()
+    machine = Machine(packed=False, events=False, handler=handler)
+
+    async def act() -> None:
+        machine.start()
+        # Nobody takes it yet: it comes back by Python.
+        machine.add(b"abc", 3)
+        machine.kick()
+        assert (await machine.used())[0].written == 3
+        engine = handler.engine = Waiting()
+        handler.on_ready(0)
+        while not engine.made_of:
+            await trio.lowlevel.checkpoint()
+        machine.add(b"def", 3)
+        machine.bell.signal()
+        await wait_all_tasks_blocked()
+        assert machine.bell.is_readable(), "it is the engine's to be looked at"
+        handler.engine = None
+        handler.on_ready(0)
+        assert (await machine.used())[0].written == 3
+        await wait_all_tasks_blocked()
+        assert not machine.bell.is_readable()
+        machine.add(b"ghi", 3)
+        machine.kick()
+        assert (await machine.used())[0].written == 3
+
+    within(machine, act)
