@@ -71,7 +71,7 @@ PURE_MODULES = {
         "human_commands",
     ),
     "net": (
-        "__init__", "forwards", "found", "frames", "marks", "topology", "topology_checks",
+        "__init__", "forwards", "found", "frames", "marks", "pcap", "topology", "topology_checks",
         "topology_drawing", "topology_file", "topology_marks",
     ),
     "gdb": (
