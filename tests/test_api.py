@@ -18,6 +18,7 @@ from pyvmm.machine.events import Events, MachineEvent
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_memory import MachineMemory
+from pyvmm.machine.machine_network import MachineNetwork
 from pyvmm.machine.memory_conversion import MemoryConversion
 from pyvmm.machine.memory_states import MemoryStates
 from pyvmm.machine.steering import Control
@@ -83,6 +84,7 @@ def test_every_name_is_documented_and_only_those() -> None:
         ("`control`", Control),
         ("`console`", Console),
         ("`vcpus[i]`", MachineVcpu),
+        ("`network`", MachineNetwork),
         ("`events`", Events),
     ],
 )

@@ -114,7 +114,8 @@ PURE_MODULES = {
     ),
     "demo/web": ("__init__", "admission", "document", "lecture", "messages", "parts"),
     "machine/monitor": (
-        "__init__", "expressions", "memory_lines", "memory_tree", "pci_lines", "register_lines",
+        "__init__", "expressions", "memory_lines", "memory_tree", "network_lines", "pci_lines",
+        "register_lines",
     ),
     "testing/matrix": (
         "__init__", "plan", "matrix_file", "results", "summary", "json_report",

@@ -227,6 +227,10 @@ async def _run(
                             _gdb_server(machine, stub),
                         ):
                             inner.enter_context(failures_told(machine))
+                            if machine.network.cards:
+                                from pyvmm.cli.network_failures import network_failures_told
+
+                                inner.enter_context(network_failures_told(machine))
                             result = await machine.control.wait()
                 except Exception as error:  # noqa: BLE001 - raised below, without a group
                     failure = error

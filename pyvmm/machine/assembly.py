@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.hardware import NumaNode
     from pyvmm.machine.launch import PrivateLaunch
+    from pyvmm.machine.network.cards import MachineCards
     from pyvmm.machine.pci.bus import PciBus
     from pyvmm.net.frames import Wire
 
@@ -156,6 +157,7 @@ class Assembly(StackOwner):
         self.power_button: PowerButton | None = None
         self.launch: PrivateLaunch | None = None
         self.disks: MachineDisks | None = None
+        self.cards: MachineCards | None = None
         with ExitStack() as stack:
             self.host = open_host(
                 config.host, private=config.private is not None, recorder=recorder
@@ -203,12 +205,17 @@ class Assembly(StackOwner):
         from pyvmm.machine.hardware_devices import with_hardware
 
         self.disks = MachineDisks()
+        if config.hardware.cards:
+            from pyvmm.machine.network.cards import MachineCards
+
+            self.cards = MachineCards()
         return with_hardware(
             config.devices,
             config.hardware,
             stack,
             self.disks,
             wires,
+            cards=self.cards,
             against_vhost=self._against_vhost(),
         )
 

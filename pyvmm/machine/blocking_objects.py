@@ -18,11 +18,13 @@ from pyvmm.machine.loop_thread import LoopTask
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
 from pyvmm.machine.machine_memory import MachineMemory
+from pyvmm.machine.machine_network import MachineNetwork
 from pyvmm.machine.steering import Control, MachineState
 from pyvmm.machine.vcpus import MachineVcpu, T
 
 if TYPE_CHECKING:
     from pyvmm.machine.monitor.register_lines import VcpuRegisters
+    from pyvmm.machine.network.cards import CardState
     from pyvmm.machine.saved_machine import SavedMachine
 
 
@@ -265,6 +267,31 @@ class BlockingEvents:
         return self._task.call(partial(self._inner.wait_for, kind), timeout)
 
 
+class BlockingMachineNetwork:
+    """Network cards of a guest, and their links."""
+
+    def __init__(self, task: LoopTask[Machine], inner: MachineNetwork) -> None:
+        self._task = task
+        self._inner = inner
+
+    @property
+    def cards(self) -> tuple[CardState, ...]:
+        """State of each card now, in their order. Any thread."""
+        return self._inner.cards
+
+    def find(self, card: str) -> CardState | None:
+        """Find the state of the card of this name now; None: there is none. Any thread."""
+        return self._task.now(partial(self._inner.find, card))
+
+    def set_link(self, card: str, *, up: bool) -> None:
+        """Have the guest told that the card of this name has a link, or none.
+
+        No frame goes either way without one. Raises `UsageError` where there is no such card, and
+        for a link of a card whose network has ended.
+        """
+        self._task.now(partial(self._inner.set_link, card, up=up))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockingMachine:
     """A machine that has been opened: whole, until its block is left."""
@@ -276,6 +303,7 @@ class BlockingMachine:
     memory: MachineMemory
     vcpus: tuple[BlockingMachineVcpu, ...]
     events: BlockingEvents
+    network: BlockingMachineNetwork
 
 
 def blocking(task: LoopTask[Machine]) -> BlockingMachine:
@@ -289,4 +317,5 @@ def blocking(task: LoopTask[Machine]) -> BlockingMachine:
         machine.memory,
         tuple(BlockingMachineVcpu(task, one) for one in machine.vcpus),
         BlockingEvents(task, machine.events),
+        BlockingMachineNetwork(task, machine.network),
     )

@@ -14,6 +14,8 @@ import trio
 from pyvmm.machine.ending import Ending
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyvmm.machine.implicit import FaultRefused
 
 
@@ -78,6 +80,28 @@ class DiskFailed(NamedTuple):
         return os.strerror(self.errno)
 
 
+class LinkChanged(NamedTuple):
+    """The guest has been told that the network card named `card` has a link, or none."""
+
+    card: str
+    is_up: bool
+
+
+class NetworkEnded(NamedTuple):
+    """The other end of the wire of the card named `card` has gone, and does not come back."""
+
+    card: str
+    reason: str
+
+
+class CaptureFailed(NamedTuple):
+    """The file that frames of the card named `card` are written to takes no more of them."""
+
+    card: str
+    path: Path
+    reason: str
+
+
 class Ended(NamedTuple):
     """No vCPU runs any more."""
 
@@ -92,6 +116,9 @@ MachineEvent: TypeAlias = (
     | WasReset
     | PowerdownAsked
     | DiskFailed
+    | LinkChanged
+    | NetworkEnded
+    | CaptureFailed
     | AccessRefused
     | Ended
 )
@@ -99,8 +126,8 @@ Listener: TypeAlias = Callable[[MachineEvent], None]
 """Called in the machine's trio thread; does not wait and does not raise."""
 
 E = TypeVar(
-    "E", Paused, Resumed, BreakpointHit, Stepped, WasReset, PowerdownAsked, DiskFailed,
-    AccessRefused, Ended,
+    "E", Paused, Resumed, BreakpointHit, Stepped, WasReset, PowerdownAsked, DiskFailed, LinkChanged,
+    NetworkEnded, CaptureFailed, AccessRefused, Ended,
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ TWINS = {
     "Console": "console.console",
     "MachineVcpu": "vcpus",
     "Events": "events",
+    "MachineNetwork": "machine_network",
 }
 """Classes that have a twin, and the modules of `pyvmm.machine` they are in."""
 _MACHINE = "machine"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.device_choice import DeviceChoice
     from pyvmm.machine.disks.failures import MachineDisks
     from pyvmm.machine.hardware import Hardware, NetCard
+    from pyvmm.machine.network.cards import MachineCards
     from pyvmm.machine.virtio.queue_handler import VirtioDevice
     from pyvmm.net.frames import Wire
 
@@ -41,9 +42,11 @@ def with_hardware(
     disks: MachineDisks,
     wires: Sequence[Wire] = (),
     *,
+    cards: MachineCards | None = None,
     against_vhost: str = "",
 ) -> DeviceChoice:
-    """Add the devices of `hardware` to a choice; `stack` gets what they own, `disks` the disks.
+    """Add the devices of `hardware` to a choice; `stack` gets what they own, `disks` and `cards`
+    (None: without any) these.
 
     `wires` are its cards', which stay their owner's. `against_vhost` is what speaks against
     vhost-net in this machine, "" for nothing.
@@ -55,8 +58,8 @@ def with_hardware(
         more |= _RINGS[feature]
     if Feature.PACKED in more:
         against_vhost = against_vhost or "its rings are packed, which it does not know"
-    cards = _cards(tuple(zip(hardware.cards, wires, strict=True)), stack, against_vhost)
-    made = (*_virtio(hardware, stack, disks), *cards)
+    wired = tuple(zip(hardware.cards, wires, strict=True))
+    made = (*_virtio(hardware, stack, disks), *_network(wired, stack, cards, against_vhost))
     devices = tuple(one._replace(more=one.more | more) for one in made)
     make = _on_pci if hardware.transport is Transport.PCI else _over_mmio
     return replace(choice, added=(*choice.added, *make(devices)))
@@ -120,12 +123,18 @@ def _virtio(hardware: Hardware, stack: ExitStack, disks: MachineDisks) -> Iterat
         yield vsock_device(hardware.vsock, stack)
 
 
-def _cards(
-    cards: Sequence[tuple[NetCard, Wire]], stack: ExitStack, against_vhost: str
+def _network(
+    wired: Sequence[tuple[NetCard, Wire]],
+    stack: ExitStack,
+    cards: MachineCards | None,
+    against_vhost: str,
 ) -> Iterator[VirtioDevice]:
-    for number, (card, wire) in enumerate(cards):
+    for number, (card, wire) in enumerate(wired):
         from pyvmm.machine.network.vhost_pairs import open_pairs
         from pyvmm.machine.virtio.net import net_device
 
         vhost = open_pairs(card, wire, number, stack, against=against_vhost)
-        yield net_device(card, wire, number, vhost)
+        device = net_device(card, wire, number, vhost)
+        assert cards is not None
+        cards.add(card, wire, device)
+        yield device

@@ -10,6 +10,7 @@ from pyvmm.machine.console.console import Console
 from pyvmm.machine.events import Events
 from pyvmm.machine.machine_host import MachineHost
 from pyvmm.machine.machine_memory import MachineMemory
+from pyvmm.machine.machine_network import MachineNetwork
 from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpus import MachineVcpu
 
@@ -25,3 +26,4 @@ class Machine:
     memory: MachineMemory
     vcpus: tuple[MachineVcpu, ...]
     events: Events
+    network: MachineNetwork

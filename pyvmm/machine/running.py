@@ -29,6 +29,7 @@ from pyvmm.machine.events import AccessRefused, Audience, Ended, Events
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine_host import MachineHost
 from pyvmm.machine.machine_memory import MachineMemory
+from pyvmm.machine.machine_network import MachineNetwork
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.reset import serve_resets
 from pyvmm.machine.result import make_result
@@ -102,12 +103,14 @@ class Running:
             MachineMemory(assembly.memory, assembly.board.backends),
             vcpus,
             Events(self.audience),
+            MachineNetwork(assembly.cards),
         )
-
         if assembly.disks is not None:
             assembly.disks.attach(
                 self.machine.control.pause, lambda: control.is_paused, self.audience
             )
+        if assembly.cards is not None:
+            assembly.cards.attach(self.audience)
 
     def serve(self, nursery: trio.Nursery) -> None:
         """Start in `nursery` what serves the vCPUs while they run."""

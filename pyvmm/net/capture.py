@@ -102,7 +102,7 @@ class CaptureWire:
     descriptors: tuple[int, ...] = ()
 
     def __init__(self, wire: Wire, file: CaptureFile) -> None:
-        self._wire = wire
+        self.inner = wire
         self.file = file
         self.queues = tuple(CaptureQueue(queue, file) for queue in wire.queues)
         self.offloads = wire.offloads
@@ -110,4 +110,8 @@ class CaptureWire:
 
     def receive_with(self, wanted: Offload) -> None:
         """Ask the wire for that."""
-        self._wire.receive_with(wanted)
+        self.inner.receive_with(wanted)
+
+    def use_queues(self, count: int) -> None:
+        """Ask the wire for that."""
+        self.inner.use_queues(count)

@@ -12,6 +12,7 @@ from pyvmm.qmp.control_commands import CONTROL_COMMANDS
 from pyvmm.qmp.dump_command import DUMP_COMMANDS
 from pyvmm.qmp.human_commands import HUMAN_COMMANDS
 from pyvmm.qmp.memory_commands import MEMORY_COMMANDS
+from pyvmm.qmp.network_commands import NETWORK_COMMANDS
 from pyvmm.qmp.pci_commands import PCI_COMMANDS
 from pyvmm.qmp.stats_commands import STATS_COMMANDS
 from pyvmm.qmp.vendor_commands import VENDOR_COMMANDS
@@ -29,6 +30,7 @@ def commands() -> Mapping[str, Command]:
         *HUMAN_COMMANDS,
         *PCI_COMMANDS,
         *BLOCK_COMMANDS,
+        *NETWORK_COMMANDS,
         *VENDOR_COMMANDS,
     ):
         assert command.name not in table, f"two commands are called {command.name}"

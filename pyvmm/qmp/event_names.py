@@ -11,9 +11,12 @@ from typing import Final
 from pyvmm.machine.ending import Ending, EndingKind, Requester
 from pyvmm.machine.events import (
     AccessRefused,
+    CaptureFailed,
     DiskFailed,
     Ended,
+    LinkChanged,
     MachineEvent,
+    NetworkEnded,
     Paused,
     PowerdownAsked,
     Resumed,
@@ -33,6 +36,9 @@ STOP: Final = QmpEvent("STOP")
 RESUME: Final = QmpEvent("RESUME")
 MEMORY_REFUSED: Final = "X_PYVMM_MEMORY_REFUSED"
 """Ours: MEMORY_FAILURE tells of broken hardware, and not which page it is."""
+LINK_CHANGED: Final = "X_PYVMM_LINK_CHANGED"
+CAPTURE_FAILED: Final = "X_PYVMM_CAPTURE_FAILED"
+"""Ours: QEMU tells of neither."""
 
 _BY_REQUESTER: Final[Mapping[Requester | None, str]] = {
     Requester.SIGNAL: "host-signal",
@@ -105,6 +111,14 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
             yield QmpEvent("POWERDOWN")
         case DiskFailed():
             yield _disk_failed(event)
+        case LinkChanged(card, is_up):
+            yield QmpEvent(LINK_CHANGED, {"name": card, "up": is_up})
+        case NetworkEnded(card, reason):
+            # qapi/net.json has no reason; a client that knows of none does not look at it.
+            yield QmpEvent("NETDEV_STREAM_DISCONNECTED", {"netdev-id": card, "reason": reason})
+        case CaptureFailed(card, path, reason):
+            data = {"name": card, "filename": str(path), "reason": reason}
+            yield QmpEvent(CAPTURE_FAILED, data)
         case AccessRefused(vcpu, fault):
             told = {name.replace("_", "-"): value for name, value in fault.to_json().items()}
             yield QmpEvent(MEMORY_REFUSED, {"cpu-index": vcpu, **told})

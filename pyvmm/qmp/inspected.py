@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.events import Listener
     from pyvmm.machine.host_handles import Handle, SlotHandle
     from pyvmm.machine.machine_memory import MachineMemory
+    from pyvmm.machine.machine_network import MachineNetwork
     from pyvmm.machine.memory_reading import Content
     from pyvmm.machine.memory_sides import MemorySides
     from pyvmm.machine.steering import MachineState
@@ -131,3 +132,7 @@ class Inspected(Protocol):
     @property
     def events(self) -> InspectedEvents:
         """Its events."""
+
+    @property
+    def network(self) -> MachineNetwork:
+        """Network cards of its guest."""

@@ -35,6 +35,8 @@ _NOT_NEEDED = (
     "pyvmm.machine.memory_exits",
     "pyvmm.machine.pci",
     "pyvmm.machine.monitor",
+    "pyvmm.machine.network",
+    "pyvmm.net",
     "pyvmm.machine.report",
     "pyvmm.machine.saved_machine",
     "pyvmm.machine.virtio",

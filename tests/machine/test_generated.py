@@ -13,6 +13,7 @@ from pyvmm.machine import blocking_objects, generate_blocking
 from pyvmm.machine.console.console import Console
 from pyvmm.machine.events import Events
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.machine_network import MachineNetwork
 from pyvmm.machine.steering import Control
 from pyvmm.machine.vcpus import MachineVcpu
 from pyvmm.testing import blocking_vm
@@ -42,7 +43,7 @@ def public(kind: type) -> dict[str, object]:
     return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", [Control, Console, MachineVcpu, Events])
+@pytest.mark.parametrize("kind", [Control, Console, MachineVcpu, Events, MachineNetwork])
 def test_a_twin_has_the_same_methods_with_the_same_parameters(kind: type) -> None:
     twin = public(getattr(blocking_objects, f"Blocking{kind.__name__}"))
     assert twin.keys() == public(kind).keys()
@@ -61,7 +62,7 @@ def test_a_twin_has_the_same_methods_with_the_same_parameters(kind: type) -> Non
 
 
 def test_every_object_of_a_machine_that_waits_has_a_twin() -> None:
-    twins = {kind.__name__ for kind in (Control, Console, MachineVcpu, Events)}
+    twins = {kind.__name__ for kind in (Control, Console, MachineVcpu, Events, MachineNetwork)}
     assert set(generate_blocking.TWINS) == twins
     for name, kind in inspect.get_annotations(Machine).items():
         twin = inspect.get_annotations(blocking_objects.BlockingMachine)[name]

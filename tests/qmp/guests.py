@@ -65,7 +65,7 @@ async def asked(machine: Machine) -> AsyncIterator[Asked]:
             nursery.cancel_scope.cancel()
 
 
-async def run(machine: Machine | Asked, name: str, **arguments: Any) -> Any:
+async def run(machine: Machine | Asked, name: str, /, **arguments: Any) -> Any:
     """Check `arguments` (with _ for -) and carry the command out, as the server does."""
     one = machine if isinstance(machine, Asked) else Asked(machine)
     command = commands()[name]

@@ -13,6 +13,7 @@ from functools import partial
 import trio
 
 from pyvmm.devices.placement import Window
+from pyvmm.errors import UsageError
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.monitor.expressions import LineError, TrailingError, evaluate, take_format
@@ -283,6 +284,27 @@ async def _info_pci(line: Line) -> str:
     return "".join(f"{one}\n" for one in pci_lines(line.machine.host.pci_functions()))
 
 
+async def _info_network(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    from pyvmm.machine.monitor.network_lines import network_lines  # Most machines have none.
+
+    return "".join(f"{one}\n" for one in network_lines(line.machine.network.cards))
+
+
+async def _set_link(line: Line) -> str:
+    await trio.lowlevel.checkpoint()
+    # The names of cards have a space in them.
+    name, _, state = line.rest.strip().rpartition(" ")
+    if not name or state not in ("on", "off"):
+        raise LineError("set_link: a card's name and on or off expected")
+    name = name.strip().strip("\"'")
+    try:
+        line.machine.network.set_link(name, up=state == "on")
+    except UsageError as error:
+        return f"Error: {error}\n"
+    return ""
+
+
 async def _info_memory(line: Line) -> str:
     await trio.lowlevel.checkpoint()
     host = line.machine.host
@@ -310,6 +332,7 @@ WORDS = (
     Word("stop", "", "stop emulation", _stop, ("s",)),
     Word("cont", "", "resume emulation", _cont, ("c",)),
     Word("quit", "", "quit the emulator", _quit, ("q",)),
+    Word("set_link", "name on|off", "change the link status of a network adapter", _set_link),
     Word("x", "/fmt addr", "virtual memory dump starting at 'addr'", _examine),
     Word("xp", "/fmt addr", "physical memory dump starting at 'addr'", _examine_physical),
 )  # fmt: skip
@@ -322,6 +345,7 @@ INFO = (
          "specified)", _info_registers),
     Word("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", _info_mtree),
     Word("pci", "", "show PCI info", _info_pci),
+    Word("network", "", "show the network state", _info_network),
     Word("memory", "", "how much memory there is, and what it is made from", _info_memory),
     Word("vcpus", "", "registers, code, page tables and last exits of every vCPU", _info_vcpus),
 )  # fmt: skip

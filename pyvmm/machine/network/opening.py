@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -35,6 +36,14 @@ def open_wire(card: NetCard, number: int, stack: ExitStack) -> Wire:
     Blocks for some milliseconds, and longer where programs are started. Raises `UsageError`,
     `HostLacksError`, `NoPermissionError`, `NoInputError`, `SystemCallError`.
     """
+    if card.capture is not None:
+        from pyvmm.machine.network.capture_opening import captured
+
+        return captured(card.capture, stack, partial(_open, card, number, stack))
+    return _open(card, number, stack)
+
+
+def _open(card: NetCard, number: int, stack: ExitStack) -> Wire:
     match card.wire:
         case TapNet():
             from pyvmm.machine.network.tap_opening import open_tap_wire

@@ -99,7 +99,10 @@ class NetHandler:
         self._has_input = [False] * len(self._lines)
         self._has_room = [True] * len(self._lines)
         self._changed = [trio.Event() for _ in self._lines]
-        self._has_ended = False
+        self.ended: str | None = None
+        """The reason why the wire has ended, in words; None while it has not."""
+        self.on_end: Callable[[str], None] = _unheard
+        self.on_link_change: Callable[[bool], None] = _unheard
         self._scratch = memoryview(bytearray(HEADER_SIZE + MOST_FRAME))
         """For what a chain has no room for."""
 
@@ -108,11 +111,12 @@ class NetHandler:
 
         A wire that has ended has none any more.
         """
-        up = up and not self._has_ended
+        up = up and self.ended is None
         if up != self.model.is_link_up:
             self.model.is_link_up = up
             self.on_config_change()
             self._look()
+            self.on_link_change(up)
 
     # -- for the queues --
 
@@ -161,8 +165,8 @@ class NetHandler:
                 self._has_input[pair] = False
                 self._change(pair)
                 break
-            except WireEndedError:
-                self._end()
+            except WireEndedError as error:
+                self._end(error)
                 break
             if HEADER_SIZE + ETHERNET <= size <= room:
                 _put_count(chain.writable)
@@ -183,8 +187,8 @@ class NetHandler:
             self._has_room[pair] = False
             self._change(pair)
             raise NotNowError from None
-        except WireEndedError:
-            self._end()
+        except WireEndedError as error:
+            self._end(error)
 
     # -- beside them --
 
@@ -197,7 +201,7 @@ class NetHandler:
                 nursery.start_soon(self._wait_for_room, pair)
 
     async def _wait_for_input(self, pair: int) -> None:
-        while not self._has_ended:
+        while self.ended is None:
             # What is not taken is not waited for: it would be there at once, again and again.
             while self._has_input[pair]:
                 await self._changed[pair].wait()
@@ -206,7 +210,7 @@ class NetHandler:
             self.on_ready(receive_queue(pair))
 
     async def _wait_for_room(self, pair: int) -> None:
-        while not self._has_ended:
+        while self.ended is None:
             while self._has_room[pair]:
                 await self._changed[pair].wait()
             await trio.lowlevel.wait_writable(self._lines[pair].fileno())
@@ -221,8 +225,11 @@ class NetHandler:
         for queue in range(len(self.model.queue_sizes)):
             self.on_ready(queue)
 
-    def _end(self) -> None:
-        self._has_ended = True
+    def _end(self, error: WireEndedError) -> None:
+        if self.ended is not None:
+            return
+        self.ended = str(error) or "its other end has gone"
+        self.on_end(self.ended)
         self._has_room = [True] * len(self._lines)
         self.set_link(up=False)
 
@@ -235,3 +242,7 @@ def _put_count(views: Sequence[memoryview]) -> None:
         return
     head, _ = split(views, COUNT_OFFSET)
     put(views, head + _ONE)
+
+
+def _unheard(_: object) -> None:
+    """Be a callback that nobody has set."""

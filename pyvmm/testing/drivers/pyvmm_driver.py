@@ -17,9 +17,12 @@ from pyvmm.machine.ending import EndingKind, RunResult
 from pyvmm.machine.events import (
     AccessRefused,
     BreakpointHit,
+    CaptureFailed,
     DiskFailed,
     Ended,
+    LinkChanged,
     MachineEvent,
+    NetworkEnded,
     Paused,
     PowerdownAsked,
     Resumed,
@@ -287,6 +290,8 @@ def _told(event: MachineEvent) -> Sequence[tuple[EventName, str]]:
             return [(EventName.POWERDOWN, "")]
         case AccessRefused() | Stepped() | DiskFailed():
             return []  # The end says so; nobody steps in a boot test, or gives it a disk.
+        case LinkChanged() | NetworkEnded() | CaptureFailed():
+            return []  # A test does that to its own network.
         case Ended(ending):
             ended = [(EventName.ENDED, ending.detail)]
             panicked = ending.kind is EndingKind.PANICKED
