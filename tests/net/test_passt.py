@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -22,13 +24,15 @@ from pyvmm.net.frames import WireEndedError
 from pyvmm.net.namespaces import new_namespace, within
 from pyvmm.net.passt import MOST_MTU, PasstWire, open_passt
 
-from .passt_outside import ADDRESS, outside
+from .passt_outside import ADDRESS, GATEWAY, outside
 
 pytestmark = pytest.mark.passt
 MAC = bytes.fromhex("525400123456")
 HEADER = bytes(10) + b"\1\0"
 IP, TCP, UDP = b"\x08\0", 6, 17
 PORT = 2222
+NEWNS, BIND, REC, PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
+"""CLONE_NEWNS, and flags of mount(2)."""
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +77,18 @@ def checksum(data: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
+def datagram(ports: tuple[int, int], target: str, data: bytes, source: str = "0.0.0.0") -> bytes:
+    udp = struct.pack(">4H", *ports, 8 + len(data), 0) + data
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, UDP, 0)
+    ip += socket.inet_aton(source) + socket.inet_aton(target)
+    ip = ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:]
+    return b"\xff" * 6 + MAC + IP + ip + udp
+
+
 def dhcp_discover() -> bytes:
     bootp = struct.pack(">4BI", 1, 1, 6, 0, 0x1234) + bytes(20) + MAC + bytes(10 + 64 + 128)
     bootp += bytes.fromhex("63825363 350101 3704 01 03 06 1a ff") + bytes(32)
-    udp = struct.pack(">4H", 68, 67, 8 + len(bootp), 0) + bootp
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, UDP, 0) + bytes(4) + b"\xff" * 4
-    ip = ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:]
-    return b"\xff" * 6 + MAC + IP + ip + udp
+    return datagram((68, 67), "255.255.255.255", bootp)
 
 
 def dhcp_options(frame: bytes) -> dict[int, bytes]:
@@ -102,6 +111,39 @@ def test_it_gives_the_guest_this_machines_address_and_an_mtu(netns: int) -> None
         assert options[1] == b"\xff\xff\xff\0"
         assert options[26] == struct.pack(">H", 1400)
         assert 3 in options
+
+
+def test_names_are_asked_of_this_machines_resolver(netns: int, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+
+    def resolver() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("127.0.0.1", 53))
+        return made
+
+    def start() -> PasstWire:
+        # Of this thread, and of passt, alone.
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(NEWNS) == 0
+        for source, target, flags in (
+            (None, b"/", REC | PRIVATE),
+            (bytes(tmp_path / "resolv.conf"), b"/etc/resolv.conf", BIND),
+        ):
+            assert libc.mount(source, target, None, flags, None) == 0, ctypes.get_errno()
+        return open_passt()
+
+    question = bytes(range(60))  # Nobody but the resolver looks into it.
+    with within(netns, resolver) as asked, within(netns, start) as wire:
+        send(wire, dhcp_discover())
+        server = socket.inet_ntoa(dhcp_options(received(wire, is_for(UDP, 68)))[6][:4])
+        assert server == GATEWAY  # What stands for this machine.
+        send(wire, datagram((5000, 53), server, question, source=ADDRESS))
+        data, place = asked.recvfrom(1000)
+        assert data == question
+        asked.sendto(b"an answer", place)
+        answer = received(wire, is_for(UDP, 5000))
+        assert answer.endswith(b"an answer")
+        assert socket.inet_ntoa(answer[26:30]) == GATEWAY
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1"])
