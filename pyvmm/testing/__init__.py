@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     )
     from pyvmm.testing.drivers.monitors import HostName
     from pyvmm.testing.failures import ExpectError, GuestFailedError
+    from pyvmm.testing.network.async_networks import AsyncNetwork, AsyncPort
+    from pyvmm.testing.network.networks import Network, Networks
+    from pyvmm.testing.network.ports import Port
+    from pyvmm.testing.network.recordings import Capture
     from pyvmm.testing.patterns import Match
     from pyvmm.testing.request import BootRequest, make_request
     from pyvmm.testing.results.tap_results import TapFailedError, TapReport, TapResult, TapStatus
@@ -45,12 +49,15 @@ __all__ = (
     "AsyncConsole",
     "AsyncEvents",
     "AsyncMemory",
+    "AsyncNetwork",
+    "AsyncPort",
     "AsyncVm",
     "Boot",
     "BootRequest",
     "Booted",
     "Boots",
     "CannotError",
+    "Capture",
     "Console",
     "Driver",
     "Event",
@@ -62,8 +69,11 @@ __all__ = (
     "HostName",
     "Match",
     "Memory",
+    "Network",
+    "Networks",
     "Outcome",
     "OutcomeKind",
+    "Port",
     "Registers",
     "TapFailedError",
     "TapReport",
@@ -81,12 +91,15 @@ _MODULES = {
     "AsyncConsole": "pyvmm.testing.console",
     "AsyncEvents": "pyvmm.testing.vm_events",
     "AsyncMemory": "pyvmm.testing.vm_memory",
+    "AsyncNetwork": "pyvmm.testing.network.async_networks",
+    "AsyncPort": "pyvmm.testing.network.async_networks",
     "AsyncVm": "pyvmm.testing.vm",
     "Boot": "pyvmm.testing.boots",
     "BootRequest": "pyvmm.testing.request",
     "Booted": "pyvmm.testing.saved_boots",
     "Boots": "pyvmm.testing.boots",
     "CannotError": "pyvmm.testing.drivers.driver",
+    "Capture": "pyvmm.testing.network.recordings",
     "Console": "pyvmm.testing.blocking_vm",
     "Driver": "pyvmm.testing.drivers.driver",
     "Event": "pyvmm.testing.drivers.driver",
@@ -98,8 +111,11 @@ _MODULES = {
     "HostName": "pyvmm.testing.drivers.monitors",
     "Match": "pyvmm.testing.patterns",
     "Memory": "pyvmm.testing.blocking_vm",
+    "Network": "pyvmm.testing.network.networks",
+    "Networks": "pyvmm.testing.network.networks",
     "Outcome": "pyvmm.testing.drivers.driver",
     "OutcomeKind": "pyvmm.testing.drivers.driver",
+    "Port": "pyvmm.testing.network.ports",
     "Registers": "pyvmm.testing.drivers.driver",
     "TapFailedError": "pyvmm.testing.results.tap_results",
     "TapReport": "pyvmm.testing.results.tap_results",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyvmm.testing.async_boots import AsyncBoots
     from pyvmm.testing.boots import Boots
     from pyvmm.testing.explaining.witness import Witness
+    from pyvmm.testing.network.async_networks import AsyncNetwork
     from pyvmm.testing.network.holders import Holders
     from pyvmm.testing.network.networks import Network, Networks
     from pyvmm.testing.request import BootArguments, Defaults
@@ -222,11 +223,13 @@ def _pyvmm_holders() -> Iterator[Holders]:
 
 
 @pytest.fixture
-def networks(_pyvmm_holders: Holders) -> Iterator[Networks]:
+def networks(_pyvmm_holders: Holders, _pyvmm_witness: Witness) -> Iterator[Networks]:
     """Make networks: ``networks("192.0.2.0/24")``. Gone when the test is over."""
     from pyvmm.testing.network.networks import Networks
 
-    with Networks(_pyvmm_holders) as networks:
+    has_artifacts = _pyvmm_witness.core_path is not None
+    recordings = _pyvmm_witness.recordings if has_artifacts else None
+    with Networks(_pyvmm_holders, recordings) as networks:
         yield networks
 
 
@@ -234,6 +237,14 @@ def networks(_pyvmm_holders: Holders) -> Iterator[Networks]:
 def network(networks: Networks) -> Network:
     """Connect guests: ``boot(..., net=network.port())``. Gone when the test is over."""
     return networks()
+
+
+@pytest.fixture
+def async_network(network: Network) -> AsyncNetwork:
+    """Connect guests in a trio test: ``async_boot(..., net=await async_network.port())``."""
+    from pyvmm.testing.network.async_networks import AsyncNetwork
+
+    return AsyncNetwork(network)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from pyvmm.testing.drivers.monitors import HostName
 from pyvmm.testing.failures import is_told
 
 if TYPE_CHECKING:
+    from pyvmm.testing.network.async_networks import AsyncPort
     from pyvmm.testing.network.ports import Port
     from pyvmm.testing.saved_boot import SavedBoot
 
@@ -71,7 +72,7 @@ class BootArguments(TypedDict, total=False):
     crash: bool
     symbols: str | os.PathLike[str] | None
     paused: bool
-    net: Port | Sequence[Port] | None
+    net: Port | AsyncPort | Sequence[Port | AsyncPort] | None
 
 
 Defaults: TypeAlias = BootArguments | Callable[[BootArguments], BootArguments]
@@ -110,7 +111,7 @@ def make_request(
     crash: bool = False,
     symbols: str | os.PathLike[str] | None = None,
     paused: bool = False,
-    net: Port | Sequence[Port] | None = None,
+    net: Port | AsyncPort | Sequence[Port | AsyncPort] | None = None,
 ) -> BootRequest:
     """Make the request of what a test says. Files are read here.
 
@@ -214,16 +215,19 @@ def _append(append: str | bytes) -> bytes:
     return line
 
 
-def _ports(net: Port | Sequence[Port]) -> tuple[Port, ...]:
+def _ports(net: Port | AsyncPort | Sequence[Port | AsyncPort]) -> tuple[Port, ...]:
+    from pyvmm.testing.network.async_networks import AsyncPort
     from pyvmm.testing.network.ports import Port
 
-    ports = (net,) if isinstance(net, Port) else net
-    if not isinstance(ports, (tuple, list)) or not all(isinstance(one, Port) for one in ports):
+    given = (net,) if isinstance(net, (Port, AsyncPort)) else net
+    kinds = (Port, AsyncPort)
+    if not isinstance(given, (tuple, list)) or not all(isinstance(one, kinds) for one in given):
         raise UsageError(
             f"boot with net={net!r}",
             "it is a port of a network, or a list of ports",
             "give network.port()",
         )
+    ports = [one.port if isinstance(one, AsyncPort) else one for one in given]
     if len(set(ports)) < len(ports):
         raise UsageError(f"boot with net={net!r}", "two cards cannot have the same port")
     return tuple(ports)

@@ -33,7 +33,7 @@ CODE = {
 
 SET_AT_FIRST = {Network: {"ip", "address"}, Port: {"name", "mac", "mtu", "address"}}
 """Attributes of objects, which their classes do not show."""
-_INSIDE = {"ask", "close", "taken", "told_mtu"}
+_INSIDE = {"ask", "close", "record", "taken", "told_mtu"}
 """Names of networks and ports that are not for tests."""
 
 

@@ -14,14 +14,18 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pyvmm.errors import PyvmmError
 from pyvmm.testing.explaining.explain import Explanation, with_artifacts
 from pyvmm.testing.explaining.witness import Remains
 from pyvmm.testing.request import BootRequest
+
+if TYPE_CHECKING:
+    from pyvmm.testing.network.recordings import Recording
 
 _LONGEST = 100
 """Letters of a folder's name."""
@@ -96,6 +100,20 @@ class Artifacts:
         except OSError as error:
             self._failed(error)
         return explanation
+
+    def write_networks(self, recordings: Sequence[Recording]) -> None:
+        """Write the frames of the test's networks."""
+        for number, recording in enumerate(recordings, 1):
+            try:
+                name = "network.pcap" if number == 1 else f"network.{number}.pcap"
+                path = self.folder() / name
+                self._is_kept = True
+                if not path.exists():
+                    recording.save(path)
+            except OSError as error:
+                self._failed(error)
+            except PyvmmError as error:
+                self.failures.append(str(error))
 
     def _write_files(self, remains: Remains, explanation: Explanation, folder: Path) -> None:
         life = remains.life

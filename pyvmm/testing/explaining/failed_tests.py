@@ -90,6 +90,9 @@ def explain_report(
         # Tests stay until the session ends; machines and consoles of theirs need not.
         witness.guests.clear()
         witness.still_open.clear()
+        for recording in witness.recordings:
+            recording.close()
+        witness.recordings.clear()
 
 
 def _explain(
@@ -114,6 +117,8 @@ def _explain(
             explanation = with_artifacts(explanation, "", by_hand)
         sections.append((explanation.title, explanation.to_text()))
         told.append(explanation.to_json())
+    if artifacts is not None:
+        artifacts.write_networks(witness.recordings)
     if artifacts is not None and artifacts.failures:
         sections.append(("pyvmm artifacts", "\n".join(artifacts.failures)))
     if report.failed:

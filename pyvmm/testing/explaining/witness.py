@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -21,6 +21,9 @@ from pyvmm.errors import PyvmmError
 from pyvmm.testing.drivers.driver import CannotError, VcpuState
 from pyvmm.testing.failures import unforeseen
 from pyvmm.testing.life import Life
+
+if TYPE_CHECKING:
+    from pyvmm.testing.network.recordings import Recording
 
 T = TypeVar("T")
 
@@ -74,6 +77,8 @@ class Witness:
         self.has_failed_results = False
         """Results that a guest gave have failed, which the test as such has not."""
         self.core_path = core_path
+        self.recordings: list[Recording] = []
+        """Frames of the test's networks, where there are artifacts."""
 
     def meet(self, life: Life) -> Remains:
         """Take note of a guest that has been booted."""

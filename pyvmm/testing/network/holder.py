@@ -14,16 +14,18 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from pyvmm.errors import HostLacksError, NoPermissionError, PyvmmError, SystemCallError, UsageError
 from pyvmm.testing.network import channel as channels
+from pyvmm.testing.network.captures import Captures
 from pyvmm.testing.network.messages import (
     AddAddress,
     AddPort,
     Answer,
     Done,
+    Flush,
     Impair,
     OpenNetwork,
     OpenSocket,
@@ -31,12 +33,13 @@ from pyvmm.testing.network.messages import (
     RefusalKind,
     Request,
     SetLink,
+    StartCapture,
+    Started,
+    StopCapture,
     read_request,
     written,
 )
-
-if TYPE_CHECKING:
-    from pyvmm.testing.network.namespace import Namespace
+from pyvmm.testing.network.namespace import SWITCH, Namespace, enter_namespace
 
 Served = tuple[Answer, Sequence[int]]
 """An answer, and the descriptors that go with it, which are closed when it is sent."""
@@ -64,23 +67,28 @@ class Server:
     def __init__(self, channel: socket.socket, owner: int) -> None:
         self._channel = channel
         self._owner = owner
-        self._also: dict[int, Callable[[], None]] = {}
 
     def serve(self) -> None:
         """Answer until the channel ends, or the owner."""
         own = self._channel.fileno()
         while True:
-            ready, _, _ = select.select([own, self._owner, *self._also], [], [])
+            ready, _, _ = select.select([own, self._owner, *self.others()], [], [])
             if self._owner in ready:
                 return
-            for descriptor in ready:
-                if descriptor in self._also:
-                    self._also[descriptor]()
-            if own in ready:
+            if own not in ready:
+                self.look_at_others()
+            else:
                 data, descriptors = channels.receive(self._channel)
                 if not data:
                     return
                 self._answer(data, descriptors)
+
+    def others(self) -> Sequence[int]:
+        """Descriptors that are to be looked at as well when they are readable."""
+        return ()
+
+    def look_at_others(self) -> None:
+        """Look at them; does not wait."""
 
     def _answer(self, data: bytes, descriptors: list[int]) -> None:
         """Answer one request; `descriptors` came with it."""
@@ -117,8 +125,6 @@ class Server:
 
     def _become_holder(self, channel: socket.socket, request: OpenNetwork) -> NoReturn:
         """Be the holder of one network, in the child. Does not return."""
-        from pyvmm.testing.network.namespace import Namespace, enter_namespace
-
         try:
             self._channel.close()
             try:
@@ -139,14 +145,30 @@ class Holder(Server):
     def __init__(self, channel: socket.socket, owner: int, namespace: Namespace) -> None:
         super().__init__(channel, owner)
         self._namespace = namespace
+        self._captures = Captures(SWITCH)
 
-    def answer(self, request: Request, descriptors: list[int]) -> Served:  # noqa: ARG002 - none
-        """Do what is asked for in the namespace."""
+    def others(self) -> Sequence[int]:
+        """Descriptor of the captures, if there are any."""
+        descriptor = self._captures.descriptor
+        return () if descriptor is None else (descriptor,)
+
+    def look_at_others(self) -> None:
+        """Take some captured frames."""
+        self._captures.take()
+
+    def answer(self, request: Request, descriptors: list[int]) -> Served:
+        """Do what is asked for in the namespace. It closes no descriptor that it is given."""
         match request:
             case AddPort():
                 return Done(), self._namespace.add_port(request)
             case OpenSocket():
                 return Done(), [self._namespace.open_socket(request).detach()]
+            case StartCapture():
+                return Started(self._captures.start(os.dup(descriptors[0]), request.limit)), ()
+            case StopCapture():
+                return self._captures.stop(request.number), ()
+            case Flush():
+                self._captures.flush()
             case SetLink():
                 self._namespace.set_link(request)
             case AddAddress():

@@ -76,7 +76,10 @@ class OpenSocket:
 
 @dataclass(frozen=True, slots=True)
 class StartCapture:
-    """Write all frames to the file that comes along, up to `limit` bytes (0: all)."""
+    """Write all frames from now on to the file that comes along, up to `limit` bytes (0: all).
+
+    The answer has the capture's number.
+    """
 
     limit: int
 
@@ -91,6 +94,13 @@ class StopCapture:
 @dataclass(frozen=True, slots=True)
 class Flush:
     """Have all frames up to now in the files of all captures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Answer to the start of a capture: its number."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +153,12 @@ Request: TypeAlias = (
     | StopCapture
     | Flush
 )
-Answer: TypeAlias = Done | Captured | Refusal
+Answer: TypeAlias = Done | Started | Captured | Refusal
 
 _CODEC = Codec(
     (
         *(OpenNetwork, AddPort, SetLink, Impair, AddAddress, OpenSocket),
-        *(StartCapture, StopCapture, Flush, Captured, Done, Refusal),
+        *(StartCapture, StopCapture, Flush, Started, Captured, Done, Refusal),
     )
 )
 

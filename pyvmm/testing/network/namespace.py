@@ -13,7 +13,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,13 @@ class Namespace:
         from pyroute2 import IPRoute
 
         with _told("make a switch in a network namespace"):
-            # Frames are the tests' own: no solicitations of the kernel's that nobody asked for.
-            Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
+            # Frames are the tests' own: no reports and solicitations that nobody asked for.
+            for name, value in (
+                ("disable_ipv6", 1),
+                ("accept_dad", 0),
+                ("router_solicitations", 0),
+            ):
+                _set_ipv6("default", name, value)
             self._links: Any = IPRoute()
             self._links.link("set", index=1, state="up")
             self._links.link(
@@ -123,6 +128,8 @@ class Namespace:
         """Add an address to the switch. Raises `UsageError` for one that it has."""
         address = ipaddress.ip_interface(request.address)
         with _told(f"give the network's host the address {request.address}"):
+            if address.version == 6:
+                _set_ipv6(SWITCH, "disable_ipv6", 0)
             self._links.addr(
                 "add",
                 index=self._switch,
@@ -159,6 +166,12 @@ class Namespace:
             raise SystemCallError(
                 "make a socket in the network", error.errno or 0, error.strerror or str(error)
             ) from error
+
+
+def _set_ipv6(device: str, name: str, value: int) -> None:
+    """Set what a device does by itself, where the kernel has IPv6. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        Path(f"/proc/sys/net/ipv6/conf/{device}/{name}").write_text(str(value))
 
 
 def _kind(qdisc: Any) -> str:

@@ -4,17 +4,26 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.hosts.owner import Owner
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.network.channel import close_all
 from pyvmm.testing.network.holders import Holders
-from pyvmm.testing.network.messages import AddAddress, AddPort, OpenNetwork, OpenSocket, Request
+from pyvmm.testing.network.messages import (
+    AddAddress,
+    AddPort,
+    Answer,
+    OpenNetwork,
+    OpenSocket,
+    Request,
+)
 from pyvmm.testing.network.ports import Port
+from pyvmm.testing.network.recordings import Capture, Recording, open_file
 
 __tracebackhide__ = is_told
 
@@ -51,6 +60,7 @@ class Network(Owner):
         self._users = {self.ip: _HOST}
         """Names of those who have an address, of IP's or of a card."""
         self._ports: list[Port] = []
+        self._recording: Recording | None = None
         self._holder = holders.open(OpenNetwork(self.address, self._mtu))
 
     def _with_prefix(self, ip: str) -> str:
@@ -137,15 +147,37 @@ class Network(Owner):
         _, (descriptor,) = self._holder.ask(OpenSocket(int(family), int(kind), int(protocol)))
         return socket.socket(fileno=descriptor)
 
-    def ask(self, request: Request) -> None:
+    def capture(self, path: str | os.PathLike[str]) -> Capture:
+        """Write all frames from now on to a file, as pcap, until ``capture.stop()``.
+
+        Each is there once, as its sender sent it: what a port that is down or impaired does not
+        deliver, too. Also a context manager, which stops it. Raises `SystemCallError` where the
+        file cannot be opened.
+        """
+        file = open_file(path)
+        try:
+            return Capture(self.ask, file, os.fspath(path))
+        finally:
+            os.close(file)
+
+    def record(self, recording: Recording) -> None:
+        """Have all frames from now on in `recording`, which is somebody else's."""
+        recording.begin(self.ask)
+        self._recording = recording
+
+    def ask(self, request: Request, *descriptors: int) -> Answer:
         """Have the network's process do what gives no descriptor."""
-        _, descriptors = self._holder.ask(request)
-        close_all(descriptors)
+        answer, given = self._holder.ask(request, *descriptors)
+        close_all(given)
+        return answer
 
     def close(self) -> None:
         """End it, once: its ports, its addresses, its captures."""
         with ExitStack() as stack:
             stack.callback(self._holder.close)
+            if self._recording is not None:
+                with suppress(PyvmmError):  # It is told where the recording is wanted.
+                    self._recording.stop()
             for port in self._ports:
                 stack.callback(port.close)
 
@@ -153,14 +185,20 @@ class Network(Owner):
 class Networks(Owner):
     """Factory of networks; what it has made is gone when it is closed."""
 
-    def __init__(self, holders: Holders) -> None:
+    def __init__(self, holders: Holders, recordings: list[Recording] | None = None) -> None:
+        """With `recordings` each network adds one to these; whose list it is closes them."""
         self._holders = holders
         self._made: list[Network] = []
+        self._recordings = recordings
 
     def __call__(self, subnet: str = SUBNET, *, mtu: int = 1500) -> Network:
         """Make a network that no other is connected to. Raises as `Network`."""
         network = Network(self._holders, subnet, mtu=mtu)
         self._made.append(network)
+        if self._recordings is not None:
+            recording = Recording()
+            self._recordings.append(recording)
+            network.record(recording)
         return network
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ class Port:
 
     def __init__(
         self,
-        ask: Callable[[Request], None],
+        ask: Callable[[Request], object],
         name: str,
         taps: Sequence[int],
         *,

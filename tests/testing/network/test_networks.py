@@ -90,8 +90,18 @@ def test_addresses_are_chosen_so_that_no_two_are_the_same(networks: Networks) ->
     assert len({port.mac for port in ports}) == 5
     with pytest.raises(UsageError, match=r"all addresses of 192\.0\.2\.0/29 are somebody's"):
         network.port()
-    six = networks("fd00::/64").port()
-    assert (six.ip, six.address) == ("fd00::2", "fd00::2/64")
+
+
+def test_addresses_may_be_of_ipv6_and_are_there_at_once(networks: Networks) -> None:
+    network = networks("fd00::/64")
+    port = network.port()
+    assert (port.ip, port.address) == ("fd00::2", "fd00::2/64")
+    network.add_address("fd01::1/64")
+    with network.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ours:
+        ours.bind((network.ip, 0))
+        assert ours.getsockname()[0] == "fd00::1"
+    with network.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ours:
+        ours.bind(("fd01::1", 0))
 
 
 @pytest.mark.parametrize(
