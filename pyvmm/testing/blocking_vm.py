@@ -231,6 +231,13 @@ class Vm:
         """Press the power button."""
         self._task.call(partial(self._inner.powerdown, timeout=timeout))
 
+    def set_link(self, up: bool, card: int = 0, *, timeout: float | None = None) -> None:
+        """Put the cable into a network card, or pull it out, which the guest is told.
+
+        Raises `UsageError` where the guest has no such card.
+        """
+        self._task.call(partial(self._inner.set_link, up, card, timeout=timeout))
+
     def save(self, *, timeout: float | None = None) -> object:
         """Save the whole machine, for `restore`; it goes on, or stays stopped."""
         return self._task.call(partial(self._inner.save, timeout=timeout))

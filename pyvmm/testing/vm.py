@@ -133,6 +133,17 @@ class AsyncVm:
         """Press the power button."""
         await self._life.do("press the power button", self._life.driver.powerdown, timeout)
 
+    async def set_link(self, up: bool, card: int = 0, *, timeout: float | None = None) -> None:
+        """Put the cable into a network card, or pull it out, which the guest is told.
+
+        Raises `UsageError` where the guest has no such card.
+        """
+        attempt = f"set the link of network card {card} {'up' if up else 'down'}"
+        count = len(self.request.net)
+        if not 0 <= card < count:
+            raise UsageError(attempt, f"the guest has {count} of them", "boot it with net=")
+        await self._life.do(attempt, partial(self._life.driver.set_link, card, up), timeout)
+
     async def save(self, *, timeout: float | None = None) -> object:
         """Save the whole machine, for `restore`; it goes on, or stays stopped."""
         return await self._life.do("save the guest", self._life.driver.save, timeout)

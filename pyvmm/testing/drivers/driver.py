@@ -174,6 +174,10 @@ class Driver(Protocol):
         """Make the machine what `saved` is."""
         ...
 
+    async def set_link(self, card: int, up: bool) -> None:
+        """Have the guest told that a network card has a link, or none; then no frame goes by it."""
+        ...
+
     async def registers(self, vcpu: int) -> Registers:
         """Read the registers of a vCPU."""
         ...

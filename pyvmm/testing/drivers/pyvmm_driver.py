@@ -144,6 +144,10 @@ class PyvmmDriver:
         """Make the machine what `saved` is. Raises `UsageError` where that is of another kind."""
         await self.machine.control.restore(_own(saved))
 
+    async def set_link(self, card: int, up: bool) -> None:
+        """Have the guest told that a network card has a link, or none."""
+        self.machine.network.set_link(self.machine.network.cards[card].name, up=up)
+
     # -- looking inside --
 
     async def registers(self, vcpu: int) -> Registers:

@@ -40,7 +40,7 @@ from pyvmm.testing.drivers.driver import (
 )
 from pyvmm.testing.drivers.gdb_stub import GdbStubError
 from pyvmm.testing.drivers.monitors import HostName
-from pyvmm.testing.drivers.qemu_guest import QemuGuest, qemu_cards
+from pyvmm.testing.drivers.qemu_guest import QemuGuest, card_name, qemu_cards
 from pyvmm.testing.drivers.qemu_process import QemuProcess
 from pyvmm.testing.drivers.qemu_registers import parse_registers, parse_translation
 from pyvmm.testing.drivers.qemu_saving import MigrationFailedError, QemuSaved, contents_of, fill
@@ -116,6 +116,11 @@ class QemuDriver:
     async def powerdown(self) -> None:
         """Press the power button."""
         await self._process.ask("press the guest's power button", "system_powerdown")
+
+    async def set_link(self, card: int, up: bool) -> None:
+        """Have the guest told that a network card has a link, or none."""
+        asked = {"name": card_name(card), "up": up}
+        await self._process.ask("set the link of a network card", "set_link", asked)
 
     async def save(self) -> object:
         """State of the whole machine (`QemuSaved`), which goes on as it was."""
@@ -390,4 +395,4 @@ def _by_hand(request: BootRequest, guest: QemuGuest) -> str:
         str(request.path or request.name),
         None if initrd is None else str(initrd),
     )
-    return shlex.join(command)
+    return shlex.join([*command, *qemu_cards(request.net)])

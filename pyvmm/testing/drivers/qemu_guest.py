@@ -31,14 +31,27 @@ class QemuGuest:
     """Descriptors that these name; they last as long as the guest."""
 
 
-def qemu_cards(ports: Sequence[Port], taps: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
-    """QEMU's arguments for a card at each port; `taps` are the descriptors of their queues."""
-    arguments: list[str] = []
-    for number, (port, fds) in enumerate(zip(ports, taps, strict=True)):
-        name = f"net{number}"
+def card_name(number: int) -> str:
+    """QEMU's name of a network card."""
+    return f"net{number}"
+
+
+def qemu_cards(ports: Sequence[Port], taps: Sequence[tuple[int, ...]] = ()) -> tuple[str, ...]:
+    """QEMU's arguments for a card at each port; `taps` are the descriptors of their queues.
+
+    Without these QEMU makes taps itself, as a person may.
+    """
+    # Cards of virtio 1, as pyvmm's are.
+    arguments = ["-global", "virtio-mmio.force-legacy=off"] if ports else []
+    for number, port in enumerate(ports):
+        fds = taps[number] if taps else ()
+        name = card_name(number)
         several = len(fds) > 1
-        which = f"fds={':'.join(map(str, fds))}" if several else f"fd={fds[0]}"
+        which = f"fd={fds[0]}" if fds else "script=no,downscript=no"
+        which = f"fds={':'.join(map(str, fds))}" if several else which
         card = f"virtio-net-device,id={name},netdev={name}-wire,mac={port.mac.hex(':')}"
+        # Otherwise the first card is what a guest finds last.
+        card += f",bus=virtio-mmio-bus.{number}"
         card += ",mq=on" if several else ""
         card += "" if port.told_mtu is None else f",host_mtu={port.told_mtu}"
         arguments += ["-netdev", f"tap,id={name}-wire,{which}", "-device", card]

@@ -32,8 +32,9 @@ _MTUS = range(68, 65_522)
 """From what IPv4 asks for (RFC 791) to what a tap takes (MAX_MTU of drivers/net/tun.c)."""
 _MOST_QUEUES = 8
 _HOST = "the network's host"
-_OWN = b"\x52\x54\x00\x70"
-"""First bytes of addresses that nobody has said: as QEMU's, locally administered."""
+_OWN = b"\x52\x54\x00"
+"""Beginning of cards' addresses that nobody has said, as of QEMU's; the network's follows."""
+_FIRST_NETWORK = 0x70
 
 
 class Network(Owner):
@@ -43,8 +44,13 @@ class Network(Owner):
     `UsageError`, and `SystemCallError`.
     """
 
-    def __init__(self, holders: Holders, subnet: str = SUBNET, *, mtu: int = 1500) -> None:
-        """Make it. `subnet` is CIDR, of IPv4 or IPv6; `mtu` is in bytes."""
+    def __init__(
+        self, holders: Holders, subnet: str = SUBNET, *, mtu: int = 1500, number: int = 0
+    ) -> None:
+        """Make it. `subnet` is CIDR, of IPv4 or IPv6; `mtu` is in bytes.
+
+        Cards of networks with another `number` have other addresses.
+        """
         attempt = f"make a network {subnet}"
         try:
             self._subnet = ipaddress.ip_network(subnet)
@@ -53,6 +59,7 @@ class Network(Owner):
         if self._subnet.num_addresses < 4:
             raise UsageError(attempt, "it has no addresses for guests", "give a shorter prefix")
         self._mtu = _checked_mtu(attempt, mtu)
+        self._number = number
         self.ip = str(self._subnet[1])
         """Address of the network's host, which is the namespace itself: it answers pings."""
         self.address = self._with_prefix(self.ip)
@@ -100,9 +107,13 @@ class Network(Owner):
 
     def _free_mac(self) -> bytes:
         number = len(self._ports) + 1
-        while (found := _OWN + number.to_bytes(2, "big")).hex(":") in self._users:
+        while (found := self._mac(number)).hex(":") in self._users:
             number += 1
         return found
+
+    def _mac(self, port: int) -> bytes:
+        network = (_FIRST_NETWORK + self._number) % 256
+        return _OWN + bytes((network,)) + port.to_bytes(2, "big")
 
     def _free_ip(self, attempt: str) -> str:
         for number in range(2, min(self._subnet.num_addresses - 1, len(self._users) + 3)):
@@ -193,7 +204,7 @@ class Networks(Owner):
 
     def __call__(self, subnet: str = SUBNET, *, mtu: int = 1500) -> Network:
         """Make a network that no other is connected to. Raises as `Network`."""
-        network = Network(self._holders, subnet, mtu=mtu)
+        network = Network(self._holders, subnet, mtu=mtu, number=len(self._made))
         self._made.append(network)
         if self._recordings is not None:
             recording = Recording()
