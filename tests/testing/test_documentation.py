@@ -11,7 +11,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("name", "most"), [("boot-tests", 4), ("boot-tests-coming-from", 7)])
+@pytest.mark.parametrize(("name", "most"), [("boot-tests", 5), ("boot-tests-coming-from", 7)])
 def test_the_documented_tests_pass(
     name: str, most: int, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -25,11 +25,11 @@ def test_the_documented_tests_pass(
     assert tests >= most
     # A host that is not here is skipped, and says so.
     outcomes = result.parseoutcomes()
-    assert outcomes.pop("passed") >= tests
+    assert outcomes.pop("passed") >= tests - len(re.findall(r"\bnetwork\)", "".join(blocks)))
     assert set(outcomes) <= {"skipped"}
     for line in result.outlines:
         if line.startswith("SKIPPED"):
-            assert re.search(r"on (kvm|qemu-tcg|qemu-kvm|lab)", line), line
+            assert re.search(r"on (kvm|qemu-tcg|qemu-kvm|lab|this machine)", line), line
 
 
 def test_the_readme_shows_a_test_of_the_tutorial() -> None:
