@@ -15,7 +15,7 @@ from pyvmm.errors import ExitCode
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pyvmm.machine.examination import Examination, Verdict
+    from pyvmm.machine.findings import Examination, Verdict
 
 _WIDTH_WITHOUT_TERMINAL = 140
 

@@ -7,19 +7,19 @@ follows for a command is derived from findings only.
 
 from __future__ import annotations
 
-import enum
 import os
 import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import System, Vcpu
 from pyvmm.machine import host_memory
+from pyvmm.machine.findings import Consequence, Examination, Finding, Verdict
+from pyvmm.machine.network.examination import examine_networks
 from pyvmm.memory.backing import RamBacking, choose_backing
 from pyvmm.memory.layout import MIB
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
@@ -33,47 +33,6 @@ _COUNTING = 0.02
 """Seconds."""
 _SLOW = 50_000_000
 """Guest instructions a second below which supervisor code is surely emulated."""
-
-
-class Verdict(enum.Enum):
-    """Bearing of a finding on pyvmm."""
-
-    HAS = "has"
-    PARTLY = "partly"
-    LACKS = "lacks"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing asked: what, how the host answered, and what that means."""
-
-    what: str
-    verdict: Verdict
-    answer: str
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class Consequence:
-    """Consequence for one use of pyvmm."""
-
-    use: str
-    verdict: Verdict
-    because: str
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """Everything found out about a host."""
-
-    host: str
-    findings: tuple[Finding, ...]
-    consequences: tuple[Consequence, ...]
-
-    @property
-    def can_run(self) -> bool:
-        """True if ``pyvmm run`` works here."""
-        return self.consequences[0].verdict is not Verdict.LACKS
 
 
 def examine() -> Examination:
@@ -100,7 +59,12 @@ def examine() -> Examination:
     except PyvmmError as error:
         findings.append(Finding("/dev/kvm", Verdict.LACKS, str(error), "no guest can run on KVM"))
     findings.extend(_machine_findings())
-    return Examination(host, tuple(findings), tuple(_consequences(capabilities, runs)))
+    networks, their_consequences = examine_networks()
+    return Examination(
+        host,
+        (*findings, *networks),
+        (*_consequences(capabilities, runs), *their_consequences),
+    )
 
 
 def _breakpoints(system: System) -> Finding:

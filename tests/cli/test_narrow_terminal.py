@@ -13,7 +13,8 @@ import pytest
 from pyvmm.cli import compare, doctor
 from pyvmm.cli.main import main
 from pyvmm.cli.standard_output import columns
-from pyvmm.machine.examination import Examination, examine
+from pyvmm.machine.examination import examine
+from pyvmm.machine.findings import Examination
 from tests.compare.wide_report import wide_report
 from tests.console.on_terminal import terminal
 
