@@ -43,6 +43,8 @@ def _missing(mark: str) -> str | None:
         return "chromium is not installed"
     if mark == "net":
         return _missing_networks()
+    if mark == "nft":
+        return _missing_networks() or _missing_nftables()
     if mark == "vhost":
         if not os.access("/dev/vhost-net", os.R_OK | os.W_OK):
             return "no /dev/vhost-net that can be opened: the lab has one"
@@ -92,6 +94,23 @@ def _missing_networks() -> str | None:
     return None
 
 
+@cache
+def _missing_nftables() -> str | None:
+    """Ask for tables of a network namespace that has none."""
+    from pyvmm.errors import PyvmmError
+    from pyvmm.net.masquerading import masquerading_owners
+    from pyvmm.net.namespaces import new_namespace, within
+
+    namespace = new_namespace()
+    try:
+        within(namespace, masquerading_owners)
+    except PyvmmError as error:
+        return str(error)
+    finally:
+        os.close(namespace)
+    return None
+
+
 CEILING = 600.0
 """Seconds after which a test hangs: no test takes that long, on a busy machine neither.
 
@@ -124,7 +143,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("kvm", "qemu", "lab", "browser", "net", "vhost", "passt"):
+    for mark in ("kvm", "qemu", "lab", "browser", "net", "nft", "vhost", "passt"):
         if item.get_closest_marker(mark) is None:
             continue
         reason = _missing(mark)

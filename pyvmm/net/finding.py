@@ -7,9 +7,10 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 
-from pyvmm.errors import NoInputError, UsageError
+from pyvmm.errors import HostLacksError, NoInputError, UsageError
 from pyvmm.net.found import FoundDevice, FoundNamespace, FoundTopology
 from pyvmm.net.links import Link, Links, opened_links
+from pyvmm.net.masquerading import masquerading_owners
 from pyvmm.net.named_namespaces import NamedFile, named_files
 from pyvmm.net.namespaces import within
 from pyvmm.net.topology_marks import ObjectKind, ObjectMark, object_mark
@@ -30,6 +31,7 @@ class Survey:
         self._devices: dict[str, list[FoundDevice]] = defaultdict(list)
         self._unmarked: list[tuple[str | None, Link]] = []
         within(None, partial(self._look, None))
+        self._masquerading = within(None, _masquerading)
         for file in named_files():
             self._look_at(file)
 
@@ -38,11 +40,16 @@ class Survey:
         unmarked = [
             _device(link, namespace, None) for namespace, link in self._unmarked if link.is_of(name)
         ]
-        return FoundTopology(name, tuple(self._namespaces[name]), (*self._devices[name], *unmarked))
+        devices = (*self._devices[name], *unmarked)
+        return FoundTopology(
+            name, tuple(self._namespaces[name]), devices, name in self._masquerading
+        )
 
     def topologies(self) -> tuple[FoundTopology, ...]:
         """All that there are, by name."""
-        return tuple(map(self.topology, sorted({*self._namespaces, *self._devices})))
+        return tuple(
+            map(self.topology, sorted({*self._namespaces, *self._devices, *self._masquerading}))
+        )
 
     def _look_at(self, file: NamedFile) -> None:
         if file.is_mounted:
@@ -59,16 +66,24 @@ class Survey:
             there = links.all()
             marked = [(link, mark) for link in there if (mark := object_mark(link.mark))]
             namespace = file.path.name if file else None
-            self._unmarked += [(namespace, link) for link in there if not link.alias and link.group]
             if file is not None:
                 lo = next((mark for link, mark in marked if link.name == _LOOPBACK), None)
                 if lo is None or lo.name != file.path.name:
                     return  # Somebody else's, or has got another name from somebody.
                 self._namespaces[lo.topology].append(FoundNamespace(lo.name, str(file.path), lo))
+            self._unmarked += [(namespace, link) for link in there if not link.alias and link.group]
             told = _Told(links, there) if marked and self._in_full else None
             for link, mark in marked:
                 if mark.kind is not ObjectKind.NAMESPACE:
                     self._devices[mark.topology].append(_device(link, namespace, mark, told))
+
+
+def _masquerading() -> set[str]:
+    """Owners of tables of nftables; without nftables there are none."""
+    try:
+        return masquerading_owners()
+    except HostLacksError:
+        return set()
 
 
 class _Told:

@@ -48,11 +48,15 @@ class FoundNamespace:
 
 @dataclass(frozen=True, slots=True)
 class FoundTopology:
-    """All that is there of a topology."""
+    """All that is there of a topology.
+
+    It `masquerades` where there is a table of nftables with its name in the command's namespace.
+    """
 
     name: str
     namespaces: tuple[FoundNamespace, ...]
     devices: tuple[FoundDevice, ...]
+    masquerades: bool = False
 
     @property
     def marks(self) -> tuple[ObjectMark, ...]:
@@ -63,12 +67,12 @@ class FoundTopology:
     @property
     def count(self) -> int:
         """Number of its objects."""
-        return len(self.marks)
+        return len(self.marks) + self.masquerades
 
     @property
     def leftovers(self) -> bool:
         """True where there is something that is no whole object."""
-        return self.count < len(self.namespaces) + len(self.devices)
+        return len(self.marks) < len(self.namespaces) + len(self.devices)
 
     @property
     def total(self) -> int:

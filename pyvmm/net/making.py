@@ -13,18 +13,17 @@ import pwd
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from typing import Final
 
-from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError, UsageError
+from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.net.forwarding import forward, refuse_without_forwarding
 from pyvmm.net.links import Link, Links, opened_links
+from pyvmm.net.masquerading import masquerade
 from pyvmm.net.named_namespaces import name_namespace
 from pyvmm.net.namespaces import NAMES, new_namespace, open_namespace, within
 from pyvmm.net.taps import keep_tap, open_tap
 from pyvmm.net.topology import Bridge, Namespace, Tap, Topology, VethEnd
-from pyvmm.net.topology_marks import ObjectKind, ObjectMark
+from pyvmm.net.topology_marks import MASQUERADES, ObjectKind, ObjectMark
 
-_FORWARDING: Final = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 Check = Callable[[], None]
 
 
@@ -38,7 +37,7 @@ def make(topology: Topology, check: Check) -> None:
     for name in [one.name for one in topology.namespaces]:
         if os.path.lexists(NAMES / name):
             raise _name_is_taken(f"network namespace {name}")
-    within(None, maker.refuse_taken_names)
+    within(None, maker.look_first)
     within(None, partial(maker.fill, None))
     for namespace in topology.namespaces:
         check()
@@ -69,7 +68,8 @@ class _Maker:
     def mark_of(self, device: Bridge | Tap | VethEnd) -> ObjectMark:
         match device:
             case Bridge():
-                return self.mark(ObjectKind.BRIDGE, device.name, device.subnets)
+                notes = [*device.subnets, *([MASQUERADES] if device.masquerade else [])]
+                return self.mark(ObjectKind.BRIDGE, device.name, notes)
             case Tap():
                 return self.mark(ObjectKind.TAP, device.name, device.guests)
         for veth in self.topology.veths:
@@ -98,13 +98,16 @@ class _Maker:
 
     # -- what is in a namespace --
 
-    def refuse_taken_names(self) -> None:
-        """Look at the names of this namespace's devices before anything is made."""
+    def look_first(self) -> None:
+        """See that what is in this namespace leaves room for the topology's devices."""
         with opened_links() as links:
             taken = {link.name for link in links.all()}
         for device in self.topology.within(None):
             if device.name in taken:
                 raise _name_is_taken(f"network device {device.name}")
+        for bridge in self.topology.masqueraded(None):
+            for version in dict.fromkeys(subnet.version for subnet in bridge.subnets):
+                refuse_without_forwarding(version, bridge.name)
 
     def make_namespace(self, namespace: Namespace) -> None:
         fd = new_namespace()
@@ -126,11 +129,17 @@ class _Maker:
                 lo = _there(links, "lo")
                 links.change(lo, mark=self.mark_of_namespace(namespace.name).mark, is_up=True)
                 if namespace.forward or any(one.masquerade for one in bridges):
-                    _forward()
+                    forward()
             made = {one.name: self._make_bridge(links, one) for one in bridges}
             for tap in taps:
                 self.check()
                 self._make_tap(links, tap, made[tap.bridge] if tap.bridge else None)
+
+        masqueraded = self.topology.masqueraded(name)
+        if masqueraded:
+            self.check()
+            insides = [(one.name, map(str, one.subnets)) for one in masqueraded]
+            masquerade(self.topology.name, insides)
 
     def _make_bridge(self, links: Links, bridge: Bridge) -> Link:
         self.check()
@@ -220,22 +229,6 @@ def _there(links: Links, name: str) -> Link:
     if link is None:
         raise UsageError(f"set up the network device {name}", "somebody has removed it")
     return link
-
-
-def _forward() -> None:
-    """Have the thread's namespace pass packets on (Linux' networking/ip-sysctl.rst)."""
-    for name in _FORWARDING:
-        path = Path("/proc/sys/net") / name
-        attempt = f"have a network namespace forward packets ({path})"
-        try:
-            path.write_text("1\n", encoding="ascii")
-        except FileNotFoundError as error:
-            if name.startswith("ipv4"):
-                raise HostLacksError(attempt, "this kernel has no IPv4") from error
-        except PermissionError as error:
-            raise NoPermissionError(attempt, error.strerror or "", "do it as root") from error
-        except OSError as error:
-            raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
 
 
 def _number_of(user: str) -> int:

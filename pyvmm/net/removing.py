@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyvmm.net.found import FoundDevice, FoundNamespace, FoundTopology
 from pyvmm.net.links import opened_links
+from pyvmm.net.masquerading import unmasquerade
 from pyvmm.net.named_namespaces import unname_namespace
 from pyvmm.net.namespaces import within
 from pyvmm.net.topology_marks import object_mark
@@ -25,6 +26,8 @@ def remove(found: FoundTopology) -> int:
         within(None, partial(_remove_devices, found.name, here))
     for namespace in sorted(found.namespaces, key=lambda one: -one.mark.total):
         _remove_namespace(found, namespace)
+    if found.masquerades:
+        within(None, partial(unmasquerade, found.name))
     return found.count
 
 

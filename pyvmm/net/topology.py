@@ -111,8 +111,15 @@ class Topology:
 
     @property
     def count(self) -> int:
-        """Number of objects with an owner mark: namespaces and devices."""
-        return len(self.namespaces) + len(self.devices)
+        """Number of objects with an owner mark: namespaces, devices, and masquerading in the
+        command's own namespace (elsewhere it goes with that).
+        """
+        return len(self.namespaces) + len(self.devices) + bool(self.masqueraded(None))
+
+    def masqueraded(self, namespace: str | None) -> tuple[Bridge, ...]:
+        """Bridges of a namespace that masquerade."""
+        here = (bridge for bridge in self.bridges if bridge.namespace == namespace)
+        return tuple(bridge for bridge in here if bridge.masquerade)
 
     @property
     def digest(self) -> str:

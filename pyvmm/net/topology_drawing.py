@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pyvmm.net.found import FoundDevice, FoundTopology
 from pyvmm.net.topology import USUAL_MTU
-from pyvmm.net.topology_marks import ObjectKind
+from pyvmm.net.topology_marks import MASQUERADES, ObjectKind
 
 _BETWEEN = "  "
 _LEAST_WIDTH = 40
@@ -78,7 +78,7 @@ def _words(device: FoundDevice) -> list[str]:
     match mark.kind:
         case ObjectKind.BRIDGE:
             known = {_subnet_of(address) for address in device.addresses}
-            words += [f"subnet {note}" for note in mark.notes if note not in known]
+            words += [_of_bridge(note) for note in mark.notes if note not in known]
         case ObjectKind.TAP:
             words += [f"guest {note}" for note in mark.notes]
             words.append("in use" if device.is_in_use else "free")
@@ -89,6 +89,10 @@ def _words(device: FoundDevice) -> list[str]:
     if not device.is_up:
         words.append("down")
     return words
+
+
+def _of_bridge(note: str) -> str:
+    return "masquerades" if note == MASQUERADES else f"subnet {note}"
 
 
 def _subnet_of(address: str) -> str:

@@ -119,7 +119,7 @@ def _namespace(name: str, table: Table) -> Namespace:
 
 
 def _bridge(name: str, table: Table) -> Bridge:
-    table.knows("namespace", "subnet", "address", "mtu")
+    table.knows("namespace", "subnet", "address", "mtu", "masquerade")
     subnets = table.values("subnet", _subnet, str) or ()
     return Bridge(
         name,

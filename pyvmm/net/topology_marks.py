@@ -21,6 +21,10 @@ _ROLE: Final = re.compile(
 )
 
 
+MASQUERADES: Final = "masquerade"
+"""Note of a bridge whose subnets are masqueraded."""
+
+
 class ObjectKind(enum.Enum):
     """Kind of an object that has an owner mark."""
 
@@ -34,8 +38,8 @@ class ObjectKind(enum.Enum):
 class ObjectMark:
     """The mark of an object, `name`, of the topology whose contents have this `digest`.
 
-    `notes` are what the kernel does not know of it: a bridge's subnets, a tap's guests, the other
-    end of a veth.
+    `notes` are what the kernel does not know of it: a bridge's subnets, and `MASQUERADES`, a tap's
+    guests, the other end of a veth.
     """
 
     topology: str

@@ -84,6 +84,14 @@ class Place:
         """Do another command."""
         assert self._order(shell=words) == {"status": 0}
 
+    def forward(self, on: bool) -> None:
+        """Have the place's namespace forward packets of IPv4."""
+        assert self._order(forward=on) == {}
+
+    def reach(self, source: str | None, target: str | None, address: str) -> str:
+        """Connect from one namespace to an address in another; by which address that knows us."""
+        return str(self._order(reach=address, source=source, target=target)["seen"])
+
     def open_tap(self, name: str, netns: str | None = None) -> None:
         """Have the place hold a tap open."""
         assert self._order(open_tap=name, netns=netns) == {}
@@ -126,6 +134,11 @@ def _serve() -> None:
         elif "shell" in order:
             done = subprocess.run(order["shell"], stdout=subprocess.DEVNULL, check=False)
             answer = {"status": done.returncode}
+        elif "forward" in order:
+            Path("/proc/sys/net/ipv4/ip_forward").write_text(f"{order['forward']:d}")
+            answer = {}
+        elif "reach" in order:
+            answer = {"seen": _reach(**order)}
         else:
             answer = _taps(order, taps)
         print(json.dumps(answer), flush=True)
@@ -143,6 +156,16 @@ def _taps(order: dict[str, str], taps: list[int]) -> dict[str, object]:
         while taps:
             os.close(taps.pop())
     return {}
+
+
+def _reach(reach: str, source: str | None, target: str | None) -> str:
+    from pyvmm.net.namespaces import within
+
+    with within(target, lambda: socket.create_server((reach, 0))) as server:
+        port = server.getsockname()[1]
+        with within(source, lambda: socket.create_connection((reach, port))):
+            with server.accept()[0] as accepted:
+                return str(accepted.getpeername()[0])
 
 
 def _left() -> dict[str, object]:

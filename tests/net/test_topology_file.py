@@ -137,6 +137,7 @@ MISTAKES = {
         '[bridge.b]\naddress = "fd00::1/64"\nmtu = 1279', "IPv6 needs 1280",
     ),
     "no user": ('[tap.t]\nuser = "a b"', "no user's name or number"),
+    "nobody to masquerade": ("[bridge.b]\nmasquerade = true", "masquerades, but has no subnet"),
     "a route without a way": (B + '[[route]]\nto = "default"', "has no via"),
     "a route nowhere": (B + '[[route]]\nvia = "10.1.0.1"', "has no to"),
     "a route by a host out of reach": (
@@ -167,7 +168,7 @@ PARTS = [
     "[bridge.b]", "[tap.t]", "[namespace.n]", "[veth.v]", "[[route]]", 'bridge = "b"',
     'namespace = "n"', "ends = [{}, {namespace = 'n'}]", 'subnet = "10.1.0.0/24"',
     'address = "10.1.0.1/24"', 'address = ["fd00::1/64", 1]', "mtu = 1500", 'guest = "10.1.0.2"',
-    'to = "default"', 'via = "10.1.0.2"', "forward = 1", "a.b.c = 1",
+    'to = "default"', 'via = "10.1.0.2"', "masquerade = true", "forward = 1", "a.b.c = 1",
     "mtu = 1e400", "address = 2000-01-01", "user = -1",
 ]  # fmt: skip
 
