@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 
 from pyvmm.devices import saved_values as devices
-from pyvmm.devices.virtio import rings
+from pyvmm.devices.virtio import rings, saved_net
 from pyvmm.devices.virtio import saved as virtio
 from pyvmm.hosts import exits, pit, saved_state
 from pyvmm.hosts.kvm import saved_values as kvm
@@ -50,6 +50,7 @@ KINDS: Mapping[str, type] = types.MappingProxyType(
         for kind in (
             *_declared(devices),
             *_declared(virtio),
+            *_declared(saved_net),
             *_declared(kvm),
             *_declared(model),
             # Those that name files of the host's are refused: it has no kind for paths, so that

@@ -45,14 +45,14 @@ class PackedRing:
     """A packed ring over `views` of its three parts (`QueueLayout.ranges`)."""
 
     __slots__ = (
-        "_descriptors", "_device_words", "_driver", "_has_events", "_has_tables", "_size",
-        "_words", "position",
+        "_descriptors", "_device_words", "_driver", "_has_events", "_has_tables",
+        "_words", "position", "size",
     )  # fmt: skip
 
     def __init__(
         self, layout: QueueLayout, views: Sequence[memoryview], position: QueuePosition
     ) -> None:
-        self._size = layout.place.size
+        self.size = layout.place.size
         self._descriptors, self._driver, device = views
         # A store by them is one store. `Struct.pack_into` clears the bytes first, and the driver
         # looks at them at any time.
@@ -73,7 +73,7 @@ class PackedRing:
             return None
         # The rest of a descriptor is read behind its flags, which the driver writes last.
         found: list[tuple[int, int, int]] = []
-        for _ in range(self._size):
+        for _ in range(self.size):
             gpa, length, ident, flags = DESCRIPTOR.unpack_from(self._descriptors, SIZE * number)
             if not _is_available(flags, wrap):
                 # The driver makes the first one of a chain available last (2.8.6).
@@ -83,9 +83,9 @@ class PackedRing:
                 # The last one has the ID (2.8.6).
                 return self._chain(Chain(ident, (), (), len(found)), found, tables)
             number += 1
-            if number == self._size:
+            if number == self.size:
                 number, wrap = 0, not wrap
-        raise _broken(f"a chain has more descriptors than the ring, {self._size}")
+        raise _broken(f"a chain has more descriptors than the ring, {self.size}")
 
     def _chain(
         self, chain: Chain, found: Sequence[tuple[int, int, int]], tables: TableReader
@@ -136,16 +136,16 @@ class PackedRing:
 
     def _behind(self, number: int, wrap: bool, count: int) -> tuple[int, bool]:
         number += count
-        return (number - self._size, not wrap) if number >= self._size else (number, wrap)
+        return (number - self.size, not wrap) if number >= self.size else (number, wrap)
 
     def wants_interrupt(self, before: QueuePosition) -> bool:
         """Tell whether the driver wants to be told of what came after `before`."""
-        given = (self.position.used - before.used) % self._size or self._size
+        given = (self.position.used - before.used) % self.size or self.size
         return self._wants_interrupt(given)
 
     def missed(self) -> bool:
         """Tell whether the driver waits for something that was given back already."""
-        return self._wants_interrupt(self._size)
+        return self._wants_interrupt(self.size)
 
     def _wants_interrupt(self, given: int) -> bool:
         """Tell it of the last `given` descriptors."""
@@ -156,7 +156,7 @@ class PackedRing:
             return bool(flags != _DISABLE)
         behind: int = self.position.used - (event & ~_WRAP)
         if bool(event & _WRAP) != self.position.used_wrap:
-            behind += self._size
+            behind += self.size
         return 0 < behind <= given
 
     def ask_for_notifications(self, wanted: bool) -> None:

@@ -132,6 +132,8 @@ class Ring(Protocol):
     they are passed over: so what is under way is still available to who starts again from it.
     """
 
+    size: int
+    """Number of its descriptors."""
     position: QueuePosition
 
     def next(self, tables: TableReader) -> Chain | None:

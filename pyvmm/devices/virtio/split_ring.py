@@ -38,25 +38,25 @@ class SplitRing:
         "_descriptors",
         "_has_events",
         "_has_tables",
-        "_size",
-        "_used",
+                "_used",
         "_used_event",
         "_used_words",
         "position",
+        "size",
     )  # fmt: skip
 
     def __init__(
         self, layout: QueueLayout, views: Sequence[memoryview], position: QueuePosition
     ) -> None:
-        self._size = layout.place.size
+        self.size = layout.place.size
         self._descriptors, self._available, self._used = views
         # A store by them is one store. `Struct.pack_into` clears the bytes first, and the driver
         # looks at them at any time.
         self._used_words = self._used.cast("H")
         self._has_events = Feature.EVENT_INDEX in layout.features
         self._has_tables = Feature.INDIRECT in layout.features
-        self._used_event = _RING + 2 * self._size
-        self._avail_event = (_RING + 8 * self._size) // 2
+        self._used_event = _RING + 2 * self.size
+        self._avail_event = (_RING + 8 * self.size) // 2
         self.position = position
 
     def next(self, tables: TableReader) -> Chain | None:
@@ -69,16 +69,16 @@ class SplitRing:
         waiting = (index - position) & _WRAP
         if not waiting:
             return None
-        if waiting > self._size:
+        if waiting > self.size:
             raise BrokenRingError(
                 "take the next chain of a virtqueue",
-                f"{waiting} are said to be available, of {self._size} descriptors",
+                f"{waiting} are said to be available, of {self.size} descriptors",
             )
-        (head,) = _WORD.unpack_from(self._available, _RING + 2 * (position % self._size))
-        if head >= self._size:
+        (head,) = _WORD.unpack_from(self._available, _RING + 2 * (position % self.size))
+        if head >= self.size:
             raise BrokenRingError(
                 "take the next chain of a virtqueue",
-                f"it begins at descriptor {head} of {self._size}",
+                f"it begins at descriptor {head} of {self.size}",
             )
         return self._follow(head, tables)
 
@@ -86,7 +86,7 @@ class SplitRing:
         chain = Chain(head, (), ())
         found = Following(chain)
         number = head
-        for count in range(1, self._size + 1):
+        for count in range(1, self.size + 1):
             gpa, length, flags, following = DESCRIPTOR.unpack_from(self._descriptors, SIZE * number)
             if flags & INDIRECT:
                 if not self._has_tables:
@@ -99,8 +99,8 @@ class SplitRing:
             if not flags & NEXT:
                 return found.whole(count)
             number = following
-            if number >= self._size:
-                raise BadChainError(chain, f"it goes on at descriptor {number} of {self._size}")
+            if number >= self.size:
+                raise BadChainError(chain, f"it goes on at descriptor {number} of {self.size}")
         raise BadChainError(chain, "it has more descriptors than the ring")
 
     def _follow_table(self, found: Following, table: bytes) -> None:
@@ -128,7 +128,7 @@ class SplitRing:
         """
         available, used = self.position.available, self.position.used
         for chain, written in given:
-            _USED.pack_into(self._used, _RING + 8 * (used % self._size), chain.head, written)
+            _USED.pack_into(self._used, _RING + 8 * (used % self.size), chain.head, written)
             used = (used + 1) & _WRAP
         self._used_words[_INDEX_WORD] = used
         self.position = QueuePosition((available + len(given)) & _WRAP, used)
@@ -153,4 +153,4 @@ class SplitRing:
     def missed(self) -> bool:
         """Tell whether the driver waits for something that was given back already."""
         used = self.position.used
-        return self.wants_interrupt(self.position._replace(used=(used - self._size) & _WRAP))
+        return self.wants_interrupt(self.position._replace(used=(used - self.size) & _WRAP))

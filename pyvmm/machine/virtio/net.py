@@ -2,39 +2,30 @@
 """A virtio network device in a machine: frames between its queues and a wire (`pyvmm.net.frames`).
 
 A frame that the driver has no buffers for stays in the wire, which has room for so many and drops
-the others; nothing of a guest's makes anything grow here.
+the others; one that was taken out already is kept, for each queue one. So nothing of a guest's or a
+network's makes anything grow here.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from pyvmm.devices.virtio.buffers import put, split
-from pyvmm.devices.virtio.net import (
-    LEAST_MTU,
-    MAC_SIZE,
-    MOST_MTU,
-    NetModel,
-    receive_queue,
-    transmit_queue,
-)
-from pyvmm.devices.virtio.net_header import (
-    COUNT_OFFSET,
-    ETHERNET,
-    HEADER_SIZE,
-    MOST_FRAME,
-    FrameHeader,
-)
+from pyvmm.devices.virtio.net import NetModel, Role, receive_queue, transmit_queue
+from pyvmm.devices.virtio.net_control import MOST_CONTROL, perform
+from pyvmm.devices.virtio.net_features import LEAST_MTU, MAC_SIZE, MOST_MTU, NetFeature
+from pyvmm.devices.virtio.net_header import MOST_FRAME
 from pyvmm.errors import UsageError
 from pyvmm.hosts.queue_engine import NetQueue
 from pyvmm.machine.hardware import NetCard
+from pyvmm.machine.loop_calls import call_soon
+from pyvmm.machine.virtio.net_pair import NetPair
 from pyvmm.machine.virtio.plain_net import PlainFrames
-from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, VirtioDevice
-from pyvmm.net.frames import NO_OFFLOADS, Wire, WireEndedError
+from pyvmm.machine.virtio.queue_handler import BoundChain, VirtioDevice
+from pyvmm.net.frames import NO_OFFLOADS, Offload, Wire, WireEndedError
+from pyvmm.net.offloads import features_of, wanted_of
 
 if TYPE_CHECKING:
     from pyvmm.machine.virtio.vhost_engine import VhostQueue
@@ -42,11 +33,7 @@ if TYPE_CHECKING:
 
 OWN_MAC: Final = b"\x02pyvm"
 """First bytes of an address of this project's choosing: one that is administered locally."""
-VLAN: Final = 4
-"""Bytes that a VLAN's tag adds to a frame."""
 _MULTICAST: Final = 1
-_ONE: Final = struct.pack("<H", 1)
-_PLAIN: Final = FrameHeader().encoded()
 
 
 def net_device(
@@ -67,7 +54,12 @@ def net_device(
             f"what it is connected to takes packets of at most {wire.mtu} bytes",
             "give both the same",
         )
-    model = NetModel(_address(card, number), mtu=mtu)
+    model = NetModel(
+        _address(card, number),
+        mtu=mtu,
+        offloads=features_of(wire.offloads),
+        pairs=len(wire.queues),
+    )
     return VirtioDevice(name, model, NetHandler(model, wire, vhost, name))
 
 
@@ -85,26 +77,24 @@ def _address(card: NetCard, number: int) -> bytes:
 class NetHandler:
     """Moves frames between the queues and a wire. In the trio thread."""
 
-    on_ready: Callable[[int], None]
-    on_config_change: Callable[[], None]
-
     def __init__(
         self, model: NetModel, wire: Wire, vhost: Sequence[VhostNet] = (), name: str = "a card"
     ) -> None:
         self.model = model
         self.wire = wire
+        self.on_ready: Callable[[int], None]
+        self.on_config_change: Callable[[], None]
         self._vhost = vhost
         self._name = name
-        self._lines = tuple(wire.queues)
-        self._has_input = [False] * len(self._lines)
-        self._has_room = [True] * len(self._lines)
-        self._changed = [trio.Event() for _ in self._lines]
+        self._token: trio.lowlevel.TrioToken | None = None
+        self.pairs = tuple(NetPair(model, line, self._end) for line in wire.queues)
         self.ended: str | None = None
         """The reason why the wire has ended, in words; None while it has not."""
         self.on_end: Callable[[str], None] = _unheard
         self.on_link_change: Callable[[bool], None] = _unheard
-        self._scratch = memoryview(bytearray(HEADER_SIZE + MOST_FRAME))
-        """For what a chain has no room for."""
+        self._seen = (-1, -1)
+        self._wanted = NO_OFFLOADS
+        self._used = len(wire.queues)
 
     def set_link(self, *, up: bool) -> None:
         """Have the driver told that there is a link, or none: no frame goes either way then.
@@ -112,11 +102,15 @@ class NetHandler:
         A wire that has ended has none any more.
         """
         up = up and self.ended is None
-        if up != self.model.is_link_up:
-            self.model.is_link_up = up
-            self.on_config_change()
-            self._look()
-            self.on_link_change(up)
+        if up == self.model.is_link_up:
+            return
+        if up:
+            for pair in self.pairs:
+                pair.drop_waiting()
+        self.model.is_link_up = up
+        self.on_config_change()
+        self._wake_all()
+        self.on_link_change(up)
 
     # -- for the queues --
 
@@ -125,124 +119,125 @@ class NetHandler:
 
         None: all of it is done here.
         """
+        model = self.model
         pair, ring = divmod(queue, 2)
         taps = self.wire.descriptors
-        if pair >= len(taps) or not self.model.is_link_up:
+        if pair >= min(len(taps), model.pairs) or not model.is_link_up:
             return None
         if pair < len(self._vhost):
             from pyvmm.machine.virtio.vhost_engine import VhostQueue
 
-            return VhostQueue(self._vhost[pair], ring, taps[pair], self.model.accepted, self._name)
-        most = ETHERNET + VLAN + (MOST_MTU if self.model.mtu is None else self.model.mtu)
-        return PlainFrames(NetQueue(taps[pair], receives=queue == receive_queue(pair), most=most))
+            return VhostQueue(self._vhost[pair], ring, taps[pair], model.accepted, self._name)
+        receives = model.role(queue) is Role.RECEIVE
+        if not receives and model.negotiated & NetFeature.CSUM:
+            return None  # Headers say something then.
+        offloads = wanted_of(model.offloads)
+        return PlainFrames(
+            NetQueue(
+                taps[pair],
+                receives=receives,
+                most=MOST_FRAME if offloads & ~Offload.CHECKSUM else model.longest,
+                offloads=int(offloads),
+                merges=bool(model.negotiated & NetFeature.MRG_RXBUF),
+            )
+        )
 
     def is_ready(self, queue: int) -> bool:
         """Tell whether there is a frame for the driver, or room for one of its."""
-        pair = queue // 2
-        if queue == receive_queue(pair):
-            return self._has_input[pair] and self.model.is_link_up
-        return self._has_room[pair]
+        role = self.model.role(queue)
+        if role is None or role is Role.CONTROL:
+            return role is not None
+        pair = self.pairs[queue // 2]
+        if role is Role.TRANSMIT:
+            return pair.has_room
+        return pair.has_frame and self.model.is_link_up and queue // 2 < self.model.pairs
 
     async def handle(self, queue: int, chain: BoundChain) -> int:
-        """Fill a chain for the driver, or take a frame of its. Raises `ValueError` for a chain
-        that is none for a frame, and `NotNowError` where there is nothing to be done."""
+        """Fill a chain for the driver, or take a frame or a command of its. Raises `ValueError` for
+        a chain that is none for that, and `NotNowError` where there is nothing to be done."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        pair = queue // 2
-        if queue == receive_queue(pair):
-            return await self._receive(pair, chain)
-        self._send(pair, chain)
-        return 0
+        self._take_up()
+        role, number = self.model.role(queue), queue // 2
+        if role is Role.CONTROL:
+            return self._control(chain)
+        if role is Role.TRANSMIT:
+            self.pairs[number].send(chain, is_used=number < self.model.pairs)
+            return 0
+        return await self.pairs[number].receive(chain, lambda: self.on_ready(queue))
 
-    async def _receive(self, pair: int, chain: BoundChain) -> int:
-        room = sum(map(len, chain.writable))
-        if chain.readable or room <= HEADER_SIZE:
-            raise ValueError("it has no room for a frame")
-        views = [*chain.writable, self._scratch]
-        while self.model.is_link_up:
-            try:
-                size = self._lines[pair].receive(views)
-            except BlockingIOError:
-                self._has_input[pair] = False
-                self._change(pair)
-                break
-            except WireEndedError as error:
-                self._end(error)
-                break
-            if HEADER_SIZE + ETHERNET <= size <= room:
-                _put_count(chain.writable)
-                return size
-            await trio.lowlevel.checkpoint()  # Dropped; others have their turn.
-        raise NotNowError
-
-    def _send(self, pair: int, chain: BoundChain) -> None:
-        header, frame = split(chain.readable, HEADER_SIZE)
-        size = sum(map(len, frame))
-        if chain.writable or len(header) < HEADER_SIZE or not ETHERNET <= size <= MOST_FRAME:
-            raise ValueError("it has no frame")
-        if not self.model.is_link_up:
-            return
-        try:
-            self._lines[pair].send([memoryview(_PLAIN), *frame])
-        except BlockingIOError:
-            self._has_room[pair] = False
-            self._change(pair)
-            raise NotNowError from None
-        except WireEndedError as error:
-            self._end(error)
+    def _control(self, chain: BoundChain) -> int:
+        size = sum(map(len, chain.readable))
+        if not chain.writable or size > MOST_CONTROL:
+            raise ValueError("it is no command")
+        chain.writable[0][:1] = perform(self.model, b"".join(chain.readable))
+        self._take_up()
+        return 1
 
     # -- beside them --
 
     async def serve(self) -> None:
-        """Wait for the wire."""
-        self.wire.receive_with(NO_OFFLOADS)
+        """Wait for the wire, and tell it what the driver wants."""
+        self._token = trio.lowlevel.current_trio_token()
+        self.model.on_change = self._model_changed
+        self._look()
         async with trio.open_nursery() as nursery:
-            for pair in range(len(self._lines)):
-                nursery.start_soon(self._wait_for_input, pair)
-                nursery.start_soon(self._wait_for_room, pair)
+            for number, pair in enumerate(self.pairs):
+                pair.on_frame = _waking(self, receive_queue(number))
+                pair.on_room = _waking(self, transmit_queue(number))
+                nursery.start_soon(pair.wait_for_frames)
+                nursery.start_soon(pair.wait_for_room)
 
-    async def _wait_for_input(self, pair: int) -> None:
-        while self.ended is None:
-            # What is not taken is not waited for: it would be there at once, again and again.
-            while self._has_input[pair]:
-                await self._changed[pair].wait()
-            await trio.lowlevel.wait_readable(self._lines[pair].fileno())
-            self._has_input[pair] = True
-            self.on_ready(receive_queue(pair))
-
-    async def _wait_for_room(self, pair: int) -> None:
-        while self.ended is None:
-            while self._has_room[pair]:
-                await self._changed[pair].wait()
-            await trio.lowlevel.wait_writable(self._lines[pair].fileno())
-            self._has_room[pair] = True
-            self.on_ready(transmit_queue(pair))
-
-    def _change(self, pair: int) -> None:
-        self._changed[pair].set()
-        self._changed[pair] = trio.Event()
+    def _model_changed(self) -> None:
+        """Any thread: the driver resets, and the machine restores, in any."""
+        call_soon(self._token, self._look)
 
     def _look(self) -> None:
+        self._take_up()
+        if self.model.has_restored:
+            self.model.has_restored = False
+            self.on_config_change()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for queue in range(len(self.model.queue_sizes)):
             self.on_ready(queue)
+
+    def _take_up(self) -> None:
+        """Have the wire do what the driver wants."""
+        model = self.model
+        now = (model.resets, model.changes)
+        if now == self._seen:
+            return
+        if now[0] != self._seen[0]:
+            for pair in self.pairs:
+                pair.forget()
+        self._seen = now
+        wanted = wanted_of(model.offloads)
+        try:
+            if wanted != self._wanted:
+                self.wire.receive_with(wanted)
+            if model.pairs != self._used:
+                self.wire.use_queues(model.pairs)
+        except OSError as error:
+            self._end(WireEndedError(error.strerror))
+            return
+        if self._vhost and model.pairs != self._used:
+            self.on_config_change()  # Who serves which queue is found out anew.
+        self._wanted, self._used = wanted, model.pairs
+        for number, pair in enumerate(self.pairs):
+            pair.use(used=number < model.pairs)
 
     def _end(self, error: WireEndedError) -> None:
         if self.ended is not None:
             return
         self.ended = str(error) or "its other end has gone"
         self.on_end(self.ended)
-        self._has_room = [True] * len(self._lines)
         self.set_link(up=False)
-
-
-def _put_count(views: Sequence[memoryview]) -> None:
-    """Say in a header that one chain has the frame."""
-    first = views[0]
-    if len(first) >= HEADER_SIZE:
-        first[COUNT_OFFSET:HEADER_SIZE] = _ONE
-        return
-    head, _ = split(views, COUNT_OFFSET)
-    put(views, head + _ONE)
 
 
 def _unheard(_: object) -> None:
     """Be a callback that nobody has set."""
+
+
+def _waking(handler: NetHandler, queue: int) -> Callable[[], None]:
+    return lambda: handler.on_ready(queue)

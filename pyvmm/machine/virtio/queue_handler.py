@@ -29,11 +29,16 @@ class BoundChain(NamedTuple):
     """GPA and length in bytes of each writable one."""
     another: Callable[[], BoundChain | None] = _nothing
     """Take the next chain, too, for what does not fit into this one; None where the driver has none
-    now, of which it is asked to tell. All are given back at once. It may raise: let that pass."""
+    now, of which it is asked to tell. All are given back at once. Raises `RingFullError`, and what
+    is to be let pass."""
 
 
 class NotNowError(Exception):
     """A chain cannot be done now: it stays available, and is taken again after `on_ready`."""
+
+
+class RingFullError(Exception):
+    """There is no other chain, and there never will be: the driver has no descriptor for one."""
 
 
 class QueueHandler(Protocol):

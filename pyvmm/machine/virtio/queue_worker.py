@@ -23,7 +23,12 @@ from pyvmm.devices.virtio.rings import (
 from pyvmm.devices.virtio.split_ring import SplitRing
 from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.machine.leases import Lease, LeaseRefusedError, Leases, Range
-from pyvmm.machine.virtio.queue_handler import BoundChain, NotNowError, QueueHandler
+from pyvmm.machine.virtio.queue_handler import (
+    BoundChain,
+    NotNowError,
+    QueueHandler,
+    RingFullError,
+)
 
 BATCH = 64
 """The most chains under one lease of the ring: a conversion of it waits that long."""
@@ -193,7 +198,12 @@ class QueueWorker:
 
         def another() -> BoundChain | None:
             following = self._next(ring)
-            return None if following is None else self._bind(following, ring, taken, stack)
+            if following is not None:
+                return self._bind(following, ring, taken, stack)
+            counts = [one.descriptors for one in taken]
+            if sum(counts) + max(counts) > ring.size:
+                raise RingFullError
+            return None
 
         return BoundChain(parts[0], parts[1], chain.writable, another)
 

@@ -149,7 +149,7 @@ class Side:
         queue = self.case.queue
 
         async def main() -> None:
-            self.handler._has_input[0] = True
+            self.handler.pairs[0].has_frame = True
             if most is None:
                 while await self.worker.serve_batch():
                     pass
