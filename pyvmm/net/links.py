@@ -26,6 +26,8 @@ _LONGEST_NAME = 15
 """Bytes (IFNAMSIZ, without the byte that ends it)."""
 _MAIN_TABLE = 254
 _LINK_SCOPE = 253
+_NO_ADDRESSES = 1
+"""IN6_ADDR_GEN_MODE_NONE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Link:
     master: int | None
     alias: str
     group: int
+    mac: str
     has_carrier: bool = field(compare=False)
 
     @property
@@ -176,7 +179,19 @@ class Links:
             mtu=link.mtu if mtu is None else mtu,
             master=bridge.index if bridge else link.master,
             is_up=link.is_up if is_up is None else is_up,
+            mac=link.mac if mac is None else mac,
         )
+
+    def forgo_link_local(self, link: Link) -> None:
+        """Have a device that is down get no IPv6 address by itself, where there is IPv6."""
+        inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _NO_ADDRESSES)]}
+        families = {"attrs": [("AF_INET6", inet6)]}
+        try:
+            with _told(f"set up the network device {link.name}"):
+                self._route.link("set", index=link.index, IFLA_AF_SPEC=families)
+        except SystemCallError as error:
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
 
     def remove(self, link: Link) -> None:
         """Remove a device; one that has gone already is removed."""
@@ -241,6 +256,7 @@ def _link(message: Any) -> Link:
         master=message.get_attr("IFLA_MASTER"),
         group=int(message.get_attr("IFLA_GROUP") or 0),
         alias=str(message.get_attr("IFLA_IFALIAS") or ""),
+        mac=str(message.get_attr("IFLA_ADDRESS") or ""),
         has_carrier=bool(message.get_attr("IFLA_CARRIER")),
     )
 

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -73,9 +74,13 @@ def test_frames_come_by_the_queues_that_are_used(netns: int) -> None:
 
 def test_two_taps_of_a_bridge_reach_each_other_and_leave_it_as_it_was(netns: int) -> None:
     def make(links: Links) -> None:
-        links.change(links.add_bridge("br0", Mark("t", "br0"), mtu=1400), is_up=True)
+        bridge = links.change(links.add_bridge("br0", Mark("t", "br0"), mtu=1400), is_up=True)
+        port = links.add_veth("v0", Mark("t", "v0"), peer="v1", peer_namespace=netns)
+        links.change(port, bridge=bridge, mtu=1400, mac="f2:00:00:00:00:01", is_up=True)
 
     with_links(netns, make)
+    before = links_of(netns)
+    assert before["br0"].mac == "f2:00:00:00:00:01"
     with opened(netns, bridge="br0") as one, opened(netns, bridge="br0", mtu=1300) as other:
         # A bridge forwards to a port once it has seen that it has a carrier.
         while True:
@@ -86,8 +91,16 @@ def test_two_taps_of_a_bridge_reach_each_other_and_leave_it_as_it_was(netns: int
         found = links_of(netns)
         assert {found[wire.name].master for wire in (one, other)} == {found["br0"].index}
         assert {found[wire.name].mark for wire in (one, other)} == {Mark(RUN, str(os.getpid()))}
-        assert (one.mtu, other.mtu, found["br0"].mtu) == (1400, 1400, 1400)
-    assert list(links_of(netns)) == ["lo", "br0"]
+        assert (one.mtu, other.mtu) == (1400, 1400)
+        assert found["br0"] == before["br0"]
+    assert links_of(netns) == before
+
+
+def test_nobody_speaks_to_the_guest_unasked(netns: int) -> None:
+    for address, is_there in ((None, False), ("10.9.0.1/24", False), ("fd00::1/64", True)):
+        with opened(netns, name="mine", address=address):
+            told = within(netns, Path("/proc/thread-self/net/if_inet6").read_text)
+            assert ("fe80" in told) == is_there
 
 
 def test_checksums_are_left_undone_where_that_was_asked_for(netns: int) -> None:

@@ -133,10 +133,15 @@ def _set_up(net: TapNet, name: str, mtu: int | None) -> int:
         if net.address is not None:
             links.require_free(net.address)
             links.add_address(tap, net.address)
-        # The bridge's own, not the card's: a bridge takes the least MTU of its ports.
+        if net.address is None or ipaddress.ip_interface(net.address).version == 4:
+            # Or the guest could speak to this machine where nobody has asked for that.
+            links.forgo_link_local(tap)
+        # The bridge's own, not the card's: a bridge takes the least MTU of its ports. And it takes
+        # the lowest of their MACs, unless it was given one: it is to keep what it has.
         mtu = bridge.mtu if bridge is not None else mtu or _DEFAULT_MTU
+        mac = None if bridge is None else f"fe:{os.urandom(5).hex(':')}"
         mark = Mark(RUN, str(os.getpid()))
-        links.change(tap, mark=mark, mtu=mtu, bridge=bridge, is_up=True)
+        links.change(tap, mark=mark, mtu=mtu, bridge=bridge, mac=mac, is_up=True)
         return mtu
 
 
