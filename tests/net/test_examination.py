@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,3 +78,22 @@ def test_a_host_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "pyroute2: not installed" in uses["pyvmm net"][1]
     assert "pyroute2: not installed" in uses["networks of boot tests"][1]
     assert {verdict for verdict, _ in uses.values()} == {LACKS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "missing"),
+    [("--map-root-user", ["CAP_NET_ADMIN"]), ("--net", [])],
+    ids=["of others", "its own"],
+)
+def test_root_of_a_user_namespace_may_change_a_network_namespace(
+    option: str, missing: list[str]
+) -> None:
+    code = "from pyvmm.net.kernel_features import *; print(missing_capabilities())"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", option, sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert (done.stdout, done.stderr) == (f"{missing}\n", "")
