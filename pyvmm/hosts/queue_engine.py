@@ -50,9 +50,9 @@ class NetQueue(NamedTuple):
     """The tap of a network device's queue, which `receives` frames for the driver or sends its own.
 
     `tap` is a descriptor that does not block and gives frames virtio's header of 12 bytes; it stays
-    its owner's and open until the engine is closed. `most` is the bytes of the longest frame that
-    is to be expected, without the header; `offloads` the TUNSETOFFLOAD bits of what a header may
-    ask for. `merges`: a frame that comes may lie in several chains.
+    its owner's and open until the engine is closed. `most` is the bytes, without the header, of the
+    longest frame that is sent uncut, or to be expected; `offloads` the TUNSETOFFLOAD bits of what a
+    header may ask for. `merges`: a frame for the driver may lie in several chains.
     """
 
     tap: int

@@ -29,6 +29,15 @@ def features_of(offloads: Offload) -> NetFeature:
     return found
 
 
+def sent_of(features: NetFeature) -> Offload:
+    """The offloads that frames may need which come from a driver with these features."""
+    found = NO_OFFLOADS
+    for one, sent, _ in _EACH:
+        if sent & features:
+            found |= one
+    return found
+
+
 def wanted_of(features: NetFeature) -> Offload:
     """The offloads that frames may need which come to a driver with these features."""
     found = NO_OFFLOADS

@@ -10,12 +10,15 @@
 #include "split_queue.h"
 #endif
 
+/* TUN_F_USO4 and TUN_F_USO6 (Linux 6.2): together, since a header does not tell them apart. */
+#define PYVMM_NET_USO 0x60
+
 struct pyvmm_net_setup {
-    int32_t tap;    /* does not block, and gives each frame a header of 12 bytes; stays its owner's */
-    uint32_t most;  /* bytes of the longest frame that is to be expected, without the header */
+    int32_t tap;       /* does not block, and gives each frame a header of 12 bytes; stays its owner's */
+    uint32_t most;     /* bytes, without the header, of the longest frame that is sent uncut, or to be expected */
     uint32_t offloads; /* TUN_F_..., see linux/if_tun.h: what headers may ask for */
-    bool receives;  /* frames are the driver's to take, not its own */
-    bool merges;    /* a frame that comes may lie in several chains */
+    bool receives;     /* frames are for the driver, not from it */
+    bool merges;       /* a frame for the driver may lie in several chains */
 };
 
 struct pyvmm_net_queue;

@@ -294,7 +294,7 @@ static void ask(struct pyvmm_split_queue *queue, bool wanted)
 {
     if (queue->setup.event_index) {
         if (wanted)
-            store(available_event(queue), queue->setup.available);
+            store(available_event(queue), (uint16_t)(queue->setup.available + queue->left));
     } else {
         store(queue->device, wanted ? 0 : NO_NOTIFICATION);
     }
@@ -308,12 +308,13 @@ static int serve_batch(struct pyvmm_split_queue *queue, const struct pyvmm_split
     if (number <= 0)
         return is_vacating(number) ? PYVMM_SPLIT_VACATING : PYVMM_SPLIT_BROKEN;
     uint16_t before = queue->setup.used;
+    queue->left = 0;
     ask(queue, false);
     int result = kind->serve(queue);
     if (result == PYVMM_SPLIT_IDLE) {
         /* What has come before it was asked for may have been notified of to nobody. */
         ask(queue, true);
-        if (waiting(queue) != 0)
+        if (waiting(queue) != queue->left)
             result = GO_ON;
     }
     tell(queue, before);
@@ -323,17 +324,19 @@ static int serve_batch(struct pyvmm_split_queue *queue, const struct pyvmm_split
     return result;
 }
 
-void pyvmm_split_wait_for(struct pyvmm_split_queue *queue, int fd, short events)
+bool pyvmm_split_wait_for(struct pyvmm_split_queue *queue, int fd, short events, int milliseconds)
 {
     struct pollfd wanted[] = {{fd, events, 0}, {queue->kick, POLLIN, 0}};
-    if (poll(wanted, 2, -1) > 0 && wanted[0].revents != 0 && fd == queue->setup.doorbell)
+    int ready = poll(wanted, 2, milliseconds);
+    if (ready > 0 && wanted[0].revents != 0 && fd == queue->setup.doorbell)
         drain(fd);
+    return ready == 0;
 }
 
 void pyvmm_split_wait(struct pyvmm_split_queue *queue, int result)
 {
     (void)result;
-    pyvmm_split_wait_for(queue, queue->setup.doorbell, POLLIN);
+    pyvmm_split_wait_for(queue, queue->setup.doorbell, POLLIN, -1);
 }
 
 int pyvmm_split_run(struct pyvmm_split_queue *queue, const struct pyvmm_split_kind *kind, bool waits)

@@ -42,6 +42,7 @@ struct pyvmm_split_queue {
     struct pyvmm_split_setup setup;
     int kick;
     int kicked;
+    uint16_t left; /* chains that were looked at and left, where they are not enough */
     uint64_t requests, bytes;
     uint8_t *descriptors, *driver, *device;
     struct pyvmm_buffers readable, writable;
@@ -50,7 +51,10 @@ struct pyvmm_split_queue {
 
 /* A kind of device. Both are given what pyvmm_split_run was. */
 struct pyvmm_split_kind {
-    /* Serves what waits, with the ring leased, for a batch at the most. GO_ON: there may be more. */
+    /*
+     * Serves what waits, with the ring leased, for a batch at the most. GO_ON: there may be more. IDLE: there
+     * is nothing behind the `left` chains from the position on.
+     */
     int (*serve)(struct pyvmm_split_queue *queue);
     /* Waits for work, or a kick, with nothing leased; `result` is IDLE or NOT_NOW. */
     void (*wait)(struct pyvmm_split_queue *queue, int result);
@@ -66,8 +70,11 @@ int pyvmm_split_run(struct pyvmm_split_queue *queue, const struct pyvmm_split_ki
 bool pyvmm_split_is_kicked(struct pyvmm_split_queue *queue);
 /* Waits for the guest's notification or a kick. */
 void pyvmm_split_wait(struct pyvmm_split_queue *queue, int result);
-/* Waits until `fd` is ready for `events` of poll(2), or for a kick. */
-void pyvmm_split_wait_for(struct pyvmm_split_queue *queue, int fd, short events);
+/*
+ * Waits until `fd` is ready for `events` of poll(2), for a kick, or that many milliseconds (-1: no end).
+ * Returns whether it was long enough.
+ */
+bool pyvmm_split_wait_for(struct pyvmm_split_queue *queue, int fd, short events, int milliseconds);
 
 /*
  * With the ring leased: appends the buffers of the chain that is `ahead` of the position to `readable` and

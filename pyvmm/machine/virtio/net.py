@@ -25,7 +25,7 @@ from pyvmm.machine.virtio.net_pair import NetPair
 from pyvmm.machine.virtio.plain_net import PlainFrames
 from pyvmm.machine.virtio.queue_handler import BoundChain, VirtioDevice
 from pyvmm.net.frames import NO_OFFLOADS, Offload, Wire, WireEndedError
-from pyvmm.net.offloads import features_of, wanted_of
+from pyvmm.net.offloads import features_of, sent_of, wanted_of
 
 if TYPE_CHECKING:
     from pyvmm.machine.virtio.vhost_engine import VhostQueue
@@ -128,14 +128,16 @@ class NetHandler:
             from pyvmm.machine.virtio.vhost_engine import VhostQueue
 
             return VhostQueue(self._vhost[pair], ring, taps[pair], model.accepted, self._name)
-        receives = model.role(queue) is Role.RECEIVE
-        if not receives and model.negotiated & NetFeature.CSUM:
-            return None  # Headers say something then.
+        if model.role(queue) is Role.TRANSMIT:
+            offloads = sent_of(model.negotiated)
+            return PlainFrames(
+                NetQueue(taps[pair], receives=False, most=model.longest, offloads=int(offloads))
+            )
         offloads = wanted_of(model.offloads)
         return PlainFrames(
             NetQueue(
                 taps[pair],
-                receives=receives,
+                receives=True,
                 most=MOST_FRAME if offloads & ~Offload.CHECKSUM else model.longest,
                 offloads=int(offloads),
                 merges=bool(model.negotiated & NetFeature.MRG_RXBUF),

@@ -105,14 +105,13 @@ class NetPair:
             if self._held is not None:
                 return self._spread(chain, self._held, look_again)
             size = self._next((*chain.writable, self._scratch))
-            if self._is_wanted(chain.writable, size):
+            is_wanted = (size <= room or merges) and self._is_wanted(chain.writable, size)
+            if is_wanted and self._put_header(chain.writable, 1):
                 if size <= room:
-                    if self._put_header(chain.writable, 1):
-                        self.received += 1
-                        return size
-                elif merges:
-                    self._held = b"".join((*chain.writable, self._scratch[: size - room]))
-                    continue
+                    self.received += 1
+                    return size
+                self._held = b"".join((*chain.writable, self._scratch[: size - room]))
+                continue
             self.dropped_incoming += 1
             await trio.lowlevel.checkpoint()  # Others have their turn.
         raise NotNowError

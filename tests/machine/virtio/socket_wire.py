@@ -40,7 +40,7 @@ class SocketQueue:
 class SocketWire(Owner):
     """A `Wire` whose other ends are `peers`: blocking sockets, by queue."""
 
-    descriptors = ()
+    descriptors: tuple[int, ...] = ()
 
     def __init__(
         self, queues: int = 1, *, offloads: Offload = NO_OFFLOADS, mtu: int | None = None

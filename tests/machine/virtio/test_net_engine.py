@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import NO_FEATURES, DeviceStatus, Feature
+from pyvmm.devices.virtio.net_features import NetFeature
+from pyvmm.devices.virtio.net_header import FrameHeader, Segments
 from pyvmm.devices.virtio.rings import QueuePosition
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.hosts.kvm.conversions import FastConversions
-from pyvmm.hosts.queue_engine import NetQueue, QueueEngine, SplitQueue, Stopped
+from pyvmm.hosts.queue_engine import QueueEngine, SplitQueue, Stopped
 from pyvmm.machine.hardware import DescriptorNet, NetCard
 from pyvmm.machine.virtio.net import net_device
 from pyvmm.machine.virtio.queue_worker import QueueWorker
+from pyvmm.net.frames import NO_OFFLOADS
 
 from .guest_pages import PAGE, GuestPages
 from .socket_wire import HEADER, SocketWire
@@ -34,11 +37,12 @@ SIZE = 8
 DESCRIPTORS, DRIVER, DEVICE = 0, PAGE, 2 * PAGE
 TABLES, DATA = 3 * PAGE, 7 * PAGE
 PRIVATE = 6 * PAGE
-PAGES = 20
+PAGES = 26
 STRIDE = 2 * PAGE
 """Bytes between the buffers of two chains."""
 RX, TX = 0, 1
 NEXT, WRITE, INDIRECT = 1, 2, 4
+EVERY = ~NO_OFFLOADS
 FRAME = b"\x02card0\x02peer0\x08\x00" + bytes(range(100))
 
 Descriptor = tuple[int, int, int]
@@ -62,9 +66,12 @@ class Case:
     frames: Sequence[bytes] = ()
     features: Feature = NO_FEATURES
     device_features: int = 0
+    """A `NetFeature`."""
     flags: int = 0
     event: int = 0
     start: int = 0
+    memory: Sequence[tuple[int, bytes]] = ()
+    """GPAs, and what the driver has written there."""
 
 
 class Side:
@@ -74,6 +81,7 @@ class Side:
         self.case, self.wire = case, wire
         self.pages = GuestPages(PAGES * PAGE, holder="net 0")
         self.pages.private.add(PRIVATE)
+        wire.descriptors = (wire.queues[0].fileno(),)
         made = net_device(NetCard(DescriptorNet(()), mac=b"\x02card0"), wire, 0)
         self.handler: Any = made.handler
         self.core = VirtioCore(made.model)
@@ -85,7 +93,8 @@ class Side:
         self.worker = QueueWorker(
             case.queue, self.core, self.handler, leases, threading.Lock(), name="net 0"
         )
-        self.handler.on_ready = lambda _queue: None
+        self.again = False
+        self.handler.on_ready = self._look_again
 
     def _set_up(self, case: Case) -> None:
         core = self.core
@@ -109,6 +118,9 @@ class Side:
 
     def _count(self, queue: int | None) -> None:
         self.interrupts += queue is not None
+
+    def _look_again(self, _queue: int) -> None:
+        self.again = True
 
     def put(self) -> None:
         """Have the driver make chains available, each from its own descriptor on."""
@@ -141,6 +153,8 @@ class Side:
         )
         if Feature.EVENT_INDEX in self.features:
             self.pages.put(DRIVER + 4 + 2 * SIZE, struct.pack("<H", case.event))
+        for gpa, content in case.memory:
+            self.pages.put(gpa, content)
         for frame in case.frames:
             self.wire.peers[0].send(frame)
 
@@ -151,8 +165,8 @@ class Side:
         async def main() -> None:
             self.handler.pairs[0].has_frame = True
             if most is None:
-                while await self.worker.serve_batch():
-                    pass
+                while await self.worker.serve_batch() or self.again:
+                    self.again = False
                 return
             layout = self.core.running(queue)
             assert layout is not None
@@ -200,11 +214,7 @@ class Side:
                 doorbell=bell.fileno(),
                 interrupt=told.fileno(),
             ),
-            NetQueue(
-                self.wire.queues[0].fileno(),
-                receives=self.case.queue == RX,
-                most=1518,
-            ),
+            self.handler.plain_work(self.case.queue).frames,
         )  # fmt: skip
 
     def sent(self) -> list[bytes]:
@@ -268,7 +278,7 @@ class Done(NamedTuple):
 
 def both(case: Case) -> Done:
     """Have it done by both; what they have done is the same."""
-    with SocketWire() as one, SocketWire() as other:
+    with SocketWire(offloads=EVERY) as one, SocketWire(offloads=EVERY) as other:
         python, engine = Side(case, one), Side(case, other)
         for side in (python, engine):
             side.put()
@@ -358,6 +368,16 @@ def test_what_no_chain_has_room_for_and_what_is_no_frame_is_dropped() -> None:
     assert done.written(0) == 126
 
 
+@pytest.mark.parametrize("size", [12, 25, 12 + 65_554])
+def test_what_is_no_frame_is_not_sent(size: int) -> None:
+    sizes = [size] if size < PAGE else [PAGE] * 16 + [size - 16 * PAGE]
+    gpas = [DATA + min(number, 8) * PAGE for number in range(17)]
+    chain = Chain(tuple((gpa, one, 0) for gpa, one in zip(gpas, sizes, strict=False)), True)
+    done = both(Case(TX, [chain, data(12, 100, number=1)], features=Feature.INDIRECT))
+    assert done.reasons == [Stopped.IDLE]
+    assert [len(frame) for frame in done.sent] == [112]
+
+
 def test_frames_without_a_chain_stay_in_the_wire() -> None:
     done = both(Case(RX, [room(200)], [HEADER + FRAME] * 3))
     assert done.side.core.position(RX).used == 1
@@ -365,8 +385,7 @@ def test_frames_without_a_chain_stay_in_the_wire() -> None:
 
 
 ODD = [
-    (TX, data(12)),
-    (TX, data(25)),
+    (TX, data(11)),
     (TX, room(12, 100)),
     (TX, Chain(((DATA, 100, 0), (DATA + 200, 100, WRITE)))),
     (TX, Chain(((PRIVATE, 100, 0),))),
@@ -374,11 +393,10 @@ ODD = [
     (TX, Chain(((DATA, 100, 0), (DATA + 200, 0, 0)))),
     (TX, Chain(((DATA, 100, 0), ((1 << 64) - 4, 100, 0)))),
     (TX, Chain(((DATA, 0xFFFF_FFFF, 0),))),
-    (TX, Chain(((DATA, PAGE, 0),) * 17, is_indirect=True)),
     (TX, data(12, 100)._replace(next_too_far=True)),
     (TX, data(12, 100)._replace(is_indirect=True)),
     (RX, data(12, 100)),
-    (RX, room(12)),
+    (RX, room(11)),
     (RX, Chain(((DATA, 100, 0), (DATA + 200, 100, WRITE)))),
     (RX, Chain(((PRIVATE, 200, WRITE),))),
     (RX, Chain(((DATA, 100, WRITE), (DATA + 50, 100, WRITE)))),
@@ -445,6 +463,164 @@ def _plain(number: int) -> st.SearchStrategy[Chain]:
 )
 def test_both_do_the_same(case: Case) -> None:
     both(case)
+
+
+LARGE = FRAME[:14] + bytes(range(256)) * 16
+MERGES = NetFeature.MRG_RXBUF
+CUTS = NetFeature.CSUM | NetFeature.HOST_TSO4 | NetFeature.HOST_USO
+TAKES_CUT = NetFeature.GUEST_CSUM | NetFeature.GUEST_TSO4 | NetFeature.GUEST_ECN
+CUT = FrameHeader(1, Segments.TCP4, 54, 1448, 34, 16)
+
+
+@each_kind
+@each_start
+@pytest.mark.parametrize(
+    "sizes", [[1500] * 3, [20, 5000], [4121, 1], [12, 4000, 110], [4096, 14, 100], [4122, 30]],
+    ids=str,
+)  # fmt: skip
+def test_a_frame_fills_as_many_chains_as_it_takes(
+    features: Feature, start: int, sizes: list[int]
+) -> None:
+    indirect = Feature.INDIRECT in features
+    chains = [
+        room(*((size,) if size < 13 else (size - 7, 7)), number=number, indirect=indirect)
+        for number, size in enumerate(sizes)
+    ]
+    case = Case(
+        RX, chains, [HEADER + LARGE], features=features, device_features=MERGES, start=start
+    )
+    done = both(case)
+    needed = next(count for count in range(1, 4) if sum(sizes[:count]) >= 12 + len(LARGE))
+    assert done.reasons == [Stopped.IDLE]
+    assert done.side.core.position(RX).used == (start + needed) & 0xFFFF
+    given = [content for _, content in done.side.given()]
+    header = FrameHeader(buffers=needed).encoded()
+    assert b"".join(given) == header + LARGE
+    assert [len(content) for content in given[:-1]] == sizes[: needed - 1]
+
+
+def test_a_frame_waits_for_chains_that_are_enough() -> None:
+    case = Case(RX, [room(2000, number=number) for number in range(2)], device_features=MERGES)
+    with running(case) as (side, engine, _, told, _):
+        side.put()
+        for frame in (LARGE, FRAME):
+            side.wire.peers[0].send(HEADER + frame)
+        assert engine.run(waits=False) is Stopped.IDLE
+        assert engine.position == (0, 0)
+        assert not told.drain()
+        # Two more of them, in the descriptors behind.
+        for number in (2, 3):
+            gpa = DATA + STRIDE * number
+            side.pages.put(DESCRIPTORS + 16 * number, struct.pack("<QIHH", gpa, 2000, WRITE, 0))
+            side.pages.put(DRIVER + 4 + 2 * number, struct.pack("<H", number))
+        side.pages.put(DRIVER + 2, struct.pack("<H", 4))
+        assert engine.run(waits=False) is Stopped.IDLE
+        assert engine.position == (4, 4)
+        assert told.drain()
+        content = side.pages.bytes[DATA : DATA + 2000]
+        assert content[:12] == FrameHeader(buffers=3).encoded()
+        assert content[12:] == LARGE[:1988]
+        assert side.pages.bytes[DATA + 3 * STRIDE :][:126] == HEADER + FRAME
+
+
+def test_a_frame_that_all_of_a_ring_is_not_enough_for_is_dropped() -> None:
+    chains = [room(200, number=number) for number in range(SIZE)]
+    frames = [HEADER + LARGE, HEADER + FRAME]
+    done = both(Case(RX, chains, frames, device_features=MERGES))
+    assert done.side.core.position(RX).used == 1
+    assert done.content(DATA, 126) == HEADER + FRAME
+
+
+@pytest.mark.parametrize("features", [Feature(0), Feature.EVENT_INDEX], ids=str)
+def test_the_driver_is_asked_to_tell_of_chains_behind_those_that_are_too_few(
+    features: Feature,
+) -> None:
+    chains = [room(2000, number=number) for number in range(2)]
+    done = both(Case(RX, chains, [HEADER + LARGE], features, MERGES))
+    flags, event = (
+        struct.unpack_from("<H", done.side.pages.bytes, at)[0] for at in (DEVICE, DEVICE + 68)
+    )
+    assert (flags, event) == (0, 2 if features else 0)
+
+
+def test_headers_go_with_their_frames() -> None:
+    large = FRAME[:12] + b"\x08\x00" + bytes(4000)
+    sent = both(
+        Case(
+            TX, [data(12, len(large))], device_features=CUTS,
+            memory=[(DATA, CUT._replace(buffers=77).encoded() + large)],
+        )
+    )  # fmt: skip
+    assert sent.reasons == [Stopped.IDLE]
+    assert sent.sent == [CUT.encoded() + large]
+    came = both(
+        Case(
+            RX, [room(5000)], [CUT._replace(buffers=0).encoded() + large], device_features=TAKES_CUT
+        )
+    )
+    assert came.content(DATA, 12 + len(large)) == CUT.encoded() + large
+
+
+_NUMBER = st.sampled_from([0, 1, 6, 14, 16, 20, 34, 54, 92, 100, 113, 1448, 0xFFFF])
+_HEADERS = st.builds(
+    FrameHeader,
+    st.sampled_from([0, 1, 1, 1, 2, 3, 0xFF]),
+    st.sampled_from([0, 1, 1, 4, 5, 5, 3, 0x80, 0x81, 0x84, 0x85]),
+    _NUMBER,
+    _NUMBER,
+    st.sampled_from([34, 34, 54, 100, 0, 13, 0xFFFF]),
+    st.sampled_from([16, 16, 6, 6, 0, 0xFFFF]),
+    st.sampled_from([0, 1, 0xFFFF]),
+)
+_TYPES = st.sampled_from(
+    [b"\x08\x00", b"\x86\xdd", b"\x81\x00\0\5\x08\x00", b"\x81\x00\0\5\x81\x00\0\6\x86\xdd",
+     b"\x88\xa8\0\5", b"\x81\x00\0\5\x81\x00\0\5\x81\x00\0\5\x08\x00"]
+)  # fmt: skip
+_SENDING = [
+    NetFeature(0), NetFeature.CSUM, CUTS, CUTS | NetFeature.HOST_ECN | NetFeature.HOST_TSO6,
+]  # fmt: skip
+_RECEIVING = [
+    NetFeature(0), NetFeature.GUEST_CSUM, TAKES_CUT,
+    TAKES_CUT | NetFeature.GUEST_TSO6 | NetFeature.GUEST_USO4,
+    TAKES_CUT | NetFeature.GUEST_USO6 | NetFeature.GUEST_USO4,
+]  # fmt: skip
+
+
+@given(
+    _HEADERS, _TYPES, st.sampled_from([0, 12, 14, 26, 80, 1000]),
+    st.sampled_from(_SENDING), st.lists(st.sampled_from([1, 12, 30]), max_size=3),
+)  # fmt: skip
+def test_both_say_the_same_of_headers_of_the_driver_s(
+    header: FrameHeader, kind: bytes, length: int, features: NetFeature, sizes: list[int]
+) -> None:
+    frame = FRAME[:12] + kind + bytes(length)
+    sizes = (
+        [*sizes, 12 + len(frame) - sum(sizes)]
+        if sum(sizes) < 12 + len(frame)
+        else [12 + len(frame)]
+    )
+    done = both(
+        Case(
+            TX, [data(*sizes)], device_features=features,
+            memory=[(DATA, header.encoded() + frame)],
+        )
+    )  # fmt: skip
+    assert done.reasons == [Stopped.IDLE]
+    assert done.side.core.position(TX).used == 1
+
+
+@given(
+    st.lists(_HEADERS, min_size=1, max_size=3), st.sampled_from(_RECEIVING),
+    st.booleans(), st.sampled_from([100, 700]),
+    st.lists(st.sampled_from([12, 60, 500, 1000]), min_size=1, max_size=SIZE),
+)  # fmt: skip
+def test_both_say_the_same_of_headers_of_the_wire_s(
+    headers: list[FrameHeader], features: NetFeature, merges: bool, length: int, sizes: list[int]
+) -> None:
+    frames = [one.encoded() + FRAME[:14] + bytes(length) for one in headers]
+    chains = [room(size, number=number) for number, size in enumerate(sizes)]
+    done = both(Case(RX, chains, frames, device_features=features | (MERGES if merges else 0)))
+    assert done.reasons[-1] is Stopped.IDLE
 
 
 @contextmanager
