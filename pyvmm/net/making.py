@@ -20,7 +20,7 @@ from pyvmm.net.links import Link, Links, opened_links
 from pyvmm.net.masquerading import masquerade
 from pyvmm.net.named_namespaces import name_namespace
 from pyvmm.net.namespaces import NAMES, new_namespace, open_namespace, within
-from pyvmm.net.taps import keep_tap, open_tap
+from pyvmm.net.taps import keep_tap, make_tap
 from pyvmm.net.topology import Bridge, Namespace, Tap, Topology, VethEnd
 from pyvmm.net.topology_marks import MASQUERADES, ObjectKind, ObjectMark
 
@@ -150,10 +150,10 @@ class _Maker:
         return links.change(link, mtu=bridge.mtu, is_up=True)
 
     def _make_tap(self, links: Links, tap: Tap, bridge: Link | None) -> None:
-        opened = open_tap(tap.name, 2 if tap.multiqueue else 1)
+        opened = make_tap(tap.name, 2 if tap.multiqueue else 1)
+        if opened is None:
+            raise _name_is_taken(f"tap {tap.name}")
         try:
-            if not opened.is_new:
-                raise _name_is_taken(f"tap {tap.name}")
             link = _there(links, tap.name)
             for address in tap.addresses:
                 links.add_address(link, str(address))

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class Place:
         self._process.wait()
         self._process.stdout.close()
 
-    def _order(self, **order: object) -> dict[str, object]:
+    def _order(self, **order: object) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -72,17 +72,32 @@ class Place:
         assert answer, "the place has gone"
         return dict(json.loads(answer))
 
-    def pyvmm(self, *words: object, kill_at: int | None = None) -> Done:
-        """Do a command; with `kill_at` it is killed before that line of ours, if it gets there."""
-        return Done(**self._order(words=[*map(str, words)], kill_at=kill_at))  # type: ignore[arg-type]
+    def pyvmm(
+        self, *words: object, kill_at: int | None = None, interrupt_at: int | None = None
+    ) -> Done:
+        """Do a command; it gets a signal before that line of ours, if it gets there."""
+        order = {"words": [*map(str, words)], "kill_at": kill_at, "interrupt_at": interrupt_at}
+        return Done(**self._order(commands=[order])["done"][0])
+
+    def at_once(self, *commands: Sequence[object]) -> list[Done]:
+        """Do several commands at once."""
+        orders = [
+            {"words": [*map(str, words)], "kill_at": None, "interrupt_at": None}
+            for words in commands
+        ]
+        return [Done(**each) for each in self._order(commands=orders)["done"]]
 
     def left(self) -> dict[str, object]:
         """All that is there: devices, names of namespaces, mounts on them, children."""
         return self._order(left=True)
 
-    def shell(self, *words: str) -> None:
-        """Do another command."""
-        assert self._order(shell=words) == {"status": 0}
+    def add(self, kind: str, name: str) -> None:
+        """Have somebody else make a bridge, a tap or a namespace."""
+        assert self._order(add=kind, name=name) == {}
+
+    def remove(self, kind: str, name: str) -> None:
+        """Have somebody else remove a device or a namespace."""
+        assert self._order(remove=kind, name=name) == {}
 
     def forward(self, on: bool) -> None:
         """Have the place's namespace forward packets of IPv4."""
@@ -127,15 +142,20 @@ def _serve() -> None:
     taps: list[int] = []
     for line in sys.stdin:
         order = json.loads(line)
-        if "words" in order:
-            answer = _in_child(order["words"], order["kill_at"])
+        if "commands" in order:
+            children = [_begun(**each) for each in order["commands"]]
+            answer: dict[str, object] = {"done": [_ended(*each) for each in children]}
         elif "left" in order:
             answer = _left()
-        elif "shell" in order:
-            done = subprocess.run(order["shell"], stdout=subprocess.DEVNULL, check=False)
-            answer = {"status": done.returncode}
+        elif "add" in order:
+            _add(order["add"], order["name"])
+            answer = {}
+        elif "remove" in order:
+            _remove(order["remove"], order["name"])
+            answer = {}
         elif "forward" in order:
-            Path("/proc/sys/net/ipv4/ip_forward").write_text(f"{order['forward']:d}")
+            setting = Path("/proc/sys/net/ipv4/ip_forward")
+            setting.write_text(f"{order['forward']:d}", encoding="ascii")
             answer = {}
         elif "reach" in order:
             answer = {"seen": _reach(**order)}
@@ -144,14 +164,48 @@ def _serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
+def _add(kind: str, name: str) -> None:
+    from pyroute2 import IPRoute
+
+    from pyvmm.net.marks import Mark
+    from pyvmm.net.named_namespaces import name_namespace
+    from pyvmm.net.namespaces import new_namespace
+    from pyvmm.net.taps import keep_tap, make_tap
+
+    if kind == "namespace":
+        fd = new_namespace()
+        name_namespace(fd, name, Mark("somebody", ""))
+        os.close(fd)
+    elif kind == "tap":
+        made = make_tap(name)
+        assert made is not None
+        keep_tap(made.fds[0])
+        os.close(made.fds[0])
+    else:
+        with IPRoute() as links:
+            links.link("add", ifname=name, kind=kind)
+
+
+def _remove(kind: str, name: str) -> None:
+    from pyroute2 import IPRoute
+
+    if kind == "namespace":
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.umount2(f"/run/netns/{name}".encode(), 2) == 0
+        Path("/run/netns", name).unlink()
+    else:
+        with IPRoute() as links:
+            links.link("del", ifname=name)
+
+
 def _taps(order: dict[str, str], taps: list[int]) -> dict[str, object]:
     from pyvmm.net.namespaces import within
-    from pyvmm.net.taps import open_tap
+    from pyvmm.net.taps import attach_tap
 
     if "open_tap" in order:
-        opened = within(order["netns"], lambda: open_tap(order["open_tap"]))
-        assert not opened.is_new
-        taps += opened.fds
+        opened = within(order["netns"], lambda: attach_tap(order["open_tap"]))
+        assert opened.hold is not None
+        taps += (*opened.fds, opened.hold)
     else:
         while taps:
             os.close(taps.pop())
@@ -180,16 +234,21 @@ def _left() -> dict[str, object]:
     }
 
 
-def _in_child(words: Sequence[str], kill_at: int | None) -> dict[str, object]:
+def _begun(
+    words: Sequence[str], kill_at: int | None, interrupt_at: int | None
+) -> tuple[int, int, int]:
     said, say = os.pipe()
     counted, count = os.pipe()
     child = os.fork()
     if not child:
-        os.close(said)
-        os.close(counted)
-        _child(words, kill_at, say, count)
+        signals = {kill_at: signal.SIGKILL, interrupt_at: signal.SIGINT}
+        _child(words, signals, say, count)
     os.close(say)
     os.close(count)
+    return child, said, counted
+
+
+def _ended(child: int, said: int, counted: int) -> dict[str, object]:
     with os.fdopen(said, encoding="utf-8") as one, os.fdopen(counted, encoding="utf-8") as other:
         text, lines = one.read(), other.read()
     _, status = os.waitpid(child, 0)
@@ -202,8 +261,14 @@ def _in_child(words: Sequence[str], kill_at: int | None) -> dict[str, object]:
     }
 
 
-def _child(words: Sequence[str], kill_at: int | None, say: int, count: int) -> None:
+def _child(
+    words: Sequence[str], signals: Mapping[int | None, signal.Signals], say: int, count: int
+) -> None:
+    from pyvmm.cli.ending_signals import EndingSignals
     from pyvmm.cli.main import main
+
+    ending = EndingSignals()
+    ending.exit_at_once()
 
     executed = 0
     lock = threading.Lock()
@@ -214,15 +279,15 @@ def _child(words: Sequence[str], kill_at: int | None, say: int, count: int) -> N
             return None
         with lock:
             executed += 1
-            if executed == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if executed in signals:
+                os.kill(os.getpid(), signals[executed])
         return trace
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         threading.settrace(trace)
         sys.settrace(trace)
-        status = main([*words])
+        status = main([*words], ending)
         sys.settrace(None)
     os.write(count, str(executed).encode())
     os.write(say, json.dumps({"out": out.getvalue(), "err": err.getvalue()}).encode())

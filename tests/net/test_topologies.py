@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,113 @@ def test_kill_at_each_step(ours: Place, small: Path) -> None:
                 assert ours.pyvmm("net", "status").out == DRAWN
             assert ours.pyvmm("net", "down", "small").status == 0
             assert ours.left() == NOTHING
+
+
+def test_names_of_somebody_elses_are_refused_and_nothing_of_it_is_made(
+    ours: Place, small: Path
+) -> None:
+    taken = {"br": "bridge", "cable": "bridge", "near": "tap", "pyvmm-in": "namespace"}
+    for name, kind in taken.items():
+        ours.add(kind, name)
+        before = ours.left()
+        done = ours.pyvmm("net", "up", small)
+        assert (done.status, done.out) == (64, "")
+        assert f"{name}: there is one of that name, which is not the topology's" in done.err
+        assert ours.pyvmm("net", "down", "small").out == "no topology small is up\n"
+        assert ours.left() == before
+        ours.remove(kind, name)
+    assert ours.left() == NOTHING
+
+
+def test_what_fails_in_the_middle_is_undone(ours: Place, tmp_path: Path, small: Path) -> None:
+    # A route that the kernel refuses, once all the rest is made.
+    text = SMALL + '[[route]]\nnamespace = "pyvmm-in"\nto = "default"\nvia = "10.8.0.2"\n'
+    small.write_text(text, encoding="utf-8")
+    done = ours.pyvmm("net", "up", small)
+    assert (done.status, done.out) == (64, "")
+    assert done.err.startswith("pyvmm: cannot add a route to 0.0.0.0/0 by way of 10.8.0.2: ")
+    assert ours.left() == NOTHING
+
+
+def test_another_file_of_the_same_name_is_refused(ours: Place, small: Path) -> None:
+    assert ours.pyvmm("net", "up", small).status == 0
+    small.write_text(SMALL.replace("10.8.0.2", "10.8.0.4"), encoding="utf-8")
+    done = ours.pyvmm("net", "up", small)
+    assert (done.status, done.out) == (64, "")
+    assert "made of a file that said something else; first, pyvmm net down small" in done.err
+    assert ours.pyvmm("net", "status").out == DRAWN
+    assert ours.pyvmm("net", "down", small).status == 0
+
+
+def test_an_object_that_somebody_has_removed(ours: Place, small: Path) -> None:
+    assert ours.pyvmm("net", "up", small).status == 0
+    ours.remove("device", "cable")
+    assert ours.pyvmm("net", "status").out.startswith("topology small  4 objects, 2 more are gone")
+    done = ours.pyvmm("net", "up", small)
+    assert done.status == 64
+    assert "it is up, but 2 of its 6 objects are gone" in done.err
+    ours.remove("namespace", "pyvmm-in")
+    assert ours.pyvmm("net", "down").out == "the topology small is down (2 objects removed)\n"
+    assert ours.left() == NOTHING
+
+
+def test_taps_in_use(ours: Place, small: Path) -> None:
+    assert ours.pyvmm("net", "up", small).status == 0
+    for tap, netns in (("near", None), ("far", "pyvmm-in")):
+        ours.open_tap(tap, netns)
+        assert ours.pyvmm("net", "status").out.count("in use") == 1
+        done = ours.pyvmm("net", "down")
+        assert (done.status, done.out) == (64, "")
+        assert f"taps of it are in use ({tap})" in done.err
+        ours.close_taps()
+    assert ours.pyvmm("net", "status").out == DRAWN
+    ours.open_tap("near")
+    ours.open_tap("far", "pyvmm-in")
+    assert ours.pyvmm("net", "down", "--force").status == 0
+    assert ours.left() == NOTHING
+    ours.close_taps()
+
+
+def test_several_in_any_order(ours: Place, tmp_path: Path, small: Path) -> None:
+    names = ["one", "two", "three"]
+    for name in names:
+        (tmp_path / f"{name}.toml").write_text(f"[bridge.b-{name}]\n", encoding="utf-8")
+        assert ours.pyvmm("net", "up", tmp_path / f"{name}.toml").status == 0
+    assert ours.pyvmm("net", "up", small).status == 0
+    done = ours.pyvmm("net", "down")
+    assert (done.status, done.out) == (64, "")
+    assert "there are one, small, three, two; say which" in done.err
+    told = json.loads(ours.pyvmm("net", "status", "--json").out)["topologies"]
+    assert [each["name"] for each in told] == ["one", "small", "three", "two"]
+    assert all(each["complete"] for each in told)
+    assert told[1]["devices"][1] == {
+        "name": "near", "kind": "tap", "namespace": None, "bridge": "br", "addresses": [],
+        "notes": ["10.8.0.2/24"], "routes": [], "mtu": 1500, "up": True, "in_use": False,
+    }  # fmt: skip
+    for name in ("two", "small", "one", "three", "two"):
+        assert ours.pyvmm("net", "down", name).status == 0
+    assert ours.left() == NOTHING
+
+
+def test_two_at_once_take_turns(ours: Place, small: Path) -> None:
+    up, down = ("net", "up", small), ("net", "down", "small")
+    first, second = ours.at_once(up, up)
+    assert {first.status, second.status} == {0}
+    assert sorted([first.out, second.out]) == [
+        "the topology small is up (6 objects)\n",
+        "the topology small is up already (6 objects)\n",
+    ]
+    done = ours.at_once(down, up, down)
+    assert [each.status for each in done] == [0, 0, 0]
+    assert ours.pyvmm("net", "status").out in (DRAWN, "no topology is up\n")
+    assert ours.pyvmm(*down).status == 0
+
+
+def test_an_interrupted_up_is_undone(ours: Place, small: Path) -> None:
+    lines = ours.pyvmm("net", "up", small).lines
+    assert ours.pyvmm("net", "down").status == 0
+    for percent in (50, 70, 85):
+        done = ours.pyvmm("net", "up", small, interrupt_at=lines * percent // 100)
+        assert (done.status, done.out) == (130, "")
+        assert done.err == "pyvmm: interrupted by SIGINT\n"
+        assert ours.left() == NOTHING
