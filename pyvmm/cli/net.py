@@ -162,7 +162,7 @@ def _as_json(found: FoundTopology) -> dict[str, object]:
         "complete": found.is_whole,
         "objects": found.count,
         "total": found.total or None,
-        "namespaces": [one.name for one in found.namespaces if one.is_there],
+        "namespaces": [one.name for one in found.namespaces],
         "devices": [_device_as_json(one) for one in found.devices],
     }
 

@@ -29,6 +29,7 @@ class Survey:
         self._in_full = in_full
         self._namespaces: dict[str, list[FoundNamespace]] = defaultdict(list)
         self._devices: dict[str, list[FoundDevice]] = defaultdict(list)
+        self._files: dict[str, list[str]] = defaultdict(list)
         self._unmarked: list[tuple[str | None, Link]] = []
         within(None, partial(self._look, None))
         self._masquerading = within(None, _masquerading)
@@ -42,14 +43,17 @@ class Survey:
         ]
         devices = (*self._devices[name], *unmarked)
         return FoundTopology(
-            name, tuple(self._namespaces[name]), devices, name in self._masquerading
+            name,
+            tuple(self._namespaces[name]),
+            devices,
+            name in self._masquerading,
+            tuple(self._files[name]),
         )
 
     def topologies(self) -> tuple[FoundTopology, ...]:
         """All that there are, by name."""
-        return tuple(
-            map(self.topology, sorted({*self._namespaces, *self._devices, *self._masquerading}))
-        )
+        owners = (self._namespaces, self._devices, self._masquerading, self._files)
+        return tuple(map(self.topology, sorted(set().union(*owners))))
 
     def _look_at(self, file: NamedFile) -> None:
         if file.is_mounted:
@@ -57,9 +61,8 @@ class Survey:
                 within(str(file.path), partial(self._look, file))
             except (NoInputError, UsageError):
                 return  # It has gone meanwhile, or is a namespace of another type.
-        elif (mark := object_mark(file.mark)) is not None:
-            found = FoundNamespace(mark.name, str(file.path), mark, is_there=False)
-            self._namespaces[mark.topology].append(found)
+        elif file.owner is not None:
+            self._files[file.owner].append(str(file.path))
 
     def _look(self, file: NamedFile | None) -> None:
         with opened_links() as links:

@@ -35,15 +35,11 @@ class FoundDevice:
 
 @dataclass(frozen=True, slots=True)
 class FoundNamespace:
-    """A network namespace that is a topology's; `is_there` is false where only its name is.
-
-    `path` is the file of its name, or one that was to become that.
-    """
+    """A network namespace that is a topology's; `path` is the file of its name."""
 
     name: str
     path: str
     mark: ObjectMark
-    is_there: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +47,19 @@ class FoundTopology:
     """All that is there of a topology.
 
     It `masquerades` where there is a table of nftables with its name in the command's namespace.
+    `files` are paths of names, finished or not, that are no namespace's any more, or not yet.
     """
 
     name: str
     namespaces: tuple[FoundNamespace, ...]
     devices: tuple[FoundDevice, ...]
     masquerades: bool = False
+    files: tuple[str, ...] = ()
 
     @property
     def marks(self) -> tuple[ObjectMark, ...]:
         """Marks of its objects."""
-        namespaces = tuple(one.mark for one in self.namespaces if one.is_there)
+        namespaces = tuple(one.mark for one in self.namespaces)
         return (*namespaces, *(one.mark for one in self.devices if one.mark is not None))
 
     @property
@@ -70,9 +68,9 @@ class FoundTopology:
         return len(self.marks) + self.masquerades
 
     @property
-    def leftovers(self) -> bool:
-        """True where there is something that is no whole object."""
-        return len(self.marks) < len(self.namespaces) + len(self.devices)
+    def leftovers(self) -> int:
+        """Number of things that are no whole objects."""
+        return len(self.files) + sum(device.mark is None for device in self.devices)
 
     @property
     def total(self) -> int:

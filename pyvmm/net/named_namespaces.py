@@ -25,19 +25,22 @@ _BIND: Final = 1 << 12
 _REC: Final = 1 << 14
 _SHARED: Final = 1 << 20
 _DETACH: Final = 2
-_DRAFT: Final = ".pyvmm-"
-"""Beginning of the name of a file that is being made; nothing is mounted on it."""
+_DRAFT: Final = ".pyvmm:"
+"""Beginning of the name of a file that is being written, before the owner and a process's number.
+
+Nothing is mounted on such a file.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file of `NAMES`. `is_mounted` where a namespace is on it; its `mark` can be seen only where
-    none is.
+    """A file of `NAMES`. `is_mounted` where a namespace is on it; its `owner` can be seen only
+    where none is, and None is somebody whom we do not know.
     """
 
     path: Path
     is_mounted: bool
-    mark: Mark | None
+    owner: str | None
 
 
 def named_files() -> list[NamedFile]:
@@ -49,8 +52,15 @@ def named_files() -> list[NamedFile]:
         for path in sorted(NAMES.iterdir()):
             with suppress(FileNotFoundError):
                 is_mounted = path.stat().st_dev == device
-                found.append(NamedFile(path, is_mounted, None if is_mounted else _mark_in(path)))
+                found.append(NamedFile(path, is_mounted, None if is_mounted else _owner(path)))
     return found
+
+
+def _owner(path: Path) -> str | None:
+    if path.name.startswith(_DRAFT):
+        return path.name.removeprefix(_DRAFT).partition(":")[0]
+    mark = _mark_in(path)
+    return mark.owner if mark else None
 
 
 def _mark_in(path: Path) -> Mark | None:
@@ -75,7 +85,7 @@ def name_namespace(fd: int, name: str, mark: Mark) -> None:
     path = NAMES / name
     with _told(attempt):
         _share_names()
-        draft = NAMES / f"{_DRAFT}{os.getpid()}-{name}"
+        draft = NAMES / f"{_DRAFT}{mark.owner}:{os.getpid()}"
         with suppress(FileNotFoundError):
             draft.unlink()
         with draft.open("x", encoding="ascii") as file:
@@ -103,8 +113,7 @@ def unname_namespace(path: Path, owner: str, *, is_mounted: bool) -> None:
             if libc.umount2(os.fsencode(path), ctypes.c_int(_DETACH)):
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
-        mark = _mark_in(path)
-        if mark is not None and mark.owner == owner:
+        if _owner(path) == owner:
             path.unlink(missing_ok=True)
 
 

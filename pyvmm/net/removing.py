@@ -15,7 +15,7 @@ from pyvmm.net.topology_marks import object_mark
 
 
 def remove(found: FoundTopology) -> int:
-    """Remove all of it; the number of objects. Raises `NoPermissionError`, `SystemCallError`.
+    """Remove all of it; the number of things. Raises `NoPermissionError`, `SystemCallError`.
 
     The mark that says how many objects there are goes first: what is left of it when this is ended
     in the middle is no whole topology.
@@ -26,17 +26,19 @@ def remove(found: FoundTopology) -> int:
         within(None, partial(_remove_devices, found.name, here))
     for namespace in sorted(found.namespaces, key=lambda one: -one.mark.total):
         _remove_namespace(found, namespace)
+    for file in found.files:
+        unname_namespace(Path(file), found.name, is_mounted=False)
     if found.masquerades:
         within(None, partial(unmasquerade, found.name))
-    return found.count
+    return found.count + found.leftovers
 
 
 def _remove_namespace(found: FoundTopology, namespace: FoundNamespace) -> None:
     inside = [one for one in found.devices if one.namespace == namespace.name]
-    if namespace.is_there and any(one.is_in_use for one in inside):
+    if any(one.is_in_use for one in inside):
         # Who has a tap open holds the namespace; its devices would stay as long.
         within(namespace.path, partial(_remove_devices, found.name, inside))
-    unname_namespace(Path(namespace.path), found.name, is_mounted=namespace.is_there)
+    unname_namespace(Path(namespace.path), found.name, is_mounted=True)
 
 
 def _remove_devices(topology: str, devices: list[FoundDevice]) -> None:

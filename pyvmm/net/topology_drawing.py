@@ -47,11 +47,11 @@ def _places(found: FoundTopology) -> Iterator[_Node]:
     for namespace in found.namespaces:
         inside = [one for one in found.devices if one.namespace == namespace.name]
         words = [f"namespace {namespace.name}"]
-        if not namespace.is_there:
-            words.append("only its name is left")
-        elif not inside:
+        if not inside:
             words.append("empty")
         yield _Node(words, _devices(inside))
+    for file in found.files:
+        yield _Node([f"name of no namespace {file}"])
 
 
 def _devices(devices: Sequence[FoundDevice]) -> list[_Node]:

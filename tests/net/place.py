@@ -25,19 +25,30 @@ from types import FrameType, TracebackType
 from typing import Any
 
 OURS = str(Path(__file__).parents[2] / "pyvmm" / "net")
+EFFECTS = {
+    "name_namespace", "unname_namespace", "_share_names", "_make_bridge", "_make_tap", "fill",
+    "make_namespace", "_lay_cables_from", "connect", "write", "forward", "masquerade",
+    "unmasquerade", "_add", "remove", "_remove_devices", "_remove_namespace", "put_up", "make",
+}  # fmt: skip
+"""Names of functions that change something, or call what does."""
 NOTHING = {"devices": ["lo"], "names": [], "mounts": [], "children": []}
 """What `Place.left` says where nothing is left."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended. `lines` of ours were executed; `was_killed` at one of them."""
+    """A command that has ended. `lines` of ours were executed; `was_killed` at one of them.
+
+    `steps` are the first executions of lines in functions that change something, by the number of
+    lines that had been executed then.
+    """
 
     status: int
     out: str
     err: str
     lines: int
     was_killed: bool
+    steps: list[int]
 
 
 class Place:
@@ -99,6 +110,10 @@ class Place:
         """Have somebody else remove a device or a namespace."""
         assert self._order(remove=kind, name=name) == {}
 
+    def touch(self, name: str, text: str = "") -> None:
+        """Write a file among the names of namespaces."""
+        assert self._order(touch=name, text=text) == {}
+
     def forward(self, on: bool) -> None:
         """Have the place's namespace forward packets of IPv4."""
         assert self._order(forward=on) == {}
@@ -153,6 +168,10 @@ def _serve() -> None:
         elif "remove" in order:
             _remove(order["remove"], order["name"])
             answer = {}
+        elif "touch" in order:
+            Path("/run/netns").mkdir(exist_ok=True)
+            Path("/run/netns", order["touch"]).write_text(order["text"], encoding="ascii")
+            answer = {}
         elif "forward" in order:
             setting = Path("/proc/sys/net/ipv4/ip_forward")
             setting.write_text(f"{order['forward']:d}", encoding="ascii")
@@ -192,6 +211,8 @@ def _remove(kind: str, name: str) -> None:
     if kind == "namespace":
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.umount2(f"/run/netns/{name}".encode(), 2) == 0
+        Path("/run/netns", name).unlink()
+    elif kind == "name":
         Path("/run/netns", name).unlink()
     else:
         with IPRoute() as links:
@@ -234,36 +255,29 @@ def _left() -> dict[str, object]:
     }
 
 
-def _begun(
-    words: Sequence[str], kill_at: int | None, interrupt_at: int | None
-) -> tuple[int, int, int]:
+def _begun(words: Sequence[str], kill_at: int | None, interrupt_at: int | None) -> tuple[int, int]:
     said, say = os.pipe()
-    counted, count = os.pipe()
     child = os.fork()
     if not child:
         signals = {kill_at: signal.SIGKILL, interrupt_at: signal.SIGINT}
-        _child(words, signals, say, count)
+        _child(words, signals, say)
     os.close(say)
-    os.close(count)
-    return child, said, counted
+    return child, said
 
 
-def _ended(child: int, said: int, counted: int) -> dict[str, object]:
-    with os.fdopen(said, encoding="utf-8") as one, os.fdopen(counted, encoding="utf-8") as other:
-        text, lines = one.read(), other.read()
+def _ended(child: int, said: int) -> dict[str, object]:
+    with os.fdopen(said, encoding="utf-8") as file:
+        text = file.read()
     _, status = os.waitpid(child, 0)
-    told = json.loads(text) if text else {"out": "", "err": ""}
+    told = json.loads(text) if text else {"out": "", "err": "", "lines": 0, "steps": []}
     return {
         "status": os.waitstatus_to_exitcode(status),
-        "lines": int(lines or 0),
         "was_killed": os.waitstatus_to_exitcode(status) == -signal.SIGKILL,
         **told,
     }
 
 
-def _child(
-    words: Sequence[str], signals: Mapping[int | None, signal.Signals], say: int, count: int
-) -> None:
+def _child(words: Sequence[str], signals: Mapping[int | None, signal.Signals], say: int) -> None:
     from pyvmm.cli.ending_signals import EndingSignals
     from pyvmm.cli.main import main
 
@@ -271,6 +285,7 @@ def _child(
     ending.exit_at_once()
 
     executed = 0
+    steps: dict[tuple[str, int], int] = {}
     lock = threading.Lock()
 
     def trace(frame: FrameType, _event: str, _: object) -> Any:
@@ -279,6 +294,8 @@ def _child(
             return None
         with lock:
             executed += 1
+            if frame.f_code.co_name in EFFECTS:
+                steps.setdefault((frame.f_code.co_filename, frame.f_lineno), executed)
             if executed in signals:
                 os.kill(os.getpid(), signals[executed])
         return trace
@@ -289,8 +306,9 @@ def _child(
         sys.settrace(trace)
         status = main([*words], ending)
         sys.settrace(None)
-    os.write(count, str(executed).encode())
-    os.write(say, json.dumps({"out": out.getvalue(), "err": err.getvalue()}).encode())
+    told = {"out": out.getvalue(), "err": err.getvalue(), "lines": executed}
+    with os.fdopen(say, "w", encoding="utf-8") as file:
+        file.write(json.dumps({**told, "steps": list(steps.values())}))
     os._exit(status)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,8 @@ topology small  6 objects, complete
    └─ veth cable  10.8.0.3/24  to cable in this namespace
       └─ route  default via 10.8.0.1
 """
+EVERY = int(os.environ.get("PYVMM_KILL_EVERY", "8"))
+"""Steps from one at which a command is killed to the next one: 1 for all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +75,48 @@ def test_up_status_down_and_all_of_it_twice(ours: Place, small: Path) -> None:
 
 
 def test_kill_at_each_step(ours: Place, small: Path) -> None:
-    lines = {
-        words: ours.pyvmm("net", *words).lines for words in (("up", str(small)), ("down", "small"))
-    }
-    for words, count in lines.items():
-        for number in range(8):
-            if words[0] == "down":
-                assert ours.pyvmm("net", "up", small).status == 0
-            killed = ours.pyvmm("net", *words, kill_at=1 + number * count // 8)
-            assert killed.was_killed
+    up, down = ("net", "up", small), ("net", "down", "small")
+    # From its second time on a place has the folder of names.
+    for _ in range(2):
+        made, removed = ours.pyvmm(*up), ours.pyvmm(*down)
+    assert len(made.steps) > 60
+    assert len(removed.steps) > 20
+    for words, steps in ((up, made.steps[::EVERY]), (down, removed.steps[::EVERY])):
+        for number, step in enumerate(steps):
+            if words is down:
+                assert ours.pyvmm(*up).status == 0
+            assert ours.pyvmm(*words, kill_at=step).was_killed
             if number % 2:
-                assert ours.pyvmm("net", "up", small).status == 0
+                assert ours.pyvmm(*up).status == 0
                 assert ours.pyvmm("net", "status").out == DRAWN
-            assert ours.pyvmm("net", "down", "small").status == 0
+            assert ours.pyvmm(*down).status == 0
             assert ours.left() == NOTHING
+
+
+def test_names_that_a_killed_process_was_giving(ours: Place, small: Path) -> None:
+    assert ours.pyvmm("net", "up", small).status == 0
+    assert ours.pyvmm("net", "down").status == 0
+    ours.touch("strange")
+    ours.touch("stranger", "pyvmm:other:namespace:x:12:0:\n")
+    for name, text in (
+        (".pyvmm:small:7", ""),
+        (".pyvmm:small:7", "pyvmm:sma"),
+        ("pyvmm-in", "pyvmm:small:namespace:pyvmm-in:12:0:\n"),
+    ):
+        for words, out in (
+            (("up", small), "made anew: what was there of it had not been finished"),
+            (("down", "small"), "is down"),
+        ):
+            ours.touch(name, text)
+            assert f"/run/netns/{name}" in ours.pyvmm("net", "status", "small").out
+            done = ours.pyvmm("net", *words)
+            assert (done.status, done.err) == (0, "")
+            assert out in done.out
+            assert ours.pyvmm("net", "down", "small").status == 0
+            assert ours.left() == {**NOTHING, "names": ["strange", "stranger"]}
+    assert ours.pyvmm("net", "down", "other").status == 0
+    assert ours.left() == {**NOTHING, "names": ["strange"]}
+    ours.remove("name", "strange")
 
 
 def test_names_of_somebody_elses_are_refused_and_nothing_of_it_is_made(
