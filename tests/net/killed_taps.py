@@ -24,7 +24,9 @@ AT_ONCE = 20
 
 def make(links: Links) -> None:
     """Make the bridge that the taps are put on."""
-    links.change(links.add_bridge("br0", Mark("t", "br0")), is_up=True)
+    # With an address of its own: it takes no port's.
+    bridge = links.add_bridge("br0", Mark("t", "br0"))
+    links.change(bridge, mac="02:00:00:00:00:01", is_up=True)
 
 
 class Steps:
