@@ -96,6 +96,17 @@ def test_leases_are_measured_beside_c(tmp_path: Path) -> None:
     assert "target <= 3 us" in table["rows"][0][2]
 
 
+@pytest.mark.kvm
+@pytest.mark.slow
+def test_frames_are_moved_by_the_engine_and_by_python(tmp_path: Path) -> None:
+    found = measured("net_queue", tmp_path)
+    assert set(found["subjects"]) == {"engine", "Python"}
+    for subject in found["subjects"].values():
+        for figure in ("send_us", "receive_us"):
+            assert subject["figures"][figure]["min"] > 0
+    assert {one["figure"] for one in found["comparisons"]} == {"send_us", "receive_us"}
+
+
 @pytest.mark.lab
 @pytest.mark.slow
 def test_a_private_boot_is_measured_next_to_a_shared_one(tmp_path: Path) -> None:
