@@ -24,7 +24,7 @@ from pyvmm.machine.vcpus import MachineVcpu, T
 
 if TYPE_CHECKING:
     from pyvmm.machine.monitor.register_lines import VcpuRegisters
-    from pyvmm.machine.network.cards import CardState
+    from pyvmm.machine.network.cards import CardState, FilterState
     from pyvmm.machine.saved_machine import SavedMachine
 
 
@@ -290,6 +290,14 @@ class BlockingMachineNetwork:
         for a link of a card whose network has ended.
         """
         self._task.now(partial(self._inner.set_link, card, up=up))
+
+    def receive_filter(self, card: str) -> FilterState | None:
+        """Find which frames the guest wants to get by the card of this name; None: there is none.
+
+        The next change is told then (`ReceiveFilterChanged`), and no other until this is called
+        again. Any thread.
+        """
+        return self._task.now(partial(self._inner.receive_filter, card))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

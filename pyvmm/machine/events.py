@@ -87,6 +87,15 @@ class LinkChanged(NamedTuple):
     is_up: bool
 
 
+class ReceiveFilterChanged(NamedTuple):
+    """The guest wants other frames of the network card named `card` than before.
+
+    Told once until somebody has asked which (`MachineNetwork.receive_filter`).
+    """
+
+    card: str
+
+
 class NetworkEnded(NamedTuple):
     """The other end of the wire of the card named `card` has gone, and does not come back."""
 
@@ -117,6 +126,7 @@ MachineEvent: TypeAlias = (
     | PowerdownAsked
     | DiskFailed
     | LinkChanged
+    | ReceiveFilterChanged
     | NetworkEnded
     | CaptureFailed
     | AccessRefused
@@ -127,7 +137,7 @@ Listener: TypeAlias = Callable[[MachineEvent], None]
 
 E = TypeVar(
     "E", Paused, Resumed, BreakpointHit, Stepped, WasReset, PowerdownAsked, DiskFailed, LinkChanged,
-    NetworkEnded, CaptureFailed, AccessRefused, Ended,
+    ReceiveFilterChanged, NetworkEnded, CaptureFailed, AccessRefused, Ended,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyvmm.errors import UsageError
 
 if TYPE_CHECKING:
-    from pyvmm.machine.network.cards import CardState, MachineCards
+    from pyvmm.machine.network.cards import CardState, FilterState, MachineCards
 
 
 class MachineNetwork:
@@ -36,3 +36,11 @@ class MachineNetwork:
         if self._cards is None:
             raise UsageError(attempt, "the machine has no network card", "give it one with --net")
         self._cards.set_link(card, attempt, up=up)
+
+    def receive_filter(self, card: str) -> FilterState | None:
+        """Find which frames the guest wants to get by the card of this name; None: there is none.
+
+        The next change is told then (`ReceiveFilterChanged`), and no other until this is called
+        again. Any thread.
+        """
+        return None if self._cards is None else self._cards.receive_filter(card)

@@ -19,6 +19,7 @@ from pyvmm.machine.events import (
     NetworkEnded,
     Paused,
     PowerdownAsked,
+    ReceiveFilterChanged,
     Resumed,
     WasReset,
 )
@@ -113,6 +114,8 @@ def qmp_events(event: MachineEvent) -> Iterator[QmpEvent]:
             yield _disk_failed(event)
         case LinkChanged(card, is_up):
             yield QmpEvent(LINK_CHANGED, {"name": card, "up": is_up})
+        case ReceiveFilterChanged(card):
+            yield QmpEvent("NIC_RX_FILTER_CHANGED", {"name": card, "path": card})
         case NetworkEnded(card, reason):
             # qapi/net.json has no reason; a client that knows of none does not look at it.
             yield QmpEvent("NETDEV_STREAM_DISCONNECTED", {"netdev-id": card, "reason": reason})

@@ -45,6 +45,8 @@ class Command(enum.Enum):
     OFFLOADS = (5, 0)
 
 
+FILTER_CLASSES: Final = (0, 1, 2)
+"""Classes of commands that change which frames are taken."""
 _COMMANDS: Final = {one.value: one for one in Command}
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import UsageError
-from pyvmm.machine.events import CaptureFailed, LinkChanged, NetworkEnded
+from pyvmm.machine.events import CaptureFailed, LinkChanged, NetworkEnded, ReceiveFilterChanged
 from pyvmm.machine.hardware import NetCard, TapNet, UserNet
 from pyvmm.machine.virtio.net import NetHandler
 from pyvmm.net.capture import CaptureWire
@@ -14,6 +14,7 @@ from pyvmm.net.passt import PasstWire
 from pyvmm.net.taps import TapWire
 
 if TYPE_CHECKING:
+    from pyvmm.devices.virtio.net_filter import Accepts
     from pyvmm.machine.events import Audience
     from pyvmm.machine.virtio.queue_handler import VirtioDevice
     from pyvmm.net.frames import Wire
@@ -36,6 +37,20 @@ class CardState(NamedTuple):
     capture_failure: CaptureFailed | None
 
 
+class FilterState(NamedTuple):
+    """Frames that a guest wants to get by a card, at some moment (virtio 1.2, 5.1.6.5.1 to 3).
+
+    `accepts` are kinds that are taken, or not, whatever the tables say; addresses have 6 bytes;
+    `vlans` of None are all.
+    """
+
+    mac: bytes
+    accepts: Accepts
+    unicast: tuple[bytes, ...]
+    multicast: tuple[bytes, ...]
+    vlans: frozenset[int] | None
+
+
 class MachineCard:
     """A card, for those who made it."""
 
@@ -45,6 +60,8 @@ class MachineCard:
         self.choice = choice
         self.handler = device.handler
         self.capture = wire.file if isinstance(wire, CaptureWire) else None
+        self.tells_filter = True
+        """True where the next change of the filter is told."""
         self._words = _words(choice, wire)
 
     def state(self) -> CardState:
@@ -83,6 +100,7 @@ class MachineCards:
         """Add a card that was made of these."""
         card = MachineCard(choice, wire, device)
         card.handler.on_end = lambda reason: self._tell(NetworkEnded(card.name, reason))
+        card.handler.on_filter_change = lambda: self._filter_changed(card)
         card.handler.on_link_change = lambda up: self._tell(LinkChanged(card.name, up))
         if card.capture is not None:
             card.capture.on_failure = lambda error: self._tell(card.failure(error))
@@ -112,11 +130,28 @@ class MachineCards:
             raise UsageError(attempt, cause, "start the machine again")
         card.handler.set_link(up=up)
 
+    def receive_filter(self, name: str) -> FilterState | None:
+        """State of a card's filter, whose next change is told; None: there is no such card."""
+        card = self._find(name)
+        if card is None:
+            return None
+        card.tells_filter = True
+        model = card.handler.model
+        rules = model.filter
+        return FilterState(model.mac, rules.accepts, rules.unicast, rules.multicast, rules.vlans)
+
+    def _filter_changed(self, card: MachineCard) -> None:
+        if card.tells_filter:
+            card.tells_filter = False
+            self._tell(ReceiveFilterChanged(card.name))
+
     def _find(self, name: str) -> MachineCard | None:
         cards = self._cards
         return next((one for one in cards if name in (one.name, one.name.replace(" ", ""))), None)
 
-    def _tell(self, event: LinkChanged | NetworkEnded | CaptureFailed) -> None:
+    def _tell(
+        self, event: LinkChanged | ReceiveFilterChanged | NetworkEnded | CaptureFailed
+    ) -> None:
         if self._audience is not None:
             self._audience.tell(event)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from pyvmm.devices.virtio.net import NetModel, Role, receive_queue, transmit_queue
-from pyvmm.devices.virtio.net_control import MOST_CONTROL, perform
+from pyvmm.devices.virtio.net_control import FILTER_CLASSES, MOST_CONTROL, OK, perform
 from pyvmm.devices.virtio.net_features import LEAST_MTU, MAC_SIZE, MOST_MTU, NetFeature
 from pyvmm.devices.virtio.net_header import MOST_FRAME
 from pyvmm.errors import UsageError
@@ -92,6 +92,7 @@ class NetHandler:
         """The reason why the wire has ended, in words; None while it has not."""
         self.on_end: Callable[[str], None] = _unheard
         self.on_link_change: Callable[[bool], None] = _unheard
+        self.on_filter_change: Callable[[], None] = lambda: None
         self._seen = (-1, -1)
         self._wanted = NO_OFFLOADS
         self._used = len(wire.queues)
@@ -171,8 +172,11 @@ class NetHandler:
         size = sum(map(len, chain.readable))
         if not chain.writable or size > MOST_CONTROL:
             raise ValueError("it is no command")
-        chain.writable[0][:1] = perform(self.model, b"".join(chain.readable))
+        request = b"".join(chain.readable)
+        chain.writable[0][:1] = answer = perform(self.model, request)
         self._take_up()
+        if answer == OK and request[0] in FILTER_CLASSES:
+            self.on_filter_change()
         return 1
 
     # -- beside them --

@@ -25,6 +25,7 @@ from pyvmm.machine.events import (
     NetworkEnded,
     Paused,
     PowerdownAsked,
+    ReceiveFilterChanged,
     Resumed,
     Stepped,
     WasReset,
@@ -294,7 +295,7 @@ def _told(event: MachineEvent) -> Sequence[tuple[EventName, str]]:
             return [(EventName.POWERDOWN, "")]
         case AccessRefused() | Stepped() | DiskFailed():
             return []  # The end says so; nobody steps in a boot test, or gives it a disk.
-        case LinkChanged() | NetworkEnded() | CaptureFailed():
+        case LinkChanged() | ReceiveFilterChanged() | NetworkEnded() | CaptureFailed():
             return []  # A test does that to its own network.
         case Ended(ending):
             ended = [(EventName.ENDED, ending.detail)]

@@ -22,6 +22,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.monitor.commands import execute
 from pyvmm.machine.network import opening
 from pyvmm.machine.running import open_machine
+from pyvmm.machine.virtio.queue_handler import BoundChain
 from pyvmm.memory.layout import MIB
 from pyvmm.net.forwards import Forward, ForwardProtocol
 from pyvmm.net.frames import WireEndedError
@@ -140,6 +141,68 @@ async def test_qmp_sets_links_and_tells_of_them(peers: list[socket.socket]) -> N
         assert await run(one, "set_link", name="net 0", up=False) == {}
         assert await run(one, "set_link", name="net0", up=False) == {}
         assert one.told == [QmpEvent("X_PYVMM_LINK_CHANGED", {"name": "net 0", "up": False})]
+    del peers
+
+
+def commanded(machine: Machine, card: int, request: bytes) -> bytes:
+    """The answer to a command of the driver's."""
+    cards = machine.network._cards
+    assert cards is not None
+    handler = cards._cards[card].handler
+    if not handler.model.negotiated:
+        handler.model.accept(handler.model.features)
+    answer = bytearray(b"?")
+    handler._control(BoundChain((memoryview(request),), (memoryview(answer),)))
+    return bytes(answer)
+
+
+@in_trio
+async def test_qmp_tells_which_frames_a_driver_wants(peers: list[socket.socket]) -> None:
+    cards = (NetCard(UserNet(), mac=MAC), NetCard(UserNet()))
+    async with open_machine(config(*cards), paused=True) as machine, asked(machine) as one:
+        first, second = await run(one, "query-rx-filter")
+        assert (first["name"], second["name"]) == ("net 0", "net 1")
+        assert first == {
+            "name": "net 0",
+            "promiscuous": True,
+            "multicast": "normal",
+            "unicast": "normal",
+            "vlan": "all",
+            "broadcast-allowed": True,
+            "multicast-overflow": False,
+            "unicast-overflow": False,
+            "main-mac": "52:54:00:12:34:56",
+            "vlan-table": [],
+            "unicast-table": [],
+            "multicast-table": [],
+        }
+        table = b"\1\0\0\0" + MAC + b"\1\0\0\0" + b"\x33\x33\0\0\0\1"
+        for request in (
+            b"\0\0\0",  # not promiscuous
+            b"\0\1\1",  # all multicast
+            b"\0\4\1",  # no unicast
+            b"\0\5\1",  # no broadcast
+            b"\1\0" + table,
+            b"\2\0\5\0",  # VLAN 5
+            b"\1\1\2\0\0\0\0\7",  # its address
+        ):
+            assert commanded(machine, 0, request) == b"\0", request
+        assert one.told == [QmpEvent("NIC_RX_FILTER_CHANGED", {"name": "net 0", "path": "net 0"})]
+        [first] = await run(one, "query-rx-filter", name="net0")
+        assert not first["promiscuous"]
+        assert not first["broadcast-allowed"]
+        assert (first["multicast"], first["unicast"], first["vlan"]) == ("all", "none", "normal")
+        assert first["main-mac"] == "02:00:00:00:00:07"
+        assert first["vlan-table"] == [5]
+        assert first["unicast-table"] == ["52:54:00:12:34:56"]
+        assert first["multicast-table"] == ["33:33:00:00:00:01"]
+        # Told anew, but not of a command that was refused.
+        assert commanded(machine, 0, b"\0\0\2") == b"\1"
+        assert len(one.told) == 1
+        assert commanded(machine, 0, b"\0\0\1") == b"\0"
+        assert len(one.told) == 2
+        with pytest.raises(CommandError, match="invalid net client name: eth0"):
+            await run(one, "query-rx-filter", name="eth0")
     del peers
 
 
