@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 
-from pyvmm.errors import HostLacksError, NoInputError, UsageError
+from pyvmm.errors import HostLacksError, NoInputError, NoPermissionError, UsageError
 from pyvmm.net.found import FoundDevice, FoundNamespace, FoundTopology
 from pyvmm.net.links import Link, Links, opened_links
 from pyvmm.net.masquerading import masquerading_owners
@@ -31,10 +31,17 @@ class Survey:
         self._devices: dict[str, list[FoundDevice]] = defaultdict(list)
         self._files: dict[str, list[str]] = defaultdict(list)
         self._unmarked: list[tuple[str | None, Link]] = []
-        within(None, partial(self._look, None))
-        self._masquerading = within(None, _masquerading)
-        for file in named_files():
-            self._look_at(file)
+        try:
+            within(None, partial(self._look, None))
+            self._masquerading = within(None, _masquerading)
+            for file in named_files():
+                self._look_at(file)
+        except NoPermissionError as error:
+            raise NoPermissionError(
+                "look for topologies of networks",
+                error.cause,
+                "do it as root, or in namespaces of your own (unshare -Urnm)",
+            ) from error
 
     def topology(self, name: str) -> FoundTopology:
         """All that is there of a topology, which may be nothing."""

@@ -86,13 +86,14 @@ def take_down(name: str, *, force: bool = False) -> int:
     """
     found = Survey().topology(name)
     if not force:
-        refuse_in_use(found, f"take the topology {name} down")
+        refuse_in_use(found, f"take the topology {name} down", ", or add --force")
     return remove(found)
 
 
-def refuse_in_use(found: FoundTopology, attempt: str) -> None:
+def refuse_in_use(found: FoundTopology, attempt: str, other_way: str = "") -> None:
     """See that no tap of a topology is open. Raises `UsageError`."""
     names = [device.name for device in found.in_use]
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise UsageError(attempt, f"taps of it are in use ({shown})", "end who uses them first")
+        remedy = f"end who uses them first{other_way}"
+        raise UsageError(attempt, f"taps of it are in use ({shown})", remedy)

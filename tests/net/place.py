@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from tests.net.capabilities import drop_capabilities
+
 OURS = str(Path(__file__).parents[2] / "pyvmm" / "net")
 EFFECTS = {
     "name_namespace", "unname_namespace", "_share_names", "_make_bridge", "_make_tap", "fill",
@@ -84,17 +86,27 @@ class Place:
         return dict(json.loads(answer))
 
     def pyvmm(
-        self, *words: object, kill_at: int | None = None, interrupt_at: int | None = None
+        self,
+        *words: object,
+        kill_at: int | None = None,
+        interrupt_at: int | None = None,
+        is_bare: bool = False,
     ) -> Done:
-        """Do a command; it gets a signal before that line of ours, if it gets there."""
-        order = {"words": [*map(str, words)], "kill_at": kill_at, "interrupt_at": interrupt_at}
+        """Do a command; it gets a signal before that line of ours, if it gets there.
+
+        One that `is_bare` has no capability.
+        """
+        order = {
+            "words": [*map(str, words)],
+            "signals": [(kill_at, signal.SIGKILL), (interrupt_at, signal.SIGINT)],
+            "is_bare": is_bare,
+        }
         return Done(**self._order(commands=[order])["done"][0])
 
     def at_once(self, *commands: Sequence[object]) -> list[Done]:
         """Do several commands at once."""
         orders = [
-            {"words": [*map(str, words)], "kill_at": None, "interrupt_at": None}
-            for words in commands
+            {"words": [*map(str, words)], "signals": [], "is_bare": False} for words in commands
         ]
         return [Done(**each) for each in self._order(commands=orders)["done"]]
 
@@ -255,12 +267,15 @@ def _left() -> dict[str, object]:
     }
 
 
-def _begun(words: Sequence[str], kill_at: int | None, interrupt_at: int | None) -> tuple[int, int]:
+def _begun(
+    words: Sequence[str], signals: Sequence[tuple[int, int]], *, is_bare: bool
+) -> tuple[int, int]:
     said, say = os.pipe()
     child = os.fork()
     if not child:
-        signals = {kill_at: signal.SIGKILL, interrupt_at: signal.SIGINT}
-        _child(words, signals, say)
+        if is_bare:
+            drop_capabilities()
+        _child(words, dict(signals), say)
     os.close(say)
     return child, said
 
@@ -277,7 +292,7 @@ def _ended(child: int, said: int) -> dict[str, object]:
     }
 
 
-def _child(words: Sequence[str], signals: Mapping[int | None, signal.Signals], say: int) -> None:
+def _child(words: Sequence[str], signals: Mapping[int, int], say: int) -> None:
     from pyvmm.cli.ending_signals import EndingSignals
     from pyvmm.cli.main import main
 

@@ -227,3 +227,16 @@ def test_an_interrupted_up_is_undone(ours: Place, small: Path) -> None:
         assert (done.status, done.out) == (130, "")
         assert done.err == "pyvmm: interrupted by SIGINT\n"
         assert ours.left() == NOTHING
+
+
+def test_without_capabilities(ours: Place, small: Path) -> None:
+    assert ours.pyvmm("net", "up", small).status == 0
+    before = ours.left()
+    for words in (("up", small), ("status",), ("down", "small")):
+        done = ours.pyvmm("net", *words, is_bare=True)
+        assert (done.status, done.out) == (77, "")
+        # CAP_NET_ADMIN where there is nftables to look at, CAP_SYS_ADMIN to enter namespaces.
+        assert done.err.startswith("pyvmm: cannot look for topologies of networks: it needs CAP_")
+        assert done.err.endswith("do it as root, or in namespaces of your own (unshare -Urnm)\n")
+    assert ours.left() == before
+    assert ours.pyvmm("net", "down").status == 0
