@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pyvmm.testing import (
     AsyncNetwork,
     Booted,
     Boots,
+    HostName,
     Network,
     Networks,
     OutcomeKind,
@@ -146,6 +148,14 @@ def test_a_guest_may_have_several_cards(boot: Boots, networks: Networks) -> None
 
 
 @each_monitor
+def test_a_card_may_have_several_queues(boot: Boots, network: Network) -> None:
+    port = network.port(queues=2)
+    with boot("net", net=port, append=at(port)) as vm:
+        vm.console.expect(f"at {port.ip}")
+        assert echo(network, port, b"by the first") == b"by the first"
+
+
+@each_monitor
 def test_a_saved_guest_goes_on_with_its_card(boot: Boots, network: Network) -> None:
     port = network.port()
     with boot("net", net=port, append=at(port)) as vm:
@@ -203,19 +213,21 @@ class Leased:
         monkeypatch.setattr(Leases, "lease", note)
 
 
+@pytest.mark.pyvmm(hosts=["model", "lab"])
 def test_of_a_private_guest_the_host_sees_what_is_shared(
     boot: Boots, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leased = Leased(monkeypatch)
     port = network.port()
     told = at(port, f"ping={network.ip} serve=1", "secret=ONLY-THE-GUEST-KNOWS-THIS")
-    with boot("net", net=port, append=told, host="model", private=True) as vm:
+    with boot("net", net=port, append=told, private=True) as vm:
         vm.console.expect(f"pings of {network.ip}: 3, answered: 3")
         assert echo(network, port, b"SAID-ON-THE-NETWORK") == b"SAID-ON-THE-NETWORK"
         shared = [(gpa, gpa + size) for gpa, size, side in vm.page_states() if side == "shared"]
         assert sum(end - start for start, end in shared) <= 256 << 10
-        # Rings and buffers, and nothing else, was looked at, and all of it is shared.
-        assert leased.ranges
+        # Rings and buffers, and nothing else, was looked at, and all of it is shared. On KVM an
+        # engine in C does most of that, which has the same leases.
+        assert leased.ranges or vm.host is HostName.LAB
         for gpa, size in leased.ranges:
             assert any(start <= gpa and gpa + size <= end for start, end in shared)
         assert vm.memory.search(b"SAID-ON-THE-NETWORK", skip_private=True)
@@ -240,3 +252,29 @@ def test_two_cards_have_two_ports(boot: Boots, network: Network) -> None:
     port = network.port()
     with pytest.raises(UsageError, match="two cards cannot have the same port"):
         boot("hello", net=[port, port])
+
+
+@pytest.mark.pyvmm(hosts=["lab"])
+def test_netem_loses_delays_and_repeats(boot: Boots, network: Network) -> None:
+    """In the lab, whose kernel has it."""
+    port = network.port()
+    with boot("net", net=port, append=at(port)) as vm:
+        vm.console.expect(f"at {port.ip}")
+        echo(network, port)
+        port.impair(loss=100)
+        with network.socket(kind=socket.SOCK_DGRAM) as ours:
+            ours.connect((port.ip, 7))
+            ours.send(b"lost")
+            port.impair(delay=0.3)
+            began = time.monotonic()
+            ours.send(b"late")
+            ours.settimeout(60)
+            assert ours.recv(9) == b"late"
+            assert time.monotonic() - began >= 0.3
+            port.impair(duplicate=100)
+            ours.send(b"twice")
+            assert [ours.recv(9), ours.recv(9)] == [b"twice", b"twice"]
+            port.impair()
+            ours.send(b"once")
+            ours.send(b"end")
+            assert [ours.recv(9), ours.recv(9)] == [b"once", b"end"]
