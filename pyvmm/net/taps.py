@@ -78,7 +78,8 @@ class TapQueue:
         try:
             count = os.readv(self._fd, views)
         except OSError as error:
-            raise _ended(error) from error
+            _tell_end(error)
+            raise
         _say_one_buffer(views)
         return count
 
@@ -87,12 +88,14 @@ class TapQueue:
         try:
             os.writev(self._fd, views)
         except OSError as error:
-            raise _ended(error) from error
+            _tell_end(error)
+            raise
 
 
-def _ended(error: OSError) -> Exception:
-    """EBADFD is what a queue gives whose tap has been removed."""
-    return WireEndedError("the tap has been removed") if error.errno == errno.EBADFD else error
+def _tell_end(error: OSError) -> None:
+    """Raise `WireEndedError` for EBADFD, which a queue gives whose tap has been removed."""
+    if error.errno == errno.EBADFD:
+        raise WireEndedError("the tap has been removed") from error
 
 
 def _say_one_buffer(views: Sequence[memoryview]) -> None:

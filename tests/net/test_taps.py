@@ -36,6 +36,16 @@ def test_a_frame_each_way(netns: int) -> None:
         assert next_frame(wire.queues[0]) == bytes(10) + b"\1\0" + FRAME[HEADER_SIZE:]
 
 
+def test_guest_memory_that_nothing_came_into_is_let_go_of(netns: int) -> None:
+    """An error that was its own cause would keep it, until the collector of garbage comes."""
+    with opened(netns) as wire:
+        room = memoryview(bytearray(2000))
+        with pytest.raises(BlockingIOError) as empty:
+            while True:
+                wire.queues[0].receive([room])
+        assert empty.value.__cause__ is None
+
+
 def test_what_does_not_fit_is_lost(netns: int) -> None:
     raw = partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
     with opened(netns) as wire, within(netns, raw) as outside:
