@@ -194,6 +194,8 @@ def _refused(why: str) -> PyvmmError:
     remedy = "see passt(1)"
     if "Failed to bind" in why:
         remedy = "give a port from 1024 on; there may be no default route for IPv6"
-    elif "routable" in why:
+    elif "sandbox" in why:
+        remedy = "it needs user, PID, IPC and UTS namespaces of the kernel; or give --net tap"
+    elif "interface not usable" in why:
         remedy = "give this machine a default route (ip route), or give --net tap"
     return HostLacksError(ATTEMPT, why, remedy)

@@ -269,3 +269,42 @@ def test_it_does_not_outlive_a_process_that_is_killed(netns: int) -> None:
             assert select.select([pidfd], (), (), 60)[0] == [pidfd]
         finally:
             os.close(pidfd)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Have a program of ours be passt."""
+    script = folder / "passt"
+    script.write_text(f"#!{sys.executable}\nimport os, pathlib, sys, time\n{code}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("Failed to sandbox process, exiting", "it needs user, PID, IPC and UTS namespaces"),
+        ("External interface not usable", "give this machine a default route"),
+        ("something else", r"see passt\(1\)"),
+    ],
+)
+def test_an_end_at_the_start_has_a_remedy(
+    line: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = "No external routable interface for IPv6"
+    stand_in(monkeypatch, tmp_path, f"sys.exit({first!r} + chr(10) + {line!r})")
+    with pytest.raises(HostLacksError, match=remedy) as caught:
+        open_passt()
+    assert f"passt has ended with exit code 1: {first}; {line}" in str(caught.value)
+
+
+def test_one_that_only_closes_its_socket_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passt, "_END_PATIENCE", 0.01)
+    close = "os.close(int(sys.argv[sys.argv.index('--fd') + 1]))"
+    write = f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
+    stand_in(monkeypatch, tmp_path, f"{write}; {close}; time.sleep(1000)")
+    with pytest.raises(HostLacksError, match="passt has closed its socket"):
+        open_passt()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
