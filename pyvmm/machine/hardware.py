@@ -199,9 +199,11 @@ class Hardware:
 
     @property
     def seen(self) -> Hardware:
-        """All that the guest sees of it: not which memory of the host's its nodes are."""
+        """All that the guest sees of it: not which memory of the host's its nodes are, and not what
+        its cards are connected to."""
         nodes = tuple(NumaNode(node.memory, node.cpus) for node in self.nodes)
-        return replace(self, nodes=nodes)
+        cards = tuple(NetCard(UserNet(), card.mac, card.mtu) for card in self.cards)
+        return replace(self, nodes=nodes, cards=cards)
 
     @property
     def wants_acpi(self) -> bool | None:

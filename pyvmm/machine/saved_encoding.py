@@ -36,6 +36,9 @@ _OTHERS = (
 )
 
 
+_NETWORKS = (hardware.UserNet, hardware.TapNet, hardware.DescriptorNet)
+
+
 def _declared(module: types.ModuleType) -> Iterable[type]:
     return (
         value
@@ -53,9 +56,9 @@ KINDS: Mapping[str, type] = types.MappingProxyType(
             *_declared(saved_net),
             *_declared(kvm),
             *_declared(model),
-            # Those that name files of the host's are refused: it has no kind for paths, so that
-            # nobody's file makes a machine open what its maker chose.
-            *_declared(hardware),
+            # Those that name files of the host's are refused: it has no kind for paths, and none
+            # for networks, so that nobody's file makes a machine open what its maker chose.
+            *(kind for kind in _declared(hardware) if kind not in _NETWORKS),
             *_OTHERS,
         )
     }

@@ -23,7 +23,16 @@ from pyvmm.devices.stateless import Stateless
 from pyvmm.machine import saved_file
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.device_choice import DeviceChoice, ExitPortPlace
-from pyvmm.machine.hardware import Disk, Hardware, MemoryPolicy, NumaNode
+from pyvmm.machine.hardware import (
+    DescriptorNet,
+    Disk,
+    Hardware,
+    MemoryPolicy,
+    NetCard,
+    NumaNode,
+    TapNet,
+    UserNet,
+)
 from pyvmm.machine.running import open_machine
 from pyvmm.machine.saved_machine import SavedMachine
 from pyvmm.memory.layout import MIB
@@ -266,6 +275,10 @@ def test_hardware_is_in_a_file_unless_it_names_files_of_the_host_s(path: Path) -
     hardware = Hardware(disks=(Disk(Path("disk.img")),))
     with pytest.raises(pyvmm.UsageError, match="it has a PosixPath, which cannot be written"):
         replace(saved, config=replace(saved.config, hardware=hardware)).to_file(path)
+    for wire in (TapNet("tap0"), UserNet(), DescriptorNet((3,))):
+        hardware = Hardware(cards=(NetCard(wire),))
+        with pytest.raises(pyvmm.UsageError, match=f"it has a {type(wire).__name__}, which cannot"):
+            replace(saved, config=replace(saved.config, hardware=hardware)).to_file(path)
     assert not path.exists()
 
 
