@@ -153,7 +153,7 @@ class NetHandler:
         pair = self.pairs[queue // 2]
         if role is Role.TRANSMIT:
             return pair.has_room
-        return pair.has_frame and self.model.is_link_up and queue // 2 < self.model.pairs
+        return pair.has_frame and self.model.is_link_up
 
     async def handle(self, queue: int, chain: BoundChain) -> int:
         """Fill a chain for the driver, or take a frame or a command of its. Raises `ValueError` for
@@ -227,8 +227,6 @@ class NetHandler:
         except OSError as error:
             self._end(WireEndedError(error.strerror))
             return
-        if self._vhost and model.pairs != self._used:
-            self.on_config_change()  # Who serves which queue is found out anew.
         self._wanted, self._used = wanted, model.pairs
         for number, pair in enumerate(self.pairs):
             pair.use(used=number < model.pairs)

@@ -122,8 +122,10 @@ async def test_no_frame_goes_while_the_link_is_down() -> None:
             with pytest.raises(BlockingIOError):
                 wire.peers[0].recv(1, 0x40)  # MSG_DONTWAIT
             card.handler.set_link(up=True)
-            wire.peers[0].send(HEADER + FRAME)
+            wire.peers[0].send(HEADER + FRAME[::-1])
             await card.used(RX)
+            assert card.content(room)[12 : 12 + len(FRAME)] == FRAME[::-1], "the other one is lost"
+            assert card.handler.pairs[0].dropped_incoming == 1
             assert card.core.read_config(6, 2) == 1
 
 
