@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -105,3 +106,30 @@ def test_a_panic_ends_the_run_as_one(linux: LinuxInLab) -> None:
         guest.say(b"echo c > /proc/sysrq-trigger\n")
         assert guest.end() == 81
         assert "Kernel panic - not syncing: sysrq triggered crash" in guest.text()
+
+
+def test_eight_processors_sockets_a_port_and_a_balloon(linux: LinuxInLab) -> None:
+    arguments = ["--cpus", "8", "--vsock", "cid=5,path=/tmp/vsock", "--port", "talk=/tmp/port"]
+    with linux.boot(*arguments, "--balloon", "--qmp", "unix:/tmp/eight", line="quiet") as guest:
+        guest.shell()
+        assert guest.ask("nproc") == "8\n"
+        assert guest.ask(f"dmesg | grep -E '{BAD_NEWS}'", code=1) == ""
+        # A program of the host's and one of the guest's, by their sockets.
+        guest.ask("vsockecho 7 > /tmp/told & until grep -q listening /tmp/told; do sleep 0.1; done")
+        linux.talk("/tmp/vsock", "CONNECT 7\\n", "", "over here\\n", "over here")
+        assert guest.ask("wait; cat /tmp/told") == "listening\n10 bytes\n"
+        # A port of the console device, by its name.
+        assert guest.ask("cat /sys/class/virtio-ports/vport1p1/name") == "talk\n"
+        # Before the host has connected, a port is at its end.
+        guest.ask(
+            "(until read -r word; do sleep 0.1; done; echo $word back) <> /dev/vport1p1 >&0 &"
+        )
+        linux.talk("/tmp/port", "there\\n", "there back")
+        # Memory that the guest gives up: 32 MiB of its 512.
+        free = "awk '/MemFree/ {print $2}' /proc/meminfo"
+        most = int(guest.ask(free)) - 24_000
+        smaller = {"execute": "balloon", "arguments": {"value": 480 << 20}}
+        linux.ask_monitor("/tmp/eight", json.dumps(smaller))
+        guest.ask(f"until [ $({free}) -lt {most} ]; do sleep 0.1; done")
+        assert "return" in linux.ask_monitor("/tmp/eight", "query-balloon", "quit")
+        assert guest.end() == 0

@@ -18,10 +18,22 @@ from tests.conftest import REQUIRED
 from tests.lab.linux.console import Console
 from tests.lab.places import PYVMM, ROOT, run
 
-PROGRAMS = ("diskcheck",)
+PROGRAMS = ("diskcheck", "vsockecho")
 DISK = 24 << 20
 PATIENCE = 900.0
 """Seconds for a boot and what is asked of it: three machines are within one another."""
+_TALK = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as talk:
+    talk.connect(sys.argv[1])
+    for say, wanted in zip(sys.argv[2::2], sys.argv[3::2]):
+        talk.sendall(say.encode().decode("unicode_escape").encode())
+        heard = b""
+        while not heard.endswith(wanted.encode() + b"\\n"):
+            more = talk.recv(4096)
+            assert more, heard
+            heard += more
+"""
 _BUTTON = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as qmp, qmp.makefile("rw") as lines:
@@ -29,7 +41,7 @@ with socket.socket(socket.AF_UNIX) as qmp, qmp.makefile("rw") as lines:
     lines = qmp.makefile("rw")
     lines.readline()
     for command in ("qmp_capabilities", *sys.argv[2:]):
-        lines.write('{"execute": "%s"}' % command)
+        lines.write(command if command[0] == "{" else '{"execute": "%s"}' % command)
         lines.flush()
         line = lines.readline()
         while "return" not in line and "error" not in line:
@@ -54,13 +66,19 @@ class LinuxInLab:
         )
 
     def ask_monitor(self, path: str, *commands: str) -> str:
-        """The answers of the QMP server at `path` in the lab."""
+        """The answers of the QMP server at `path` in the lab; a command is a name or JSON."""
         done = run(
             [PYVMM, "lab", "run", "--", "python3", "-c", _BUTTON, path, *commands], self.env,
             cwd=self.folder,
         )  # fmt: skip
         assert done.code == 0, done.err
         return done.out.decode()
+
+    def talk(self, path: str, *lines: str) -> None:
+        """Say a line to the socket at `path` in the lab, wait for one that ends as the next has it,
+        and so on."""
+        done = run([PYVMM, "lab", "run", "--", "python3", "-c", _TALK, path, *lines], self.env)
+        assert done.code == 0, done.err
 
 
 def debians_kernel(folder: Path) -> None:
