@@ -37,6 +37,7 @@ from benchmarks import (
     report,
     run_hello,
     saved_state,
+    topology,
     vm_life,
 )
 from benchmarks.measure import CannotRunError, Effort
@@ -64,6 +65,7 @@ CATALOGUE = {
         boots,
         plugin,
         linux,
+        topology,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""

@@ -56,14 +56,14 @@ class _Maker:
     def __init__(self, topology: Topology, check: Check) -> None:
         self.topology = topology
         self.check = check
+        self._digest = topology.digest
         self.users = {tap.name: _number_of(tap.user) for tap in topology.taps if tap.user}
         self.ends = [end for veth in topology.veths for end in veth.ends]
 
     # -- marks --
 
     def mark(self, kind: ObjectKind, name: str, notes: Iterable[object] = ()) -> ObjectMark:
-        digest = self.topology.digest
-        return ObjectMark(self.topology.name, digest, kind, name, tuple(map(str, notes)))
+        return ObjectMark(self.topology.name, self._digest, kind, name, tuple(map(str, notes)))
 
     def mark_of(self, device: Bridge | Tap | VethEnd) -> ObjectMark:
         match device:

@@ -266,3 +266,15 @@ def test_the_demo_is_measured_beside_a_stage_without_a_process(tmp_path: Path) -
         assert all(spread["min"] > 0 for spread in subject["figures"].values())
     baselines = {(one["figure"], one["baseline"]) for one in found["comparisons"]}
     assert baselines == {("first_step_s", "interpreter"), ("step_ms", "model, no process")}
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_a_topology_is_measured(tmp_path: Path) -> None:
+    found = measured("topology", tmp_path)
+    ours = found["subjects"]["pyvmm"]["figures"]
+    assert set(ours) == {"up_ms", "down_ms"}
+    assert all(figure["min"] > 0 for figure in ours.values())
+    (table,) = found["tables"]
+    assert table["title"] == "times of 20 namespaces and 20 taps"
+    assert [row[0] for row in table["rows"]] == ["up", "down"]
