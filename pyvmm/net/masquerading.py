@@ -28,6 +28,7 @@ _LONGEST_DEVICE: Final = 16
 """Bytes of a device's name, padded (IFNAMSIZ)."""
 _FAMILIES: Final = {4: 2, 6: 10}
 """Families of tables (NFPROTO_IPV4, NFPROTO_IPV6) by IP version."""
+_VERSIONS: Final = {family: version for version, family in _FAMILIES.items()}
 _SOURCE_OFFSETS: Final = {4: 12, 6: 8}
 """Bytes before the source address in an IP header (RFC 791, RFC 8200)."""
 
@@ -133,7 +134,9 @@ def _opened(attempt: str, family: int) -> Iterator[NFTables]:
         cause, remedy = "pyroute2 is not installed", "pip install 'pyvmm[net]'"
         raise HostLacksError(attempt, cause, remedy) from error
     lacks = HostLacksError(
-        attempt, "the host's kernel has no nftables", "modprobe nf_tables; or do without"
+        attempt,
+        f"the host's kernel has no nftables for IPv{_VERSIONS[family]}",
+        "modprobe nf_tables; or do without",
     )
     try:
         with NFTables(nfgen_family=family) as tables:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
+
+import pytest
 
 from pyvmm.machine.hardware import NetCard, TapNet
 from pyvmm.machine.network.opening import open_wire
@@ -15,6 +18,9 @@ from pyvmm.net.links import Link, Links, opened_links
 from pyvmm.net.namespaces import within
 from pyvmm.net.taps import TapWire
 
+ipv6 = pytest.mark.skipif(
+    not os.path.exists("/proc/net/if_inet6"), reason="this host's kernel has no IPv6"
+)
 OWN = b"\x88\xb5"
 """A local experimental ethertype (IEEE 802)."""
 FRAME = bytes(HEADER_SIZE) + b"\xff" * 6 + b"\x02\0\0\0\0\x01" + OWN + bytes(range(50))

@@ -18,7 +18,7 @@ from pyvmm.net.marks import Mark
 from pyvmm.net.masquerading import masquerade, masquerading_owners, unmasquerade
 from pyvmm.net.namespaces import new_namespace, within
 from tests.net.capabilities import without_capabilities
-from tests.net.namespace_work import with_links
+from tests.net.namespace_work import ipv6, with_links
 
 pytestmark = pytest.mark.net
 MARK = Mark("t", "x")
@@ -87,7 +87,7 @@ def test_what_leaves_has_the_routers_address_and_what_stays_has_its_own(
 
 def test_a_table_goes_as_a_whole_and_others_stay(router: int) -> None:
     within(router, partial(masquerade, "one", [("a", ["10.0.0.0/8"]), ("b", ["10.1.0.0/17"])]))
-    within(router, partial(masquerade, "two", [("c", ["fd00::/9"])]))
+    within(router, partial(masquerade, "two", [("c", ["172.16.0.0/12"])]))
     with pytest.raises(PyvmmError) as twice:
         within(router, partial(masquerade, "one", [("a", ["10.0.0.0/8"])]))
     assert isinstance(twice.value, SystemCallError)
@@ -96,6 +96,14 @@ def test_a_table_goes_as_a_whole_and_others_stay(router: int) -> None:
         within(router, partial(unmasquerade, "one"))
         assert within(router, masquerading_owners) == {"two"}
     within(router, partial(unmasquerade, "two"))
+    assert within(router, masquerading_owners) == set()
+
+
+@ipv6
+def test_ipv6_has_a_table_of_its_own(router: int) -> None:
+    within(router, partial(masquerade, "t", [("a", ["fd00::/9", "10.0.0.0/8"])]))
+    assert within(router, masquerading_owners) == {"t"}
+    within(router, partial(unmasquerade, "t"))
     assert within(router, masquerading_owners) == set()
 
 

@@ -28,7 +28,7 @@ from pyvmm.net.named_namespaces import name_namespace, unname_namespace
 from pyvmm.net.namespaces import new_namespace, path_of, within
 from pyvmm.net.taps import keep_tap, open_tap
 from tests.net.capabilities import without_capabilities
-from tests.net.namespace_work import FRAME, links_of, opened, with_links
+from tests.net.namespace_work import FRAME, ipv6, links_of, opened, with_links
 
 pytestmark = pytest.mark.net
 NOBODY = 65534
@@ -157,6 +157,7 @@ def test_one_that_is_down_is_not_taken_up(netns: int) -> None:
         opened(netns, name="kept")
 
 
+@ipv6
 def test_what_a_run_makes_has_what_was_asked_for(netns: int) -> None:
     with opened(netns, name="mine", address="fd00::1/64", mtu=9000) as wire:
         link = links_of(netns)["mine"]

@@ -20,7 +20,7 @@ from pyvmm.net.links import Links
 from pyvmm.net.marks import RUN, Mark
 from pyvmm.net.namespaces import new_namespace, within
 from pyvmm.net.taps import open_tap
-from tests.net.namespace_work import FRAME, OWN, links_of, next_frame, opened, with_links
+from tests.net.namespace_work import FRAME, OWN, ipv6, links_of, next_frame, opened, with_links
 
 pytestmark = pytest.mark.net
 IPV4 = b"\x08\x00"
@@ -106,6 +106,7 @@ def test_two_taps_of_a_bridge_reach_each_other_and_leave_it_as_it_was(netns: int
     assert links_of(netns) == before
 
 
+@ipv6
 def test_nobody_speaks_to_the_guest_unasked(netns: int) -> None:
     for address, is_there in ((None, False), ("10.9.0.1/24", False), ("fd00::1/64", True)):
         with opened(netns, name="mine", address=address):
