@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pyvmm.devices.virtio.core import VirtioCore
 from pyvmm.devices.virtio.features import NO_FEATURES, DeviceStatus, Feature
 from pyvmm.devices.virtio.net_features import NetFeature
-from pyvmm.devices.virtio.net_header import FrameHeader, Segments
+from pyvmm.devices.virtio.net_header import ECN, FrameHeader, Segments
 from pyvmm.devices.virtio.rings import QueuePosition
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.held_ranges import HeldKind
@@ -559,6 +559,79 @@ def test_headers_go_with_their_frames() -> None:
         )
     )
     assert came.content(DATA, 12 + len(large)) == CUT.encoded() + large
+
+
+_TAG = b"\x81\x00\0\5"
+USO = NetFeature.CSUM | NetFeature.HOST_USO
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "features", "is_sent"),
+    [
+        (CUT, b"\x08\x00", CUTS, True),
+        (CUT, _TAG + b"\x08\x00", CUTS, True),
+        (CUT, _TAG * 2 + b"\x08\x00", CUTS, True),
+        (CUT, _TAG * 3 + b"\x08\x00", CUTS, False),
+        (CUT, b"\x86\xdd", CUTS, False),
+        (CUT._replace(start=13), b"\x08\x00", CUTS, False),
+        (FrameHeader(1, start=13, offset=16), b"\x08\x00", CUTS, False),
+        (FrameHeader(1, start=14, offset=16), b"\x08\x00", CUTS, True),
+        (FrameHeader(1, start=14, offset=16), b"\x08\x00", NetFeature(0), False),
+        (CUT._replace(header_length=0xFFFF), b"\x08\x00", CUTS, True),
+        (CUT._replace(segment=0), b"\x08\x00", CUTS, False),
+        (CUT._replace(kind=Segments.UDP, offset=6), b"\x86\xdd", USO, True),
+        (CUT._replace(kind=Segments.UDP, offset=6), b"\x86\xdd", NetFeature.CSUM, False),
+        (CUT._replace(kind=Segments.TCP4 | ECN), b"\x08\x00", CUTS, False),
+        (CUT._replace(kind=Segments.TCP4 | ECN), b"\x08\x00", CUTS | NetFeature.HOST_ECN, True),
+        (CUT._replace(kind=Segments.UDP | ECN, offset=6), b"\x08\x00", USO, False),
+    ],
+)
+def test_a_header_that_claims_what_cannot_be_goes_nowhere(
+    header: FrameHeader, kind: bytes, features: NetFeature, is_sent: bool
+) -> None:
+    frame = FRAME[:12] + kind + bytes(100)
+    case = Case(
+        TX, [data(12, len(frame))], device_features=features,
+        memory=[(DATA, header.encoded() + frame)],
+    )  # fmt: skip
+    done = both(case)
+    shown = header._replace(header_length=min(header.header_length, len(frame)))
+    assert done.sent == ([shown.encoded() + frame] if is_sent else [])
+    assert done.reasons == [Stopped.IDLE]
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "is_taken"),
+    [
+        (Segments.UDP, NetFeature.GUEST_USO4, False),
+        (Segments.UDP, NetFeature.GUEST_USO4 | NetFeature.GUEST_USO6, True),
+        (Segments.TCP4, NetFeature.GUEST_TSO6, False),
+        (Segments.TCP6, NetFeature.GUEST_TSO6, True),
+        (Segments.TCP6 | ECN, NetFeature.GUEST_TSO6, False),
+        (Segments.TCP6 | ECN, NetFeature.GUEST_TSO6 | NetFeature.GUEST_ECN, True),
+    ],
+)
+def test_what_the_driver_does_not_do_is_not_given_to_it(
+    kind: int, features: NetFeature, is_taken: bool
+) -> None:
+    frames = [CUT._replace(kind=kind).encoded() + FRAME]
+    done = both(Case(RX, [room(200)], frames, device_features=NetFeature.GUEST_CSUM | features))
+    assert done.side.core.position(RX).used == is_taken
+
+
+def test_a_frame_does_not_wait_for_ever_for_chains() -> None:
+    case = Case(RX, [room(500, number=number) for number in range(2)], device_features=MERGES)
+    with running(case) as (side, engine, _, told, _):
+        side.put()
+        for frame in (LARGE, FRAME):
+            side.wire.peers[0].send(HEADER + frame)
+        thread = threading.Thread(target=engine.run)
+        thread.start()
+        os.set_blocking(told.fileno(), True)
+        os.read(told.fileno(), 8)
+        assert side.pages.bytes[DATA : DATA + 126] == HEADER + FRAME
+        engine.kick()
+        thread.join()
 
 
 _NUMBER = st.sampled_from([0, 1, 6, 14, 16, 20, 34, 54, 92, 100, 113, 1448, 0xFFFF])
