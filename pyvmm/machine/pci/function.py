@@ -47,7 +47,7 @@ def place_pci(device: VirtioDevice, wiring: Wiring) -> PlacedDevice:
         raise UsageError(
             attempt,
             f"it has {core.queue_count} queues; a device on PCI has at most {MOST_QUEUES}",
-            "ask for fewer of its ports, or give --transport mmio",
+            "ask for fewer, or give --transport mmio",
         )
     pci = VirtioPci(core)
     function = bus.add(name, pci.space)

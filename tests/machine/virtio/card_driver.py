@@ -17,7 +17,7 @@ from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.machine.hardware import DescriptorNet, NetCard
 from pyvmm.machine.virtio.net import NetHandler, net_device
 from pyvmm.machine.virtio.queue_server import QueueServer
-from tests.devices.virtio.driver import Element, Place, Used, driver_of
+from tests.devices.virtio.driver import Element, PackedDriver, Place, SplitDriver, Used, driver_of
 
 from .guest_pages import PAGE, GuestPages
 from .socket_wire import HEADER, SocketWire
@@ -86,7 +86,7 @@ class Card:
         """Set the device up as a driver does."""
         with self.guard:
             assert self.negotiate()
-            self.drivers = {}
+            self.drivers: dict[int, SplitDriver | PackedDriver] = {}
             for number in self.queues:
                 base = PAGE * QUEUE_PAGES * (1 + number)
                 self.pages.bytes[base : base + PAGE * QUEUE_PAGES] = bytes(PAGE * QUEUE_PAGES)

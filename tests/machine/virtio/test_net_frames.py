@@ -321,6 +321,37 @@ async def test_a_restored_driver_looks_at_its_link_and_announces_itself() -> Non
             assert card.core.read_config(6, 2) == 1
 
 
+@pytest.mark.parametrize("queue", [RX, TX, CONTROL])
+@pytest.mark.parametrize("how", ["index", "head", "private"])
+@in_trio
+async def test_a_queue_that_cannot_be_stops_the_card_until_it_is_reset(
+    queue: int, how: str
+) -> None:
+    features = int(NetFeature.CTRL_VQ | NetFeature.MRG_RXBUF)
+    with SocketWire() as wire:
+        card = Card(wire, features, queues=(RX, TX, CONTROL))
+        async with card.serving():
+            card.start()
+            place = card.drivers[queue].place
+            wire.peers[0].send(HEADER + FRAME)
+            if how == "private":
+                card.pages.private.add(place.device)
+            card.pages.put(place.driver + 4, b"\xff\xff")
+            card.pages.put(place.driver + 2, struct.pack("<H", 1 if how == "head" else SIZE + 1))
+            card.bells[queue].signal()
+            await wait_all_tasks_blocked()
+            assert card.core.needs_reset
+            assert card.interrupts == [None]
+            card.send(FRAME)
+            assert await settled(card, TX) == []
+            card.pages.private.clear()
+            card.start()
+            token = card.send(FRAME)
+            assert await card.used(TX) == [(token, 0)]
+            card.add(RX, card.room(1526))
+            assert (await card.used(RX))[0].written == 12 + len(FRAME)
+
+
 class Flood:
     """A queue of a wire that always has frames, and always room."""
 
