@@ -95,6 +95,7 @@ static void begin(const struct packet *packet, const struct tcp *tcp, uint32_t h
 		.peer_port = swap16(tcp->from),
 		.port = port,
 		.first = next_first,
+		.peer_first = swap32(tcp->sequence),
 		.next = swap32(tcp->sequence) + 1,
 		.window = swap16(tcp->window),
 		.since = now(),
@@ -195,8 +196,14 @@ static void take_segment(struct connection *connection, const struct packet *pac
 			connection_free(connection);
 		return;
 	}
+	if (tcp->flags & TCP_BEGIN && swap32(tcp->sequence) == connection->peer_first) {
+		/* Again: what it is answered with must be as before. */
+		if (connection->state == HANDSHAKE)
+			send_beginning(connection);
+		return;
+	}
 	if (tcp->flags & TCP_BEGIN) {
-		/* Again, or by somebody who has forgotten the last one. */
+		/* By somebody who has forgotten the last one. */
 		connection_free(connection);
 		begin(packet, tcp, header);
 		return;

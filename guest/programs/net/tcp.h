@@ -25,7 +25,8 @@ struct connection {
 	enum connection_state state;
 	struct peer peer;
 	uint16_t peer_port, port;
-	uint32_t first; /* sequence number of this host's beginning */
+	uint32_t first; /* sequence number of this host's beginning, and of the peer's */
+	uint32_t peer_first;
 	uint32_t next;	/* sequence number that is expected */
 	uint32_t edge;	/* of the window that the peer was told */
 	uint64_t acked, sent, highest, ready;
