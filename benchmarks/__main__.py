@@ -29,6 +29,7 @@ from benchmarks import (
     linux,
     model,
     net_queue,
+    network,
     plugin,
     pmemsave,
     private_boot,
@@ -66,6 +67,7 @@ CATALOGUE = {
         plugin,
         linux,
         topology,
+        network,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""
