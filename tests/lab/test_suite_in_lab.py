@@ -21,6 +21,7 @@ SUITES = {
     "tests/replay": 30,
     "tests/demo/private": 10,
     "tests/demo/attackers": 4,
+    "tests/net": 3,
 }
 """Folders, and how many tests have to pass at least: so that none is left out unnoticed.
 
@@ -56,7 +57,7 @@ def runs(
     inside = unpacking("tests.lab.suites_inside", [str(AT_ONCE), *suites])
     env = {
         **environment(tmp_path_factory.mktemp("lab")),
-        "PYVMM_REQUIRE": "kvm,private,vhost",
+        "PYVMM_REQUIRE": "kvm,private,vhost,nft",
         "PYVMM_DIFFERENTIAL": str(SEQUENCES),
         "PYVMM_MOVES": str(MOVES),
     }
