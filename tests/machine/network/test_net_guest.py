@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from pyvmm.hosts.kvm.net_engine import KvmNetEngine
 from pyvmm.machine.config import HostChoice, MachineConfig
-from pyvmm.machine.hardware import Hardware, NetCard, TapNet, Transport
+from pyvmm.machine.hardware import Hardware, NetCard, TapNet, Transport, VhostChoice
 from pyvmm.machine.running import open_machine
 from pyvmm.memory.layout import MIB
 from pyvmm.net.namespaces import new_namespace
@@ -30,9 +31,13 @@ def station() -> Iterator[Station]:
 
 
 def config(
-    station: Station, append: str, host: HostChoice, transport: Transport = Transport.PCI
+    station: Station,
+    append: str,
+    host: HostChoice,
+    transport: Transport = Transport.PCI,
+    vhost: VhostChoice = VhostChoice.AUTO,
 ) -> MachineConfig:
-    wire = TapNet(netns=station.path, address=f"{STATION}/24")
+    wire = TapNet(netns=station.path, address=f"{STATION}/24", vhost=vhost)
     return MachineConfig(
         bundled("net"),
         memory=2 * MIB,
@@ -65,3 +70,29 @@ async def test_it_is_a_host_on_the_network(
         *_, counted = machine.console.output.splitlines()
         assert re.fullmatch(rb"frames: \d+ received, \d+ sent, 0 dropped", counted)
         assert (await machine.control.wait()).ending.status == 0
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("transport", Transport)
+@in_trio
+async def test_on_kvm_no_frame_of_a_tap_s_needs_python(
+    station: Station, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = 0
+
+    class Counted(KvmNetEngine):
+        def close(self) -> None:
+            nonlocal moved
+            if self._queue:
+                moved += self.counts.requests
+            super().close()
+
+    monkeypatch.setattr("pyvmm.hosts.kvm.net_engine.KvmNetEngine", Counted)
+    made = config(station, f"ping={STATION} count=9", HostChoice.KVM, transport, VhostChoice.OFF)
+    async with open_machine(made) as machine:
+        assert await machine.console.wait_for(b" dropped\n")
+        *_, counted = machine.console.output.splitlines()
+        received, sent, dropped = (int(number) for number in re.findall(rb"\d+", counted))
+        assert min(received, sent) >= 9
+        assert dropped == 0
+    assert moved >= received + sent
