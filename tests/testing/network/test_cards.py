@@ -143,6 +143,7 @@ def test_two_with_one_address_are_told(boot: Boots, network: Network) -> None:
 def test_a_guest_may_have_several_cards(boot: Boots, networks: Networks) -> None:
     first, second = networks().port(mtu=1400), networks("192.0.2.0/24").port()
     with boot("net", net=[first, second], append=at(first)) as vm:
+        assert first.mac != second.mac
         vm.console.expect(f"network card {first.mac.hex(':')}, MTU 1400")
         vm.set_link(True, card=1)
 
