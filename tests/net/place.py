@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import io
 import json
 import os
@@ -138,6 +139,10 @@ class Place:
         """Have the place hold a tap open."""
         assert self._order(open_tap=name, netns=netns) == {}
 
+    def removed_taps(self) -> int:
+        """Number of taps that it holds open and that are there no more."""
+        return int(self._order(removed_taps=True)["count"])
+
     def close_taps(self) -> None:
         """Close those that it holds."""
         assert self._order(close_taps=True) == {}
@@ -239,10 +244,22 @@ def _taps(order: dict[str, str], taps: list[int]) -> dict[str, object]:
         opened = within(order["netns"], lambda: attach_tap(order["open_tap"]))
         assert opened.hold is not None
         taps += (*opened.fds, opened.hold)
+    elif "removed_taps" in order:
+        return {"count": sum(map(_is_removed, taps))}
     else:
         while taps:
             os.close(taps.pop())
     return {}
+
+
+def _is_removed(fd: int) -> bool:
+    from pyvmm.net.taps import ask_tap
+
+    try:
+        ask_tap(fd)
+    except OSError as error:
+        return error.errno == errno.EBADFD
+    return False
 
 
 def _reach(reach: str, source: str | None, target: str | None) -> str:

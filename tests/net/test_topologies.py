@@ -179,7 +179,9 @@ def test_taps_in_use(ours: Place, small: Path) -> None:
     assert ours.pyvmm("net", "status").out == DRAWN
     ours.open_tap("near")
     ours.open_tap("far", "pyvmm-in")
+    assert ours.removed_taps() == 0
     assert ours.pyvmm("net", "down", "--force").status == 0
+    assert ours.removed_taps() == 2
     assert ours.left() == NOTHING
     ours.close_taps()
 
