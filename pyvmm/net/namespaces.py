@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -84,15 +84,44 @@ def within(netns: str | int | None, work: Callable[[], Result]) -> Result:
             except BaseException as failure:  # noqa: BLE001 - it is raised by who asked
                 failures.append(failure)
 
-        thread = threading.Thread(target=do, name="network links")
-        thread.start()
-        thread.join()
+        _run(do, failures)
         if failures:
             try:
                 raise failures[0]
             finally:
                 failures.clear()
         return results[0]
+
+
+def _run(work: Callable[[], None], failures: list[BaseException]) -> None:
+    """Run `work`, which raises nothing, on a thread of its own, and wait for its end.
+
+    An interruption is a failure, and ends neither: what is half made would have no owner. It is not
+    waited for by joining: a thread for which that was interrupted may count as one that has ended
+    (CPython's issue 90882).
+    """
+    ended = threading.Event()
+    turn = [work]
+
+    def take_turn() -> None:
+        with suppress(IndexError):
+            turn.pop()()
+        ended.set()
+
+    thread = threading.Thread(target=take_turn, name="network links")
+    try:
+        thread.start()
+    except KeyboardInterrupt as interruption:
+        failures.append(interruption)
+        with suppress(IndexError):
+            turn.pop()
+            return
+    while not ended.is_set():
+        try:
+            ended.wait()
+        except KeyboardInterrupt as interruption:
+            failures.append(interruption)
+    thread.join()
 
 
 def _enter(fd: int, attempt: str) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,27 @@ def test_what_fails_within_fails_outside(netns: int) -> None:
 
     with pytest.raises(OSError, match="unreachable"):
         within(netns, fail)
+
+
+def test_an_interruption_waits_for_the_end(netns: int) -> None:
+    interrupted, returned = threading.Event(), threading.Event()
+    main = threading.get_ident()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        signal.pthread_kill(main, signal.SIGUSR1)
+        assert interrupted.wait(240)
+        waited.append(not returned.wait(0.1))
+
+    waited: list[bool] = []
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            within(netns, work)
+        returned.set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert waited == [True]
