@@ -76,8 +76,7 @@ class StreamQueue:
         (size,) = _LENGTH.unpack(self._length)
         if size > MOST_FRAME:
             raise WireEndedError(f"its peer has sent a frame of {size} bytes")
-        # A frame without a byte is over with its length.
-        self._length, self._frame = b"", size or None
+        self._length, self._frame = b"", size
 
     def _some(self, room: bytearray | memoryview) -> bytes | memoryview:
         """Read into `room`; what is read, one byte at least."""

@@ -113,6 +113,12 @@ def test_it_gives_the_guest_this_machines_address_and_an_mtu(netns: int) -> None
         assert 3 in options
 
 
+def bound_datagrams(port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(("0.0.0.0", port))
+    return made
+
+
 def test_names_are_asked_of_this_machines_resolver(netns: int, tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
 
@@ -152,6 +158,8 @@ def test_forwarded_ports_lead_to_the_guest(netns: int, address: str) -> None:
         send(wire, dhcp_discover())
         with within(netns, partial(socket.create_connection, ("127.0.0.1", PORT))):
             assert received(wire, is_for(TCP, 22))[47] == 0x02  # SYN
+        # No other port is the guest's, not even the same one of UDP.
+        within(netns, partial(bound_datagrams, PORT)).close()
 
 
 def test_ipv6_without_a_network_for_it_is_refused(netns: int) -> None:
