@@ -23,7 +23,7 @@ _EPILOG = """\
 The kernel is kept in the cache (~/.cache/pyvmm/linux) and fetched again with --again alone. On the
 guest's console is a shell; what stands behind " -- " on the kernel's command line is run instead of
 it, and then the guest powers off. Words for its first process: root=/dev/vda (with --disk),
-rootfstype=, rootflags=, rw.
+rootfstype=, rootflags=, rw, net=dhcp (or net=ADDRESS/BITS,ROUTER).
 """
 
 

@@ -85,7 +85,7 @@ def runs() -> set[str]:
     page = {f"pyvmm/demo/page/static/{name}" for name in ("app.css", "live.js", "stepper.js")}
     return modules | page | {
         "pyvmm/py.typed", "pyvmm/lab/kernel/lab.config", "pyvmm/compare/linux/machine",
-        *(f"pyvmm/lab/linux/{name}" for name in ("init", "rc", "session")),
+        *(f"pyvmm/lab/linux/{name}" for name in ("init", "rc", "session", "dhcp")),
     }  # fmt: skip
 
 

@@ -56,9 +56,11 @@ def base(programs: Sequence[str], busybox: bytes, added: Sequence[Path] = ()) ->
         Entry(name, stat.S_IFLNK | 0o777, b"/bin/busybox")
         for name in sorted(links - {"bin/busybox"})
     ]
-    entries += [_program(f"etc/{name}", _own(name)) for name in ("rc", "session")]
+    entries += [_program(f"etc/{name}", _own(name)) for name in ("rc", "session", "dhcp")]
     entries.append(Entry("etc/inittab", stat.S_IFREG | 0o644, _INITTAB.encode()))
     entries.append(Entry("etc/hostname", stat.S_IFREG | 0o644, b"guest\n"))
+    # The root file system may be read-only.
+    entries.append(Entry("etc/resolv.conf", stat.S_IFLNK | 0o777, b"/tmp/resolv.conf"))
     entries.append(_program("etc/acpi/PWRF/00000080", _POWER_BUTTON.encode()))
     for path in added:
         entries.append(_program(f"bin/{path.name}", _added(path)))
