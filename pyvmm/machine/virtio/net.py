@@ -230,6 +230,8 @@ class NetHandler:
         self._wanted, self._used = wanted, model.pairs
         for number, pair in enumerate(self.pairs):
             pair.use(used=number < model.pairs)
+        # Who serves which queue, and how, is found out anew.
+        self._wake_all()
 
     def _end(self, error: WireEndedError) -> None:
         if self.ended is not None:
