@@ -63,6 +63,8 @@ class MachineCard:
         self.tells_filter = True
         """True where the next change of the filter is told."""
         self._words = _words(choice, wire)
+        if self.handler.has_vhost:
+            self._words += ", by vhost-net"
 
     def state(self) -> CardState:
         """State now."""

@@ -113,6 +113,11 @@ class NetHandler:
         self._wake_all()
         self.on_link_change(up)
 
+    @property
+    def has_vhost(self) -> bool:
+        """True where the host's kernel moves its frames while there is a link."""
+        return bool(self._vhost)
+
     # -- for the queues --
 
     def plain_work(self, queue: int) -> VhostQueue | PlainFrames | None:
@@ -128,7 +133,9 @@ class NetHandler:
         if pair < len(self._vhost):
             from pyvmm.machine.virtio.vhost_engine import VhostQueue
 
-            return VhostQueue(self._vhost[pair], ring, taps[pair], model.accepted, self._name)
+            return VhostQueue(
+                self._vhost[pair], ring, taps[pair], model.accepted, self._name, self._tap_gone
+            )
         if model.role(queue) is Role.TRANSMIT:
             offloads = sent_of(model.negotiated)
             return PlainFrames(
@@ -232,6 +239,9 @@ class NetHandler:
             pair.use(used=number < model.pairs)
         # Who serves which queue, and how, is found out anew.
         self._wake_all()
+
+    def _tap_gone(self) -> None:
+        self._end(WireEndedError("the tap has been removed"))
 
     def _end(self, error: WireEndedError) -> None:
         if self.ended is not None:

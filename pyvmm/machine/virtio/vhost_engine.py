@@ -8,6 +8,7 @@ whole, and stops as soon as somebody wants any of it.
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from pyvmm.machine.ownership import StackOwner
 from pyvmm.machine.standing_lease import HostRange, StandingLease
 from pyvmm.net.vhost import HostRegion, VhostNet, VhostRing
 
+TAP_PERIOD = 1.0
+"""Seconds between two looks at whether the tap is there: its removal wakes nobody who does not
+want to be woken by every frame, too (drivers/net/tun.c)."""
 _NOTHING_DONE = EngineCounts(0, 0)
 
 
@@ -29,7 +33,8 @@ class VhostQueue:
     """A queue of a card's that vhost-net may serve: an `EngineWork`.
 
     `ring` is `vhost.RECEIVE` or `TRANSMIT`, `tap` the descriptor of the pair's tap, `features` are
-    those that the driver has acknowledged; `name` is told to whoever wants the memory.
+    those that the driver has acknowledged; `name` is told to whoever wants the memory. `tap_gone`
+    is called in the trio thread when somebody has removed the tap.
     """
 
     vhost: VhostNet
@@ -37,6 +42,7 @@ class VhostQueue:
     tap: int
     features: int
     name: str
+    tap_gone: Callable[[], None]
 
     def made(self, leases: Leases, ring: SplitQueue) -> VhostEngine:
         """Make an engine. Raises `SystemCallError`."""
@@ -49,7 +55,9 @@ class VhostQueue:
         """Nothing is to be told."""
 
     def looked_at(self, engine: VhostEngine) -> None:
-        """Nothing is to be told."""
+        """Tell of a tap that is there no more."""
+        if engine.has_lost_tap:
+            self.tap_gone()
 
 
 class VhostEngine(StackOwner):
@@ -61,6 +69,8 @@ class VhostEngine(StackOwner):
         self._ring = ring
         self._available = ring.available
         self._is_wanted = False
+        self.has_lost_tap = False
+        """True once the tap was found removed, between two runs."""
         with ExitStack() as stack:
             self._kicked = stack.enter_context(Eventfd())
             self._broken = stack.enter_context(Eventfd())
@@ -116,7 +126,11 @@ class VhostEngine(StackOwner):
         poll = select.poll()
         for end in (self._kicked, self._broken):
             poll.register(end.fileno(), select.POLLIN)
-        poll.poll()
+        tap = self._queue.tap
+        poll.register(tap, 0)
+        while not (found := poll.poll(1000 * TAP_PERIOD)):
+            pass
+        self.has_lost_tap = any(fd == tap for fd, _ in found)
 
     def _vacate(self) -> None:
         self._is_wanted = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -21,6 +22,7 @@ from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.network import vhost_pairs
 from pyvmm.machine.network.vhost_pairs import open_pairs
+from pyvmm.machine.virtio import vhost_engine
 from pyvmm.machine.virtio.vhost_engine import VhostEngine, VhostQueue
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
@@ -34,7 +36,6 @@ HANG = 60.0
 LOW = GpaRange(0, 16 * PAGE_SIZE)
 HIGH = GpaRange(1 << 32, (1 << 32) + 4 * PAGE_SIZE)
 ROM = GpaRange(1 << 30, (1 << 30) + PAGE_SIZE)
-TAP = 99
 FEATURES = vhost.NEEDED
 RING = SplitQueue(256, PAGE_SIZE, 3 * PAGE_SIZE, 4 * PAGE_SIZE, True, True, 40, 40, -1, -1)
 
@@ -84,12 +85,19 @@ class Bench:
         }
         self.vhost = FakeVhost()
         self.bell = stack.enter_context(Eventfd())
+        self.far_end, self.tap = os.pipe()
+        stack.callback(os.close, self.tap)
+        self.ended = 0
         self._stack = stack
 
     def engine(self, **changed: Any) -> VhostEngine:
         ring = RING._replace(doorbell=self.bell.fileno(), interrupt=77, **changed)
-        queue = VhostQueue(cast(VhostNet, self.vhost), TRANSMIT, TAP, FEATURES, "net 0")
-        return self._stack.enter_context(queue.made(self.memory.leases, ring))
+        vhost = cast(VhostNet, self.vhost)
+        self.queue = VhostQueue(vhost, TRANSMIT, self.tap, FEATURES, "net 0", self._end)
+        return self._stack.enter_context(self.queue.made(self.memory.leases, ring))
+
+    def _end(self) -> None:
+        self.ended += 1
 
     @contextmanager
     def running(self, engine: VhostEngine) -> Iterator[list[Stopped]]:
@@ -111,9 +119,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(vhost_engine, "TAP_PERIOD", 0.01)
     with ExitStack() as stack:
-        yield Bench(stack)
+        made = Bench(stack)
+        yield made
+        if made.far_end >= 0:
+            os.close(made.far_end)
 
 
 def test_the_kernel_is_told_where_ring_and_memory_are_in_this_process(bench: Bench) -> None:
@@ -127,11 +139,13 @@ def test_the_kernel_is_told_where_ring_and_memory_are_in_this_process(bench: Ben
         assert number == TRANSMIT
         places = (low + PAGE_SIZE, low + 3 * PAGE_SIZE, low + 4 * PAGE_SIZE)
         assert ring[:5] == (256, *places, 40)
-        assert (ring.kick, ring.call, ring.tap) == (bench.bell.fileno(), 77, TAP)
+        assert (ring.kick, ring.call, ring.tap) == (bench.bell.fileno(), 77, bench.tap)
         assert engine.position == (40, 40)
     assert ended == [Stopped.KICKED]
     assert engine.position == (43, 43)
     assert bench.holder is None
+    bench.queue.looked_at(engine)
+    assert not bench.ended
 
 
 def test_positions_go_round(bench: Bench) -> None:
@@ -164,6 +178,18 @@ def test_one_that_does_not_stop_is_waited_for_and_named(bench: Bench) -> None:
         with pytest.raises(LeaseHeldError, match="net 0 works on"):
             vacating.wait("save")
         go_on.set()
+
+
+def test_a_tap_that_is_removed_is_told_of(bench: Bench) -> None:
+    # A pipe without a reader says POLLERR, as a tap's descriptor does without its device.
+    engine = bench.engine()
+    with bench.running(engine) as ended:
+        fd, bench.far_end = bench.far_end, -1
+        os.close(fd)
+        while not ended:
+            time.sleep(0.001)
+    bench.queue.looked_at(engine)
+    assert (ended, bench.ended) == ([Stopped.KICKED], 1)
 
 
 def test_a_kick_before_the_run_ends_it(bench: Bench) -> None:
