@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 from pyvmm.errors import (
@@ -145,12 +145,13 @@ class TapWire:
     def use_queues(self, count: int) -> None:
         """Have the kernel choose among the first `count` queues; the others are as of no tap."""
         used, self._used = self._used, count
-        for number in range(min(used, count), max(used, count)):
-            flags = _ATTACH if count > used else _DETACH
-            fcntl.ioctl(self.queues[number].fileno(), _TUNSETQUEUE, _IFREQ.pack(b"", flags))
+        for queue in self.queues[min(used, count) : max(used, count)]:
+            _use_queue(queue.fileno(), used=count > used)
 
     def close(self) -> None:
-        """Close all queues, once."""
+        """Close all queues, once. Somebody else who has them may use them all."""
+        with suppress(OSError):  # The tap has been removed.
+            self.use_queues(len(self.queues))
         hold, self._hold = self._hold, None
         for queue in self.queues:
             queue.close()
@@ -162,6 +163,15 @@ class TapWire:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _use_queue(fd: int, *, used: bool) -> None:
+    """Attach a queue to its tap, or detach it. Raises `OSError`, but not where it is so."""
+    try:
+        fcntl.ioctl(fd, _TUNSETQUEUE, _IFREQ.pack(b"", _ATTACH if used else _DETACH))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _offloads(fd: int) -> Offload:

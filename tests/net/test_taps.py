@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
+import struct
 from functools import partial
 from pathlib import Path
 
@@ -162,6 +164,9 @@ def test_taps_that_somebody_else_has_opened() -> None:
     with adopt_tap_wire(DescriptorNet(theirs), 0) as wire:
         assert wire.mtu is None
         assert len({*wire.descriptors, *theirs}) == 4
+        wire.use_queues(1)
+    with pytest.raises(OSError, match="Invalid argument"):  # It is attached.
+        fcntl.ioctl(theirs[1], 0x4004_54D9, struct.pack("16sH22x", b"", 0x0200))  # TUNSETQUEUE
     assert "theirs" in links_of(elsewhere)
     others = within(elsewhere, partial(open_tap, "others")).fds
     with pytest.raises(UsageError, match="they are of theirs and others"):
