@@ -18,6 +18,7 @@ LONG = (
     "tests/lab/test_suite_in_lab.py",
     "tests/lab/test_compare_in_lab.py",
     "tests/lab/test_linux_in_lab.py",
+    "tests/lab/test_linux_networks.py",
     "tests/lab/test_life_of_a_lab.py",
     "tests/lab/test_pyvmm_as_monitor.py::test_a_lab_in_the_lab_under_pyvmm",
     "tests/compare/test_guests_in_lab.py::test_it_behaves_alike",

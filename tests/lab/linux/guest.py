@@ -18,7 +18,7 @@ from tests.conftest import REQUIRED
 from tests.lab.linux.console import Console
 from tests.lab.places import PYVMM, ROOT, run
 
-PROGRAMS = ("diskcheck", "vsockecho")
+PROGRAMS = ("diskcheck", "nettransfer", "vsockecho")
 DISK = 24 << 20
 PATIENCE = 900.0
 """Seconds for a boot and what is asked of it: three machines are within one another."""
