@@ -220,7 +220,7 @@ def test_every_command_is_listed() -> None:
 def test_all_but_qmps_own_names_have_our_prefix() -> None:
     qemus = {
         "qmp_capabilities", "stop", "cont", "system_reset", "system_powerdown", "quit", "pmemsave",
-        "memsave", "dump-guest-memory", "human-monitor-command", "balloon",
+        "memsave", "dump-guest-memory", "human-monitor-command", "balloon", "set_link",
     }  # fmt: skip
     ours = [name for name in commands() if name.startswith("x-pyvmm-")]
     others = {name for name in commands() if not name.startswith(("x-pyvmm-", "query-"))}

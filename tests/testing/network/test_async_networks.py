@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 from pathlib import Path
 
 import pytest
 
-from pyvmm.testing import AsyncNetwork, AsyncPort, CannotError, Network, Port, make_request
+from pyvmm.testing import AsyncNetwork, CannotError, make_request
 from tests.machine.in_trio import in_trio
 from tests.testing.network.ethernet import EVERYBODY, card
 from tests.testing.network.test_captures import said
@@ -42,17 +41,3 @@ async def test_what_a_network_does_is_awaited(async_network: AsyncNetwork, tmp_p
     except CannotError as error:
         assert "netem" in str(error)
     assert make_request("hello", net=[port, other]).net == (port.port, other.port)
-
-
-@pytest.mark.parametrize(("kind", "twin"), [(Network, AsyncNetwork), (Port, AsyncPort)])
-def test_both_have_the_same_methods_with_the_same_arguments(kind: type, twin: type) -> None:
-    found = {name: value for name, value in vars(twin).items() if not name.startswith("_")}
-    for name, value in found.items():
-        if inspect.isfunction(value):
-            ours = inspect.signature(getattr(kind, name)).parameters
-            assert list(inspect.signature(value).parameters) == list(ours)
-            assert [each.default for each in ours.values()] == [
-                each.default for each in inspect.signature(value).parameters.values()
-            ]
-    inside = {"ask", "close", "record", "taken", "told_mtu"}
-    assert {name for name in vars(kind) if not name.startswith("_")} - inside <= found.keys()
