@@ -14,7 +14,7 @@ from tests.net.place import place
 PAGE = (Path(__file__).parents[2] / "docs" / "network.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.nft
+@pytest.mark.net
 @pytest.mark.slow
 def test_the_example(tmp_path: Path) -> None:
     example = re.search(r'```toml\n(name = "shop".*?)```', PAGE, re.DOTALL)
@@ -26,6 +26,8 @@ def test_the_example(tmp_path: Path) -> None:
     count = parse_topology(example[1], "shop.toml", "shop").count
     with place() as here:
         up = here.pyvmm("net", "up", file)
+        if "nftables" in up.err:
+            pytest.skip(up.err)
         assert (up.err, up.out) == ("", f"the topology shop is up ({count} objects)\n")
         assert up.out in PAGE
         assert here.pyvmm("net", "status").out == drawn[1]
