@@ -83,8 +83,10 @@ class PasstWire(StreamWire):
         until = time.monotonic() + _START_PATIENCE
         try:
             queue.send([memoryview(bytes(HEADER_SIZE)), memoryview(_QUESTION)])
+            poll = select.poll()  # Which takes any descriptor, and select(2) none above 1023.
+            poll.register(queue, select.POLLIN)
             while (left := until - time.monotonic()) > 0:
-                select.select([queue], (), (), left)
+                poll.poll(left * 1000)
                 try:
                     queue.receive(answer)
                 except BlockingIOError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -237,6 +239,20 @@ def test_it_ends_with_its_wire_and_leaves_nothing(netns: int) -> None:
         os.kill(pid, 0)
     wire.close()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptors_may_be_large(netns: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("there may be no so many descriptors")
+    with ExitStack() as stack:
+        if limits[0] < 2048:
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+        while (fd := os.dup(netns)) < 1100:
+            stack.callback(os.close, fd)
+        stack.callback(os.close, fd)
+        assert stack.enter_context(opened(netns)).queues[0].fileno() > 1100
 
 
 def test_one_that_does_not_end_is_killed(netns: int, monkeypatch: pytest.MonkeyPatch) -> None:
