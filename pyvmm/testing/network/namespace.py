@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pyvmm.errors import HostLacksError, SystemCallError, UsageError
+from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError, UsageError
 from pyvmm.net.taps import open_tap
 from pyvmm.testing.network.channel import close_all
 from pyvmm.testing.network.messages import (
@@ -38,6 +38,8 @@ _HOW_TO_ALLOW = (
     "run as root, or allow user namespaces (sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
 )
+
+_HOW_TO_HAVE_TAPS = "modprobe tun; its mode says who may use it, which udev has as 0666"
 
 
 def _unshare(flags: int) -> None:
@@ -106,7 +108,10 @@ class Namespace:
 
     def add_port(self, request: AddPort) -> tuple[int, ...]:
         """Make a tap and connect it. Descriptors of its queues, which are the caller's."""
-        taps = open_tap(request.name, request.queues).fds
+        try:
+            taps = open_tap(request.name, request.queues).fds
+        except (HostLacksError, NoPermissionError) as error:
+            raise HostLacksError(error.attempt, error.cause, _HOW_TO_HAVE_TAPS) from error
         try:
             with _told(f"connect {request.name} to the switch"):
                 index = self._index(request.name)

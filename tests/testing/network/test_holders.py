@@ -140,6 +140,18 @@ def test_a_refusal_of_the_holders_is_one_of_this_machine(monkeypatch: pytest.Mon
     )
 
 
+def test_a_machine_without_taps_is_told_how_to_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "from pyvmm.testing.network.holder import main"
+    without = f"import pyvmm.net.taps as taps; taps.DEVICE = '/no/tun'; {own}"
+    monkeypatch.setattr(holders, "_MAIN", _MAIN.replace(own, without))
+    with Holders() as made, Network(made) as network, pytest.raises(CannotError) as refused:
+        network.port()
+    assert str(refused.value) == (
+        "cannot use networks on this machine: there is no /no/tun (to make the tap port1); "
+        "modprobe tun; its mode says who may use it, which udev has as 0666"
+    )
+
+
 def test_one_that_is_killed_is_told_of_and_takes_no_other_along() -> None:
     with Holders() as made, Network(made) as network, Network(made) as other:
         os.kill(pid_of(network._holder), signal.SIGKILL)
