@@ -72,7 +72,11 @@ class Server:
         """Answer until the channel ends, or the owner."""
         own = self._channel.fileno()
         while True:
-            ready, _, _ = select.select([own, self._owner, *self.others()], [], [])
+            # Not by select(2): a process that starts this one may have more than 1024 descriptors.
+            waiting = select.poll()
+            for descriptor in (own, self._owner, *self.others()):
+                waiting.register(descriptor, select.POLLIN)
+            ready = {descriptor for descriptor, _ in waiting.poll()}
             if self._owner in ready:
                 return
             if own not in ready:

@@ -34,7 +34,9 @@ class Card:
 
     def frames(self, seconds: float = PATIENCE) -> Iterator[bytes]:
         """Frames without headers as they come, until none has come for `seconds`."""
-        while select.select([self.fd], [], [], seconds)[0]:
+        waiting = select.poll()
+        waiting.register(self.fd, select.POLLIN)
+        while waiting.poll(seconds * 1000):
             yield os.read(self.fd, 1 << 17)[HEADER_SIZE:]
 
     def next(self, kind: int = TEST_TYPE) -> bytes:

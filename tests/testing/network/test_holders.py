@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -182,6 +183,20 @@ def test_a_defect_is_told_and_the_network_goes_on(capfd: pytest.CaptureFixture[s
             network.ask(AddAddress("nonsense"))
         network.port()
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_it_may_be_started_by_who_has_many_descriptors() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        if before[0] < 1200:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(1200, before[1]), before[1]))
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        while (last := os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)) < 1100:
+            stack.callback(os.close, last)
+        stack.callback(os.close, last)
+        with Holders() as made, Network(made) as network, card(network.port()) as guest:
+            assert guest.fd > 1024
+            assert len(guest.arp(network.ip)) == 6
 
 
 def test_what_is_no_request_for_it_is_refused() -> None:
