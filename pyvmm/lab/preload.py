@@ -59,6 +59,8 @@ class _Server:
                 data, fds, _, _ = socket.recv_fds(self._channel, 4, 4)
                 if not data:
                     os._exit(0)
+                for received in fds:
+                    os.set_inheritable(received, False)
                 request = self._fork(int.from_bytes(data, "little"), fds)
                 if request is not None:
                     signal.set_wakeup_fd(-1)

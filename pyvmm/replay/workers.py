@@ -87,6 +87,8 @@ def _serve(channel: socket.socket, hands: Hands) -> None:
             message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE, 1)
             if not message:
                 break
+            for received in descriptors:
+                os.set_inheritable(received, False)
             name, *arguments = json.loads(message)
             if name == "fork":
                 channel = _fork(channel, socket.socket(fileno=descriptors[0]))
