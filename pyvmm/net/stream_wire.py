@@ -39,6 +39,8 @@ class StreamQueue:
         """Bytes of the frame that comes; None: `_length` is not whole yet."""
         self._rest = b""
         """Part of a frame whose beginning is sent."""
+        self._cut = b""
+        """That frame, until the next is sent: which is the same one if it is tried again."""
 
     def fileno(self) -> int:
         """Descriptor of the socket, -1 after `close`."""
@@ -49,10 +51,8 @@ class StreamQueue:
         self._socket.close()
 
     def receive(self, views: Sequence[memoryview]) -> int:
-        """Read a frame, as `WireQueue` has it."""
-        while len(frame := self._read()) < LEAST_FRAME:
-            pass
-        return put(views, (_HEADER + frame)[: sum(map(len, views))])
+        """Read a frame, as `WireQueue` has it; one that is too short as well."""
+        return put(views, (_HEADER + self._read())[: sum(map(len, views))])
 
     def _read(self) -> bytes:
         """Read on until the next frame is whole."""
@@ -93,7 +93,8 @@ class StreamQueue:
     def send(self, views: Sequence[memoryview]) -> None:
         """Write a frame, as `WireQueue` has it. Raises `OSError` for one that leaves work to do.
 
-        Of a frame that only a part finds room for the rest is kept, and is sent with the next one.
+        Of a frame that only a part finds room for the rest is kept, and sent first the next time:
+        there was no room until then.
         """
         whole = b"".join(views)
         size = len(whole) - HEADER_SIZE
@@ -105,10 +106,14 @@ class StreamQueue:
             self._rest = self._rest[self._put([self._rest]) :]
             if self._rest:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        before, self._cut = self._cut, b""
+        if whole == before:
+            return
         parts: list[bytes | memoryview] = [_LENGTH.pack(size), memoryview(whole)[HEADER_SIZE:]]
         sent = self._put(parts)
         if sent < _LENGTH.size + size:
-            self._rest = b"".join(parts)[sent:]
+            self._rest, self._cut = b"".join(parts)[sent:], whole
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def _put(self, parts: Sequence[bytes | memoryview]) -> int:
         try:

@@ -21,6 +21,7 @@ HEADER = bytes(10) + b"\1\0"
 @dataclass(frozen=True)
 class Pair:
     queue: StreamQueue
+    ours: socket.socket
     peer: socket.socket
 
     def received(self, room: int = 2000) -> bytes:
@@ -30,6 +31,12 @@ class Pair:
 
     def send(self, frame: bytes) -> None:
         self.queue.send([memoryview(HEADER)[:5], memoryview(HEADER)[5:], memoryview(frame)])
+
+    def read_what_is_there(self) -> bytes:
+        got = b""
+        while select.select([self.peer], (), (), 0)[0]:
+            got += self.peer.recv(1 << 20)
+        return got
 
     @property
     def is_readable(self) -> bool:
@@ -41,7 +48,7 @@ def pair() -> Iterator[Pair]:
     ours, peer = socket.socketpair()
     with StreamWire(ours, why=lambda: "it is over") as wire, peer:
         peer.settimeout(60)
-        yield Pair(wire.queues[0], peer)
+        yield Pair(wire.queues[0], ours, peer)
 
 
 def packed(*frames: bytes) -> bytes:
@@ -68,10 +75,11 @@ def test_frames_come_whole_however_their_bytes_do(pair: Pair, step: int) -> None
     assert got == [HEADER + frame for frame in FRAMES]
 
 
-def test_what_is_no_frame_is_passed_over(pair: Pair) -> None:
-    pair.peer.sendall(packed(b"", b"x" * 13, FRAMES[1], b"", b"", FRAMES[2], b""))
-    assert pair.received() == HEADER + FRAMES[1]
-    assert pair.received() == HEADER + FRAMES[2]
+def test_what_is_no_frame_is_read_one_by_one(pair: Pair) -> None:
+    # A peer that sends nothing else keeps nobody in here.
+    frames = [b"", b"x" * 13, FRAMES[1], b"", b"", FRAMES[2], b""]
+    pair.peer.sendall(packed(*frames))
+    assert [pair.received() for _ in frames] == [HEADER + frame for frame in frames]
     with pytest.raises(BlockingIOError):
         pair.received()
 
@@ -99,24 +107,47 @@ def test_the_longest_frame_and_one_that_is_longer(pair: Pair) -> None:
         pair.received()
 
 
-def test_frames_are_sent_in_order_and_none_is_cut(pair: Pair) -> None:
-    frames = [struct.pack(">I", number) * 10_000 for number in range(40)]
-    sent, got = [], b""
-    for frame in frames:
+LARGE = bytes(range(256)) * 200
+
+
+def cut(pair: Pair) -> bytes:
+    """Send frames, the last of which is larger than the room that there is; what the peer has
+    then."""
+    pair.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    pair.send(FRAMES[3])
+    with pytest.raises(BlockingIOError):
+        pair.send(LARGE)
+    return pair.read_what_is_there()
+
+
+def sent_at_last(pair: Pair, frame: bytes) -> bytes:
+    """Send a frame again and again, as a card does; what the peer has read meanwhile."""
+    got = b""
+    while True:
+        assert select.select((), [pair.queue], (), 60)[1]
         try:
             pair.send(frame)
         except BlockingIOError:
-            break
-        sent.append(frame)
-    assert 0 < len(sent) < len(frames)
-    while got != packed(*sent):
-        got += pair.peer.recv(1 << 20)
-        assert packed(*sent).startswith(got)
-        if pair.queue._rest:
-            # Its end goes with the next one.
-            assert select.select((), [pair.queue], ())[1]
-            sent.append(FRAMES[0])
-            pair.send(FRAMES[0])
+            got += pair.peer.recv(1 << 20)
+        else:
+            return got + pair.read_what_is_there()
+
+
+def test_the_end_of_a_frame_goes_without_another(pair: Pair) -> None:
+    got = cut(pair)
+    assert len(packed(FRAMES[3])) < len(got) < len(packed(FRAMES[3], LARGE))
+    got += sent_at_last(pair, LARGE)
+    assert got == packed(FRAMES[3], LARGE)
+    for _ in range(2):
+        pair.send(FRAMES[3])
+        assert pair.read_what_is_there() == packed(FRAMES[3])
+
+
+def test_a_frame_that_was_cut_and_is_not_sent_again(pair: Pair) -> None:
+    got = cut(pair)
+    # The card was reset, say.
+    got += sent_at_last(pair, FRAMES[4])
+    assert got == packed(FRAMES[3], LARGE, FRAMES[4])
 
 
 @pytest.mark.parametrize("size", [0, 13, MOST_FRAME + 1])
