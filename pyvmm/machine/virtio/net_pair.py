@@ -30,6 +30,8 @@ _MOST_VIEWS: Final = 1023
 """Buffers of a chain that go into one system call, with one of ours (IOV_MAX)."""
 _MOST_DROPPED: Final = 4096
 """Frames that are dropped in one go, from before there was a link."""
+_MOST_UNWANTED: Final = 16
+"""Frames that are dropped while a chain for the next one is leased."""
 _PAUSE: Final = 0.05
 """Seconds until a wire is asked again that has failed."""
 
@@ -101,6 +103,7 @@ class NetPair:
         merges = bool(self._model.negotiated & NetFeature.MRG_RXBUF)
         if chain.readable or room + merges <= HEADER_SIZE or len(chain.writable) > _MOST_VIEWS:
             raise ValueError("it has no room for a frame, or something to be read")
+        dropped = 0
         while self._model.is_link_up and self._is_used:
             if self._held is not None:
                 return self._spread(chain, self._held, look_again)
@@ -113,6 +116,10 @@ class NetPair:
                 self._held = b"".join((*chain.writable, self._scratch[: size - room]))
                 continue
             self.dropped_incoming += 1
+            dropped += 1
+            if dropped == _MOST_UNWANTED:
+                look_again()  # With the chain leased anew: somebody may wait for its memory.
+                break
             await trio.lowlevel.checkpoint()  # Others have their turn.
         raise NotNowError
 
