@@ -197,10 +197,11 @@ class QueueWorker:
         ring.pass_over(chain)
 
         def another() -> BoundChain | None:
-            following = self._next(ring)
+            counts = [one.descriptors for one in taken]
+            # A driver that says more and more of them would keep the loop here.
+            following = self._next(ring) if sum(counts) < ring.size else None
             if following is not None:
                 return self._bind(following, ring, taken, stack)
-            counts = [one.descriptors for one in taken]
             if sum(counts) + max(counts) > ring.size:
                 raise RingFullError
             return None

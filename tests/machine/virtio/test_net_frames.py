@@ -19,7 +19,7 @@ from tests.devices.virtio.driver import Element, Used
 from tests.machine.in_trio import in_trio
 
 from .card_driver import FRAME, MAC, PEER, RX, SIZE, TX, Card
-from .guest_pages import PAGE
+from .guest_pages import PAGE, Held
 from .socket_wire import HEADER, SocketWire
 
 CONTROL = 2
@@ -105,6 +105,38 @@ async def test_a_frame_that_the_whole_ring_has_no_room_for_is_lost(
             assert (first, second) == (60, 12 + len(FRAME) - 60), "the next one fits"
             assert card.handler.pairs[0].dropped_incoming == 1
             assert await settled(card, RX) == []
+
+
+@in_trio
+async def test_a_frame_has_no_more_chains_than_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SocketWire() as wire:
+        card = Card(wire, NetFeature.MRG_RXBUF)
+        lease, most = card.pages.lease, 0
+
+        def lease_and_add(
+            ranges: Sequence[tuple[int, int]], *, writable: bool, holder: str
+        ) -> Held:
+            nonlocal most
+            if ranges[0][1] == 12:
+                # The driver has one more, whenever the device looks.
+                at = card.drivers[RX].place.driver + 2
+                (index,) = struct.unpack_from("<H", card.pages.bytes, at)
+                card.pages.put(at, struct.pack("<H", index + 1))
+                most = max(most, card.pages.leased)
+            return lease(ranges, writable=writable, holder=holder)
+
+        async with card.serving():
+            card.start()
+            for _ in range(SIZE):
+                card.add(RX, card.room(12))
+            monkeypatch.setattr(card.pages, "lease", lease_and_add)
+            wire.peers[0].send(HEADER + LARGE)
+            await wait_all_tasks_blocked()
+            pair = card.handler.pairs[0]
+            while not pair.received + pair.dropped_incoming:
+                await trio.lowlevel.checkpoint()
+            assert most == SIZE
+            assert (pair.received, pair.dropped_incoming) == (0, 1)
 
 
 @in_trio
