@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pyvmm.devices.virtio.features import Feature
 from pyvmm.devices.virtio.rings import QueueLayout, QueuePlace
+from pyvmm.errors import SystemCallError
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.held_ranges import LeaseRefusal
 from pyvmm.hosts.queue_engine import EngineCounts, SplitQueue, Stopped
@@ -98,20 +99,25 @@ class VhostEngine(StackOwner):
             return Stopped.BROKEN
         descriptors, driver, device = (part or 0 for part in parts)
         vhost.set_up(self._queue.features, [HostRegion(*region) for region in regions])
-        vhost.start(
-            number,
-            VhostRing(
-                ring.size,
-                descriptors,
-                driver,
-                device,
-                self._available,
-                kick=ring.doorbell,
-                call=ring.interrupt,
-                error=self._broken.fileno(),
-                tap=self._queue.tap,
-            ),
+        started = VhostRing(
+            ring.size,
+            descriptors,
+            driver,
+            device,
+            self._available,
+            kick=ring.doorbell,
+            call=ring.interrupt,
+            error=self._broken.fileno(),
+            tap=self._queue.tap,
         )
+        try:
+            vhost.start(number, started)
+        except SystemCallError:
+            # EINVAL where the tap says POLLERR (vhost_poll_start of drivers/vhost/vhost.c).
+            self.has_lost_tap = _is_removed(self._queue.tap)
+            if not self.has_lost_tap:
+                raise
+            return Stopped.KICKED
         try:
             self._wait()
         finally:
@@ -149,6 +155,12 @@ class VhostEngine(StackOwner):
     def counts(self) -> EngineCounts:
         """Nothing: what the kernel has done is counted by the tap alone."""
         return _NOTHING_DONE
+
+
+def _is_removed(tap: int) -> bool:
+    poll = select.poll()
+    poll.register(tap, 0)
+    return bool(poll.poll(0))
 
 
 def _hva(part: tuple[int, int], regions: tuple[HostRange, ...]) -> int | None:

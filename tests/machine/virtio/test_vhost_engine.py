@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from pyvmm.errors import HostLacksError, NoPermissionError, UsageError
+from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError, UsageError
 from pyvmm.hosts.eventfd import Eventfd
 from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, Vm
 from pyvmm.hosts.queue_engine import SplitQueue, Stopped
@@ -190,6 +191,29 @@ def test_a_tap_that_is_removed_is_told_of(bench: Bench) -> None:
             time.sleep(0.001)
     bench.queue.looked_at(engine)
     assert (ended, bench.ended) == ([Stopped.KICKED], 1)
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_a_tap_that_was_removed_before_the_kernel_began(bench: Bench, is_removed: bool) -> None:
+    if is_removed:
+        fd, bench.far_end = bench.far_end, -1
+        os.close(fd)
+
+    def refuse(number: int, ring: VhostRing) -> None:
+        # As NET_SET_BACKEND does whose tap says POLLERR, or for some other reason.
+        raise SystemCallError("have it served", errno.EINVAL, "Invalid argument")
+
+    bench.vhost.start = refuse  # type: ignore[method-assign]
+    engine = bench.engine()
+    if is_removed:
+        assert engine.run() is Stopped.KICKED
+    else:
+        with pytest.raises(SystemCallError):
+            engine.run()
+    bench.queue.looked_at(engine)
+    assert bench.ended == is_removed
+    assert engine.position == (40, 40)
+    assert bench.holder is None
 
 
 def test_a_kick_before_the_run_ends_it(bench: Bench) -> None:
