@@ -129,3 +129,16 @@ def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def told_error(error: BaseException) -> BaseException:
+    """Find the exception to tell of for tasks that have failed: the first, where all of them told
+    what has failed; else the group, or what is alone in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    if error.split(PyvmmError)[1] is not None:
+        return sole_error(error)
+    first: BaseException = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

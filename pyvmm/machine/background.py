@@ -6,6 +6,7 @@ from __future__ import annotations
 import trio
 
 from pyvmm.devices.protocols import Backend
+from pyvmm.errors import told_error
 from pyvmm.machine.assembly import Assembly
 from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
@@ -34,4 +35,5 @@ async def serve_backend(control: RunControl, backend: Backend) -> None:
     try:
         await backend.serve()
     except Exception as failure:  # noqa: BLE001 - told by `Control.wait`
-        control.fail(failure)
+        # Of tasks beside each other, most often: theirs come in groups.
+        control.fail(told_error(failure))
