@@ -162,7 +162,9 @@ class NetModel:
         """Be as the card that was saved, and have the driver make itself known to who has not heard
         of it (5.1.6.5.4)."""
         self.mac = value.mac
-        self.pairs = min(value.pairs, self.most_pairs)
+        # Without MQ the control queue has the number that is the second pair's with it.
+        most = self.most_pairs if self.negotiated & NetFeature.MQ else 1
+        self.pairs = min(value.pairs, most)
         self.offloads = NetFeature(value.offloads) & self.negotiated & GUEST_OFFLOADS
         rules = self.filter
         rules.accepts = Accepts(value.accepts)

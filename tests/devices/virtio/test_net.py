@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Callable
 
@@ -358,6 +359,17 @@ def test_state_goes_on_elsewhere_and_the_driver_is_to_say_where_it_is() -> None:
     assert other.config()[6:8] == b"\3\0", "a link, and an announcement is wanted"
     assert perform(other, b"\3\0") == OK
     assert other.config()[6:8] == b"\1\0"
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 256])
+def test_a_driver_without_several_pairs_has_one_whatever_was_saved(pairs: int) -> None:
+    saved = model_with(pairs=3).save()
+    for features, used in ((NetFeature.CTRL_VQ, 1), (NetFeature.CTRL_VQ | NetFeature.MQ, pairs)):
+        other = NetModel(MAC, offloads=ALL, pairs=3)
+        assert other.accept(features)
+        other.restore(dataclasses.replace(saved, pairs=pairs))
+        # Or the control queue, which is behind the pairs, were one of them.
+        assert other.pairs == min(used, 3)
 
 
 @pytest.mark.parametrize(
