@@ -80,6 +80,18 @@ def test_a_host_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert {verdict for verdict, _ in uses.values()} == {LACKS}
 
 
+@pytest.mark.net
+def test_a_host_without_taps_has_no_networks_in_boot_tests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(examination, "DEVICE", str(tmp_path / "tun"))
+    findings, uses = told()
+    assert findings["network namespaces"][0] is HAS
+    answer = f"{tmp_path}/tun: no such file or directory"
+    assert uses["networks of boot tests"] == (LACKS, f"taps: {answer}")
+    assert uses["pyvmm net"] == (PARTLY, f"without taps: {answer}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "missing"),

@@ -142,12 +142,15 @@ def _consequences(
         "; ".join(lacking) or "the kernel has vhost-net, for guests without private memory",
     )
     lacking = [*(f"no {each}" for each in missing_capabilities()), *_lacking(links)]
-    yield Consequence(
-        "pyvmm net",
-        Verdict.LACKS if lacking else Verdict.HAS,
-        "; ".join(lacking) or "it may make namespaces and links",
-    )
-    lacking = _lacking(boots, links)
+    if not lacking and taps.verdict is Verdict.LACKS:
+        yield Consequence("pyvmm net", Verdict.PARTLY, f"without taps: {taps.answer}")
+    else:
+        yield Consequence(
+            "pyvmm net",
+            Verdict.LACKS if lacking else Verdict.HAS,
+            "; ".join(lacking) or "it may make namespaces and links",
+        )
+    lacking = _lacking(boots, links, taps)
     yield Consequence(
         "networks of boot tests",
         Verdict.LACKS if lacking else Verdict.HAS,
