@@ -29,11 +29,16 @@ _HEADERS = (
     "calls.h",
 )
 """For the compiler and for cffi alike, each after what it needs."""
-_INSIDE = ("conversions_inside.h", "held_inside.h", "split_queue_inside.h")
+_INSIDE = (
+    "conversions_inside.h",
+    "held_inside.h",
+    "split_queue_inside.h",
+    "net_queue_inside.h",
+)
 """For the compiler only."""
 _SOURCES = (
     "posted.c", "conversions.c", "conversions_lock.c", "held.c", "split_queue.c", "block_queue.c",
-    "net_queue.c", "history.c", "exit_code.c", "run.c", "calls.c",
+    "net_queue.c", "net_send.c", "net_receive.c", "history.c", "exit_code.c", "run.c", "calls.c",
 )  # fmt: skip
 
 
