@@ -71,8 +71,8 @@ PURE_MODULES = {
         "human_commands",
     ),
     "net": (
-        "__init__", "forwards", "found", "frames", "marks", "offloads", "pcap", "topology",
-        "topology_checks", "topology_drawing", "topology_file", "topology_marks",
+        "__init__", "forwards", "found", "frames", "host_address", "marks", "offloads", "pcap",
+        "topology", "topology_checks", "topology_drawing", "topology_file", "topology_marks",
     ),
     "gdb": (
         "__init__", "fields", "packets", "registers", "registers_xml", "session", "target",

@@ -16,6 +16,7 @@ from pyvmm.cli.named_values import named_values, one_of
 from pyvmm.cli.sizes import parse_count
 from pyvmm.machine.hardware import NetCard, TapNet, UserNet, VhostChoice
 from pyvmm.net.forwards import Forward, ForwardProtocol
+from pyvmm.net.host_address import parse_host_address
 
 LONGEST_NAME: Final = 15
 """Bytes of an interface's name (IFNAMSIZ without its zero)."""
@@ -148,11 +149,9 @@ def _namespace(name: str) -> str:
 
 def _address(text: str) -> str:
     try:
-        if "/" in text:
-            return str(ipaddress.ip_interface(text))
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"addr={text} cannot be: it is as in 10.0.0.1/24")
+        return str(parse_host_address(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"addr={text} cannot be: it is {error}") from None
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:

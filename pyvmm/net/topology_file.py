@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Final, TypeVar
 
 from pyvmm.errors import UsageError
+from pyvmm.net.host_address import usable
 from pyvmm.net.topology import (
     USUAL_MTU,
     Address,
@@ -243,26 +244,13 @@ def _address(subnets: tuple[Subnet, ...], value: object) -> Address:
         raise ValueError(
             told if told.startswith("in no") else 'no address ("10.0.0.1/24")'
         ) from None
-    return _usable(found)
-
-
-def _usable(address: Address) -> Address:
-    """`address`, if a host can have it."""
-    ip, network = address.ip, address.network
-    if ip.is_unspecified or ip.is_multicast or ip.is_loopback:
-        raise ValueError("no address that a host can have")
-    if network.version == 4 and network.prefixlen < 31:
-        if ip == network.network_address:
-            raise ValueError("the subnet's own address, which no host can have")
-        if ip == network.broadcast_address:
-            raise ValueError("the subnet's broadcast address, which no host can have")
-    return address
+    return usable(found)
 
 
 def _host(value: object) -> Address:
     """An address alone, as one with a prefix of its whole length."""
     try:
-        return _usable(ip_interface(str(ip_address(text_of(value)))))
+        return usable(ip_interface(str(ip_address(text_of(value)))))
     except ValueError:
         raise ValueError('no address ("10.0.0.1")') from None
 

@@ -107,7 +107,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[PyvmmError], str]] = {
     "an address and a bridge": (
         {"address": "10.9.0.9/24", "bridge": "up"}, UsageError, "give it to the bridge instead",
     ),
-    "no address": ({"address": "10.9.0"}, UsageError, "10.9.0"),
+    "no address": ({"address": "10.9.0"}, UsageError, "10.9.0 is no address with its length"),
+    "a subnet's address": (
+        {"address": "10.9.1.0/24"}, UsageError, "10.9.1.0/24 is the subnet's own address",
+    ),
     "no queue": ({"queues": 0}, UsageError, "1 to 256 queues; not 0"),
     "too many queues": ({"queues": 257}, UsageError, "1 to 256 queues; not 257"),
     "no MTU": ({"mtu": 67}, UsageError, "68 to 65521 bytes; not 67"),

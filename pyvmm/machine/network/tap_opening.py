@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.machine.hardware import DescriptorNet, TapNet
+from pyvmm.net.host_address import parse_host_address
 from pyvmm.net.link_state import link_state
 from pyvmm.net.namespaces import within
 from pyvmm.net.taps import (
@@ -47,9 +48,10 @@ def open_tap_wire(net: TapNet, mtu: int | None) -> TapWire:
             cause = "nobody reaches the address of a bridge's port"
             raise UsageError(attempt, cause, "give it to the bridge instead")
         try:
-            ipaddress.ip_interface(net.address)
+            parse_host_address(net.address)
         except ValueError as error:
-            raise UsageError(attempt, str(error), "give one as in 10.0.0.1/24") from error
+            cause = f"{net.address} is {error}"
+            raise UsageError(attempt, cause, "give another") from error
     return within(net.netns, partial(_open_here, net, mtu))
 
 
