@@ -39,6 +39,7 @@ LEVELS = (
     "hosts",
     "rules",
     "errors",
+    "signal_names",
     "toml_table",
     "typed_values",
     "visible",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import signal
 import socket
 import subprocess
 import time
@@ -22,6 +21,7 @@ from pyvmm.net.forwards import Forward, ForwardProtocol
 from pyvmm.net.frames import HEADER_SIZE, WireEndedError
 from pyvmm.net.host_ports import check_ports
 from pyvmm.net.stream_wire import StreamWire
+from pyvmm.signal_names import signal_name
 from pyvmm.visible import visible
 
 PROGRAM: Final = "passt"
@@ -105,7 +105,7 @@ class PasstWire(StreamWire):
         code = self._process.returncode
         ending = f"exit code {code}"
         if code < 0:
-            ending = signal.Signals(-code).name
+            ending = signal_name(-code)
         self._read_errors()
         lines = self._said.decode(errors="replace").splitlines()
         said = "; ".join(line for line in lines if not _UNINTERESTING.fullmatch(line))

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import trio
 
 from pyvmm.errors import HostLacksError, SystemCallError
+from pyvmm.signal_names import signal_name
 
 _PR_SET_PDEATHSIG = 1
 _TERM_PATIENCE = 2.0
@@ -135,7 +136,7 @@ class Child:
         if code is None:
             return "it still runs"
         if code < 0:
-            return f"it was killed by {signal.Signals(-code).name}"
+            return f"it was killed by {signal_name(-code)}"
         return f"it ended with exit code {code}"
 
     async def wait(self) -> int:

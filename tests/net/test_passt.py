@@ -264,12 +264,15 @@ def test_one_that_does_not_end_is_killed(netns: int, monkeypatch: pytest.MonkeyP
         os.kill(wire.pid, 0)
 
 
-def test_its_own_end_is_told(netns: int) -> None:
+@pytest.mark.parametrize(
+    ("by", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 1, "signal 35")]
+)
+def test_its_own_end_is_told(netns: int, by: int, name: str) -> None:
     with opened(netns) as wire:
-        os.kill(wire.pid, signal.SIGKILL)
-        with pytest.raises(WireEndedError, match="passt has ended with SIGKILL"):
+        os.kill(wire.pid, by)
+        with pytest.raises(WireEndedError, match=f"passt has ended with {name}"):
             received(wire, lambda _: True)
-        with pytest.raises(WireEndedError, match="SIGKILL"):
+        with pytest.raises(WireEndedError, match=name):
             send(wire, dhcp_discover())
 
 

@@ -62,6 +62,7 @@ async def ended(child: Child) -> None:
         ("exit 0", 0, "it ended with exit code 0"),
         ("exit 133", 133, "it ended with exit code 133"),
         ("kill -SEGV $$", -signal.SIGSEGV, "it was killed by SIGSEGV"),
+        ("kill -35 $$", -35, "it was killed by signal 35"),
     ],
 )
 def test_how_it_ended(script: str, code: int, words: str) -> None:

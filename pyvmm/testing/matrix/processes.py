@@ -16,6 +16,7 @@ from typing import IO
 import trio
 
 from pyvmm.errors import PyvmmError
+from pyvmm.signal_names import signal_name
 from pyvmm.testing.matrix.frames import receive_result, send_request
 from pyvmm.testing.matrix.jobs import Job, Request, missing
 from pyvmm.testing.matrix.results import BootResult
@@ -154,7 +155,7 @@ async def _ended(process: trio.Process, patience: float) -> str:
     if not is_over:
         return "its process closed its output"
     return (
-        f"its process was ended by {_signal_name(-code)}"
+        f"its process was ended by {signal_name(-code)}"
         if code < 0
         else (f"its process ended with {code}")
     )
@@ -173,10 +174,3 @@ async def _is_over(pid: int, patience: float) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # Only the first and the last real-time signal have names.
-        return f"signal {number}"
