@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,33 @@ def test_they_go_where_no_machine_can_be_made(netns: int) -> None:
             run(*cards)
         assert list(links_of(netns)) == ["lo"]
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_capture_has_its_file_alone(netns: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.pcap"
+
+    def captured(name: str) -> NetCard:
+        return NetCard(TapNet(name, netns=path(netns)), capture=file)
+
+    with ExitStack() as stack:
+        opening.open_wire(captured("one"), 0, stack)
+        began = file.read_bytes()
+        assert len(began) == 24
+        with (
+            ExitStack() as refused,
+            pytest.raises(UsageError, match=r"a\.pcap: somebody writes to it already"),
+        ):
+            opening.open_wire(captured("two"), 1, refused)
+        assert file.read_bytes() == began
+        assert list(links_of(netns)) == ["lo", "one"]
+    with ExitStack() as stack:
+        opening.open_wire(captured("two"), 0, stack)
+
+
+def test_a_capture_is_no_directory(netns: int, tmp_path: Path) -> None:
+    card = NetCard(TapNet(netns=path(netns)), capture=tmp_path)
+    with (
+        ExitStack() as stack,
+        pytest.raises(UsageError, match=r"Is a directory; name a file in it"),
+    ):
+        opening.open_wire(card, 0, stack)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from contextlib import suppress
@@ -22,6 +23,7 @@ class OutputFile(Owner):
 
     def __init__(self, path: Path, attempt: str, *, append: bool = False) -> None:
         self._append = append
+        self._attempt = attempt
         self._path = path
         self._new = not os.path.lexists(path)
         try:
@@ -46,6 +48,14 @@ class OutputFile(Owner):
             os.ftruncate(self._fd, 0)
         return self._fd
 
+    def take_alone(self) -> None:
+        """Have a regular file for this object alone, among those that ask for that.
+
+        Raises `UsageError` where another one has it, in whatever process.
+        """
+        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+            take_alone(self._fd, self._attempt)
+
     def close(self) -> None:
         """Close the file. Idempotent."""
         if self._fd < 0:
@@ -55,6 +65,20 @@ class OutputFile(Owner):
         if self._new:
             with suppress(OSError):
                 self._path.unlink()
+
+
+def take_alone(fd: int, attempt: str) -> None:
+    """Lock the file of `fd` (flock(2)), as long as that or a copy of it is open.
+
+    A file system without locks has none, and nobody is kept away. Raises `UsageError` where another
+    description of it is locked.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(attempt, "somebody writes to it already", "name another file") from error
+    except OSError:
+        pass
 
 
 def _no_peer(path: Path, attempt: str, error: OSError) -> SystemCallError | None:
@@ -75,6 +99,8 @@ def open_error(attempt: str, error: OSError) -> SystemCallError | NoPermissionEr
     cause = error.strerror or str(error)
     if isinstance(error, PermissionError):
         return NoPermissionError(attempt, cause, "choose a path that you may write to")
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    if isinstance(error, IsADirectoryError):
+        return UsageError(attempt, cause, "name a file in it")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UsageError(attempt, cause, "choose a path in a directory that exists")
     return SystemCallError(attempt, error.errno or 0, cause)

@@ -15,8 +15,10 @@ from pyvmm.net.frames import Wire
 def captured(path: Path, stack: ExitStack, opened: Callable[[], Wire]) -> CaptureWire:
     """Have the frames of the wire that `opened` gives written to `path` too; `stack` closes it.
 
-    Raises what `OutputFile` and `opened` raise; the file is emptied when there is a wire.
+    Raises what `OutputFile` and `opened` raise, and `UsageError` for a file that another capture
+    goes to. The file is emptied when there is a wire.
     """
     file = stack.enter_context(OutputFile(path, f"write a capture to {path}"))
+    file.take_alone()
     wire = opened()
     return CaptureWire(wire, CaptureFile(file.use()))

@@ -163,7 +163,7 @@ class Network(Owner):
 
         Each is there once, as its sender sent it: what a port that is down or impaired does not
         deliver, too. Also a context manager, which stops it. Raises `SystemCallError` where the
-        file cannot be opened.
+        file cannot be opened, `UsageError` for another capture's, and for no regular file.
         """
         file = open_file(path)
         try:

@@ -15,6 +15,7 @@ from typing import Self
 
 from pyvmm.errors import InternalError, PyvmmError, SystemCallError, UsageError
 from pyvmm.hosts.owner import Owner
+from pyvmm.machine.console.output_file import take_alone
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.network.messages import (
     Answer,
@@ -113,15 +114,20 @@ class Recording(Owner):
 def open_file(path: str | os.PathLike[str]) -> int:
     """Open a file for a capture, empty; the descriptor is the caller's.
 
-    Raises `UsageError` for what is no regular file, `SystemCallError`.
+    Raises `UsageError` for what is no regular file, or another capture's, `SystemCallError`.
     """
     attempt = f"capture to {os.fspath(path)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         file = os.open(path, flags, 0o666)
     except OSError as error:
         raise SystemCallError(attempt, error.errno or 0, error.strerror or str(error)) from error
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise UsageError(attempt, "it is no regular file")
+        take_alone(file, attempt)
+        os.ftruncate(file, 0)
+    except BaseException:
         os.close(file)
-        raise UsageError(attempt, "it is no regular file")
+        raise
     return file

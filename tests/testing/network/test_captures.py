@@ -101,6 +101,10 @@ def test_a_file_that_cannot_be_one_is_refused(network: Network, tmp_path: Path) 
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(SystemCallError, match=r"fifo: No such device or address"):
         network.capture(tmp_path / "fifo")
+    with network.capture(tmp_path / "a.pcap"):
+        with pytest.raises(UsageError, match=r"a\.pcap: somebody writes to it already"):
+            network.capture(tmp_path / "a.pcap")
+    network.capture(tmp_path / "a.pcap").stop()
 
 
 def test_a_file_that_may_not_grow_ends_behind_a_whole_frame(tmp_path: Path) -> None:
