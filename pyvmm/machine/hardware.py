@@ -153,7 +153,8 @@ class TapNet:
 class DescriptorNet:
     """The guest's frames go through taps that somebody else has opened, one for each queue.
 
-    They have IFF_VNET_HDR, stay their giver's, and may lie in a namespace that is not ours.
+    They have IFF_VNET_HDR and IFF_NO_PI, stay their giver's, and may lie in a namespace that is not
+    ours.
     """
 
     fds: tuple[int, ...]

@@ -389,7 +389,8 @@ def adopt_taps(fds: Sequence[int], attempt: str) -> tuple[int, ...]:
     """Copy descriptors of a tap's queues that somebody else has opened; copies are the caller's.
 
     They share their giver's file: it does not block from now on. Raises `UsageError` for what is no
-    tap with a header, and for queues of different taps; `SystemCallError`.
+    tap with a header, and for queues of different taps; `SystemCallError`. That frames begin with
+    packet information cannot be seen: TUNGETIFF has IFF_NOFILTER in the place of IFF_NO_PI.
     """
     with ExitStack() as unwanted:
         copies: list[int] = []
@@ -404,7 +405,8 @@ def adopt_taps(fds: Sequence[int], attempt: str) -> tuple[int, ...]:
                 raise UsageError(attempt, cause, "give what TUNSETIFF was asked on") from error
             if not asked.flags & _TAP or not asked.flags & _HEADER:
                 cause = f"descriptor {fd} is of {asked.name}, whose frames have no header"
-                raise UsageError(attempt, cause, "give TUNSETIFF IFF_TAP and IFF_VNET_HDR")
+                remedy = "give TUNSETIFF IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
+                raise UsageError(attempt, cause, remedy)
             of = of or asked.name
             if asked.name != of:
                 raise UsageError(attempt, f"they are of {of} and {asked.name}", "give one tap's")

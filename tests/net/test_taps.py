@@ -177,6 +177,27 @@ def test_taps_that_somebody_else_has_opened() -> None:
     os.close(elsewhere)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        0x1002,  # IFF_TAP, IFF_NO_PI
+        0x5001,  # IFF_TUN, IFF_NO_PI, IFF_VNET_HDR
+    ],
+    ids=["no header", "tun"],
+)
+def test_taps_of_others_with_other_frames(netns: int, flags: int) -> None:
+    def theirs() -> int:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(fd, 0x4004_54CA, struct.pack("16sH22x", b"other", flags))  # TUNSETIFF
+        return fd
+
+    fd = within(netns, theirs)
+    with pytest.raises(UsageError, match=r"whose frames have no header; give .* IFF_NO_PI"):
+        adopt_tap_wire(DescriptorNet((fd,)), 0)
+    assert os.get_blocking(fd), "it is left as it is"
+    os.close(fd)
+
+
 def test_descriptors_that_are_no_taps() -> None:
     reading, writing = os.pipe()
     for fds, words in (
