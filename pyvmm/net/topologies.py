@@ -73,7 +73,9 @@ def put_up(topology: Topology, check: Callable[[], None]) -> Became:
 def _other(topology: Topology, found: FoundTopology) -> UsageError:
     cause = "there is one of that name, made of a file that said something else"
     if found.was_made_of(topology.digest):
-        cause = f"it is up, but {found.total - found.count} of its {found.total} objects are gone"
+        gone = found.total - found.count
+        be = "is" if gone == 1 else "are"
+        cause = f"it is up, but {gone} of its {found.total} objects {be} gone"
     return UsageError(
         f"put the topology {topology.name} up", cause, f"first, pyvmm net down {topology.name}"
     )

@@ -32,8 +32,10 @@ def _state(found: FoundTopology) -> str:
     if found.is_whole:
         return f"{_objects(found.count)}, complete"
     if found.total:
-        return f"{_objects(found.count)}, {found.total - found.count} more are gone"
-    return f"{_objects(found.count)}, never finished"
+        gone = found.total - found.count
+        return f"{_objects(found.count)}, {gone} more {'is' if gone == 1 else 'are'} gone"
+    # Interrupted, or the last of it, which has the number of all, has been removed by somebody.
+    return f"{_objects(found.count)}, not complete"
 
 
 def _objects(count: int) -> str:

@@ -77,6 +77,17 @@ def test_they_go_where_no_machine_can_be_made(netns: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+def test_a_tap_is_one_card_s(netns: int) -> None:
+    @in_trio
+    async def run() -> None:
+        async with open_machine(config(tap(netns, "one"), tap(netns, "one"))):
+            pass
+
+    with pytest.raises(UsageError, match="cannot use the tap one for two cards"):
+        run()
+    assert list(links_of(netns)) == ["lo"]
+
+
 def test_a_capture_has_its_file_alone(netns: int, tmp_path: Path) -> None:
     file = tmp_path / "a.pcap"
 

@@ -57,10 +57,10 @@ def test_lines_are_broken_between_words_and_what_is_below_stays_below() -> None:
 
 def test_what_is_not_whole_says_so() -> None:
     lost = FoundTopology("t", (INSIDE,), (TAP,))
-    assert drawn(lost, None).startswith("topology t  2 objects, 1 more are gone\n")
+    assert drawn(lost, None).startswith("topology t  2 objects, 1 more is gone\n")
     begun = FoundTopology("t", (EMPTY,), (HALF,), files=("/run/netns/.pyvmm:t:1",))
     assert drawn(begun, None) == (
-        "topology t  1 object, never finished\n"
+        "topology t  1 object, not complete\n"
         "├─ in this namespace\n"
         "│  └─ half  half made\n"
         "├─ namespace no  empty\n"

@@ -9,6 +9,7 @@ from functools import partial
 
 import trio
 
+from pyvmm.errors import UsageError
 from pyvmm.machine.hardware import DescriptorNet, NetCard, TapNet, UserNet
 from pyvmm.net.frames import Wire
 
@@ -27,6 +28,14 @@ async def opened_wires(cards: Sequence[NetCard]) -> AsyncIterator[tuple[Wire, ..
 
 
 def _open_all(cards: Sequence[NetCard], stack: ExitStack) -> tuple[Wire, ...]:
+    taps = [card.wire for card in cards if isinstance(card.wire, TapNet) and card.wire.name]
+    for number, tap in enumerate(taps):
+        if (tap.name, tap.netns) in [(one.name, one.netns) for one in taps[:number]]:
+            raise UsageError(
+                f"use the tap {tap.name} for two cards",
+                "it is at the end of one",
+                "give one of them another name",
+            )
     return tuple(open_wire(card, number, stack) for number, card in enumerate(cards))
 
 
