@@ -316,6 +316,8 @@ def _say_what_is_used(machine: Machine, *, verbose: bool) -> None:
         write_to_user(
             f"pyvmm: memory: {host.address_map.memory >> 10} KiB, {host.backing.reason}\n"
         )
+        for card in machine.network.cards:
+            write_to_user(f"pyvmm: {card.name}: {card.wire}\n")
         for remark in host.remarks:
             write_to_user(f"pyvmm: {remark}\n")
 

@@ -16,6 +16,7 @@ from pyvmm.machine.hardware import Hardware, NetCard, TapNet
 from pyvmm.machine.network import opening
 from pyvmm.machine.running import open_machine
 from pyvmm.net.frames import Wire
+from tests.cli.command import pyvmm
 from tests.machine.in_trio import in_trio
 from tests.net.namespace_work import links_of, path
 
@@ -75,6 +76,15 @@ def test_they_go_where_no_machine_can_be_made(netns: int) -> None:
             run(*cards)
         assert list(links_of(netns)) == ["lo"]
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.slow
+def test_a_run_says_what_its_cards_are_connected_to(netns: int) -> None:
+    where = f"/proc/{os.getpid()}/fd/{netns}"
+    options = ("--host", "model", "--irqchip", "on", "--net", f"tap,netns={where}", "-v")
+    outcome = pyvmm("run", "exit", *options)
+    assert outcome.code == 0
+    assert outcome.lines[1] == f"pyvmm: net 0: type=tap,ifname=tap0,netns={where}"
 
 
 def test_a_tap_is_one_card_s(netns: int) -> None:
