@@ -69,6 +69,8 @@ class QueueWorker:
         self._wanted = trio.Event()
         self._scope = trio.CancelScope()
         self._epoch = core.epoch
+        self._chains = 0
+        """Chains under the lease of the ring."""
         self.was_restored = False
         """Set to have the driver interrupted for what it may have missed."""
 
@@ -133,7 +135,7 @@ class QueueWorker:
     async def _serve_ring(
         self, layout: QueueLayout, position: QueuePosition, most: int = BATCH
     ) -> bool:
-        """Serve up to `most` chains. Return True if there may be more."""
+        """Serve up to `most` chains, and what the last takes. Return True if there may be more."""
         try:
             lease = self._lease(layout.ranges, writable=True)
         except LeaseRefusedError as refused:
@@ -142,7 +144,8 @@ class QueueWorker:
             ring = ring_over(layout, lease.views, position)
             if self.was_restored:
                 self._interrupt_for_missed(ring)
-            for _ in range(most):
+            self._chains = 0
+            while self._chains < most:
                 if not await self._serve_next(ring):
                     return False
                 if self._core.epoch != self._epoch:
@@ -152,9 +155,11 @@ class QueueWorker:
         return True
 
     async def _serve_next(self, ring: Ring) -> bool:
-        """Serve a chain. Return False, with notifications asked for, if there is none."""
+        """Serve a chain, and those that it takes. Return False, with notifications asked for, if
+        there is none."""
         start = ring.position
         taken: list[Chain] = []
+        self._chains += 1
         try:
             chain = self._next(ring)
             if chain is None:
@@ -201,6 +206,7 @@ class QueueWorker:
             # A driver that says more and more of them would keep the loop here.
             following = self._next(ring) if sum(counts) < ring.size else None
             if following is not None:
+                self._chains += 1
                 return self._bind(following, ring, taken, stack)
             if sum(counts) + max(counts) > ring.size:
                 raise RingFullError

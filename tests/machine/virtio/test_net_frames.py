@@ -433,6 +433,44 @@ async def test_a_flood_leaves_others_their_turn(queue: int) -> None:
 
 
 @in_trio
+async def test_frames_in_many_chains_leave_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with SocketWire() as wire:
+        flood = Flood(wire)
+        wire.queues = [flood]  # type: ignore[list-item]
+        card = Card(wire, NetFeature.MRG_RXBUF)
+        chains = 0
+        lease = card.pages.lease
+
+        def lease_and_add(
+            ranges: Sequence[tuple[int, int]], *, writable: bool, holder: str
+        ) -> Held:
+            nonlocal chains
+            if ranges[0][1] == 12:
+                chains += 1
+                # The driver has one more, whenever the device looks.
+                at = card.drivers[RX].place.driver + 2
+                (index,) = struct.unpack_from("<H", card.pages.bytes, at)
+                card.pages.put(at, struct.pack("<H", index + 1 & 0xFFFF))
+            return lease(ranges, writable=writable, holder=holder)
+
+        async with card.serving():
+            card.start()
+            for _ in range(SIZE):
+                card.add(RX, card.room(12))
+            monkeypatch.setattr(card.pages, "lease", lease_and_add)
+            wire.peers[0].send(b"readable")
+            most = 0
+            while flood.moved < 200:
+                before = chains
+                await trio.lowlevel.checkpoint()
+                most = max(most, chains - before)
+            # Six for each frame, the last of which may begin with the 64th.
+            assert 0 < most <= 2 * (64 + 5), "a batch, or two"
+
+
+@in_trio
 async def test_unwanted_frames_without_end_leave_others_their_turn() -> None:
     with SocketWire() as wire:
         flood = Flood(wire)
