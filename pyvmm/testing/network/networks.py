@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.hosts.owner import Owner
+from pyvmm.net.host_address import usable
 from pyvmm.testing.failures import is_told
 from pyvmm.testing.network.channel import close_all
 from pyvmm.testing.network.holders import Holders
@@ -64,6 +65,7 @@ class Network(Owner):
         """Address of the network's host, which is the namespace itself: it answers pings."""
         self.address = self._with_prefix(self.ip)
         """The same with the length of the prefix."""
+        _require_usable(attempt, self.address)
         self._users = {self.ip: _HOST}
         """Names of those who have an address, of IP's or of a card."""
         self._ports: list[Port] = []
@@ -128,6 +130,7 @@ class Network(Owner):
             raise UsageError(attempt, str(error)) from error
         if found not in self._subnet:
             raise UsageError(attempt, f"{ip} is not in {self._subnet}")
+        _require_usable(attempt, self._with_prefix(str(found)))
         return str(found)
 
     def add_address(self, address: str) -> None:
@@ -140,6 +143,7 @@ class Network(Owner):
             ip = str(ipaddress.ip_interface(address).ip)
         except ValueError as error:
             raise UsageError(attempt, str(error)) from error
+        _require_usable(attempt, address)
         if ip in self._users:
             raise UsageError(attempt, f"{self._users[ip]} has {ip}", "give another one")
         self._holder.ask(AddAddress(address))
@@ -218,6 +222,14 @@ class Networks(Owner):
         with ExitStack() as stack:
             for network in made:
                 stack.callback(network.close)
+
+
+def _require_usable(attempt: str, address: str) -> None:
+    """Raise `UsageError` for an address (CIDR) that no host can have."""
+    try:
+        usable(ipaddress.ip_interface(address))
+    except ValueError as error:
+        raise UsageError(attempt, f"{address} is {error}", "give another one") from error
 
 
 def _checked_mtu(attempt: str, mtu: int) -> int:

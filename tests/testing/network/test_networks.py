@@ -109,6 +109,8 @@ REFUSED: list[tuple[Callable[[Network], object], str]] = [
     (lambda network: network.port(ip="10.0.0.2"), "port1 has 10.0.0.2; give another one"),
     (lambda network: network.port(ip="10.0.0.1"), "the network's host has 10.0.0.1"),
     (lambda network: network.port(ip="10.9.0.1"), "10.9.0.1 is not in 10.0.0.0/24"),
+    (lambda network: network.port(ip="10.0.0.0"), "10.0.0.0/24 is the subnet's own address"),
+    (lambda network: network.port(ip="10.0.0.255"), "the subnet's broadcast address"),
     (lambda network: network.port(ip="x"), "'x' does not appear to be"),
     (lambda network: network.port(mac="52-54-00-70-00-01"), "port1 has 52:54:00:70:00:01"),
     (lambda network: network.port(mac="53:54:00:70:00:01"), "an address of several cards"),
@@ -117,6 +119,7 @@ REFUSED: list[tuple[Callable[[Network], object], str]] = [
     (lambda network: network.port(mtu=67), "mtu=67 is not within 68 and 65521"),
     (lambda network: network.add_address("10.0.0.2/24"), "port1 has 10.0.0.2"),
     (lambda network: network.add_address("10.0.0.1/8"), "the network's host has 10.0.0.1"),
+    (lambda network: network.add_address("10.0.7.0/24"), "10.0.7.0/24 is the subnet's own"),
     (lambda network: network.add_address("ten"), "'ten' does not appear to be"),
 ]
 
@@ -131,7 +134,7 @@ def test_conflicts_and_nonsense_are_refused(network: Network) -> None:
 
 
 def test_what_is_no_subnet_is_refused(networks: Networks) -> None:
-    for subnet in ("10.0.0.1/24", "10.0.0.0/31", "all"):
+    for subnet in ("10.0.0.1/24", "10.0.0.0/31", "all", "224.0.0.0/24", "127.0.0.0/8"):
         with pytest.raises(UsageError, match="cannot make a network"):
             networks(subnet)
 
