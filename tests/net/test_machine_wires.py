@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,13 +43,13 @@ def test_they_go_with_the_machine(netns: int, monkeypatch: pytest.MonkeyPatch) -
     opened: list[threading.Thread] = []
     closed: list[threading.Thread] = []
 
-    def open_wire(card: NetCard, number: int, stack: ExitStack) -> Wire:
+    def begin(card: NetCard, number: int, stack: ExitStack) -> Callable[[], Wire]:
         opened.append(threading.current_thread())
         stack.callback(lambda: closed.append(threading.current_thread()))
         return real(card, number, stack)
 
-    real = opening.open_wire
-    monkeypatch.setattr(opening, "open_wire", open_wire)
+    real = opening._begin
+    monkeypatch.setattr(opening, "_begin", begin)
 
     @in_trio
     async def run() -> None:
@@ -126,3 +127,20 @@ def test_a_capture_is_no_directory(netns: int, tmp_path: Path) -> None:
         pytest.raises(UsageError, match=r"Is a directory; name a file in it"),
     ):
         opening.open_wire(card, 0, stack)
+
+
+def test_a_wire_that_is_refused_empties_no_file(netns: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.pcap"
+    file.write_bytes(b"of an earlier run")
+    first = NetCard(TapNet("one", netns=path(netns)), capture=file)
+
+    @in_trio
+    async def run(*cards: NetCard) -> None:
+        async with open_machine(config(*cards), paused=True):
+            pass
+
+    with pytest.raises(UsageError, match="no tap"):
+        run(first, tap(netns, "lo"))
+    assert file.read_bytes() == b"of an earlier run"
+    run(first)
+    assert len(file.read_bytes()) == 24

@@ -12,13 +12,13 @@ from pyvmm.net.capture import CaptureFile, CaptureWire
 from pyvmm.net.frames import Wire
 
 
-def captured(path: Path, stack: ExitStack, opened: Callable[[], Wire]) -> CaptureWire:
-    """Have the frames of the wire that `opened` gives written to `path` too; `stack` closes it.
+def captured(path: Path, stack: ExitStack, opened: Callable[[], Wire]) -> Callable[[], Wire]:
+    """Open a wire by `opened`, and a file for its frames; `stack` closes the file.
 
-    Raises what `OutputFile` and `opened` raise, and `UsageError` for a file that another capture
-    goes to. The file is emptied when there is a wire.
+    What is given empties the file, and gives the wire with its capture. Raises what `OutputFile`
+    and `opened` raise, and `UsageError` for a file that another capture goes to.
     """
     file = stack.enter_context(OutputFile(path, f"write a capture to {path}"))
     file.take_alone()
     wire = opened()
-    return CaptureWire(wire, CaptureFile(file.use()))
+    return lambda: CaptureWire(wire, CaptureFile(file.use()))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
@@ -36,7 +36,9 @@ def _open_all(cards: Sequence[NetCard], stack: ExitStack) -> tuple[Wire, ...]:
                 "it is at the end of one",
                 "give one of them another name",
             )
-    return tuple(open_wire(card, number, stack) for number, card in enumerate(cards))
+    opened = [_begin(card, number, stack) for number, card in enumerate(cards)]
+    # No file of the user's is emptied for a machine of which a wire is refused.
+    return tuple(finish() for finish in opened)
 
 
 def open_wire(card: NetCard, number: int, stack: ExitStack) -> Wire:
@@ -45,11 +47,17 @@ def open_wire(card: NetCard, number: int, stack: ExitStack) -> Wire:
     Blocks for some milliseconds, and longer where programs are started. Raises `UsageError`,
     `HostLacksError`, `NoPermissionError`, `NoInputError`, `SystemCallError`.
     """
+    return _begin(card, number, stack)()
+
+
+def _begin(card: NetCard, number: int, stack: ExitStack) -> Callable[[], Wire]:
+    """Open a wire; what is given begins its capture, and gives the wire."""
     if card.capture is not None:
         from pyvmm.machine.network.capture_opening import captured
 
         return captured(card.capture, stack, partial(_open, card, number, stack))
-    return _open(card, number, stack)
+    wire = _open(card, number, stack)
+    return lambda: wire
 
 
 def _open(card: NetCard, number: int, stack: ExitStack) -> Wire:
