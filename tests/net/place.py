@@ -313,6 +313,8 @@ def _child(words: Sequence[str], signals: Mapping[int, int], say: int) -> None:
     from pyvmm.cli.ending_signals import EndingSignals
     from pyvmm.cli.main import main
 
+    # Whoever started us may ignore it, as a shell does for what runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ending = EndingSignals()
     ending.exit_at_once()
 
