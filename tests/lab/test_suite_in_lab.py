@@ -64,6 +64,8 @@ def runs(
     command = [PYVMM, "lab", "run", "--memory", MEMORY, "--", *inside]
     done = run(command, env, given=packed(), patience=PATIENCE)
     assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
+    # Where the process of a suite ended at a test that hung, this says in which line.
+    print(done.err.decode(errors="replace")[-20000:])
     found = [SuiteRun(**json.loads(line)) for line in done.out.splitlines()]
     return {each.suite: each for each in found}
 

@@ -37,7 +37,7 @@ from tests.machine.inside import control_of, is_paused, ram_of
 from .guests import HALT, SPIN, bundled
 
 T = TypeVar("T")
-HANG = 600.0
+HANG = 240.0
 OFTEN = int(os.environ.get("PYVMM_MOVES", "100"))
 """Moves of each guest; fewer in the lab, where each takes seconds."""
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
