@@ -230,7 +230,7 @@ def _default_signals_for_children() -> Iterator[None]:
 
 KEPT_OPEN = 10
 """Descriptors that a module may leave open: a library opened for good, a cache, and what is the
-session's from its first use on: the loop of boot tests has 5, and the holder of networks 3.
+session's from its first use on: the loop of boot tests and the holder of networks, 8 together.
 """
 
 
