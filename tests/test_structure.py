@@ -72,8 +72,9 @@ PURE_MODULES = {
         "human_commands",
     ),
     "net": (
-        "__init__", "forwards", "found", "frames", "host_address", "marks", "offloads", "pcap",
-        "topology", "topology_checks", "topology_drawing", "topology_file", "topology_marks",
+        "__init__", "device_names", "forwards", "found", "frames", "host_address", "marks",
+        "offloads", "pcap", "topology", "topology_checks", "topology_drawing", "topology_file",
+        "topology_marks",
     ),
     "gdb": (
         "__init__", "fields", "packets", "registers", "registers_xml", "session", "target",

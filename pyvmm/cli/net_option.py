@@ -14,15 +14,12 @@ from typing import Final
 
 from pyvmm.cli.named_values import named_values, one_of
 from pyvmm.cli.sizes import parse_count
+from pyvmm.devices.virtio.net_features import LEAST_MTU, MOST_MTU, is_card_address
 from pyvmm.machine.hardware import NetCard, TapNet, UserNet, VhostChoice
+from pyvmm.net.device_names import LONGEST_NAME, is_device_name
 from pyvmm.net.forwards import Forward, ForwardProtocol
 from pyvmm.net.host_address import parse_host_address
 
-LONGEST_NAME: Final = 15
-"""Bytes of an interface's name (IFNAMSIZ without its zero)."""
-LEAST_MTU: Final = 68
-"""Bytes of the smallest MTU that a device may tell (virtio 1.2, 5.1.4.1)."""
-MOST_MTU: Final = 65_535
 MOST_QUEUES: Final = 16
 """Pairs of queues of a card."""
 
@@ -122,7 +119,7 @@ def _mac(text: str) -> bytes:
     if not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text, re.ASCII | re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"mac={text} cannot be: it is as in 52:54:00:12:34:56")
     mac = bytes.fromhex(text.replace(":", ""))
-    if mac[0] & 1 or not any(mac):
+    if not is_card_address(mac):
         raise argparse.ArgumentTypeError(
             f"mac={text} cannot be: no card may have it (its first byte is even, and not all are 0)"
         )
@@ -130,9 +127,7 @@ def _mac(text: str) -> bytes:
 
 
 def _interface(option: str, name: str) -> str:
-    """Take what the kernel takes for the name of an interface (net/core/dev.c, dev_valid_name)."""
-    size = len(name.encode("utf-8", "surrogateescape"))
-    if not 0 < size <= LONGEST_NAME or name in (".", "..") or re.search(r"[/:%\s]", name):
+    if not is_device_name(name):
         raise argparse.ArgumentTypeError(
             f"{option}={name} cannot be: it is at most {LONGEST_NAME} bytes without / : % and space"
         )

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError, UsageError
+from pyvmm.net.device_names import LONGEST_NAME, name_size
 from pyvmm.net.marks import Mark, group_of, mark_of
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_LONGEST_NAME = 15
-"""Bytes (IFNAMSIZ, without the byte that ends it)."""
 _MAIN_TABLE = 254
 _LINK_SCOPE = 253
 _NO_ADDRESSES = 1
@@ -102,7 +101,7 @@ class Links:
 
     def find(self, name: str) -> Link | None:
         """Find the device of that name."""
-        if not 0 < len(os.fsencode(name)) <= _LONGEST_NAME:
+        if not 0 < name_size(name) <= LONGEST_NAME:
             return None
         try:
             with _told(f"find the network device {name}"):

@@ -23,13 +23,12 @@ from pyvmm.errors import (
     SystemCallError,
     UsageError,
 )
+from pyvmm.net.device_names import LONGEST_NAME, is_device_name
 from pyvmm.net.frames import HEADER_SIZE, NO_OFFLOADS, Offload, WireEndedError
 
 DEVICE: Final = "/dev/net/tun"
 MOST_QUEUES: Final = 256
 """Queues of a tap (MAX_TAP_QUEUES of drivers/net/tun.c)."""
-LONGEST_NAME: Final = 15
-"""Bytes of a network device's name (IFNAMSIZ, without the byte that ends it)."""
 
 _TUNSETIFF: Final = 0x4004_54CA
 _TUNSETPERSIST: Final = 0x4004_54CB
@@ -291,11 +290,7 @@ def attach_tap(name: str, queues: int = 1) -> OpenedTap:
 
 
 def _require_name(name: str | None, attempt: str) -> None:
-    if name is not None and (
-        not 0 < len(os.fsencode(name)) <= LONGEST_NAME
-        or name in (".", "..")
-        or any(letter in "/:%\0" or letter.isspace() for letter in name)
-    ):
+    if name is not None and not is_device_name(name):
         cause = f"{name!r} is no name of a network device"
         raise UsageError(attempt, cause, f"give at most {LONGEST_NAME} letters and digits")
 

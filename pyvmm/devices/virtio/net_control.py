@@ -12,6 +12,7 @@ from pyvmm.devices.virtio.net_features import (
     GUEST_OFFLOADS,
     MAC_SIZE,
     NetFeature,
+    is_card_address,
     is_consistent,
 )
 from pyvmm.devices.virtio.net_filter import VLANS, Accepts
@@ -23,7 +24,6 @@ MOST_CONTROL: Final = 1 << 16
 """Bytes of a request; tables of addresses are the longest."""
 OK: Final = b"\0"
 ERROR: Final = b"\1"
-_MULTICAST: Final = 1
 _COUNT: Final = 4
 
 
@@ -92,7 +92,7 @@ def _addresses(data: bytes) -> tuple[tuple[bytes, ...], bytes]:
 
 
 def _set_address(model: NetModel, data: bytes, _: Command) -> None:
-    if len(data) != MAC_SIZE or data[0] & _MULTICAST or not any(data):
+    if not is_card_address(data):
         raise ValueError("it is no address of one card")
     model.mac = data
 

@@ -46,6 +46,7 @@ MAC_SIZE: Final = 6
 LEAST_MTU: Final = 68
 """Bytes of the smallest MTU (5.1.4.1)."""
 MOST_MTU: Final = 65_535
+_MULTICAST: Final = 1
 GUEST_OFFLOADS: Final = (
     NetFeature.GUEST_CSUM
     | NetFeature.GUEST_TSO4
@@ -79,3 +80,8 @@ _NEEDS: Final = (
 def is_consistent(features: int) -> bool:
     """Tell whether all that features need is among them."""
     return all(features & needed for one, needed in _NEEDS if features & one)
+
+
+def is_card_address(mac: bytes) -> bool:
+    """Tell whether that is an address of one card: not of many, and not all zeroes."""
+    return len(mac) == MAC_SIZE and not mac[0] & _MULTICAST and any(mac)

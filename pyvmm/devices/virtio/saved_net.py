@@ -10,11 +10,10 @@ from pyvmm.devices.virtio.net_features import (
     GUEST_OFFLOADS,
     MAC_SIZE,
     MOST_PAIRS,
+    is_card_address,
     is_consistent,
 )
 from pyvmm.devices.virtio.net_filter import MOST_ADDRESSES, VLANS
-
-_MULTICAST = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,7 @@ class SavedNet:
     vlans: tuple[int, ...] | None
 
     def __post_init__(self) -> None:
-        is_address = len(self.mac) == MAC_SIZE and not self.mac[0] & _MULTICAST and any(self.mac)
-        require(holds=is_address, of=self, part="mac")
+        require(holds=is_card_address(self.mac), of=self, part="mac")
         require(holds=1 <= self.pairs <= MOST_PAIRS, of=self, part="pairs")
         fits = self.offloads | GUEST_OFFLOADS == GUEST_OFFLOADS
         require(holds=fits and is_consistent(self.offloads), of=self, part="offloads")

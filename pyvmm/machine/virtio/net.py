@@ -15,7 +15,7 @@ import trio
 
 from pyvmm.devices.virtio.net import NetModel, Role, receive_queue, transmit_queue
 from pyvmm.devices.virtio.net_control import FILTER_CLASSES, MOST_CONTROL, OK, perform
-from pyvmm.devices.virtio.net_features import LEAST_MTU, MAC_SIZE, MOST_MTU, NetFeature
+from pyvmm.devices.virtio.net_features import LEAST_MTU, MOST_MTU, NetFeature, is_card_address
 from pyvmm.devices.virtio.net_header import MOST_FRAME
 from pyvmm.errors import UsageError
 from pyvmm.hosts.queue_engine import NetQueue
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 OWN_MAC: Final = b"\x02pyvm"
 """First bytes of an address of this project's choosing: one that is administered locally."""
-_MULTICAST: Final = 1
 
 
 def net_device(
@@ -65,7 +64,7 @@ def net_device(
 
 def _address(card: NetCard, number: int) -> bytes:
     mac = OWN_MAC + bytes([number & 0xFF]) if card.mac is None else card.mac
-    if len(mac) != MAC_SIZE or not any(mac) or mac[0] & _MULTICAST:
+    if not is_card_address(mac):
         raise UsageError(
             f"give net {number} the address {mac.hex(':')}",
             "that is no address of one card",
