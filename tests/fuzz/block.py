@@ -7,17 +7,12 @@ import struct
 
 from pyvmm.devices.virtio.features import Feature
 from pyvmm.hosts.queue_engine import Stopped
+from tests.machine.virtio.split_driver import ANY_BYTES, DEVICE, PRIVATE, SIZE, TABLES, lay_out
 from tests.machine.virtio.test_block_engine import (
     DATA,
-    DESCRIPTORS,
-    DEVICE,
-    DRIVER,
     FEATURES,
     HEADERS,
-    PRIVATE,
-    SIZE,
     STATUSES,
-    TABLES,
     Side,
 )
 
@@ -30,11 +25,9 @@ _PLACES = (
 _LENGTHS = (16, 1, 512, 1024, 0, 8, 15, 17, 32, 48, 20, 513, 0xFFFF_FFFF)
 _KINDS = (0, 1, 4, 8, 11, 13, 99)
 _SECTORS = (0, 1, 15, 16, 1 << 55, (1 << 64) - 1)
-_TABLES = 2
 _HEADERS = 2
 _START = 3
-_DESCRIPTORS = SIZE * (1 + _TABLES)
-_LENGTH = _START + 2 * _HEADERS + SIZE + 4 * _DESCRIPTORS
+_LENGTH = _START + 2 * _HEADERS + ANY_BYTES
 
 
 def _lay_out(side: Side, data: bytes) -> None:
@@ -45,24 +38,15 @@ def _lay_out(side: Side, data: bytes) -> None:
         kind, sector = _KINDS[data[at] % len(_KINDS)], _SECTORS[data[at + 1] % len(_SECTORS)]
         side.pages.put(HEADERS + 16 * number, struct.pack("<IIQ", kind, 0, sector))
         at += 2
-    heads = data[at : at + SIZE]
-    at += SIZE
-    side.pages.put(DRIVER, struct.pack("<HH", flags & 1, count % (SIZE + 2)))
-    side.pages.put(DRIVER + 4, b"".join(struct.pack("<H", head % (SIZE + 1)) for head in heads))
-    if Feature.EVENT_INDEX in side.features:
-        side.pages.put(DRIVER + 4 + 2 * SIZE, struct.pack("<H", flags >> 1))
-    for number in range(_DESCRIPTORS):
-        place, length, kind, following = data[at : at + 4]
-        at += 4
-        table, index = divmod(number, SIZE)
-        base = DESCRIPTORS if not table else TABLES + 256 * (table - 1)
-        gpa = _PLACES[place % len(_PLACES)]
-        side.pages.put(
-            base + 16 * index,
-            struct.pack(
-                "<QIHH", gpa, _LENGTHS[length % len(_LENGTHS)], kind % 8, following % (SIZE + 1)
-            ),
-        )
+    lay_out(
+        side.pages,
+        data[at:],
+        _PLACES,
+        _LENGTHS,
+        count=count,
+        flags=flags,
+        event_index=Feature.EVENT_INDEX in side.features,
+    )
 
 
 def one(data: bytes) -> None:

@@ -7,28 +7,21 @@ the engine alone has it, and only has to come to an end with nothing leased.
 
 from __future__ import annotations
 
-import struct
-
 from pyvmm.devices.virtio.features import Feature
 from pyvmm.devices.virtio.net_features import NetFeature
 from pyvmm.devices.virtio.net_header import FrameHeader
 from pyvmm.hosts.queue_engine import Stopped
 from pyvmm.net.frames import NO_OFFLOADS
 from tests.machine.virtio.socket_wire import SocketWire
+from tests.machine.virtio.split_driver import ANY_BYTES, DEVICE, PRIVATE, SIZE, TABLES, lay_out
 from tests.machine.virtio.test_net_engine import (
     CUTS,
     DATA,
-    DESCRIPTORS,
-    DEVICE,
-    DRIVER,
     FEATURES,
     FRAME,
     MERGES,
-    PRIVATE,
     RX,
-    SIZE,
     STRIDE,
-    TABLES,
     TAKES_CUT,
     TX,
     Case,
@@ -43,11 +36,9 @@ _PLACES = (
 )  # fmt: skip
 _LENGTHS = (12, 126, 114, 1, 8, 0, 500, 26, 4096, 16, 32, 48, 11, 13, 0xFFFF_FFFF)
 _NUMBERS = (0, 34, 16, 1448, 6, 54, 13, 0xFFFF)
-_TABLES = 2
 _HEADER = 7
 _START = 3
-_DESCRIPTORS = SIZE * (1 + _TABLES)
-_LENGTH = _START + 2 * _HEADER + SIZE + 4 * _DESCRIPTORS
+_LENGTH = _START + 2 * _HEADER + ANY_BYTES
 _MERGES = 0x10
 
 
@@ -68,24 +59,15 @@ def _lay_out(side: Side, data: bytes) -> None:
         else:
             side.wire.peers[0].send(header + FRAME * (1 + number))
         at += _HEADER
-    heads = data[at : at + SIZE]
-    at += SIZE
-    side.pages.put(DRIVER, struct.pack("<HH", flags & 1, count % (SIZE + 2)))
-    side.pages.put(DRIVER + 4, b"".join(struct.pack("<H", head % (SIZE + 1)) for head in heads))
-    if Feature.EVENT_INDEX in side.features:
-        side.pages.put(DRIVER + 4 + 2 * SIZE, struct.pack("<H", flags >> 1))
-    for number in range(_DESCRIPTORS):
-        place, length, kind, following = data[at : at + 4]
-        at += 4
-        table, index = divmod(number, SIZE)
-        base = DESCRIPTORS if not table else TABLES + 256 * (table - 1)
-        side.pages.put(
-            base + 16 * index,
-            struct.pack(
-                "<QIHH", _PLACES[place % len(_PLACES)], _LENGTHS[length % len(_LENGTHS)], kind % 8,
-                following % (SIZE + 1),
-            ),
-        )  # fmt: skip
+    lay_out(
+        side.pages,
+        data[at:],
+        _PLACES,
+        _LENGTHS,
+        count=count,
+        flags=flags,
+        event_index=Feature.EVENT_INDEX in side.features,
+    )
 
 
 def _same(python: Side, engine: Side) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pyvmm.devices.virtio.block import Status
 from pyvmm.devices.virtio.core import VirtioCore
-from pyvmm.devices.virtio.features import DeviceStatus, Feature
+from pyvmm.devices.virtio.features import Feature
 from pyvmm.devices.virtio.rings import QueuePosition
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts.eventfd import Eventfd
@@ -33,20 +33,26 @@ from pyvmm.machine.virtio.block import block_device
 from pyvmm.machine.virtio.engine_worker import EngineWorker
 from pyvmm.machine.virtio.queue_worker import QueueWorker
 from tests.machine.virtio.guest_pages import PAGE, GuestPages
+from tests.machine.virtio.split_driver import (
+    DESCRIPTORS,
+    DEVICE,
+    DRIVER,
+    INDIRECT,
+    PRIVATE,
+    SIZE,
+    WRITE,
+    Descriptor,
+    Event,
+    bring_up,
+    make_available,
+)
 
-SIZE = 8
-DESCRIPTORS, DRIVER, DEVICE = 0, PAGE, 2 * PAGE
-TABLES, HEADERS, STATUSES, DATA = 3 * PAGE, 4 * PAGE, 5 * PAGE, 7 * PAGE
-PRIVATE = 6 * PAGE
+HEADERS, STATUSES, DATA = 4 * PAGE, 5 * PAGE, 7 * PAGE
 PAGES = 12
 HANG = 120.0
 SECTORS = 16
-NEXT, WRITE, INDIRECT = 1, 2, 4
 IN, OUT, FLUSH = 0, 1, 4
 CONTENT = bytes(number * 7 + number // 512 & 0xFF for number in range(SECTORS * 512))
-
-Descriptor = tuple[int, int, int]
-"""GPA, length, flags but for NEXT."""
 
 
 class Request(NamedTuple):
@@ -75,22 +81,7 @@ class Side:
         self.core.on_interrupt = self._count
         self.read_only = read_only
         self.features = features | Feature.VERSION_1
-        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        self.core.write_status(status)
-        for word in range(2):
-            self.core.acknowledge(word, self.features >> 32 * word & 0xFFFF_FFFF)
-        status |= DeviceStatus.FEATURES_OK
-        self.core.write_status(status)
-        queue = self.core.queue(0)
-        assert queue is not None
-        queue.set_size(SIZE)
-        for part, gpa in enumerate((DESCRIPTORS, DRIVER, DEVICE)):
-            queue.set_address(part, gpa)
-        self.core.enable(0)
-        self.core.write_status(status | DeviceStatus.DRIVER_OK)
-        self.core.move(0, QueuePosition(start, start))
-        for gpa in (DRIVER, DEVICE):
-            self.pages.put(gpa, struct.pack("<HH", 0, start))
+        bring_up(self.core, self.pages, 0, self.features, start)
         leases: Any = self.pages
         self.worker = QueueWorker(0, self.core, made.handler, leases, threading.Lock(), name="disk")
 
@@ -99,33 +90,15 @@ class Side:
 
     def put(self, requests: list[Request], flags: int, event: int, start: int) -> None:
         """Have a driver make requests available, each from its own descriptor on."""
-        taken = 0
         for number, request in enumerate(requests):
             self.pages.put(HEADERS + 16 * number, request.header)
-            count = len(request.descriptors)
-            table = TABLES + 256 * number if request.is_indirect else DESCRIPTORS + 16 * taken
-            first = 0 if request.is_indirect else taken
-            for index, (gpa, length, kind) in enumerate(request.descriptors):
-                last = index == count - 1
-                following = first + index + 1
-                if request.next_too_far and index == 0:
-                    last, following = False, 99
-                kind |= 0 if last else NEXT  # noqa: PLW2901
-                self.pages.put(
-                    table + 16 * index, struct.pack("<QIHH", gpa, length, kind, following)
-                )
-            head = taken
-            if request.is_indirect:
-                self.pages.put(
-                    DESCRIPTORS + 16 * taken, struct.pack("<QIHH", table, 16 * count, INDIRECT, 0)
-                )
-                count = 1
-            taken += count
-            slot = (start + number) % SIZE
-            self.pages.put(DRIVER + 4 + 2 * slot, struct.pack("<H", head))
-        self.pages.put(DRIVER, struct.pack("<HH", flags, start + len(requests) & 0xFFFF))
-        if Feature.EVENT_INDEX in self.features:
-            self.pages.put(DRIVER + 4 + 2 * SIZE, struct.pack("<H", event))
+        make_available(
+            self.pages,
+            requests,
+            start,
+            Event(flags, event),
+            event_index=Feature.EVENT_INDEX in self.features,
+        )
 
     def by_python(self, most: int | None = None) -> None:
         """Serve all, or `most` chains."""

@@ -32,21 +32,28 @@ from pyvmm.net.frames import NO_OFFLOADS
 
 from .guest_pages import PAGE, GuestPages
 from .socket_wire import HEADER, SocketWire
+from .split_driver import (
+    DESCRIPTORS,
+    DEVICE,
+    DRIVER,
+    INDIRECT,
+    PRIVATE,
+    SIZE,
+    TABLES,
+    WRITE,
+    Descriptor,
+    Event,
+    bring_up,
+    make_available,
+)
 
-SIZE = 8
-DESCRIPTORS, DRIVER, DEVICE = 0, PAGE, 2 * PAGE
-TABLES, DATA = 3 * PAGE, 7 * PAGE
-PRIVATE = 6 * PAGE
+DATA = 7 * PAGE
 PAGES = 26
 STRIDE = 2 * PAGE
 """Bytes between the buffers of two chains."""
 RX, TX = 0, 1
-NEXT, WRITE, INDIRECT = 1, 2, 4
 EVERY = ~NO_OFFLOADS
 FRAME = b"\x02card0\x02peer0\x08\x00" + bytes(range(100))
-
-Descriptor = tuple[int, int, int]
-"""GPA, length, flags but for NEXT."""
 
 
 class Chain(NamedTuple):
@@ -88,33 +95,14 @@ class Side:
         self.interrupts = 0
         self.core.on_interrupt = self._count
         self.features = case.features | Feature.VERSION_1 | case.device_features
-        self._set_up(case)
+        status = bring_up(self.core, self.pages, case.queue, self.features, case.start)
+        assert status & DeviceStatus.FEATURES_OK
         leases: Any = self.pages
         self.worker = QueueWorker(
             case.queue, self.core, self.handler, leases, threading.Lock(), name="net 0"
         )
         self.again = False
         self.handler.on_ready = self._look_again
-
-    def _set_up(self, case: Case) -> None:
-        core = self.core
-        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        core.write_status(status)
-        for word in range(2):
-            core.acknowledge(word, self.features >> 32 * word & 0xFFFF_FFFF)
-        status |= DeviceStatus.FEATURES_OK
-        core.write_status(status)
-        queue = core.queue(case.queue)
-        assert queue is not None
-        queue.set_size(SIZE)
-        for part, gpa in enumerate((DESCRIPTORS, DRIVER, DEVICE)):
-            queue.set_address(part, gpa)
-        core.enable(case.queue)
-        core.write_status(status | DeviceStatus.DRIVER_OK)
-        assert core.status & DeviceStatus.FEATURES_OK
-        core.move(case.queue, QueuePosition(case.start, case.start))
-        for gpa in (DRIVER, DEVICE):
-            self.pages.put(gpa, struct.pack("<HH", 0, case.start))
 
     def _count(self, queue: int | None) -> None:
         self.interrupts += queue is not None
@@ -125,34 +113,13 @@ class Side:
     def put(self) -> None:
         """Have the driver make chains available, each from its own descriptor on."""
         case = self.case
-        taken = 0
-        for number, chain in enumerate(case.chains):
-            count = len(chain.descriptors)
-            table = TABLES + 256 * number if chain.is_indirect else DESCRIPTORS + 16 * taken
-            first = 0 if chain.is_indirect else taken
-            for index, (gpa, length, kind) in enumerate(chain.descriptors):
-                last = index == count - 1
-                following = first + index + 1
-                if chain.next_too_far and index == 0:
-                    last, following = False, 99
-                kind |= 0 if last else NEXT  # noqa: PLW2901
-                self.pages.put(
-                    table + 16 * index, struct.pack("<QIHH", gpa, length, kind, following)
-                )
-            head = taken
-            if chain.is_indirect:
-                self.pages.put(
-                    DESCRIPTORS + 16 * taken, struct.pack("<QIHH", table, 16 * count, INDIRECT, 0)
-                )
-                count = 1
-            taken += count
-            slot = (case.start + number) % SIZE
-            self.pages.put(DRIVER + 4 + 2 * slot, struct.pack("<H", head))
-        self.pages.put(
-            DRIVER, struct.pack("<HH", case.flags, case.start + len(case.chains) & 0xFFFF)
+        make_available(
+            self.pages,
+            case.chains,
+            case.start,
+            Event(case.flags, case.event),
+            event_index=Feature.EVENT_INDEX in self.features,
         )
-        if Feature.EVENT_INDEX in self.features:
-            self.pages.put(DRIVER + 4 + 2 * SIZE, struct.pack("<H", case.event))
         for gpa, content in case.memory:
             self.pages.put(gpa, content)
         for frame in case.frames:
