@@ -8,6 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TAG = "SPDX-License-Identifier: MIT"
+OF_THE_KERNEL = "SPDX-License-Identifier: GPL-2.0-only"
+CHANGES = ROOT / "pyvmm/lab/kernel/changes"
+"""Changes to the kernel's source, which are under its licence."""
 BUILT = {"build", "dist", "cache", "__pycache__"}
 """Folders of what is built, not written; beside them those whose name begins with a dot."""
 GENERATED = {"pyvmm/hosts/kvm/_kvm.c"}
@@ -38,6 +41,10 @@ def sources() -> list[Path]:
     ]
 
 
+def tag_of(path: Path) -> str:
+    return OF_THE_KERNEL if path.parent == CHANGES else TAG
+
+
 def test_every_source_file_names_the_licence_in_its_first_two_lines() -> None:
     every = sources()
     assert {path.suffix for path in every} == {".py", ".c", ".h", ".S", ".ld", ".config", ""}
@@ -45,7 +52,7 @@ def test_every_source_file_names_the_licence_in_its_first_two_lines() -> None:
     missing = [
         str(path.relative_to(ROOT))
         for path in every
-        if not any(TAG in line for line in path.read_text(encoding="utf-8").split("\n")[:2])
+        if not any(tag_of(path) in line for line in path.read_text("utf-8").split("\n")[:2])
     ]
     assert not missing
 

@@ -10,6 +10,10 @@ class KernelBuildError(HostLacksError):
     """Kernel, compiler and configuration do not come together on this host."""
 
 
+class ChangeDoesNotFitError(HostLacksError):
+    """A change of ours, and the source that it is to be made to, do not go together."""
+
+
 class CorruptEntryError(HostLacksError):
     """A file in the cache is not what its manifest says."""
 
