@@ -109,7 +109,7 @@ def guest(
         vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
         vm.enable_hypercall_exits(1 << _MAP_GPA_RANGE)
         memory = GuestMemory(vm, honours_touches=fast)
-        program = MemoryRegion(0, GpaRange(0, CODE_SIZE), two_sided=False, what="code")
+        program = MemoryRegion(0, GpaRange(0, CODE_SIZE), can_be_private=False, what="code")
         shared = stack.enter_context(SharedMemory(system, vm, program))
         memory.regions.add(shared.sides)
         memory.write(0, code)
@@ -142,7 +142,9 @@ def guest(
 def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cell: Cell) -> None:
     size = cell.data_size
     if cell.kind is Kind.TO_SHARED:
-        region = MemoryRegion(1, GpaRange(DATA_GPA, DATA_GPA + size), two_sided=False, what="data")
+        region = MemoryRegion(
+            1, GpaRange(DATA_GPA, DATA_GPA + size), can_be_private=False, what="data"
+        )
         memory.regions.add(stack.enter_context(SharedMemory(system, vm, region)).sides)
         return
     mapping = stack.enter_context(system.map_anonymous(size))
@@ -152,7 +154,7 @@ def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cel
     part = cell.size if cell.kind is Kind.TO_PRIVATE else size
     for slot, offset in enumerate(range(0, size, part), start=1):
         gpa = DATA_GPA + offset
-        region = MemoryRegion(slot, GpaRange(gpa, gpa + part), two_sided=True, what="data")
+        region = MemoryRegion(slot, GpaRange(gpa, gpa + part), can_be_private=True, what="data")
         memslot = Memslot(
             slot, gpa, part, mapping.hva + offset, guest_memfd=private, guest_memfd_offset=offset
         )

@@ -48,7 +48,7 @@ def _pyvmm(rounds: int) -> Sample:
         system = stack.enter_context(System())
         vm = stack.enter_context(system.create_vm())
         memory = GuestMemory(vm)
-        region = MemoryRegion(0, GpaRange(0, 64 * MIB), two_sided=False, what="RAM")
+        region = MemoryRegion(0, GpaRange(0, 64 * MIB), can_be_private=False, what="RAM")
         shared = stack.enter_context(SharedMemory(system, vm, region))
         stack.callback(memory.close)
         memory.regions.add(shared.sides)

@@ -100,7 +100,7 @@ class _Queue:
             system = stack.enter_context(System())
             vm = stack.enter_context(system.create_vm())
             self._memory = GuestMemory(vm)
-            region = MemoryRegion(0, GpaRange(0, 4 * MIB), two_sided=False, what="RAM")
+            region = MemoryRegion(0, GpaRange(0, 4 * MIB), can_be_private=False, what="RAM")
             shared = stack.enter_context(SharedMemory(system, vm, region))
             stack.callback(self._memory.close)
             self._memory.regions.add(shared.sides)

@@ -40,6 +40,7 @@ from pyvmm.machine.config import (
 from pyvmm.machine.ending import Requester
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import Attachment, open_machine
+from pyvmm.memory.backing import PrivateBacking
 
 if TYPE_CHECKING:
     import socket
@@ -99,6 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--private", action="store_true",
         help="what the guest does not share is private",
+    )  # fmt: skip
+    parser.add_argument(
+        "--private-backing", choices=[backing.value for backing in PrivateBacking], default="auto",
+        help="with --private: converted pages are others (two-sided), or the same; auto: "
+        "what the host has",
     )  # fmt: skip
     parser.add_argument(
         "--expect-digest", type=_digest, metavar="HEX",
@@ -185,11 +191,18 @@ def _private(options: argparse.Namespace) -> PrivateConfig | None:
             raise UsageError(
                 "expect a launch digest", "nothing is measured", "give --private as well"
             )
+        if options.private_backing != PrivateBacking.AUTO.value:
+            raise UsageError(
+                f"back private memory {options.private_backing}",
+                "the machine has none",
+                "give --private as well",
+            )
         return None
     return PrivateConfig(
         firmware=bundled_guests.firmware(),
         expected_digest=options.expect_digest,
         implicit=ImplicitPolicy(options.implicit),
+        backing=PrivateBacking(options.private_backing),
     )
 
 

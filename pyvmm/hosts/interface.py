@@ -166,7 +166,8 @@ class ServedSpan(NamedTuple):
     `guest_memfd_offset` of `guest_memfd`. Without a private side, pages that the guest touches
     while their attribute is private become shared, the `touch_block` bytes around them at once: a
     power of two, at least a page. `missing`: the span's memslot, which is not there; all attributes
-    are private, and the guest's first access sets it.
+    are private, and the guest's first access sets it. `in_place`: both sides are the file, which
+    keeps what is private and of which nothing is given back.
     """
 
     gpa: int
@@ -176,6 +177,7 @@ class ServedSpan(NamedTuple):
     guest_memfd_offset: int = 0
     touch_block: int = 0
     missing: Memslot | None = None
+    in_place: bool = False
 
 
 class Converted(NamedTuple):

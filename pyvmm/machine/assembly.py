@@ -160,7 +160,9 @@ class Assembly(StackOwner):
         self.cards: MachineCards | None = None
         with ExitStack() as stack:
             self.host = open_host(
-                config.host, private=config.private is not None, recorder=recorder
+                config.host,
+                private=None if config.private is None else config.private.backing,
+                recorder=recorder,
             )
             self.system: System = stack.enter_context(self.host.system)
             has_acpi = wants_acpi is True or (wants_acpi is None and self._tells_cpuid)
@@ -226,7 +228,7 @@ class Assembly(StackOwner):
                 self.system,
                 self.vm,
                 self.address_map,
-                private=private is not None,
+                private=None if private is None else private.backing,
                 in_core=self._config.dump_guest_core,
                 nodes=self._nodes,
                 recorder=recorder,
@@ -237,6 +239,7 @@ class Assembly(StackOwner):
             honours_touches=private is not None and private.implicit is ImplicitPolicy.HONOUR,
             is_over=lambda: control.is_over,
             wanted=lambda: control.attention,
+            in_place=self.ram.in_place,
         )
         control.release_too(self.memory.leases.interrupt)
         stack.callback(self.memory.close)

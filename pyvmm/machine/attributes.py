@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""KVM_SET_MEMORY_ATTRIBUTES until it is through."""
+"""KVM_SET_MEMORY_ATTRIBUTES, of a VM or of a guest_memfd, until it is through."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
 
-from pyvmm.errors import SystemCallError
+from pyvmm.errors import ConversionRefusedError, SystemCallError
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Vm
+from pyvmm.hosts.page_held import PageHeldError
+from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
 
 PAUSE = 0.001
@@ -16,23 +18,49 @@ PAUSE = 0.001
 _PAUSES = 1000
 
 
+class HeldPageError(ConversionRefusedError):
+    """A page that was to become private in place is held by somebody: nothing has changed.
+
+    `gpa` is the page's, in bytes; `error_offset` its offset in the guest_memfd.
+    """
+
+    def __init__(self, range_: GpaRange, gpa: int, held: PageHeldError) -> None:
+        super().__init__(
+            f"convert {range_.size} bytes at gpa {range_.start:#x} to private",
+            f"the page at gpa {gpa:#x} is held: somebody beside the guest has a reference on it",
+            "end what holds it (direct I/O, a splice, a device's mapping), and try again",
+        )
+        self.gpa = gpa
+        self.error_offset = held.error_offset
+
+
 class AttributeSetter:
     """Sets attributes for one conversion. EAGAIN is tried again, for a second at least in all.
 
-    `give_way` gives the lock of conversions away for so many seconds: nobody else waits for that.
+    `give_way` gives the lock of conversions away for so many seconds: nobody else waits for that. A
+    page that is held is tried again for `patience` seconds, and no longer than `is_over` is false.
     """
 
-    def __init__(self, vm: Vm, give_way: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        give_way: Callable[[float], None],
+        *,
+        is_over: Callable[[], bool],
+        patience: float,
+    ) -> None:
         self._vm = vm
         self._give_way = give_way
+        self._is_over = is_over
         self._left = _PAUSES
+        self._left_for_held = int(patience / PAUSE)
 
     def set(self, range_: GpaRange, *, private: bool) -> None:
         """Mark `range_` private, or not (api.rst 4.141).
 
         Raises `SystemCallError`: then nothing has changed.
         """
-        attributes = MemoryAttribute.PRIVATE if private else MemoryAttribute(0)
+        attributes = _attributes(private=private)
         while True:
             try:
                 self._vm.set_memory_attributes(range_.start, range_.size, attributes)
@@ -43,3 +71,24 @@ class AttributeSetter:
                 self._give_way(PAUSE)
             else:
                 return
+
+    def set_in_file(self, sides: MemorySides, range_: GpaRange, *, private: bool) -> None:
+        """Convert `range_` of a region in place (api.rst 4.145, as posted).
+
+        Raises `HeldPageError` or `SystemCallError`: then nothing has changed.
+        """
+        attributes = _attributes(private=private)
+        while True:
+            try:
+                sides.set_attributes(range_, attributes)
+            except PageHeldError as held:
+                if not self._left_for_held or self._is_over():
+                    raise HeldPageError(range_, sides.gpa_of(held.error_offset), held) from held
+                self._left_for_held -= 1
+                self._give_way(PAUSE)
+            else:
+                return
+
+
+def _attributes(*, private: bool) -> MemoryAttribute:
+    return MemoryAttribute.PRIVATE if private else MemoryAttribute(0)

@@ -11,6 +11,7 @@ from pyvmm.boot.plan import EntryWish
 from pyvmm.errors import UsageError
 from pyvmm.machine.device_choice import DeviceChoice
 from pyvmm.memory.address_map import AddressMap
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.layout import MIB, WINDOW_MAX
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -71,13 +72,15 @@ class PrivateConfig:
 
     `firmware` is the image of ``firmware/``; `expected_digest` (SHA-384, 48 bytes) makes it refuse
     any other guest. `window` is the size in bytes of the shared window, 0 for none: memory without
-    a private side, withheld until the guest touches it. Raises `UsageError`.
+    a private side, withheld until the guest touches it; shared from the start where pages are
+    converted in place (`backing`), since then nothing can be withheld. Raises `UsageError`.
     """
 
     firmware: bytes = field(repr=False)
     expected_digest: bytes | None = None
     window: int = 2 * MIB
     implicit: ImplicitPolicy = ImplicitPolicy.HONOUR
+    backing: PrivateBacking = PrivateBacking.AUTO
 
     def __post_init__(self) -> None:
         from pyvmm.boot.launch_format import DIGEST_BYTES  # Most machines have no private memory.

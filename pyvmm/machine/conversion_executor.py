@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyvmm.hosts.interface import Vm
-from pyvmm.machine.attributes import AttributeSetter
+from pyvmm.machine.attributes import AttributeSetter, HeldPageError
 from pyvmm.machine.memory_listener import MemoryListener
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
@@ -32,6 +32,9 @@ class ConversionExecutor:
     the table that plans are made with. `is_over` is asked before each step of a conversion: a run
     that has ended stops there. Listeners that were told that a range leaves, and find out that it
     did not since a later step failed, are told that it has joined.
+
+    `in_place`: the VM has no attributes, and only regions that are converted in place have any. A
+    page of theirs that somebody holds is tried again for `patience` seconds.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class ConversionExecutor:
         regions: Callable[[], RegionTable],
         is_over: Callable[[], bool],
         give_way: Callable[[float], None],
+        in_place: bool,
+        patience: float,
     ) -> None:
         self._vm = vm
         self._states = states
@@ -50,6 +55,8 @@ class ConversionExecutor:
         self._regions = regions
         self._is_over = is_over
         self._give_way = give_way
+        self._in_place = in_place
+        self._patience = patience
         self.listeners: list[tuple[MemoryListener, tuple[GpaRange, ...]]] = []
         """Each with the ranges that it listens to."""
         self.has_set_attributes = False
@@ -66,8 +73,17 @@ class ConversionExecutor:
         """Do all steps, in order; False where the run was over before the last.
 
         Raises `SystemCallError` when the kernel fails in the middle: the states tell how far it
-        got.
+        got. Raises `HeldPageError` where somebody holds a page, and then nothing has changed: what
+        was converted in place until then is converted back, with its contents.
         """
+        before = tuple(self._states.runs(_whole(planned))) if self._in_place else ()
+        try:
+            return self._execute(planned)
+        except HeldPageError:
+            self.put_back(before)
+            raise
+
+    def _execute(self, planned: ConversionPlan) -> bool:
         attributes = self._attributes()
         for number, chunk in enumerate(planned.chunks()):
             if number:
@@ -149,17 +165,23 @@ class ConversionExecutor:
                     self._set_attributes(attributes, step, private=False)
                 self._tell_joined(step)
 
-    def clear_attributes(self, range_: GpaRange) -> None:
-        """Take PRIVATE off all of `range_`, where there is no memory yet. Raises as `execute`."""
+    def clear_attributes(self, sides: MemorySides) -> None:
+        """Take PRIVATE off all of a region that is not memory yet. Raises as `execute`."""
         attributes = self._attributes()
-        for step in self.in_steps(range_):
-            attributes.set(step, private=False)
+        for step in self.in_steps(sides.region.range):
+            if not self._in_place:
+                attributes.set(step, private=False)
+            elif sides.region.in_place:
+                attributes.set_in_file(sides, step, private=False)
 
     def clear_attributes_of_memory(self, range_: GpaRange) -> None:
         """Take PRIVATE off all of `range_`, whose memslot has gone; it is shared then.
 
-        Raises `SystemCallError`, and then all is as it was, if the kernel lets it.
+        What a guest_memfd keeps stays there: the host does not see what was private. Raises
+        `SystemCallError`, and then all is as it was, if the kernel lets it.
         """
+        if self._in_place:
+            return
         attributes = self._attributes()
         done: list[PageRun] = []
         try:
@@ -195,18 +217,28 @@ class ConversionExecutor:
                 listener.joined(part)
 
     def _attributes(self) -> AttributeSetter:
-        return AttributeSetter(self._vm, self._give_way)
+        return AttributeSetter(
+            self._vm, self._give_way, is_over=self._is_over, patience=self._patience
+        )
 
     def _set_attributes(
         self, attributes: AttributeSetter, range_: GpaRange, *, private: bool
     ) -> None:
         self.has_set_attributes = self.has_set_attributes or private
-        attributes.set(range_, private=private)
+        if not self._in_place:
+            attributes.set(range_, private=private)
         for region, part in self._regions().covered(range_):
+            if region.in_place:
+                attributes.set_in_file(self._sides[region.slot], part, private=private)
             state = PageState.SHARED
             if private:
-                state = PageState.PRIVATE if region.two_sided else PageState.WITHHELD
+                state = PageState.PRIVATE if region.can_be_private else PageState.WITHHELD
             self._states.set(part, state)
+
+
+def _whole(planned: ConversionPlan) -> GpaRange:
+    """The range that a plan is about."""
+    return GpaRange(planned.request.gpa, planned.request.gpa + planned.request.size)
 
 
 def _parts_of(range_: GpaRange, covered: tuple[GpaRange, ...]) -> Iterator[GpaRange]:

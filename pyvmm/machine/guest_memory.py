@@ -38,6 +38,8 @@ class GuestMemory:
     being asked; the host's fast path may do it. `is_over` is asked between the parts of a long
     conversion: a run that has ended stops there. A lease is waited for, `patience` seconds at the
     most, and on a vCPU's thread until it is `wanted` for something else (`Leases.interrupt`).
+    `in_place`: the VM keeps no attributes, its guest_memfds do; a page that somebody else holds is
+    waited for as long as a lease is.
     """
 
     def __init__(
@@ -49,10 +51,19 @@ class GuestMemory:
         is_over: Callable[[], bool] = lambda: False,
         wanted: Callable[[], bool] = lambda: False,
         patience: float = LEASE_PATIENCE,
+        in_place: bool = False,
     ) -> None:
-        tracked = TrackedMemory(vm, honours_touches=honours_touches, is_over=is_over)
+        tracked = TrackedMemory(
+            vm,
+            honours_touches=honours_touches,
+            is_over=is_over,
+            in_place=in_place,
+            patience=patience,
+        )
         self._tracked = tracked
         self.is_over = is_over
+        self.in_place = in_place
+        """Pages are converted in place: no page can be withheld."""
         self.leases = Leases(tracked, wanted, patience)
         """Leases that are out, and waiting for them; the machine's own affair."""
         self.lease = self.leases.lease

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm.errors import HostLacksError, PyvmmError
 from pyvmm.hosts.interface import System
 from pyvmm.machine.config import HostChoice
-from pyvmm.memory.backing import choose_two_sided_backing
+from pyvmm.memory.backing import PrivateBacking, choose_private_backing
 
 if TYPE_CHECKING:  # Most machines are not recorded.
     from pyvmm.hosts.call_record import Recorder
@@ -23,9 +23,14 @@ class OpenedHost(NamedTuple):
 
 
 def open_host(
-    choice: HostChoice, *, private: bool = False, recorder: Recorder | None = None
+    choice: HostChoice,
+    *,
+    private: PrivateBacking | None = None,
+    recorder: Recorder | None = None,
 ) -> OpenedHost:
-    """Open the host asked for; `private`: the machine is to have private memory.
+    """Open the host asked for; `private`: the machine is to have private memory, backed like that.
+
+    The model can do either, and so is what is asked for: by itself it is two-sided.
 
     `recorder` is told of what is asked of the host from the first call on.
 
@@ -35,43 +40,47 @@ def open_host(
         case HostChoice.KVM:
             return OpenedHost(_kvm(recorder, private=private), choice)
         case HostChoice.MODEL:
-            return OpenedHost(_model(recorder), choice)
+            return OpenedHost(_model(recorder, private), choice)
         case HostChoice.AUTO:
             try:
                 return OpenedHost(_kvm(recorder, private=private), HostChoice.KVM)
             except PyvmmError as without_kvm:
-                system = _model_instead(without_kvm, recorder)
+                system = _model_instead(without_kvm, recorder, private)
                 return OpenedHost(system, HostChoice.MODEL, without_kvm)
 
 
-def _kvm(recorder: Recorder | None, *, private: bool) -> System:
+def _kvm(recorder: Recorder | None, *, private: PrivateBacking | None) -> System:
     from pyvmm.hosts.kvm.system import System as KvmSystem
 
     system = KvmSystem(recorder=recorder)
-    if private:
+    if private is not None:
         try:
             # Asked before a VM is made: a kernel without it would only say EINVAL.
-            choose_two_sided_backing(system.capabilities())
+            choose_private_backing(system.capabilities(), private)
         except BaseException:
             system.close()
             raise
     return system
 
 
-def _model(recorder: Recorder | None) -> System:
+def _model(recorder: Recorder | None, private: PrivateBacking | None) -> System:
     from pyvmm.hosts.model.system import ModelSystem
+    from pyvmm.rules.profile import IN_PLACE, MAINLINE
 
+    profile = IN_PLACE if private is PrivateBacking.IN_PLACE else MAINLINE
     if recorder is None:
-        return ModelSystem()
+        return ModelSystem(profile)
     from pyvmm.hosts.model.recorded import RecordedModelSystem
 
-    return RecordedModelSystem(recorder=recorder)
+    return RecordedModelSystem(profile, recorder=recorder)
 
 
-def _model_instead(without_kvm: PyvmmError, recorder: Recorder | None) -> System:
+def _model_instead(
+    without_kvm: PyvmmError, recorder: Recorder | None, private: PrivateBacking | None
+) -> System:
     """The model. Raises `HostLacksError` without it, which tells what both of them lack."""
     try:
-        return _model(recorder)
+        return _model(recorder, private)
     except HostLacksError as without_model:
         raise HostLacksError(
             "run a guest",

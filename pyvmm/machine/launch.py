@@ -67,7 +67,8 @@ class PrivateLaunch(StackOwner):
 
             if window is not None:
                 shared(window, window.range.size)
-                memory.conversion.withhold(window.range.start, window.range.size)
+                if not memory.in_place:
+                    memory.conversion.withhold(window.range.start, window.range.size)
             area = address_map.slot(RangeKind.STAGING)
             self._staging: SharedMemory | None = shared(area, staged.size)
             for piece in staged.pieces:

@@ -49,7 +49,8 @@ class MemoryConversion:
         """The host's own way in: [gpa, gpa + size), in bytes, whole pages.
 
         To private it waits for leases of the pages. Raises `ConversionRefusedError` when it cannot
-        be (`LeaseHeldError` where a lease does not end), and then nothing has changed;
+        be (`LeaseHeldError` where a lease does not end, `HeldPageError` where somebody else holds a
+        page that is to be converted in place), and then nothing has changed;
         `SystemCallError` when the kernel fails in the middle: the page states tell how far it got.
         """
         request = ConversionRequest(gpa, size, to, Origin.HOST)
@@ -63,7 +64,10 @@ class MemoryConversion:
         For memory without a private side. Raises as `convert`.
         """
         request = ConversionRequest(gpa, size, Side.PRIVATE, Origin.HOST)
-        refusal = self.carry_out(request, lambda: plan_withhold(gpa, size, self._tracked.regions))
+        in_place = self._tracked.in_place
+        refusal = self.carry_out(
+            request, lambda: plan_withhold(gpa, size, self._tracked.regions, in_place=in_place)
+        )
         if refusal is not None:
             raise refused(request, refusal)
 
@@ -78,8 +82,8 @@ class MemoryConversion:
 
         Others have the lock between its steps, but cannot convert, lease or remove what is still to
         come. What goes to private waits until no lease is on it; pages that are shared stay so in
-        the other direction. `on_vcpu` as for `Vacating.wait`. Raises `LeaseHeldError`, and nothing
-        has changed, and `SystemCallError`.
+        the other direction. `on_vcpu` as for `Vacating.wait`. Raises `LeaseHeldError` or
+        `HeldPageError`, and nothing has changed, and `SystemCallError`.
         """
         with self._tracked.exclusive():
             answer = self._unless_leased(request, planned)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pyvmm.errors import PyvmmError
 from pyvmm.hosts.exits import MemoryFault, MemoryFaultFlag
+from pyvmm.machine.attributes import HeldPageError
 from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
 from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.machine.memory_conversion import MemoryConversion
@@ -48,7 +49,8 @@ class MemoryExits:
         """Do what KVM_HC_MAP_GPA_RANGE asks; what the guest finds in RAX: 0, or -errno.
 
         -EAGAIN, and nothing has changed: a lease of the pages did not end in time, or the vCPU was
-        wanted for something else while it waited for that.
+        wanted for something else while it waited for that; or somebody else held a page that was to
+        be converted in place.
         """
         request = decode_map_gpa_range(args)
         if isinstance(request, Refusal):
@@ -62,7 +64,7 @@ class MemoryExits:
 
         try:
             refusal = self._conversion.carry_out(request, planned, on_vcpu=True)
-        except LeaseHeldError:
+        except (LeaseHeldError, HeldPageError):
             return -errno.EAGAIN
         except PyvmmError as failure:
             self._conversion.failures.append(str(failure))

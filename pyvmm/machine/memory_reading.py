@@ -66,7 +66,7 @@ def contents(
     gone = list(unreadable(memory, asked))
     if left_out is None:
         _refuse(asked, gone)
-    if not gone and not any(sides.region.two_sided for sides in regions):
+    if not gone and not any(sides.region.can_be_private for sides in regions):
         for sides, part in _overlapping(regions, asked):
             for found in sides.data(part):
                 for piece in _cut(found, VIEWED):

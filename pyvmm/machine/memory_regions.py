@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pyvmm.errors import UsageError
 from pyvmm.hosts.held_ranges import HeldKind
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.memory_listener import MemoryListener
@@ -38,7 +39,7 @@ class MemoryRegions:
         whole = sides.region.range
         with self._tracked.exclusive(), self._tracked.in_steps(whole, HeldKind.WORKING):
             if self._tracked.executor.has_set_attributes:
-                self._tracked.executor.clear_attributes(whole)
+                self._tracked.executor.clear_attributes(sides)
             self._tracked.add(sides)
             self._tracked.executor.tell_what_is_shared(whole)
 
@@ -109,9 +110,17 @@ class MemoryRegions:
     def unplug(self, slot: int) -> None:
         """Take a two-sided region's memslot away, contents and all, until the guest touches it.
 
-        Until then it is no memory that could be converted. Raises as `remove`.
+        Until then it is no memory that could be converted. Raises as `remove`, and `UsageError`
+        where the VM keeps no attributes: without a memslot nothing says there what is private.
         """
         sides = self._tracked.sides[slot]
+        if self._tracked.in_place:
+            raise UsageError(
+                f"unplug {sides.region.what} at gpa {sides.region.range.start:#x}",
+                "its pages are converted in place: without its memslot the guest would find a "
+                "device's place there, and its next touch could not bring the memory back",
+                "use two-sided private memory (--private-backing two-sided)",
+            )
         whole = sides.region.range
         with self._taken(sides, "unplug") as is_there:
             if not is_there or slot in self._tracked.unplugged:

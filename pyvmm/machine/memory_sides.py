@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The two sides of a memslot: the host's mapping of what is shared, a guest_memfd for the rest."""
+"""The two sides of a memslot: the host's mapping of what is shared, a guest_memfd for the rest.
+
+Where pages are converted in place both are the same guest_memfd.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from pyvmm.errors import InternalError
+from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, ServedSpan, System, Vm
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.layout import GpaRange
@@ -49,7 +53,7 @@ class MemorySides:
         memslot that is `missing` is set.
         """
         gpa, size = self.region.range.start, self.region.range.size
-        if self.region.two_sided:
+        if self.region.can_be_private:
             memslot = self._memslot
             if missing and not touches:
                 return None
@@ -60,6 +64,7 @@ class MemorySides:
                 memslot.guest_memfd,
                 memslot.guest_memfd_offset,
                 missing=memslot if missing else None,
+                in_place=self.region.in_place,
             )
         return ServedSpan(gpa, size, self._memslot.hva, touch_block=PAGE_SIZE) if touches else None
 
@@ -72,7 +77,7 @@ class MemorySides:
     def is_private_side_closed(self) -> bool:
         """The region has a private side and its guest_memfd is no longer open."""
         guest_memfd = self._memslot.guest_memfd
-        return self.region.two_sided and guest_memfd is not None and not guest_memfd.is_open
+        return self.region.can_be_private and guest_memfd is not None and not guest_memfd.is_open
 
     def _offset(self, gpa: int) -> int:
         return gpa - self.region.range.start
@@ -90,6 +95,18 @@ class MemorySides:
             self._memslot.guest_memfd_offset + self._offset(range_.start), range_.size
         )
 
+    def set_attributes(self, range_: GpaRange, attributes: MemoryAttribute) -> None:
+        """Convert `range_` in place. Raises as `GuestMemfd.set_attributes`."""
+        guest_memfd = self._memslot.guest_memfd
+        if guest_memfd is None:
+            raise InternalError(f"convert pages at {range_.start:#x} in place", "there is no file")
+        offset = self._memslot.guest_memfd_offset + self._offset(range_.start)
+        guest_memfd.set_attributes(offset, range_.size, attributes)
+
+    def gpa_of(self, file_offset: int) -> int:
+        """The GPA of the byte at an offset in the guest_memfd."""
+        return self.region.range.start + file_offset - self._memslot.guest_memfd_offset
+
     @property
     def mapping(self) -> GuestMapping:
         """Mapping in which the shared side lies; this object does not own it."""
@@ -98,13 +115,18 @@ class MemorySides:
     def resident(self, range_: GpaRange) -> tuple[int, int]:
         """Bytes resident on the shared and on the private side of the pages that `range_` touches.
 
-        All within the region. Raises `HostLacksError` where the kernel cannot tell.
+        All within the region. Where pages are converted in place the first is all that there is,
+        whichever side they are on. Raises `HostLacksError` where the kernel cannot tell.
         """
         first, last = range_.start & -PAGE_SIZE, -(-range_.end // PAGE_SIZE) * PAGE_SIZE
         offset, size = self._offset(first), last - first
         private = 0
         guest_memfd = self._memslot.guest_memfd
-        if self.region.two_sided and guest_memfd is not None:
+        if self.region.in_place and guest_memfd is not None:
+            # The mapping reaches only what is shared.
+            file_offset = self._memslot.guest_memfd_offset + offset
+            return guest_memfd.resident(file_offset, size), 0
+        if self.region.can_be_private and guest_memfd is not None:
             private = guest_memfd.resident(self._memslot.guest_memfd_offset + offset, size)
         return self._mapping.resident(self._mapping_offset + offset, size), private
 

@@ -61,6 +61,13 @@ class MemoryStates:
                     found.append(Residency(sides.region.what, *counted))
             return tuple(found)
 
+    def _resident_in_place(self, sides: MemorySides, piece: GpaRange) -> tuple[int, int]:
+        """Bytes resident of pages in either state: what is converted stays where it is."""
+        resident = dict.fromkeys(PageState, 0)
+        for run in self._tracked.states.runs(piece):
+            resident[run.state] += sides.resident(run.range)[0]
+        return resident[PageState.SHARED], resident[PageState.PRIVATE]
+
     def _counted(self, sides: MemorySides) -> tuple[int, int, int, int] | None:
         """The figures of `Residency`, in order; None where the region is removed meanwhile."""
         states = self._tracked.states
@@ -70,7 +77,9 @@ class MemoryStates:
             if self._tracked.sides.get(region.slot) is not sides:
                 return None
             piece = GpaRange(start, min(start + _PIECE, region.range.end))
-            shared, private = sides.resident(piece)
+            shared, private = (
+                self._resident_in_place(sides, piece) if region.in_place else sides.resident(piece)
+            )
             counts = (
                 states.bytes_in(PageState.SHARED, piece),
                 shared,

@@ -14,10 +14,11 @@ from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.backing import (
     BackingChoice,
+    PrivateBacking,
     RamBacking,
     check_size,
     choose_backing,
-    choose_two_sided_backing,
+    choose_private_backing,
 )
 from pyvmm.memory.regions import MemoryRegion
 
@@ -30,7 +31,7 @@ class GuestRam(StackOwner):
     """Owns what backs RAM and its host mapping, and binds them to the VM's memslots.
 
     One file holds all of RAM, without the holes: `AddressMap.file_offset` is the arithmetic. With
-    `private` there are two: what is shared is mapped from a memfd, what is private lies in a
+    `private` there may be two: what is shared is mapped from a memfd, what is private lies in a
     guest_memfd at the same offset. A core of this process has what is mapped only with `in_core`.
     Memory of `nodes` follows their policies, if any has one; `recorder` is told of these calls.
     Raises `HostLacksError` when the host cannot give that much.
@@ -42,7 +43,7 @@ class GuestRam(StackOwner):
         vm: Vm,
         address_map: AddressMap,
         *,
-        private: bool = False,
+        private: PrivateBacking | None = None,
         in_core: bool = False,
         nodes: tuple[NumaNode, ...] = (),
         recorder: Recorder | None = None,
@@ -50,8 +51,11 @@ class GuestRam(StackOwner):
         capabilities = system.capabilities()
         check_size(address_map, host_memory.available(), capabilities.physical_address_bits)
         self.address_map = address_map
-        choose = choose_two_sided_backing if private else choose_backing
-        self.choice: BackingChoice = choose(capabilities)
+        self.choice: BackingChoice = (
+            choose_backing(capabilities)
+            if private is None
+            else choose_private_backing(capabilities, private)
+        )
         if any(node.policy for node in nodes) and self.choice.kind is RamBacking.GUEST_MEMFD:
             from pyvmm.machine.node_memory import choose_for_policies  # Few nodes have policies.
 
@@ -74,7 +78,7 @@ class GuestRam(StackOwner):
             self.own(stack)
 
     def _map(self, system: System, in_core: bool) -> GuestMapping:
-        if self.guest_memfd is not None and self.choice.kind is RamBacking.GUEST_MEMFD:
+        if self.guest_memfd is not None and self.choice.kind is not RamBacking.TWO_SIDED:
             return self.guest_memfd.map(in_core=in_core)
         return system.map_anonymous(self.address_map.memory, in_core=in_core)
 
@@ -93,11 +97,13 @@ class GuestRam(StackOwner):
         )
 
     def sides(self) -> tuple[MemorySides, ...]:
-        """RAM, region by region; two-sided where the private side is a file of its own."""
-        two_sided = self.choice.kind is RamBacking.TWO_SIDED
+        """RAM, region by region."""
+        kind = self.choice.kind
+        can_be_private = kind in {RamBacking.TWO_SIDED, RamBacking.IN_PLACE}
+        in_place = kind is RamBacking.IN_PLACE
         return tuple(
             MemorySides(
-                MemoryRegion(region.slot, region.range, two_sided, "RAM"),
+                MemoryRegion(region.slot, region.range, can_be_private, "RAM", in_place),
                 self.memslot(region.slot),
                 self.mapping,
                 self._view,
@@ -105,6 +111,11 @@ class GuestRam(StackOwner):
             )
             for region in self.address_map.ram
         )
+
+    @property
+    def in_place(self) -> bool:
+        """Pages are converted in place, by the guest_memfd's own attributes."""
+        return self.choice.kind is RamBacking.IN_PLACE
 
     def clear(self) -> None:
         """Make all of it zero, where one side is all there is."""

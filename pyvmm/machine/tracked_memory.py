@@ -36,7 +36,15 @@ class TrackedMemory:
     `sides` only. See `GuestMemory` for the arguments.
     """
 
-    def __init__(self, vm: Vm, *, honours_touches: bool, is_over: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        *,
+        honours_touches: bool,
+        is_over: Callable[[], bool],
+        in_place: bool,
+        patience: float,
+    ) -> None:
         self.vm = vm
         self.sides: dict[int, MemorySides] = {}
         self.regions = RegionTable()
@@ -53,9 +61,12 @@ class TrackedMemory:
             regions=lambda: self.regions,
             is_over=is_over,
             give_way=self.give_way,
+            in_place=in_place,
+            patience=patience,
         )
+        self.in_place = in_place
         self.progress = FaultProgress()
-        self._honours_touches = honours_touches
+        self._honours_touches = honours_touches and not in_place
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -24,6 +24,19 @@ class RamBacking(enum.Enum):
     """An anonymous file of the kernel's shmem; KVM knows of it by its mapping only."""
     TWO_SIDED = "memfd and guest_memfd"
     """A memfd for what is shared, and a guest_memfd that the monitor cannot map for the rest."""
+    IN_PLACE = "guest_memfd, converted in place"
+    """One guest_memfd, mapped by the monitor, that keeps which of its pages are private."""
+
+
+class PrivateBacking(enum.Enum):
+    """The wish of who wants a guest to have private memory."""
+
+    AUTO = "auto"
+    """Whichever of the others the host offers: no kernel has both at a time."""
+    TWO_SIDED = "two-sided"
+    """The VM keeps attributes; a page that is converted is another page."""
+    IN_PLACE = "in-place"
+    """The guest_memfd keeps attributes; a page that is converted is the same page."""
 
 
 class BackingChoice(NamedTuple):
@@ -54,27 +67,72 @@ def choose_backing(capabilities: Capabilities) -> BackingChoice:
     )
 
 
-def choose_two_sided_backing(capabilities: Capabilities) -> BackingChoice:
-    """For a guest with private memory. Raises `HostLacksError` where the host has none."""
+def choose_private_backing(
+    capabilities: Capabilities, wish: PrivateBacking = PrivateBacking.AUTO
+) -> BackingChoice:
+    """For a guest with private memory. Raises `HostLacksError` where the host lacks it.
+
+    A kernel's module parameter (gmem_in_place_conversion, as posted) chooses between attributes of
+    the VM (KVM_CAP_MEMORY_ATTRIBUTES) and of its guest_memfds; the other one is 0 then.
+    """
+    in_files = MemoryAttribute.PRIVATE in capabilities.file_attributes
+    if wish is PrivateBacking.AUTO:
+        wish = PrivateBacking.IN_PLACE if in_files else PrivateBacking.TWO_SIDED
+    if wish is PrivateBacking.IN_PLACE:
+        return _in_place_backing(capabilities)
+    _require_private(
+        capabilities,
+        {"KVM_MEMORY_ATTRIBUTE_PRIVATE": MemoryAttribute.PRIVATE in capabilities.memory_attributes},
+        "load kvm with gmem_in_place_conversion=0, or give --private-backing in-place"
+        if in_files
+        else "use a kernel with CONFIG_KVM_SW_PROTECTED_VM, or --host lab",
+    )
+    return BackingChoice(
+        RamBacking.TWO_SIDED,
+        GuestMemfdFlag(0),
+        "memfd for what the guest shares, guest_memfd for what it keeps private",
+    )
+
+
+def _in_place_backing(capabilities: Capabilities) -> BackingChoice:
+    in_vm = MemoryAttribute.PRIVATE in capabilities.memory_attributes
+    _require_private(
+        capabilities,
+        {
+            "KVM_CAP_USER_MEMORY2": capabilities.user_memory2,
+            "KVM_SET_MEMORY_ATTRIBUTES2 of guest_memfds": MemoryAttribute.PRIVATE
+            in capabilities.file_attributes,
+            **{
+                f"GUEST_MEMFD_FLAG_{flag.name}": flag in capabilities.guest_memfd_flags
+                for flag in _SHARED_FLAGS
+            },
+        },
+        "give --private-backing two-sided, or use a kernel with in-place conversion"
+        if in_vm
+        else "use a kernel with in-place conversion, or --host model",
+    )
+    return BackingChoice(
+        RamBacking.IN_PLACE,
+        _SHARED_FLAGS,
+        "guest_memfd: this host's KVM converts its pages in place, so that there is one copy",
+    )
+
+
+def _require_private(
+    capabilities: Capabilities, of_this_kind: dict[str, bool], remedy: str
+) -> None:
     needed = {
         "VMs of type KVM_X86_SW_PROTECTED_VM": VmType.SW_PROTECTED in capabilities.vm_types,
         "KVM_CAP_GUEST_MEMFD": capabilities.guest_memfd,
-        "KVM_MEMORY_ATTRIBUTE_PRIVATE": MemoryAttribute.PRIVATE in capabilities.memory_attributes,
+        **of_this_kind,
         "KVM_CAP_MEMORY_FAULT_INFO": capabilities.memory_fault_info,
         "exits for KVM_HC_MAP_GPA_RANGE": bool(capabilities.hypercalls >> KVM_HC_MAP_GPA_RANGE & 1),
     }
     missing = [name for name, there in needed.items() if not there]
     if missing:
         raise HostLacksError(
-            "give a guest private memory",
-            f"this host's KVM lacks {' and '.join(missing)}",
-            "use a kernel with CONFIG_KVM_SW_PROTECTED_VM, or --host lab",
+            "give a guest private memory", f"this host's KVM lacks {' and '.join(missing)}", remedy
         )
-    return BackingChoice(
-        RamBacking.TWO_SIDED,
-        GuestMemfdFlag(0),
-        "memfd for what the guest shares, guest_memfd for what it keeps private",
-    )
 
 
 def _missing_for_guest_memfd(capabilities: Capabilities) -> list[str]:

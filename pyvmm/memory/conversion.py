@@ -7,6 +7,9 @@ plan, for each chunk of `STEP` bytes of the range:
 - to private: tell the devices, set the attribute, give the shared side's pages back;
 - to shared: clear the attribute, give the private side's pages back, tell the devices.
 
+Where pages are converted in place (`MemoryRegion.in_place`) there is no other side: nothing is
+given back, and contents survive.
+
 Devices are so told before a page leaves and after it has joined. A page that already is where it
 is to go may be part of a request; it keeps its contents, since only the other side is discarded.
 
@@ -74,6 +77,10 @@ class Refusal(enum.Enum):
     NO_PRIVATE_SIDE = ("a part of it has no private side", -_KVM_EOPNOTSUPP)
     HAS_PRIVATE_SIDE = ("a part of it has a private side", -_KVM_EOPNOTSUPP)
     BAD_ATTRIBUTES = ("its attributes have bits that mean nothing", -_KVM_EINVAL)
+    NO_ATTRIBUTE = (
+        "a guest_memfd keeps what is private here, and memory without one cannot be withheld",
+        -_KVM_EOPNOTSUPP,
+    )
 
     def __init__(self, cause: str, hypercall_result: int) -> None:
         self.cause = cause
@@ -82,7 +89,7 @@ class Refusal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SetAttributes:
-    """KVM_SET_MEMORY_ATTRIBUTES over `range`: PRIVATE, or nothing."""
+    """PRIVATE over `range`, or nothing: by the VM's attributes, or by those of its guest_memfds."""
 
     range: GpaRange
     private: bool
@@ -160,7 +167,7 @@ def plan(request: ConversionRequest, regions: RegionTable) -> ConversionPlan | R
         return parts
     if request.to is Side.SHARED:
         return _plan(request, parts, _to_shared, PageState.SHARED)
-    if not all(region.two_sided for region, _ in parts):
+    if not all(region.can_be_private for region, _ in parts):
         return Refusal.NO_PRIVATE_SIDE
     return _plan(request, parts, _to_private, PageState.PRIVATE)
 
@@ -169,16 +176,20 @@ def _may_hold_holes(request: ConversionRequest) -> bool:
     return request.to is Side.SHARED and request.origin is Origin.GUEST and request.gpa >= 0
 
 
-def plan_withhold(gpa: int, size: int, regions: RegionTable) -> ConversionPlan | Refusal:
+def plan_withhold(
+    gpa: int, size: int, regions: RegionTable, *, in_place: bool = False
+) -> ConversionPlan | Refusal:
     """Plan to make every guest access to [gpa, gpa + size) a memory fault; drops the contents.
 
     Only memory without a private side can be withheld: with one, the same attribute would give the
-    guest private pages.
+    guest private pages. `in_place`: the VM has no attributes of its own, so nothing can be.
     """
     parts = _checked_parts(gpa, size, regions)
     if isinstance(parts, Refusal):
         return parts
-    if any(region.two_sided for region, _ in parts):
+    if in_place:
+        return Refusal.NO_ATTRIBUTE
+    if any(region.can_be_private for region, _ in parts):
         return Refusal.HAS_PRIVATE_SIDE
     request = ConversionRequest(gpa, size, Side.PRIVATE, Origin.HOST)
     return _plan(request, parts, _to_private, PageState.WITHHELD)
@@ -251,7 +262,7 @@ def _to_private(chunk: GpaRange, parts: Sequence[RegionPart]) -> tuple[Step, ...
     return (
         TellLeaving(chunk),
         SetAttributes(chunk, private=True),
-        *[DiscardShared(region, part) for region, part in parts],
+        *[DiscardShared(region, part) for region, part in parts if not region.in_place],
     )
 
 

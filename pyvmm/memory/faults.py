@@ -89,7 +89,7 @@ def meaning_of(
         region = regions.at(low)
         if region is None:
             return _NO_MEMORY
-        side = needed(private_access, state, region.two_sided)
+        side = needed(private_access, state, region.can_be_private)
         if isinstance(side, Side):
             # Within one region, so that nothing is left to refuse.
             part = min(high, region.range.end) - low
@@ -106,17 +106,19 @@ def _found(pages: GpaRange, states: PageStates) -> list[tuple[int, int, PageStat
     return [(run.range.start, run.range.end, run.state) for run in states.runs(pages)]
 
 
-def _by_attributes(private_access: bool, state: PageState, two_sided: bool) -> Side | None:
+def _by_attributes(private_access: bool, state: PageState, can_be_private: bool) -> Side | None:
     """The side that a page has to go to; None when it is not in the way."""
     if state is PageState.WITHHELD and private_access:
-        return Side.PRIVATE if two_sided else Side.SHARED
+        return Side.PRIVATE if can_be_private else Side.SHARED
     return None
 
 
-def _by_access(private_access: bool, state: PageState, two_sided: bool) -> Side | Impossible | None:
+def _by_access(
+    private_access: bool, state: PageState, can_be_private: bool
+) -> Side | Impossible | None:
     """The same where the guest chooses the side; or why no side will do."""
     if private_access:
-        if not two_sided:
+        if not can_be_private:
             return _NO_PRIVATE_SIDE
         return None if state is PageState.PRIVATE else Side.PRIVATE
     return None if state is PageState.SHARED else Side.SHARED

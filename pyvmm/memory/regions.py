@@ -19,14 +19,21 @@ RegionPart = tuple["MemoryRegion", GpaRange]
 class MemoryRegion(NamedTuple):
     """One memslot: `range` in bytes of GPA, whole pages.
 
-    `two_sided`: it has a guest_memfd for its private pages beside the host's mapping of its shared
-    ones. Otherwise there is the mapping only. `what` names it for people.
+    `can_be_private`: it has a guest_memfd for its private pages beside the host's mapping of its
+    shared ones. Otherwise there is the mapping only. `what` names it for people. `in_place`: that
+    file is mapped for the shared ones, too, and keeps which are private: both sides are one memory.
     """
 
     slot: int
     range: GpaRange
-    two_sided: bool
+    can_be_private: bool
     what: str
+    in_place: bool = False
+
+    @property
+    def two_sided(self) -> bool:
+        """It can be private, and then is other memory, with other contents."""
+        return self.can_be_private and not self.in_place
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Sides(MemorySides):
 
     def __init__(self, kernel: Kernel, region: MemoryRegion) -> None:
         size = region.range.size
-        file = cast(GuestMemfd, kernel) if region.two_sided else None
+        file = cast(GuestMemfd, kernel) if region.can_be_private else None
         memslot = Memslot(region.slot, region.range.start, size, 1 << 40, guest_memfd=file)
         mapping = cast(GuestMapping, kernel)
         super().__init__(region, memslot, mapping, memoryview(bytearray(size)), 0)

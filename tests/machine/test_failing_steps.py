@@ -108,7 +108,7 @@ class World:
 
     def add(self, slot: int) -> None:
         region = REGIONS[slot]
-        file = cast(GuestMemfd, self.kernel) if region.two_sided else None
+        file = cast(GuestMemfd, self.kernel) if region.can_be_private else None
         memslot = Memslot(
             slot, region.range.start, region.range.size, 0x7000_0000, guest_memfd=file
         )
@@ -129,7 +129,7 @@ class World:
                 self.add(slot)
             case "remove" if has:
                 self.memory.regions.remove(slot)
-            case "unplug" if has and REGIONS[slot].two_sided:
+            case "unplug" if has and REGIONS[slot].can_be_private:
                 self.memory.regions.unplug(slot)
             case "private":
                 self.memory.conversion.convert(gpa, size, Side.PRIVATE)
@@ -173,7 +173,7 @@ class World:
                 if page not in self.kernel.private:
                     expected = PageState.SHARED
                     shared.add(page)
-                elif region.two_sided and (is_there or is_removed):
+                elif region.can_be_private and (is_there or is_removed):
                     expected = PageState.PRIVATE
                 else:
                     expected = PageState.WITHHELD

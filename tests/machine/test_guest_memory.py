@@ -101,7 +101,7 @@ class Side0:
 
 
 def sides(kernel: Kernel, region: MemoryRegion, offset: int) -> MemorySides:
-    private = cast(GuestMemfd, Side0(kernel, "private")) if region.two_sided else None
+    private = cast(GuestMemfd, Side0(kernel, "private")) if region.can_be_private else None
     memslot = Memslot(
         region.slot, region.range.start, region.range.size, 0x7000_0000 + offset,
         guest_memfd=private, guest_memfd_offset=offset,

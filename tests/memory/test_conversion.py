@@ -69,7 +69,7 @@ class Kernel:
             for page in range(one.range.start // PAGE_SIZE, one.range.end // PAGE_SIZE)
         }
         self.shared_side = set(self.memory)
-        self.private_side = {page for page, one in self.memory.items() if one.two_sided}
+        self.private_side = {page for page, one in self.memory.items() if one.can_be_private}
         self.device = set(self.memory) - private
 
     def execute(self, in_order: tuple[conversion.Step, ...]) -> None:
@@ -96,14 +96,14 @@ class Kernel:
                     self.shared_side.difference_update(found)
                 case DiscardPrivate(region=one):
                     assert {self.memory[page] for page in found} == {one}
-                    assert one.two_sided, "there is no guest_memfd"
+                    assert one.can_be_private, "there is no guest_memfd"
                     assert self.private.isdisjoint(found), "the guest still sees what is discarded"
                     self.private_side.difference_update(found)
 
     def state(self, page: int) -> PageState:
         if page not in self.private:
             return PageState.SHARED
-        return PageState.PRIVATE if self.memory[page].two_sided else PageState.WITHHELD
+        return PageState.PRIVATE if self.memory[page].can_be_private else PageState.WITHHELD
 
 
 @pytest.mark.parametrize(("gpa", "size"), [(-PAGE_SIZE, 0), (0, 0), (0, -PAGE_SIZE)])
@@ -145,7 +145,7 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
             found = plan(request(gpa, size, to, origin), table)
         holes_pass = to is Side.SHARED and origin is Origin.GUEST and first >= 0
         if isinstance(found, Refusal):
-            sides = {before.memory[page].two_sided for page in wanted if page in before.memory}
+            sides = {before.memory[page].can_be_private for page in wanted if page in before.memory}
             assert found is (
                 Refusal.EMPTY
                 if count <= 0
@@ -179,7 +179,7 @@ def test_a_plan_does_what_it_promises_and_a_refusal_has_its_reason(
         else:
             assert after.state(page) is before.state(page)
             assert page in after.shared_side
-            assert (page in after.private_side) == after.memory[page].two_sided
+            assert (page in after.private_side) == after.memory[page].can_be_private
             assert (page in after.device) == (page in before.device)
 
 
@@ -407,7 +407,7 @@ def test_every_reserved_bit_is_refused(bit: int) -> None:
 
 
 def test_refusals_say_why_and_give_the_guest_an_error() -> None:
-    assert len({refusal.cause for refusal in Refusal}) == len(Refusal) == 7
+    assert len({refusal.cause for refusal in Refusal}) == len(Refusal) == 8
     for refusal in Refusal:
         assert "\n" not in refusal.cause
         assert refusal.hypercall_result in (-22, -95)

@@ -18,7 +18,7 @@ from pyvmm.memory.regions import RegionTable
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.memory.test_regions import pages, region
 
-REGIONS = RegionTable((region(0, 0, 8), region(2, 8, 16, two_sided=False)))
+REGIONS = RegionTable((region(0, 0, 8), region(2, 8, 16, can_be_private=False)))
 RAM, WINDOW, NOWHERE = 0x2000, 0x9000, 0x40000
 RETRY = Retry()
 

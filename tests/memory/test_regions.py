@@ -17,8 +17,8 @@ def pages(start: int, end: int) -> GpaRange:
     return GpaRange(start * PAGE_SIZE, end * PAGE_SIZE)
 
 
-def region(slot: int, start: int, end: int, two_sided: bool = True) -> MemoryRegion:
-    return MemoryRegion(slot, pages(start, end), two_sided, f"region {slot}")
+def region(slot: int, start: int, end: int, can_be_private: bool = True) -> MemoryRegion:
+    return MemoryRegion(slot, pages(start, end), can_be_private, f"region {slot}")
 
 
 @st.composite

@@ -120,7 +120,7 @@ class MachineActs:
                     raise UsageError(ATTEMPT, "a secret lies at a multiple of 8")
                 self._spare_mailbox(gpa, SIZE)
             case Touch(gpa=gpa, side=side):
-                if not self._region(gpa).region.two_sided and side is Side.PRIVATE:
+                if not self._region(gpa).region.can_be_private and side is Side.PRIVATE:
                     raise UsageError(ATTEMPT, "this page has no private side")
         self._region(act.gpa)
         if isinstance(act, Write) and act.who is Actor.GUEST:

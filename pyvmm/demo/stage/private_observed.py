@@ -31,7 +31,9 @@ def observed(machine: PrivateMachine) -> Observed:
         memory=tuple((0, run) for run in machine.memory.states.runs()),
         # A file that is closed leaves its slots (virt/kvm/guest_memfd.c, kvm_gmem_release).
         bound=tuple(
-            (0, 0, int(one.region.slot)) for one in regions if one.region.two_sided and has_file
+            (0, 0, int(one.region.slot))
+            for one in regions
+            if one.region.can_be_private and has_file
         ),
         resident=tuple(_resident(regions)),
         measured=machine.measured,
@@ -45,7 +47,7 @@ def observed(machine: PrivateMachine) -> Observed:
 def _resident(regions: tuple[MemorySides, ...]) -> Iterator[Resident]:
     for number, side in enumerate((Side.SHARED, Side.PRIVATE)):
         for region in regions:
-            if side is Side.PRIVATE and not region.region.two_sided:
+            if side is Side.PRIVATE and not region.region.can_be_private:
                 continue
 
             def count(range_: GpaRange, region: MemorySides = region, number: int = number) -> int:
