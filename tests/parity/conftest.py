@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.model.system import ModelSystem
+from pyvmm.rules.profile import IN_PLACE
 from tests.conftest import REQUIRED
 
 from .kernel_answers import KernelAnswers, read_answers
@@ -50,6 +54,40 @@ def private_host(system: System) -> System:
             pytest.fail(reason)
         pytest.skip(reason)
     return system
+
+
+def _requiring_in_place(system: interface.System) -> interface.System:
+    """A host whose files keep attributes: skipped elsewhere, a failure where they must."""
+    if MemoryAttribute.PRIVATE not in system.capabilities().file_attributes:
+        reason = "this host's KVM has no conversion in place (KVM_SET_MEMORY_ATTRIBUTES2)"
+        if "in-place" in REQUIRED:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return system
+
+
+@pytest.fixture
+def kvm_in_place(system: System) -> interface.System:
+    """KVM with conversion in place."""
+    return _requiring_in_place(system)
+
+
+@pytest.fixture(params=[pytest.param("kvm", marks=pytest.mark.kvm), "model"])
+def in_place_host(request: pytest.FixtureRequest) -> Iterator[interface.System]:
+    """KVM with conversion in place, and the model, which has it as posted."""
+    if request.param == "kvm":
+        with System() as system:
+            yield _requiring_in_place(system)
+    else:
+        with ModelSystem(IN_PLACE) as model:
+            yield model
+
+
+@pytest.fixture(scope="session")
+def in_place_code(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The code of scripted guests, for the processor here and for the model's, which knows both."""
+    amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    return assemble(tmp_path_factory.mktemp("in-place"), amd=amd)
 
 
 @pytest.fixture(params=[VmType.DEFAULT, VmType.SW_PROTECTED], ids=lambda kind: kind.name.lower())

@@ -153,8 +153,8 @@ def held(address: int, size: int) -> Iterator[Held]:
         os.close(fd)
 
 
-def signal_of(access: Callable[[], object]) -> int:
-    """The signal that ends a child process which does `access`; 0 where it goes well.
+def forked(access: Callable[[], object]) -> int:
+    """A child process that does `access` and ends with status 0: its number, to be waited for.
 
     What the child writes into shared memory stays.
     """
@@ -169,5 +169,15 @@ def signal_of(access: Callable[[], object]) -> int:
             access()
         finally:
             os._exit(0)
+    return child
+
+
+def signal_that_ended(child: int) -> int:
+    """Wait for a child: the signal that ended it, 0 for none."""
     _, status = os.waitpid(child, 0)
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def signal_of(access: Callable[[], object]) -> int:
+    """The signal that ends a child process which does `access`; 0 where it goes well."""
+    return signal_that_ended(forked(access))

@@ -102,7 +102,9 @@ def add_holes(script: Script, memory: TwoSided, span: tuple[int, int], how: Ask)
     def page(at: int, *, to_shared: bool) -> None:
         if to_shared:
             memory.add_conversion(script, at, PAGE, how | Ask.SHARED)
-            script.host(lambda: memory.look(at, PAGE, memory.left(before), then=after))
+            script.host(
+                lambda: memory.look(at, PAGE, memory.left(before, private, how), then=after)
+            )
             script.check(at, PAGE, after)
         else:
             script.host(lambda: memory.look_behind(at, PAGE, before))

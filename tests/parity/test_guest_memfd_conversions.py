@@ -2,7 +2,8 @@
 """guest_memfd_conversions_test, as far as it holds where the VM has the attributes.
 
 The kernel's test is of conversion in place: attributes in the guest_memfd, one copy of the memory,
-contents that survive. Here memory has two sides, and a page is empty on the side that it comes to.
+contents that survive (`test_in_place_conversions`). Here memory has two sides, and a page is
+empty on the side that it comes to.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ A, B, C = 0xAA, 0xBB, 0xCC
 ALL_WAYS = pytest.mark.parametrize("via", Via, ids=lambda via: via.name.lower())
 
 
-def test_files_have_no_attributes_of_their_own(vm: Vm) -> None:
-    """Where they have, the cases that are not shown for want of it are to be shown."""
+def test_files_have_attributes_where_the_vm_has_none(system: System, vm: Vm) -> None:
+    """Of nothing at all, attributes are EINVAL where the file has them; ENOTTY where it has not."""
+    has = system.capabilities()
+    assert not (has.file_attributes and has.memory_attributes)
+    number = errno.EINVAL if has.file_attributes else errno.ENOTTY
     with vm.create_guest_memfd(PAGE) as file:
-        with pytest.raises(OSError, match=os.strerror(errno.ENOTTY)):
+        with pytest.raises(OSError, match=os.strerror(number)):
             fcntl.ioctl(file.fd, SET_MEMORY_ATTRIBUTES2, bytearray(128))
 
 

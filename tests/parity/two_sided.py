@@ -12,9 +12,7 @@ from functools import partial
 
 from pyvmm.hosts import exits
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
-from pyvmm.hosts.interface import Memslot
-from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
-from pyvmm.hosts.kvm.mapping import Mapping
+from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot
 from pyvmm.hosts.kvm.system import System
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import MemorySides
@@ -65,7 +63,7 @@ class TwoSided:
     """A scripted guest with data that has two sides; at GPA `DATA`, in file and mapping at 0."""
 
     def __init__(
-        self, guest: ScriptedGuest, shared: Mapping, file: GuestMemfd, via: Via, part: int
+        self, guest: ScriptedGuest, shared: GuestMapping, file: GuestMemfd, via: Via, part: int
     ) -> None:
         self.guest = guest
         self.file = file
@@ -139,10 +137,11 @@ class TwoSided:
         else:
             self.file.punch_hole(gpa - DATA, size)
 
-    def left(self, byte: int) -> int:
-        """What the shared side has after a conversion to private, of `byte` before that.
+    def left(self, byte: int, private: int = 0, how: Ask = Ask.ATTRIBUTES) -> int:
+        """What is found shared after a conversion to private and, asked for with `how`, back.
 
-        The kernel changes attributes and nothing else; `GuestMemory` gives the stale side back.
+        It was `byte` before that and `private` between. The kernel changes attributes and nothing
+        else; `GuestMemory` gives the stale side back.
         """
         return byte if self.via is Via.IOCTLS else 0
 
@@ -159,8 +158,11 @@ class TwoSided:
             self._change_file(gpa, size, ask)
         if Ask.ATTRIBUTES in ask:
             attributes = MemoryAttribute.PRIVATE if Ask.PRIVATE in ask else MemoryAttribute(0)
-            self.guest.vm.set_memory_attributes(gpa, size, attributes)
+            self._set_attributes(gpa, size, attributes)
         return 0
+
+    def _set_attributes(self, gpa: int, size: int, attributes: MemoryAttribute) -> None:
+        self.guest.vm.set_memory_attributes(gpa, size, attributes)
 
     def look(self, gpa: int, size: int, expected: int, then: int | None = None) -> None:
         """The host finds `expected` on the shared side, and fills it with `then`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
@@ -37,8 +38,9 @@ from pyvmm.rules.rule import Refusal
 class ModelGuestMemfd(Owner):
     """A guest_memfd file of a VM: its one inode, and the flags that it was created with.
 
-    `vm` is who it belongs to. The descriptor and every mapping hold the file; when the last of
-    them goes it is released, and taken away from every slot that is bound to it.
+    `vm` is who it belongs to; who converts pages takes that VM's `turn`. The descriptor and every
+    mapping hold the file; when the last of them goes it is released, and taken away from every slot
+    that is bound to it.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ModelGuestMemfd(Owner):
         profile: Profile,
         mapped: Mapped,
         *,
+        turn: Callable[[], AbstractContextManager[None]],
         private_vm: bool = False,
     ) -> None:
         # Never in a core: of KVM's there are only the mappings.
@@ -58,6 +61,7 @@ class ModelGuestMemfd(Owner):
         self._private_vm = private_vm
         self._profile = profile
         self._mapped = mapped
+        self._turn = turn
         self._references = 1
         self._open = True
         self._maps: list[HostMemory] = []
@@ -142,6 +146,10 @@ class ModelGuestMemfd(Owner):
         """KVM_SET_MEMORY_ATTRIBUTES2. Raises as `interface.GuestMemfd` says."""
         attempt = f"convert {size} bytes at offset {offset:#x} of a guest_memfd in place"
         self._require_open(attempt)
+        with self._turn():
+            self._convert(attempt, offset, size, attributes)
+
+    def _convert(self, attempt: str, offset: int, size: int, attributes: MemoryAttribute) -> None:
         request = SetFileAttributes(
             offset, size, int(attributes), self.size, self._private_vm, held=tuple(self._held)
         )

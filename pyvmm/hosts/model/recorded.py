@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts import own_memory
@@ -225,6 +226,7 @@ class RecordedModelVm(ModelVm):
                 self._mapped,
                 self._recording,
                 fd,
+                turn=self.turn,
                 private_vm=self._private,
             )
 
@@ -289,9 +291,10 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         recording: ModelRecording,
         fd: int,
         *,
+        turn: Callable[[], AbstractContextManager[None]],
         private_vm: bool,
     ) -> None:
-        super().__init__(size, flags, vm, profile, mapped, private_vm=private_vm)
+        super().__init__(size, flags, vm, profile, mapped, turn=turn, private_vm=private_vm)
         self._recording = recording
         self.fd = fd
 

@@ -90,7 +90,13 @@ class ModelVm(Owner):
         """KVM_CREATE_GUEST_MEMFD (api.rst 4.142)."""
         self.require_creation(size, flags)
         return ModelGuestMemfd(
-            size, flags, self, self._profile, self._mapped, private_vm=self._private
+            size,
+            flags,
+            self,
+            self._profile,
+            self._mapped,
+            turn=self.turn,
+            private_vm=self._private,
         )
 
     def require_creation(self, size: int, flags: GuestMemfdFlag) -> None:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -165,6 +167,18 @@ def test_a_slot_on_a_mapping_of_a_file(system: ModelSystem, owned: ExitStack) ->
         assert vm.memory.spans() == []
         with file.map() as other, other.view() as view:
             assert view[0] == 4
+
+
+def test_a_conversion_in_place_waits_for_its_turn() -> None:
+    """No vCPU executes while its memory changes."""
+    with ModelSystem(IN_PLACE).create_vm(VmType.SW_PROTECTED) as vm:
+        with vm.create_guest_memfd(PAGE, MAPPED) as file, ThreadPoolExecutor(1) as thread:
+            with vm.turn():
+                converting = thread.submit(file.set_attributes, 0, PAGE, PRIVATE)
+                while not vm.turn_wanted and not converting.done():
+                    time.sleep(0.001)
+                assert not converting.done()
+            assert converting.result() is None
 
 
 def test_a_slot_on_a_mapping_of_which_a_page_becomes_private(owned: ExitStack) -> None:
