@@ -110,7 +110,7 @@ class Fact(enum.IntFlag):
     PRIVATE_VM = 0x2
     """KVM_X86_SW_PROTECTED_VM."""
     MEMORY_ATTRIBUTES = 0x4
-    """KVM_MEMORY_ATTRIBUTE_PRIVATE."""
+    """KVM_MEMORY_ATTRIBUTE_PRIVATE, of VMs or of guest_memfds."""
     SCRATCH_OVERLAY = 0x8
     """/tmp shows the host's files beneath what was written."""
 

@@ -22,6 +22,7 @@ def test_the_labs_own_kernel_proves_private_memory() -> None:
     assert answers["memory_attributes"] == 8
     assert answers["guest_memfd"] == 1
     assert answers["sw_protected_vm"] == 1
+    assert answers["file_attributes"] == 0
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, status: int, out: object, err: str = "") -> None:
@@ -32,9 +33,16 @@ def answering(monkeypatch: pytest.MonkeyPatch, status: int, out: object, err: st
 
 
 def test_a_kernel_without_private_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, 0, {"sw_protected_vm": 0, "memory_attributes": 0})
+    answers = {"sw_protected_vm": 0, "memory_attributes": 0, "file_attributes": 0}
+    answering(monkeypatch, 0, answers)
     with pytest.raises(HostLacksError, match="no private memory"):
         prove.prove(Path("bzImage"))
+
+
+def test_attributes_of_files_are_private_memory_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"sw_protected_vm": 1, "memory_attributes": 0, "file_attributes": 8}
+    answering(monkeypatch, 0, answers)
+    assert prove.prove(Path("vmlinux")) == answers
 
 
 def test_a_kernel_that_does_not_come_up_is_refused_with_its_reason(
