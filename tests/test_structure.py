@@ -22,6 +22,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 LEVELS = (
     "cli",
+    "shell",
     "demo",
     "testing",
     "compare",
@@ -80,6 +81,7 @@ PURE_MODULES = {
         "__init__", "fields", "packets", "registers", "registers_xml", "session", "target",
     ),
     "demo/house": ("__init__", "lines"),
+    "shell": ("__init__", "map_lines", "watch"),
     "compare": (
         "__init__", "subjects", "observations", "plan", "statistics", "ram", "inventory",
         "differences", "verdict", "report", "json_report", "html_report", "pictures",
@@ -318,7 +320,7 @@ NO_ADDRESSES_OF_A_MACHINE = {
     "pyvmm/compare/machines.py": {0xFED0_0000, 0xFF00_0000, 0xFEB0_0000},
 }
 """Numbers that are no place in the guest-physical address space of a machine, or the hardware's."""
-NO_SLOTS_OF_A_MACHINE = {"demo", "lifetime", "replay"}
+NO_SLOTS_OF_A_MACHINE = {"demo", "lifetime", "replay", "shell"}
 """Rooms whose VMs are stories of their own."""
 
 

@@ -150,9 +150,17 @@ def _load_demo(parser: argparse.ArgumentParser) -> Command:
     return demo.command
 
 
+def _load_shell(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import shell
+
+    shell.add_arguments(parser)
+    return shell.command
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] = {
     "run": ("Boot a guest image; end with its exit status.", _load_run),
     "measure": ("Say which launch digest a private run of a guest comes to.", _load_measure),
+    "shell": ("Try memory APIs by hand: a host, a VM and its memory at a prompt.", _load_shell),
     "guests": ("List the bundled guest images.", _load_guests),
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
     "lifetime": ("Explore, replay and draw who pins whom: guest_memfds and VMs.", _load_lifetime),

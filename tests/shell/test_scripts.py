@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""Scripts of the shell: names at hand, exit codes, and what is said of errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyvmm.cli.main import main
+
+
+def run(tmp_path: Path, source: str, *options: str) -> int:
+    """Run a script on the model, with two arguments; the exit code."""
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    return main(["shell", "--host", "model", *options, str(script), "one", "--two"])
+
+
+def test_a_script_has_the_names_and_its_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (
+        "import sys\n"
+        "memory[0x1000:0x1003] = b'abc'\n"
+        "memory.convert(0x2000, PAGE_SIZE, private=True)\n"
+        "print(memory[0x1000:0x1003], sys.argv[1:], __name__)\n"
+        "page_map()\n"
+    )
+    assert run(tmp_path, source, "--private") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, *lines = out.splitlines()
+    assert first == "b'abc' ['one', '--two'] __main__"
+    assert lines[3:] == [
+        "0000000000-0000001fff      8 KiB  shared    held: 4 KiB shared",
+        "0000002000-0000002fff      4 KiB  private   held: 0 private",
+        "0000003000-00001fffff   2036 KiB  shared    held: 0 shared",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [
+        ("raise SystemExit(7)", 7, ""),
+        ("raise SystemExit('no more')", 1, "no more\n"),
+        ("\nvm.set_memory_attributes(1, 2, 8)", 71, "script.py:2: cannot set the attributes"),
+        ("memory.read(-1, 1)", 64, "script.py:1: cannot reach 1 bytes at GPA -0x1"),
+        ("def f():\n  vcpu.kick(1)\n\nf()", 1, ", line 2, in f\n    vcpu.kick(1)\nTypeError"),
+        ("1 +", 1, "SyntaxError"),
+    ],
+    ids=["exit", "message", "refusal", "usage", "in a function", "syntax"],
+)
+def test_exit_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, code: int, says: str
+) -> None:
+    assert run(tmp_path, source) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert "pyvmm/shell" not in err
+    assert bool(err) == bool(says)
+
+
+def test_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shell", "none.py"]) == 66
+    assert capsys.readouterr().err == "pyvmm: cannot run none.py: No such file or directory\n"
