@@ -20,6 +20,7 @@ from pyvmm.hosts.exits import Exit, ExitRecord
 from pyvmm.hosts.held_ranges import HeldRanges
 from pyvmm.hosts.interrupts import VmInterrupts
 from pyvmm.hosts.owner import Owned
+from pyvmm.hosts.page_holders import NamesHolders
 from pyvmm.hosts.posted_ring import PostedRing
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saveable import SaveableVcpu, SaveableVm
@@ -87,7 +88,7 @@ class GuestMapping(Owned, Protocol):
         ...
 
 
-class GuestMemfd(Owned, Protocol):
+class GuestMemfd(Owned, NamesHolders, Protocol):
     """A guest_memfd file of `size` bytes."""
 
     def duplicate(self) -> Owned:

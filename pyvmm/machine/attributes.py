@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pyvmm.errors import ConversionRefusedError, SystemCallError
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import Vm
 from pyvmm.hosts.page_held import PageHeldError
+from pyvmm.hosts.page_holders import PageHolder, told
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
 
@@ -21,17 +22,29 @@ _PAUSES = 1000
 class HeldPageError(ConversionRefusedError):
     """A page that was to become private in place is held by somebody: nothing has changed.
 
-    `gpa` is the page's, in bytes; `error_offset` its offset in the guest_memfd.
+    `range` was to be converted; `gpa` is the page's, in bytes, and `error_offset` its offset in the
+    guest_memfd.
     """
 
-    def __init__(self, range_: GpaRange, gpa: int, held: PageHeldError) -> None:
+    def __init__(
+        self,
+        range_: GpaRange,
+        gpa: int,
+        error_offset: int,
+        by: str = "somebody beside the guest has a reference on it",
+    ) -> None:
         super().__init__(
             f"convert {range_.size} bytes at gpa {range_.start:#x} to private",
-            f"the page at gpa {gpa:#x} is held: somebody beside the guest has a reference on it",
+            f"the page at gpa {gpa:#x} is held: {by}",
             "end what holds it (direct I/O, a splice, a device's mapping), and try again",
         )
+        self.range = range_
         self.gpa = gpa
-        self.error_offset = held.error_offset
+        self.error_offset = error_offset
+
+    def naming(self, holders: Iterable[PageHolder]) -> HeldPageError:
+        """Make the same of it with who holds the page."""
+        return HeldPageError(self.range, self.gpa, self.error_offset, told(holders))
 
 
 class AttributeSetter:
@@ -83,7 +96,8 @@ class AttributeSetter:
                 sides.set_attributes(range_, attributes)
             except PageHeldError as held:
                 if not self._left_for_held or self._is_over():
-                    raise HeldPageError(range_, sides.gpa_of(held.error_offset), held) from held
+                    at = held.error_offset
+                    raise HeldPageError(range_, sides.gpa_of(at), at) from held
                 self._left_for_held -= 1
                 self._give_way(PAUSE)
             else:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from pyvmm.errors import ConversionRefusedError, InternalError
 from pyvmm.hosts.held_ranges import HeldKind
+from pyvmm.hosts.page_holders import HoldKind, PageHolder
+from pyvmm.machine.attributes import HeldPageError
 from pyvmm.machine.leases import Leases
 from pyvmm.machine.tracked_memory import TrackedMemory
 from pyvmm.memory.conversion import (
@@ -54,9 +56,27 @@ class MemoryConversion:
         `SystemCallError` when the kernel fails in the middle: the page states tell how far it got.
         """
         request = ConversionRequest(gpa, size, to, Origin.HOST)
-        refusal = self.carry_out(request, lambda: plan(request, self._tracked.regions))
+        try:
+            refusal = self.carry_out(request, lambda: plan(request, self._tracked.regions))
+        except HeldPageError as held:
+            raise held.naming(self.holders(held.gpa)) from held
         if refusal is not None:
             raise refused(request, refusal)
+
+    def holders(self, gpa: int) -> tuple[PageHolder, ...]:
+        """Name who keeps the page at `gpa` from becoming private in place, or may.
+
+        A lease, references that this process has taken, and what other processes tell of themselves
+        in /proc: certain ones first. A look at every process; it takes tens of milliseconds.
+        """
+        with self._tracked.exclusive():
+            lessee = self._leases.holder_over(GpaRange(gpa, gpa + 1))
+            region = self._tracked.regions.at(gpa)
+            sides = None if region is None else self._tracked.sides.get(region.slot)
+        found = () if sides is None else sides.holders(gpa)
+        if lessee is None:
+            return found
+        return (PageHolder(HoldKind.LEASE, lessee, is_certain=True), *found)
 
     def withhold(self, gpa: int, size: int) -> None:
         """Let the guest's next touch of [gpa, gpa + size) be a memory fault; drops the contents.

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pyvmm.errors import InternalError
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import GuestMapping, Memslot, MemslotFlag, ServedSpan, System, Vm
+from pyvmm.hosts.page_holders import PageHolder
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.regions import MemoryRegion
@@ -102,6 +103,13 @@ class MemorySides:
             raise InternalError(f"convert pages at {range_.start:#x} in place", "there is no file")
         offset = self._memslot.guest_memfd_offset + self._offset(range_.start)
         guest_memfd.set_attributes(offset, range_.size, attributes)
+
+    def holders(self, gpa: int) -> tuple[PageHolder, ...]:
+        """Name who holds the page at `gpa`, where it is one of a guest_memfd."""
+        guest_memfd = self._memslot.guest_memfd
+        if guest_memfd is None or not guest_memfd.is_open:
+            return ()
+        return guest_memfd.holders(self._memslot.guest_memfd_offset + self._offset(gpa))
 
     def gpa_of(self, file_offset: int) -> int:
         """The GPA of the byte at an offset in the guest_memfd."""

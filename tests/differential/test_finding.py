@@ -33,7 +33,7 @@ class KeepsContents(ModelVm):
         self, size: int, flags: GuestMemfdFlag = NO_GUEST_MEMFD_FLAGS
     ) -> ModelGuestMemfd:
         with super().create_guest_memfd(size, flags) as right:
-            return HoleIsNone(right.size, flags, self, MAINLINE, Mapped(), turn=self.turn)
+            return HoleIsNone(right.size, flags, self, MAINLINE, Mapped())
 
 
 class ForgetsAttributes(ModelVm):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import mmap
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from pyvmm.errors import HostLacksError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
@@ -17,6 +18,8 @@ from pyvmm.rules.abi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 if TYPE_CHECKING:
     from pyvmm.hosts.call_record import Recorder
+    from pyvmm.hosts.kvm.in_place import HeldPage
+    from pyvmm.hosts.page_holders import PageHolder
 
 _MODES = {
     FALLOC_FL_KEEP_SIZE: "FALLOC_FL_KEEP_SIZE",
@@ -38,6 +41,7 @@ class GuestMemfd(FdOwner):
         super().__init__(fd, recorder)
         self._size = size
         self.flags = flags
+        self._held: WeakSet[HeldPage] = WeakSet()
 
     @property
     def is_open(self) -> bool:
@@ -84,7 +88,15 @@ class GuestMemfd(FdOwner):
         from pyvmm.hosts.kvm import in_place
 
         with self.map() as mapping:
-            return in_place.HeldPage(self, mapping, offset)
+            held = in_place.HeldPage(self, mapping, offset)
+        self._held.add(held)
+        return held
+
+    def holders(self, offset: int) -> tuple[PageHolder, ...]:
+        """Name who holds the page at a file offset in bytes; see `interface.GuestMemfd`."""
+        from pyvmm.hosts.kvm.page_holders import holders_of_page
+
+        return holders_of_page(self, offset, tuple(self._held))
 
     def resident(self, offset: int, size: int) -> int:
         """Count the bytes of [offset, offset + size) that are in the host's memory (cachestat(2)).

@@ -94,6 +94,7 @@ class HeldPage(Owner):
         Raises `SystemCallError`: with EFAULT where the host cannot touch the page.
         """
         attempt = f"hold the page at offset {offset:#x} of guest_memfd {file.fd}"
+        self.offset = offset // PAGE_SIZE * PAGE_SIZE
         part = _Part(mapping.hva + offset // PAGE_SIZE * PAGE_SIZE, PAGE_SIZE)
         library = ctypes.CDLL(None, use_errno=True)
         library.vmsplice.restype = ctypes.c_ssize_t
@@ -111,6 +112,11 @@ class HeldPage(Owner):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The pipe's descriptors; none once it is closed."""
+        return self._ends
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
 from pyvmm.hosts.model.mapping import ModelMapping
 from pyvmm.hosts.model.private_ranges import PrivateRanges
 from pyvmm.hosts.model.refusals import closed, refused
+from pyvmm.hosts.model.turn import TakesTurns
 from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.page_held import PageHeldError
+from pyvmm.hosts.page_holders import HoldKind, PageHolder
 from pyvmm.rules.abi import (
     ADDRESS_END,
     FALLOC_FL_KEEP_SIZE,
@@ -38,7 +40,7 @@ from pyvmm.rules.rule import Refusal
 class ModelGuestMemfd(Owner):
     """A guest_memfd file of a VM: its one inode, and the flags that it was created with.
 
-    `vm` is who it belongs to; who converts pages takes that VM's `turn`. The descriptor and every
+    `vm` is who it belongs to; who converts pages takes that VM's turn. The descriptor and every
     mapping hold the file; when the last of them goes it is released, and taken away from every slot
     that is bound to it.
     """
@@ -47,11 +49,10 @@ class ModelGuestMemfd(Owner):
         self,
         size: int,
         flags: GuestMemfdFlag,
-        vm: object,
+        vm: TakesTurns,
         profile: Profile,
         mapped: Mapped,
         *,
-        turn: Callable[[], AbstractContextManager[None]],
         private_vm: bool = False,
     ) -> None:
         # Never in a core: of KVM's there are only the mappings.
@@ -61,7 +62,6 @@ class ModelGuestMemfd(Owner):
         self._private_vm = private_vm
         self._profile = profile
         self._mapped = mapped
-        self._turn = turn
         self._references = 1
         self._open = True
         self._maps: list[HostMemory] = []
@@ -146,7 +146,7 @@ class ModelGuestMemfd(Owner):
         """KVM_SET_MEMORY_ATTRIBUTES2. Raises as `interface.GuestMemfd` says."""
         attempt = f"convert {size} bytes at offset {offset:#x} of a guest_memfd in place"
         self._require_open(attempt)
-        with self._turn():
+        with self.vm.turn():
             self._convert(attempt, offset, size, attributes)
 
     def _convert(self, attempt: str, offset: int, size: int, attributes: MemoryAttribute) -> None:
@@ -187,6 +187,15 @@ class ModelGuestMemfd(Owner):
             self._held -= Counter({page: 1})
 
         return ModelDuplicate(drop)
+
+    def holders(self, offset: int) -> tuple[PageHolder, ...]:
+        """Name who holds the page: on the model that is this process, or nobody."""
+        count = self._held[offset // PAGE_SIZE * PAGE_SIZE]
+        who = f"this process ({os.getpid()})"
+        return tuple(
+            PageHolder(HoldKind.REFERENCE, who, True, os.getpid(), "hold_page")
+            for _ in range(count)
+        )
 
     def _protect(self, offset: int, size: int, maps: Iterable[HostMemory]) -> None:
         """Let mappings of the host's reach the pages that are shared, and no others."""

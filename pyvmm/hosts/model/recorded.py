@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from pyvmm.errors import SystemCallError
 from pyvmm.hosts import own_memory
@@ -39,6 +38,7 @@ from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
 from pyvmm.hosts.model.host_memory import HostMemory, Mapped
 from pyvmm.hosts.model.mapping import ModelMapping
 from pyvmm.hosts.model.system import ModelSystem
+from pyvmm.hosts.model.turn import TakesTurns
 from pyvmm.hosts.model.vcpu import ModelVcpu
 from pyvmm.hosts.model.vm import ModelVm
 from pyvmm.hosts.owner import Owner
@@ -226,7 +226,6 @@ class RecordedModelVm(ModelVm):
                 self._mapped,
                 self._recording,
                 fd,
-                turn=self.turn,
                 private_vm=self._private,
             )
 
@@ -285,16 +284,15 @@ class RecordedGuestMemfd(ModelGuestMemfd):
         self,
         size: int,
         flags: GuestMemfdFlag,
-        vm: object,
+        vm: TakesTurns,
         profile: Profile,
         mapped: Mapped,
         recording: ModelRecording,
         fd: int,
         *,
-        turn: Callable[[], AbstractContextManager[None]],
         private_vm: bool,
     ) -> None:
-        super().__init__(size, flags, vm, profile, mapped, turn=turn, private_vm=private_vm)
+        super().__init__(size, flags, vm, profile, mapped, private_vm=private_vm)
         self._recording = recording
         self.fd = fd
 

@@ -6,7 +6,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class TakesTurns(Protocol):
+    """A VM whose vCPUs and changes of memory take turns."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold it."""
+        ...
 
 
 class Turn:

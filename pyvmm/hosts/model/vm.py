@@ -95,7 +95,6 @@ class ModelVm(Owner):
             self,
             self._profile,
             self._mapped,
-            turn=self.turn,
             private_vm=self._private,
         )
 
