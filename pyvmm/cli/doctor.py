@@ -5,110 +5,62 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from io import StringIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from pyvmm.cli.standard_output import columns, print_answer, unpadded
+from pyvmm.cli.standard_output import print_answer
 from pyvmm.errors import ExitCode
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from pyvmm.machine.findings import Examination, Verdict
-
-_WIDTH_WITHOUT_TERMINAL = 140
+_LIMIT = 4 << 20
+"""The largest file that is compared with, in bytes: an examination has some ten thousand."""
+_DIFFERS = 1
+_EPILOG = """\
+Ends with 0 where guests can run, with 69 where they cannot. With --against: 0 where all answers are
+the same, 1 where some differ; what was measured (speed, free memory) does not count.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.epilog = "Ends with 0 where guests can run, with 69 where they cannot."
+    parser.epilog = _EPILOG
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE",
+        help="compare with FILE, which pyvmm doctor --json wrote on this host or on another, "
+        "and print the differences first",
+    )  # fmt: skip
 
 
 def command(options: argparse.Namespace) -> int:
-    """Examine, print, and say by the exit code whether guests can run here."""
+    """Examine, compare, print, and say by the exit code how that went."""
     from pyvmm.machine.examination import examine
 
+    if options.against is not None:
+        return _compare(options.against, as_json=options.json)
     examination = examine()
     if options.json:
-        print_answer(json.dumps(_plain(examination), indent=2))
+        print_answer(json.dumps(examination.to_json(), indent=2))
     else:
-        print_answer(_tables(examination))
+        from pyvmm.cli.doctor_tables import tables
+
+        print_answer(tables(examination))
     return ExitCode.OK if examination.can_run else ExitCode.HOST_LACKS
 
 
-def _plain(examination: Examination) -> dict[str, object]:
-    return {
-        "host": examination.host,
-        "can_run": examination.can_run,
-        "findings": [
-            {
-                "what": finding.what,
-                "verdict": finding.verdict.value,
-                "answer": finding.answer,
-                "meaning": finding.meaning,
-            }
-            for finding in examination.findings
-        ],
-        "consequences": [
-            {
-                "use": consequence.use,
-                "verdict": consequence.verdict.value,
-                "because": consequence.because,
-            }
-            for consequence in examination.consequences
-        ],
-    }
+def _compare(path: Path, *, as_json: bool) -> int:
+    from pyvmm.machine.examination import examine
+    from pyvmm.machine.examination_differences import answers_of, differences, read_answers
+    from pyvmm.machine.image_file import read_input
 
+    there = read_answers(read_input(path, _LIMIT), str(path))
+    examination = examine()
+    found = differences(there, answers_of(examination.to_json()))
+    if as_json:
+        listed = [one.to_json() for one in found]
+        whole = {"against": there.host, "differences": listed, **examination.to_json()}
+        print_answer(json.dumps(whole, indent=2))
+    else:
+        from pyvmm.cli.doctor_tables import differences_table, tables
 
-_WIDTH_FOR_TWO_TEXTS = 110
-
-
-def _tables(examination: Examination) -> str:
-    from rich.console import Console
-    from rich.markup import escape
-
-    is_terminal = sys.stdout.isatty()
-    # Not written by rich, which answers a broken pipe with an exit of its own.
-    text = StringIO()
-    console = Console(
-        file=text,
-        width=columns() or _WIDTH_WITHOUT_TERMINAL,
-        force_terminal=is_terminal,
-        highlight=False,
-    )
-    # Two columns of text in so little room would be a dozen letters wide each.
-    is_narrow = console.width < _WIDTH_FOR_TWO_TEXTS
-    asked = _table("what", "", *(("answer: meaning",) if is_narrow else ("answer", "meaning")))
-    for finding in examination.findings:
-        texts = (finding.answer, finding.meaning)
-        asked.add_row(
-            finding.what,
-            _mark(finding.verdict),
-            *map(escape, (": ".join(texts),) if is_narrow else texts),
-        )
-    follows = _table("what follows for", "", "because")
-    for consequence in examination.consequences:
-        follows.add_row(consequence.use, _mark(consequence.verdict), escape(consequence.because))
-    console.print(f"Host: {examination.host}", markup=False)
-    console.print(asked)
-    console.print(follows)
-    told = text.getvalue().removesuffix("\n")
-    return told if is_terminal else unpadded(told)
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in {"", "what"})
-    return table
-
-
-def _mark(verdict: Verdict) -> str:
-    """A word, coloured where there is colour: it must be readable without."""
-    colour = {"has": "green", "partly": "yellow", "lacks": "red"}[verdict.value]
-    return f"[{colour}]{verdict.value}[/]"
+        compared = differences_table(there.host, examination.host, found)
+        print_answer(compared + "\n" + tables(examination))
+    return _DIFFERS if found else ExitCode.OK

@@ -19,6 +19,7 @@ from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribu
 from pyvmm.hosts.interface import System, Vcpu
 from pyvmm.machine import host_memory
 from pyvmm.machine.findings import Consequence, Examination, Finding, Verdict
+from pyvmm.machine.kernel_matrix import KernelMatrix, try_matrix
 from pyvmm.machine.network.examination import examine_networks
 from pyvmm.memory.backing import RamBacking, choose_backing
 from pyvmm.memory.layout import MIB
@@ -41,6 +42,7 @@ def examine() -> Examination:
     host = f"{uname.system} {uname.release}, {uname.machine}, {len(os.sched_getaffinity(0))} CPUs"
     findings: list[Finding] = []
     capabilities: Capabilities | None = None
+    matrix: KernelMatrix | None = None
     runs = False
     try:
         from pyvmm.hosts.kvm.system import System as KvmSystem
@@ -48,6 +50,7 @@ def examine() -> Examination:
         with KvmSystem() as system:
             capabilities = system.capabilities()
             breakpoints = _breakpoints(system)
+            matrix = try_matrix(system)
         findings.append(
             Finding("/dev/kvm", Verdict.HAS, f"API {capabilities.api_version}", "guests run on KVM")
         )
@@ -64,6 +67,7 @@ def examine() -> Examination:
         host,
         (*findings, *networks),
         (*_consequences(capabilities, runs), *their_consequences),
+        matrix,
     )
 
 
@@ -102,8 +106,10 @@ def _try_a_guest() -> Finding:
             Verdict.PARTLY,
             answer,
             "supervisor code is emulated: slow, general instructions only; user code may be fast",
+            measured=True,
         )
-    return Finding(what, Verdict.HAS, answer, "supervisor code is not emulated by KVM")
+    meaning = "supervisor code is not emulated by KVM"
+    return Finding(what, Verdict.HAS, answer, meaning, measured=True)
 
 
 def _guest_speed() -> float:
@@ -189,6 +195,7 @@ def _machine_findings() -> Iterator[Finding]:
         Verdict.HAS,
         f"{available // MIB} MiB available",
         "the most that --memory takes now",
+        measured=True,
     )
     debugfs = Path("/sys/kernel/debug/kvm").is_dir()
     yield Finding(

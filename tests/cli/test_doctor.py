@@ -49,6 +49,68 @@ def test_the_tables_have_every_finding(capsys: pytest.CaptureFixture[str]) -> No
         assert finding["what"] in tables
 
 
+@pytest.mark.kvm
+def test_the_matrix_is_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    matrix = json.loads(capsys.readouterr().out)["matrix"]
+    with System() as system:
+        has = system.capabilities()
+    offered = {name for name, cell in matrix["vm_types"].items() if cell == "yes"}
+    assert offered == {kind.name for kind in has.vm_types}
+    rows = {(row["vm_type"], row["flags"]): row["tried"] for row in matrix["files"]}
+    assert rows["DEFAULT", 3]["create"] in ("yes", "EINVAL")
+    assert (rows["DEFAULT", int(has.guest_memfd_flags)]["create"] == "yes") == has.guest_memfd
+    assert main(["doctor"]) == 0
+    tables = capsys.readouterr().out
+    for kind in offered:
+        assert f"guest_memfds of VMs of type {kind}:" in tables
+
+
+@pytest.mark.kvm
+def test_against_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    written = capsys.readouterr().out
+    file = tmp_path / "there.json"
+    file.write_text(written)
+    assert main(["doctor", "--against", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "No difference."
+    other = json.loads(written)
+    other["host"] = "another [host]"
+    other["matrix"]["files"][0]["tried"]["create"] = "EDOM"
+    file.write_text(json.dumps(other))
+    assert main(["doctor", "--against", str(file)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "There: another [host]"
+    assert next(line.split() for line in lines if "EDOM" in line)[-2] == "EDOM"
+    assert lines.index(next(line for line in lines if "EDOM" in line)) < lines.index(
+        next(line for line in lines if line.startswith("Host: "))
+    )
+    assert main(["doctor", "--json", "--against", str(file)]) == 1
+    (only,) = json.loads(capsys.readouterr().out)["differences"]
+    assert only["there"] == "EDOM"
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (None, 66, "no such file"),
+        ("[]", 64, "nothing that pyvmm doctor --json wrote"),
+        ("x" * (5 << 20), 65, "larger than"),
+    ],
+    ids=["missing", "other", "large"],
+)
+def test_against_what_is_no_such_file(
+    content: str | None, code: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "there.json"
+    if content is not None:
+        file.write_text(content)
+    assert main(["doctor", "--against", str(file)]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+
+
 def test_without_kvm_it_still_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

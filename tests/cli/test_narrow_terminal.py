@@ -10,7 +10,7 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from pyvmm.cli import compare, doctor
+from pyvmm.cli import compare, doctor_tables
 from pyvmm.cli.main import main
 from pyvmm.cli.standard_output import columns
 from pyvmm.machine.examination import examine
@@ -56,7 +56,7 @@ def test_doctor_breaks_no_word(
 ) -> None:
     def told(room: int) -> str:
         monkeypatch.setenv("COLUMNS", str(room))
-        return doctor._tables(examination)
+        return doctor_tables.tables(examination)
 
     text = told(width)
     assert max(map(len, text.splitlines())) <= width
