@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "kernel to use as it is",
     )
     parser.add_argument(
+        "--with", dest="change", metavar="CHANGE",
+        help="make this change to the source, and call the kernel so (docs/lab.md)",
+    )  # fmt: skip
+    parser.add_argument(
         "--source", type=Path, metavar="DIR|TARBALL", help="a kernel's source, instead of Debian's"
     )
     parser.add_argument(
@@ -70,24 +74,36 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _kernel(options: argparse.Namespace, progress: Progress) -> Kernel:
-    from pyvmm.lab.kernel import building
+    from pyvmm.lab.kernel import building, known_changes
     from pyvmm.lab.kernel.cache import Cache, default_root
 
+    change = None if options.change is None else known_changes.named(options.change)
     cache = Cache(default_root())
     named = options.kernel
+    if named in known_changes.names():
+        raise UsageError(
+            "build a lab kernel", f"{named} is a kernel with a change", f"build it --with {named}"
+        )
     if named is not None and ("/" in named or os.path.lexists(named)):
-        if options.source is not None:
-            raise UsageError(
-                "build a lab kernel", "--kernel names a file, so there is nothing to compile",
-                "leave out --source",
-            )  # fmt: skip
+        for option, value in (("--source", options.source), ("--with", change)):
+            if value is not None:
+                raise UsageError(
+                    "build a lab kernel", "--kernel names a file, so there is nothing to compile",
+                    f"leave out {option}",
+                )  # fmt: skip
         return building.take_over(Path(named), cache, progress, _proof())
     request = building.BuildRequest(
         jobs=options.jobs or building.default_jobs(),
         name=named,
         source=options.source,
         again=options.again,
+        change=change,
     )
+    if change is not None and options.source is not None and options.source.is_dir():
+        raise UsageError(
+            "build a lab kernel", f"{options.source} is a folder, and is only read",
+            "name a tarball, or leave out --with",
+        )  # fmt: skip
     return building.build(request, cache, progress)
 
 

@@ -5,36 +5,33 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from pyvmm.errors import HostLacksError, UsageError
-from pyvmm.lab.kernel import making, packages
+from pyvmm.errors import HostLacksError
+from pyvmm.lab.kernel import packages
 from pyvmm.lab.kernel import source as sources
-from pyvmm.lab.kernel.cache import Cache, entry_key, sha256
+from pyvmm.lab.kernel.cache import Cache, entry_key
 from pyvmm.lab.kernel.children import Children
+from pyvmm.lab.kernel.compiling import Setting, build_changed, build_plain, new_manifest
 from pyvmm.lab.kernel.configuration import Fragment, lab_fragment
 from pyvmm.lab.kernel.debian import PrivateApt
 from pyvmm.lab.kernel.failures import CorruptEntryError, KernelBuildError, system_call_error
 from pyvmm.lab.kernel.image import recognise
-from pyvmm.lab.kernel.manifest import Kernel, Manifest, series
+from pyvmm.lab.kernel.known_changes import Change
+from pyvmm.lab.kernel.manifest import Kernel, series
+from pyvmm.lab.kernel.places import (
+    SPACE_FOR_TREE,
+    SPACE_TO_UNPACK,
+    explain_space,
+    require_plain,
+    require_space,
+)  # fmt: skip
 from pyvmm.lab.kernel.progress import Progress
 
 DEFAULT_NAME = "7.3"
-
-GIB = 1 << 30
-SPACE_TO_UNPACK = 5 * GIB // 4
-SPACE_FOR_TREE = GIB // 2
-"""Bytes that must be free: for package, source and objects together, and for objects alone."""
-
-_NO_SPACE_LEFT = 16 << 20
-
-_NOT_PLAIN = re.compile(r"[^\w./@+=~-]")
 
 Prove = Callable[[Path], Mapping[str, int]]
 """Starts a kernel in a lab; what its KVM offers. Raises `HostLacksError` if that is too little."""
@@ -44,21 +41,20 @@ Prove = Callable[[Path], Mapping[str, int]]
 class BuildRequest:
     """Request for a build: a series of kernels by `name` (None: `DEFAULT_NAME`), or the one whose
     source is in the folder or tarball `source`. `again` looks for a newer source though there is a
-    kernel.
+    kernel. With `change`, that kernel with the change, which is called as the change; the series is
+    by default the one that the change is for.
     """
 
     jobs: int
     name: str | None = None
     source: Path | None = None
     again: bool = False
+    change: Change | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    cache: Cache
-    progress: Progress
-    fragment: Fragment
-    compiler: str
+    @property
+    def series(self) -> str:
+        """Name of the series whose source Debian is asked for."""
+        return self.name or (DEFAULT_NAME if self.change is None else self.change.fits)
 
 
 def default_jobs() -> int:
@@ -84,41 +80,32 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
         packages.ensure(progress.say)
         compiler = packages.compiler_version()
         if request.source is None and not request.again:
-            kernel = _cached(cache, request.name or DEFAULT_NAME, fragment, compiler, progress)
+            kernel = _cached(request, cache, fragment, compiler, progress)
             if kernel is not None:
                 return kernel
         _require_plain_paths(request, cache)
         children = Children(lock, cache.work / "apt.log")
         if request.source is not None:
             unpacked = request.source.is_dir()
-            _require_space(cache, SPACE_FOR_TREE if unpacked else SPACE_TO_UNPACK)
+            require_space(cache, SPACE_FOR_TREE if unpacked else SPACE_TO_UNPACK)
             source = sources.from_path(request.source)
         else:
-            _require_space(cache, SPACE_TO_UNPACK)
-            source = _from_debian(request.name or DEFAULT_NAME, cache, children, progress)
-        setting = _Setting(cache, progress, fragment, compiler)
-        return _build(request, source, setting, children)
+            require_space(cache, SPACE_TO_UNPACK)
+            source = _from_debian(request.series, cache, children, progress)
+        setting = Setting(cache, progress, fragment, compiler, request.jobs, children)
+        try:
+            if request.change is not None:
+                return build_changed(source, request.name, request.change, setting)
+            return build_plain(source, request.name, setting)
+        except (OSError, KernelBuildError) as error:
+            explain_space(cache, error)
+            raise
 
 
 def _require_plain_paths(request: BuildRequest, cache: Cache) -> None:
-    _require_plain(cache.work, "set XDG_CACHE_HOME to another folder")
+    require_plain(cache.work, "set XDG_CACHE_HOME to another folder")
     if request.source is not None and request.source.is_dir():
-        _require_plain(request.source, "move it")
-
-
-def _require_plain(path: Path, remedy: str) -> None:
-    """Raise `UsageError` where `path` has what the kernel's Makefiles, or make itself, trip over.
-
-    The top-level Makefile refuses spaces and colons, once the source has been fetched and unpacked.
-    """
-    resolved = str(path.resolve())
-    odd = sorted(set(_NOT_PLAIN.findall(resolved)))
-    if odd:
-        raise UsageError(
-            "build a lab kernel",
-            f"the kernel's build does not work in {resolved}, for {' '.join(map(repr, odd))} in it",
-            remedy,
-        )
+        require_plain(request.source, "move it")
 
 
 def take_over(path: Path, cache: Cache, progress: Progress, prove: Prove | None) -> Kernel:
@@ -136,7 +123,7 @@ def take_over(path: Path, cache: Cache, progress: Progress, prove: Prove | None)
         try:
             cache.work.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-            manifest = _manifest(image.release, image.release, str(path.resolve()), copy)
+            manifest = new_manifest(image.release, image.release, str(path.resolve()), copy)
         except OSError as error:
             copy.unlink(missing_ok=True)
             raise system_call_error(f"copy {path} into the cache", error) from error
@@ -146,12 +133,16 @@ def take_over(path: Path, cache: Cache, progress: Progress, prove: Prove | None)
 
 
 def _cached(
-    cache: Cache, name: str, fragment: Fragment, compiler: str, progress: Progress
+    request: BuildRequest, cache: Cache, fragment: Fragment, compiler: str, progress: Progress
 ) -> Kernel | None:
+    change = request.change
+    wanted = (request.series, "") if change is None else (change.name, change.identity)
     for folder, manifest in cache.entries():
-        if (manifest.name, manifest.config_hash, manifest.compiler) == (
-            name, fragment.hash, compiler,
-        ):  # fmt: skip
+        if (
+            (manifest.name, manifest.change) == wanted
+            and (manifest.config_hash, manifest.compiler) == (fragment.hash, compiler)
+            and (change is None or series(manifest.version) == request.series)
+        ):
             try:
                 return cache.open(folder, manifest)
             except CorruptEntryError as error:
@@ -167,103 +158,3 @@ def _from_debian(name: str, cache: Cache, children: Children, progress: Progress
         wanted.kernel_version,
         archive=apt.download(wanted, cache.downloads),
     )
-
-
-def _build(
-    request: BuildRequest, source: sources.Source, setting: _Setting, children: Children
-) -> Kernel:
-    cache, progress = setting.cache, setting.progress
-    fragment, compiler = setting.fragment, setting.compiler
-    stem = request.name or (series(source.version) if source.version else "source")
-    work = cache.work / entry_key(stem, source.version, source.identity, fragment.hash, compiler)
-    children = replace(children, log=work / "make.log")
-    try:
-        tree_folder = sources.unpack(source, work / "source", children, progress)
-        version = sources.kernel_version(tree_folder, f"use the kernel source {source.identity}")
-        name = request.name or series(version)
-        key = entry_key(name, version, source.identity, fragment.hash, compiler)
-        for folder, manifest in cache.entries():
-            if folder.name == key and not _damaged(cache, folder, manifest):
-                progress.say(f"Linux {version} is built already")
-                return Kernel(name, folder / manifest.image, manifest)
-        tree = making.Tree(tree_folder, work / "objects", request.jobs)
-        making.configure(tree, fragment, children, progress)
-        begin = time.monotonic()
-        objects = making.compile_kernel(tree, _expected(cache, name), children, progress)
-        seconds = time.monotonic() - begin
-        image = work / making.IMAGE
-        making.strip(tree, image, children)
-        recognise(image)
-        manifest = replace(
-            _manifest(name, version, source.identity, image),
-            config_hash=fragment.hash,
-            compiler=compiler,
-            build_seconds=round(seconds, 1),
-            objects=objects,
-        )
-        kernel = cache.publish(key, image, manifest)
-    except (OSError, KernelBuildError) as error:
-        _explain_space(cache, error)
-        raise
-    with progress.stage("tidying up", None, ""):
-        shutil.rmtree(work, ignore_errors=True)
-        for folder, manifest in cache.entries():
-            if manifest.name == name and manifest.was_built_here and folder.name != key:
-                cache.remove(folder)
-    return kernel
-
-
-def _damaged(cache: Cache, folder: Path, manifest: Manifest) -> bool:
-    try:
-        cache.open(folder, manifest)
-    except CorruptEntryError:
-        return True
-    return False
-
-
-def _expected(cache: Cache, name: str) -> int | None:
-    known = [manifest.objects for _, manifest in cache.entries() if manifest.name == name]
-    return next(filter(None, known), None) or making.EXPECTED_OBJECTS.get(name)
-
-
-def _manifest(name: str, version: str, source: str, image: Path) -> Manifest:
-    return Manifest(
-        name=name,
-        version=version,
-        source=source,
-        config_hash="",
-        compiler="",
-        image=image.name,
-        sha256=sha256(image),
-        size=image.stat().st_size,
-        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        build_seconds=0.0,
-        objects=0,
-    )
-
-
-def _require_space(cache: Cache, needed: int) -> None:
-    free = _free(cache)
-    # A build that is under way has used part of what it needs.
-    if free < needed and not any(cache.work.glob("*/objects")):
-        raise HostLacksError(
-            "build a lab kernel",
-            f"that needs {needed / GIB:.1f} GiB in {cache.root}, and {free / GIB:.1f} GiB are free",
-            "make room, or set XDG_CACHE_HOME to a folder elsewhere",
-        )
-
-
-def _explain_space(cache: Cache, error: Exception) -> None:
-    if _free(cache) < _NO_SPACE_LEFT or "No space left" in str(error):
-        raise HostLacksError(
-            "build a lab kernel",
-            f"no space is left in {cache.root}",
-            "make room and run pyvmm lab build again: it goes on where it was",
-        ) from error
-
-
-def _free(cache: Cache) -> int:
-    try:
-        return shutil.disk_usage(cache.root).free
-    except OSError as error:
-        raise system_call_error(f"ask how much space is free in {cache.root}", error) from error

@@ -5,7 +5,8 @@
         kernels/<name>-<key>/   an entry: manifest.json and the image
         downloads/              Debian's source packages
         apt/                    the private apt's state
-        work/<name>-<key>/      a build under way: source, objects, make's log
+        work/<name>-<key>/      a build under way: source (in it: objects), make's log
+        trees/<name>-<key>/     what such a build has left: others begin with its objects
         lock                    held by the one process that writes, and by its children
 
 An entry appears by a rename, whole; nobody changes it afterwards.
@@ -22,15 +23,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 from pyvmm.errors import HostLacksError
 from pyvmm.lab.folders import cache_folder
+from pyvmm.lab.kernel import known_changes
 from pyvmm.lab.kernel.configuration import lab_fragment
 from pyvmm.lab.kernel.failures import CorruptEntryError, system_call_error
 from pyvmm.lab.kernel.manifest import Kernel, Manifest, version_order
 
 _MANIFEST = "manifest.json"
-_REMEDY = "run pyvmm lab build"
 
 
 def default_root() -> Path:
@@ -48,8 +50,9 @@ def entry_key(name: str, version: str, source: str, config_hash: str, compiler: 
 def find(name: str | None = None, *, root: Path | None = None) -> Kernel:
     """The kernel called `name`; by default the newest that was built here, else the newest.
 
-    A kernel that was built from another configuration than this pyvmm's does not count. Its file is
-    checked against its checksum. Raises `HostLacksError` where there is none, and
+    None with a change of ours is found by default. A kernel that was built from another
+    configuration than this pyvmm's does not count, nor one whose change has another text by now.
+    Its file is checked against its checksum. Raises `HostLacksError` where there is none, and
     `CorruptEntryError` after removing one that is damaged.
     """
     return Cache(default_root() if root is None else root).find(name)
@@ -63,6 +66,7 @@ class Cache:
         self.kernels = root / "kernels"
         self.downloads = root / "downloads"
         self.work = root / "work"
+        self.trees = root / "trees"
 
     def entries(self) -> list[tuple[Path, Manifest]]:
         """All entries that can be read, with their folders: the best first, files not checked."""
@@ -85,21 +89,36 @@ class Cache:
         )
         return found
 
+    def builds_under_way(self) -> Iterator[Path]:
+        """Folders with objects of builds that have begun, and are not complete."""
+        yield from self.work.glob("*/objects")
+        yield from self.work.glob("*/source/objects")
+
     def find(self, name: str | None) -> Kernel:
         """See the function `find`."""
         attempt = f"use the lab kernel {name}" if name else "find a lab kernel"
         current = lab_fragment().hash
-        entries = [entry for entry in self.entries() if name is None or entry[1].name == name]
-        usable = [entry for entry in entries if entry[1].config_hash in ("", current)]
+        entries = [
+            entry
+            for entry in self.entries()
+            if (entry[1].is_plain if name is None else entry[1].name == name)
+        ]
+        change = known_changes.named(name).identity if _is_change(name) else None
+        usable = [
+            (folder, manifest)
+            for folder, manifest in entries
+            if manifest.config_hash in ("", current) and change in (None, manifest.change)
+        ]
         if not usable:
             others = sorted({manifest.name for _, manifest in self.entries()})
             cause = (
                 f"none is built{f' (there are: {chr(44).join(others)})' if others else ''}"
                 if not entries
                 else "it was built from another configuration than this pyvmm's"
+                if change is None
+                else "it was built from another configuration, or another change, than this pyvmm's"
             )
-            command = f"{_REMEDY} --kernel {name}" if name else _REMEDY
-            raise HostLacksError(attempt, cause, command)
+            raise HostLacksError(attempt, cause, _remedy(name))
         return self.open(*usable[0])
 
     def open(self, folder: Path, manifest: Manifest) -> Kernel:
@@ -117,7 +136,7 @@ class Cache:
             raise CorruptEntryError(
                 f"use the lab kernel {manifest.name}",
                 f"the copy in the cache ({path}) was damaged and is now removed",
-                f"{_REMEDY} --kernel {manifest.name}",
+                _remedy(manifest.name),
             )
         return Kernel(manifest.name, path, manifest)
 
@@ -192,6 +211,16 @@ def sha256(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_change(name: str | None) -> TypeGuard[str]:
+    return name is not None and name in known_changes.names()
+
+
+def _remedy(name: str | None) -> str:
+    if name is None:
+        return "run pyvmm lab build"
+    return f"run pyvmm lab build {'--with' if _is_change(name) else '--kernel'} {name}"
 
 
 def _read_manifest(folder: Path) -> Manifest | None:

@@ -32,11 +32,15 @@ _NOT_THE_KERNELS = {"tools", "scripts"}
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A build under way: `source` is only read, everything is made in `objects`."""
+    """A build under way: `source` is only read, everything is made in `objects`.
+
+    `is_copy`: what is there at first another build has made, and does not count as this one's.
+    """
 
     source: Path
     objects: Path
     jobs: int
+    is_copy: bool = False
 
     def make(self, *arguments: str) -> list[str]:
         """The command line of a make in it."""
@@ -84,7 +88,7 @@ def compile_kernel(tree: Tree, expected: int | None, children: Children, progres
 
     `expected` is how many files other builds compiled. Raises `KernelBuildError`.
     """
-    done = _objects(tree.objects)
+    done = 0 if tree.is_copy else _objects(tree.objects)
     with progress.stage(f"compiling, {tree.jobs} at a time", expected, "files") as stage:
 
         def count(line: str) -> None:

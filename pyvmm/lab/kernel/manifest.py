@@ -21,7 +21,8 @@ class Manifest:
     file's name beside the manifest, `size` in bytes, `sha256` of the image, `built_at` in UTC
     (ISO 8601), `build_seconds` what compiling took by the clock and `objects` how many files that
     were: 0 for a kernel that was not built here, whose `config_hash` is "". `offers` is what the
-    kernel proved to have, where somebody asked it.
+    kernel proved to have, where somebody asked it. `change` says which change of ours is in it
+    (`Change.identity`), "" where none is.
     """
 
     name: str
@@ -36,11 +37,17 @@ class Manifest:
     build_seconds: float
     objects: int
     offers: Mapping[str, int] | None = None
+    change: str = ""
 
     @property
     def was_built_here(self) -> bool:
         """True if ``pyvmm lab build`` compiled it, as opposed to taking a file over."""
         return bool(self.config_hash)
+
+    @property
+    def is_plain(self) -> bool:
+        """True if it is taken by those who name none: no change of ours is in it."""
+        return not self.change
 
     def to_json(self) -> str:
         """The manifest's file."""
@@ -59,7 +66,7 @@ class Manifest:
         return manifest if manifest._is_sound() else None
 
     def _is_sound(self) -> bool:
-        # Every annotation but the last is a plain type, and a file name must stay in its folder.
+        # All annotations but one are plain types, and a file name must stay in its folder.
         kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
         return (
             all(

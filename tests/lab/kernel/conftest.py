@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.lab.kernel import building
+from pyvmm.lab.kernel import places
 from pyvmm.lab.kernel.cache import Cache
 from pyvmm.lab.kernel.progress import Stage
 
@@ -22,8 +22,10 @@ BANNER = b"Linux version 7.3.4 (pyvmm@lab) (gcc) #1\0"
 NOTE = struct.pack("<III", 4, 8, 18) + b"Xen\0" + bytes(8)
 
 MAKE = r"""
-objects= config= target=
+objects= config= target= source= before=
 for word; do
+    [ "$before" = -C ] && source=$word
+    before=$word
     case $word in
     O=*) objects=${word#O=} ;;
     KCONFIG_ALLCONFIG=*) config=${word#*=} ;;
@@ -36,6 +38,13 @@ case $target in
 allnoconfig)
     grep -v "${FAKE_DROPPED:-nothing}" "$config" > "$objects/.config" ;;
 vmlinux)
+    # Host tools are made anew where they were made elsewhere.
+    mkdir -p "$objects/tools"
+    if ! grep -qs "$source/tools" "$objects/tools/.tool.cmd"; then
+        echo tools >> "$FAKES/tools-made"
+        echo "gcc $source/tools/tool.c" > "$objects/tools/.tool.cmd"
+    fi
+    [ "$objects/one.o" -ot "$source/kernel/fork.c" ] && rm -f "$objects/one.o"
     for name in one two three four; do
         [ -e "$objects/$name.o" ] && continue
         if [ "$name" = "$FAKE_FAILS_AT" ]; then
@@ -50,6 +59,9 @@ vmlinux)
         echo "  CC      $name.o"
         : > "$objects/$name.o"
     done
+    if grep -s "${FAKE_DISLIKED:-nothing}" "$source/kernel/fork.c" >> "$FAKES/disliked"; then
+        echo "../kernel/fork.c:3:1: error: this is not liked"; exit 2
+    fi
     cp "$FAKES/vmlinux" "$objects/vmlinux" ;;
 esac
 """
@@ -169,10 +181,17 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     (fakes / "targets").write_text("")
     monkeypatch.setenv("PATH", f"{fakes / 'bin'}:/usr/bin:/bin")
     # This make works anywhere, and the tests may run anywhere.
-    monkeypatch.setattr(building, "_NOT_PLAIN", re.compile("(?!)"))
+    monkeypatch.setattr(places, "_NOT_PLAIN", re.compile("(?!)"))
     monkeypatch.setenv("FAKES", str(fakes))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("FAKE_DROPPED", "FAKE_FAILS_AT", "FAKE_HANGS_AT", "FAKE_GCC", "FAKE_NO_HEADER"):
+    for name in (
+        "FAKE_DISLIKED",
+        "FAKE_DROPPED",
+        "FAKE_FAILS_AT",
+        "FAKE_HANGS_AT",
+        "FAKE_GCC",
+        "FAKE_NO_HEADER",
+    ):
         monkeypatch.delenv(name, raising=False)
     return fake
 

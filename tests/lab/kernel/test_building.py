@@ -18,7 +18,7 @@ import pytest
 from pyvmm.cli import lab_build
 from pyvmm.cli.main import _Parser
 from pyvmm.errors import HostLacksError, ImageError, PyvmmError, UsageError
-from pyvmm.lab.kernel import building, find, packages
+from pyvmm.lab.kernel import building, find, packages, places
 from pyvmm.lab.kernel.building import BuildRequest, build, take_over
 from pyvmm.lab.kernel.cache import Cache
 from pyvmm.lab.kernel.failures import KernelBuildError
@@ -72,7 +72,7 @@ def test_where_the_kernel_cannot_be_built_nothing_is_begun(
     with pytest.raises(UsageError, match="the kernel's build does not work in ") as refused:
         build(request, cache, Said())
     # The tests' own folder may be such a one, too.
-    cannot_be_the_cache = what == "cache" or building._NOT_PLAIN.search(str(tmp_path))
+    cannot_be_the_cache = what == "cache" or places._NOT_PLAIN.search(str(tmp_path))
     assert refused.value.remedy == (
         "set XDG_CACHE_HOME to another folder" if cannot_be_the_cache else "move it"
     )

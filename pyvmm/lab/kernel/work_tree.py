@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Source and objects of a build in the cache, and copies of them.
+
+Objects are in a folder of the source: then kernel make writes ``..`` wherever it means the source
+(its top-level Makefile, `srcroot`), and a copy of both, in any other folder, is up to date. Only
+its host tools have makefiles of their own, which write whole paths; those are put right. (objtool
+is one of them: if that is made again, all objects are.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from pyvmm.lab.kernel.cache import Cache
+from pyvmm.lab.kernel.children import Children
+from pyvmm.lab.kernel.failures import system_call_error
+
+_OBJECTS = "objects"
+
+
+class WorkTree:
+    """The place of a build whose folder is called `key`: where it is kept, or else under way.
+
+    `unpacked`: its source is elsewhere, in a folder of the user's.
+    """
+
+    def __init__(self, cache: Cache, key: str, *, unpacked: bool = False) -> None:
+        self._cache = cache
+        self._key = key
+        self._unpacked = unpacked
+
+    @property
+    def is_kept(self) -> bool:
+        """True once the build is complete: its objects are there for others to begin with."""
+        return (self._cache.trees / self._key).is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """Everything of the build."""
+        return (self._cache.trees if self.is_kept else self._cache.work) / self._key
+
+    @property
+    def source(self) -> Path:
+        """Folder for the source, where that is to be unpacked."""
+        return self.folder / "source"
+
+    @property
+    def objects(self) -> Path:
+        """Folder of all that is made."""
+        return self.folder / _OBJECTS if self._unpacked else self.source / _OBJECTS
+
+    def keep(self) -> None:
+        """Keep a build that is complete, in place of older ones of its name.
+
+        One whose source is the user's goes away: that may change. Raises `SystemCallError`.
+        """
+        if self._unpacked:
+            self.discard()
+            return
+        if not self.is_kept:
+            kept = self._cache.trees / self._key
+            try:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                put_paths_right(self.source, self.source, kept / "source")
+                self.folder.rename(kept)
+            except OSError as error:
+                raise system_call_error(f"keep {self.folder}", error) from error
+        self._remove_others()
+
+    def discard(self) -> None:
+        """Remove it, and what interrupted builds of its name have left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        same_name = re.compile(re.escape(self._key.rpartition("-")[0]) + r"-[0-9a-f]{16}")
+        for parent in (self._cache.trees, self._cache.work):
+            for other in list(parent.glob("*")):
+                if other.name != self._key and same_name.fullmatch(other.name):
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+def copy_tree(source: Path, copy: Path, children: Children) -> Path:
+    """Copy a source and the objects in it to the folder `copy`, and return that.
+
+    It is to be renamed, and may be completed before: `settle`.
+
+    Files of the source get a second name (hard link): nobody may write into one. Objects are
+    copied, with their times. Raises `KernelBuildError`, `SystemCallError`.
+    """
+    try:
+        if copy.exists():
+            shutil.rmtree(copy)
+        copy.mkdir(parents=True)
+        members = [str(path) for path in source.iterdir() if path.name != _OBJECTS]
+    except OSError as error:
+        raise system_call_error(f"copy {source} to {copy}", error) from error
+    attempt = f"copy {source}"
+    children.run(["cp", "-al", "-t", str(copy), *members], attempt)
+    children.run(["cp", "-a", "--reflink=auto", "-t", str(copy), str(source / _OBJECTS)], attempt)
+    return copy
+
+
+def put_paths_right(tree: Path, before: Path, after: Path) -> None:
+    """Have the commands that host tools in `tree` were made by name `after` instead of `before`.
+
+    Raises `OSError`.
+    """
+    old, new = os.fsencode(before), os.fsencode(after)
+    for folder, _, files in os.walk(tree / _OBJECTS / "tools"):
+        for name in files:
+            path = Path(folder, name)
+            if name.endswith((".cmd", ".d")) and old in (data := path.read_bytes()):
+                path.write_bytes(data.replace(old, new))
