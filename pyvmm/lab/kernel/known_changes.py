@@ -54,8 +54,13 @@ def named(name: str) -> Change:
     spec = find_spec(module_name)
     assert spec is not None
     assert spec.origin is not None
-    text = Path(spec.origin).read_bytes()
     module = import_module(module_name)
-    return Change(
-        name, module.FITS, module.ABOUT, hashlib.sha256(text).hexdigest()[:16], module.change
-    )
+    return Change(name, module.FITS, module.ABOUT, digest(Path(spec.origin)), module.change)
+
+
+def digest(path: Path) -> str:
+    """A short digest of a change's file, and of those beside it that have longer names with a _."""
+    text = hashlib.sha256(path.read_bytes())
+    for part in sorted(path.parent.glob(f"_{path.stem}*.py")):
+        text.update(part.read_bytes())
+    return text.hexdigest()[:16]
