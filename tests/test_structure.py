@@ -29,6 +29,7 @@ LEVELS = (
     "lab",
     "qmp",
     "gdb",
+    "experiment",
     "machine",
     "net",
     "devices",
@@ -62,6 +63,7 @@ PURE = (
     "visible",
 )
 PURE_MODULES = {
+    "experiment": ("__init__", "c_text", "c_values"),
     "hosts": (
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
         "call_fields", "call_record", "cpuid", "guest_cpuid", "held_ranges", "owner", "page_held",
@@ -320,7 +322,7 @@ NO_ADDRESSES_OF_A_MACHINE = {
     "pyvmm/compare/machines.py": {0xFED0_0000, 0xFF00_0000, 0xFEB0_0000},
 }
 """Numbers that are no place in the guest-physical address space of a machine, or the hardware's."""
-NO_SLOTS_OF_A_MACHINE = {"demo", "lifetime", "replay", "shell"}
+NO_SLOTS_OF_A_MACHINE = {"demo", "experiment", "lifetime", "replay", "shell"}
 """Rooms whose VMs are stories of their own."""
 
 

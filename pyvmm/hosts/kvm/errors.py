@@ -52,8 +52,11 @@ class KvmError(SystemCallError):
     `errno` is 0 where an ioctl did a part of its work and stopped without saying why.
     """
 
-    def __init__(self, ioctl: str, target: str, arguments: str, number: int) -> None:
-        remedy = _REMEDIES.get((ioctl, number)) or _GENERAL_REMEDIES.get(number, "")
+    def __init__(
+        self, ioctl: str, target: str, arguments: str, number: int, *, remedy: str | None = None
+    ) -> None:
+        if remedy is None:
+            remedy = _REMEDIES.get((ioctl, number)) or _GENERAL_REMEDIES.get(number, "")
         name = errno.errorcode.get(number, f"errno {number}")
         cause = f"{name} ({os.strerror(number)})" if number else "KVM does not support it"
         super().__init__(f"issue {ioctl}({arguments}) on {target}", number, cause, remedy)

@@ -30,6 +30,7 @@ class FdKind(enum.Enum):
     SYSTEM = "KVM"
     VM = "VM"
     VCPU = "vCPU"
+    GUEST_MEMFD = "guest_memfd"
     DEVICE = "device"
 
 

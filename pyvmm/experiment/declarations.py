@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: MIT
+"""Declarations of a kernel's interface, taken from C text at run time; nothing is compiled."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pyvmm.experiment.c_text import CText, Declaration, DeclarationError, Macro, Place, parse
+from pyvmm.experiment.c_values import (
+    IOCTL_MACROS,
+    NoValueError,
+    arguments_of,
+    evaluate,
+    expand,
+)
+from pyvmm.experiment.ioctls import Ioctl, direction_in, size_in
+from pyvmm.experiment.structures import Structure
+from pyvmm.hosts.kvm.declared_types import BASE_NAMES, DeclaredTypes, TypeRefusedError
+from pyvmm.hosts.kvm.ioctls import Direction
+
+_IOCTLS = frozenset({"_IO", "_IOR", "_IOW", "_IOWR"})
+_ALIGNED = re.compile(r"__attribute__\s*\(\(\s*_*aligned_*\s*\(\s*(\w+)\s*\)\s*\)\)")
+_EIGHT_BYTES = re.compile(r"(u64|s64|long|__le64|__be64)(\s+\w+)?\s*$")
+_TYPE_NAME = re.compile(r"\b(?:(?:struct|union|enum)\s+)?[A-Za-z_]\w*")
+
+
+class Declarations:
+    """Names that C text declares: constants as numbers, ioctls, types. `declare` makes it.
+
+    A constant or an ioctl is an attribute; `value`, `ioctl` and `new` have them by name. Each is
+    worked out when it is asked for, so that a header may have parts that are not understood.
+    """
+
+    def __init__(self, text: CText) -> None:
+        self._macros = {**IOCTL_MACROS, **text.macros}
+        self._own = text.macros
+        self._pending: dict[str, Declaration] = {}
+        self._refused: dict[str, str] = {}
+        self._added: list[str] = []
+        self._types = DeclaredTypes()
+        self._values: dict[str, int] = {}
+        self._ioctls: dict[str, Ioctl] = {}
+        for declaration in text.declarations:
+            for name in declaration.names:
+                if name not in BASE_NAMES:
+                    self._pending[name] = declaration
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """The macros and enumerators that begin with `prefix`; none that takes arguments."""
+        return tuple(
+            name
+            for name, macro in self._own.items()
+            if name.startswith(prefix) and macro.parameters is None
+        )
+
+    def types(self) -> tuple[str, ...]:
+        """The types declared, with their keywords: "struct kvm_run"."""
+        return tuple(self._known_types())
+
+    def value(self, name: str) -> int:
+        """The value of a macro or an enumerator. Raises `DeclarationError`."""
+        found = self._values.get(name)
+        if found is None:
+            macro = self._macros.get(name)
+            if macro is None:
+                raise self._unknown(name)
+            found = self._values[name] = evaluate(macro, self._macros, self.size_of)
+        return found
+
+    def spell(self, prefix: str, value: int) -> str:
+        """Names of the bits of `value` among the flags that begin with `prefix`; the rest as hex.
+
+        `value` itself where a name stands for exactly that.
+        """
+        named = {name: self._value_or_none(name) for name in self.names(prefix)}
+        for name, known in named.items():
+            if known == value:
+                return name
+        said = []
+        for name, bit in named.items():
+            if bit and bit & bit - 1 == 0 and value & bit:
+                said.append(name)
+                value &= ~bit
+        return "|".join([*said, f"{value:#x}"] if value or not said else said)
+
+    def ioctl(self, name: str, *, argument: str | None = None, number: int | None = None) -> Ioctl:
+        """The ioctl `name`. Raises `DeclarationError`.
+
+        `number` is its request number, where no macro says it; `argument` the C type that it takes
+        a pointer to, where the macro does not say it: as for a number written out. That type's size
+        is the one that the request number tells of, unless that tells of no argument.
+        """
+        if argument is None and number is None and name in self._ioctls:
+            return self._ioctls[name]
+        macro = self._macros.get(name)
+        request = self.value(name) if number is None else number
+        if argument is None:
+            argument = "" if macro is None else self._argument_of(macro)
+        if not 0 <= request < 1 << 32:
+            raise DeclarationError(f"the ioctl {name}", f"{request:#x} is no request number")
+        self._check_size(name, request, argument)
+        if argument:
+            self.size_of(argument)
+        found = self._ioctls[name] = Ioctl(name, request, argument, self._types)
+        return found
+
+    def ioctls(self) -> tuple[str, ...]:
+        """Names of the macros that are ioctls: `_IO`, `_IOR`, `_IOW` and `_IOWR` with arguments."""
+        return tuple(
+            name for name, macro in self._own.items() if arguments_of(macro, _IOCTLS) is not None
+        )
+
+    def size_of(self, type_name: str) -> int:
+        """Size in bytes, without a flexible array's elements. Raises `DeclarationError`."""
+        self._require(type_name)
+        try:
+            return self._types.size_of(type_name)
+        except TypeRefusedError as error:
+            raise self._no_type(type_name, str(error)) from None
+
+    def new(self, type_name: str, /, *, elements: int | None = None, **fields: object) -> Structure:
+        """A zeroed object with `fields` set; `elements`: those of the flexible array at its end.
+
+        Of "__u64[4]" an array, of "__u64" a single number at index 0. Raises `DeclarationError`,
+        and `UsageError` for a field that is not there or does not fit.
+        """
+        self.size_of(type_name)
+        try:
+            made = Structure(self._types, self._types.new(type_name, length=elements))
+        except TypeRefusedError as error:
+            raise self._no_type(type_name, str(error)) from None
+        for name, value in fields.items():
+            setattr(made, name, value)
+        return made
+
+    def view(self, type_name: str, memory: bytearray | memoryview) -> Structure:
+        """An object of that type in writable memory: a bytearray, a memoryview, a raw exit's.
+
+        Raises `DeclarationError` for memory that is shorter than the type.
+        """
+        size, there = self.size_of(type_name), memoryview(memory).nbytes
+        if there < size:
+            raise self._no_type(type_name, f"it has {size} bytes, and the memory {there}")
+        try:
+            return Structure(self._types, self._types.at(type_name, memory), memory)
+        except TypeRefusedError as error:
+            raise self._no_type(type_name, str(error)) from None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in self._macros:
+            raise AttributeError(f"{name!r} is not declared")
+        is_ioctl = arguments_of(self._macros[name], _IOCTLS) is not None
+        found = self.__dict__[name] = self.ioctl(name) if is_ioctl else self.value(name)
+        return found
+
+    def __dir__(self) -> list[str]:
+        return [*object.__dir__(self), *self.names()]
+
+    def __repr__(self) -> str:
+        counts = len(self.ioctls()), len(self._known_types()), len(self._own)
+        return "<Declarations: {} ioctls, {} types, {} macros>".format(*counts)
+
+    # -- types --
+
+    def _known_types(self) -> dict[str, None]:
+        return dict.fromkeys((*self._added, *self._refused, *self._pending))
+
+    def _require(self, text: str) -> None:
+        """Declare the types that `text` names, and those that they are made of."""
+        for name in _TYPE_NAME.findall(text):
+            plain = " ".join(name.split())
+            if plain in self._refused:
+                raise self._no_type(plain, self._refused[plain])
+            declaration = self._pending.get(plain)
+            if declaration is not None:
+                self._declare(declaration)
+
+    def _declare(self, declaration: Declaration) -> None:
+        for name in declaration.names:
+            self._pending.pop(name, None)
+        what = declaration.names[0]
+        try:
+            text = expand(declaration.text, self._macros, declaration.place, frozenset())
+            text = _without_alignment(text, what, declaration.place)
+            self._require(text)
+            self._types.add(self._with_sizes(text), packed=declaration.packed)
+        except (TypeRefusedError, DeclarationError) as error:
+            cause = error.cause if isinstance(error, DeclarationError) else str(error)
+            cause = f"{cause} ({declaration.place})"
+            self._refused.update(dict.fromkeys(declaration.names, cause))
+            raise self._no_type(what, cause) from None
+        self._added.extend(declaration.names)
+
+    def _with_sizes(self, text: str) -> str:
+        """Lengths of arrays as numbers: they may be any constant expression."""
+
+        def number(match: re.Match[str]) -> str:
+            length = match[1].strip()
+            if not length or length.isdecimal():
+                return match[0]
+            place = Place("", 0)
+            value = evaluate(Macro("length", None, length, place), self._macros, self.size_of)
+            return f"[{value}]"
+
+        return re.sub(r"\[([^\[\]]*)\]", number, text)
+
+    # -- ioctls --
+
+    def _argument_of(self, macro: Macro) -> str:
+        found = arguments_of(macro, _IOCTLS)
+        if found is None or found[0] == "_IO":
+            return ""
+        return expand(" ".join(found[1][2].split()), self._macros, macro.place, frozenset())
+
+    def _check_size(self, name: str, request: int, argument: str) -> None:
+        told = size_in(request)
+        if not argument:
+            if told:
+                raise DeclarationError(
+                    f"the ioctl {name}",
+                    f"its number {request:#x} tells of an argument of {told} bytes, and none is "
+                    "declared",
+                    'name its type: ioctl(NAME, argument="struct ...")',
+                )
+            return
+        size = self.size_of(argument)
+        is_told = direction_in(request) is not Direction.NONE
+        if is_told and told != size:
+            raise DeclarationError(
+                f"the ioctl {name}",
+                f"{argument} has {size} bytes, and its number {request:#x} tells of {told}",
+                "correct the structure, or the number",
+            )
+
+    # -- errors --
+
+    def _value_or_none(self, name: str) -> int | None:
+        try:
+            return self.value(name)
+        except NoValueError:
+            return None
+
+    def _unknown(self, name: str) -> DeclarationError:
+        import difflib
+
+        close = difflib.get_close_matches(name, self.names(), 1)
+        remedy = f"do you mean {close[0]}?" if close else "declare it"
+        return DeclarationError(f"a value for {name}", "no such name is declared", remedy)
+
+    def _no_type(self, name: str, cause: str) -> DeclarationError:
+        return DeclarationError(name, cause)
+
+
+def _without_alignment(text: str, what: str, place: Place) -> str:
+    """Drop alignments that change nothing. Raises `DeclarationError` for others."""
+
+    def dropped(match: re.Match[str]) -> str:
+        before = text[: match.start()]
+        if match[1] == "8" and _EIGHT_BYTES.search(before):
+            return ""
+        raise DeclarationError(
+            f"{what} ({place})",
+            f"{match[0]} is not understood here",
+            "leave it out, and write the padding as a field",
+        )
+
+    return _ALIGNED.sub(dropped, text)
+
+
+def declare(text: str) -> Declarations:
+    """Take declarations from C text: `#define`, structures, unions, enumerations, typedefs.
+
+    The kernel's integers (__u64 and so on), `_IO` to `_IOWR`, `BIT` and `KVMIO` are known. Raises
+    `DeclarationError` for text that cannot be taken apart; what a name in it means is found out
+    when it is asked for.
+    """
+    return Declarations(parse(text))

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""Objects of declared C types: fields as attributes, bytes, an address for the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.errors import UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.kvm.declared_types import DeclaredTypes
+
+_AGGREGATES = frozenset({"struct", "union", "array"})
+
+
+class Structure:
+    """An object of a declared type, made by `Declarations.new` or `Declarations.view`.
+
+    Its fields are its attributes: integers, and `Structure` for structures, unions and arrays.
+    `bytes` gives the content, `len` the number of an array's elements or the size in bytes. What
+    else there is to do with it are functions of this module, so that no field's name is taken.
+    A field that is not there, or a value that does not fit, is a `UsageError`; reading one that is
+    not there an `AttributeError`.
+    """
+
+    __slots__ = ("_data", "_memory", "_types")
+
+    _data: Any
+    _memory: object
+    _types: DeclaredTypes
+
+    def __init__(self, types: DeclaredTypes, data: Any, memory: object = None) -> None:
+        """`data` is cffi's: a pointer to a structure or a value, a reference to one, or an array.
+
+        `memory` is kept alive by it.
+        """
+        put = object.__setattr__
+        put(self, "_types", types)
+        put(self, "_data", data)
+        put(self, "_memory", memory)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = getattr(self._data, name)
+        except AttributeError:
+            raise AttributeError(_no_field(self, name)) from None
+        return value if type(value) is int else _wrapped(self, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        put(self, name, value)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            value = self._data[index]
+        except (TypeError, IndexError) as error:
+            raise IndexError(f"{type_of(self)}: {error}") from None
+        return value if type(value) is int else _wrapped(self, value)
+
+    def __setitem__(self, index: int, value: object) -> None:
+        try:
+            self._data[index] = _plain(value)
+        except (TypeError, OverflowError, IndexError, ValueError) as error:
+            raise UsageError(f"set element {index} of {type_of(self)}", str(error)) from None
+
+    def __len__(self) -> int:
+        is_array = self._types.ffi.typeof(self._data).kind == "array"
+        return len(self._data) if is_array else len(bytes(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        is_array = self._types.ffi.typeof(self._data).kind == "array"
+        return (self[index] for index in range(len(self._data) if is_array else 0))
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._types.ffi.buffer(_pointer(self)))
+
+    def __dir__(self) -> list[str]:
+        return [one.name for one in self._types.fields_of(type_of(self))]
+
+    def __repr__(self) -> str:
+        return f"<{type_of(self)} {spell(self)}>"
+
+
+def type_of(structure: Structure) -> str:
+    """The C type of its content."""
+    ffi = structure._types.ffi
+    found = ffi.typeof(structure._data)
+    name: str = (found.item if found.kind == "pointer" else found).cname
+    return name
+
+
+def address_of(structure: Structure) -> int:
+    """Host virtual address of the content, which is there as long as the object is."""
+    ffi = structure._types.ffi
+    return int(ffi.cast("uintptr_t", _pointer(structure)))
+
+
+def spell(structure: Structure) -> str:
+    """The fields in one line, those that are zero left out."""
+    types = structure._types
+    fields = types.fields_of(type_of(structure))
+    if not fields:
+        return bytes(structure).hex(" ", -8)
+    said, taken = [], 0
+    for field in fields:
+        # Of fields that share their place the first one speaks for all.
+        if 0 <= field.offset < taken:
+            continue
+        taken = field.offset + max(field.size, 0)
+        value = getattr(structure, field.name)
+        if isinstance(value, Structure):
+            if any(bytes(value)):
+                said.append(f"{field.name}={{{spell(value)}}}")
+        elif isinstance(value, int) and value:
+            said.append(f"{field.name}={value:#x}" if value > 9 else f"{field.name}={value}")
+        elif not isinstance(value, int) and value != b"\0":
+            said.append(f"{field.name}={value!r}")
+    return " ".join(said)
+
+
+def put(structure: Structure, name: str, value: object) -> None:
+    """Set a field; one of integers takes another object's address. Raises `UsageError`."""
+    try:
+        if isinstance(value, Structure) and not _is_aggregate(structure, name):
+            value = address_of(value)
+        setattr(structure._data, name, _plain(value))
+    except AttributeError:
+        raise UsageError(
+            f"set {name} of {type_of(structure)}", _no_field(structure, name)
+        ) from None
+    except (TypeError, OverflowError, ValueError, IndexError) as error:
+        raise UsageError(f"set {name} of {type_of(structure)}", str(error)) from None
+
+
+def _is_aggregate(structure: Structure, name: str) -> bool:
+    ffi = structure._types.ffi
+    fields = dict(ffi.typeof(type_of(structure)).fields or ())
+    return name in fields and fields[name].type.kind in _AGGREGATES
+
+
+def _plain(value: object) -> Any:
+    if not isinstance(value, Structure):
+        return value
+    data = value._data
+    is_pointer = value._types.ffi.typeof(data).kind == "pointer"
+    return data[0] if is_pointer else data
+
+
+def _pointer(structure: Structure) -> Any:
+    data = structure._data
+    ffi = structure._types.ffi
+    return data if ffi.typeof(data).kind in {"pointer", "array"} else ffi.addressof(data)
+
+
+def _wrapped(structure: Structure, value: Any) -> Any:
+    types = structure._types
+    ffi = types.ffi
+    if not isinstance(value, ffi.CData):
+        return value
+    if ffi.typeof(value).kind == "pointer":
+        return int(ffi.cast("uintptr_t", value))
+    return Structure(types, value, structure)
+
+
+def _no_field(structure: Structure, name: str) -> str:
+    known = ", ".join(structure.__dir__())
+    return f"it has no field {name!r}" + (f"; its fields are {known}" if known else "")

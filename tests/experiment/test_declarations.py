@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""C text declared at run time: values, layouts, ioctls, and what cannot be declared."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.errors import UsageError
+from pyvmm.experiment import DeclarationError, Declarations, address_of, declare, type_of
+from pyvmm.hosts.kvm import ioctls as built_in
+
+POSTED = """
+/* As posted. */
+struct kvm_memory_attributes2 {
+        union { __u64 address; __u64 offset; };   // either
+        __u64 size;
+        __u64 attributes, flags;
+        __u64 error_offset;
+        __u64 reserved[RESERVED + 1];
+};
+#define RESERVED 10
+#define KVM_SET_MEMORY_ATTRIBUTES2 \\
+        _IOWR(KVMIO, 0xd2, struct kvm_memory_attributes2)
+#define KVM_MEMORY_ATTRIBUTE_PRIVATE    (1ULL << 3)
+#define KVM_MEMORY_ATTRIBUTE_NEW        BIT_ULL(4)
+enum kind { FIRST, SECOND = 1 << 4, THIRD };
+"""
+
+
+@pytest.fixture(scope="module")
+def abi() -> Declarations:
+    return declare(POSTED)
+
+
+def test_an_ioctl_has_its_number_and_its_argument(abi: Declarations) -> None:
+    ioctl = abi.KVM_SET_MEMORY_ATTRIBUTES2
+    assert (ioctl.number, ioctl.argument) == (0xC080_AED2, "struct kvm_memory_attributes2")
+    assert abi.ioctls() == ("KVM_SET_MEMORY_ATTRIBUTES2",)
+    assert abi.size_of("struct kvm_memory_attributes2") == 128
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(1ULL << 3)", 8),
+        ("(1 << 31)", 1 << 31),
+        ("~0ULL", (1 << 64) - 1),
+        ("~0U", (1 << 32) - 1),
+        ("-1", -1),
+        ("0x10 | 0b1", 0x11),
+        ("010", 8),
+        ("'A'", 65),
+        ("sizeof(struct two) * 2", 32),
+        ("(__u8)0x1ff", 255),
+        ("-7 / 2 + -7 % 2", -4),
+        ("1 ? 2 : 3", 2),
+        ("OTHER(3) + 1", 13),
+        ("2 > 1 && !0", 1),
+        ("_IO(KVMIO, 0x41)", built_in.CREATE_VCPU.number),
+    ],
+)
+def test_a_macro_has_the_value_that_c_gives_it(text: str, value: int) -> None:
+    abi = declare(
+        "struct two { __u8 a; __u64 b; };\n#define OTHER(x) ((x) * 4)\n" + f"#define M {text}\n"
+    )
+    assert abi.value("M") == value
+
+
+def test_enumerators_are_constants(abi: Declarations) -> None:
+    assert (abi.FIRST, abi.SECOND, abi.THIRD) == (0, 16, 17)
+
+
+def test_flags_are_spelled_by_their_names(abi: Declarations) -> None:
+    prefix = "KVM_MEMORY_ATTRIBUTE_"
+    assert abi.spell(prefix, 8) == "KVM_MEMORY_ATTRIBUTE_PRIVATE"
+    both = "KVM_MEMORY_ATTRIBUTE_PRIVATE|KVM_MEMORY_ATTRIBUTE_NEW"
+    assert abi.spell(prefix, 0x18) == both
+    assert abi.spell(prefix, 0x41) == "0x41"
+    assert abi.spell(prefix, 0) == "0x0"
+
+
+def test_fields_are_attributes(abi: Declarations) -> None:
+    made = abi.new("struct kvm_memory_attributes2", offset=0x3000, size=4096)
+    made.reserved[10] = 7
+    assert (made.address, made.size, made.reserved[10], len(made)) == (0x3000, 4096, 7, 128)
+    assert bytes(made)[:16] == (0x3000).to_bytes(8, "little") + (4096).to_bytes(8, "little")
+    assert type_of(made) == "struct kvm_memory_attributes2"
+    assert repr(made).startswith("<struct kvm_memory_attributes2 address=0x3000 size=0x1000 ")
+    setattr(made, "flags", made)  # noqa: B010 - the address of an object, in a number
+    assert made.flags == address_of(made)
+
+
+def test_a_view_is_the_memory_that_it_was_given(abi: Declarations) -> None:
+    memory = bytearray(200)
+    seen = abi.view("struct kvm_memory_attributes2", memory)
+    seen.error_offset = 0x1122
+    assert memory[32:34] == b"\x22\x11"
+    with pytest.raises(DeclarationError, match="128 bytes, and the memory 127"):
+        abi.view("struct kvm_memory_attributes2", bytearray(127))
+
+
+def test_packed_nested_and_flexible_types_have_the_layout_of_c() -> None:
+    abi = declare("""
+        typedef struct { __u8 kind; __u32 value; } __attribute__((packed)) inner_t;
+        struct outer { __u16 n; inner_t inner; struct { __u8 x[3]; } tail; __u64 entries[]; };
+        struct aligned { __u32 a; __u32 b; __u64 c __attribute__((aligned(8))); };
+    """)
+    assert abi.size_of("inner_t") == 5
+    assert abi.size_of("struct outer") == 16
+    assert abi.size_of("struct aligned") == 16
+    made = abi.new("struct outer", elements=3, n=3)
+    made.inner.value = 0x01020304
+    made.entries[2] = 9
+    assert bytes(made)[2:7] == b"\0\x04\x03\x02\x01"
+    assert len(made) == 16 + 24
+    assert [*made.entries] == [0, 0, 9]
+
+
+def test_what_a_header_has_beside_declarations_is_passed_over() -> None:
+    abi = declare("""
+        #pragma once
+        extern int function(int);
+        static inline int doubled(int x) { return x * 2; }
+        struct forward;
+        struct s { struct forward *pointer; void *untyped; };
+        typedef int (*callback)(int);
+    """)
+    assert abi.size_of("struct s") == 16
+    assert abi.new("struct s").pointer == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("strct b { int x; };", "line 1.*neither a structure"),
+        ("struct b { int x; }", "without a semicolon"),
+        ("\n\nstruct b { int x;", "line 3.*not closed"),
+        ("} ;", "closes nothing"),
+        ("#ifdef X\n#endif", "line 1.*#ifdef"),
+        ("#define (", "no name"),
+    ],
+)
+def test_text_that_cannot_be_taken_apart_is_refused_in_a_line(text: str, said: str) -> None:
+    with pytest.raises(DeclarationError, match=said) as caught:
+        declare(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("#define X _IOR(KVMIO, 1, struct missing)", "X", "struct missing"),
+        ("struct b { foo x; };\n#define X _IOR(KVMIO, 1, struct b)", "X", "struct b.*line 1"),
+        ("struct b { __u8 a[N]; };\n#define X _IOR(KVMIO, 1, struct b)", "X", "struct b"),
+        ("#define X _IOR(KVMIO, 1)", "X", "takes 3 arguments, not 2"),
+        ("#define X something", "X", "no constant"),
+        ("#define X 1 / 0", "X", "no constant"),
+        ("#define X Y\n#define Y X", "X", "no constant"),
+        ("#define X", "X", "empty"),
+        (
+            "struct b { __u32 a __attribute__((aligned(16))); };\n#define X sizeof(struct b)",
+            "X",
+            "aligned",
+        ),
+    ],
+)
+def test_a_name_without_a_meaning_is_refused_in_a_line(text: str, name: str, said: str) -> None:
+    abi = declare(text)
+    for _ in range(2):  # the second time as the first
+        with pytest.raises(DeclarationError, match=said) as caught:
+            getattr(abi, name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_size_that_disagrees_with_the_number_is_refused() -> None:
+    abi = declare("struct b { __u64 a; };\n#define X 0xC010AE99\n#define Y 0xC008AE99")
+    with pytest.raises(DeclarationError, match=r"has 8 bytes.*0xc010ae99 tells of 16"):
+        abi.ioctl("X", argument="struct b")
+    with pytest.raises(DeclarationError, match="tells of an argument of 16 bytes"):
+        abi.ioctl("X")
+    assert abi.ioctl("Y", argument="struct b").number == 0xC008_AE99
+    assert abi.ioctl("Z", argument="struct b", number=0xAE9A).argument == "struct b"
+
+
+def test_a_name_that_is_not_declared_is_told_with_one_that_is(abi: Declarations) -> None:
+    with pytest.raises(DeclarationError, match="KVM_SET_MEMORY_ATTRIBUTES2"):
+        abi.value("KVM_SET_MEMORY_ATTRIBUTE2")
+    with pytest.raises(AttributeError):
+        abi.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"sise": 1}, "no field 'sise'"), ({"size": -1}, "size"), ({"size": "x"}, "size")],
+)
+def test_a_field_that_does_not_fit_is_refused(
+    abi: Declarations, fields: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        abi.new("struct kvm_memory_attributes2", elements=None, **fields)

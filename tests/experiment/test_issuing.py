@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Declared ioctls on objects of KVM: answers and errors as of those that are built in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pyvmm.errors import HostLacksError, UsageError
+from pyvmm.experiment import Declarations, declare
+from pyvmm.hosts.kvm.errors import KvmError
+from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.kvm.vm import Vm
+from pyvmm.hosts.model.system import ModelSystem
+from pyvmm.hosts.registers import Regs
+from pyvmm.rules.abi import PAGE_SIZE
+
+pytestmark = pytest.mark.kvm
+
+
+@pytest.fixture(scope="module")
+def abi() -> Declarations:
+    return declare("""
+        struct kvm_regs {
+            __u64 rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp;
+            __u64 r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags;
+        };
+        struct kvm_new { __u64 offset; __u64 size; };
+        #define KVM_CHECK_EXTENSION _IO(KVMIO, 0x03)
+        #define KVM_GET_REGS _IOR(KVMIO, 0x81, struct kvm_regs)
+        #define KVM_SET_REGS _IOW(KVMIO, 0x82, struct kvm_regs)
+        #define KVM_NEW _IOWR(KVMIO, 0xfe, struct kvm_new)
+        #define KVM_CAP_USER_MEMORY 3
+        """)
+
+
+@pytest.fixture
+def vm() -> Iterator[Vm]:
+    with System() as system, system.create_vm() as vm:
+        yield vm
+
+
+def test_a_number_is_given_and_answered(abi: Declarations, vm: Vm) -> None:
+    assert abi.KVM_CHECK_EXTENSION(vm, abi.KVM_CAP_USER_MEMORY) == (1, None)
+
+
+def test_structures_go_both_ways(abi: Declarations, vm: Vm) -> None:
+    with vm.create_vcpu(0) as vcpu:
+        abi.KVM_SET_REGS(vcpu, rax=0x1234, rflags=2)
+        assert vcpu.get_regs() == Regs(rax=0x1234)
+        argument = abi.new("struct kvm_regs")
+        answer = abi.KVM_GET_REGS(vcpu, argument)
+        assert answer.argument is argument
+        assert (answer.result, argument.rax, argument.rflags) == (0, 0x1234, 2)
+
+
+def test_what_the_kernel_does_not_know_is_named_for_every_object(abi: Declarations, vm: Vm) -> None:
+    said = r"KVM_NEW\(size=0x1000\) on {} fd \d+: {}"
+    unknown = "ENOTTY .*; this kernel knows no ioctl 0xc010aefe of a {}"
+    invalid = "EINVAL .*; a {} answers so to an ioctl that it does not know"
+    with ExitStack() as stack:
+        system = stack.enter_context(System())
+        objects = [(system, "KVM", invalid), (vm, "VM", unknown)]
+        objects.append((stack.enter_context(vm.create_vcpu(0)), "vCPU", invalid))
+        if system.capabilities().guest_memfd:
+            file = stack.enter_context(vm.create_guest_memfd(PAGE_SIZE))
+            objects.append((file, "guest_memfd", unknown))
+        for on, what, why in objects:
+            with pytest.raises(KvmError, match=said.format(what, why.format(what))):
+                abi.KVM_NEW(on, size=4096)
+
+
+def test_a_closed_object_and_one_of_the_model_are_named(abi: Declarations, vm: Vm) -> None:
+    vm.close()
+    with pytest.raises(KvmError, match="closed VM: EBADF"):
+        abi.KVM_NEW(vm)
+    with ModelSystem() as system, system.create_vm() as model:
+        with pytest.raises(HostLacksError, match="issue KVM_NEW on ModelVm"):
+            abi.KVM_NEW(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "fields"),
+    [
+        ("KVM_NEW", (1,), {}),
+        ("KVM_CHECK_EXTENSION", ("1",), {}),
+        ("KVM_CHECK_EXTENSION", (), {"size": 1}),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused(
+    abi: Declarations, vm: Vm, name: str, arguments: tuple[object, ...], fields: dict[str, object]
+) -> None:
+    with pytest.raises(UsageError, match=f"issue {name}: it takes"):
+        abi.ioctl(name)(vm, *arguments, **fields)  # type: ignore[arg-type]
+
+
+def test_an_argument_that_is_too_short_is_refused(abi: Declarations, vm: Vm) -> None:
+    with pytest.raises(UsageError, match="struct kvm_regs, not struct kvm_new"):
+        abi.KVM_SET_REGS(vm, abi.new("struct kvm_new"))
