@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from pyvmm.experiment.guests import Guest, guest
     from pyvmm.experiment.ioctls import Answer, Ioctl
     from pyvmm.experiment.structures import Structure, address_of, type_of
+    from pyvmm.hosts.raw_exits import RawExit
 
 _MODULES = {
-    "Answer": "ioctls",
-    "Code": "guest_code",
-    "DeclarationError": "c_text",
-    "Declarations": "declarations",
-    "Guest": "guests",
-    "Ioctl": "ioctls",
-    "Structure": "structures",
-    "address_of": "structures",
-    "assemble": "guest_code",
-    "declare": "declarations",
-    "guest": "guests",
-    "type_of": "structures",
+    "Answer": "experiment.ioctls",
+    "Code": "experiment.guest_code",
+    "DeclarationError": "experiment.c_text",
+    "Declarations": "experiment.declarations",
+    "Guest": "experiment.guests",
+    "Ioctl": "experiment.ioctls",
+    "RawExit": "hosts.raw_exits",
+    "Structure": "experiment.structures",
+    "address_of": "experiment.structures",
+    "assemble": "experiment.guest_code",
+    "declare": "experiment.declarations",
+    "guest": "experiment.guests",
+    "type_of": "experiment.structures",
 }
 """Module that each public name is in."""
 
@@ -42,6 +44,7 @@ __all__ = (
     "Declarations",
     "Guest",
     "Ioctl",
+    "RawExit",
     "Structure",
     "address_of",
     "assemble",
@@ -60,7 +63,7 @@ if not TYPE_CHECKING:  # A type checker takes every name for there that this fun
             raise AttributeError(f"module 'pyvmm.experiment' has no attribute {name!r}")
         from importlib import import_module
 
-        value = getattr(import_module(f"pyvmm.experiment.{module}"), name)
+        value = getattr(import_module(f"pyvmm.{module}"), name)
         globals()[name] = value
         return value
 

@@ -134,8 +134,8 @@ class Declarations:
             setattr(made, name, value)
         return made
 
-    def view(self, type_name: str, memory: bytearray | memoryview) -> Structure:
-        """An object of that type in writable memory: a bytearray, a memoryview, a raw exit's.
+    def view(self, type_name: str, memory: bytes | bytearray | memoryview) -> Structure:
+        """An object of that type in `memory`; in a copy of it, where that is `bytes`.
 
         Raises `DeclarationError` for memory that is shorter than the type.
         """
@@ -143,7 +143,8 @@ class Declarations:
         if there < size:
             raise self._no_type(type_name, f"it has {size} bytes, and the memory {there}")
         try:
-            return Structure(self._types, self._types.at(type_name, memory), memory)
+            writable = bytearray(memory) if isinstance(memory, bytes) else memory
+            return Structure(self._types, self._types.at(type_name, writable), writable)
         except TypeRefusedError as error:
             raise self._no_type(type_name, str(error)) from None
 

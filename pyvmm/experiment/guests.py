@@ -15,6 +15,7 @@ from pyvmm.experiment.guest_code import Code, assemble
 from pyvmm.hosts import exits
 from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System, Vcpu, Vm
+from pyvmm.hosts.raw_exits import OnUnknown, RawExit, is_unknown
 from pyvmm.hosts.registers import Regs, Sregs
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.hosts import open_host
@@ -48,11 +49,14 @@ class Guest(StackOwner):
         vm_type: VmType,
         guest_memfd_flags: int | None,
         memslot_flags: int,
+        irqchip: bool,
         stack: ExitStack,
     ) -> None:
         self.code = code
         self.system = system
         self.vm: Vm = stack.enter_context(system.create_vm(vm_type))
+        if irqchip:
+            self.vm.create_irqchip()
         self.guest_memfd: GuestMemfd | None = None
         if guest_memfd_flags is None:
             self.memory: GuestMapping = stack.enter_context(system.map_anonymous(memory))
@@ -105,16 +109,25 @@ class Guest(StackOwner):
         finally:
             limit.cancel()
 
-    def exits(self, timeout: float | None = None) -> Iterator[Exit]:
+    def exits(
+        self, timeout: float | None = None, *, unknown: OnUnknown | None = None
+    ) -> Iterator[Exit]:
         """Run, and yield each exit, up to one with which a guest is at its end: HLT, a crash.
 
-        `timeout` in seconds is for each of them.
+        `timeout` in seconds is for each of them. `unknown` is called with exits that pyvmm does not
+        know; those that it deals with (True) are not yielded.
         """
         while True:
             reason = self.run(timeout)
+            if unknown is not None and is_unknown(reason) and unknown(self.raw(reason)):
+                continue
             yield reason
             if isinstance(reason, _ENDS):
                 return
+
+    def raw(self, reason: Exit) -> RawExit:
+        """The last exit, `reason`, as the kernel's bytes. Raises `HostLacksError` on the model."""
+        return RawExit.of(reason, self.vcpu, 0)
 
     def read(self, gpa: int, size: int) -> bytes:
         """`size` bytes of RAM from `gpa` on. Raises `SystemCallError` where the host cannot."""
@@ -134,6 +147,7 @@ def guest(
     vm_type: VmType = VmType.DEFAULT,
     guest_memfd_flags: int | None = None,
     memslot_flags: int = 0,
+    irqchip: bool = False,
 ) -> Guest:
     """Make a VM that is about to execute `code`: assembly text, machine code, or a `Code`.
 
@@ -141,7 +155,8 @@ def guest(
     (16), at privilege level 0, interrupts off, with a stack. `host` is "auto", "kvm", "model" or a
     host that is open. RAM is `memory` bytes of an anonymous file; with `guest_memfd_flags` it is a
     guest_memfd made with exactly these flags, which must let it be mapped. `memslot_flags` are
-    given to the memslot as they are. Raises `UsageError`, `HostLacksError`, `SystemCallError`.
+    given to the memslot as they are. With `irqchip` there are in-kernel interrupt controllers, and
+    HLT waits instead of exiting. Raises `UsageError`, `HostLacksError`, `SystemCallError`.
     """
     if isinstance(code, str):
         code = assemble(code, bits=bits)
@@ -165,6 +180,7 @@ def guest(
             vm_type=vm_type,
             guest_memfd_flags=guest_memfd_flags,
             memslot_flags=memslot_flags,
+            irqchip=irqchip,
             stack=stack,
         )
 

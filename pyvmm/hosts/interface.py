@@ -22,6 +22,7 @@ from pyvmm.hosts.interrupts import VmInterrupts
 from pyvmm.hosts.owner import Owned
 from pyvmm.hosts.page_holders import NamesHolders
 from pyvmm.hosts.posted_ring import PostedRing
+from pyvmm.hosts.raw_exits import RawVcpu
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saveable import SaveableVcpu, SaveableVm
 
@@ -193,7 +194,7 @@ class Converted(NamedTuple):
     plugged: bool = False
 
 
-class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, Protocol):
+class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, RawVcpu, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
 
     def duplicate(self) -> Owned:

@@ -33,6 +33,7 @@ from pyvmm.machine.running import Attachment, running
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.raw_exits import OnUnknown
     from pyvmm.machine.saved_machine import SavedMachine
 
 
@@ -49,14 +50,17 @@ def run(
     given: bytes = b"",
     *,
     allow: Allow | None = None,
+    unknown: OnUnknown | None = None,
     loop: LoopThread | None = None,
 ) -> Completed:
     """Run a guest to its end; `given` is its console input, ended after the last byte.
 
-    `allow` and `loop` are `open_blocking_machine`'s. Raises a `PyvmmError` where the host or pyvmm
-    failed. What the guest does wrong is in the result's ending.
+    `allow`, `unknown` and `loop` are `open_blocking_machine`'s. Raises a `PyvmmError` where the
+    host or pyvmm failed. What the guest does wrong is in the result's ending.
     """
-    with open_blocking_machine(config, Collector(given), allow=allow, loop=loop) as machine:
+    with open_blocking_machine(
+        config, Collector(given), allow=allow, unknown=unknown, loop=loop
+    ) as machine:
         result = machine.control.wait()
     return Completed(result, machine.console.output)
 
@@ -67,6 +71,7 @@ def open_blocking_machine(
     attach: Attachment | None = None,
     *,
     allow: Allow | None = None,
+    unknown: OnUnknown | None = None,
     paused: bool = False,
     saved: SavedMachine | None = None,
     loop: LoopThread | None = None,
@@ -76,14 +81,16 @@ def open_blocking_machine(
     `loop`, where given, holds the machine beside others, and goes on afterwards: a loop for each
     takes longer. A listener of one machine must not wait for another in the same loop, either.
     Its methods may be called from any thread, but for its listeners'; those that wait not on a
-    vCPU's (by `allow`, or what `BlockingVcpu.call` calls) either. They raise `InternalError` there,
-    and when it has been closed.
+    vCPU's (by `allow` or `unknown`, or what `BlockingVcpu.call` calls) either. They raise
+    `InternalError` there, and when it has been closed.
     """
     threads: list[VcpuThread] = []
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Machine]:
-        async with running(config, attach, allow=allow, paused=paused, saved=saved) as inside:
+        async with running(
+            config, attach, allow=allow, unknown=unknown, paused=paused, saved=saved
+        ) as inside:
             threads.extend(inside.threads.threads)
             yield inside.machine
 

@@ -40,6 +40,7 @@ from pyvmm.machine.vcpus import MachineVcpu
 
 if TYPE_CHECKING:  # Most machines are made of their configuration alone.
     from pyvmm.hosts.call_record import Recorder
+    from pyvmm.hosts.raw_exits import OnUnknown
     from pyvmm.machine.saved_machine import SavedMachine
     from pyvmm.net.frames import Wire
 
@@ -64,6 +65,7 @@ class Running:
         *,
         attach: Attachment | None,
         allow: Allow,
+        unknown: OnUnknown | None,
         paused: bool,
     ) -> None:
         self.control = control
@@ -72,7 +74,7 @@ class Running:
         self._started = trio.current_time()
         self.outcome = Outcome(control, None if paused else self._started)
         self.audience = Audience()
-        self.threads = VcpuThreads(config, control, assembly, port, allow)
+        self.threads = VcpuThreads(config, control, assembly, port, allow, unknown=unknown)
         self._attach = attach
         self.may_attach = trio.Event()
         self._console_done = trio.Event()
@@ -212,6 +214,7 @@ async def running(
     attach: Attachment | None = None,
     *,
     allow: Allow | None = None,
+    unknown: OnUnknown | None = None,
     paused: bool = False,
     saved: SavedMachine | None = None,
     recorder: Recorder | None = None,
@@ -234,7 +237,14 @@ async def running(
     async with _wires(config) as wires:
         with Assembly(config, control, port, recorder, wires) as assembly:
             inside = Running(
-                config, control, port, assembly, attach=attach, allow=allowed, paused=waits
+                config,
+                control,
+                port,
+                assembly,
+                attach=attach,
+                allow=allowed,
+                unknown=unknown,
+                paused=waits,
             )
             with inside.threads:
                 async with trio.open_nursery() as nursery:
@@ -264,6 +274,7 @@ async def open_machine(
     attach: Attachment | None = None,
     *,
     allow: Allow | None = None,
+    unknown: OnUnknown | None = None,
     paused: bool = False,
     saved: SavedMachine | None = None,
 ) -> AsyncIterator[Machine]:
@@ -272,13 +283,17 @@ async def open_machine(
     `attach` serves the console; without it the owner reads `Machine.console`: a guest whose output
     nobody reads waits once 1 MiB has piled up. `allow` decides on conversions that the guest did
     not announce where the policy is `ImplicitPolicy.ASK`; it is called on a vCPU's thread, which
-    waits for it. With `paused` the guest waits for `Control.resume` before its first instruction;
-    its time limit does not wait. With `saved` it is that machine and goes on from there: then
-    `config` may differ from the one saved in what the guest does not see, such as the time limit.
+    waits for it. So is `unknown`, with every exit whose reason is not known here, and every memory
+    fault with flags that are not: where it gives False, the run ends as without it. With `paused`
+    the guest waits for `Control.resume` before its first instruction; its time limit does not wait.
+    With `saved` it is that machine and goes on from there: then `config` may differ from the one
+    saved in what the guest does not see, such as the time limit.
 
     Raises a `PyvmmError`: `UsageError` where nobody answers for ASK, `ImageError`, `HostLacksError`
     and others, for `saved` as `Control.restore`, before the guest starts, and at the end of the
     block what made the run fail, unless `Control.wait` has raised it.
     """
-    async with running(config, attach, allow=allow, paused=paused, saved=saved) as inside:
+    async with running(
+        config, attach, allow=allow, unknown=unknown, paused=paused, saved=saved
+    ) as inside:
         yield inside.machine

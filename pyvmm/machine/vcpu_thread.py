@@ -22,6 +22,7 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.rules.abi import KVM_HC_MAP_GPA_RANGE
 
 if TYPE_CHECKING:
+    from pyvmm.hosts.raw_exits import OnUnknown
     from pyvmm.machine.implicit import FaultRefused, ImplicitConversion
     from pyvmm.machine.report import VcpuReport
 
@@ -50,9 +51,13 @@ class VcpuThread:
         memory: GuestMemory,
         allow: Allow,
         on_done: Callable[[], None],
+        unknown: OnUnknown | None = None,
         report_always: bool = False,
     ) -> None:
-        """`report_always`: there is a `report` after every ending but a good one."""
+        """`unknown` deals with exits that are not known here.
+
+        `report_always`: there is a `report` after every ending but a good one.
+        """
         self.index = index
         self.refused: FaultRefused | None = None
         self.report: VcpuReport | None = None
@@ -63,6 +68,7 @@ class VcpuThread:
         self._console = console
         self._memory = memory
         self._allow = allow
+        self._unknown = unknown
         self._on_done = on_done
         self._report_always = report_always
         self._crashed = False
@@ -259,6 +265,8 @@ class VcpuThread:
         self._vcpu.answer_hypercall(result & (1 << 64) - 1)
 
     def _memory_fault(self, reason: exits.MemoryFault) -> None:
+        if reason.flags & ~exits.MemoryFaultFlag.PRIVATE and self._is_dealt_with(reason):
+            return
         refused = self._memory.exits.resolve_fault(reason, self.index, self._allow)
         if refused is not None:
             self.refused = refused
@@ -272,7 +280,17 @@ class VcpuThread:
     def _msr(self, _reason: exits.ReadMsr | exits.WriteMsr) -> None:
         self._vcpu.answer_msr(0, fault=True)
 
+    def _is_dealt_with(self, reason: exits.UnknownExit | exits.MemoryFault) -> bool:
+        """Ask the machine's owner, who may know an exit that is not known here."""
+        if self._unknown is None:
+            return False
+        from pyvmm.hosts.raw_exits import RawExit  # Most machines meet none.
+
+        return self._unknown(RawExit.of(reason, self._vcpu, self.index))
+
     def _unhandled(self, reason: exits.Exit) -> None:
+        if isinstance(reason, exits.UnknownExit) and self._is_dealt_with(reason):
+            return
         self._crash(
             EndingKind.UNHANDLED_EXIT,
             f"vCPU {self.index} stopped for something that pyvmm has no answer to: {reason}",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from pyvmm.errors import InternalError, UsageError
@@ -13,6 +15,9 @@ from pyvmm.machine.console.port import ConsolePort
 from pyvmm.machine.control import RunControl
 from pyvmm.machine.ending import Ending, EndingKind
 from pyvmm.machine.vcpu_thread import Allow, VcpuThread
+
+if TYPE_CHECKING:
+    from pyvmm.hosts.raw_exits import OnUnknown
 
 KICK_AGAIN = 0.25
 """Seconds between two looks whether a vCPU has not answered a kick and needs another."""
@@ -30,6 +35,8 @@ class VcpuThreads(Owner):
         assembly: Assembly,
         console: ConsolePort,
         allow: Allow,
+        *,
+        unknown: OnUnknown | None = None,
     ) -> None:
         self._config = config
         self._control = control
@@ -45,6 +52,7 @@ class VcpuThreads(Owner):
                 console=console,
                 memory=assembly.memory,
                 allow=allow,
+                unknown=unknown,
                 on_done=lambda: token.run_sync_soon(self._one_done),
                 report_always=config.report_always,
             )

@@ -21,13 +21,7 @@ from pyvmm.hosts.kvm.conversions import FastConversions
 from pyvmm.hosts.kvm.exits import code_cache, decode
 from pyvmm.hosts.kvm.ioctls import FdKind
 from pyvmm.hosts.kvm.posted import PostedRing
-from pyvmm.hosts.kvm.register_codec import (
-    decode_regs,
-    decode_sregs,
-    encode_regs,
-    encode_sregs,
-)
-from pyvmm.hosts.kvm.vcpu_state import VcpuState
+from pyvmm.hosts.kvm.run_structure import RunStructure
 from pyvmm.rules.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -39,7 +33,6 @@ if TYPE_CHECKING:
     from pyvmm.hosts.kvm.saved_vcpu import VcpuLike
     from pyvmm.hosts.kvm.saving import Kind, Saving
     from pyvmm.hosts.kvm.stats import Stats
-    from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
     from pyvmm.hosts.saved_state import SavedVcpu
 
 _MAP_SHARED = 1
@@ -47,7 +40,7 @@ _THREAD_CLOCK = 6
 """A thread's clock of processor time, CPUCLOCK_SCHED (``linux/posix-timers_types.h``)."""
 
 
-class Vcpu(VcpuState):
+class Vcpu(RunStructure):
     """One vCPU, made by `Vm.create_vcpu`. Everything but `kick` belongs to one thread.
 
     The KVM_RUN loop is C (run.c) and runs without the interpreter lock.
@@ -86,7 +79,6 @@ class Vcpu(VcpuState):
         self._posted = posted
         self._conversions = conversions
         self._own_sync = int(lib.PYVMM_SYNC_REGS) if finish_hypercalls else 0
-        self._synced = 0
         self._host_cpuid = host_cpuid
         try:
             attempt = f"map the run structure of vCPU {index}"
@@ -188,59 +180,6 @@ class Vcpu(VcpuState):
         """
         check(lib.pyvmm_vcpu_complete(self._vcpu), f"complete the last exit of vCPU {self.index}")
         return bool(lib.pyvmm_vcpu_keeps_exit(self._vcpu))
-
-    def enable_sync(self, registers: SyncRegs) -> None:
-        """Let each exit leave these in shared memory, for `synced` (KVM_CAP_SYNC_REGS, api.rst 5).
-
-        The capability's value is the mask of those that the host has.
-        """
-        self._synced = int(registers)
-        self._shared().kvm_valid_regs = self._synced | self._own_sync
-
-    def synced(self) -> SyncedRegs:
-        """Read the registers that the last exit left, without a system call."""
-        from pyvmm.hosts.kvm.vcpu_codec import decode_events
-        from pyvmm.hosts.kvm.vcpu_values import SyncedRegs, SyncRegs
-
-        run = self._shared()
-        valid, regs = SyncRegs(self._synced), run.s.regs
-        return SyncedRegs(
-            decode_regs(regs.regs) if valid & SyncRegs.REGS else None,
-            decode_sregs(regs.sregs) if valid & SyncRegs.SREGS else None,
-            decode_events(regs.events) if valid & SyncRegs.EVENTS else None,
-        )
-
-    def put_synced(self, values: SyncedRegs) -> None:
-        """Let the next `run` set what is not None before it enters the guest."""
-        from pyvmm.hosts.kvm.vcpu_codec import encode_events
-        from pyvmm.hosts.kvm.vcpu_values import SyncRegs
-
-        run = self._shared()
-        dirty = SyncRegs(run.kvm_dirty_regs)
-        if values.regs is not None:
-            encode_regs(values.regs, run.s.regs.regs)
-            dirty |= SyncRegs.REGS
-        if values.sregs is not None:
-            encode_sregs(values.sregs, run.s.regs.sregs)
-            dirty |= SyncRegs.SREGS
-        if values.events is not None:
-            encode_events(values.events, run.s.regs.events)
-            dirty |= SyncRegs.EVENTS
-        run.kvm_dirty_regs = int(dirty)
-
-    def request_interrupt_window(self, wanted: bool) -> None:
-        """Make `run` return `IrqWindowOpen` once the guest can take an interrupt (api.rst 5)."""
-        self._shared().request_interrupt_window = int(wanted)
-
-    def can_take_interrupt(self) -> bool:
-        """Tell whether `interrupt` would be accepted now, as of the last exit (api.rst 5)."""
-        return bool(self._shared().ready_for_interrupt_injection)
-
-    def _shared(self) -> CData:
-        """The ``struct kvm_run``. Raises `InternalError` once closed: it is unmapped then."""
-        if self.fd < 0:
-            raise InternalError(f"use vCPU {self.index}", "it has been closed")
-        return self._run_structure
 
     def interrupt(self, vector: int) -> None:
         """Queue an external interrupt from a controller of ours (KVM_INTERRUPT, api.rst 4.16).

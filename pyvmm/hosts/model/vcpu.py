@@ -323,6 +323,19 @@ class ModelVcpu(Owner):
         """Exits so far by the name of their reason."""
         return self._runner.history.counts()
 
+    def read_run(self) -> bytes:
+        """Raises `HostLacksError`: the model shares no structure, and knows all of its exits."""
+        raise self._no_run_structure()
+
+    def write_run(self, offset: int, data: bytes) -> None:
+        """Raises `HostLacksError` as `read_run`."""
+        del offset, data
+        raise self._no_run_structure()
+
+    def _no_run_structure(self) -> HostLacksError:
+        cause = "the model has none: its exits are values from the start"
+        return HostLacksError(f"look at the kvm_run of vCPU {self.index}", cause, "use --host kvm")
+
     # -- life --
 
     def close(self) -> None:
