@@ -18,6 +18,7 @@ from pyvmm.cli.core_option import add_core_argument, let_guest_memory_into_cores
 from pyvmm.cli.device_option import add_device_argument, device_choice
 from pyvmm.cli.disk_failures import failures_told
 from pyvmm.cli.ending_signals import EndingSignals, ending_signals
+from pyvmm.cli.flags_option import add_flags_arguments, raw_flags
 from pyvmm.cli.gdb_option import GdbOption, add_gdb_argument, gdb_listener
 from pyvmm.cli.guest_options import add_guest_arguments, read_guest
 from pyvmm.cli.hardware_options import add_cpus_argument, add_hardware_arguments, hardware_of
@@ -123,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_qmp_argument(parser)
     add_gdb_argument(parser)
     add_core_argument(parser)
+    add_flags_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say on standard error what is used, and why"
@@ -182,6 +184,7 @@ def _config(options: argparse.Namespace) -> MachineConfig:
         reboot=RebootPolicy(options.reboot),
         devices=device_choice(options.device),
         hardware=hardware_of(options),
+        raw_flags=raw_flags(options),
     )
 
 

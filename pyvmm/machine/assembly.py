@@ -31,6 +31,7 @@ from pyvmm.machine.hosts import open_host
 from pyvmm.machine.ownership import StackOwner
 from pyvmm.machine.pc_platform import pc_platform
 from pyvmm.machine.ram import GuestRam
+from pyvmm.machine.raw_flags import NO_RAW_FLAGS
 from pyvmm.machine.wiring import Wiring
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.layout import ACPI_GPA
@@ -231,6 +232,7 @@ class Assembly(StackOwner):
                 private=None if private is None else private.backing,
                 in_core=self._config.dump_guest_core,
                 nodes=self._nodes,
+                raw_flags=self._config.raw_flags or NO_RAW_FLAGS,
                 recorder=recorder,
             )
         )

@@ -18,6 +18,7 @@ from pyvmm.rules.abi import PAGE_SIZE
 if TYPE_CHECKING:
     from pyvmm.hosts.topology import Topology
     from pyvmm.machine.hardware import Hardware
+    from pyvmm.machine.raw_flags import RawFlags
 
 MAX_CPUS = 255
 """More vCPUs need x2APIC identifiers, which the guest's tables do not carry yet."""
@@ -111,6 +112,7 @@ class MachineConfig:
     coredump_filter (core(5)) lets it in: a guest_memfd only with bit 3, file-backed shared
     mappings. With `report_always` the result has reports of the vCPUs after a panic, a reset, or
     a status other than 0, too. `hardware` is what the machine has beside its board; None: nothing.
+    `raw_flags` are flags of RAM's guest_memfd and memslots that the kernel gets as they are.
     """
 
     image: bytes = field(repr=False)
@@ -130,6 +132,7 @@ class MachineConfig:
     devices: DeviceChoice = DeviceChoice()  # noqa: RUF009 - immutable
     report_always: bool = False
     hardware: Hardware | None = None
+    raw_flags: RawFlags | None = None
 
     def __post_init__(self) -> None:
         self.address_map()

@@ -6,11 +6,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pyvmm.errors import InternalError
+from pyvmm.errors import HostLacksError, InternalError
+from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, MemslotFlag, System, Vm
 from pyvmm.machine import host_memory
 from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.machine.ownership import StackOwner
+from pyvmm.machine.raw_flags import NO_RAW_FLAGS, RawFlags
 from pyvmm.memory.address_map import AddressMap
 from pyvmm.memory.backing import (
     BackingChoice,
@@ -33,7 +35,8 @@ class GuestRam(StackOwner):
     One file holds all of RAM, without the holes: `AddressMap.file_offset` is the arithmetic. With
     `private` there may be two: what is shared is mapped from a memfd, what is private lies in a
     guest_memfd at the same offset. A core of this process has what is mapped only with `in_core`.
-    Memory of `nodes` follows their policies, if any has one; `recorder` is told of these calls.
+    Memory of `nodes` follows their policies, if any has one; file and memslots have `raw_flags`
+    beside their own; `recorder` is told of these calls.
     Raises `HostLacksError` when the host cannot give that much.
     """
 
@@ -46,6 +49,7 @@ class GuestRam(StackOwner):
         private: PrivateBacking | None = None,
         in_core: bool = False,
         nodes: tuple[NumaNode, ...] = (),
+        raw_flags: RawFlags = NO_RAW_FLAGS,
         recorder: Recorder | None = None,
     ) -> None:
         capabilities = system.capabilities()
@@ -60,11 +64,19 @@ class GuestRam(StackOwner):
             from pyvmm.machine.node_memory import choose_for_policies  # Few nodes have policies.
 
             self.choice = choose_for_policies(vm, self.choice, recorder)
+        self._memslot_flags = MemslotFlag(raw_flags.memslot)
         self.guest_memfd: GuestMemfd | None = None
         with ExitStack() as stack:
             if self.choice.kind is not RamBacking.MEMFD:
+                flags = self.choice.flags | GuestMemfdFlag(raw_flags.guest_memfd)
                 self.guest_memfd = stack.enter_context(
-                    vm.create_guest_memfd(address_map.memory, self.choice.flags)
+                    vm.create_guest_memfd(address_map.memory, flags)
+                )
+            elif raw_flags.guest_memfd:
+                raise HostLacksError(
+                    f"make guest RAM's guest_memfd with the flags {raw_flags.guest_memfd:#x}",
+                    "guest RAM is no guest_memfd on this host, which cannot map one",
+                    "use --host lab, or another kernel; pyvmm doctor tells what one has",
                 )
             self.mapping: GuestMapping = stack.enter_context(self._map(system, in_core))
             if any(node.policy for node in nodes):
@@ -86,12 +98,13 @@ class GuestRam(StackOwner):
         """The memslot of RAM with that number."""
         region = next(one for one in self.address_map.ram if one.slot == slot)
         guest_memfd = self.guest_memfd
+        flags = MemslotFlag.GUEST_MEMFD if guest_memfd else MemslotFlag(0)
         return Memslot(
             slot=region.slot,
             gpa=region.range.start,
             size=region.range.size,
             hva=self.mapping.hva + region.file_offset,
-            flags=MemslotFlag.GUEST_MEMFD if guest_memfd else MemslotFlag(0),
+            flags=flags | self._memslot_flags,
             guest_memfd=guest_memfd,
             guest_memfd_offset=region.file_offset if guest_memfd else 0,
         )
