@@ -19,6 +19,7 @@ _DIRECTIVE = re.compile(r"\s*#\s*(\w*)\s*(.*)", re.DOTALL)
 _MACRO = re.compile(r"(\w+)(?:\(([^()]*)\))?\s*(.*)", re.DOTALL)
 _MARKER = re.compile(r"(\d+)(?:\s+\"([^\"]*)\")?")
 _PACKED = re.compile(r"__attribute__\s*\(\(\s*_*packed_*\s*\)\)|\b__packed\b")
+_ATTRIBUTE = re.compile(r"__attribute__\s*\(\((?:[^()]|\([^()]*\))*\)\)")
 _EXTENSION = re.compile(r"\b(?:__extension__|__user|__force|volatile)\b")
 _TAG = re.compile(r"\b(struct|union|enum)\s+(\w+)\s*\{")
 _ENUM = re.compile(r"\benum\b(?:\s+\w+)?\s*\{([^{}]*)\}")
@@ -69,6 +70,7 @@ class CText(NamedTuple):
 
     macros: dict[str, Macro]
     declarations: tuple[Declaration, ...]
+    enumerators: frozenset[str] = frozenset()
 
 
 def parse(text: str, file: str = "") -> CText:
@@ -82,10 +84,14 @@ def parse(text: str, file: str = "") -> CText:
         else:
             _directive(directive, macros, place)
     declarations = tuple(_declarations(kept))
+    constants = set()
     for declaration in declarations:
-        for name, value in _enumerators(declaration):
-            macros.setdefault(name, Macro(name, None, value, declaration.place))
-    return CText(macros, declarations)
+        for name, value in enumerators(declaration):
+            # Headers have macros of enumerators' own names, for #ifdef.
+            if name not in macros or macros[name].text == name:
+                macros[name] = Macro(name, None, value, declaration.place)
+                constants.add(name)
+    return CText(macros, declarations, frozenset(constants))
 
 
 def _without_comments(text: str) -> str:
@@ -111,7 +117,9 @@ def _logical_lines(text: str, file: str) -> Iterator[tuple[str, Place]]:
         rest = "" if directive is None else f"{directive[1]} {directive[2]}".strip()
         marker = _MARKER.match(rest.removeprefix("line ").strip()) if directive else None
         if marker is not None:
-            number, file = int(marker[1]) - 1, marker[2] or file
+            number = int(marker[1]) - 1
+            # What a preprocessor is given has no name.
+            file = "" if marker[2] == "<stdin>" else marker[2] or file
         elif whole.strip():
             yield whole, Place(file, start)
     if waiting.strip():
@@ -135,7 +143,7 @@ def _directive(found: re.Match[str], macros: dict[str, Macro], place: Place) -> 
         raise DeclarationError(
             f"C text ({place})",
             f"#{kind} is for a preprocessor to resolve",
-            "give the text preprocess=True",
+            "name the folder of the headers that go with it: declare(text, tree=...)",
         )
 
 
@@ -183,7 +191,7 @@ def _declaration(text: str, place: Place) -> Iterator[Declaration]:
     names = [f"{kind} {name}" for kind, name in _TAG.findall(plain)]
     if is_typedef:
         pointer = _FUNCTION_POINTER.search(plain)
-        last = pointer or _LAST_NAME.search(plain)
+        last = pointer or _LAST_NAME.search(_ATTRIBUTE.sub("", plain).rstrip())
         if last is None:
             raise DeclarationError(f"a typedef ({place})", f"it has no name: {_short(plain)}")
         names.append(last[1])
@@ -197,7 +205,8 @@ def _declaration(text: str, place: Place) -> Iterator[Declaration]:
     yield Declaration(plain, tuple(names), packed, place)
 
 
-def _enumerators(declaration: Declaration) -> Iterator[tuple[str, str]]:
+def enumerators(declaration: Declaration) -> Iterator[tuple[str, str]]:
+    """The enumerators of all enumerations in a declaration, each with the text of its value."""
     for body in _ENUM.findall(declaration.text):
         value = "0"
         for item in _split(body):

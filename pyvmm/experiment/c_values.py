@@ -35,7 +35,7 @@ IOCTL_MACROS: Mapping[str, Macro] = parse(
 """
 ).macros
 
-_TOKEN = re.compile(r"\w+|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\s+|.", re.DOTALL)
+_TOKEN = re.compile(r"\w+|##|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\s+|.", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _DEEPEST = 64
 _LONGEST = 100_000
@@ -77,10 +77,26 @@ def expand(text: str, macros: Mapping[str, Macro], place: Place, hidden: frozens
                     f"it takes {len(macro.parameters)} arguments, not {len(arguments)}",
                 )
             full = [expand(one, macros, place, hidden) for one in arguments]
-            by_name = dict(zip(macro.parameters, full, strict=True))
-            body = "".join(by_name.get(one, one) for one in _TOKEN.findall(macro.text))
+            body = _substituted(macro, arguments, full)
             out.append(expand(body, macros, place, hidden | {token}))
     return "".join(out)
+
+
+def _substituted(macro: Macro, given: list[str], full: list[str]) -> str:
+    """The body with arguments for parameters: as they were given beside ``##``, else in `full`."""
+    parameters = macro.parameters or ()
+    pieces = [one for one in _TOKEN.findall(macro.text) if not one.isspace()]
+    if "##" not in pieces:
+        by_name = dict(zip(parameters, full, strict=True))
+        return "".join(by_name.get(one, one) for one in _TOKEN.findall(macro.text))
+    out = ""
+    for at, piece in enumerate(pieces):
+        is_pasted = "##" in pieces[max(at - 1, 0) : at + 2 : 2] if piece != "##" else True
+        values = given if is_pasted else full
+        value = values[parameters.index(piece)] if piece in parameters else piece
+        joins = at == 0 or piece == "##" or pieces[at - 1] == "##"
+        out += "" if piece == "##" else value if joins else f" {value}"
+    return out
 
 
 def _arguments(tokens: list[str], at: int) -> tuple[list[str], int] | None:

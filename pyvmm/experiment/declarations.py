@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-from pyvmm.experiment.c_text import CText, Declaration, DeclarationError, Macro, Place, parse
+from pyvmm.experiment.c_layout import plain
+from pyvmm.experiment.c_text import CText, Declaration, DeclarationError, Macro, enumerators, parse
 from pyvmm.experiment.c_values import (
     IOCTL_MACROS,
     NoValueError,
@@ -20,8 +22,7 @@ from pyvmm.hosts.kvm.declared_types import BASE_NAMES, DeclaredTypes, TypeRefuse
 from pyvmm.hosts.kvm.ioctls import Direction
 
 _IOCTLS = frozenset({"_IO", "_IOR", "_IOW", "_IOWR"})
-_ALIGNED = re.compile(r"__attribute__\s*\(\(\s*_*aligned_*\s*\(\s*(\w+)\s*\)\s*\)\)")
-_EIGHT_BYTES = re.compile(r"(u64|s64|long|__le64|__be64)(\s+\w+)?\s*$")
+_IS_ENUM = re.compile(r"(typedef\s+)?enum\b")
 _TYPE_NAME = re.compile(r"\b(?:(?:struct|union|enum)\s+)?[A-Za-z_]\w*")
 
 
@@ -35,9 +36,11 @@ class Declarations:
     def __init__(self, text: CText) -> None:
         self._macros = {**IOCTL_MACROS, **text.macros}
         self._own = text.macros
+        self._enumerators = text.enumerators
         self._pending: dict[str, Declaration] = {}
         self._refused: dict[str, str] = {}
         self._added: list[str] = []
+        self._named: tuple[str, ...] | None = None
         self._types = DeclaredTypes()
         self._values: dict[str, int] = {}
         self._ioctls: dict[str, Ioctl] = {}
@@ -68,17 +71,18 @@ class Declarations:
             found = self._values[name] = evaluate(macro, self._macros, self.size_of)
         return found
 
-    def spell(self, prefix: str, value: int) -> str:
-        """Names of the bits of `value` among the flags that begin with `prefix`; the rest as hex.
-
-        `value` itself where a name stands for exactly that.
-        """
-        named = {name: self._value_or_none(name) for name in self.names(prefix)}
-        for name, known in named.items():
-            if known == value:
+    def name_of(self, prefix: str, value: int) -> str:
+        """The name that begins with `prefix` and has this value, an exit's; the number without."""
+        for name in self.names(prefix):
+            if self._value_or_none(name) == value:
                 return name
+        return str(value)
+
+    def spell(self, prefix: str, value: int) -> str:
+        """Names of the bits of `value`, those that begin with `prefix`; the rest as a number."""
         said = []
-        for name, bit in named.items():
+        for name in self.names(prefix):
+            bit = self._value_or_none(name)
             if bit and bit & bit - 1 == 0 and value & bit:
                 said.append(name)
                 value &= ~bit
@@ -107,9 +111,11 @@ class Declarations:
 
     def ioctls(self) -> tuple[str, ...]:
         """Names of the macros that are ioctls: `_IO`, `_IOR`, `_IOW` and `_IOWR` with arguments."""
-        return tuple(
-            name for name, macro in self._own.items() if arguments_of(macro, _IOCTLS) is not None
-        )
+        if self._named is None:
+            named = self._own.items()
+            found = (name for name, macro in named if arguments_of(macro, _IOCTLS) is not None)
+            self._named = tuple(found)
+        return self._named
 
     def size_of(self, type_name: str) -> int:
         """Size in bytes, without a flexible array's elements. Raises `DeclarationError`."""
@@ -182,10 +188,9 @@ class Declarations:
             self._pending.pop(name, None)
         what = declaration.names[0]
         try:
-            text = expand(declaration.text, self._macros, declaration.place, frozenset())
-            text = _without_alignment(text, what, declaration.place)
+            text = self._plain(declaration, what)
             self._require(text)
-            self._types.add(self._with_sizes(text), packed=declaration.packed)
+            self._types.add(text, packed=declaration.packed)
         except (TypeRefusedError, DeclarationError) as error:
             cause = error.cause if isinstance(error, DeclarationError) else str(error)
             cause = f"{cause} ({declaration.place})"
@@ -193,18 +198,21 @@ class Declarations:
             raise self._no_type(what, cause) from None
         self._added.extend(declaration.names)
 
-    def _with_sizes(self, text: str) -> str:
-        """Lengths of arrays as numbers: they may be any constant expression."""
+    def _plain(self, declaration: Declaration, what: str) -> str:
+        place = declaration.place
+        if _IS_ENUM.match(declaration.text):
+            values = (f"{name} = {self.value(name)}" for name, _ in enumerators(declaration))
+            return (
+                f"{declaration.text.partition('{')[0]}{{ {', '.join(values)} }}"
+                + (declaration.text.rpartition("}")[2])
+            )
+        # An enumerator stays what it is: only lengths of arrays are computed.
+        text = expand(declaration.text, self._macros, place, self._enumerators)
 
-        def number(match: re.Match[str]) -> str:
-            length = match[1].strip()
-            if not length or length.isdecimal():
-                return match[0]
-            place = Place("", 0)
-            value = evaluate(Macro("length", None, length, place), self._macros, self.size_of)
-            return f"[{value}]"
+        def length(expression: str) -> int:
+            return evaluate(Macro("length", None, expression, place), self._macros, self.size_of)
 
-        return re.sub(r"\[([^\[\]]*)\]", number, text)
+        return plain(text, what, place, length)
 
     # -- ioctls --
 
@@ -250,30 +258,22 @@ class Declarations:
         return DeclarationError(f"a value for {name}", "no such name is declared", remedy)
 
     def _no_type(self, name: str, cause: str) -> DeclarationError:
+        if "of unknown size" in cause:
+            cause = "nothing declares what it is made of"
         return DeclarationError(name, cause)
 
 
-def _without_alignment(text: str, what: str, place: Place) -> str:
-    """Drop alignments that change nothing. Raises `DeclarationError` for others."""
-
-    def dropped(match: re.Match[str]) -> str:
-        before = text[: match.start()]
-        if match[1] == "8" and _EIGHT_BYTES.search(before):
-            return ""
-        raise DeclarationError(
-            f"{what} ({place})",
-            f"{match[0]} is not understood here",
-            "leave it out, and write the padding as a field",
-        )
-
-    return _ALIGNED.sub(dropped, text)
-
-
-def declare(text: str) -> Declarations:
+def declare(text: str, *, tree: str | Path | None = None) -> Declarations:
     """Take declarations from C text: `#define`, structures, unions, enumerations, typedefs.
 
-    The kernel's integers (__u64 and so on), `_IO` to `_IOWR`, `BIT` and `KVMIO` are known. Raises
-    `DeclarationError` for text that cannot be taken apart; what a name in it means is found out
-    when it is asked for.
+    The kernel's integers (__u64 and so on), `_IO` to `_IOWR`, `BIT` and `KVMIO` are known. With
+    `tree`, the folder of a kernel's source or of installed headers, `#include` and conditionals are
+    resolved first: ``declare("#include <linux/kvm.h>", tree="/usr/include")``. Raises
+    `DeclarationError` for text that cannot be taken apart, `NoInputError` and `HostLacksError`
+    where headers cannot be read; what a name means is found out when it is asked for.
     """
+    if tree is not None:
+        from pyvmm.experiment.headers import preprocessed
+
+        text = preprocessed(text, Path(tree))
     return Declarations(parse(text))

@@ -278,3 +278,16 @@ def test_a_topology_is_measured(tmp_path: Path) -> None:
     (table,) = found["tables"]
     assert table["title"] == "times of 20 namespaces and 20 taps"
     assert [row[0] for row in table["rows"]] == ["up", "down"]
+
+
+@pytest.mark.kvm
+@pytest.mark.slow
+def test_declared_ioctls_are_measured_beside_built_in_ones(tmp_path: Path) -> None:
+    found = measured("experiment", tmp_path)
+    assert len(found["subjects"]) == 6
+    for subject in found["subjects"].values():
+        assert subject["figures"]["call_us"]["min"] > 0
+    (table,) = found["tables"]
+    assert [row[0] for row in table["rows"]] == [
+        "a number", "a structure given", "a structure read",
+    ]  # fmt: skip

@@ -72,7 +72,7 @@ def test_enumerators_are_constants(abi: Declarations) -> None:
 
 def test_flags_are_spelled_by_their_names(abi: Declarations) -> None:
     prefix = "KVM_MEMORY_ATTRIBUTE_"
-    assert abi.spell(prefix, 8) == "KVM_MEMORY_ATTRIBUTE_PRIVATE"
+    assert abi.spell(prefix, 8) == abi.name_of(prefix, 8) == "KVM_MEMORY_ATTRIBUTE_PRIVATE"
     both = "KVM_MEMORY_ATTRIBUTE_PRIVATE|KVM_MEMORY_ATTRIBUTE_NEW"
     assert abi.spell(prefix, 0x18) == both
     assert abi.spell(prefix, 0x41) == "0x41"
