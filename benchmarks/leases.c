@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Leases of four ranges, taken and given back as held.c does it, without Python: ROUNDS times. */
+#include "../pyvmm/hosts/kvm/conversion_calls.c"
 #include "../pyvmm/hosts/kvm/conversions.c"
 #include "../pyvmm/hosts/kvm/conversions_lock.c"
 #include "../pyvmm/hosts/kvm/held.c"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The system calls of conversions.c, answered by a test: `answered` gets the name's first letter, a
+ * The system calls of conversions, answered by a test: `answered` gets the name's first letter, a
  * GPA (an address, a file offset) and a size, and gives an errno.
  */
 #include "conversions.h"
@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #define KVM_SET_MEMORY_ATTRIBUTES 0x4020aed2UL
+#define KVM_SET_MEMORY_ATTRIBUTES2 0xc080aed2UL
 
 typedef int (*answer_function)(int what, uint64_t at, uint64_t size);
 
@@ -34,6 +35,10 @@ int fake_ioctl(int fd, unsigned long request, ...)
     va_start(arguments, request);
     const void *argument = va_arg(arguments, const void *);
     va_end(arguments);
+    if (request == KVM_SET_MEMORY_ATTRIBUTES2) {
+        const uint64_t *in_file = argument; /* offset, size, attributes, flags */
+        return answered(in_file[2] ? 'P' : 'S', in_file[0], in_file[1]);
+    }
     if (request != KVM_SET_MEMORY_ATTRIBUTES) {
         const struct kvm_userspace_memory_region2 *region = argument;
         return answered('m', region->guest_phys_addr, region->memory_size);

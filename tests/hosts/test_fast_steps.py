@@ -33,7 +33,10 @@ PRIVATE, SHARED = 1 << 4, 0
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)
 
 Call = tuple[str, int, int]
-"""The first letter (to Private, to Shared, Remove, punch Hole, set a Memslot), where, and size."""
+"""The first letter (to Private, to Shared, Remove, punch Hole, set a Memslot), where, and size.
+
+Large letters: in place, by the file's attributes.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     room = here.parents[1] / "pyvmm" / "hosts" / "kvm"
     made = tmp_path_factory.mktemp("fast") / "fast_steps.so"
     faked = [f"-D{name}=fake_{name}" for name in ("ioctl", "madvise", "fallocate")]
-    sources = [room / f"{name}.c" for name in ("conversions", "conversions_lock", "held")]
+    names = ("conversions", "conversion_calls", "conversions_lock", "held")
+    sources = [room / f"{name}.c" for name in names]
     how = ["-std=gnu11", "-shared", "-fPIC", "-Wall", "-Werror", *faked, f"-I{room}"]
     command: list[str | Path] = [compiler, *how, "-o", made, *sources, here / "fast_steps.c"]
     subprocess.run(command, check=True)
@@ -82,12 +86,20 @@ class Fast:
             self._raw, 0, ctypes.c_uint64(0), size, ctypes.c_bool(True)
         )
 
-    def serve(self, *, count: int = 1, file: int = 4, slot: int = lib.PYVMM_PLUGGED) -> None:
+    def serve(
+        self,
+        *,
+        count: int = 1,
+        file: int = 4,
+        slot: int = lib.PYVMM_PLUGGED,
+        in_place: bool = False,
+    ) -> None:
         span = new(
             "struct pyvmm_served_span *",
             {
                 "gpa": 0, "size": SPAN, "hva": HVA, "guest_memfd": file,
                 "guest_memfd_offset": FILE_OFFSET, "touch_block": 8 * STEP, "slot": slot,
+                "in_place": in_place,
             },
         )  # fmt: skip
         assert not self._code.pyvmm_conversions_serve(self._raw, address_of(span), count)
@@ -253,6 +265,31 @@ def test_what_somebody_works_on_is_left_to_python(fast: Fast, kind: HeldKind, si
         assert not fast.ask(FIRST, size, attributes)
         assert fast.ask(FIRST + size, size, attributes), "beside it"
     assert all(call[1] % (1 << 30) >= FIRST + size for call in fast.calls)
+
+
+def test_in_place_a_step_is_one_call_of_the_file(fast: Fast) -> None:
+    fast.serve(in_place=True)
+    assert fast.ask(FIRST, STEP, PRIVATE)
+    assert fast.ask(FIRST, 2 * STEP, SHARED)
+    assert fast.calls == [
+        ("P", FILE_OFFSET + FIRST, STEP),
+        ("S", FILE_OFFSET + FIRST, STEP - FIRST),
+        ("S", FILE_OFFSET + STEP, STEP),
+        ("S", FILE_OFFSET + 2 * STEP, FIRST),
+    ]
+    assert fast.drained() == [(FIRST, STEP, True), (FIRST, 2 * STEP, False)]
+
+
+def test_in_place_what_may_have_to_be_undone_is_left_to_python(fast: Fast) -> None:
+    fast.serve(in_place=True)
+    assert not fast.ask(0, STEP + PAGE, PRIVATE)
+    assert fast.calls == []
+    fast.before = lambda _number: errno.EAGAIN
+    assert not fast.ask(0, PAGE, PRIVATE), "somebody holds it"
+    assert fast.drained() == []
+    fast.before = lambda _number: 0
+    assert fast.ask(0, PAGE, PRIVATE)
+    assert fast.drained() == [(0, PAGE, True)]
 
 
 def listen(fast: Fast, gpa: int) -> None:

@@ -499,6 +499,8 @@ def test_spans_that_cannot_be(system: System, guest: MakeGuest) -> None:
             [ServedSpan(0, PAGE, 0, touch_block=3 * PAGE)],
             [missing_span(span(0)._replace(guest_memfd=None, touch_block=PAGE), 1)],
             [missing_span(span(0), 1)._replace(size=2 * PAGE)],
+            [missing_span(span(0), 1)._replace(in_place=True)],
+            [ServedSpan(0, PAGE, 0, touch_block=PAGE, in_place=True)],
             [missing_span(span(0), 1)._replace(guest_memfd_offset=PAGE)],
         ):
             with pytest.raises(UsageError):

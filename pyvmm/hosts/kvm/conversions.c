@@ -5,15 +5,11 @@
 #include "held_inside.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
-#define KVM_SET_MEMORY_ATTRIBUTES 0x4020aed2UL
 #define KVM_SET_USER_MEMORY_REGION2 0x40a0ae49UL
-#define ATTRIBUTE_PRIVATE (1ULL << 3)
 
 /* The hypercall, KVM_HC_MAP_GPA_RANGE: GPA, number of pages, attributes. */
 #define PAGE_SIZE_HINT 0xfULL
@@ -24,16 +20,6 @@
 
 /* What is longer takes longer than waking up does: others have a turn before this thread's next one. */
 #define SHORT_REQUEST (64UL << 10)
-
-/* A call that is still interrupted after this many times has failed. EAGAIN takes a while, for which
- * Python gives the lock away. */
-#define ATTEMPTS 1000
-
-struct request {
-    uint64_t gpa;
-    uint64_t size;
-    bool to_private;
-};
 
 struct pyvmm_conversions *pyvmm_conversions_new(int vm_fd)
 {
@@ -137,44 +123,6 @@ static struct pyvmm_served_span *span_of(struct pyvmm_conversions *conversions,
     return NULL;
 }
 
-static bool shall_try_again(int attempt)
-{
-    return errno == EINTR && attempt < ATTEMPTS;
-}
-
-static bool set_attributes(int vm_fd, const struct request *request)
-{
-    struct kvm_memory_attributes attributes = {
-        .address = request->gpa,
-        .size = request->size,
-        .attributes = request->to_private ? ATTRIBUTE_PRIVATE : 0,
-    };
-    for (int attempt = 1;; attempt++) {
-        if (ioctl(vm_fd, KVM_SET_MEMORY_ATTRIBUTES, &attributes) == 0)
-            return true;
-        if (!shall_try_again(attempt))
-            return false;
-    }
-}
-
-/* Gives the pages of the side back that the request leaves. */
-static bool discard(const struct pyvmm_served_span *span, const struct request *request)
-{
-    uint64_t offset = request->gpa - span->gpa;
-    for (int attempt = 1;; attempt++) {
-        int result;
-        if (request->to_private)
-            result = madvise((void *)(uintptr_t)(span->hva + offset), request->size, MADV_REMOVE);
-        else
-            result = fallocate(span->guest_memfd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-                               (off_t)(span->guest_memfd_offset + offset), (off_t)request->size);
-        if (result == 0)
-            return true;
-        if (!shall_try_again(attempt))
-            return false;
-    }
-}
-
 /* What the new one converts again need not be told: a page that goes back and forth stays one entry. */
 static void forget_covered(struct pyvmm_conversions *conversions, const struct request *request)
 {
@@ -225,11 +173,17 @@ static bool convert(struct pyvmm_conversions *conversions, const struct request 
         conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
         pyvmm_held_stops(conversions->held, step->gpa, step->size))
         return false;
-    if (!set_attributes(conversions->vm_fd, step))
+    if (span->in_place) {
+        if (!pyvmm_conversion_in_file(span, step))
+            return false;
+        note(conversions, step);
+        return true;
+    }
+    if (!pyvmm_conversion_of_vm(conversions->vm_fd, step))
         return false;
     /* From here on the pages are converted, whatever becomes of the other side's memory. */
     note(conversions, step);
-    return discard(span, step);
+    return pyvmm_conversion_discard(span, step);
 }
 
 /* Steps end at multiples of PYVMM_STEP: no large page is in two of them. */
@@ -276,13 +230,19 @@ static bool in_as_many_steps_as_it_takes(struct pyvmm_conversions *conversions,
     return done;
 }
 
+/* In place a held page refuses all of a request: what takes several steps is undone by Python. */
+static bool can_take(const struct pyvmm_served_span *span, const struct request *request)
+{
+    return span != NULL && !(span->in_place && request->to_private && request->size > PYVMM_STEP);
+}
+
 bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run)
 {
     struct request request;
     if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
         !read_request(run, &request) || pyvmm_conversions_lock(conversions) != 0)
         return false;
-    bool done = span_of(conversions, &request) != NULL &&
+    bool done = can_take(span_of(conversions, &request), &request) &&
                 in_as_many_steps_as_it_takes(conversions, &request, convert);
     pyvmm_conversions_unlock(conversions);
     if (done)
@@ -308,7 +268,7 @@ static bool make_shared(struct pyvmm_conversions *conversions, const struct requ
     if (span == NULL || span->guest_memfd >= 0 ||
         conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
         pyvmm_held_stops(conversions->held, step->gpa, step->size) ||
-        !set_attributes(conversions->vm_fd, step))
+        !pyvmm_conversion_of_vm(conversions->vm_fd, step))
         return false;
     note(conversions, step);
     return true;
@@ -363,7 +323,7 @@ static bool satisfy_touch(struct pyvmm_conversions *conversions, const struct kv
 bool pyvmm_conversions_take_touch(struct pyvmm_conversions *conversions, const struct kvm_run *run)
 {
     if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
-        run->u.memory_fault.flags != ATTRIBUTE_PRIVATE ||
+        run->u.memory_fault.flags != PYVMM_ATTRIBUTE_PRIVATE ||
         pyvmm_conversions_lock(conversions) != 0)
         return false;
     bool done = satisfy_touch(conversions, run);

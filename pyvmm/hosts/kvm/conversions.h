@@ -24,6 +24,7 @@ struct pyvmm_conversions;
  * there is no file (-1), pages that are touched while they are marked private become shared, the
  * `touch_block` bytes around them at once (a power of two). Where `slot` is a number, that memslot is
  * missing, all pages are marked private, and the first private access sets it, with `slot_flags`.
+ * `in_place`: both sides are the file, which keeps what is private; nothing is given back.
  */
 struct pyvmm_served_span {
     uint64_t gpa;
@@ -34,7 +35,7 @@ struct pyvmm_served_span {
     int32_t guest_memfd;
     uint32_t slot;
     uint32_t slot_flags;
-    uint32_t pad;
+    uint32_t in_place;
 };
 
 /* `plugged`: all of a span, whose memslot is set now. */

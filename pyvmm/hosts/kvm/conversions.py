@@ -53,6 +53,7 @@ class FastConversions(Owner):
             row.guest_memfd = _fd_of(span, attempt)
             row.guest_memfd_offset = span.guest_memfd_offset
             row.touch_block = span.touch_block
+            row.in_place = span.in_place
             row.slot = lib.PYVMM_PLUGGED
             if span.missing is not None:
                 row.slot = span.missing.slot
@@ -133,6 +134,8 @@ def _require_apart(spans: Sequence[ServedSpan], attempt: str) -> None:
         file, block = span.guest_memfd, span.touch_block
         if file is None and (block < mmap.PAGESIZE or block & (block - 1)):
             raise UsageError(attempt, f"the one at {span.gpa:#x} has neither a file nor a block")
+        if span.in_place and (file is None or span.missing is not None):
+            raise UsageError(attempt, f"the one at {span.gpa:#x} has no file that is bound")
         if file is not None and span.guest_memfd_offset + span.size > file.size:
             raise UsageError(attempt, f"the one at {span.gpa:#x} reaches beyond its guest_memfd")
         if span.missing is not None and not _is_of(span, span.missing):

@@ -21,3 +21,24 @@ struct pyvmm_conversions {
     uint32_t journalled; /* how many entries the journal has */
     struct pyvmm_converted journal[PYVMM_JOURNAL_ENTRIES];
 };
+
+/* [gpa, gpa + size) is to be private, or shared. */
+struct request {
+    uint64_t gpa;
+    uint64_t size;
+    bool to_private;
+};
+
+#define PYVMM_ATTRIBUTE_PRIVATE (1ULL << 3)
+
+/* These are done again where a signal has interrupted them; errno says why they failed. */
+
+/* KVM_SET_MEMORY_ATTRIBUTES of the VM. */
+bool pyvmm_conversion_of_vm(int vm_fd, const struct request *request);
+/*
+ * The ioctl of the span's guest_memfd: contents stay. EAGAIN, where somebody holds a page, is
+ * Python's: it waits, and says which page.
+ */
+bool pyvmm_conversion_in_file(const struct pyvmm_served_span *span, const struct request *request);
+/* Gives the pages of the side back that the request leaves. */
+bool pyvmm_conversion_discard(const struct pyvmm_served_span *span, const struct request *request);
