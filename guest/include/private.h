@@ -39,12 +39,15 @@ bool private_memory_needed(void);
 #define CONVERSION_UNKNOWN (-1000)
 
 /*
- * The host gets to see [gpa, gpa + size), or no longer does. What was there before is gone: pages
- * that change are zero afterwards. Pages that are as asked for already keep what they have. `size` in
- * bytes, both multiples of PAGE_SIZE. 0, or a negative number when nothing has changed.
+ * The host gets to see [gpa, gpa + size), or no longer does. What was there before is gone, and pages
+ * that change are zero afterwards, unless they are converted in place: then the host gets to see it.
+ * Pages that are as asked for already keep what they have. `size` in bytes, both multiples of
+ * PAGE_SIZE. 0, or a negative number when nothing has changed.
  */
 int64_t memory_share(uint64_t gpa, uint64_t size);
 int64_t memory_unshare(uint64_t gpa, uint64_t size);
+/* Whether contents survive conversions: in-place=1 on the command line says so. */
+bool contents_survive(void);
 /* KVM_HC_MAP_GPA_RANGE with just these arguments, valid or not; `pages` of 4 KiB. */
 int64_t memory_convert(uint64_t gpa, uint64_t pages, uint64_t attributes);
 

@@ -36,6 +36,11 @@ int64_t memory_unshare(uint64_t gpa, uint64_t size)
 	return convert_bytes(gpa, size, MAP_GPA_RANGE_PRIVATE);
 }
 
+bool contents_survive(void)
+{
+	return guest_option("in-place", 0);
+}
+
 void *shared_memory(uint64_t size)
 {
 	struct span span;

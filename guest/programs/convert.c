@@ -2,7 +2,7 @@
 /*
  * Converts ranges of memory by hypercalls and looks at what their contents become; then makes requests
  * that must be refused. size=BYTES: this range only, offset=BYTES behind a multiple of 2 MiB;
- * rounds=N: each that often; refused=0: no requests that must be refused.
+ * rounds=N: each that often; refused=0: no requests that must be refused; in-place=1: contents survive.
  */
 #include "guest.h"
 #include "pattern.h"
@@ -60,11 +60,20 @@ static bool unshare(void)
 	return done("cannot be made private", memory_unshare(range.start, range.end - range.start));
 }
 
-/* What was private must not show; what is written while shared stays as long as it is shared. */
+/* What was private must not show, unless contents survive. */
+static bool is_converted(const char *what, const struct span *span, uint64_t seed)
+{
+	if (contents_survive())
+		return is("a conversion loses contents", pattern_wrong(span, seed));
+	return is(what, zero_wrong(span));
+}
+
+/* What is written while shared stays as long as it is shared. */
 static bool there(uint64_t round)
 {
 	pattern_fill(&range, SECRET + round);
-	if (!share() || !is("private contents show after sharing", zero_wrong(&range)))
+	if (!share() ||
+	    !is_converted("private contents show after sharing", &range, SECRET + round))
 		return false;
 	pattern_fill(&range, PUBLIC + round);
 	return is("shared memory forgets", pattern_wrong(&range, PUBLIC + round)) && share() &&
@@ -74,7 +83,8 @@ static bool there(uint64_t round)
 /* The same the other way. */
 static bool and_back(uint64_t round)
 {
-	if (!unshare() || !is("shared contents show after unsharing", zero_wrong(&range)))
+	if (!unshare() ||
+	    !is_converted("shared contents show after unsharing", &range, PUBLIC + round))
 		return false;
 	pattern_fill(&range, AGAIN + round);
 	return is("private memory forgets", pattern_wrong(&range, AGAIN + round)) && unshare() &&
@@ -191,7 +201,11 @@ static bool convert_into_window(void)
 		return true;
 	range = (struct span){window.start - 2 * PAGE_SIZE, window.start + 2 * PAGE_SIZE};
 	before = (struct span){range.start, window.start};
-	if (!share() || !is("not empty at first", zero_wrong(&range)))
+
+	const struct span window_pages = {window.start, range.end};
+
+	if (!share() ||
+	    !is("not empty at first", zero_wrong(contents_survive() ? &window_pages : &range)))
 		return false;
 	pattern_fill(&range, PUBLIC);
 	if (!memory_unshare(range.start, range.end - range.start)) {
@@ -200,7 +214,7 @@ static bool convert_into_window(void)
 	}
 	if (!is("a refused request changes something", pattern_wrong(&range, PUBLIC)) ||
 	    !done("cannot be made private", memory_unshare(before.start, 2 * PAGE_SIZE)) ||
-	    !is("shared contents show after unsharing", zero_wrong(&before)))
+	    !is_converted("shared contents show after unsharing", &before, PUBLIC))
 		return false;
 	print("%010lx-%010lx: RAM and window\n", range.start, range.end);
 	return true;

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Fills a private page with a pattern (pattern.h) that key=N seeds, lets the host look for it, and
- * then shares the page, which must be empty by then. host=0: does not wait for the host.
+ * then shares the page, which must be empty by then. host=0: does not wait for the host. in-place=1:
+ * the page must be what it was, so the guest has to clear it itself, which comes before.
  */
 #include "guest.h"
 #include "mailbox.h"
 #include "pattern.h"
 #include "private.h"
+
+/* Instead of the secret, before the host sees the page. */
+#define PUBLIC 3
 
 GUEST_NEEDS(0);
 
@@ -41,6 +45,18 @@ int guest_main(void)
 		return EXIT_FAILURE;
 	}
 	print("the secret is unchanged\n");
+
+	if (contents_survive()) {
+		/* What is left there is what the host gets to see. */
+		pattern_fill(&page, PUBLIC);
+		if (memory_share(page.start, PAGE_SIZE) ||
+		    pattern_wrong(&page, PUBLIC) != NOTHING_WRONG) {
+			print("shared, it is not what was left there\n");
+			return EXIT_FAILURE;
+		}
+		print("shared, it is what was left there\n");
+		return EXIT_SUCCESS;
+	}
 
 	int64_t result = memory_share(page.start, PAGE_SIZE);
 

@@ -2,7 +2,8 @@
 /*
  * Every CPU converts memory at once: pages of its own, whose contents it knows, and pages of all, whose
  * contents are whatever somebody wrote last, or zero. seed=N, rounds=N: how often each of them;
- * pages=N: of its own; host=1: until the host has had enough, which may then convert all of it, too.
+ * pages=N: of its own; host=1: until the host has had enough, which may then convert all of it, too;
+ * in-place=1: contents survive conversions.
  */
 #include "guest.h"
 #include "mailbox.h"
@@ -80,21 +81,28 @@ static uint64_t mixed_wrong(const struct span *span)
 	return NOTHING_WRONG;
 }
 
+/* Pages of this CPU's own that it has just converted: zero, or what it had written before. */
+static bool check_converted(struct worker *worker, const struct span *span)
+{
+	if (with_host)
+		return check(worker, mixed_wrong(span));
+	return check(worker,
+		     contents_survive() ? pattern_wrong(span, PATTERN) : zero_wrong(span));
+}
+
 /* There and back, so that the pages are private between rounds. */
 static bool convert_own(struct worker *worker)
 {
 	const struct span span = some_pages(worker, &worker->own);
 
 	pattern_fill(&span, PATTERN);
-	if (!convert(worker, &span, true))
-		return false;
-	if (!check(worker, with_host ? mixed_wrong(&span) : zero_wrong(&span)))
+	if (!convert(worker, &span, true) || !check_converted(worker, &span))
 		return false;
 	pattern_fill(&span, PATTERN);
 	if (!check(worker, with_host ? mixed_wrong(&span) : pattern_wrong(&span, PATTERN)) ||
 	    !convert(worker, &span, false))
 		return false;
-	return check(worker, with_host ? mixed_wrong(&span) : zero_wrong(&span));
+	return check_converted(worker, &span);
 }
 
 static bool convert_common(struct worker *worker)
@@ -177,6 +185,12 @@ static bool report(void)
 	return true;
 }
 
+/* The first address of `span`, which has been shared, that holds neither zero nor what survives. */
+static uint64_t shared_wrong(const struct span *span)
+{
+	return contents_survive() ? pattern_wrong(span, PATTERN) : zero_wrong(span);
+}
+
 /* Everything shared, so that nothing private is left, then private: all of it is zero. */
 static bool settle(void)
 {
@@ -187,7 +201,7 @@ static bool settle(void)
 		print("the last conversions are refused\n");
 		return false;
 	}
-	if (zero_wrong(&all) != NOTHING_WRONG) {
+	if (!contents_survive() && zero_wrong(&all) != NOTHING_WRONG) {
 		print("not zero at last: 0x%lx\n", zero_wrong(&all));
 		return false;
 	}
@@ -195,8 +209,8 @@ static bool settle(void)
 	for (uint64_t page = common.start; page < common.end; page += 2 * PAGE_SIZE) {
 		const struct span span = {page, page + PAGE_SIZE};
 
-		if (memory_share(page, PAGE_SIZE) || zero_wrong(&span) != NOTHING_WRONG) {
-			print("not shared, or not zero: 0x%lx\n", page);
+		if (memory_share(page, PAGE_SIZE) || shared_wrong(&span) != NOTHING_WRONG) {
+			print("not shared, or wrong: 0x%lx\n", page);
 			return false;
 		}
 	}
@@ -210,7 +224,7 @@ static bool verify(void)
 	for (uint64_t page = common.start; page < common.end; page += PAGE_SIZE) {
 		const struct span span = {page, page + PAGE_SIZE};
 		bool is_shared = (page - common.start) / PAGE_SIZE % 2 == 0;
-		uint64_t wrong = is_shared ? zero_wrong(&span) : pattern_wrong(&span, PATTERN);
+		uint64_t wrong = is_shared ? shared_wrong(&span) : pattern_wrong(&span, PATTERN);
 
 		if (wrong != NOTHING_WRONG) {
 			print("wrong at last: 0x%lx\n", wrong);
@@ -221,7 +235,8 @@ static bool verify(void)
 		print("wrong at last: 0x%lx\n", pattern_wrong(&own, PATTERN));
 		return false;
 	}
-	print("every second common page is shared and zero, all others are private and as written\n");
+	print("every second common page is shared and %s, all others are private and as written\n",
+	      contents_survive() ? "as written" : "zero");
 	return true;
 }
 

@@ -135,9 +135,12 @@ class GuestRam(StackOwner):
         self.mapping.discard(0, self.address_map.memory)
 
     def read(self, gpa: int, size: int) -> bytes | None:
-        """`size` bytes of the host's mapping from `gpa` on; None unless one region holds them."""
+        """`size` bytes of the host's mapping from `gpa` on; None unless one region holds them.
+
+        Raises `SystemCallError` with EFAULT where a page is private and converted in place.
+        """
         offset = self.address_map.file_offset(gpa, size)
-        return None if offset is None else bytes(self._view[offset : offset + size])
+        return None if offset is None else self.mapping.peek(offset, size)
 
     def write(self, gpa: int, data: bytes | memoryview) -> None:
         """Copy `data` to `gpa`. Raises `InternalError` unless one RAM region takes it all."""

@@ -11,6 +11,7 @@ from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.model.system import ModelSystem
+from pyvmm.machine.config import HostChoice
 from tests.conftest import REQUIRED
 
 
@@ -25,6 +26,20 @@ def private_host() -> None:
     if "private" in REQUIRED:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="module", params=["model", pytest.param("kvm", marks=pytest.mark.kvm)])
+def in_place_host(request: pytest.FixtureRequest) -> HostChoice:
+    """A host that converts in place: skipped where KVM does not, unless `in-place` must be."""
+    if request.param == "kvm":
+        with System() as system:
+            has = system.capabilities()
+        if MemoryAttribute.PRIVATE not in has.file_attributes:
+            reason = "this host's KVM does not convert in place (KVM_SET_MEMORY_ATTRIBUTES2)"
+            if "in-place" in REQUIRED:
+                pytest.fail(reason)
+            pytest.skip(reason)
+    return HostChoice(request.param)
 
 
 @pytest.fixture(params=["model", pytest.param("kvm", marks=pytest.mark.kvm)])

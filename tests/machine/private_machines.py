@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import trio
 
 from pyvmm import bundled_guests
-from pyvmm.machine.config import ImplicitPolicy, MachineConfig, PrivateConfig
+from pyvmm.machine.config import HostChoice, ImplicitPolicy, MachineConfig, PrivateConfig
 from pyvmm.machine.console.collector import Collector
 from pyvmm.machine.ending import RunResult
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.machine.vcpu_thread import Allow
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.layout import MIB
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.inside import memory_of, ram_of
@@ -36,6 +37,8 @@ def config(
     implicit: ImplicitPolicy = ImplicitPolicy.HONOUR,
     memory: int = 16 * MIB,
     cpus: int = 1,
+    host: HostChoice = HostChoice.AUTO,
+    backing: PrivateBacking = PrivateBacking.AUTO,
 ) -> MachineConfig:
     """A machine with private memory for a bundled guest."""
     return MachineConfig(
@@ -44,7 +47,8 @@ def config(
         memory=memory,
         cpus=cpus,
         timeout=HANG,
-        private=PrivateConfig(bundled_guests.firmware(), expected, window, implicit),
+        host=host,
+        private=PrivateConfig(bundled_guests.firmware(), expected, window, implicit, backing),
     )
 
 

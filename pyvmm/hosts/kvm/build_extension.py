@@ -38,7 +38,8 @@ _INSIDE = (
 """For the compiler only."""
 _SOURCES = (
     "posted.c", "conversions.c", "conversion_calls.c", "conversions_lock.c", "held.c",
-    "split_queue.c", "block_queue.c", "net_queue.c", "net_send.c", "net_receive.c", "history.c", "exit_code.c", "run.c", "calls.c",
+    "split_queue.c", "block_queue.c", "net_queue.c", "net_send.c", "net_receive.c", "history.c",
+    "exit_code.c", "run.c", "calls.c",
 )  # fmt: skip
 
 
