@@ -22,6 +22,11 @@ from pyvmm.cli.flags_option import add_flags_arguments, raw_flags
 from pyvmm.cli.gdb_option import GdbOption, add_gdb_argument, gdb_listener
 from pyvmm.cli.guest_options import add_guest_arguments, read_guest
 from pyvmm.cli.hardware_options import add_cpus_argument, add_hardware_arguments, hardware_of
+from pyvmm.cli.memory_report_option import (
+    MemoryReportFile,
+    add_memory_report_argument,
+    open_memory_report,
+)
 from pyvmm.cli.output_paths import refuse_to_overwrite, write_output
 from pyvmm.cli.qmp_option import QmpOption, add_qmp_argument
 from pyvmm.cli.run_files import run_inputs, run_outputs
@@ -126,6 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_core_argument(parser)
     add_flags_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run's result there")
+    add_memory_report_argument(parser)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say on standard error what is used, and why"
     )
@@ -151,7 +157,8 @@ def command(options: argparse.Namespace) -> int:
             from pyvmm.machine.console.output_file import OutputFile
 
             file = stack.enter_context(OutputFile(options.json, _attempt_to_tell(options.json)))
-        result = trio.run(_run, config, options, ending)
+        report = open_memory_report(options.memory_report, config.name, stack)
+        result = trio.run(_run, config, options, ending, report)
         if options.verbose:
             _say_what_was_measured(result)
         _tell(result)
@@ -160,6 +167,8 @@ def command(options: argparse.Namespace) -> int:
 
             text = json.dumps(result.to_json(), indent=2) + "\n"
             write_output(file, text, _attempt_to_tell(options.json))
+        if report is not None:
+            report.write()
     return result.ending.exit_code
 
 
@@ -213,6 +222,7 @@ async def _run(
     config: MachineConfig,
     options: argparse.Namespace,
     ending: EndingSignals,
+    report: MemoryReportFile | None,
 ) -> RunResult:
     console: ConsoleOption = options.console
     qmp: QmpOption | None = options.qmp
@@ -241,6 +251,7 @@ async def _run(
                         async with (
                             _qmp_server(machine, listener, held=held),
                             _gdb_server(machine, stub),
+                            nullcontext() if report is None else report.recorded(machine),
                         ):
                             inner.enter_context(failures_told(machine))
                             if machine.network.cards:

@@ -34,6 +34,8 @@ def run_outputs(options: argparse.Namespace) -> list[NamedFile]:
         outputs.append(NamedFile("the socket for QMP clients", options.qmp.path, is_socket=True))
     if options.json is not None:
         outputs.append(NamedFile("the run's result", options.json))
+    if options.memory_report is not None:
+        outputs.append(NamedFile("the report of memory", options.memory_report))
     outputs.extend(
         NamedFile("a capture", card.capture)
         for card in options.hardware_cards or ()

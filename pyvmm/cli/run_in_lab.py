@@ -46,7 +46,9 @@ def run_in_lab(options: argparse.Namespace) -> int:
     # Of a file its folder is made writable, so of a folder what is in it is named.
     shares = (share.path / "any" for share in options.hardware_shares or () if not share.read_only)
     captures = (card.capture for card in cards)
-    written = filter(None, (console.path, options.json, *disks, *shares, *captures))
+    written = filter(
+        None, (console.path, options.json, options.memory_report, *disks, *shares, *captures)
+    )
     return run_same_command(options.arguments, written)
 
 

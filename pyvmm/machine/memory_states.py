@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pyvmm.machine.tracked_memory import TrackedMemory
@@ -12,10 +12,14 @@ from pyvmm.memory.page_states import PageRun, PageState
 
 if TYPE_CHECKING:
     from pyvmm.machine.memory_sides import MemorySides
+    from pyvmm.memory.copies import CopyRun
+    from pyvmm.memory.regions import MemoryRegion
     from pyvmm.memory.residency import Residency
 
 _PIECE = 32 << 20
 """Bytes whose pages are counted at a time: about a millisecond."""
+MOST_COUNTS = 1024
+"""Counts within a piece by which copies are found: some milliseconds where pages are scattered."""
 
 
 class MemoryStates:
@@ -67,6 +71,46 @@ class MemoryStates:
         for run in self._tracked.states.runs(piece):
             resident[run.state] += sides.resident(run.range)[0]
         return resident[PageState.SHARED], resident[PageState.PRIVATE]
+
+    def copies(self, most: int = MOST_COUNTS) -> tuple[tuple[MemoryRegion, Sequence[CopyRun]], ...]:
+        """Find, region by region, which pages the host keeps on which side; see `copy_runs`.
+
+        For each piece of 32 MiB it counts `most` times at the most, and others have the lock
+        between two of them: each piece is as it was at one moment. Raises `HostLacksError` where
+        the kernel cannot tell.
+        """
+        from pyvmm.memory.copies import joined  # Most machines are never asked.
+
+        with self._tracked.exclusive():
+            found: list[tuple[MemoryRegion, Sequence[CopyRun]]] = []
+            for sides in tuple(self._tracked.sides.values()):
+                region = sides.region
+                runs: list[CopyRun] = []
+                for start in range(region.range.start, region.range.end, _PIECE):
+                    if self._tracked.sides.get(region.slot) is not sides:
+                        break
+                    piece = GpaRange(start, min(start + _PIECE, region.range.end))
+                    runs.extend(self._copies_in(sides, piece, most))
+                    self._tracked.give_way()
+                else:
+                    found.append((region, tuple(joined(runs))))
+            return tuple(found)
+
+    def _copies_in(self, sides: MemorySides, piece: GpaRange, most: int) -> Iterator[CopyRun]:
+        from pyvmm.memory.copies import copy_runs
+
+        if not sides.region.in_place:
+            yield from copy_runs(piece, sides.resident, most)
+            return
+        # A page has one memory, which is the copy that its state says.
+        for run in self._tracked.states.runs(piece):
+            private = run.state is PageState.PRIVATE
+
+            def resident(part: GpaRange, private: bool = private) -> tuple[int, int]:
+                found = sides.resident(part)[0]
+                return (0, found) if private else (found, 0)
+
+            yield from copy_runs(run.range, resident, most)
 
     def _counted(self, sides: MemorySides) -> tuple[int, int, int, int] | None:
         """The figures of `Residency`, in order; None where the region is removed meanwhile."""
