@@ -67,7 +67,7 @@ PURE_MODULES = {
     "hosts": (
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
         "call_fields", "call_record", "cpuid", "guest_cpuid", "held_ranges", "owner", "page_held",
-        "page_holders", "pit", "posted_ring", "raw_exits",
+        "answers", "page_holders", "pit", "posted_ring", "raw_exits",
         "queue_engine", "saveable", "saved_state", "topology",
     ),
     "qmp": (

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from pyvmm.hosts.answers import AnsweredVcpu
 from pyvmm.hosts.breakpoints import BreakableHost, BreakableVcpu
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.cpuid import CpuidHost, CpuidVcpu
@@ -22,7 +23,6 @@ from pyvmm.hosts.interrupts import VmInterrupts
 from pyvmm.hosts.owner import Owned
 from pyvmm.hosts.page_holders import NamesHolders
 from pyvmm.hosts.posted_ring import PostedRing
-from pyvmm.hosts.raw_exits import RawVcpu
 from pyvmm.hosts.registers import FurtherRegs, Regs, Sregs
 from pyvmm.hosts.saveable import SaveableVcpu, SaveableVm
 
@@ -194,7 +194,7 @@ class Converted(NamedTuple):
     plugged: bool = False
 
 
-class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, RawVcpu, Protocol):
+class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, AnsweredVcpu, Protocol):
     """One vCPU. Everything but `kick` is called from the one thread that created it."""
 
     def duplicate(self) -> Owned:
@@ -203,18 +203,6 @@ class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, RawVcpu, Protocol):
 
     def run(self) -> Exit:
         """Run guest code until something needs the monitor."""
-        ...
-
-    def answer(self, data: bytes) -> None:
-        """Answer `IoIn` or `MmioRead` with exactly the bytes that it asks for."""
-        ...
-
-    def answer_hypercall(self, value: int) -> None:
-        """Answer `Hypercall`: what the guest finds in RAX."""
-        ...
-
-    def answer_msr(self, value: int, *, fault: bool) -> None:
-        """Answer `ReadMsr` or `WriteMsr`; `fault` injects #GP instead."""
         ...
 
     def kick(self) -> None:
@@ -229,10 +217,10 @@ class Vcpu(Owned, SaveableVcpu, BreakableVcpu, CpuidVcpu, RawVcpu, Protocol):
         ...
 
     def sleeps_for_good(self) -> bool:
-        """Tell whether the vCPU runs nothing before an NMI, SMI or INIT, and none is on its way.
+        """Tell whether it runs nothing before an NMI, SMI or INIT, and none is on its way.
 
-        It has halted with interrupts off, or was never started. From other vCPUs something may
-        come, as well as from the VM's controllers (`Vm.can_send_unmaskable`).
+        It has halted with interrupts off, or was never started. Other vCPUs may send something, and
+        so may the VM's controllers (`Vm.can_send_unmaskable`).
         """
         ...
 
