@@ -43,10 +43,12 @@ def command(options: argparse.Namespace) -> int:
         progress.done()
         unseen = comparison.unseen
         profile = comparison.design.profile.name
+        design = comparison.design.name
         means = comparison.means
     if options.json:
         found = {
             "host": "kvm",
+            "design": design,
             "profile": profile,
             "life_of_vms": unseen or "observed",
             "results": [result.to_json() for result in results],
@@ -60,13 +62,13 @@ def command(options: argparse.Namespace) -> int:
         }
         print_answer(json.dumps(found, indent=1))
     else:
-        *lines, differences = _lines(results, unseen, profile)
+        *lines, differences = _lines(results, unseen, profile, design)
         print_answer("\n".join([*lines, *_beside(means), differences]))
     return DIFFERS if any(result.differences for result in results) else ExitCode.OK
 
 
-def _lines(results: list[Result], unseen: str, profile: str) -> list[str]:
-    told = [f"kernel: behaves as '{profile}'"]
+def _lines(results: list[Result], unseen: str, profile: str, design: str) -> list[str]:
+    told = [f"kernel: behaves as '{profile}'", f"design: {design}"]
     if unseen:
         told.append(f"whether VMs live was not observed: {unseen}")
     for result in results:
@@ -93,6 +95,11 @@ def _lines(results: list[Result], unseen: str, profile: str) -> list[str]:
             told.append(
                 f"  {tally.errors_mapped} reads of a page punched after an error, by a mapping of "
                 "before: SIGBUS, as expected; the model has no page tables of processes"
+            )
+        if tally.by_address:
+            told.append(
+                f"  {tally.by_address} bindings judged by a freed VM's address, which the model "
+                "gives to the next VM and the kernel may not: the other answer; left there"
             )
         for difference in result.differences:
             told += ["", "the kernel did otherwise:", *difference.lines()]

@@ -66,6 +66,8 @@ class Tally:
     """Steps that KVM refuses to a process that did not make the VM; the model lets it."""
     errors_mapped: int = 0
     """Reads of a page that was punched after an error, through a mapping that was there before."""
+    by_address: int = 0
+    """Bindings judged by the address of a freed VM, where the kernel's answer was the other one."""
     kinds: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: Tally) -> Tally:
@@ -76,5 +78,6 @@ class Tally:
             self.contents + other.contents,
             self.foreign + other.foreign,
             self.errors_mapped + other.errors_mapped,
+            self.by_address + other.by_address,
             self.kinds + other.kinds,
         )

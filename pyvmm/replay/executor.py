@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pyvmm.errors import UsageError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.owner import Owner
-from pyvmm.lifetime.designs import Design
+from pyvmm.lifetime.designs import Design, Remedy
 from pyvmm.lifetime.layout import FILE_HANDLES, SLOT_VM, VM_HANDLES, State
 from pyvmm.lifetime.operations import Kind, Operation
 from pyvmm.lifetime.transitions import TransitionSystem
@@ -21,6 +21,9 @@ from pyvmm.replay.workers import Worker
 
 NOT_ITS_VM = "EIO"
 """Error of KVM for a process that did not make the VM: its ``kvm->mm`` is another."""
+
+REFUSED = "EINVAL"
+"""Error of a binding to a file that is another VM's."""
 
 _BY_THE_MAKER = frozenset(
     {
@@ -77,6 +80,7 @@ class Replayer(Owner):
             page_errors=means.page_errors,
         )
         self._alone = universe.processes == 1
+        self._keeps_pointers = Remedy.NEVER_REBIND in design.remedies
         self._workers: dict[int, Worker] = {}
         self._answer: Answer = OK
         self._begin()
@@ -120,6 +124,7 @@ class Replayer(Owner):
         self._life = [0] * self.transitions.universe.vms
         self._written: dict[int, tuple[int, int]] = {}
         self._errors_mapped: set[tuple[int, int]] = set()
+        self._first_vm: dict[int, tuple[int, int]] = {}
 
     def close(self) -> None:
         """End every process of the story and close every descriptor."""
@@ -168,9 +173,13 @@ class Replayer(Owner):
             self.tally.foreign += 1
             return step.state == self._state
         answer = self._answer = self._do(operation, process, v)
-        if not self._alone:
+        if not self._alone or self._keeps_pointers:
             self.taken.add((self._state, operation))
+        if self._is_by_address(operation, v) and answer in (OK, REFUSED) and answer != step.outcome:
+            self.tally.by_address += 1
+            return False
         before, self._state = self._state, step.state
+        self._note_first_vm(operation, v, answer)
         self._note_mapped_errors(operation)
         seen = self._sees(answer) if operation.kind in _READS else str(answer)
         expected = step.outcome
@@ -191,6 +200,24 @@ class Replayer(Owner):
             and v in self._maker
             and self._maker[v] is not self._worker(process)
         )
+
+    def _note_first_vm(self, operation: Operation, v: int, answer: Answer) -> None:
+        """Keep track of the VM whose pointer a file keeps, by its number and how often it lived."""
+        if operation.kind is Kind.CREATE_UNOWNED:
+            self._first_vm.pop(operation.file, None)
+        elif operation.kind is Kind.BIND and answer == OK and self._keeps_pointers:
+            self._first_vm.setdefault(operation.file, (v, self._life[v]))
+
+    def _is_by_address(self, operation: Operation, v: int) -> bool:
+        """Tell whether a binding is judged by the address of a VM that is freed.
+
+        The model gives a new VM the address of the freed one that had its number. The kernel may
+        or may not, so that either answer may come.
+        """
+        if operation.kind not in (Kind.BIND, Kind.BIND_FAILS):
+            return False
+        first, life = self._first_vm.get(operation.file, (v, self._life[v]))
+        return life != self._life[first] or not self._state[self._layout.vm[first]]
 
     def _worker(self, process: int) -> Worker | None:
         """The process of this number, begun if need be; None where all is done in this one."""
@@ -264,8 +291,8 @@ class Replayer(Owner):
                 return self._call(process, operation.kind.name.lower(), v)
             case Kind.DUP_FILE | Kind.CLOSE_FILE | Kind.MAP | Kind.UNMAP:
                 return self._call(process, operation.kind.name.lower(), f)
-            case Kind.CREATE_FILE:
-                return self._call(process, "create_file", v, f, operation.private)
+            case Kind.CREATE_FILE | Kind.CREATE_UNOWNED:
+                return self._call(process, operation.kind.name.lower(), v, f, operation.private)
             case Kind.BIND | Kind.BIND_FAILS:
                 return self._call(process, operation.kind.name.lower(), v, s, f, page)
             case Kind.UNBIND | Kind.MOVE | Kind.GUEST_READ:

@@ -23,6 +23,7 @@ from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.mapping import Mapping, map_anonymous
 from pyvmm.hosts.kvm.recording import tell
 from pyvmm.hosts.kvm.system import System
+from pyvmm.hosts.kvm.unowned_files import create_unowned
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.owner import Owner
 from pyvmm.lifetime.questions import HOST_ADDRESS, MOVED_BY
@@ -223,6 +224,15 @@ class Hands(Owner):
         def do() -> None:
             file = vm.create_guest_memfd(self._size, kind.file_flags)
             self._files[f] = _HeldFile(file)
+
+        return _attempt(do)
+
+    def create_unowned(self, _v: int, f: int, private: int = 0) -> str:
+        """A guest_memfd of no VM, of the story's kind or for private memory."""
+        flags = (PRIVATE if private else self._kind).file_flags
+
+        def do() -> None:
+            self._files[f] = _HeldFile(create_unowned(self._system, self._size, flags))
 
         return _attempt(do)
 

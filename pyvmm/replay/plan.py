@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pyvmm.hosts.kvm.system import System
 from pyvmm.lifetime.adapting import adapted
-from pyvmm.lifetime.designs import STANDARD_DESIGNS, file_pins_vm
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, Remedy
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Operation
@@ -26,6 +26,7 @@ from pyvmm.replay.host import can_name, kinds_of, profile_of
 from pyvmm.replay.liveness import Liveness, observe
 from pyvmm.replay.means import find_means
 from pyvmm.replay.memory_kind import MemoryKind
+from pyvmm.replay.remedies import design_of
 
 UNIVERSES = (STANDARD, FAMILY)
 """Universes covered by default: two of everything in one process, one of everything in two."""
@@ -75,6 +76,7 @@ class Result:
             "contents_compared": self.tally.contents,
             "refused_as_foreign": self.tally.foreign,
             "errors_mapped_before": self.tally.errors_mapped,
+            "judged_by_address": self.tally.by_address,
             "steps_by_kind": dict(sorted(self.tally.kinds.items())),
             "differences": [each.to_json() for each in self.differences],
         }
@@ -92,7 +94,7 @@ class Comparison:
         self._tell = tell
         self._kind = kind or kinds_of(system)[0]
         self._stack = ExitStack()
-        self.design = replace(file_pins_vm(), profile=profile_of(system, self._kind))
+        self.design = replace(design_of(system), profile=profile_of(system, self._kind))
 
     def __enter__(self) -> Comparison:
         with ExitStack() as stack:
@@ -124,7 +126,8 @@ class Comparison:
 
         way = tour(self.design, universe, progress=look)
         total = way.transitions
-        wanted = way.left() if universe.processes > 1 else set()
+        breaks_off = universe.processes > 1 or Remedy.NEVER_REBIND in self.design.remedies
+        wanted = way.left() if breaks_off else set()
         result, taken = self._run(universe, universe.name, _at_most(way.sequences(), most), total)
         left = way.transitions
         result.transitions = total
