@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     _add_explore(commands)
     _add_replay(commands)
+    _add_attack(commands)
     _add_show(commands)
     _add_report(commands)
     _add_pictures(commands)
@@ -100,6 +101,44 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay.set_defaults(call=_replay)
 
 
+def _add_attack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    attack = commands.add_parser(
+        "attack",
+        help="Try for real whom a VM's private memory reaches: another VM that binds its file, a "
+        "host that maps it.",
+        epilog="Ends with 0 whenever it ran: what it finds are results. Remedies are parameters of "
+        "the kernel memslot-pins-file (pyvmm lab build --with memslot-pins-file), for all of the "
+        "machine; they are put back.",
+        allow_abbrev=False,
+    )
+    attack.add_argument(
+        "--host",
+        default="kvm",
+        choices=["kvm", "lab"],
+        help="this machine's /dev/kvm (default), or the lab's",
+    )
+    attack.add_argument(
+        "--remedy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="have this one on meanwhile: never-rebind, zero-at-unbinding, zero-at-rebinding, "
+        "owner-in-inode, judged-flags; may be repeated (default: what is on)",
+    )
+    attack.add_argument(
+        "--each-remedy", action="store_true", help="instead: with none, then with each alone"
+    )
+    attack.add_argument(
+        "--vms",
+        type=parse_count,
+        default=1,
+        metavar="N",
+        help="so many VMs, one after the other, try to bind the file (default: 1)",
+    )
+    attack.add_argument("--json", action="store_true", help="print JSON")
+    attack.set_defaults(call=_attack)
+
+
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     show = commands.add_parser(
         "show",
@@ -156,6 +195,16 @@ def _replay(options: argparse.Namespace) -> int:
     from pyvmm.cli import lifetime_replay
 
     return lifetime_replay.command(options)
+
+
+def _attack(options: argparse.Namespace) -> int:
+    if options.host == "lab":
+        from pyvmm.cli.lab import run_same_command
+
+        return run_same_command(options.arguments, [])
+    from pyvmm.cli import lifetime_attack
+
+    return lifetime_attack.command(options)
 
 
 def _show(options: argparse.Namespace) -> int:

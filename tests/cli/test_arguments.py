@@ -40,6 +40,7 @@ PLACES: list[tuple[str, ...]] = [
     ("lifetime", "report", "--check", "--", "{}"),
     ("lifetime", "pictures", "--check", "--", "{}"),
     ("lifetime", "explore", "--universe={}"),
+    ("lifetime", "attack", "--remedy={}"),
     ("lifetime", "explore", "--design={}"),
     ("lifetime", "explore", "--remedy={}"),
     ("lifetime", "explore", "--interleave=2", "--drop={}"),
@@ -137,6 +138,7 @@ COUNTS: list[tuple[str, ...]] = [
     ("lab", "up", "--memory={}B"),
     ("lab", "build", "--jobs={}"),
     ("lifetime", "replay", "--count={}", "no-such"),
+    ("lifetime", "attack", "--vms={}"),
     ("lifetime", "explore", "--interleave={}"),
     ("lifetime", "explore", "--universe=vms={}"),
 ]

@@ -81,6 +81,9 @@ def test_interleaving_says_what_it_covered_and_finds_what_a_lock_is_for() -> Non
         (("show", "nothing-of-the-kind"), "no such scenario"),
         (("show", "--svg", "x"), "no scenario"),
         (("replay", "--count", "0"), "1 or more"),
+        (("attack", "--vms", "0"), "1 or more"),
+        (("attack", "--remedy", "hope"), "'hope'"),
+        (("attack", "--remedy", "never-rebind", "--each-remedy"), "one or the other"),
         (("report", "--check"), "none is given"),
     ],
 )
@@ -202,3 +205,25 @@ def test_replay_takes_every_transition_and_says_how_many() -> None:
     some = text(lifetime("replay", "--universe", "small", "--count", "3"))
     assert "small: 3 sequences" in some
     assert "not all sequences done" in some
+
+
+@pytest.mark.kvm
+def test_attacks_on_this_kernel_are_stopped() -> None:
+    told = text(lifetime("attack", "--vms", "2"))
+    assert "another VM binds the file, the last of 2 that try: EINVAL" in told
+    assert "REACHED" not in told
+    found = json.loads(text(lifetime("attack", "--json")))
+    assert found["design"] == "file-pins-vm"
+    rebinding, looking_in = found["attempts"]
+    assert (rebinding["attack"], looking_in["attack"]) == ("rebinding", "looking-in")
+    assert rebinding["steps"][-1] == {"step": "another VM binds the file", "answer": "EINVAL"}
+    assert not rebinding["reached"] and not looking_in["reached"]
+
+
+@pytest.mark.kvm
+def test_remedies_of_another_kernel_are_not_there() -> None:
+    for options in (("--each-remedy",), ("--remedy", "zero-at-unbinding")):
+        done = lifetime("attack", *options)
+        assert done.code == 69
+        (line,) = done.lines
+        assert "memslot-pins-file" in line
