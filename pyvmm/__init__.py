@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm.hosts.held_ranges import LeaseRefusal
+    from pyvmm.machine.attributes import HeldPageError
     from pyvmm.machine.blocking import (
         Completed,
         open_blocking_machine,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.saved_file import SavedFileError
     from pyvmm.machine.saved_machine import SavedMachine
     from pyvmm.machine.steering import MachineState
+    from pyvmm.memory.backing import PrivateBacking
     from pyvmm.memory.conversion import Side
     from pyvmm.memory.page_states import PageState
 
@@ -87,6 +89,7 @@ __all__ = (
     "Ended",
     "Ending",
     "EndingKind",
+    "HeldPageError",
     "HostChoice",
     "HostLacksError",
     "ImageError",
@@ -110,6 +113,7 @@ __all__ = (
     "PageState",
     "Paused",
     "PowerdownAsked",
+    "PrivateBacking",
     "PrivateConfig",
     "PyvmmError",
     "RebootPolicy",
@@ -143,6 +147,7 @@ _MODULES = {
     "Ended": "pyvmm.machine.events",
     "Ending": "pyvmm.machine.ending",
     "EndingKind": "pyvmm.machine.ending",
+    "HeldPageError": "pyvmm.machine.attributes",
     "HostChoice": "pyvmm.machine.config",
     "HostLacksError": "pyvmm.errors",
     "ImageError": "pyvmm.errors",
@@ -166,6 +171,7 @@ _MODULES = {
     "PageState": "pyvmm.memory.page_states",
     "Paused": "pyvmm.machine.events",
     "PowerdownAsked": "pyvmm.machine.events",
+    "PrivateBacking": "pyvmm.memory.backing",
     "PrivateConfig": "pyvmm.machine.config",
     "PyvmmError": "pyvmm.errors",
     "RebootPolicy": "pyvmm.machine.config",

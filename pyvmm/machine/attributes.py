@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterable
 
 from pyvmm.errors import ConversionRefusedError, SystemCallError
@@ -15,8 +16,10 @@ from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
 
 PAUSE = 0.001
-"""Seconds between two attempts."""
+"""Seconds between two attempts, and between the first two where a page is held."""
 _PAUSES = 1000
+_LONGEST_PAUSE = 0.05
+"""KVM asks all CPUs to let go of pages each time, which takes them some milliseconds."""
 
 
 class HeldPageError(ConversionRefusedError):
@@ -66,7 +69,8 @@ class AttributeSetter:
         self._give_way = give_way
         self._is_over = is_over
         self._left = _PAUSES
-        self._left_for_held = int(patience / PAUSE)
+        self._patience = patience
+        self._held_until: float | None = None
 
     def set(self, range_: GpaRange, *, private: bool) -> None:
         """Mark `range_` private, or not (api.rst 4.141).
@@ -91,17 +95,25 @@ class AttributeSetter:
         Raises `HeldPageError` or `SystemCallError`: then nothing has changed.
         """
         attributes = _attributes(private=private)
+        pause = PAUSE
         while True:
             try:
                 sides.set_attributes(range_, attributes)
             except PageHeldError as held:
-                if not self._left_for_held or self._is_over():
+                if self._is_late() or self._is_over():
                     at = held.error_offset
                     raise HeldPageError(range_, sides.gpa_of(at), at) from held
-                self._left_for_held -= 1
-                self._give_way(PAUSE)
+                self._give_way(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 return
+
+    def _is_late(self) -> bool:
+        """Tell whether held pages have been waited for long enough, from the first call on."""
+        now = time.monotonic()
+        if self._held_until is None:
+            self._held_until = now + self._patience
+        return now >= self._held_until
 
 
 def _attributes(*, private: bool) -> MemoryAttribute:

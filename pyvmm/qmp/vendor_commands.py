@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from pyvmm.errors import ConversionRefusedError, HostLacksError, InternalError
+from pyvmm.machine.attributes import HeldPageError
 from pyvmm.machine.host_handles import GUEST_MEMFD, Handle, SlotHandle, descriptor
 from pyvmm.machine.leases import LeaseHeldError
 from pyvmm.memory.conversion import Refusal, Side
 from pyvmm.memory.layout import GpaRange
+from pyvmm.memory.page_states import PageRun, PageState
 from pyvmm.qmp.command import Argument, Arguments, Command, CommandError, Kind
 from pyvmm.qmp.dump_command import refuse_while_dumping
 
@@ -56,18 +58,20 @@ def _page_states(machine: Inspected, asked: GpaRange) -> dict[str, object]:
                     "end": end,
                     "state": run.state.value,
                     "region": sides.region.what,
-                    "resident": _resident(sides, run.range),
+                    "resident": _resident(sides, run),
                 }
             )
     return {"runs": runs}
 
 
-def _resident(sides: MemorySides, range_: GpaRange) -> dict[str, int]:
+def _resident(sides: MemorySides, run: PageRun) -> dict[str, int]:
     """Bytes that take memory of the host, of the pages that `range_` touches; told where it can."""
     try:
-        shared, private = sides.resident(range_)
+        shared, private = sides.resident(run.range)
     except (HostLacksError, InternalError):
         return {}  # No cachestat(2), or the region has just gone.
+    if sides.region.in_place and run.state is PageState.PRIVATE:
+        shared, private = 0, shared  # There is one memory for both.
     return {"shared": shared, "private": private}
 
 
@@ -89,6 +93,8 @@ async def convert(served: Served, arguments: Arguments) -> object:
     except ConversionRefusedError as refused:
         if isinstance(refused, LeaseHeldError):
             raise CommandError(f"LEASED: {refused}") from refused
+        if isinstance(refused, HeldPageError):
+            raise CommandError(f"HELD: {refused}") from refused
         names = [one.name for one in Refusal if one.cause == refused.cause]
         raise CommandError(f"{''.join(names)}: {refused}") from refused
     if memory.conversion.is_over:

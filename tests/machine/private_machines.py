@@ -37,8 +37,8 @@ def config(
     implicit: ImplicitPolicy = ImplicitPolicy.HONOUR,
     memory: int = 16 * MIB,
     cpus: int = 1,
-    host: HostChoice = HostChoice.AUTO,
     backing: PrivateBacking = PrivateBacking.AUTO,
+    host: HostChoice = HostChoice.AUTO,
 ) -> MachineConfig:
     """A machine with private memory for a bundled guest."""
     return MachineConfig(

@@ -16,6 +16,7 @@ import trio
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.machine import Machine
 from pyvmm.memory.address_map import SlotNumber
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.conversion import Refusal
 from pyvmm.memory.layout import HOLE_START, MIB, WINDOW_GPA
 from pyvmm.qmp import vendor_commands
@@ -156,6 +157,34 @@ def test_a_refused_conversion_is_told_by_name_and_changes_nothing(
         assert guest.memory.states.runs() == before
 
     privately(private_choice, conversation)
+
+
+@pytest.mark.slow
+def test_in_place_a_held_page_is_told_and_memory_counted_once() -> None:
+    async def conversation(guest: Talk) -> None:
+        gpa = guest.mailbox.gpa
+        page = {"start": gpa, "size": PAGE_SIZE}
+        file = ram_of(guest.machine).guest_memfd
+        assert file is not None
+        with (
+            file.hold_page(guest.file_offset(gpa)),
+            pytest.raises(CommandError, match=rf"^HELD: cannot convert .*{gpa:#x} is held"),
+        ):
+            await ask(guest.machine, "convert", **page, to="private")
+        with pytest.raises(CommandError, match=r"^NO_ATTRIBUTE: "):
+            await ask(guest.machine, "convert", start=WINDOW_GPA, size=PAGE_SIZE, to="withheld")
+        answer = await ask(guest.machine, "query-page-states", **page)
+        assert answer["runs"][0]["resident"] == {"shared": PAGE_SIZE, "private": 0}
+        assert await ask(guest.machine, "convert", **page, to="private") == {}
+        answer = await ask(guest.machine, "query-page-states", **page)
+        assert answer["runs"][0]["resident"] == {"shared": 0, "private": PAGE_SIZE}
+
+    async def then_end(guest: Talk) -> None:
+        await conversation(guest)
+        guest.machine.control.interrupt("enough")
+
+    backing = PrivateBacking.IN_PLACE
+    talk(config("mailbox", host=HostChoice.MODEL, backing=backing), then_end)
 
 
 def test_a_guest_that_has_ended_converts_nothing(private_choice: HostChoice) -> None:
