@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""A guest's memory whose pages are converted in place: one copy, kept apart by its guest_memfd."""
+"""A guest's memory whose pages are converted in place: one copy, kept apart by its guest_memfd.
+
+Without a guest: on each host that has it.
+"""
 
 from __future__ import annotations
 
 import errno
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from pyvmm.errors import ConversionRefusedError, HostLacksError, UsageError
+from pyvmm.errors import ConversionRefusedError, HostLacksError, SystemCallError, UsageError
 from pyvmm.hosts.capabilities import VmType
-from pyvmm.hosts.interface import Vm
-from pyvmm.hosts.model.guest_memfd import ModelGuestMemfd
+from pyvmm.hosts.interface import System, Vm
+from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.machine.attributes import HeldPageError
+from pyvmm.machine.config import HostChoice
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import SharedMemory
 from pyvmm.machine.ram import GuestRam
@@ -36,7 +41,7 @@ KVM_HC_PRIVATE = 1 << 4
 class World:
     """RAM of a VM of the model's, and a window that has no private side."""
 
-    def __init__(self, system: ModelSystem, vm: Vm, ram: GuestRam, window: SharedMemory) -> None:
+    def __init__(self, vm: Vm, ram: GuestRam, window: SharedMemory) -> None:
         self.ram = ram
         self.over = False
         self.memory = GuestMemory(
@@ -45,30 +50,44 @@ class World:
         for sides in ram.sides():
             self.memory.regions.add(sides)
         self.memory.regions.add(window.sides)
-        self.system = system
 
     def convert(self, gpa: int, size: int, to: Side) -> None:
         self.memory.conversion.convert(gpa, size, to)
 
     def private(self) -> list[GpaRange]:
         """Runs of RAM that are private by its states, which are the file's."""
-        runs = self.memory.states.runs()
-        states = [run.range for run in runs if run.state is PageState.PRIVATE]
-        file = self.ram.guest_memfd
-        assert isinstance(file, ModelGuestMemfd)
-        assert file.attributes is not None
-        kept = file.attributes.runs(0, SIZE)
-        assert states == [GpaRange(start, end) for start, end, private in kept if private]
-        return states
+        found = []
+        for run in self.memory.states.runs(GpaRange(0, SIZE)):
+            is_private = run.state is PageState.PRIVATE
+            for gpa in (run.range.start, run.range.end - PAGE_SIZE):
+                assert self.is_reached(gpa) is not is_private, f"{gpa:#x} is not {run.state}"
+            if is_private:
+                found.append(run.range)
+        return found
+
+    def is_reached(self, gpa: int) -> bool:
+        """Whether the kernel lets the host's mapping reach a page."""
+        try:
+            self.ram.read(gpa, 1)
+        except SystemCallError as failure:
+            assert failure.errno == errno.EFAULT
+            return False
+        return True
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with ModelSystem(IN_PLACE) as system, system.create_vm(VmType.SW_PROTECTED) as vm:
+def world(in_place_host: HostChoice) -> Iterator[World]:
+    with ExitStack() as stack:
+        system: System = (
+            stack.enter_context(ModelSystem(IN_PLACE))
+            if in_place_host is HostChoice.MODEL
+            else stack.enter_context(KvmSystem())
+        )
+        vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
         with GuestRam(system, vm, AddressMap.of(SIZE), private=PrivateBacking.AUTO) as ram:
             region = MemoryRegion(7, WINDOW, False, "window")
             with SharedMemory(system, vm, region) as window:
-                made = World(system, vm, ram, window)
+                made = World(vm, ram, window)
                 yield made
                 made.memory.close()
 
