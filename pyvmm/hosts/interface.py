@@ -53,7 +53,11 @@ class GuestMapping(Owned, Protocol):
         ...
 
     def view(self) -> memoryview:
-        """All of it, writable, as bytes. Release it before `close`."""
+        """All of it, writable, as bytes. Release it before `close`.
+
+        A touch of a page that its guest_memfd keeps private ends the process (SIGBUS); `peek` and
+        `poke` fail there.
+        """
         ...
 
     def discard(self, offset: int, size: int) -> None:
