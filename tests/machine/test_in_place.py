@@ -18,7 +18,7 @@ from pyvmm.hosts.capabilities import VmType
 from pyvmm.hosts.interface import System, Vm
 from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.hosts.model.system import ModelSystem
-from pyvmm.machine.attributes import HeldPageError
+from pyvmm.machine.attributes import AttributeSetter, HeldPageError
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.memory_sides import SharedMemory
@@ -42,11 +42,9 @@ class World:
     """RAM of a VM of the model's, and a window that has no private side."""
 
     def __init__(self, vm: Vm, ram: GuestRam, window: SharedMemory) -> None:
+        self.vm = vm
         self.ram = ram
-        self.over = False
-        self.memory = GuestMemory(
-            vm, is_over=lambda: self.over, patience=0.01, in_place=ram.in_place
-        )
+        self.memory = GuestMemory(vm, patience=0.01, in_place=ram.in_place)
         for sides in ram.sides():
             self.memory.regions.add(sides)
         self.memory.regions.add(window.sides)
@@ -186,10 +184,14 @@ def test_held_page_is_no_matter_to_shared(world: World) -> None:
 def test_what_waits_for_a_held_page_ends_with_the_run(world: World) -> None:
     file = world.ram.guest_memfd
     assert file is not None
-    world.over = True
-    with file.hold_page(0):
-        world.convert(0, PAGE_SIZE, Side.PRIVATE)  # Not done at all: the run is over.
-    assert world.private() == []
+    pauses: list[float] = []
+    setter = AttributeSetter(
+        world.vm, pauses.append, is_over=lambda: len(pauses) == 3, patience=3600.0
+    )
+    with file.hold_page(0), pytest.raises(HeldPageError):
+        setter.set_in_file(world.ram.sides()[0], GpaRange(0, PAGE_SIZE), private=True)
+    assert pauses == [0.001, 0.002, 0.004]
+    assert world.is_reached(0)
 
 
 def test_nothing_can_be_withheld(world: World) -> None:
