@@ -57,6 +57,14 @@ class BuildWithGuests(build_py):
         for name in ("firmware.bin", "bios.bin"):
             shutil.copy(ROOT / "firmware" / "build" / name, images)
         shutil.copy(ROOT / "pyvmm" / "lab" / "guest" / "build" / "init", init)
+        self._copy_cases(package / "parity" / "cases")
+
+    @staticmethod
+    def _copy_cases(target: Path) -> None:
+        """The cases that ``pyvmm parity`` runs, which are tests in a checkout, and their table."""
+        ignore = shutil.ignore_patterns("__pycache__", "test_table.py", "test_kernel_answers.py")
+        shutil.copytree(ROOT / "tests" / "parity", target, ignore=ignore, dirs_exist_ok=True)
+        shutil.copy(ROOT / "docs" / "parity.md", target)
 
     @staticmethod
     def _make(folder: str, *targets: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.parity import requirements
 from tests.selection import Selection, has_nothing_quick, starts_early
 
 pytest_plugins = ["pytester"]
@@ -27,8 +28,7 @@ settings.load_profile("calm")
 settings.register_profile("quick", deadline=None, max_examples=10)
 settings.register_profile("check", deadline=None, max_examples=40)
 
-REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
-"""Hosts that must be there (CI sets it): their tests fail instead of being skipped."""
+REQUIRED = requirements.REQUIRED
 
 
 def _missing(mark: str) -> str | None:

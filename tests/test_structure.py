@@ -26,6 +26,7 @@ LEVELS = (
     "demo",
     "testing",
     "compare",
+    "parity",
     "lab",
     "qmp",
     "gdb",
@@ -70,6 +71,7 @@ PURE_MODULES = {
         "answers", "page_holders", "pit", "posted_ring", "raw_exits",
         "queue_engine", "saveable", "saved_state", "topology",
     ),
+    "parity": ("__init__", "table", "verdicts"),
     "qmp": (
         "__init__", "wire", "session", "command", "event_names", "core_file",
         "human_commands",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from pyvmm.cli.lab_kernels import add_kernel_option
 from pyvmm.cli.sizes import parse_count
 from pyvmm.errors import UsageError
 
@@ -88,6 +89,7 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         choices=["kvm", "lab"],
         help="this machine's /dev/kvm (default), or the lab's",
     )
+    add_kernel_option(replay)
     replay.add_argument(
         "--universe",
         action="append",
@@ -188,6 +190,10 @@ def _explore(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
+    if options.kernel:
+        from pyvmm.cli import lifetime_kernels
+
+        return lifetime_kernels.command(options)
     if options.host == "lab":
         from pyvmm.cli.lab import run_same_command
 

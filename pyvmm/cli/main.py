@@ -122,6 +122,13 @@ def _load_compare(parser: argparse.ArgumentParser) -> Command:
     return compare.command
 
 
+def _load_parity(parser: argparse.ArgumentParser) -> Command:
+    from pyvmm.cli import parity
+
+    parity.add_arguments(parser)
+    return parity.command
+
+
 def _load_matrix(parser: argparse.ArgumentParser) -> Command:
     from pyvmm.cli import matrix
 
@@ -165,6 +172,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Command]]] =
     "doctor": ("Say what this host can do, what it lacks, and what follows.", _load_doctor),
     "lifetime": ("Explore, replay and draw who pins whom: guest_memfds and VMs.", _load_lifetime),
     "compare": ("Run a guest under pyvmm and under QEMU, and compare.", _load_compare),
+    "parity": ("Ask a KVM for the cases of the kernel's own tests.", _load_parity),
     "matrix": ("Boot images by memory, CPUs and hosts, and say what became of each.", _load_matrix),
     "demo": ("Watch guest memory being set up, step by step, and try to break it.", _load_demo),
     "linux": ("Write a kernel, an initrd and a disk of Debian's to boot.", _load_linux),

@@ -79,6 +79,13 @@ def test_the_sdist_is_the_whole_project_and_nothing_that_was_built(
 
 
 @cache
+def cases() -> set[str]:
+    """Tests that ``pyvmm parity`` runs, and what they stand on, but not what tests them."""
+    here = {path.name for path in (ROOT / "tests" / "parity").glob("*.py")}
+    left_out = {"test_table.py", "test_kernel_answers.py"}
+    return {f"pyvmm/parity/cases/{name}" for name in here - left_out}
+
+
 def runs() -> set[str]:
     """The files of the project that an installed pyvmm has: no C, no headers, no Makefiles."""
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyvmm").rglob("*.py")}
@@ -105,7 +112,8 @@ def test_the_wheel_has_what_runs_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         init = archive.getinfo("pyvmm/lab/guest/build/init")
-    assert names == runs() | images | metadata | {"pyvmm/hosts/kvm/_kvm.abi3.so"}
+    own = {"pyvmm/hosts/kvm/_kvm.abi3.so", "pyvmm/parity/cases/parity.md"}
+    assert names == runs() | images | metadata | own | cases()
     assert all(sizes[name] > 1000 for name in images)
     assert init.external_attr >> 16 & 0o111, "the lab's first process can be executed"
 

@@ -22,15 +22,20 @@ AT_ONCE = "2"
 PATIENCE = 1200.0
 
 
-@pytest.mark.lab
-@pytest.mark.slow
-def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
+def find_older() -> None:
+    """Skip, or fail where it must be there, without the older kernel."""
     try:
         find_kernel(OLDER)
     except HostLacksError as error:
         if "older-lab" in REQUIRED:
             pytest.fail(str(error))
         pytest.skip(f"no lab of Linux {OLDER}: {error}")
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
+    find_older()
     inside = unpacking("tests.lab.suites_inside", [AT_ONCE, *SUITES])
     env = {**environment(tmp_path_factory.mktemp("lab")), "PYVMM_REQUIRE": "kvm"}
     command = [PYVMM, "lab", "run", "--kernel", OLDER, "--memory", "4G", "--", *inside]
@@ -43,3 +48,21 @@ def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPath
         assert ended[suite]["code"] == 0, out[-20000:]
         assert int(out.splitlines()[-1].split(" passed")[0].split()[-1]) >= least
     assert "test_a_binding_without_memory[private] PASSED" in ended["tests/replay"]["out"]
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_parity_of_two_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A case that the older one lacks, and one that both show."""
+    find_older()
+    env = environment(tmp_path_factory.mktemp("labs"))
+    pattern = "sizes_that_are_no_pages or mapped_memory"
+    kernels = ["--kernel", OLDER, "--kernel", "7.3"]
+    done = run([PYVMM, "parity", "--json", *kernels, pattern], env, patience=PATIENCE)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["differences"] == ["test_guest_memfd.py::test_mapped_memory"]
+    older, newer = told["kernels"]
+    assert older["release"].startswith(OLDER) and newer["release"].startswith("7.3")
+    answers = [[case["answer"] for case in kernel["cases"]] for kernel in (older, newer)]
+    assert answers == [["shown", "absent"], ["shown", "shown"]]

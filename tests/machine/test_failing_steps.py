@@ -30,8 +30,7 @@ from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
 from pyvmm.rules.abi import PAGE_SIZE
-
-from .reaching_device import ReachingDevice, pages_of
+from tests.parity.reaching_device import ReachingDevice, pages_of
 
 REGIONS = (
     MemoryRegion(0, GpaRange(0, 4 * PAGE_SIZE), True, "RAM"),

@@ -15,9 +15,9 @@ from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.rules.profile import IN_PLACE
-from tests.conftest import REQUIRED
 
 from .kernel_answers import KernelAnswers, read_answers
+from .requirements import REQUIRED
 from .scripted_guest import ScriptedGuest, assemble, not_longer_than
 
 RUNAWAY_SECONDS = 60

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REQUIRED
-
 from .kernel_types import FOLDER, KERNEL, Types
+from .requirements import REQUIRED
 
 ONE_STEP = "kvm_gmem_bind"
 """Binds a memslot in one step, and answers EINVAL for a range that another slot has."""

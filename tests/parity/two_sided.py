@@ -19,9 +19,9 @@ from pyvmm.machine.memory_sides import MemorySides
 from pyvmm.memory.layout import GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.memory.regions import MemoryRegion
-from tests.machine.reaching_device import ReachingDevice, pages_of
 
 from .conftest import RUNAWAY_SECONDS
+from .reaching_device import ReachingDevice, pages_of
 from .scripted_guest import (
     DONE_EXIT,
     MAP_GPA_RANGE,

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""``--kernel NAME``, once or more: a command asked of kernels in the lab, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+
+from pyvmm.cli.standard_error import say_to_user
+from pyvmm.errors import ExitCode, HostLacksError, InternalError, PyvmmError, UsageError
+
+
+class NotAnsweredError(PyvmmError):
+    """The command in the lab ended without an answer."""
+
+    exit_code = ExitCode.SYSTEM_CALL
+
+
+_ERRORS: dict[int, type[PyvmmError]] = {
+    ExitCode.USAGE: UsageError,
+    ExitCode.HOST_LACKS: HostLacksError,
+}
+"""By the exit code of the command in the lab, which is passed on."""
+
+
+def add_kernel_option(parser: argparse.ArgumentParser) -> None:
+    """``--kernel NAME``, into `options.kernel`: a list, or None."""
+    parser.add_argument(
+        "--kernel",
+        action="append",
+        metavar="NAME",
+        help="ask a lab with this kernel (one that pyvmm lab build made, or a file); given more "
+        "than once: each, with what they answer differently first",
+    )
+
+
+def answers_of(
+    kernels: Sequence[str], words: Sequence[str], answered: Collection[int]
+) -> list[tuple[str, dict[str, object]]]:
+    """The JSON that ``pyvmm`` with `words` prints in a lab with each of `kernels`, by name.
+
+    `answered` are the exit codes with which it has answered. For any other, which
+    has been explained on standard error, raises `UsageError`, `HostLacksError` or
+    `NotAnsweredError`; `UsageError` for a kernel named twice.
+    """
+    if len(set(kernels)) < len(kernels):
+        raise UsageError(
+            f"compare {' and '.join(kernels)}", "one is named twice", "name different kernels"
+        )
+    return [(name, _answer(name, words, answered)) for name in kernels]
+
+
+def _answer(name: str, words: Sequence[str], answered: Collection[int]) -> dict[str, object]:
+    pyvmm = [sys.executable, "-m", "pyvmm"]
+    say_to_user(f"asking a lab with the kernel {name}")
+    command = [*pyvmm, "lab", "run", "--kernel", name, "--", *pyvmm, *words]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as lab:
+        try:
+            printed, _ = lab.communicate()
+        except BaseException:
+            lab.terminate()
+            raise
+    if lab.returncode not in answered:
+        kind = _ERRORS.get(lab.returncode, NotAnsweredError)
+        cause = f"the command there ended with {lab.returncode}, as said before"
+        raise kind(f"ask the kernel {name}", cause)
+    try:
+        value = json.loads(printed)
+        assert isinstance(value, dict)
+    except (ValueError, AssertionError) as error:
+        attempt = f"read what pyvmm {words[0]} has printed in the lab of {name}"
+        raise InternalError(attempt, str(error) or "it is no JSON object") from error
+    return value
