@@ -63,15 +63,17 @@ def test_pings_and_transfers_by_the_kernel_and_by_this_process(linux: LinuxInLab
         "--net", "tap=fast,addr=10.0.0.1/24,queues=2,vhost=on,mac=52:54:00:00:00:01",
         "--net", "tap=slow,addr=10.0.1.1/24,vhost=off,mac=52:54:00:00:00:02",
     ]  # fmt: skip
-    with serving(linux), linux.boot("--cpus", "2", *cards, line="quiet") as guest:
+    line = "quiet net=10.0.0.2/24,10.0.0.1"
+    with serving(linux), linux.boot("--cpus", "2", *cards, line=line) as guest:
         guest.shell()
         assert served_by_the_kernel(linux) == 2
+        # The first card is what its words on the command line make it.
+        guest.ask("ip addr add 10.0.1.2/24 dev eth1; ip link set eth1 up")
+        assert "default via 10.0.0.1 dev eth0" in guest.ask("ip route")
         # Cards are in the order of the options.
         for number in (0, 1):
             address = guest.ask(f"cat /sys/class/net/eth{number}/address").strip()
             assert address == f"52:54:00:00:00:0{number + 1}"
-            guest.ask(f"ip addr add 10.0.{number}.2/24 dev eth{number}")
-            guest.ask(f"ip link set eth{number} up")
             said = guest.ask(f"ping -c 3 -i 0.2 10.0.{number}.1")
             assert "3 packets transmitted, 3 packets received" in said
         for number, mib, streams in ((0, 8, 2), (1, 2, 1)):
@@ -93,3 +95,35 @@ def test_pings_and_transfers_by_the_kernel_and_by_this_process(linux: LinuxInLab
         assert guest.end() == 0
     assert served_by_the_kernel(linux) == 0
     assert in_lab(linux, "ls /sys/class/net").split() == ["lo"]
+
+
+OUTSIDE = """
+busybox ip link add outside type veth peer name router
+busybox ip addr add 192.0.2.1/24 dev outside
+busybox ip link set outside up && busybox ip link set router up
+busybox ip route add default via 192.0.2.2
+"""
+"""A network for passt to take its guests' address and router from."""
+
+
+@pytest.mark.passt
+def test_user_network(linux: LinuxInLab) -> None:
+    """An address by DHCP, transfers to the lab's own programs, and one that comes from outside."""
+    in_lab(linux, OUTSIDE)
+    try:
+        card = ["--net", f"user,hostfwd=tcp::2222-:{PORT}"]
+        with serving(linux), linux.boot(*card, line="quiet net=dhcp") as guest:
+            guest.shell()
+            assert "192.0.2.1/24" in guest.ask("ip -o addr show dev eth0")
+            assert "default via 192.0.2.2 dev eth0" in guest.ask("ip route")
+            # passt takes what is sent to the router to the lab's own loopback.
+            speeds = guest.ask(f"nettransfer 192.0.2.2 {PORT} 2 1")
+            assert json.loads(speeds).keys() == {"sent", "received"}
+            guest.ask(f"nettransfer serve {PORT} >/tmp/served 2>&1 & sleep 1; cat /tmp/served")
+            speeds = in_lab(linux, f"{linux.folder}/nettransfer 127.0.0.1 2222 1 1")
+            assert json.loads(speeds).keys() == {"sent", "received"}
+            guest.say(b"poweroff -f\n")
+            assert guest.end() == 0
+        assert in_lab(linux, "busybox ps | grep -c "[p]asst" || true") == "0\n"
+    finally:
+        in_lab(linux, "busybox ip link del outside")
