@@ -124,6 +124,6 @@ def test_user_network(linux: LinuxInLab) -> None:
             assert json.loads(speeds).keys() == {"sent", "received"}
             guest.say(b"poweroff -f\n")
             assert guest.end() == 0
-        assert in_lab(linux, "busybox ps | grep -c "[p]asst" || true") == "0\n"
+        assert in_lab(linux, "busybox ps | grep -c '[p]asst' || true") == "0\n"
     finally:
         in_lab(linux, "busybox ip link del outside")

@@ -27,11 +27,14 @@ CLIENT = """
 mount -t tmpfs tmp /tmp
 cat >/tmp/dhcp
 chmod +x /tmp/dhcp
+mkdir /tmp/bin
+busybox --install -s /tmp/bin
+export PATH=/tmp/bin
 ip link set eth0 up
-busybox udhcpc -f -q -n -i eth0 -s /tmp/dhcp >&2 || exit 1
+udhcpc -f -q -n -i eth0 -s /tmp/dhcp >&2 || exit 1
 ip -o addr show dev eth0; ip route; ip link show eth0; cat /tmp/resolv.conf
 """
-"""In a mount namespace of its own: the script writes to /tmp."""
+"""In a mount namespace of its own: the script writes to /tmp. Programs are those of a guest."""
 
 
 def pump(one: WireQueue, other: WireQueue, stop: int) -> None:
