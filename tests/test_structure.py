@@ -64,7 +64,7 @@ PURE = (
     "visible",
 )
 PURE_MODULES = {
-    "experiment": ("__init__", "c_layout", "c_text", "c_values"),
+    "experiment": ("c_layout", "c_text", "c_values"),
     "hosts": (
         "__init__", "registers", "exits", "capabilities", "interface", "interrupts", "gsi_table",
         "call_fields", "call_record", "cpuid", "guest_cpuid", "held_ranges", "owner", "page_held",

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from pyvmm.experiment.guests import Guest, guest
     from pyvmm.experiment.ioctls import Answer, Ioctl
     from pyvmm.experiment.structures import Structure, address_of, type_of
+    from pyvmm.hosts.kvm.ownership import FdOwner as Descriptor
     from pyvmm.hosts.raw_exits import RawExit
 
 _MODULES = {
     "Answer": "experiment.ioctls",
     "Code": "experiment.guest_code",
     "DeclarationError": "experiment.c_text",
+    "Descriptor": "hosts.kvm.ownership:FdOwner",
     "Declarations": "experiment.declarations",
     "Guest": "experiment.guests",
     "Ioctl": "experiment.ioctls",
@@ -35,13 +37,14 @@ _MODULES = {
     "guest": "experiment.guests",
     "type_of": "experiment.structures",
 }
-"""Module that each public name is in."""
+"""Module that each public name is in, and its name there where that is another."""
 
 __all__ = (
     "Answer",
     "Code",
     "DeclarationError",
     "Declarations",
+    "Descriptor",
     "Guest",
     "Ioctl",
     "RawExit",
@@ -58,12 +61,13 @@ if not TYPE_CHECKING:  # A type checker takes every name for there that this fun
 
     def __getattr__(name: str) -> object:
         """Load a public name. Raises `AttributeError` for any other."""
-        module = _MODULES.get(name)
-        if module is None:
+        place = _MODULES.get(name)
+        if place is None:
             raise AttributeError(f"module 'pyvmm.experiment' has no attribute {name!r}")
         from importlib import import_module
 
-        value = getattr(import_module(f"pyvmm.{module}"), name)
+        module, _, other_name = place.partition(":")
+        value = getattr(import_module(f"pyvmm.{module}"), other_name or name)
         globals()[name] = value
         return value
 

@@ -31,7 +31,7 @@ class DeclarationError(UsageError):
     """A declaration that cannot be: it does not parse, contradicts itself or names the unknown."""
 
     def __init__(self, what: str, cause: str, remedy: str = "") -> None:
-        super().__init__(f"declare {what}", cause, remedy)
+        super().__init__(f"declare {_one_line(what)}", _one_line(cause), remedy)
 
 
 class Place(NamedTuple):
@@ -202,6 +202,8 @@ def _declaration(text: str, place: Place) -> Iterator[Declaration]:
             f"C text ({place})",
             f"neither a structure, a union, an enumeration nor a typedef: {_short(plain)}",
         )
+    elif plain.rpartition("}")[2].strip().partition("__attribute__")[0]:
+        raise DeclarationError(f"C text ({place})", f"a variable: {_short(plain)}")
     yield Declaration(plain, tuple(names), packed, place)
 
 
@@ -210,11 +212,14 @@ def enumerators(declaration: Declaration) -> Iterator[tuple[str, str]]:
     for body in _ENUM.findall(declaration.text):
         value = "0"
         for item in _split(body):
-            name, equals, given = item.partition("=")
+            name, equals, given = (one.strip() for one in item.partition("="))
+            if not name.isidentifier():
+                place = declaration.place
+                raise DeclarationError(f"an enumeration ({place})", f"{_short(name)} is no name")
             if equals:
-                value = f"({given.strip()})"
-            yield name.strip(), value
-            value = f"({name.strip()} + 1)"
+                value = f"({given})"
+            yield name, value
+            value = f"({name} + 1)"
 
 
 def _split(body: str) -> Iterator[str]:
@@ -232,7 +237,11 @@ def _split(body: str) -> Iterator[str]:
         yield item
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _short(text: str) -> str:
     """Text as one line that fits into a message."""
-    line = " ".join(text.split())
+    line = _one_line(text)
     return repr(line if len(line) <= 60 else f"{line[:57]}...")

@@ -200,14 +200,19 @@ class Declarations:
 
     def _plain(self, declaration: Declaration, what: str) -> str:
         place = declaration.place
-        if _IS_ENUM.match(declaration.text):
-            values = (f"{name} = {self.value(name)}" for name, _ in enumerators(declaration))
+        if _IS_ENUM.match(declaration.text) and "{" in declaration.text:
+            values = [f"{name} = {self.value(name)}" for name, _ in enumerators(declaration)]
+            if not values:
+                raise DeclarationError(what, "it has no values")
             return (
                 f"{declaration.text.partition('{')[0]}{{ {', '.join(values)} }}"
                 + (declaration.text.rpartition("}")[2])
             )
         # An enumerator stays what it is: only lengths of arrays are computed.
         text = expand(declaration.text, self._macros, place, self._enumerators)
+
+        if "'" in text or '"' in text:
+            raise DeclarationError(what, "it has a character or a string in it")
 
         def length(expression: str) -> int:
             return evaluate(Macro("length", None, expression, place), self._macros, self.size_of)

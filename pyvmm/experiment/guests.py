@@ -7,7 +7,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pyvmm.boot.long_mode import identity_map, linux_gdt, linux_sregs
 from pyvmm.errors import UsageError
@@ -46,7 +46,7 @@ class Guest(StackOwner):
         system: System,
         *,
         memory: int,
-        vm_type: VmType,
+        vm_type: int,
         guest_memfd_flags: int | None,
         memslot_flags: int,
         irqchip: bool,
@@ -54,7 +54,9 @@ class Guest(StackOwner):
     ) -> None:
         self.code = code
         self.system = system
-        self.vm: Vm = stack.enter_context(system.create_vm(vm_type))
+        # A type without a name goes to the kernel as the number that it is.
+        known = VmType(vm_type) if vm_type in set(VmType) else cast(VmType, vm_type)
+        self.vm: Vm = stack.enter_context(system.create_vm(known))
         if irqchip:
             self.vm.create_irqchip()
         self.guest_memfd: GuestMemfd | None = None
@@ -144,7 +146,7 @@ def guest(
     host: str | HostChoice | System = HostChoice.AUTO,
     bits: int = 64,
     memory: int = 2 * MIB,
-    vm_type: VmType = VmType.DEFAULT,
+    vm_type: int = VmType.DEFAULT,
     guest_memfd_flags: int | None = None,
     memslot_flags: int = 0,
     irqchip: bool = False,
@@ -154,9 +156,9 @@ def guest(
     It starts in long mode over an identity map (`bits` 64), flat protected mode (32) or real mode
     (16), at privilege level 0, interrupts off, with a stack. `host` is "auto", "kvm", "model" or a
     host that is open. RAM is `memory` bytes of an anonymous file; with `guest_memfd_flags` it is a
-    guest_memfd made with exactly these flags, which must let it be mapped. `memslot_flags` are
-    given to the memslot as they are. With `irqchip` there are in-kernel interrupt controllers, and
-    HLT waits instead of exiting. Raises `UsageError`, `HostLacksError`, `SystemCallError`.
+    guest_memfd made with exactly these flags, which must let it be mapped. `memslot_flags` and
+    `vm_type` are given as they are, too. With `irqchip` there are in-kernel interrupt controllers,
+    and HLT waits instead of exiting. Raises `UsageError`, `HostLacksError`, `SystemCallError`.
     """
     if isinstance(code, str):
         code = assemble(code, bits=bits)

@@ -101,7 +101,7 @@ class Ioctl:
         # A pointer goes by value only where the kernel's own number says nothing of it.
         direction = (self.direction or Direction.WRITE) if self.argument else Direction.NONE
         takes = self.argument or "value"
-        spec = IoctlSpec(self.name, self.number, direction, takes, kind, "declared at run time")
+        spec = IoctlSpec(self.name, self.number, direction, takes, kind, "(declared at run time)")
         self._kinds[what] = spec
         return spec
 

@@ -265,7 +265,8 @@ class VcpuThread:
         self._vcpu.answer_hypercall(result & (1 << 64) - 1)
 
     def _memory_fault(self, reason: exits.MemoryFault) -> None:
-        if reason.flags & ~exits.MemoryFaultFlag.PRIVATE and self._is_dealt_with(reason):
+        # As numbers: the complement of a flag has no bits without a name.
+        if int(reason.flags) & ~int(exits.MemoryFaultFlag.PRIVATE) and self._is_dealt_with(reason):
             return
         refused = self._memory.exits.resolve_fault(reason, self.index, self._allow)
         if refused is not None:

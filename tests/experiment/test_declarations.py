@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyvmm.errors import UsageError
 from pyvmm.experiment import DeclarationError, Declarations, address_of, declare, type_of
@@ -136,6 +140,8 @@ def test_what_a_header_has_beside_declarations_is_passed_over() -> None:
         ("struct b { int x; }", "without a semicolon"),
         ("\n\nstruct b { int x;", "line 3.*not closed"),
         ("} ;", "closes nothing"),
+        ("struct b { int x; } c;", "a variable"),
+        ("enum { 1 };", "no name"),
         ("#ifdef X\n#endif", "line 1.*#ifdef"),
         ("#define (", "no name"),
     ],
@@ -157,6 +163,8 @@ def test_text_that_cannot_be_taken_apart_is_refused_in_a_line(text: str, said: s
         ("#define X 1 / 0", "X", "no constant"),
         ("#define X Y\n#define Y X", "X", "no constant"),
         ("#define X", "X", "empty"),
+        ("enum e { };\n#define X sizeof(enum e)", "X", "no values"),
+        ("struct b { int a['b']; };\n#define X sizeof(struct b)", "X", "character"),
         (
             "struct b { __u32 a __attribute__((aligned(16))); };\n#define X sizeof(struct b)",
             "X",
@@ -198,3 +206,27 @@ def test_a_field_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         abi.new("struct kvm_memory_attributes2", elements=None, **fields)
+
+
+PIECES = st.sampled_from([
+    "struct", "union", "enum", "typedef", "{", "}", "(", ")", "[", "]", ";", ",", "*", "a", "b",
+    "__u64", "int", "void", "0", "3", "0x10", "1ULL", "<<", "+", "/", "~", "?", ":", "=", "'a'",
+    '"s"', "sizeof", "__attribute__((packed))", "__attribute__((aligned(8)))", "_IO(",
+    "_IOWR(KVMIO,", "#", "##", "\\\n", "\n#define", "X", "Y(x)", "\n#undef", "/*", "*/", "//", "\n",
+    "1.5", "9" * 30,
+])  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=40), st.integers(0, len(POSTED)))
+def test_no_text_leads_to_anything_but_an_error_of_one_line(pieces: list[str], at: int) -> None:
+    try:
+        abi = declare(f"{POSTED[:at]} {' '.join(pieces)} {POSTED[at:]}")
+    except DeclarationError as error:
+        assert "\n" not in str(error)
+        return
+    for name in abi.names():
+        with suppress(DeclarationError):
+            getattr(abi, name)
+    for name in abi.types():
+        with suppress(DeclarationError):
+            assert len(abi.new(name)) == abi.size_of(name)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 
 from pyvmm.errors import HostLacksError, UsageError
-from pyvmm.experiment import Declarations, declare
+from pyvmm.experiment import Declarations, Descriptor, declare, guest
+from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
+from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.vm import Vm
@@ -99,3 +102,29 @@ def test_an_argument_of_another_kind_is_refused(
 def test_an_argument_that_is_too_short_is_refused(abi: Declarations, vm: Vm) -> None:
     with pytest.raises(UsageError, match="struct kvm_regs, not struct kvm_new"):
         abi.KVM_SET_REGS(vm, abi.new("struct kvm_new"))
+
+
+def test_numbers_without_a_name_go_to_the_kernel_as_they_are(abi: Declarations, vm: Vm) -> None:
+    number = abi.KVM_CAP_USER_MEMORY + 60_000
+    with System() as system:
+        assert system.check_extension(number) == 0
+        with pytest.raises(KvmError, match=r"KVM_CREATE_VM\(777\).*EINVAL"):
+            guest(b"\xf4", host=system, vm_type=777)
+    with pytest.raises(KvmError, match=r"cap=60003.*EINVAL"):
+        vm.enable_cap(number, 1)
+    flags = cast(GuestMemfdFlag, 1 << 62)
+    with pytest.raises(KvmError, match=r"flags=0x4000000000000000.*(EINVAL|ENOTTY)"):
+        vm.create_guest_memfd(PAGE_SIZE, flags)
+    with pytest.raises(KvmError, match=r"flags=0x40000000 .*EINVAL"):
+        vm.set_memslot(Memslot(0, 0, PAGE_SIZE, 0, cast(MemslotFlag, 1 << 30)))
+    with pytest.raises(KvmError, match=r"attributes=0x100000.*(EINVAL|ENOTTY)"):
+        vm.set_memory_attributes(0, PAGE_SIZE, cast(MemoryAttribute, 1 << 20))
+
+
+def test_a_descriptor_that_an_ioctl_has_given_takes_ioctls(abi: Declarations) -> None:
+    create = declare("#define KVM_CREATE_VM _IO(KVMIO, 0x01)").KVM_CREATE_VM
+    with System() as system:
+        with Descriptor(create(system, 0).result) as made:
+            assert abi.KVM_CHECK_EXTENSION(made, abi.KVM_CAP_USER_MEMORY).result == 1
+        with pytest.raises(KvmError, match="closed device: EBADF"):
+            abi.KVM_CHECK_EXTENSION(made, 1)

@@ -9,16 +9,34 @@ that has led to another exit.
 from __future__ import annotations
 
 import functools
+import threading
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import trio
 
 from pyvmm import HostChoice, IrqchipPolicy, MachineConfig, open_blocking_machine
 from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.experiment import Declarations, RawExit, assemble, declare, guest
-from pyvmm.hosts.exits import Hlt, Interrupted, IoOut, MemoryFault, MemoryFaultFlag, UnknownExit
+from pyvmm.hosts.exits import (
+    Exit,
+    Hlt,
+    Interrupted,
+    IoOut,
+    MemoryFault,
+    MemoryFaultFlag,
+    UnknownExit,
+)
 from pyvmm.hosts.interface import Vcpu
+from pyvmm.hosts.owner import Owner
 from pyvmm.hosts.raw_exits import is_unknown
-from pyvmm.machine.ending import EndingKind
+from pyvmm.machine.board import Board
+from pyvmm.machine.console.port import ConsolePort
+from pyvmm.machine.control import RunControl
+from pyvmm.machine.ending import Ending, EndingKind
+from pyvmm.machine.guest_memory import GuestMemory
+from pyvmm.machine.vcpu_thread import VcpuThread
 
 CODE = """
     mov $0xfee00080, %ebx
@@ -138,3 +156,81 @@ def test_flags_of_a_memory_fault_that_are_not_known_make_it_unknown() -> None:
     assert is_unknown(MemoryFault(0, 4096, MemoryFaultFlag(1 << 4), 14))
     assert is_unknown(UnknownExit(99))
     assert not is_unknown(Hlt())
+
+
+class FaultingVcpu(Owner):
+    """Makes one access that ends with a flag nobody knows, and then has nothing more to do."""
+
+    def __init__(self, control: RunControl) -> None:
+        self._control = control
+        self._faults = iter([MemoryFault(0x3000, 4096, MemoryFaultFlag(0x18), 14)])
+        self.written: list[tuple[int, bytes]] = []
+
+    def run(self) -> Exit:
+        """The fault; a second time, the end."""
+        fault = next(self._faults, None)
+        if fault is not None:
+            return fault
+        self._control.end(Ending(EndingKind.EXITED, "by the test", 0))
+        return Interrupted()
+
+    def complete(self) -> bool:
+        """Nothing is under way."""
+        return False
+
+    def kick(self) -> None:
+        """Nothing runs."""
+
+    def exit_counts(self) -> dict[str, int]:
+        """None is counted."""
+        return {}
+
+    def read_run(self) -> bytes:
+        """A structure of two pages, as long as one is asked for."""
+        return bytes(8) + (39).to_bytes(4, "little") + bytes(8192)
+
+    def write_run(self, offset: int, data: bytes) -> None:
+        """Remember it."""
+        self.written.append((offset, data))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_fault_with_an_unknown_flag_is_asked_about_before_it_is_resolved(knows: bool) -> None:
+    trio.run(fault_with_an_unknown_flag, knows)
+
+
+async def fault_with_an_unknown_flag(knows: bool) -> None:
+    control = RunControl(1, lambda: None, lambda: None)
+    vcpu, resolved, done = FaultingVcpu(control), list[object](), threading.Event()
+
+    def asked(raw: RawExit) -> bool:
+        assert (raw.reason, raw.exit) == (39, MemoryFault(0x3000, 4096, MemoryFaultFlag(0x18), 14))
+        raw.answer(b"\1", 4)
+        return knows
+
+    def resolve(fault: MemoryFault, *_: object) -> None:
+        resolved.append(fault.flags)
+
+    stub = SimpleNamespace(
+        exits=SimpleNamespace(resolve_fault=resolve), read=None, port_out=None, is_full=False
+    )
+    thread = VcpuThread(
+        0,
+        lambda _: cast(Vcpu, vcpu),
+        control=control,
+        board=cast(Board, stub),
+        console=cast(ConsolePort, stub),
+        memory=cast(GuestMemory, stub),
+        allow=lambda _: False,
+        unknown=asked,
+        on_done=done.set,
+    )
+    thread.start()
+    await trio.to_thread.run_sync(done.wait)
+    thread.join()
+    assert control.failure is None
+    assert vcpu.written == [(36, b"\1")]
+    assert resolved == ([] if knows else [0x18])

@@ -88,7 +88,8 @@ class ModelSystem(Owner):
         """Raise `SystemCallError` for a type that is not offered."""
         refusal = create_vm(CreateVm(int(vm_type)), self._profile)
         if refusal is not None:
-            raise refused(f"create a VM of type {vm_type.name}", refusal)
+            name = vm_type.name if isinstance(vm_type, VmType) else vm_type
+            raise refused(f"create a VM of type {name}", refusal)
 
     def map_anonymous(self, size: int, *, in_core: bool = False) -> ModelMapping:
         """Guest RAM of `size` bytes; a core of this process has it only with `in_core`."""
