@@ -11,6 +11,8 @@ from pyvmm.errors import UsageError
 if TYPE_CHECKING:
     from pyvmm.hosts.kvm.declared_types import DeclaredTypes
 
+_MOST_SAID = 8
+"""Elements of an array that are spelled out."""
 _AGGREGATES = frozenset({"struct", "union", "array"})
 
 
@@ -96,11 +98,11 @@ def address_of(structure: Structure) -> int:
 
 
 def spell(structure: Structure) -> str:
-    """The fields in one line, those that are zero left out."""
+    """The fields in one line, those that are zero left out; of an array its elements."""
     types = structure._types
     fields = types.fields_of(type_of(structure))
     if not fields:
-        return bytes(structure).hex(" ", -8)
+        return _spell_elements(structure)
     said, taken = [], 0
     for field in fields:
         # Of fields that share their place the first one speaks for all.
@@ -108,14 +110,38 @@ def spell(structure: Structure) -> str:
             continue
         taken = field.offset + max(field.size, 0)
         value = getattr(structure, field.name)
-        if isinstance(value, Structure):
-            if any(bytes(value)):
-                said.append(f"{field.name}={{{spell(value)}}}")
-        elif isinstance(value, int) and value:
-            said.append(f"{field.name}={value:#x}" if value > 9 else f"{field.name}={value}")
-        elif not isinstance(value, int) and value != b"\0":
-            said.append(f"{field.name}={value!r}")
+        if not _is_zero(value):
+            said.append(f"{field.name}={_spell_value(value)}")
     return " ".join(said)
+
+
+def _spell_elements(structure: Structure) -> str:
+    """An array without the zeroes at its end, or a value that is alone."""
+    ffi = structure._types.ffi
+    if ffi.typeof(structure._data).kind != "array":
+        return _spell_value(structure[0])
+    elements = list(structure)
+    while elements and _is_zero(elements[-1]):
+        elements.pop()
+    if elements and isinstance(elements[0], bytes):
+        return repr(b"".join(elements))
+    said = [_spell_value(one) for one in elements[:_MOST_SAID]]
+    if len(elements) > _MOST_SAID:
+        said.append(f"{len(elements) - _MOST_SAID} more")
+    return f"[{', '.join(said)}]"
+
+
+def _spell_value(value: object) -> str:
+    if isinstance(value, Structure):
+        text = spell(value)
+        return f"{{{text}}}" if value.__dir__() else text
+    if type(value) is int:
+        return f"{value:#x}" if value > 9 else str(value)
+    return repr(value)
+
+
+def _is_zero(value: object) -> bool:
+    return not any(bytes(value)) if isinstance(value, Structure) else value in {0, b"\0"}
 
 
 def put(structure: Structure, name: str, value: object) -> None:

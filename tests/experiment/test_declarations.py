@@ -94,6 +94,24 @@ def test_fields_are_attributes(abi: Declarations) -> None:
     assert made.flags == address_of(made)
 
 
+def test_objects_are_spelled_in_a_line() -> None:
+    abi = declare("""
+        struct part { __u8 x; __s16 y; };
+        struct all { __u64 a; struct part part; char name[8]; __u32 many[10]; struct part two[2]; };
+    """)
+    made = abi.new("struct all", a=10, name=b"abc")
+    assert repr(made) == "<struct all a=0xa name=b'abc'>"
+    made.part.y = -2
+    made.many = [1, 0, 0x20]
+    made.two[0].x = 3
+    said = "<struct all a=0xa part={y=-2} name=b'abc' many=[1, 0, 0x20] two=[{x=3}]>"
+    assert repr(made) == said
+    made.many = [*range(10)]
+    assert "many=[0, 1, 2, 3, 4, 5, 6, 7, 2 more]" in repr(made)
+    assert repr(abi.new("__u64")) == "<unsigned long long 0>"
+    assert repr(abi.new("__u16[3]")) == "<uint16_t[3] []>"
+
+
 def test_a_view_is_the_memory_that_it_was_given(abi: Declarations) -> None:
     memory = bytearray(200)
     seen = abi.view("struct kvm_memory_attributes2", memory)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cffi
 
-from pyvmm.hosts.kvm.binding import CData
+if TYPE_CHECKING:  # Types can be declared where the compiled part is not there, too.
+    from pyvmm.hosts.kvm.binding import CData
 
 _BASE = """
 typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32;
