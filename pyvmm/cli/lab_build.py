@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from pyvmm.visible import visible
 if TYPE_CHECKING:
     from pyvmm.lab.kernel.building import Prove
     from pyvmm.lab.kernel.manifest import Kernel
+    from pyvmm.lab.kernel.own_tree import OwnTree
     from pyvmm.lab.kernel.progress import Progress
 
 _JOBS_MAX = 4096
@@ -46,8 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make this change to the source, and call the kernel so (docs/lab.md)",
     )  # fmt: skip
     parser.add_argument(
-        "--source", type=Path, metavar="DIR|TARBALL", help="a kernel's source, instead of Debian's"
+        "--source", type=Path, metavar="DIR|TARBALL",
+        help="a kernel's source, instead of Debian's: of a folder, which is only read, what has "
+        "changed since last time is compiled",
+    )  # fmt: skip
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="the kernel's name, with --source DIR (default: the folder's)",
     )
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, metavar="FILE",
+        help="options on top of the lab's own (a fragment of a .config), with --source DIR; may be "
+        "repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--jobs", type=_jobs, metavar="N", help="compilers at a time (default: number of CPUs)"
     )
@@ -99,12 +112,29 @@ def _kernel(options: argparse.Namespace, progress: Progress) -> Kernel:
         again=options.again,
         change=change,
     )
-    if change is not None and options.source is not None and options.source.is_dir():
+    if options.source is not None and options.source.is_dir():
+        request = replace(request, source=None, own=_own_tree(options))
+    elif options.name is not None or options.config:
         raise UsageError(
-            "build a lab kernel", f"{options.source} is a folder, and is only read",
-            "name a tarball, or leave out --with",
+            "build a lab kernel", "--name and --config are for the source in a folder",
+            "name one with --source",
         )  # fmt: skip
     return building.build(request, cache, progress)
+
+
+def _own_tree(options: argparse.Namespace) -> OwnTree:
+    from pyvmm.lab.kernel.configuration import read_fragment
+    from pyvmm.lab.kernel.own_tree import own_tree
+
+    for option, value, remedy in (
+        ("--with", options.change, "name a tarball, or leave it out"),
+        ("--kernel", options.kernel, "call its kernel by --name"),
+    ):
+        if value is not None:
+            raise UsageError(
+                "build a lab kernel", f"{option} does not go with the source in a folder", remedy
+            )
+    return own_tree(options.source, options.name, tuple(map(read_fragment, options.config)))
 
 
 def _proof() -> Prove | None:

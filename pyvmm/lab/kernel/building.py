@@ -22,6 +22,7 @@ from pyvmm.lab.kernel.failures import CorruptEntryError, KernelBuildError, syste
 from pyvmm.lab.kernel.image import recognise
 from pyvmm.lab.kernel.known_changes import Change
 from pyvmm.lab.kernel.manifest import Kernel, series
+from pyvmm.lab.kernel.own_tree import OwnTree, build_own
 from pyvmm.lab.kernel.places import (
     SPACE_FOR_TREE,
     SPACE_TO_UNPACK,
@@ -40,9 +41,9 @@ Prove = Callable[[Path], Mapping[str, int]]
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """Request for a build: a series of kernels by `name` (None: `DEFAULT_NAME`), or the one whose
-    source is in the folder or tarball `source`. `again` looks for a newer source though there is a
-    kernel. With `change`, that kernel with the change, which is called as the change; the series is
-    by default the one that the change is for.
+    source is in the tarball `source`, or in the user's folder `own`. `again` looks for a newer
+    source though there is a kernel. With `change`, that kernel with the change, which is called as
+    the change; the series is by default the one that the change is for.
     """
 
     jobs: int
@@ -50,6 +51,7 @@ class BuildRequest:
     source: Path | None = None
     again: bool = False
     change: Change | None = None
+    own: OwnTree | None = None
 
     @property
     def series(self) -> str:
@@ -79,21 +81,21 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
     with cache.locked(progress.say) as lock:
         packages.ensure(progress.say)
         compiler = packages.compiler_version()
-        if request.source is None and not request.again:
+        if request.source is None and request.own is None and not request.again:
             kernel = _cached(request, cache, fragment, compiler, progress)
             if kernel is not None:
                 return kernel
         _require_plain_paths(request, cache)
         children = Children(lock, cache.work / "apt.log")
-        if request.source is not None:
-            unpacked = request.source.is_dir()
-            require_space(cache, SPACE_FOR_TREE if unpacked else SPACE_TO_UNPACK)
-            source = sources.from_path(request.source)
-        else:
-            require_space(cache, SPACE_TO_UNPACK)
-            source = _from_debian(request.series, cache, children, progress)
         setting = Setting(cache, progress, fragment, compiler, request.jobs, children)
+        require_space(cache, SPACE_TO_UNPACK if request.own is None else SPACE_FOR_TREE)
         try:
+            if request.own is not None:
+                return build_own(request.own, setting)
+            if request.source is not None:
+                source = sources.from_path(request.source)
+            else:
+                source = _from_debian(request.series, cache, children, progress)
             if request.change is not None:
                 return build_changed(source, request.name, request.change, setting)
             return build_plain(source, request.name, setting)
@@ -104,8 +106,8 @@ def build(request: BuildRequest, cache: Cache, progress: Progress) -> Kernel:
 
 def _require_plain_paths(request: BuildRequest, cache: Cache) -> None:
     require_plain(cache.work, "set XDG_CACHE_HOME to another folder")
-    if request.source is not None and request.source.is_dir():
-        require_plain(request.source, "move it")
+    if request.own is not None:
+        require_plain(request.own.path, "move it")
 
 
 def take_over(path: Path, cache: Cache, progress: Progress, prove: Prove | None) -> Kernel:

@@ -8,6 +8,7 @@ it has noticed (its output goes nowhere, and the next line it writes ends it).
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections import deque
@@ -22,6 +23,10 @@ from pyvmm.lab.kernel.failures import KernelBuildError, system_call_error
 
 _PATIENCE = 5.0
 _TAIL = 40
+_TELLING = re.compile(
+    r"rror: |\bE: |No space|undefined reference|syntax error|No rule to make target"
+)
+"""Lines in which compiler, linker, Kconfig, make, and apt say what is wrong."""
 _KEPT_OUT = (
     "MAKE", "MFLAGS", "KBUILD", "KCONFIG", "KCFLAGS", "KCPPFLAGS", "KAFLAGS", "ARCH",
     "CROSS_COMPILE", "LLVM", "LC_", "GREP",
@@ -86,6 +91,7 @@ class Children:
         `while_waiting` is called a few times a second instead, for a child that says little.
         """
         tail: deque[str] = deque(maxlen=_TAIL)
+        first = ""
         with self.open_log() as log:
             child = self.start(
                 command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -99,6 +105,8 @@ class Children:
                     _write(log, raw)
                     line = raw.decode("utf-8", "replace").rstrip()
                     tail.append(line)
+                    if not first and _TELLING.search(line):
+                        first = line
                     on_line(line)
                 status = child.wait()
             finally:
@@ -106,16 +114,16 @@ class Children:
                     end_group(child)
                 child.stdout.close()
         if status != 0:
-            raise KernelBuildError(attempt, self.reason(command[0], status, list(tail)))
+            # Others that make has started say much after the one that has failed.
+            said = [first, *tail] if first else list(tail)
+            raise KernelBuildError(attempt, self.reason(command[0], status, said))
         return list(tail)
 
     def reason(self, program: str, status: int, tail: list[str]) -> str:
         """Explain in one line why a command failed, by the most telling of its last lines."""
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         lines = [line.strip() for line in tail if line.strip()]
-        telling = [
-            line for line in lines if any(word in line for word in ("rror: ", "E: ", "No space"))
-        ]
+        telling = [line for line in lines if _TELLING.search(line)]
         if not telling:
             # make's own "*** ... Error 1" says less than what came before it.
             first = next((at for at, line in enumerate(lines) if "***" in line), len(lines))

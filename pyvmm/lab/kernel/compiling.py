@@ -47,7 +47,9 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
+    """Kernel to be: see `Manifest` for the three."""
+
     name: str
     version: str
     source: str
@@ -65,18 +67,19 @@ def build_plain(
     site = _site(source, name, setting)
     setting = setting.logging_to(site)
     folder, version = _unpacked(source, site, setting)
-    subject = _Subject(name or series(version), version, source.identity)
+    subject = Subject(name or series(version), version, source.identity)
     key = setting.key(subject.name, version, source.identity)
-    kernel = _built_already(cache, key)
+    kernel = built_already(cache, key)
     if kernel is not None and (site.is_kept or not for_its_objects):
         progress.say(f"Linux {version} is built already")
         return kernel
     tree = making.Tree(folder, site.objects, setting.jobs)
-    image, manifest = _compile(tree, site, subject, setting)
+    image = site.folder / making.IMAGE
+    manifest = compile_image(tree, image, subject, setting)
     kernel = cache.publish(key, image, manifest)
     with progress.stage("tidying up", None, ""):
         site.keep()
-        _remove_older(cache, kernel, key)
+        remove_older(cache, kernel, key)
     return kernel
 
 
@@ -89,9 +92,9 @@ def build_changed(source: Source, name: str | None, change: Change, setting: Set
     site = _site(source, name, setting)
     folder, version = _unpacked(source, site, setting.logging_to(site))
     change.make(SourceEditor(folder, version, change.name))
-    subject = _Subject(change.name, version, f"{source.identity} with {change.identity}")
+    subject = Subject(change.name, version, f"{source.identity} with {change.identity}")
     key = setting.key(subject.name, version, subject.source)
-    kernel = _built_already(cache, key)
+    kernel = built_already(cache, key)
     if kernel is not None:
         progress.say(f"Linux {version} with {change.name} is built already")
         return kernel
@@ -107,19 +110,20 @@ def build_changed(source: Source, name: str | None, change: Change, setting: Set
             editor.write()
             put_paths_right(fresh, site.source, copy.source)
             fresh.rename(copy.source)
-    tree = making.Tree(copy.source, copy.objects, setting.jobs, is_copy=True)
-    image, manifest = _compile(tree, copy, subject, setting)
+    tree = making.Tree(copy.source, copy.objects, setting.jobs, is_complete=True)
+    image = copy.folder / making.IMAGE
+    manifest = compile_image(tree, image, subject, setting)
     kernel = cache.publish(key, image, replace(manifest, change=change.identity))
     with progress.stage("tidying up", None, ""):
         copy.discard()
-        _remove_older(cache, kernel, key)
+        remove_older(cache, kernel, key)
     return kernel
 
 
 def _site(source: Source, name: str | None, setting: Setting) -> WorkTree:
     stem = name or (series(source.version) if source.version else "source")
     key = setting.key(stem, source.version, source.identity)
-    return WorkTree(setting.cache, key, unpacked=source.directory is not None)
+    return WorkTree(setting.cache, key)
 
 
 def _unpacked(source: Source, site: WorkTree, setting: Setting) -> tuple[Path, str]:
@@ -128,36 +132,40 @@ def _unpacked(source: Source, site: WorkTree, setting: Setting) -> tuple[Path, s
     return folder, sources.kernel_version(folder, f"use the kernel source {source.identity}")
 
 
-def _compile(
-    tree: making.Tree, site: WorkTree, subject: _Subject, setting: Setting
-) -> tuple[Path, Manifest]:
-    """Make the kernel's file, and all that is to be said about it."""
+def compile_image(
+    tree: making.Tree, image: Path, subject: Subject, setting: Setting, *, is_own: bool = False
+) -> Manifest:
+    """Make the file `image`, and return all that is to be said about it.
+
+    `is_own`: see `making.configure`. Raises `KernelBuildError`, `ImageError`, `SystemCallError`,
+    and `OSError`.
+    """
     children, progress = setting.children, setting.progress
-    making.configure(tree, setting.fragment, children, progress)
+    making.configure(tree, setting.fragment, children, progress, is_own=is_own)
     begin = time.monotonic()
-    expected = _expected(setting.cache, subject.name)
+    expected = None if tree.is_complete else _expected(setting.cache, subject.name)
     objects = making.compile_kernel(tree, expected, children, progress)
     seconds = time.monotonic() - begin
-    image = site.folder / making.IMAGE
     making.strip(tree, image, children)
     recognise(image)
-    manifest = replace(
+    return replace(
         new_manifest(subject.name, subject.version, subject.source, image),
         config_hash=setting.fragment.hash,
         compiler=setting.compiler,
         build_seconds=round(seconds, 1),
         objects=objects,
     )
-    return image, manifest
 
 
-def _remove_older(cache: Cache, kernel: Kernel, key: str) -> None:
+def remove_older(cache: Cache, kernel: Kernel, key: str) -> None:
+    """Remove other kernels that were built under the same name: `key` is the one that stays."""
     for folder, manifest in cache.entries():
         if manifest.name == kernel.name and manifest.was_built_here and folder.name != key:
             cache.remove(folder)
 
 
-def _built_already(cache: Cache, key: str) -> Kernel | None:
+def built_already(cache: Cache, key: str) -> Kernel | None:
+    """The entry `key`, if it is there and undamaged."""
     for folder, manifest in cache.entries():
         if folder.name == key:
             try:

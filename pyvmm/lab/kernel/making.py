@@ -34,13 +34,14 @@ _NOT_THE_KERNELS = {"tools", "scripts"}
 class Tree:
     """A build under way: `source` is only read, everything is made in `objects`.
 
-    `is_copy`: what is there at first another build has made, and does not count as this one's.
+    `is_complete`: what is there at first is of a build that is complete, and does not count as this
+    one's.
     """
 
     source: Path
     objects: Path
     jobs: int
-    is_copy: bool = False
+    is_complete: bool = False
 
     def make(self, *arguments: str) -> list[str]:
         """The command line of a make in it."""
@@ -53,15 +54,26 @@ class Tree:
         return [*command, *(f"{name}={value}" for name, value in REPRODUCIBLE.items()), *arguments]
 
 
-def configure(tree: Tree, fragment: Fragment, children: Children, progress: Progress) -> None:
-    """Make the .config. Raises `KernelBuildError`, naming the options that Kconfig dropped."""
+def configure(
+    tree: Tree,
+    fragment: Fragment,
+    children: Children,
+    progress: Progress,
+    *,
+    is_own: bool = False,
+) -> None:
+    """Make the .config. Raises `KernelBuildError`, naming the options that Kconfig dropped.
+
+    `is_own`: the tree is the user's, and may have another Kconfig than last time.
+    """
     attempt = "configure the kernel"
     wanted = tree.objects / "lab.config"
     config = tree.objects / ".config"
     try:
         tree.objects.mkdir(parents=True, exist_ok=True)
         if (
-            wanted.is_file()
+            not is_own
+            and wanted.is_file()
             and wanted.read_text(encoding="utf-8") == fragment.text
             and config.is_file()
             and not fragment.dropped(config.read_text(encoding="utf-8"))
@@ -79,7 +91,9 @@ def configure(tree: Tree, fragment: Fragment, children: Children, progress: Prog
         raise KernelBuildError(
             attempt,
             f"this kernel's Kconfig does not take {', '.join(dropped)}",
-            "use another version (pyvmm lab build --kernel 7.3)",
+            "take it out of the fragment"
+            if is_own
+            else "use another version (pyvmm lab build --kernel 7.3)",
         )
 
 
@@ -88,7 +102,7 @@ def compile_kernel(tree: Tree, expected: int | None, children: Children, progres
 
     `expected` is how many files other builds compiled. Raises `KernelBuildError`.
     """
-    done = 0 if tree.is_copy else _objects(tree.objects)
+    done = 0 if tree.is_complete else _objects(tree.objects)
     with progress.stage(f"compiling, {tree.jobs} at a time", expected, "files") as stage:
 
         def count(line: str) -> None:

@@ -22,7 +22,7 @@ class Manifest:
     (ISO 8601), `build_seconds` what compiling took by the clock and `objects` how many files that
     were: 0 for a kernel that was not built here, whose `config_hash` is "". `offers` is what the
     kernel proved to have, where somebody asked it. `change` says which change of ours is in it
-    (`Change.identity`), "" where none is.
+    (`Change.identity`), "" where none is; `tree` is the folder of a user's own source, or "".
     """
 
     name: str
@@ -38,6 +38,7 @@ class Manifest:
     objects: int
     offers: Mapping[str, int] | None = None
     change: str = ""
+    tree: str = ""
 
     @property
     def was_built_here(self) -> bool:
@@ -46,8 +47,8 @@ class Manifest:
 
     @property
     def is_plain(self) -> bool:
-        """True if it is taken by those who name none: no change of ours is in it."""
-        return not self.change
+        """True if those who name none may get it: no change is in it, and no source of a user's."""
+        return not self.change and not self.tree
 
     def to_json(self) -> str:
         """The manifest's file."""

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -45,28 +43,20 @@ class Source:
     """A kernel's source. `identity` says which, for the manifest and the cache's key.
 
     `version` is the kernel's, "" where only the unpacked source tells. `archive` is to be unpacked
-    (a .deb of Debian's, or a tarball); without one, `directory` is used where it is.
+    (a .deb of Debian's, or a tarball).
     """
 
     identity: str
     version: str
-    archive: Path | None = None
-    directory: Path | None = None
+    archive: Path
 
 
 def from_path(path: Path) -> Source:
-    """The source in the folder or tarball `path`. Raises `NoInputError`, `UsageError`."""
+    """The source in the tarball `path`. Raises `NoInputError`."""
     attempt = f"use the kernel source {path}"
-    resolved = path.resolve()
     try:
-        if resolved.is_dir():
-            return Source(
-                f"{resolved} ({_stamp_of_tree(resolved)})",
-                kernel_version(resolved, attempt),
-                directory=resolved,
-            )
-        if resolved.is_file():
-            return Source(f"{resolved.name} ({sha256(resolved)[:16]})", "", archive=resolved)
+        if path.is_file():
+            return Source(f"{path.resolve().name} ({sha256(path)[:16]})", "", path.resolve())
     except OSError as error:
         raise NoInputError(attempt, error.strerror or str(error)) from error
     raise NoInputError(attempt, "there is no such file or folder")
@@ -91,13 +81,10 @@ def kernel_version(tree: Path, attempt: str) -> str:
 
 
 def unpack(source: Source, tree: Path, children: Children, progress: Progress) -> Path:
-    """The folder with the source, ready: `tree`, or where the source is unpacked already.
+    """Have the source in the folder `tree`, and return that.
 
     Raises `KernelBuildError`, `UsageError`, `SystemCallError`.
     """
-    if source.directory is not None:
-        return source.directory
-    assert source.archive is not None
     done = tree / _DONE
     try:
         if done.is_file() and done.read_text(encoding="utf-8") == source.identity:
@@ -183,16 +170,3 @@ def _close(child: subprocess.Popen[bytes]) -> None:
                 stream.close()
             except BrokenPipeError:
                 continue
-
-
-def _stamp_of_tree(tree: Path) -> str:
-    """A digest of what files a tree has, how large and how old they are; built files left out."""
-    digest = hashlib.sha256()
-    for folder, folders, files in os.walk(tree):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith(".") or name.endswith((".o", ".a", ".cmd")):
-                continue
-            state = os.lstat(f"{folder}/{name}")
-            digest.update(f"{folder}/{name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

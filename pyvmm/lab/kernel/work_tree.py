@@ -22,15 +22,11 @@ _OBJECTS = "objects"
 
 
 class WorkTree:
-    """The place of a build whose folder is called `key`: where it is kept, or else under way.
+    """The place of a build whose folder is called `key`: where it is kept, or else under way."""
 
-    `unpacked`: its source is elsewhere, in a folder of the user's.
-    """
-
-    def __init__(self, cache: Cache, key: str, *, unpacked: bool = False) -> None:
+    def __init__(self, cache: Cache, key: str) -> None:
         self._cache = cache
         self._key = key
-        self._unpacked = unpacked
 
     @property
     def is_kept(self) -> bool:
@@ -50,16 +46,13 @@ class WorkTree:
     @property
     def objects(self) -> Path:
         """Folder of all that is made."""
-        return self.folder / _OBJECTS if self._unpacked else self.source / _OBJECTS
+        return self.source / _OBJECTS
 
     def keep(self) -> None:
         """Keep a build that is complete, in place of older ones of its name.
 
-        One whose source is the user's goes away: that may change. Raises `SystemCallError`.
+        Raises `SystemCallError`.
         """
-        if self._unpacked:
-            self.discard()
-            return
         if not self.is_kept:
             kept = self._cache.trees / self._key
             try:

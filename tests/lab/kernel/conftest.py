@@ -36,7 +36,7 @@ done
 echo "$target" >> "$FAKES/calls"
 case $target in
 allnoconfig)
-    grep -v "${FAKE_DROPPED:-nothing}" "$config" > "$objects/.config" ;;
+    grep -v "${FAKE_DROPPED:-nothing}" "$config" | grep -v "# where known" > "$objects/.config" ;;
 vmlinux)
     # Host tools are made anew where they were made elsewhere.
     mkdir -p "$objects/tools"

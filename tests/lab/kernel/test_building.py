@@ -23,6 +23,7 @@ from pyvmm.lab.kernel.building import BuildRequest, build, take_over
 from pyvmm.lab.kernel.cache import Cache
 from pyvmm.lab.kernel.failures import KernelBuildError
 from pyvmm.lab.kernel.manifest import Kernel
+from pyvmm.lab.kernel.own_tree import OwnTree
 from tests.lab.kernel.conftest import FakeHost, Said, fake_bzimage, fake_vmlinux, source_tarball
 
 
@@ -68,7 +69,7 @@ def test_where_the_kernel_cannot_be_built_nothing_is_begun(
     odd = tmp_path / name
     odd.mkdir()
     cache = Cache(odd if what == "cache" else tmp_path / "cache")
-    request = BuildRequest(jobs=1, source=odd if what == "source" else None)
+    request = BuildRequest(jobs=1, own=OwnTree(odd, "mine") if what == "source" else None)
     with pytest.raises(UsageError, match="the kernel's build does not work in ") as refused:
         build(request, cache, Said())
     # The tests' own folder may be such a one, too.

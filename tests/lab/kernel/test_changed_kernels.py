@@ -219,7 +219,7 @@ def test_the_command(
         command_line("--kernel", "some-change")
     with pytest.raises(UsageError, match=r"leave out --with$"):
         command_line("--kernel", str(tarball), "--with", "some-change")
-    with pytest.raises(UsageError, match="is a folder, and is only read; name a tarball"):
+    with pytest.raises(UsageError, match="--with does not go with the source in a folder; name a"):
         command_line("--source", str(host.folder), "--with", "some-change")
 
 

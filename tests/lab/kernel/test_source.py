@@ -33,24 +33,12 @@ def test_a_tree_says_its_version(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_kernel(tmp_path: Path, text: str) -> None:
     (tmp_path / "Makefile").write_text(text)
     with pytest.raises(UsageError, match="not the source of a Linux kernel"):
-        from_path(tmp_path)
+        kernel_version(tmp_path, "try")
     (tmp_path / "Makefile").unlink()
     with pytest.raises(UsageError, match="no readable Makefile"):
-        from_path(tmp_path)
+        kernel_version(tmp_path, "try")
     with pytest.raises(NoInputError):
         from_path(tmp_path / "nowhere")
-
-
-def test_a_tree_that_changed_is_another_source(tmp_path: Path) -> None:
-    tree = make_tree(tmp_path / "linux")
-    first = from_path(tree)
-    (tree / "fork.o").write_text("what a build leaves")
-    (tree / ".git").mkdir()
-    (tree / ".git" / "index").write_text("")
-    assert from_path(tree) == first
-    (tree / "fork.c").write_text("int y = 1;")
-    assert from_path(tree).identity != first.identity
-    assert first.directory == tree
 
 
 def test_a_tarball_is_unpacked_without_what_is_not_needed(tmp_path: Path, said: Said) -> None:
