@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from pyvmm.visible import visible
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pyvmm.lab.kernel import Manifest
     from pyvmm.lab.session import Ending
     from pyvmm.lab.settings import LabWishes
 
@@ -71,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     down = commands.add_parser("down", help="End the lab that is up.", allow_abbrev=False)
     down.set_defaults(call=_down)
     status = commands.add_parser(
-        "status", help="Say whether a lab is up (0) or not (69).", allow_abbrev=False
+        "status",
+        help="Say whether a lab is up (0) or not (69), and list the kernels.",
+        allow_abbrev=False,
     )
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(call=_status)
@@ -240,22 +244,52 @@ def _down(_: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from pyvmm.lab import starting
+    from pyvmm.lab.kernel.cache import Cache, default_root, is_current
 
     status = starting.status()
+    kernels = [
+        (manifest, str(folder / manifest.image), is_current(manifest))
+        for folder, manifest in Cache(default_root()).entries()
+    ]
     if options.json:
-        print_answer(json.dumps({"up": status is not None, **(status or {})}, indent=2))
-    elif status is None:
-        print_answer("no lab is up")
+        listed = [
+            {"path": path, "current": current, **asdict(manifest)}
+            for manifest, path, current in kernels
+        ]
+        answer = {"up": status is not None, **(status or {}), "kernels": listed}
+        print_answer(json.dumps(answer, indent=2))
     else:
-        log = visible(str(status["log"]))
-        print_answer(f"a lab is up: {_describe(status)}\nits kernel's log: {log}")
+        if status is None:
+            print_answer("no lab is up")
+        else:
+            names = [manifest.name for manifest, path, _ in kernels if path == status["kernel"]]
+            log = visible(str(status["log"]))
+            print_answer(f"a lab is up: {_describe(status, *names)}\nits kernel's log: {log}")
+        width = max((len(manifest.name) for manifest, *_ in kernels), default=0)
+        lines = [_line(manifest, width, current=current) for manifest, _, current in kernels]
+        print_answer("\n".join(["kernels:" if lines else "no kernel is built", *lines]))
     return ExitCode.OK if status is not None else ExitCode.HOST_LACKS
 
 
-def _describe(status: dict[str, object]) -> str:
+def _line(manifest: Manifest, width: int, *, current: bool) -> str:
+    """A kernel in the list of those that the cache has."""
+    parts = [f"Linux {manifest.version}"]
+    if manifest.change:
+        parts.append("with a change")
+    if manifest.tree:
+        parts.append(f"of {manifest.tree}")
+    if not manifest.was_built_here:
+        parts.append("taken over")
+    if not current:
+        parts.append("out of date: build it again")
+    return visible(f"  {manifest.name:{width}}  {', '.join(parts)}")
+
+
+def _describe(status: dict[str, object], *names: str) -> str:
     up = time.time() - float(str(status["since"]))
+    called = "".join(f" ({visible(name)})" for name in names)
     return (
-        f"Linux {status['release']}, {status['cpus']} CPUs, "
+        f"Linux {status['release']}{called}, {status['cpus']} CPUs, "
         f"{int(str(status['memory'])) >> 20} MiB, for {up:.0f} s, "
         f"{status['commands']} commands, pyvmm preloaded: {status['preloaded']}"
     )

@@ -58,6 +58,9 @@ PLACES: list[tuple[str, ...]] = [
     ("lab", "up", "--kernel={}", "--memory=0"),
     ("lab", "run", "--writable={}", "--kernel=/no/such", "--", "true"),
     ("lab", "build", "--jobs={}"),
+    ("lab", "build", "--with={}"),
+    ("lab", "build", "--name={}"),
+    ("lab", "build", "--config={}"),
     ("{}",),
     ("--{}",),
 ]

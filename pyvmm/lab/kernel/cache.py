@@ -97,25 +97,19 @@ class Cache:
     def find(self, name: str | None) -> Kernel:
         """See the function `find`."""
         attempt = f"use the lab kernel {name}" if name else "find a lab kernel"
-        current = lab_fragment().hash
         entries = [
             entry
             for entry in self.entries()
             if (entry[1].is_plain if name is None else entry[1].name == name)
         ]
-        change = known_changes.named(name).identity if _is_change(name) else None
-        usable = [
-            (folder, manifest)
-            for folder, manifest in entries
-            if manifest.config_hash in ("", current) and change in (None, manifest.change)
-        ]
+        usable = [entry for entry in entries if is_current(entry[1])]
         if not usable:
             others = sorted({manifest.name for _, manifest in self.entries()})
             cause = (
                 f"none is built{f' (there are: {chr(44).join(others)})' if others else ''}"
                 if not entries
                 else "it was built from another configuration than this pyvmm's"
-                if change is None
+                if not _is_change(name)
                 else "it was built from another configuration, or another change, than this pyvmm's"
             )
             raise HostLacksError(attempt, cause, _remedy(name))
@@ -211,6 +205,14 @@ def sha256(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_current(manifest: Manifest) -> bool:
+    """True if this pyvmm has the configuration, and the change, that the kernel is built from."""
+    if manifest.config_hash not in ("", lab_fragment().hash):
+        return False
+    name = manifest.change.partition(" ")[0]
+    return not name or (_is_change(name) and known_changes.named(name).identity == manifest.change)
 
 
 def _is_change(name: str | None) -> TypeGuard[str]:

@@ -107,7 +107,7 @@ def build_own(tree: OwnTree, setting: Setting) -> Kernel:
 
 
 def _refusal(name: str) -> str:
-    """Why a kernel of a user's tree cannot be called so; "" if it can."""
+    """Reason why no kernel of a user's tree is called so; "" where it may be."""
     if not _NAME.fullmatch(name):
         return "a name has letters, digits, dots, dashes and underscores"
     if _RELEASE.fullmatch(name):

@@ -59,8 +59,13 @@ def plain(request: BuildRequest) -> BuildRequest:
 
 
 def test_it_is_built_from_the_plain_ones_objects_and_beside_it(
-    host: FakeHost, cache: Cache, said: Said, request_: BuildRequest
+    host: FakeHost,
+    cache: Cache,
+    said: Said,
+    request_: BuildRequest,
+    known: Callable[[Change], None],
 ) -> None:
+    known(CHANGE)
     first = build(plain(request_), cache, said)
     said.reached.clear()
     changed = build(request_, cache, said)
