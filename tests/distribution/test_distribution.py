@@ -105,7 +105,8 @@ def test_the_wheel_has_what_runs_and_nothing_else(wheel: Path) -> None:
     metadata = {
         f"{DIST_INFO}/{name}"
         for name in (
-            "licenses/LICENSE", "METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt",
+            "licenses/LICENSE", "licenses/pyvmm/lab/kernel/changes/COPYING", "METADATA", "WHEEL",
+            "RECORD", "entry_points.txt", "top_level.txt",
         )
     }  # fmt: skip
     with zipfile.ZipFile(wheel) as archive:
@@ -136,8 +137,8 @@ def test_the_metadata_name_the_licence_and_what_is_needed(wheel: Path) -> None:
         text = archive.read(f"{DIST_INFO}/METADATA").decode()
         licence = archive.read(f"{DIST_INFO}/licenses/LICENSE").decode()
     metadata: Message = Parser().parsestr(text)
-    assert metadata["License-Expression"] == "MIT"
-    assert metadata["License-File"] == "LICENSE"
+    assert metadata["License-Expression"] == "MIT AND GPL-2.0-only"
+    assert metadata.get_all("License-File") == ["LICENSE", "pyvmm/lab/kernel/changes/COPYING"]
     assert metadata["Requires-Python"] == ">=3.11"
     assert licence == (ROOT / "LICENSE").read_text(encoding="utf-8")
     classifiers = metadata.get_all("Classifier") or []
