@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 from pyvmm import bundled_guests
 from pyvmm.errors import HostLacksError, ImageError, NoInputError, PyvmmError, UsageError
 from pyvmm.machine.image_file import image_path, read_image, read_input
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.sizes import size_of
 from pyvmm.testing.boot_defaults import DEFAULT_MEMORY, DEFAULT_TIMEOUT
 from pyvmm.testing.drivers.monitors import HostName
@@ -34,10 +35,10 @@ class BootRequest:
 
     `path` is the image's file, None where a test gave the bytes; `name` is for messages. With
     `crash` a guest that panics or crashes does not fail its test. `firmware` starts it where
-    `private`: what it does not share, the host does not see. `symbols` is the image's ELF file with
-    symbols, where a test names it. With `paused` it waits for the first ``resume`` before its first
-    instruction. With `saved` it is not booted, and goes on from there. It has a network card for
-    each port of `net`.
+    `private`: what it does not share, the host does not see; `backing` is how. `symbols` is the
+    image's ELF file with symbols, where a test names it. With `paused` it waits for the first
+    ``resume`` before its first instruction. With `saved` it is not booted, and goes on from there.
+    It has a network card for each port of `net`.
     """
 
     image: bytes = field(repr=False)
@@ -48,6 +49,7 @@ class BootRequest:
     cpus: int = 1
     private: bool = False
     firmware: bytes | None = field(default=None, repr=False)
+    backing: PrivateBacking = PrivateBacking.AUTO
     host: HostName = HostName.AUTO
     initrd: bytes | None = field(default=None, repr=False)
     initrd_path: Path | None = None
@@ -65,7 +67,7 @@ class BootArguments(TypedDict, total=False):
     append: str | bytes
     memory: str | int
     cpus: int
-    private: bool
+    private: bool | str
     host: str | HostName
     initrd: str | os.PathLike[str] | bytes | None
     timeout: float
@@ -104,7 +106,7 @@ def make_request(
     append: str | bytes = "",
     memory: str | int = DEFAULT_MEMORY,
     cpus: int = 1,
-    private: bool = False,
+    private: bool | str = False,
     host: str | HostName = HostName.AUTO,
     initrd: str | os.PathLike[str] | bytes | None = None,
     timeout: float = DEFAULT_TIMEOUT,
@@ -116,14 +118,17 @@ def make_request(
     """Make the request of what a test says. Files are read here.
 
     `image`: a path, the name of a bundled guest, or an image's bytes. `memory`: ``"64M"``, or a
-    number of bytes. Raises `UsageError` where a value cannot be, `NoInputError` and what else
-    `read_image` raises where there is no image, `ImageError` where a file is plain text.
+    number of bytes. `private`: true, or the name of how its memory is converted, ``"two-sided"`` or
+    ``"in-place"`` (`PrivateBacking`). Raises `UsageError` where a value cannot be, `NoInputError`
+    and what else `read_image` raises where there is no image, `ImageError` where a file is plain
+    text.
     """
     if not (isinstance(timeout, (int, float)) and 0 < timeout < float("inf")):
         raise UsageError(f"boot with timeout={timeout!r}", "it is seconds, a finite number above 0")
     if not (isinstance(cpus, int) and cpus > 0):
         raise UsageError(f"boot with cpus={cpus!r}", "it is a number of vCPUs, from 1 on")
     size = _memory(memory)
+    backing = _private_backing(private)
     try:
         content, name, path = _read_guest(image)
         ramdisk, initrd_path = _read_initrd(initrd, size)
@@ -136,8 +141,9 @@ def make_request(
         append=_append(append),
         memory=size,
         cpus=cpus,
-        private=private,
-        firmware=bundled_guests.firmware() if private else None,
+        private=backing is not None,
+        firmware=None if backing is None else bundled_guests.firmware(),
+        backing=backing or PrivateBacking.AUTO,
         host=_host(host),
         initrd=ramdisk,
         initrd_path=initrd_path,
@@ -147,6 +153,16 @@ def make_request(
         paused=paused,
         net=() if net is None else _ports(net),
     )
+
+
+def _private_backing(private: bool | str) -> PrivateBacking | None:
+    if isinstance(private, bool):
+        return PrivateBacking.AUTO if private else None
+    try:
+        return PrivateBacking(private)
+    except ValueError:
+        known = " or ".join(repr(one.value) for one in PrivateBacking)
+        raise UsageError(f"boot with private={private!r}", f"it is True, or {known}") from None
 
 
 def _read_guest(image: str | os.PathLike[str] | bytes) -> tuple[bytes, str, Path | None]:

@@ -34,6 +34,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
 from pyvmm.machine.steering import MachineState
 from pyvmm.machine.vcpus import MachineVcpu
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageState
@@ -327,6 +328,8 @@ def _by_hand(request: BootRequest, host: HostName) -> str:
         parts += ["--initrd", str(request.initrd_path or "initrd")]
     if request.private:
         parts.append("--private")
+        if request.backing is not PrivateBacking.AUTO:
+            parts += ["--private-backing", request.backing.value]
     for port in request.net:
         mtu = "" if port.told_mtu is None else f",mtu={port.told_mtu}"
         parts += ["--net", f"tap,mac={port.mac.hex(':')}{mtu}"]
@@ -338,7 +341,9 @@ def machine_config(request: BootRequest, taps: Sequence[tuple[int, ...]] = ()) -
 
     Raises `UsageError` where it cannot be.
     """
-    private = None if request.firmware is None else PrivateConfig(request.firmware)
+    private = None
+    if request.firmware is not None:
+        private = PrivateConfig(request.firmware, backing=request.backing)
     hardware = None if not taps else _with_cards(request.net, taps)
     return MachineConfig(
         request.image,
