@@ -14,6 +14,7 @@ from pyvmm.gdb.registers import REGISTERS
 from tests.gdb.client import Client, connected, debugged
 from tests.machine.guests import COUNT, EXIT_42
 from tests.machine.in_trio import in_trio
+from tests.machine.private_machines import BOTH_BACKINGS
 from tests.machine.private_machines import config as private_config
 from tests.machine.test_open_machine import config, each_host
 
@@ -152,16 +153,17 @@ async def test_two_vcpus_at_one_breakpoint_are_told_one_after_the_other() -> Non
 
 @in_trio
 async def test_private_memory_is_neither_read_nor_written() -> None:
-    given = replace(private_config("selftest"), host=pyvmm.HostChoice.MODEL)
-    async with debugged(given) as (machine, listener), connected(listener) as client:
-        # Private memory: an error, and never zeroes. Nor is a part of a write done.
-        assert await client.ask(b"m101000,4") == b"00000000"
-        machine.memory.conversion.convert(0x101000, 0x1000, pyvmm.Side.PRIVATE)
-        assert await client.ask(b"m100ffe,4") == b"0000"
-        assert await client.ask(b"M100fff,2:9090") == b"E0e"
-        assert await client.ask(b"m100fff,1") == b"00"
-        assert await client.ask(b"m101000,4") == b"E0e"
-        assert await client.ask(b"M101000,1:90") == b"E0e"
+    for backing in BOTH_BACKINGS:
+        given = replace(private_config("selftest", backing=backing), host=pyvmm.HostChoice.MODEL)
+        async with debugged(given) as (machine, listener), connected(listener) as client:
+            # Private memory: an error, and never zeroes. Nor is a part of a write done.
+            assert await client.ask(b"m101000,4") == b"00000000"
+            machine.memory.conversion.convert(0x101000, 0x1000, pyvmm.Side.PRIVATE)
+            assert await client.ask(b"m100ffe,4") == b"0000"
+            assert await client.ask(b"M100fff,2:9090") == b"E0e"
+            assert await client.ask(b"m100fff,1") == b"00"
+            assert await client.ask(b"m101000,4") == b"E0e"
+            assert await client.ask(b"M101000,1:90") == b"E0e"
 
 
 @in_trio

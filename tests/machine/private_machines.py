@@ -24,6 +24,8 @@ from tests.machine.inside import memory_of, ram_of
 from .guests import bundled
 from .mailbox import Mailbox
 
+BOTH_BACKINGS = (PrivateBacking.TWO_SIDED, PrivateBacking.IN_PLACE)
+"""Ways to convert, of which a kernel has one, and the model each."""
 HANG = 300.0
 """Seconds after which a guest counts as hung; the lab's processor is an emulated one."""
 

@@ -24,6 +24,7 @@ from pyvmm.hosts.registers import Regs, Sregs
 from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp import core_writing
@@ -33,7 +34,7 @@ from pyvmm.qmp.peer import QemuPeer, open_qemu
 from pyvmm.rules.abi import PAGE_SIZE
 from tests.machine.guests import COUNT, bundled
 from tests.machine.inside import is_paused, ram_of
-from tests.machine.private_machines import Talk, config, talk
+from tests.machine.private_machines import BOTH_BACKINGS, Talk, config, talk
 
 from .guests import HOSTS, Asked, asked, hanging, run, spinning
 
@@ -362,7 +363,8 @@ def test_the_capability_says_which_formats_there_are() -> None:
     trio.run(main)
 
 
-def test_private_memory_is_there_without_contents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backing", BOTH_BACKINGS)
+def test_private_memory_is_there_without_contents(tmp_path: Path, backing: PrivateBacking) -> None:
     async def conversation(with_guest: Talk) -> None:
         machine = with_guest.machine
         gpa = await with_guest.take(4 * PAGE_SIZE)
@@ -377,9 +379,13 @@ def test_private_memory_is_there_without_contents(tmp_path: Path) -> None:
         # The guest's page tables are private, too: what they map nobody knows.
         with pytest.raises(CommandError, match="or are private"):
             await dump(machine, tmp_path / "paging", paging=True)
+        # What is private in place is in no mapping of the host's: whoever looks there ends.
+        machine.memory.conversion.convert(gpa + PAGE_SIZE, PAGE_SIZE, Side.PRIVATE)
+        await dump(machine, tmp_path / "again", begin=gpa, length=3 * PAGE_SIZE)
+        assert {contents for *_, contents in loads(tmp_path / "again")} == {b""}
         machine.control.interrupt("enough")
 
-    talk(config("mailbox", memory=16 * MIB), conversation)
+    talk(config("mailbox", memory=16 * MIB, backing=backing), conversation)
 
 
 # -- beside QEMU --

@@ -15,11 +15,12 @@ from pyvmm.machine.config import HostChoice, MachineConfig
 from pyvmm.machine.ending import EndingKind
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.layout import MIB
 from pyvmm.qmp.command import CommandError
 from tests.machine.guests import EXIT_42
 from tests.machine.inside import is_paused, ram_of
-from tests.machine.private_machines import Talk, config, talk
+from tests.machine.private_machines import BOTH_BACKINGS, Talk, config, talk
 
 from .guests import HOSTS, hanging, run, spinning
 from .test_dump import hanging_qemu
@@ -182,7 +183,8 @@ def test_a_guest_that_has_ended_is_an_error() -> None:
     trio.run(main)
 
 
-def test_private_memory_is_not_shown() -> None:
+@pytest.mark.parametrize("backing", BOTH_BACKINGS)
+def test_private_memory_is_not_shown(backing: PrivateBacking) -> None:
     async def conversation(with_guest: Talk) -> None:
         ask = asking(with_guest.machine)
         gpa = await with_guest.take(4096)
@@ -191,7 +193,7 @@ def test_private_memory_is_not_shown() -> None:
         assert "staging" not in await ask("info mtree")
         with_guest.machine.control.interrupt("enough")
 
-    talk(config("mailbox", memory=16 * MIB), conversation)
+    talk(config("mailbox", memory=16 * MIB, backing=backing), conversation)
 
 
 SAME_REGISTERS = (
