@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import (
     boots,
     conversions,
+    conversions_in_place,
     demo,
     exits,
     experiment,
@@ -55,6 +56,7 @@ CATALOGUE = {
         interrupts,
         lab,
         conversions,
+        conversions_in_place,
         leases,
         net_queue,
         private_boot,

@@ -123,6 +123,12 @@ def cells(size: int, scale: float = 1.0) -> tuple[Cell, ...]:
     return tuple(_scaled(cell, scale) for cell in _CELLS[size])
 
 
+def cells_in_place(size: int, scale: float = 1.0) -> tuple[Cell, ...]:
+    """What is measured of pages that are converted in place: the guest asks, since it must."""
+    asked = (cell for cell in _CELLS[size] if not cell.kind.by_touch)
+    return tuple(_scaled(cell, scale) for cell in asked)
+
+
 def cells_of_python(size: int, scale: float = 1.0) -> tuple[Cell, ...]:
     """The same without the host's fast path: fewer ranges, as each takes so much longer."""
     asked = (cell for cell in _CELLS[size] if cell.kind is Kind.SWEEPS)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conversions GUEST KIND SIZE COUNT SWEEPS TOUCH: pages converted between private and shared, in a
+ * conversions GUEST KIND SIZE COUNT SWEEPS TOUCH [in-place]: pages converted between private and shared, in a
  * VM of type KVM_X86_SW_PROTECTED_VM. GUEST is a file with the guest's code (conversions_guest.S).
  * COUNT ranges of SIZE bytes are converted one after the other, SWEEPS times. KIND:
  *   sweeps           the guest asks: all ranges to private, then all to shared
@@ -8,12 +8,15 @@
  *   to_shared        the guest touches memory without a private side that is withheld from it
  *   to_private       the guest touches memory whose memslot is not there, COUNT slots
  * TOUCH is how many bytes apart the guest touches what was converted by sweeps, 0 not at all.
+ * in-place: the guest_memfd is mapped, too, and keeps the attributes; there is nothing to discard.
  * Prints seconds by direction.
  */
 #include "baseline.h"
 
 #define KVM_ENABLE_CAP 0x4068aea3UL
 #define KVM_SET_MEMORY_ATTRIBUTES 0x4020aed2UL
+#define KVM_SET_MEMORY_ATTRIBUTES2 0xc080aed2UL /* of a guest_memfd, as posted */
+#define MMAP_AND_INIT_SHARED 3
 #define KVM_CAP_EXIT_HYPERCALL 201
 #define KVM_X86_SW_PROTECTED_VM 1UL
 #define KVM_EXIT_HYPERCALL 3
@@ -30,15 +33,22 @@ static struct guest guest;
 static size_t range_size, range_count, data_size;
 static uint8_t *data;     /* the shared side */
 static int private_memfd; /* the private side; -1 where there is none */
+static bool in_place;     /* both sides are the guest_memfd, and `data` its mapping */
 static bool by_slots;     /* one memslot for each range, numbered from 1 on */
+
+static uint8_t *mapped(int memfd, size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
+    if (memory == MAP_FAILED)
+        give_up("map guest memory");
+    return memory;
+}
 
 static uint8_t *shared_memory(size_t size)
 {
     int memfd = checked(memfd_create("baseline", MFD_CLOEXEC), "create a memfd");
     checked(ftruncate(memfd, (off_t)size), "size the memfd");
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
-    if (memory == MAP_FAILED)
-        give_up("map guest memory");
+    uint8_t *memory = mapped(memfd, size);
     close(memfd);
     return memory;
 }
@@ -79,6 +89,15 @@ static void set_attributes(uint64_t gpa, size_t size, uint64_t value)
             give_up("set memory attributes");
 }
 
+/* struct kvm_memory_attributes2: offset, size, attributes, flags, error_offset, reserved. */
+static void set_file_attributes(uint64_t offset, size_t size, uint64_t value)
+{
+    uint64_t attributes[16] = {offset, size, value};
+    while (ioctl(private_memfd, KVM_SET_MEMORY_ATTRIBUTES2, attributes) != 0)
+        if (errno != EINTR && errno != EAGAIN)
+            give_up("set memory attributes of the guest_memfd");
+}
+
 static void discard_shared(uint64_t gpa, size_t size)
 {
     checked(madvise(data + (gpa - DATA_GPA), size, MADV_REMOVE), "discard shared pages");
@@ -101,7 +120,10 @@ static void answer_hypercall(void)
         fprintf(stderr, "the guest asked for something else\n");
         exit(1);
     }
-    if ((args[2] & TO_PRIVATE) != 0) {
+    bool to_private = (args[2] & TO_PRIVATE) != 0;
+    if (in_place) {
+        set_file_attributes(gpa - DATA_GPA, size, to_private ? ATTRIBUTE_PRIVATE : 0);
+    } else if (to_private) {
         set_attributes(gpa, size, ATTRIBUTE_PRIVATE);
         discard_shared(gpa, size);
     } else {
@@ -208,13 +230,14 @@ static void open_all(const char *file, bool has_private_side)
     struct kvm_enable_cap cap = {.cap = KVM_CAP_EXIT_HYPERCALL, .args = {1UL << MAP_GPA_RANGE}};
     checked(ioctl(guest.vm, KVM_ENABLE_CAP, &cap), "have hypercalls exit");
     load(file);
-    data = shared_memory(data_size);
     private_memfd = -1;
     if (has_private_side) {
-        struct kvm_create_guest_memfd create = {.size = data_size};
+        struct kvm_create_guest_memfd create = {.size = data_size,
+                                                .flags = in_place ? MMAP_AND_INIT_SHARED : 0};
         private_memfd =
             checked(ioctl(guest.vm, KVM_CREATE_GUEST_MEMFD, &create), "create a guest_memfd");
     }
+    data = in_place ? mapped(private_memfd, data_size) : shared_memory(data_size);
     if (by_slots)
         for (size_t i = 0; i < range_count; i++)
             set_range_slot(i, range_size);
@@ -229,8 +252,9 @@ static void open_all(const char *file, bool has_private_side)
 
 int main(int argc, char **argv)
 {
-    if (argc != 7) {
-        fprintf(stderr, "usage: conversions GUEST KIND SIZE COUNT SWEEPS TOUCH\n");
+    in_place = argc == 8 && strcmp(argv[7], "in-place") == 0;
+    if (argc != 7 && !in_place) {
+        fprintf(stderr, "usage: conversions GUEST KIND SIZE COUNT SWEEPS TOUCH [in-place]\n");
         return 2;
     }
     const char *kind = argv[2];

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.conversion_cells import CODE_SIZE, DATA_GPA, MARK, Cell, Kind
 from benchmarks.measure import CannotRunError
 from pyvmm.boot.tables import protected_mode
-from pyvmm.hosts.capabilities import VmType
+from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.exits import Hypercall, Interrupted, IoOut, MemoryFault
 from pyvmm.hosts.interface import Memslot, ServedSpan, System, Vcpu, Vm
 from pyvmm.hosts.kvm.system import System as KvmSystem
@@ -98,22 +98,27 @@ def guest(
     *,
     fast: bool,
     held: bool = False,
+    in_place: bool = False,
     host: Callable[[], System] = KvmSystem,
 ) -> Iterator[Guest]:
     """A guest of a private VM of its own, on `host`; all closed at the end.
 
     `held`: a device listens to conversions of the guest's code, and another leases a part of it.
+    `in_place`: one guest_memfd is both sides of the data.
     """
     with ExitStack() as stack:
         system = stack.enter_context(host())
         vm = stack.enter_context(system.create_vm(VmType.SW_PROTECTED))
         vm.enable_hypercall_exits(1 << _MAP_GPA_RANGE)
-        memory = GuestMemory(vm, honours_touches=fast)
+        memory = GuestMemory(vm, honours_touches=fast, in_place=in_place)
         program = MemoryRegion(0, GpaRange(0, CODE_SIZE), can_be_private=False, what="code")
         shared = stack.enter_context(SharedMemory(system, vm, program))
         memory.regions.add(shared.sides)
         memory.write(0, code)
-        _add_data(stack, system, vm, memory, cell)
+        if in_place:
+            _add_data_in_place(stack, vm, memory, cell)
+        else:
+            _add_data(stack, system, vm, memory, cell)
         if held:
             code_range = GpaRange(0, CODE_SIZE)
             memory.regions.listen(_Deaf(), [code_range])
@@ -162,17 +167,32 @@ def _add_data(stack: ExitStack, system: System, vm: Vm, memory: GuestMemory, cel
         memory.regions.add(MemorySides(region, memslot, mapping, view, offset))
 
 
+def _add_data_in_place(stack: ExitStack, vm: Vm, memory: GuestMemory, cell: Cell) -> None:
+    size = cell.data_size
+    flags = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
+    file = stack.enter_context(vm.create_guest_memfd(size, flags))
+    mapping = stack.enter_context(file.map())
+    view = mapping.view()
+    stack.callback(view.release)
+    range_ = GpaRange(DATA_GPA, DATA_GPA + size)
+    region = MemoryRegion(1, range_, can_be_private=True, what="data", in_place=True)
+    memslot = Memslot(1, DATA_GPA, size, mapping.hva, guest_memfd=file)
+    vm.set_memslot(memslot)
+    memory.regions.add(MemorySides(region, memslot, mapping, view, 0))
+
+
 def measured(
     code: bytes,
     cell: Cell,
     *,
     fast: bool,
     held: bool = False,
+    in_place: bool = False,
     host: Callable[[], System] = KvmSystem,
 ) -> dict[str, float]:
     """One measurement: seconds by direction, and how many conversions Python made."""
     to_private = to_shared = 0.0
-    with guest(code, cell, fast=fast, held=held, host=host) as one:
+    with guest(code, cell, fast=fast, held=held, in_place=in_place, host=host) as one:
         one.stretch()
         for _ in range(cell.sweeps):
             if cell.kind is Kind.SWEEPS:

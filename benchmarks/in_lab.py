@@ -24,12 +24,12 @@ _STEP = "step"
 _PRELOAD_PATIENCE = 600.0
 
 
-def require_kernel() -> None:
-    """Raises `CannotRunError` where there is no lab kernel."""
+def require_kernel(name: str | None = None) -> None:
+    """Raises `CannotRunError` where there is no lab kernel, or none called `name`."""
     from pyvmm.lab.settings import find_kernel
 
     try:
-        find_kernel(None)
+        find_kernel(name)
     except PyvmmError as error:
         raise CannotRunError(str(error)) from error
 
@@ -59,12 +59,13 @@ def wait_until_preloaded(env: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def lab_up() -> Iterator[dict[str, str]]:
-    """A lab that is up; the environment of commands that are to run in it."""
-    require_kernel()
+def lab_up(kernel: str | None = None) -> Iterator[dict[str, str]]:
+    """A lab that is up, with the kernel called `kernel`; the environment of commands in it."""
+    require_kernel(kernel)
+    chosen = [] if kernel is None else ["--kernel", kernel]
     with tempfile.TemporaryDirectory() as directory:
         env = environment(directory)
-        must([PYVMM, "lab", "up"], env)
+        must([PYVMM, "lab", "up", *chosen], env)
         try:
             wait_until_preloaded(env)
             yield env
@@ -72,13 +73,15 @@ def lab_up() -> Iterator[dict[str, str]]:
             must([PYVMM, "lab", "down"], env)
 
 
-def measured_inside(module: str, arguments: Sequence[object], step: Step) -> dict[str, Any]:
+def measured_inside(
+    module: str, arguments: Sequence[object], step: Step, *, kernel: str | None = None
+) -> dict[str, Any]:
     """What ``python -m MODULE ARGUMENTS`` prints in a lab: one JSON object, by `tell`.
 
     Raises `CannotRunError` where it fails.
     """
     inside = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
-    with lab_up() as env, tempfile.TemporaryFile("w+") as out:
+    with lab_up(kernel) as env, tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
             [PYVMM, "lab", "run", "--", *inside],
             cwd=ROOT,
