@@ -9,10 +9,13 @@ import shutil
 
 import pytest
 
-from benchmarks import baselines, conversions, in_lab
+from benchmarks import baselines, conversions, conversions_pyvmm, in_lab
 from benchmarks.conversion_cells import DATA_GPA, MARK, Cell, Kind, cells, cells_of_python, sizes
+from benchmarks.conversions_in_place import comparisons as in_place_comparisons
 from benchmarks.figures import Sample
 from benchmarks.measure import CannotRunError, Result, Table
+from pyvmm.hosts.model.system import ModelSystem
+from pyvmm.rules.profile import IN_PLACE
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -55,6 +58,25 @@ def test_every_rate_of_pyvmm_has_a_target_at_every_size() -> None:
         for cell in cells(size):
             for figure in cell.figures(1.0, 1.0):
                 assert (f"pyvmm, {label}", figure) in gated
+
+
+def test_every_rate_in_place_has_a_target() -> None:
+    found = {(one.subject, one.figure, one.baseline) for one in in_place_comparisons()}
+    assert {label for label, _, _ in found} == {"pyvmm, 4 KiB", "pyvmm, 2 MiB"}
+    assert len(found) == 5 + 4
+    assert all(one.target for one in in_place_comparisons())
+
+
+@needs_gcc
+def test_a_conversion_in_place_leaves_nothing_to_give_back() -> None:
+    """On the model, where all leave for Python; what is private is that of the last sweep."""
+    code = baselines.assembled("conversions_guest").read_bytes()
+    cell = Cell(Kind.SWEEPS, 4096, 8, touch=4096)
+    seconds = conversions_pyvmm.measured(
+        code, cell, fast=True, in_place=True, host=lambda: ModelSystem(IN_PLACE)
+    )
+    assert seconds["to_python"] == 16
+    assert min(seconds["to_private"], seconds["to_shared"]) > 0
 
 
 def test_what_is_told_inside_is_taken_in_outside(capsys: pytest.CaptureFixture[str]) -> None:
