@@ -52,7 +52,8 @@ IN_PLACE = Chapter(
             "vm",
             "Two memories for one address cost twice, and a conversion destroys what was there. So "
             "another way is under review: one memory that changes hands. No released kernel has "
-            "it, so this chapter follows the patches as they were posted, on the model.",
+            "it, so this chapter follows the patches as they were posted: on a kernel with "
+            "them, or on the model.",
             MakeVm(0, private=True),
         ),
         Step(
