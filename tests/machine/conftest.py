@@ -28,17 +28,24 @@ def private_host() -> None:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def kvm_in_place() -> None:
+    """Skips where KVM does not convert in place; a failure where `in-place` must be."""
+    with System() as system:
+        has = system.capabilities()
+    if MemoryAttribute.PRIVATE in has.file_attributes:
+        return
+    reason = "this host's KVM does not convert in place (KVM_SET_MEMORY_ATTRIBUTES2)"
+    if "in-place" in REQUIRED:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="module", params=["model", pytest.param("kvm", marks=pytest.mark.kvm)])
 def in_place_host(request: pytest.FixtureRequest) -> HostChoice:
-    """A host that converts in place: skipped where KVM does not, unless `in-place` must be."""
+    """A host that converts in place."""
     if request.param == "kvm":
-        with System() as system:
-            has = system.capabilities()
-        if MemoryAttribute.PRIVATE not in has.file_attributes:
-            reason = "this host's KVM does not convert in place (KVM_SET_MEMORY_ATTRIBUTES2)"
-            if "in-place" in REQUIRED:
-                pytest.fail(reason)
-            pytest.skip(reason)
+        request.getfixturevalue("kvm_in_place")
     return HostChoice(request.param)
 
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import trio
@@ -25,6 +25,7 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
+from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageState
@@ -42,17 +43,35 @@ RESETS_ITSELF = bytes.fromhex("bc0010 e464 3c00 b0fe e664 ebfe")
 """mov sp, 0x1000; in al, 0x64; cmp al, 0; mov al, 0xfe; out 0x64, al; jmp ."""
 
 
-@pytest.fixture(params=HOSTS)
-def private_choice(request: pytest.FixtureRequest) -> HostChoice:
-    """A host that has private memory."""
-    choice: HostChoice = request.param
-    if choice is HostChoice.KVM:
-        request.getfixturevalue("private_host")
+class Choice(NamedTuple):
+    """A host that has private memory, and how it converts."""
+
+    host: HostChoice
+    backing: PrivateBacking
+
+
+CHOICES = [
+    pytest.param(Choice(HostChoice.KVM, PrivateBacking.TWO_SIDED), marks=pytest.mark.kvm, id="kvm"),
+    pytest.param(
+        Choice(HostChoice.KVM, PrivateBacking.IN_PLACE), marks=pytest.mark.kvm, id="kvm-in-place"
+    ),
+    pytest.param(Choice(HostChoice.MODEL, PrivateBacking.TWO_SIDED), id="model"),
+    pytest.param(Choice(HostChoice.MODEL, PrivateBacking.IN_PLACE), id="model-in-place"),
+]
+
+
+@pytest.fixture(params=CHOICES)
+def private_choice(request: pytest.FixtureRequest) -> Choice:
+    """Each way to have private memory that there is."""
+    choice: Choice = request.param
+    if choice.host is HostChoice.KVM:
+        in_place = choice.backing is PrivateBacking.IN_PLACE
+        request.getfixturevalue("kvm_in_place" if in_place else "private_host")
     return choice
 
 
-def talked(host: HostChoice, conversation: Callable[[Talk], Awaitable[None]]) -> Ended:
-    return talk(replace(config("mailbox"), host=host), conversation)
+def talked(choice: Choice, conversation: Callable[[Talk], Awaitable[None]]) -> Ended:
+    return talk(config("mailbox", host=choice.host, backing=choice.backing), conversation)
 
 
 def is_waited_for(memory: GuestMemory, gpa: int) -> bool:
@@ -79,7 +98,7 @@ async def shared_pages(guest: Talk, pages: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_guest_is_told_to_try_again_and_converts_elsewhere(private_choice: HostChoice) -> None:
+def test_a_guest_is_told_to_try_again_and_converts_elsewhere(private_choice: Choice) -> None:
     async def act(guest: Talk) -> None:
         memory = guest.memory
         gpa = await shared_pages(guest, 4)
@@ -95,7 +114,7 @@ def test_a_guest_is_told_to_try_again_and_converts_elsewhere(private_choice: Hos
             assert await guest.ask("CONVERT", gpa + PAGE_SIZE, 2, TO_PRIVATE) == 0
             assert memory.states.at(gpa + PAGE_SIZE) is PageState.PRIVATE
             by_python = memory.conversion.counts.total() - done_here
-            assert by_python == (0 if private_choice is HostChoice.KVM else 1), "C's speed"
+            assert by_python == (0 if private_choice.host is HostChoice.KVM else 1), "C's speed"
             with pytest.raises(LeaseRefusedError, match="private"):
                 memory.lease([(gpa, 8), (gpa + PAGE_SIZE, 8)])
         assert await guest.ask("CONVERT", gpa, 1, TO_PRIVATE) == 0
@@ -121,7 +140,7 @@ class Deaf:
         pass
 
 
-def test_pausing_and_ending_end_a_wait(private_choice: HostChoice) -> None:
+def test_pausing_and_ending_end_a_wait(private_choice: Choice) -> None:
     async def act(guest: Talk) -> None:
         memory = guest.memory
         gpa = await shared_pages(guest, 1)
@@ -307,9 +326,7 @@ def descriptors() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_leases_conversions_pauses_and_the_end_at_once(
-    private_choice: HostChoice, seed: int
-) -> None:
+def test_leases_conversions_pauses_and_the_end_at_once(private_choice: Choice, seed: int) -> None:
     counted: Counter[str] = Counter()
 
     async def act(guest: Talk) -> None:
