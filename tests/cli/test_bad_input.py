@@ -145,6 +145,8 @@ IMAGES = [
          "an ELF file, which has no 16-bit entry"),
     Case("bzImage in private memory", 65, ("run", "image", "--private"), "no entry for that",
          image(bzimage())),
+    Case("backing of private memory without any", 64,
+         ("run", "hello", "--private-backing", "in-place"), "give --private as well"),
     Case("kernel for arm64", 65, RUN, "Linux's Image for arm64",
          image(bytes(0x38) + b"ARM\x64" + bytes(700_000))),
     Case("unified kernel image", 65, RUN, "give the .linux section",

@@ -18,10 +18,10 @@ WINDOW = 2 * 256
 """Pages of 16 MiB of RAM, and of the shared window."""
 
 
-def memory_of(tmp_path: Path, program: str, append: str) -> dict[str, Any]:
+def memory_of(tmp_path: Path, program: str, append: str, *more: str) -> dict[str, Any]:
     file = tmp_path / "result.json"
     options = ("--host", "model", "--private", "-m", "16M", "--append", append, "--json", file)
-    outcome = pyvmm("run", program, *options)
+    outcome = pyvmm("run", program, *options, *more)
     assert outcome.code == 0, outcome.err
     memory: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["memory"]
     return memory
@@ -54,6 +54,16 @@ def test_what_the_guest_announces_is_told_by_side(tmp_path: Path) -> None:
     assert memory["converted_in_run_loop"] == 0
     counts = {f"{origin} to {to}": count for (origin, to), (count, _) in found.items()}
     assert memory["conversions"] == counts
+
+
+def test_in_place_nothing_is_withheld_and_all_is_there_once(tmp_path: Path) -> None:
+    append = "size=12288 offset=4096 rounds=1 in-place=1"
+    memory = memory_of(tmp_path, "convert", append, "--private-backing", "in-place")
+    assert not any(origin == "host" for origin, _ in amounts(memory))
+    assert totals(memory) == {"shared": WINDOW, "private": PAGES, "withheld": 0}
+    ram, window = memory["residency"]
+    assert ram["shared_resident"] == window["private_resident"] == 0
+    assert 0 < ram["private_resident"] < PAGES * 4096
 
 
 def test_what_the_guest_only_touches_is_told_as_faults(tmp_path: Path) -> None:
