@@ -17,18 +17,53 @@ static bool kvm_gmem_is_private_mem(struct inode *inode, pgoff_t index)
 }
 """
 
+TRIED_FOLIO = """\
+/*
+ * As kvm_gmem_get_folio(), but for those who have the invalidate lock: never wait
+ * for a page that somebody has locked.  memory_failure() may have, when it asks
+ * for the invalidate lock and a conversion stands before it in the queue.
+ */
+static struct folio *kvm_gmem_try_folio(struct inode *inode, pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(inode->i_mapping, index);
+
+	if (IS_ERR(folio))
+		return kvm_gmem_get_folio(inode, index);
+
+	if (folio_trylock(folio))
+		return folio;
+
+	folio_put(folio);
+	return ERR_PTR(-EAGAIN);
+}
+
+"""
+
 HOST_FAULT = """\
 static vm_fault_t kvm_gmem_fault_user_mapping(struct vm_fault *vmf)
 {
 	struct address_space *mapping = file_inode(vmf->vma->vm_file)->i_mapping;
+	struct folio *folio;
 	vm_fault_t ret;
 
-	/* The attribute stays until the page is locked; conversions look for those that are. */
-	filemap_invalidate_lock_shared(mapping);
-	ret = __kvm_gmem_fault_user_mapping(vmf);
-	filemap_invalidate_unlock_shared(mapping);
+	for (;;) {
+		/*
+		 * The attribute stays until the page is locked; conversions
+		 * look for pages that are.
+		 */
+		filemap_invalidate_lock_shared(mapping);
+		ret = __kvm_gmem_fault_user_mapping(vmf);
+		filemap_invalidate_unlock_shared(mapping);
 
-	return ret;
+		if (ret != VM_FAULT_RETRY)
+			return ret;
+
+		folio = filemap_get_folio(mapping, vmf->pgoff);
+		if (!IS_ERR(folio)) {
+			folio_wait_locked(folio);
+			folio_put(folio);
+		}
+	}
 }
 
 """

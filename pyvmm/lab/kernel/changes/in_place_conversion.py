@@ -11,7 +11,8 @@ on Linux 7.3; what happens inside is this file's own idea of it:
   EAGAIN and the offset of the first page that somebody else has a reference on.
 - A file starts as its flags say, and VMs with private memory may make it INIT_SHARED. Its inode has
   a tree of the ranges that were converted from that; a range that is back at it takes no memory.
-- KVM asks the file for the attribute of a guest's page, and the host's page faults ask it, too.
+- KVM asks the file for the attribute of a guest's page, and the host's page faults ask it, too. A
+  memslot whose file was closed is private: its accesses fail, and find nothing else.
 
 Left out:
 
@@ -21,6 +22,7 @@ Left out:
 - A second file on one inode (no such thing is in 7.3), large folios (guest_memfd has none in 7.3).
 - KVM as a module (``lru_add_drain_all`` is not exported), and the charge for the tree to a cgroup.
 - Memory errors: a page with one keeps the reference of who found it, so that it is held: EAGAIN.
+  As in 7.3, a hole that is punched just then may wait for ever: the page's lock, and the file's.
 - Shared pages of a file without MMAP, which the host cannot reach by it: as in 7.3, the guest finds
   at its address what the memslot's userspace_addr has, in pages of 4 KiB.
 """
@@ -32,6 +34,7 @@ from pyvmm.lab.kernel.changes._in_place_conversion_text import (
     ATTRIBUTE,
     CONVERSION,
     HOST_FAULT,
+    TRIED_FOLIO,
 )
 from pyvmm.lab.kernel.source_editor import SourceEditor
 
@@ -212,7 +215,12 @@ def _keep_attributes(tree: SourceEditor) -> None:
     tree.replace(
         _FILE,
         "static vm_fault_t kvm_gmem_fault_user_mapping(struct vm_fault *vmf)\n",
-        "static vm_fault_t __kvm_gmem_fault_user_mapping(struct vm_fault *vmf)\n",
+        TRIED_FOLIO + "static vm_fault_t __kvm_gmem_fault_user_mapping(struct vm_fault *vmf)\n",
+    )
+    tree.replace(
+        _FILE,
+        "	folio = kvm_gmem_get_folio(inode, vmf->pgoff);\n",
+        "	folio = kvm_gmem_try_folio(inode, vmf->pgoff);\n",
     )
     tree.before(_FILE, "#ifdef CONFIG_NUMA\nstatic int kvm_gmem_set_policy(", HOST_FAULT)
     tree.before(_FILE, "static struct file_operations kvm_gmem_fops = {\n", CONVERSION)
