@@ -50,7 +50,7 @@ def _missing(mark: str) -> str | None:
             return "no /dev/vhost-net that can be opened: the lab has one"
         return _missing_networks()
     if mark == "passt":
-        return _missing_networks() if shutil.which("passt") else "passt is not installed"
+        return _missing_networks() or _missing_passt()
     if mark == "lab":
         return _missing("qemu") or _missing_lab_kernel()
     return None
@@ -91,6 +91,22 @@ def _missing_networks() -> str | None:
             os.close(namespace)
     except PyvmmError as error:
         return str(error)
+    return None
+
+
+@cache
+def _missing_passt() -> str | None:
+    """Start one: it shuts itself in by name spaces, which a chroot does not let it have."""
+    from pyvmm.errors import PyvmmError
+    from pyvmm.net.namespaces import within
+    from pyvmm.net.passt import open_passt
+    from tests.net.passt_outside import outside
+
+    try:
+        with outside() as namespace:
+            within(namespace, open_passt).close()
+    except PyvmmError as error:
+        return error.cause
     return None
 
 

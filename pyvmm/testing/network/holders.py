@@ -31,7 +31,7 @@ from pyvmm.testing.network.messages import (
 
 __tracebackhide__ = is_told
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds after which a process that does not answer is taken for hung."""
 _TO_END = 10.0
 """Seconds that it gets to end by itself once its channel has."""
