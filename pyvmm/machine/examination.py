@@ -46,11 +46,13 @@ def examine() -> Examination:
     runs = False
     try:
         from pyvmm.hosts.kvm.system import System as KvmSystem
+        from pyvmm.machine.newer_interfaces import examine_newer
 
         with KvmSystem() as system:
             capabilities = system.capabilities()
             breakpoints = _breakpoints(system)
             matrix = try_matrix(system)
+            newer = tuple(examine_newer(system, matrix))
         findings.append(
             Finding("/dev/kvm", Verdict.HAS, f"API {capabilities.api_version}", "guests run on KVM")
         )
@@ -59,6 +61,7 @@ def examine() -> Examination:
         findings.append(trial)
         findings.extend(_kvm_findings(capabilities))
         findings.append(breakpoints)
+        findings.extend(newer)
     except PyvmmError as error:
         findings.append(Finding("/dev/kvm", Verdict.LACKS, str(error), "no guest can run on KVM"))
     findings.extend(_machine_findings())
