@@ -156,7 +156,7 @@ def _kvm_findings(has: Capabilities) -> Iterator[Finding]:
     yield found(
         "conversion in place", MemoryAttribute.PRIVATE in has.file_attributes,
         f"{int(has.file_attributes):#x}", "a guest_memfd keeps which of its pages are private",
-        "no page is converted in place: of the hosts, the model alone has it (posted for Linux)",
+        "no page is converted in place: the model does, and the lab's kernel of that name",
     )  # fmt: skip
     yield found(
         "MEMORY_FAULT exits", has.memory_fault_info, yes_no(has.memory_fault_info),
@@ -244,15 +244,14 @@ def _consequences(has: Capabilities | None, runs: bool) -> Iterator[Consequence]
         "KVM makes the controllers" if interrupts
         else "on the model" if model else "KVM offers no controllers",
     )  # fmt: skip
-    private = (
-        has is not None
-        and VmType.SW_PROTECTED in has.vm_types
-        and MemoryAttribute.PRIVATE in has.memory_attributes
-    )
+    private = has is not None and VmType.SW_PROTECTED in has.vm_types
+    by_vm = private and has is not None and MemoryAttribute.PRIVATE in has.memory_attributes
+    by_file = private and has is not None and MemoryAttribute.PRIVATE in has.file_attributes
     yield Consequence(
         "private memory",
-        Verdict.HAS if private else Verdict.PARTLY if model else Verdict.LACKS,
-        "the kernel has the VM type and the attribute" if private
+        Verdict.HAS if by_vm or by_file else Verdict.PARTLY if model else Verdict.LACKS,
+        "the kernel has the VM type and the attribute" if by_vm
+        else "the kernel has the VM type, and its files the attribute: in place" if by_file
         else f"{'on the model, or ' if model else ''}with --host lab: this kernel has no "
         "CONFIG_KVM_SW_PROTECTED_VM",
     )  # fmt: skip

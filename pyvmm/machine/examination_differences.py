@@ -111,8 +111,8 @@ def differences(there: Answers, here: Answers) -> tuple[Difference, ...]:
     return (
         *_unlike(there.findings, here.findings),
         *_unlike(
-            {f"VM type {name}": told for name, told in there.vm_types.items()},
-            {f"VM type {name}": told for name, told in here.vm_types.items()},
+            {f"VM of type {name}": told for name, told in there.vm_types.items()},
+            {f"VM of type {name}": told for name, told in here.vm_types.items()},
         ),
         *_unlike_cells(there, here),
         *_unlike(there.consequences, here.consequences),

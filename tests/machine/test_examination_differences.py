@@ -74,7 +74,7 @@ def test_a_kernel_with_conversion_in_place_beside_one_without() -> None:
 
 def test_of_a_type_of_vm_that_one_kernel_has_not_only_that_is_told() -> None:
     found = differences(told(tried=matrix(MAINLINE)), told(tried=matrix(SHARED_ONLY)))
-    assert [one.what for one in found if "SW_PROTECTED" in one.what] == ["VM type SW_PROTECTED"]
+    assert [one.what for one in found if "SW_PROTECTED" in one.what] == ["VM of type SW_PROTECTED"]
     assert (found[0].there, found[0].here) == ("yes", "EINVAL")
 
 
