@@ -10,6 +10,8 @@ from pyvmm.machine.memory_use import MemorySample, Recording
 
 _WIDTH, _HEIGHT = 720, 240
 """Picture of samples, in pixels."""
+_AFTER = 1.05
+"""Width of the picture as a multiple of the time up to the last sample."""
 _DOCUMENT = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -20,9 +22,9 @@ b {{ display: inline-block; width: 1em; height: 1em; vertical-align: -0.1em }}
 </style></head><body><h1>{title}</h1>
 <p>{summary}</p>
 {picture}
-<p><b style="background:#d9822b"></b> private copies, over
-<b style="background:#2a78b5"></b> shared ones; <b style="background:#b01c2e"></b> of both:
-pages that are resident twice</p>
+<p><b style="background:#d9822b"></b> private copies on top of
+<b style="background:#2a78b5"></b> shared ones; in front of both,
+<b style="background:#b01c2e"></b> pages that are resident twice</p>
 <pre>{lines}</pre></body></html>
 """
 
@@ -45,7 +47,7 @@ def html_report(record: Recording, title: str) -> str:
 def _lines(record: Recording) -> Iterator[str]:
     if record.lacking is None:
         heads = ("shared", "private", "twice", "holes", "mapped", "tables")
-        yield " ".join((f"{'seconds':>8}", *(f"{head:>12}" for head in heads)))
+        yield " ".join((f"{'seconds':>8}", *(f"{head:>11}" for head in heads)))
         for one in record.samples:
             mapped = sum(size * count for size, count in one.tables.mapped.items())
             figures = (one.shared, one.private, one.twice, one.holes)
@@ -54,7 +56,7 @@ def _lines(record: Recording) -> Iterator[str]:
                 _kib(mapped) if one.tables.mapped else "-",
                 "-" if one.tables.process is None else _kib(one.tables.process),
             )
-            yield " ".join((f"{one.seconds:8.2f}", *(f"{each:>12}" for each in told)))
+            yield " ".join((f"{one.seconds:8.2f}", *(f"{each:>11}" for each in told)))
     yield from _summary(record)
     worst = _worst(record.samples)
     if worst is not None:
@@ -92,19 +94,20 @@ def _worst(samples: Sequence[MemorySample]) -> MemorySample | None:
 def _picture(samples: Sequence[MemorySample]) -> str:
     if not samples:
         return ""
-    end = max(samples[-1].seconds, 0.001)
+    end = max(samples[-1].seconds * _AFTER, 0.001)
     top = max(1, *(one.shared + one.private for one in samples))
 
+    def edge(sums: Sequence[int]) -> list[tuple[float, float]]:
+        """Steps: a figure is drawn up to the next sample, since nothing is known in between."""
+        found: list[tuple[float, float]] = []
+        for index, (one, value) in enumerate(zip(samples, sums, strict=True)):
+            y = _HEIGHT * (1 - value / top)
+            until = samples[index + 1].seconds if index + 1 < len(samples) else end
+            found += [(one.seconds / end * _WIDTH, y), (until / end * _WIDTH, y)]
+        return found
+
     def area(name: str, below: Sequence[int], above: Sequence[int]) -> str:
-        xs = [one.seconds / end * _WIDTH for one in samples]
-        ys = [[_HEIGHT * (1 - each / top) for each in edge] for edge in (above, below)]
-        edges = [*zip(xs, ys[0], strict=True)]
-        if len(samples) == 1:
-            edges.append((float(_WIDTH), ys[0][0]))
-        floor = [*zip(xs, ys[1], strict=True)]
-        if len(samples) == 1:
-            floor.append((float(_WIDTH), ys[1][0]))
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*edges, *reversed(floor)])
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*edge(above), *reversed(edge(below))])
         return f'<polygon class="{name}" points="{points}"/>'
 
     nothing = [0] * len(samples)
@@ -115,7 +118,7 @@ def _picture(samples: Sequence[MemorySample]) -> str:
         area("private", shared, both),
         area("twice", nothing, [one.twice for one in samples]),
     )
-    told = f"memory over {end:.2f} s, at most {_kib(top)}"
+    told = f"memory over {samples[-1].seconds:.2f} s, at most {_kib(top)}"
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none"'
     return f'<svg {box} role="img" aria-label="{told}">{"".join(parts)}</svg>'
 
