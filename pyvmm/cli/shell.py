@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m", "--memory", type=parse_size, default=DEFAULT_SIZE, metavar="SIZE",
         help="RAM of the VM (default: 2M)",
     )  # fmt: skip
+    parser.add_argument(
+        "--plain", action="store_true", help="Python's own prompt, also where IPython is installed"
+    )
     parser.add_argument("--private", action="store_true", help="a VM whose pages can be private")
     parser.add_argument(
         "--private-backing", choices=[one.value for one in PrivateBacking], default="auto",
@@ -67,8 +70,9 @@ def command(options: argparse.Namespace) -> int:
         desk = Desk(bench)
         if source is not None:
             return run_script(desk, source, path, options.script_arguments)
-        from pyvmm.shell.console import prompt
+        from pyvmm.shell import console, ipython
 
+        prompt = ipython.prompt if not options.plain and ipython.has_ipython() else console.prompt
         try:
             prompt(desk, ShowMap(options.map), _banner(bench))
         except SystemExit as stop:

@@ -72,6 +72,7 @@ class Guest(StackOwner):
         self.memslot = Memslot(0, 0, memory, hva, MemslotFlag(memslot_flags), bound)
         self.vm.set_memslot(self.memslot)
         self.vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(0))
+        self.vcpu.use_host_cpuid()  # Long mode is for vCPUs whose CPUID has it.
         start = memory if code.bits != 16 else code.at
         self.vcpu.set_entry(Regs(rip=code.at, rsp=start), _entry(code, self.vcpu.get_sregs()))
         self.own(stack)

@@ -58,6 +58,10 @@ class Ioctl:
         """Direction of the argument."""
         return direction_in(self.number)
 
+    def fields(self) -> tuple[str, ...]:
+        """Names of the argument's fields; none for a plain value."""
+        return tuple(one.name for one in self._types.fields_of(self.argument) if self.argument)
+
     def __call__(
         self, on: object, argument: Structure | int | None = None, /, **fields: object
     ) -> Answer:

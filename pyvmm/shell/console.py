@@ -35,7 +35,7 @@ def prompt(desk: Desk, show: ShowMap, banner: str) -> None:
     """Read commands from the terminal until its end. Raises `SystemExit` where a command does."""
     from pyvmm.shell.completing import completing
 
-    if show is not ShowMap.NEVER:
-        desk.page_map()
+    print(banner)
+    desk.first_map(show)
     with completing(desk.names):
-        Console(desk, show).interact(banner, exitmsg="")
+        Console(desk, show).interact("", exitmsg="")

@@ -6,9 +6,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 
+from pyvmm.experiment import assemble, declare, guest
 from pyvmm.hosts.call_record import SystemCall
 from pyvmm.hosts.exits import Exit
 from pyvmm.shell.bench import Bench
+from pyvmm.shell.built_in_ioctls import built_in_ioctls
 from pyvmm.shell.held_memory import HeldMemory
 from pyvmm.shell.map_lines import lines_of_vm
 from pyvmm.shell.names import constants, names_of_types
@@ -33,6 +35,10 @@ class Desk:
             "__doc__": None,
             **constants(),
             **names_of_types(),
+            **built_in_ioctls(),
+            "declare": declare,
+            "assemble": assemble,
+            "guest": guest,
             "bench": bench,
             "system": bench.system,
             "vm": bench.vm,
@@ -49,6 +55,11 @@ class Desk:
         """Print the page map of every VM there is."""
         self._shown = tuple(self._lines())
         print("\n".join(self._shown))
+
+    def first_map(self, show: ShowMap) -> None:
+        """Print the map before the first command."""
+        if show is not ShowMap.NEVER:
+            self.page_map()
 
     def calls(self) -> None:
         """Print the system calls and exits of the last command that made any."""

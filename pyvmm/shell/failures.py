@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import code
+import os
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,9 @@ from types import TracebackType
 
 from pyvmm.errors import PyvmmError
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
+_CONSOLE = str(code.__file__)
+_IPYTHON = f"{sysconfig.get_path('purelib')}{os.sep}IPython{os.sep}"
 
 
 def lines_of_failure(error: BaseException) -> list[str]:
@@ -38,7 +43,7 @@ def line_of_script(error: BaseException, path: str) -> int | None:
 
 def is_users(file: str) -> bool:
     """Tell whether a frame of code in `file` is none of ours, nor of what ran the user's."""
-    return not file.startswith(_PACKAGE) and Path(file).name not in {"code.py", "runpy.py"}
+    return not file.startswith((_PACKAGE, _CONSOLE, _IPYTHON))
 
 
 def _chain(summary: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

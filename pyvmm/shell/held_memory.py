@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyvmm.errors import PyvmmError
+from pyvmm.experiment import Guest
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import GpaRange
 from pyvmm.shell.watch import Watch, WatchedSlot
 
 
 class HeldMemory:
-    """Counts resident bytes by those of `objects` that are mappings or guest_memfds.
+    """Counts resident bytes by those of `objects` that are mappings, guest_memfds or guests.
 
     All others are passed over; of memory that none of them is about nothing is told.
     """
@@ -22,7 +23,7 @@ class HeldMemory:
         self._watch = watch
         self._mappings: list[Any] = []
         self._files: dict[int, Any] = {}
-        for one in objects:
+        for one in _with_those_of_guests(objects):
             kind = type(one)
             if hasattr(kind, "hva") and hasattr(kind, "resident"):
                 self._mappings.append(one)
@@ -50,6 +51,14 @@ class HeldMemory:
         for mapping in self._mappings:
             if mapping.hva and mapping.hva <= start and start + size <= mapping.hva + mapping.size:
                 yield from _count(mapping, start - mapping.hva, size)
+
+
+def _with_those_of_guests(objects: Iterable[object]) -> Iterator[object]:
+    for one in objects:
+        yield one
+        if isinstance(one, Guest):
+            yield one.memory
+            yield one.guest_memfd
 
 
 def _count(whose: Any, offset: int, size: int) -> Iterator[int]:

@@ -58,4 +58,4 @@ def _line(slot: WatchedSlot, run: PageRun, held: CountHeld) -> str:
             told.append(f"{in_units(found) or found}{label}")
     kept = f"  held: {', '.join(told)}" if told else ""
     size = in_units(run.range.size) or f"{run.range.size} bytes"
-    return f"{start:010x}-{end - 1:010x}  {size:>9}  {run.state.value:<8}{kept}"
+    return f"{start:010x}-{end - 1:010x}  {size:>9}  {run.state.value:<8}{kept}".rstrip()

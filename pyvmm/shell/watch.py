@@ -7,6 +7,7 @@ were declared a moment ago.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -24,6 +25,11 @@ _NOT_WORTH_TELLING = frozenset(
     {"process_vm_readv", "process_vm_writev", "mincore", "cachestat", "lseek"}
 )
 """Calls that look at memory and change nothing; writes change bytes, which the map has not."""
+_FILE = struct.Struct("<QQ")
+_REGION = struct.Struct("<IIQQQ")
+_REGION2 = struct.Struct("<IIQQQQI")
+_ATTRIBUTES = struct.Struct("<QQQ")
+"""Beginnings of ``kvm_create_guest_memfd`` and so on: what the map is made of."""
 MOST_CALLS = 1000
 """The most calls that are kept of one command."""
 
@@ -125,20 +131,22 @@ class Watch:
         return tuple(calls), tuple(exits)
 
     def _note(self, made: SystemCall) -> None:
-        values = {one.name: one.value or 0 for one in made.given}
+        given = _argument(made)
         match made.request or made.name:
             case "KVM_CREATE_VM":
                 self.vms[f"VM fd {made.result}"] = WatchedVm()
-            case "KVM_CREATE_GUEST_MEMFD":
-                self.files[made.result] = self._new_file(values["size"], values["flags"])
-            case "KVM_SET_USER_MEMORY_REGION" | "KVM_SET_USER_MEMORY_REGION2":
-                self._set_slot(made.target, values)
-            case "KVM_SET_MEMORY_ATTRIBUTES" if made.target in self.vms:
-                _set(self.vms[made.target].attributes, values["address"], values)
-            case "KVM_SET_MEMORY_ATTRIBUTES2":
+            case "KVM_CREATE_GUEST_MEMFD" if len(given) >= _FILE.size:
+                self.files[made.result] = self._new_file(*_FILE.unpack_from(given))
+            case "KVM_SET_USER_MEMORY_REGION" if len(given) >= _REGION.size:
+                self._set_slot(made.target, *_REGION.unpack_from(given))
+            case "KVM_SET_USER_MEMORY_REGION2" if len(given) >= _REGION2.size:
+                self._set_slot(made.target, *_REGION2.unpack_from(given))
+            case "KVM_SET_MEMORY_ATTRIBUTES" if len(given) >= _ATTRIBUTES.size:
+                vm = self.vms.get(made.target)
+                _set(None if vm is None else vm.attributes, *_ATTRIBUTES.unpack_from(given))
+            case "KVM_SET_MEMORY_ATTRIBUTES2" if len(given) >= _ATTRIBUTES.size:
                 file = self.files.get(_number(made.target))
-                if file is not None and file.states is not None:
-                    _set(file.states, values["offset"], values)
+                _set(None if file is None else file.states, *_ATTRIBUTES.unpack_from(given))
             case "close":
                 self.vms.pop(made.target, None)
                 if made.target.startswith("guest_memfd"):
@@ -152,23 +160,26 @@ class Watch:
         states.add(GpaRange(0, size), PageState.SHARED if shared else PageState.PRIVATE)
         return WatchedFile(size, states, shared)
 
-    def _set_slot(self, target: str, values: dict[str, int]) -> None:
+    def _set_slot(  # noqa: PLR0917 - fields of a structure
+        self,
+        target: str,
+        number: int,
+        flags: int,
+        start: int,
+        size: int,
+        hva: int,
+        offset: int = 0,
+        fd: int = -1,
+    ) -> None:
         vm = self.vms.get(target)
         if vm is None:
             return
-        number, start, size = values["slot"], values["guest_phys_addr"], values["memory_size"]
         if size == 0:
             vm.slots.pop(number, None)
             return
-        fd = values.get("guest_memfd", -1)
-        has_file = MemslotFlag.GUEST_MEMFD in MemslotFlag(values["flags"])
-        vm.slots[number] = WatchedSlot(
-            GpaRange(start, start + size),
-            values["userspace_addr"],
-            self.files.get(fd) if has_file else None,
-            fd if has_file else -1,
-            values.get("guest_memfd_offset", 0),
-        )
+        has_file = MemslotFlag.GUEST_MEMFD in MemslotFlag(flags)
+        file, fd = (self.files.get(fd), fd) if has_file else (None, -1)
+        vm.slots[number] = WatchedSlot(GpaRange(start, start + size), hva, file, fd, offset)
 
 
 def _number(target: str) -> int:
@@ -176,7 +187,18 @@ def _number(target: str) -> int:
     return int(last) if last.isdecimal() else -1
 
 
-def _set(states: PageStates, start: int, values: dict[str, int]) -> None:
-    private = MemoryAttribute.PRIVATE in MemoryAttribute(values["attributes"])
+def _argument(made: SystemCall) -> bytes:
+    """The structure that the kernel was given, whatever its fields are called."""
+    whole = bytearray()
+    for one in made.given:
+        end = one.offset + len(one.raw)
+        whole.extend(bytes(max(0, end - len(whole))))
+        whole[one.offset : end] = one.raw
+    return bytes(whole)
+
+
+def _set(states: PageStates | None, start: int, size: int, attributes: int) -> None:
+    private = MemoryAttribute.PRIVATE in MemoryAttribute(attributes)
     state = PageState.PRIVATE if private else PageState.SHARED
-    states.set(GpaRange(start, start + values["size"]), state)
+    if states is not None and size:
+        states.set(GpaRange(start, start + size), state)

@@ -120,7 +120,8 @@ def fields_of(argument: CData, structure: str) -> tuple[Field, ...]:
     """The fields of what `argument` points to, as they are in memory now; () for a null pointer."""
     if argument == ffi.NULL:
         return ()
-    declared = ffi.typeof(structure)
+    # As the argument itself has it: a type declared at run time is none of the compiled part's.
+    declared = ffi.typeof(argument).item
     raw = bytes(ffi.buffer(argument))
     if declared.kind == "primitive":
         return (Field("value", raw, 0, int.from_bytes(raw, "little")),)

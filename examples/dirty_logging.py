@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Dirty logging: KVM notes which pages a guest has written to, and forgets them when they are read.
+
+    python examples/dirty_logging.py
+
+The memory is an anonymous file: memslots of a guest_memfd keep no log. Pages 2 to 4 are the guest's
+page tables, in which its processor notes what was accessed.
+"""
+
+from pyvmm.experiment import guest
+from pyvmm.hosts.interface import MemslotFlag
+
+CODE = """
+        movb    $1, 0x101000
+        movb    $2, 0x107fff
+        mov     0x103000, %al           # a read makes no page dirty
+        out     %al, $0x80
+        movb    $3, 0x108000
+        hlt
+"""
+
+
+def dirty_pages(one):
+    """Page frame numbers that are set in the log of slot 0, all of a guest's memory."""
+    size = one.memory.size
+    bits = int.from_bytes(one.vm.get_dirty_log(0, size), "little")
+    return [hex(page) for page in range(size >> 12) if bits >> page & 1]
+
+
+with guest(CODE, host="kvm", memslot_flags=MemslotFlag.LOG_DIRTY_PAGES) as one:
+    print("until it reads:", one.run(), *dirty_pages(one))
+    print("after that:", one.run(), *dirty_pages(one))
