@@ -40,6 +40,7 @@ from benchmarks import (
     report,
     run_hello,
     saved_state,
+    shell,
     topology,
     vm_life,
 )
@@ -72,6 +73,7 @@ CATALOGUE = {
         linux,
         topology,
         network,
+        shell,
     )
 }
 """Every benchmark is a module with NAME, TITLE, RUNS (rounds by default) and `run`."""

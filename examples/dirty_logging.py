@@ -3,17 +3,20 @@
 
     python examples/dirty_logging.py
 
-The memory is an anonymous file: memslots of a guest_memfd keep no log. Pages 2 to 4 are the guest's
-page tables, in which its processor notes what was accessed.
+The memory is an anonymous file: memslots of a guest_memfd keep no log. A page that is mapped
+writable counts as written, so that the first read of one may be in the log. Pages 2 to 4 are the
+guest's page tables, in which its processor notes what was accessed.
 """
 
 from pyvmm.experiment import guest
 from pyvmm.hosts.interface import MemslotFlag
 
 CODE = """
+        mov     0x103000, %al
+        out     %al, $0x80
         movb    $1, 0x101000
         movb    $2, 0x107fff
-        mov     0x103000, %al           # a read makes no page dirty
+        mov     0x103000, %al           # mapped before: a read makes it no more dirty
         out     %al, $0x80
         movb    $3, 0x108000
         hlt
@@ -28,5 +31,6 @@ def dirty_pages(one):
 
 
 with guest(CODE, host="kvm", memslot_flags=MemslotFlag.LOG_DIRTY_PAGES) as one:
-    print("until it reads:", one.run(), *dirty_pages(one))
-    print("after that:", one.run(), *dirty_pages(one))
+    print("to begin with:", one.run(), *dirty_pages(one))
+    print("two pages written:", one.run(), *dirty_pages(one))
+    print("one more:", one.run(), *dirty_pages(one))

@@ -95,7 +95,8 @@ class Ioctl:
 
     def _spec(self, on: object) -> IoctlSpec:
         what = str(getattr(on, "WHAT", ""))
-        if not isinstance(getattr(on, "fd", None), int):
+        # Objects of the model that are watched have numbers, too: none is one of this process.
+        if not isinstance(getattr(on, "fd", None), int) or not hasattr(on, "recorder"):
             raise HostLacksError(
                 f"issue {self.name} on {type(on).__name__}",
                 "it has no descriptor: ioctls are for objects of KVM, the model has its own rules",
@@ -106,7 +107,8 @@ class Ioctl:
         direction = (self.direction or Direction.WRITE) if self.argument else Direction.NONE
         takes = self.argument or "value"
         spec = IoctlSpec(self.name, self.number, direction, takes, kind, "(declared at run time)")
-        self._kinds[what] = spec
+        if what:
+            self._kinds[what] = spec
         return spec
 
     def _value(self, argument: object, fields: dict[str, object]) -> int:

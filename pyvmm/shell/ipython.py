@@ -20,12 +20,13 @@ def has_ipython() -> bool:
 
 def prompt(desk: Desk, show: ShowMap, banner: str) -> None:
     """Read commands until the end of input, or until ``exit``."""
-    shell = make_shell(desk, show, banner)
+    shell = make_shell(desk, show)
+    print(banner)
     desk.first_map(show)
     shell.mainloop()
 
 
-def make_shell(desk: Desk, show: ShowMap, banner: str) -> Any:
+def make_shell(desk: Desk, show: ShowMap) -> Any:
     """An IPython shell whose name space is the desk's.
 
     Attributes are completed by what objects say that they have (``dir``), so that declared ioctls
@@ -35,7 +36,6 @@ def make_shell(desk: Desk, show: ShowMap, banner: str) -> Any:
     from traitlets.config import Config
 
     config = Config()
-    config.TerminalInteractiveShell.banner1 = f"{banner}\n"
     config.TerminalInteractiveShell.confirm_exit = False
     config.Completer.use_jedi = False
     shell: Any = TerminalInteractiveShell.instance(config=config, user_ns=desk.names)

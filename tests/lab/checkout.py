@@ -18,7 +18,16 @@ PLACE = "/tmp/pyvmm-checkout"
 """Where the copy is, in the lab."""
 UNPACK = f"mkdir -p {PLACE} && cd {PLACE} && tar xf -"
 """A shell's command that makes it of what it is given."""
-_PACKED = ("pyvmm", "tests", "benchmarks", "guest", "firmware", "docs", "pyproject.toml")
+_PACKED = (
+    "pyvmm",
+    "tests",
+    "benchmarks",
+    "guest",
+    "firmware",
+    "docs",
+    "examples",
+    "pyproject.toml",
+)
 
 
 def packed() -> bytes:

@@ -21,6 +21,7 @@ SUITES = {
     "tests/replay": 30,
     "tests/demo/private": 10,
     "tests/demo/attackers": 4,
+    "tests/examples": 10,
     "tests/net": 1,
 }
 """Folders, and how many tests have to pass at least: so that none is left out unnoticed.

@@ -91,6 +91,16 @@ def test_mistakes_are_told_by_the_users_own_lines(
     assert "pyvmm/shell" not in err
 
 
+def test_an_ioctl_on_an_object_of_the_model_reaches_no_descriptor_of_the_process(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Watched objects of the model have numbers that look like descriptors.
+    for target in ("system", "vm", "vcpu", "memory.file"):
+        _, err = said(desk, capsys, f"KVM_GET_CLOCK({target})")
+        assert err.startswith("HostLacksError: cannot issue KVM_GET_CLOCK on ")
+        assert err.count("\n") == 1
+
+
 def test_leaving_ends_the_prompt(desk: Desk) -> None:
     with pytest.raises(SystemExit) as ended:
         Console(desk, ShowMap.NEVER).push("raise SystemExit(3)")
@@ -135,7 +145,7 @@ def test_ipython_has_the_names_and_shows_the_map(
     from pyvmm.shell.ipython import make_shell
 
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    shell = make_shell(desk, ShowMap.CHANGED, "hello")
+    shell = make_shell(desk, ShowMap.CHANGED)
     try:
         desk.first_map(ShowMap.CHANGED)
         shell.run_cell("memory.convert(0, 4096, private=True)")
