@@ -58,8 +58,9 @@ def command(options: argparse.Namespace) -> int:
     source = None
     if path is not None:
         source = read_script(path)
-    elif not sys.stdin.isatty():
-        path, source = "<stdin>", sys.stdin.buffer.read()
+    elif sys.stdin is None or not sys.stdin.isatty():
+        path = "<stdin>"
+        source = b"" if sys.stdin is None else sys.stdin.buffer.read()
     options.ending_signals.release()
     backing = options.private_backing if options.private else None
     if not options.private and options.private_backing != PrivateBacking.AUTO.value:

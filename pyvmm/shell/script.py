@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pyvmm.errors import NoInputError, PyvmmError, UsageError
+from pyvmm.errors import NoInputError, PyvmmError, SystemCallError, UsageError
 from pyvmm.shell.desk import Desk
 from pyvmm.shell.failures import line_of_script, lines_of_failure
 
@@ -59,9 +59,20 @@ def run_script(desk: Desk, source: bytes, path: str, arguments: Sequence[str]) -
         except (BrokenPipeError, KeyboardInterrupt):
             raise
         except Exception as error:  # noqa: BLE001 - the user's own, told as Python tells it
+            if isinstance(error, OSError):
+                _require_output()
             sys.stderr.write("".join(lines_of_failure(error)))
             return FAILED
     return 0
+
+
+def _require_output() -> None:
+    """Raise `SystemCallError` where standard output takes no more: no fault of the script's."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise SystemCallError("write to standard output", error.errno or 0, cause) from error
 
 
 def exit_code(stop: SystemExit) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli.main import main
+from tests.cli.command import pyvmm
 
 
 def run(tmp_path: Path, source: str, *options: str) -> int:
@@ -60,6 +61,23 @@ def test_exit_codes(
     assert says in err
     assert "pyvmm/shell" not in err
     assert bool(err) == bool(says)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("redirection", "code", "says"),
+    [
+        ("<&-", 0, ""),
+        ("</dev/null", 0, ""),
+        (">/dev/full <<'E'\nprint('x', flush=True)\nE", 71, "No space left on device"),
+    ],
+    ids=["input closed", "input empty", "output full"],
+)
+def test_standard_input_is_the_script(redirection: str, code: int, says: str) -> None:
+    command = f'exec "$@" {redirection}'
+    done = pyvmm("shell", "--host", "model", prefix=("sh", "-c", command, "sh"))
+    assert (done.code, len(done.lines)) == (code, bool(says))
+    assert says in "".join(done.lines)
 
 
 def test_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
