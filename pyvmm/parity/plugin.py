@@ -12,9 +12,8 @@ import os
 
 import pytest
 
-from pyvmm.parity.verdicts import Outcome
+from pyvmm.parity.verdicts import DESCRIPTOR, Outcome
 
-DESCRIPTOR = "PYVMM_PARITY_FD"
 _MARKS = ("kvm: needs /dev/kvm", "slow: takes a quarter of a second or more")
 
 

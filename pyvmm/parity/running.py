@@ -14,12 +14,12 @@ from pathlib import Path
 
 from pyvmm.errors import HostLacksError, InternalError, UsageError
 from pyvmm.hosts.kvm.system import System
-from pyvmm.parity import plugin
 from pyvmm.parity.table import Case, parse
-from pyvmm.parity.verdicts import Outcome, Parity, Told, judge
+from pyvmm.parity.verdicts import DESCRIPTOR, Outcome, Parity, Told, judge
 
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parents[1]
+_PLUGIN = "pyvmm.parity.plugin"  # By name: to load it takes pytest.
 _NOTHING_CHOSEN = 5
 _COULD_NOT_RUN = (2, 3, 4)
 _TAIL = 2000
@@ -67,7 +67,7 @@ def _run_pytest(
     """Its exit code (negative: the signal), what the plugin told, and the end of its output."""
     folder = _folder()
     words = [
-        sys.executable, "-m", "pytest", "-q", "-p", plugin.__name__, "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", "-q", "-p", _PLUGIN, "-p", "no:cacheprovider",
         "-c", os.devnull, "--rootdir", str(folder), "--confcutdir", str(folder), *files,
     ]  # fmt: skip
     if pattern is not None:
@@ -75,7 +75,7 @@ def _run_pytest(
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as told, tempfile.TemporaryFile() as said:
         try:
-            environment = {**os.environ, plugin.DESCRIPTOR: str(writing), "PYTEST_ADDOPTS": ""}
+            environment = {**os.environ, DESCRIPTOR: str(writing), "PYTEST_ADDOPTS": ""}
             child = subprocess.Popen(
                 words, env=environment, pass_fds=(writing,), cwd=folder, stdin=subprocess.DEVNULL,
                 stdout=said, stderr=said,

@@ -11,6 +11,9 @@ from typing import NamedTuple
 from pyvmm.errors import InternalError
 from pyvmm.parity.table import Case
 
+DESCRIPTOR = "PYVMM_PARITY_FD"
+"""Variable of the environment that names the descriptor to which the cases' process tells."""
+
 
 class Outcome(enum.Enum):
     """Outcome of a test."""

@@ -48,6 +48,21 @@ _NOT_NEEDED = (
 )
 """Modules and packages that are for other guests, other commands, or who asks."""
 
+_EXTRAS = (
+    "IPython",
+    "capstone",
+    "distributed",
+    "h11",
+    "hypothesis",
+    "lz4",
+    "pyroute2",
+    "pytest",
+    "setuptools",
+    "websockets",
+    "zstandard",
+)
+"""Packages of the extras: an install of pyvmm alone is without."""
+
 
 @pytest.mark.kvm
 @pytest.mark.slow
@@ -85,3 +100,18 @@ def test_what_is_loaded_once_has_all_that_a_machine_with_a_disk_needs(tmp_path: 
     )
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "0"
+
+
+@pytest.mark.slow
+def test_every_command_loads_where_no_extra_is_installed() -> None:
+    """`pyvmm --help` loads all of them; an install without extras has nothing else."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); "
+        "from pyvmm.cli.main import main; sys.exit(main(['--help']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *_EXTRAS],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "parity" in done.stdout
