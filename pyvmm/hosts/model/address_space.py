@@ -7,7 +7,7 @@ never touches other host memory. Nothing here reaches the operating system.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +16,9 @@ from pyvmm.hosts.exits import Exit
 
 if TYPE_CHECKING:
     from pyvmm.hosts.model.saved_values import SavedApic
+
+_CHUNK = 2 << 20
+"""Bytes: Unicorn's time to unmap memory grows with its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ class Span:
     size: int
     address: int
     writable: bool
+
+    def chunks(self) -> Iterator[Span]:
+        """Yield it, cut where multiples of `_CHUNK` are."""
+        start, end = self.gpa, self.gpa + self.size
+        while start < end:
+            stop = min(end, (start // _CHUNK + 1) * _CHUNK)
+            yield Span(start, stop - start, self.address + start - self.gpa, self.writable)
+            start = stop
 
 
 class AddressSpace(Protocol):

@@ -9,7 +9,7 @@ memory-mapped devices are made while the instruction executes: `Devices` answers
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Protocol
 
@@ -31,9 +31,6 @@ from pyvmm.rules.abi import PAGE_SIZE
 _CODE_BUFFER = 64 << 20
 """Bytes of address space for translated code; Unicorn would take a GiB for each vCPU."""
 
-_CHUNK = 2 << 20
-"""Bytes: Unicorn's time to unmap memory grows with its size."""
-
 _CONTROL_GPA = 1 << 52
 """GPA of the intercepts' tables: no page table entry reaches so far (PG_ADDRESS_MASK)."""
 _CONTROL_SIZE = 0x8000
@@ -52,7 +49,6 @@ ICEBP = 0x88
 SYSCALL = 0x1000
 """No code of SVM's: Unicorn leaves SYSCALL to its embedder, and RIP is behind it already."""
 _PAGE_FAULT = 14
-
 _FIRST = 0x60
 _INTERCEPTS = sum(
     1 << code - _FIRST for code in (CPUID, SWINT, HLT, MSR, *range(0x80, 0x87), ICEBP)
@@ -86,15 +82,6 @@ class Devices(Protocol):
         ...
 
 
-def _chunks(span: Span) -> Iterator[Span]:
-    """A span, cut where multiples of `_CHUNK` are."""
-    start, end = span.gpa, span.gpa + span.size
-    while start < end:
-        stop = min(end, (start // _CHUNK + 1) * _CHUNK)
-        yield Span(start, stop - start, span.address + start - span.gpa, span.writable)
-        start = stop
-
-
 class Engine:
     """Owns a Unicorn engine. All but `stop` is for one thread at a time."""
 
@@ -107,7 +94,7 @@ class Engine:
         self._generation: int | None = None
         self._trap = -1
         self._missed: Unreachable | None = None
-        self._is_executing = False
+        self._is_executing = self._has_remapped = False
         self.is_stopping = False
         """True once `stop` has been called since `execute` began."""
         self._code_is_stale = False
@@ -237,14 +224,30 @@ class Engine:
         pieces = (
             memory.spans()
             if self._generation is None
-            else (piece for span in memory.spans() for piece in _chunks(span))
+            else (piece for span in memory.spans() for piece in span.chunks())
         )
         self._remap({(span.gpa, span.size): span for span in pieces})
         self._generation = generation
 
     def _remap(self, wanted: dict[tuple[int, int], Span]) -> None:
-        library, handle = self._library, self._handle
+        """Map what is wanted, and nothing else.
+
+        For each piece that goes Unicorn looks its GPA up as if it were a linear address. Where that
+        is a page fault it stays pending, and CR2 is its address: `execute` takes it for none.
+        """
         first = self._generation is None
+        cr2 = self.load().cr(2) if self._is_executing else 0
+        self._map_pieces(wanted)
+        if self._is_executing:
+            self._has_remapped = True
+            self._write(unicorn.REG_CR2, c_uint64(cr2))
+        if not first:
+            self.forget_translations()
+            self._code_is_stale = True
+            (self.stop if self._is_executing else self._forget_code)()
+
+    def _map_pieces(self, wanted: dict[tuple[int, int], Span]) -> None:
+        library, handle = self._library, self._handle
         for gpa in self._mmio:
             unicorn.check(library.uc_mem_unmap(handle, gpa, PAGE_SIZE), f"unmap {gpa:#x}")
         self._mmio.clear()
@@ -258,13 +261,6 @@ class Engine:
                 code = library.uc_mem_map_ptr(handle, span.gpa, span.size, rights, span.address)
                 unicorn.check(code, f"map {span.size} bytes of guest memory at {span.gpa:#x}")
                 self._mapped[key] = span
-        if not first:
-            self.forget_translations()
-            self._code_is_stale = True
-            if self._is_executing:
-                self.stop()
-            else:
-                self._forget_code()
 
     def _forget_code(self) -> None:
         """Drop translated code, but never while a block of it executes: others get linked to it."""
@@ -346,7 +342,7 @@ class Engine:
             self._code_is_stale = True
             self._forget_code()
         self._trap = -1
-        self.is_stopping = False
+        self.is_stopping = self._has_remapped = False
         self._missed = None
         self._is_at_break = False
         self.state.forget_exception()
@@ -360,7 +356,9 @@ class Engine:
         self.load()
         if self._trap >= 0:
             known = self._trap - EXIT if self._trap >= EXIT else EXCEPTION + self._trap
-            return Trap(known, self.state.error_code)
+            trap = Trap(known, self.state.error_code)
+            if not (self._has_remapped and trap.may_be_false):
+                return trap
         return self._reason(code)
 
     def _reason(self, code: int) -> Outcome:

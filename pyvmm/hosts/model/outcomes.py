@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_MAY_BE_FALSE = frozenset(0x40 + vector for vector in (0, 8, 10, 11, 12, 13, 14)) | {0x7F}
+"""SVM's exit codes of exceptions that count for a double fault, and of a shutdown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trap:
@@ -12,6 +15,14 @@ class Trap:
 
     code: int
     info: int
+
+    @property
+    def may_be_false(self) -> bool:
+        """True for one that a page fault which was none leaves pending, or makes of a later one.
+
+        Two make a double fault, three a shutdown. RIP is on the instruction: true ones come again.
+        """
+        return self.code in _MAY_BE_FALSE
 
 
 @dataclass(frozen=True, slots=True)

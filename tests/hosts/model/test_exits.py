@@ -122,6 +122,61 @@ def test_memory_that_goes_away_during_an_exit_is_gone_for_the_rest_of_the_block(
     assert memory.ram[0x40000:0x40004] == bytes(4)
 
 
+@pytest.mark.parametrize("spans", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("access", "expected"),
+    [
+        ("out %al, $0x10", exits.IoOut(0x10, 1, 1, b"\x07")),
+        ("in $0x10, %al", exits.IoIn(0x10, 1, 1)),
+        ("movb $7, 0x3ff00000", exits.MmioWrite(0x3FF0_0000, b"\x07")),
+    ],
+    ids=["out", "in", "mmio"],
+)
+def test_memory_that_no_page_table_maps_goes_away_during_an_exit_and_nothing_faults(
+    access: str, expected: exits.Exit, spans: int
+) -> None:
+    """Nor does CR2 change: Unicorn looks such memory up as if its GPA were a linear address."""
+    services = Services()
+    memory = services.memory
+    unmapped = [Span(number << 30, SIZE, memory.address, True) for number in (1, 2, 3)][:spans]
+    memory.set_spans(*memory.spans(), *unmapped)
+    source = f"""
+        mov $0x1234, %ecx; mov %rcx, %cr2; mov $7, %eax; out %al, $0x20
+        {access}
+        mov 0x2000, %ebx; mov %cr2, %rcx; hlt"""
+    with guest(TO_LONG_MODE + f"movl $0x3fe00083, 0x22ff8; {source}", services) as v:
+        assert v.run() == exits.IoOut(0x20, 1, 1, b"\x07")
+        # The first change only has the spans mapped in pieces from now on.
+        memory.set_spans(*memory.spans())
+        assert v.run() == expected
+        memory.set_spans(memory.spans()[0])
+        if isinstance(expected, exits.IoIn):
+            v.answer(b"\x05")
+        assert v.run() == exits.Hlt()
+        assert v.get_regs().rcx == 0x1234
+
+
+def test_a_fault_behind_an_exit_during_which_memory_went_away_is_what_it_is() -> None:
+    services = Services()
+    memory = services.memory
+    memory.set_spans(*memory.spans(), Span(1 << 30, SIZE, memory.address, True))
+    source = (
+        TO_LONG_MODE
+        + "mov $14, %edi; lea handler(%rip), %esi; mov $0x8e00, %edx; call set_gate\n"
+        + "out %al, $0x20; out %al, $0x10; mov 0x123456789, %al\n"
+        + "handler: mov %cr2, %rbx; out %al, $0x30; hlt"
+    )
+    with guest(source, services) as v:
+        assert isinstance(v.run(), exits.IoOut)
+        memory.set_spans(*memory.spans())
+        assert isinstance(v.run(), exits.IoOut)
+        memory.set_spans(memory.spans()[0])
+        reason = v.run()
+        assert isinstance(reason, exits.IoOut)
+        assert reason.port == 0x30
+        assert v.get_regs().rbx == 0x1_2345_6789
+
+
 def test_a_jump_into_nowhere_cannot_be_emulated() -> None:
     with guest(f"mov ${NOWHERE:#x}, %eax; jmp *%eax") as v:
         reason = v.run()
