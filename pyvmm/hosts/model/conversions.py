@@ -69,8 +69,10 @@ class ModelConversions(Owner):
         until = self._turns + others
         self._count(1)
         with self._outside():
-            self._turned.wait_for(lambda: self._turns >= until)
-            self._have_turn()
+            try:
+                self._turned.wait_for(lambda: self._turns >= until)
+            finally:
+                self._have_turn()
         return True
 
     def await_end(self) -> None:
@@ -78,7 +80,14 @@ class ModelConversions(Owner):
         seen = self._ends
         self._awaiting += 1
         with self._outside():
-            self._ended.wait_for(lambda: self._ends != seen)
+            try:
+                self._ended.wait_for(lambda: self._ends != seen)
+            except BaseException:  # Of a signal's handler, such as KeyboardInterrupt.
+                if self._ends == seen:
+                    self._awaiting -= 1
+                else:
+                    self._have_turn()
+                raise
             self._have_turn()
 
     @property
@@ -89,7 +98,11 @@ class ModelConversions(Owner):
     def _acquire(self) -> None:
         if not self._lock.acquire(blocking=False):
             self._count(1)
-            self._lock.acquire()
+            try:
+                self._lock.acquire()
+            except BaseException:  # Of a signal's handler: nobody is to wait for this turn.
+                self._count(-1)
+                raise
             self._have_turn()
 
     @contextmanager

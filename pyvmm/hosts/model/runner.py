@@ -24,10 +24,10 @@ from pyvmm.hosts.model.exceptions import (
     deliver,
 )
 from pyvmm.hosts.model.guest_memory_access import GuestMemoryAccess, NotMemoryError
+from pyvmm.hosts.model.guest_strand import GuestStrand
 from pyvmm.hosts.model.history import History
 from pyvmm.hosts.model.msrs import Msrs
 from pyvmm.hosts.model.outcomes import AtBreakpoint, Broken, Outcome, Trap, Unreachable
-from pyvmm.hosts.model.strand import Strand
 from pyvmm.hosts.model.watch import Watch
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -65,7 +65,7 @@ class Runner:
         self._controllers = controllers
         self._memory = GuestMemoryAccess(services.memory, self.engine.state)
         self._devices.attach(self.engine, self._memory)
-        self._strand: Strand[Exit | None] = Strand(self._body, f"guest code {index}")
+        self._strand = GuestStrand(self._body, f"guest code {index}", self.kick, self.take_kick)
         self.breakpoints = Breakpoints(self.engine)
         self._watch = Watch(self._is_wanted, self.engine.stop, f"watch {index}")
         self._turn: AbstractContextManager[None] | None = None
@@ -85,16 +85,16 @@ class Runner:
 
     def run(self) -> Exit:
         """Until there is an exit."""
-        if self._hypercall:
+        if not self._strand.settle() and self._hypercall:
             self.finish_hypercall(0)
         reason = self._strand.resume()
         return exits.Interrupted() if reason is None else reason
 
     def complete(self) -> Exit | None:
         """Finish the access under way; the exit that came up meanwhile, if one did."""
-        if self._hypercall:
+        if not (left := self._strand.settle()) and self._hypercall:
             self.finish_hypercall(0)
-        if not self._suspended:
+        if not self._suspended and not left:
             return None
         self._completing = True
         try:
@@ -132,6 +132,7 @@ class Runner:
 
     def drop(self) -> None:
         """Leave the access under way undone, whatever becomes of the state: it is replaced."""
+        self._strand.forget()
         self._hypercall = False
         if self._suspended:
             self._dying = self._completing = True
@@ -143,7 +144,7 @@ class Runner:
     @property
     def is_suspended(self) -> bool:
         """True in the middle of an instruction, or while a hypercall has no answer."""
-        return self._suspended or self._hypercall
+        return self._strand.settle() or self._suspended or self._hypercall
 
     def restore(self, saved: ModelSavedVcpu) -> None:
         """Take a saved state; nothing is under way."""
@@ -162,6 +163,7 @@ class Runner:
 
     def close(self) -> None:
         """End the threads and free the engine."""
+        self._strand.forget()
         self._dying = self._completing = True
         if self._suspended:
             self._strand.resume()

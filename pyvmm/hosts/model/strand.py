@@ -10,21 +10,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Strand(Generic[T]):
-    """Runs `body` again and again, once for each `resume` that finds it at its end."""
+    """Runs `body` again and again, once for each `resume` that finds it at its end.
+
+    An exception of a signal's handler (KeyboardInterrupt) that breaks off the wait in `resume`
+    leaves `body` running: `is_out`, until one more `resume`, which does nothing but wait for it.
+    """
 
     def __init__(self, body: Callable[[], T], name: str) -> None:
         self._body = body
         self._name = name
-        self._go = threading.Semaphore(0)
-        self._come = threading.Semaphore(0)
+        # A handler's exception may come just after a wait has ended, too. So a token only says that
+        # there is something to look at, and one that was not taken does no harm.
+        self._go: SimpleQueue[None] = SimpleQueue()
+        self._come: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._ending = False
+        self._is_back = True
+        self.is_out = False
+        """True while `body` has been resumed, and what it gave has not been taken."""
         self._result: T | None = None
         self._failure: BaseException | None = None
 
@@ -32,11 +42,17 @@ class Strand(Generic[T]):
         """Let it run until it hands over or ends. Raises what `body` raised, and `RuntimeError`
         where the system has no thread to give."""
         if self._thread is None:
-            thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+            go: SimpleQueue[None] = SimpleQueue()
+            thread = threading.Thread(target=self._main, args=(go,), name=self._name, daemon=True)
             thread.start()
-            self._thread = thread
-        self._go.release()
-        self._come.acquire()
+            self._go, self._thread = go, thread
+        if not self.is_out:
+            self._is_back = False
+            self.is_out = True
+            self._go.put(None)
+        while not self._is_back:
+            self._come.get()
+        self.is_out = False
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -46,24 +62,28 @@ class Strand(Generic[T]):
     def hand_over(self, result: T) -> None:
         """On the strand, anywhere inside of `body`: give a result, and wait to be resumed."""
         self._result = result
-        self._come.release()
-        self._go.acquire()
+        self._come_back()
+        self._go.get()
 
-    def _main(self) -> None:
+    def _come_back(self) -> None:
+        self._is_back = True
+        self._come.put(None)
+
+    def _main(self, go: SimpleQueue[None]) -> None:
         while True:
-            self._go.acquire()
+            go.get()
             if self._ending:
                 return
             try:
                 self._result = self._body()
             except BaseException as failure:  # noqa: BLE001 - raised again on the other side
                 self._failure = failure
-            self._come.release()
+            self._come_back()
 
     def close(self) -> None:
         """End the thread, which is not inside of `body`; a second call does nothing."""
         self._ending = True
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._go.release()
+            self._go.put(None)
             thread.join()

@@ -58,17 +58,32 @@ class Turn:
             ticket.acquire()
             self._waiting.append(ticket)
         # Whoever gives it up lets go of the ticket, and leaves the turn taken.
-        ticket.acquire()
+        try:
+            ticket.acquire()
+        except BaseException:  # Of a signal's handler, such as KeyboardInterrupt.
+            self._stop_waiting(ticket)
+            raise
         with self._lock:
             self._holder, self._depth = own, 1
+
+    def _stop_waiting(self, ticket: threading.Lock) -> None:
+        """Leave the queue; a turn that has been handed over meanwhile goes to the next."""
+        with self._lock:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            else:
+                self._hand_over()
 
     def _give(self) -> None:
         with self._lock:
             self._depth -= 1
-            if self._depth:
-                return
-            if self._waiting:
-                self._holder = -1
-                self._waiting.popleft().release()
-            else:
-                self._holder = 0
+            if not self._depth:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """To the first that waits, if any; under the lock."""
+        if self._waiting:
+            self._holder = -1
+            self._waiting.popleft().release()
+        else:
+            self._holder = 0
