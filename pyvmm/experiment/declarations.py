@@ -155,7 +155,8 @@ class Declarations:
             raise self._no_type(type_name, str(error)) from None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name not in self._macros:
+        # Copying asks before there are any.
+        if name not in self.__dict__.get("_macros", ()):
             raise AttributeError(f"{name!r} is not declared")
         is_ioctl = arguments_of(self._macros[name], _IOCTLS) is not None
         found = self.__dict__[name] = self.ioctl(name) if is_ioctl else self.value(name)

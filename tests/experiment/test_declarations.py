@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
 
 import pytest
@@ -248,3 +249,12 @@ def test_no_text_leads_to_anything_but_an_error_of_one_line(pieces: list[str], a
     for name in abi.types():
         with suppress(DeclarationError):
             assert len(abi.new(name)) == abi.size_of(name)
+
+
+def test_names_that_begin_with_two_underscores_are_attributes_too() -> None:
+    abi = declare("#define __KVM_HAVE_PIT 5\n#define __KVM_NEW _IO(KVMIO, 1)")
+    assert abi.__KVM_HAVE_PIT == 5
+    assert abi.__KVM_NEW.number == 0xAE01
+    assert copy.copy(abi).value("__KVM_HAVE_PIT") == 5
+    with pytest.raises(AttributeError, match="'__KVM_OTHER' is not declared"):
+        _ = abi.__KVM_OTHER
