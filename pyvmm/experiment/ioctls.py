@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.errors import HostLacksError, UsageError
-from pyvmm.experiment.structures import Structure, address_of, put, spell, type_of
+from pyvmm.experiment.structures import Structure, address_of, extent_of, put, spell, type_of
 from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.ioctls import Direction, FdKind, IoctlSpec
@@ -41,9 +41,12 @@ class Ioctl:
 
     It is called with the object to issue it on: a system, VM, vCPU or guest_memfd of KVM, or any
     other owner of a descriptor.
+
+    How much the kernel writes to an argument that ends with an array without a length, a field of
+    it tells: what it would write beyond the array's elements is EFAULT, and not written.
     """
 
-    __slots__ = ("_kinds", "_pointer", "_types", "argument", "name", "number")
+    __slots__ = ("_is_open", "_kinds", "_pointer", "_types", "argument", "name", "number")
 
     def __init__(self, name: str, number: int, argument: str, types: DeclaredTypes) -> None:
         self.name = name
@@ -51,6 +54,7 @@ class Ioctl:
         self.argument = argument
         self._types = types
         self._pointer = types.pointer_to(argument) if argument else None
+        self._is_open = bool(argument) and types.is_open(argument)
         self._kinds: dict[str, IoctlSpec] = {}
 
     @property
@@ -89,9 +93,29 @@ class Ioctl:
 
     def _issue(self, spec: IoctlSpec, on: object, given: object, argument: Structure | None) -> int:
         try:
+            if self._is_open and argument is not None:
+                return self._issue_guarded(spec, on, given, argument)
             return call(spec, on, given)  # type: ignore[arg-type]
         except KvmError as error:
             raise self._told(spec, error, given, argument) from None
+
+    def _issue_guarded(
+        self, spec: IoctlSpec, on: object, given: object, argument: Structure
+    ) -> int:
+        """Issue it on a copy behind which nothing of ours lies, and copy that back."""
+        size = extent_of(argument)
+        if size is None:
+            return call(spec, on, given)  # type: ignore[arg-type]
+        from pyvmm.hosts.kvm.guarded_memory import GuardedMemory
+
+        ffi = self._types.ffi
+        content = ffi.buffer(ffi.cast("char *", given), size)
+        with GuardedMemory(size) as memory:
+            memory.write(bytes(content))
+            try:
+                return call(spec, on, ffi.cast(self._pointer, memory.hva))  # type: ignore[arg-type]
+            finally:
+                content[:] = memory.read()
 
     def _spec(self, on: object) -> IoctlSpec:
         what = str(getattr(on, "WHAT", ""))
@@ -136,6 +160,8 @@ class Ioctl:
             remedy = f"this kernel knows no ioctl {self.number:#x} of a {spec.kind.value}"
         elif error.errno == errno.EINVAL and spec.kind in {FdKind.SYSTEM, FdKind.VCPU}:
             remedy = f"a {spec.kind.value} answers so to an ioctl that it does not know, too"
+        elif error.errno == errno.EFAULT and self._is_open:
+            remedy = "give its array as many elements as it is to have: new(..., elements=N)"
         return KvmError(error.ioctl, error.target, said, error.errno, remedy=remedy)
 
     def __repr__(self) -> str:

@@ -23,12 +23,13 @@ class Structure:
     `bytes` gives the content, `len` the number of an array's elements or the size in bytes. What
     else there is to do with it are functions of this module, so that no field's name is taken.
     A field that is not there, or a value that does not fit, is a `UsageError`; reading one that is
-    not there an `AttributeError`.
+    not there an `AttributeError`. An object whose address a field has lives as long as this one.
     """
 
-    __slots__ = ("_data", "_memory", "_types")
+    __slots__ = ("_data", "_kept", "_memory", "_types")
 
     _data: Any
+    _kept: dict[tuple[int, str | int], Structure]
     _memory: object
     _types: DeclaredTypes
 
@@ -41,6 +42,8 @@ class Structure:
         put(self, "_types", types)
         put(self, "_data", data)
         put(self, "_memory", memory)
+        # A part of an object goes before the object does.
+        put(self, "_kept", memory._kept if isinstance(memory, Structure) else {})
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -64,6 +67,7 @@ class Structure:
             self._data[index] = _plain(value)
         except (TypeError, OverflowError, IndexError, ValueError) as error:
             raise UsageError(f"set element {index} of {type_of(self)}", str(error)) from None
+        _keep(self, index, value)
 
     def __len__(self) -> int:
         is_array = self._types.ffi.typeof(self._data).kind == "array"
@@ -146,16 +150,37 @@ def _is_zero(value: object) -> bool:
 
 def put(structure: Structure, name: str, value: object) -> None:
     """Set a field; one of integers takes another object's address. Raises `UsageError`."""
+    given = value
     try:
         if isinstance(value, Structure) and not _is_aggregate(structure, name):
-            value = address_of(value)
-        setattr(structure._data, name, _plain(value))
+            given = address_of(value)
+        setattr(structure._data, name, _plain(given))
     except AttributeError:
         raise UsageError(
             f"set {name} of {type_of(structure)}", _no_field(structure, name)
         ) from None
     except (TypeError, OverflowError, ValueError, IndexError) as error:
         raise UsageError(f"set {name} of {type_of(structure)}", str(error)) from None
+    _keep(structure, name, value)
+
+
+def _keep(structure: Structure, place: str | int, value: object) -> None:
+    """Keep what a field or an element has the address of, or parts with such addresses."""
+    key = address_of(structure), place
+    if isinstance(value, Structure):
+        structure._kept[key] = value
+    elif structure._kept:
+        structure._kept.pop(key, None)
+
+
+def extent_of(structure: Structure) -> int | None:
+    """Bytes of its memory, a flexible array's elements counted in; None: it is part of another."""
+    memory = structure._memory
+    if isinstance(memory, Structure):
+        return None
+    if memory is None:
+        return len(bytes(structure))
+    return memoryview(memory).nbytes  # type: ignore[arg-type]
 
 
 def _is_aggregate(structure: Structure, name: str) -> bool:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.errors import UsageError
-from pyvmm.experiment import DeclarationError, Declarations, address_of, declare, type_of
+from pyvmm.experiment import DeclarationError, Declarations, Structure, address_of, declare, type_of
 from pyvmm.hosts.kvm import ioctls as built_in
 
 POSTED = """
@@ -258,3 +260,37 @@ def test_names_that_begin_with_two_underscores_are_attributes_too() -> None:
     assert copy.copy(abi).value("__KVM_HAVE_PIT") == 5
     with pytest.raises(AttributeError, match="'__KVM_OTHER' is not declared"):
         _ = abi.__KVM_OTHER
+
+
+class _Memory(bytearray):
+    """Memory that tells when it goes."""
+
+
+def test_what_a_field_has_the_address_of_lives_as_long() -> None:
+    abi = declare("""
+        struct to { __u64 value; };
+        struct part { __u64 address; };
+        struct from { __u64 address; struct part parts[2]; };
+        """)
+    gone: list[weakref.ref[_Memory]] = []
+
+    def there() -> list[bool]:
+        gc.collect()
+        return [one() is not None for one in gone]
+
+    def target() -> Structure:
+        memory = _Memory(8)
+        gone.append(weakref.ref(memory))
+        return abi.view("struct to", memory)
+
+    holder = abi.new("struct from", address=target())
+    holder.parts[1].address = target()
+    other = abi.new("struct from")
+    other.parts[0] = holder.parts[1]
+    assert there() == [True, True]
+    holder.address = 0
+    assert there() == [False, True]
+    del holder
+    assert there() == [False, True]
+    other.parts[0] = abi.new("struct part")
+    assert there() == [False, False]

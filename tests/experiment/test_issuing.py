@@ -128,3 +128,36 @@ def test_a_descriptor_that_an_ioctl_has_given_takes_ioctls(abi: Declarations) ->
             assert abi.KVM_CHECK_EXTENSION(made, abi.KVM_CAP_USER_MEMORY).result == 1
         with pytest.raises(KvmError, match="closed device: EBADF"):
             abi.KVM_CHECK_EXTENSION(made, 1)
+
+
+OPEN = """
+    struct kvm_cpuid_entry2 { __u32 function, index, flags, eax, ebx, ecx, edx, padding[3]; };
+    struct kvm_cpuid2 { __u32 nent; __u32 padding; struct kvm_cpuid_entry2 entries[]; };
+    #define KVM_GET_SUPPORTED_CPUID _IOWR(KVMIO, 0x05, struct kvm_cpuid2)
+"""
+
+
+def test_the_kernel_writes_nothing_beyond_an_array_that_is_too_short() -> None:
+    """The argument says 200 entries, of which it has none, or two."""
+    abi = declare(OPEN)
+    with System() as system:
+        with pytest.raises(KvmError, match=r"EFAULT .*elements=N"):
+            abi.KVM_GET_SUPPORTED_CPUID(system, nent=200)
+        argument = abi.new("struct kvm_cpuid2", elements=2, nent=200)
+        with pytest.raises(KvmError, match="EFAULT"):
+            abi.KVM_GET_SUPPORTED_CPUID(system, argument)
+        enough = abi.new("struct kvm_cpuid2", elements=200, nent=200)
+        assert abi.KVM_GET_SUPPORTED_CPUID(system, enough).argument is enough
+    known = {entry.function: entry for entry in list(enough.entries)[: enough.nent]}
+    assert known[0].ebx
+
+
+def test_a_view_of_more_memory_than_its_type_has_that_many_elements() -> None:
+    abi = declare(OPEN)
+    memory = bytearray(8 + 200 * 40)
+    argument = abi.view("struct kvm_cpuid2", memory)
+    argument.nent = 200
+    with System() as system:
+        abi.KVM_GET_SUPPORTED_CPUID(system, argument)
+    assert 0 < argument.nent <= 200
+    assert any(memory[8 : 8 + 40 * argument.nent])

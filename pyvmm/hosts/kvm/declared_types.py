@@ -67,6 +67,10 @@ class DeclaredTypes:
         found = self._ask(self._ffi.typeof, type_name)
         return fields_of_type(self._ffi, found) if found.kind in {"struct", "union"} else ()
 
+    def is_open(self, type_name: str) -> bool:
+        """Tell whether it ends with an array whose number of elements no declaration tells."""
+        return _is_open(self._ask(self._ffi.typeof, type_name))
+
     def new(self, type_name: str, *, length: int | None = None) -> CData:
         """A zeroed object, as a pointer that owns it; `length`: elements of its flexible array."""
         found = self._ask(self._ffi.typeof, type_name)
@@ -111,6 +115,13 @@ def fields_of_type(ffi: Any, found: Any) -> Sequence[FieldType]:
             yield FieldType(name, field.type.cname, base + field.offset, size)
 
     return tuple(each(found, 0))
+
+
+def _is_open(found: Any) -> bool:
+    if found.kind == "array":
+        return not found.length
+    fields = found.fields or () if found.kind in {"struct", "union"} else ()
+    return any(_is_open(one.type) for _, one in (fields if found.kind == "union" else fields[-1:]))
 
 
 def _first_line(error: Exception) -> str:
