@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.errors import InternalError, SystemCallError, UsageError
 from pyvmm.hosts.own_memory import read_memory, write_memory
 from pyvmm.hosts.owner import Owner
 
@@ -105,12 +105,25 @@ class AlignedMemory(Owner):
         return int(found)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Copy bytes out, from `offset` on. Raises `SystemCallError`."""
+        """Copy bytes out, from `offset` on.
+
+        Raises `UsageError` outside of it, `InternalError` once closed, `SystemCallError`.
+        """
+        self._require(offset, size, f"read {size} bytes at offset {offset:#x}")
         return read_memory(self.hva + offset, size)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Copy bytes in, from `offset` on. Raises `SystemCallError`."""
+        """Copy bytes in, from `offset` on; as `read`."""
+        self._require(offset, len(data), f"write {len(data)} bytes at offset {offset:#x}")
         write_memory(self.hva + offset, data)
+
+    def _require(self, offset: int, size: int, attempt: str) -> None:
+        """Keep away from what else is mapped there, or by now."""
+        attempt = f"{attempt} of memory for huge pages"
+        if not self._reserved:
+            raise InternalError(attempt, "it has been closed")
+        if not 0 <= offset <= offset + size <= self.size:
+            raise UsageError(attempt, f"it has {self.size} bytes")
 
     def close(self) -> None:
         """Unmap it; a second call does nothing. No memslot may lie on it by then."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pyvmm.errors import SystemCallError, UsageError
+from pyvmm.errors import InternalError, SystemCallError, UsageError
 from pyvmm.hosts import exits, huge_pages
 from pyvmm.hosts.huge_pages import HUGE, AlignedMemory
 from pyvmm.hosts.interface import Memslot
@@ -38,12 +38,21 @@ def test_a_huge_page_is_made_with_its_contents() -> None:
             with pytest.raises(SystemCallError, match="MADV_COLLAPSE"):
                 huge_pages.collapse(memory.hva + HUGE, HUGE)
         assert memory.read(HUGE + 4, 7) == b"\0there\0"
-        with pytest.raises(SystemCallError) as caught:
-            memory.read(2 * HUGE - 1, 2)
-        assert caught.value.errno == errno.EFAULT, "what is behind it is not mapped"
+
+
+def test_what_else_is_mapped_is_not_reached() -> None:
+    with AlignedMemory(HUGE) as memory, AlignedMemory(2 * HUGE) as other:
+        away = other.hva - memory.hva
+        for offset, size in ((away, 1), (HUGE - 1, 2), (-1, 1), (HUGE, 1), (5, -1)):
+            with pytest.raises(UsageError, match="it has 2097152 bytes"):
+                memory.read(offset, size)
+        with pytest.raises(UsageError):
+            memory.write(away, b"there")
+        assert other.read(0, 5) == bytes(5)
+        assert memory.read(HUGE, 0) == b""
         memory.close()
-        with pytest.raises(SystemCallError):
-            memory.read(0, 1)
+        with pytest.raises(InternalError, match="has been closed"):
+            memory.write(0, b"there")
 
 
 @pytest.mark.kvm
