@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
 from pyvmm.boot.long_mode import identity_map, linux_gdt, linux_sregs
@@ -54,6 +54,7 @@ class Guest(StackOwner):
     ) -> None:
         self.code = code
         self.system = system
+        self._is_kicked_late = False
         # A type without a name goes to the kernel as the number that it is.
         known = VmType(vm_type) if vm_type in set(VmType) else cast(VmType, vm_type)
         self.vm: Vm = stack.enter_context(system.create_vm(known))
@@ -102,15 +103,33 @@ class Guest(StackOwner):
 
         `IoIn` and `MmioRead` want `vcpu.answer` before the next run. Raises `SystemCallError`.
         """
+        had_kick, self._is_kicked_late = self._is_kicked_late, False
+        with self._limited_to(timeout):
+            reason = self.vcpu.run()
+            if had_kick and reason == exits.Interrupted() and not self._is_kicked_late:
+                reason = self.vcpu.run()  # That kick was for the exit before.
+        if reason == exits.Interrupted():
+            self._is_kicked_late = False
+        return reason
+
+    @contextmanager
+    def _limited_to(self, timeout: float | None) -> Iterator[None]:
+        """Kick the vCPU after that many seconds; behind the block nobody does."""
         if timeout is None:
-            return self.vcpu.run()
-        limit = threading.Timer(timeout, self.vcpu.kick)
+            yield
+            return
+        limit = threading.Timer(timeout, self._kick_late)
         limit.daemon = True
         limit.start()
         try:
-            return self.vcpu.run()
+            yield
         finally:
             limit.cancel()
+            limit.join()
+
+    def _kick_late(self) -> None:
+        self._is_kicked_late = True
+        self.vcpu.kick()
 
     def exits(
         self, timeout: float | None = None, *, unknown: OnUnknown | None = None

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from pyvmm.errors import SystemCallError, UsageError
@@ -40,6 +43,38 @@ def test_registers_memory_and_the_stack_are_there(host: str) -> None:
 def test_a_guest_that_never_exits_is_interrupted(host: str) -> None:
     with guest("jmp .", host=host) as made:
         assert made.run(timeout=0.01) == Interrupted()
+
+
+class _FiresAtTheExit:
+    """A timer whose time is over a moment after the exit."""
+
+    def __init__(self, _seconds: float, function: Callable[[], None]) -> None:
+        self._function = function
+
+    def start(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        self._function()
+
+    def join(self) -> None:
+        pass
+
+
+@each_host
+def test_a_time_that_is_over_just_after_an_exit_interrupts_no_later_run(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "in $0x80, %al; out %al, $0x80; mov $2, %al; out %al, $0x80; hlt"
+    with guest(code, host=host) as made:
+        monkeypatch.setattr(threading, "Timer", _FiresAtTheExit)
+        assert made.run(timeout=60) == IoIn(0x80, 1, 1)
+        made.vcpu.answer(b"\1")
+        assert list(made.exits(timeout=60)) == [
+            IoOut(0x80, 1, 1, b"\1"),
+            IoOut(0x80, 1, 1, b"\2"),
+            Hlt(),
+        ]
 
 
 def test_machine_code_runs_too() -> None:
