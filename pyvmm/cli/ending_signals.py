@@ -11,7 +11,8 @@ import os
 import select
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pyvmm.errors import ExitCode
@@ -99,6 +100,29 @@ class EndingSignals:
             signal.alarm(_PATIENCE)
         elif now > self._deadline:
             self._exit(first)
+
+
+@contextmanager
+def interrupting_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP do what Ctrl-C does, raise `KeyboardInterrupt`: no child is left.
+
+    But not where we were started to ignore them, by nohup say.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(_words(signal.Signals(number)))
+
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _words(number: signal.Signals) -> str:

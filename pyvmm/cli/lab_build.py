@@ -6,15 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from pyvmm.cli.ending_signals import interrupting_signals
 from pyvmm.cli.sizes import parse_count
 from pyvmm.cli.standard_error import user_stream
 from pyvmm.cli.standard_output import print_answer
@@ -76,7 +73,7 @@ def command(options: argparse.Namespace) -> int:
     from pyvmm.lab.settings import working_directory
 
     working_directory()  # It is where compilers are started.
-    with _ended_by_signals(), progress.to_stream(user_stream()) as reporting:
+    with interrupting_signals(), progress.to_stream(user_stream()) as reporting:
         kernel = _kernel(options, reporting)
     path = visible(str(kernel.path))
     if options.json:
@@ -150,26 +147,3 @@ def _jobs(text: str) -> int:
     if not 1 <= parse_count(text) <= _JOBS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_JOBS_MAX}")
     return parse_count(text)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the build as Ctrl-C does: with no child left.
-
-    But not where we were started to ignore them, by nohup say.
-    """
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

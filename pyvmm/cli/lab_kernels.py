@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Sequence
 
+from pyvmm.cli.ending_signals import interrupting_signals
 from pyvmm.cli.standard_error import say_to_user
 from pyvmm.errors import ExitCode, HostLacksError, InternalError, PyvmmError, UsageError
 
@@ -44,13 +45,15 @@ def answers_of(
 
     `answered` are the exit codes with which it has answered. For any other, which
     has been explained on standard error, raises `UsageError`, `HostLacksError` or
-    `NotAnsweredError`; `UsageError` for a kernel named twice.
+    `NotAnsweredError`; `UsageError` for a kernel named twice. A signal that ends this command ends
+    the one in the lab, too: `KeyboardInterrupt`.
     """
     if len(set(kernels)) < len(kernels):
         raise UsageError(
             f"compare {' and '.join(kernels)}", "one is named twice", "name different kernels"
         )
-    return [(name, _answer(name, words, answered)) for name in kernels]
+    with interrupting_signals():
+        return [(name, _answer(name, words, answered)) for name in kernels]
 
 
 def _answer(name: str, words: Sequence[str], answered: Collection[int]) -> dict[str, object]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from pyvmm.cli.ending_signals import interrupting_signals
 from pyvmm.cli.lab_kernels import add_kernel_option, answers_of
 from pyvmm.cli.progress import Progress
 from pyvmm.cli.standard_output import print_answer
@@ -40,7 +41,8 @@ def command(options: argparse.Namespace) -> int:
         kernels = [Parity.from_json(name, value, cases) for name, value in told]
     else:
         progress = Progress()
-        kernels = [running.run(options.pattern, progress.tell)]
+        with interrupting_signals():
+            kernels = [running.run(options.pattern, progress.tell)]
         progress.done()
     if options.json:
         print_answer(json.dumps(_plain(kernels), indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ _PLUGIN = "pyvmm.parity.plugin"  # By name: to load it takes pytest.
 _NOTHING_CHOSEN = 5
 _COULD_NOT_RUN = (2, 3, 4)
 _TAIL = 2000
+_PATIENCE = 5.0
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
@@ -86,11 +88,21 @@ def _run_pytest(
             try:
                 lines = _follow(told, tell)
             except BaseException:
-                child.kill()
+                _end(child)
                 raise
         said.seek(0)
         text = said.read().decode(errors="replace").strip()[-_TAIL:]
     return child.returncode, lines, text
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End pytest, which ends its own children where it is interrupted; and if it does not, kill."""
+    takes = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # It has that from us.
+    child.send_signal(signal.SIGINT if takes else signal.SIGTERM)
+    try:
+        child.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
 
 
 def _follow(told: Iterable[str], tell: Tell) -> list[list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvmm.cli import lab_build
+from pyvmm.cli.ending_signals import interrupting_signals
 
 from .command import ending, finish, start
 
@@ -74,11 +74,11 @@ def test_children_are_waited_for(inherited: Callable[[], None]) -> None:
 def test_a_build_goes_on_under_nohup(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        with lab_build._ended_by_signals():
+        with interrupting_signals():
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_IGN
         signal.signal(number, signal.SIG_DFL)
-        with pytest.raises(KeyboardInterrupt), lab_build._ended_by_signals():
+        with pytest.raises(KeyboardInterrupt), interrupting_signals():
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:

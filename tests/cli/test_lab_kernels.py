@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from pyvmm.cli import lab_kernels
 from pyvmm.cli.main import main
+from pyvmm.errors import ExitCode
 from pyvmm.parity import running
 from pyvmm.parity.table import Case, parse
 from pyvmm.parity.verdicts import Answer, Outcome, Parity, Told, Verdict, differences, judge
@@ -215,3 +221,53 @@ def test_without_pytest(
     monkeypatch.setattr(running, "find_spec", lambda _name: None)
     assert main(["parity"]) == 69
     assert "pytest is not installed; install pytest" in capsys.readouterr().err
+
+
+class _UnexpectedError(Exception):
+    """The signal was not taken."""
+
+
+@pytest.fixture
+def signalled(labs: Path) -> Iterator[Callable[[], int]]:
+    """Sends SIGTERM once a child is there that says nothing; what it gives is the child's number.
+
+    Whoever does not take the signal fails the test instead of ending it.
+    """
+    (labs / "python").write_text(
+        f"#!/bin/sh\necho $$ >{labs}/new && mv {labs}/new {labs}/pid\nexec sleep 600\n"
+    )
+
+    def unexpected(_number: int, _frame: FrameType | None) -> None:
+        raise _UnexpectedError
+
+    def send() -> None:
+        while not (labs / "pid").exists() and not over.wait(0.01):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    over = threading.Event()
+    before = signal.signal(signal.SIGTERM, unexpected)
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield lambda: int((labs / "pid").read_text())
+    finally:
+        over.set()
+        sending.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_ends_it_ends_the_command_in_the_lab(
+    signalled: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", "--kernel", "a"]) == ExitCode.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(signalled(), 0)
+    assert capsys.readouterr().err.splitlines()[-1] == "pyvmm: interrupted by SIGTERM"
+
+
+@pytest.mark.kvm
+def test_a_signal_that_ends_it_ends_the_cases(signalled: Callable[[], int]) -> None:
+    assert main(["parity"]) == ExitCode.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(signalled(), 0)
