@@ -19,6 +19,8 @@ _EMPTY = re.compile(r"\bstruct\s*\{\s*\}\s*\w+\s*;")
 _INNER = re.compile(r"\b(?:struct|union)\s*\{([^{}]*)\}\s*(\w*)\s*;")
 _ZERO_MEMBER = re.compile(r"\s*([\w\s*]+?)\s*(\w+)\s*\[\s*0?\s*\]\s*")
 _LENGTH = re.compile(r"\[([^\[\]]*)\]")
+_LONGEST = (1 << 31) - 1
+"""Elements of an array: with more, sizes would not fit the parser's integers."""
 _OPEN = re.compile(r"\[\s*\](?!\s*;\s*\}\s*\w*\s*$)")
 _LAST_ZERO = re.compile(r"\[\s*0\s*\](\s*;\s*\}\s*\w*\s*)$")
 
@@ -29,7 +31,7 @@ def plain(text: str, what: str, place: Place, length: Callable[[str], int]) -> s
     Raises `DeclarationError`.
     """
     text = _without_attributes(text, what, place)
-    text = _LENGTH.sub(lambda found: _computed(found, length), text)
+    text = _LENGTH.sub(lambda found: _computed(found, what, place, length), text)
     text = _EMPTY.sub("", text)
     while True:
         flat = _INNER.sub(_of_no_size, text)
@@ -41,9 +43,14 @@ def plain(text: str, what: str, place: Place, length: Callable[[str], int]) -> s
     return _LAST_ZERO.sub(r"[]\1", text)
 
 
-def _computed(found: re.Match[str], length: Callable[[str], int]) -> str:
+def _computed(found: re.Match[str], what: str, place: Place, length: Callable[[str], int]) -> str:
     text = found[1].strip()
-    return f"[{text}]" if not text or text.isdecimal() else f"[{length(text)}]"
+    if not text:
+        return "[]"
+    count = int(text) if text.isdecimal() and not text.startswith("0") else length(text)
+    if count > _LONGEST:
+        raise DeclarationError(f"{what} ({place})", f"an array of {count} elements")
+    return f"[{count}]"
 
 
 def _of_no_size(found: re.Match[str]) -> str:

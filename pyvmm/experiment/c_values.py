@@ -56,10 +56,13 @@ def expand(text: str, macros: Mapping[str, Macro], place: Place, hidden: frozens
         raise DeclarationError(f"a macro ({place})", "its expansion has no end")
     tokens = _TOKEN.findall(text)
     out: list[str] = []
-    at = 0
+    at = length = 0
     while at < len(tokens):
         token = tokens[at]
         at += 1
+        length += len(out[-1]) if out else 0
+        if length > _LONGEST:  # Each macro may have the next one twice.
+            raise DeclarationError(f"a macro ({place})", "its expansion has no end")
         macro = None if token in hidden else macros.get(token)
         if macro is None:
             out.append(token)
@@ -154,8 +157,12 @@ def evaluate(macro: Macro, macros: Mapping[str, Macro], size_of: SizeOf) -> int:
     try:
         tree = c_parser.CParser().parse(f"{prelude}long long value_ = ({text});")
         return _Computing(size_of, c_ast).value(tree.ext[-1].init).value
-    except (c_parser.ParseError, _NotConstantError, ZeroDivisionError, AssertionError) as error:
-        cause = f"{' '.join(macro.text.split())[:60]!r} is no constant that can be computed"
+    except (
+        c_parser.ParseError, _NotConstantError, ZeroDivisionError, AssertionError, RecursionError,
+    ) as error:  # fmt: skip
+        said = str(error) if isinstance(error, _NotConstantError) else ""
+        cause = said or "no constant that can be computed"
+        cause = f"{' '.join(macro.text.split())[:60]!r} is {cause}"
         raise NoValueError(f"a value for {macro.name} ({macro.place})", cause) from error
 
 
@@ -234,8 +241,10 @@ class _Computing:
         if node.op in _COMPARED:
             return CInt(int(_COMPARED[node.op](left.value, right.value)))
         if node.op in {"<<", ">>"}:
-            if not 0 <= right.value < 64:
-                raise _NotConstantError
+            if not 0 <= right.value < left.bits:  # C leaves it undefined (C11 6.5.7).
+                raise _NotConstantError(
+                    f"{left.bits} bits shifted by {right.value}; 1ULL and BIT_ULL have 64"
+                )
             shift = operator.lshift if node.op == "<<" else operator.rshift
             # A flag in the highest bit, (1 << 31), is meant as a flag.
             signed = left.signed and not (left.value > 0 and node.op == "<<")

@@ -118,7 +118,7 @@ class Guest(StackOwner):
         if timeout is None:
             yield
             return
-        limit = threading.Timer(timeout, self._kick_late)
+        limit = threading.Timer(float(timeout), self._kick_late)
         limit.daemon = True
         limit.start()
         try:
@@ -185,6 +185,13 @@ def guest(
     elif isinstance(code, bytes):
         code = Code(code, bits=bits)
     _check(code, memory)
+    for what, value, width in (
+        ("memslot_flags", memslot_flags, 32),
+        ("guest_memfd_flags", guest_memfd_flags or 0, 64),
+        ("vm_type", vm_type, 63),
+    ):
+        if not 0 <= value < 1 << width:
+            raise UsageError(f"make a guest with {what} {value:#x}", f"the kernel has {width} bits")
     with ExitStack() as stack:
         if isinstance(host, str):
             try:

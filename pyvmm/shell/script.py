@@ -13,6 +13,8 @@ from pyvmm.shell.failures import line_of_script, lines_of_failure
 
 FAILED = 1
 """Exit code of a script that ended with an error of its own, as Python's."""
+_LONGEST = 16 << 20
+"""Bytes of a script: a file that is named by mistake may have no end."""
 
 
 class ScriptRefusedError(UsageError):
@@ -28,13 +30,16 @@ class ScriptRefusedError(UsageError):
 
 
 def read_script(path: str) -> bytes:
-    """Content of the script. Raises `NoInputError`."""
+    """Content of the script. Raises `NoInputError`, and `UsageError` where that is too long."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - as it was given
-            return file.read()
+            source = file.read(_LONGEST + 1)
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else str(error)
         raise NoInputError(f"run {path}", str(cause)) from error
+    if len(source) > _LONGEST:
+        raise UsageError(f"run {path}", f"it is longer than {_LONGEST >> 20} MiB, and no script")
+    return source
 
 
 def run_script(desk: Desk, source: bytes, path: str, arguments: Sequence[str]) -> int:

@@ -173,6 +173,11 @@ def test_text_that_cannot_be_taken_apart_is_refused_in_a_line(text: str, said: s
     assert "\n" not in str(caught.value)
 
 
+_EACH_TWICE_THE_NEXT = "#define X (M0)\n#define M40 1\n" + "".join(
+    f"#define M{at} (M{at + 1} + M{at + 1})\n" for at in range(40)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
@@ -184,6 +189,13 @@ def test_text_that_cannot_be_taken_apart_is_refused_in_a_line(text: str, said: s
         ("#define X 1 / 0", "X", "no constant"),
         ("#define X Y\n#define Y X", "X", "no constant"),
         ("#define X", "X", "empty"),
+        ("#define X (1 << 40)", "X", "32 bits shifted by 40; 1ULL"),
+        ("#define X " + "(" * 5000 + "1" + ")" * 5000, "X", "no constant"),
+        ("#define X " + "1 + " * 20000 + "1", "X", "no constant"),
+        (_EACH_TWICE_THE_NEXT, "X", "no end"),
+        ("struct b { char a[1ULL << 62]; };\n#define X sizeof(struct b)", "X", "an array of"),
+        ("struct b { char a[9223372036854775807]; };\n#define X sizeof(struct b)", "X", "an array"),
+        ("struct b { char a[1 << 40]; };\n#define X sizeof(struct b)", "X", "shifted by 40"),
         ("enum e { };\n#define X sizeof(enum e)", "X", "no values"),
         ("struct b { int a['b']; };\n#define X sizeof(struct b)", "X", "character"),
         (
@@ -192,6 +204,7 @@ def test_text_that_cannot_be_taken_apart_is_refused_in_a_line(text: str, said: s
             "aligned",
         ),
     ],
+    ids=range(18),
 )
 def test_a_name_without_a_meaning_is_refused_in_a_line(text: str, name: str, said: str) -> None:
     abi = declare(text)

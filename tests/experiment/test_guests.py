@@ -42,6 +42,8 @@ def test_registers_memory_and_the_stack_are_there(host: str) -> None:
 @each_host
 def test_a_guest_that_never_exits_is_interrupted(host: str) -> None:
     with guest("jmp .", host=host) as made:
+        with pytest.raises(ValueError, match="soon"):
+            made.run(timeout="soon")  # type: ignore[arg-type]
         assert made.run(timeout=0.01) == Interrupted()
 
 
@@ -115,6 +117,14 @@ def test_flags_go_to_the_host_as_they_are(host: str) -> None:
 
 
 def test_a_guest_that_cannot_be_is_refused() -> None:
+    with pytest.raises(UsageError, match="memslot_flags 0x200000000: the kernel has 32 bits"):
+        guest(b"\xf4", host="model", memslot_flags=1 << 33)
+    with pytest.raises(UsageError, match="memslot_flags -0x1"):
+        guest(b"\xf4", host="model", memslot_flags=-1)
+    with pytest.raises(UsageError, match="guest_memfd_flags"):
+        guest(b"\xf4", host="model", guest_memfd_flags=1 << 64)
+    with pytest.raises(UsageError, match="vm_type"):
+        guest(b"\xf4", host="model", vm_type=-1)
     with pytest.raises(UsageError, match="no such host"):
         guest(b"\xf4", host="qemu")
     with pytest.raises(UsageError, match="whole pages"):

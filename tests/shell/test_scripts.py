@@ -80,6 +80,12 @@ def test_standard_input_is_the_script(redirection: str, code: int, says: str) ->
     assert says in "".join(done.lines)
 
 
+def test_a_script_without_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shell", "/dev/zero"]) == 64
+    said = "pyvmm: cannot run /dev/zero: it is longer than 16 MiB, and no script\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_script_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["shell", "none.py"]) == 66
     assert capsys.readouterr().err == "pyvmm: cannot run none.py: No such file or directory\n"
