@@ -42,8 +42,8 @@ class Ioctl:
     It is called with the object to issue it on: a system, VM, vCPU or guest_memfd of KVM, or any
     other owner of a descriptor.
 
-    How much the kernel writes to an argument that ends with an array without a length, a field of
-    it tells: what it would write beyond the array's elements is EFAULT, and not written.
+    How much the kernel writes is not told by a request number without a size, nor for an argument
+    that ends with an array without a length: what it would write beyond is EFAULT, and not written.
     """
 
     __slots__ = ("_is_open", "_kinds", "_pointer", "_types", "argument", "name", "number")
@@ -54,7 +54,7 @@ class Ioctl:
         self.argument = argument
         self._types = types
         self._pointer = types.pointer_to(argument) if argument else None
-        self._is_open = bool(argument) and types.is_open(argument)
+        self._is_open = bool(argument) and (not size_in(number) or types.is_open(argument))
         self._kinds: dict[str, IoctlSpec] = {}
 
     @property
@@ -161,7 +161,9 @@ class Ioctl:
         elif error.errno == errno.EINVAL and spec.kind in {FdKind.SYSTEM, FdKind.VCPU}:
             remedy = f"a {spec.kind.value} answers so to an ioctl that it does not know, too"
         elif error.errno == errno.EFAULT and self._is_open:
-            remedy = "give its array as many elements as it is to have: new(..., elements=N)"
+            remedy = f"the kernel may mean more than the {self._types.size_of(self.argument)} bytes"
+            if self._types.is_open(self.argument):
+                remedy = "give its array as many elements as it is to have: new(..., elements=N)"
         return KvmError(error.ioctl, error.target, said, error.errno, remedy=remedy)
 
     def __repr__(self) -> str:

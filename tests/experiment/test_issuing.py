@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import cast
@@ -161,3 +162,16 @@ def test_a_view_of_more_memory_than_its_type_has_that_many_elements() -> None:
         abi.KVM_GET_SUPPORTED_CPUID(system, argument)
     assert 0 < argument.nent <= 200
     assert any(memory[8 : 8 + 40 * argument.nent])
+
+
+def test_a_number_without_a_size_writes_nothing_beyond_its_argument() -> None:
+    """FIONREAD answers with an int."""
+    abi = declare("#define FIONREAD 0x541B")
+    reading, writing = os.pipe()
+    with Descriptor(reading) as pipe, Descriptor(writing):
+        os.write(writing, b"three")
+        answer = abi.ioctl("FIONREAD", argument="int")(pipe)
+        assert answer.argument is not None
+        assert answer.argument[0] == 5
+        with pytest.raises(KvmError, match=r"EFAULT .*more than the 2 bytes"):
+            abi.ioctl("FIONREAD", argument="__u16")(pipe)
