@@ -22,7 +22,8 @@ _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parents[1]
 _PLUGIN = "pyvmm.parity.plugin"  # By name: to load it takes pytest.
 _NOTHING_CHOSEN = 5
-_COULD_NOT_RUN = (2, 3, 4)
+_USAGE = 4
+_COULD_NOT_RUN = (2, 3, _USAGE)
 _TAIL = 2000
 _PATIENCE = 5.0
 
@@ -39,7 +40,7 @@ def run(pattern: str | None, tell: Tell) -> Parity:
     """Ask this machine's KVM for the cases whose names have `pattern` (pytest's -k); None: all.
 
     Raises `HostLacksError` without KVM, pytest or an assembler, `UsageError` for a pattern that
-    chooses nothing.
+    chooses nothing or is none.
     """
     known = cases()
     if find_spec("pytest") is None:
@@ -53,6 +54,12 @@ def run(pattern: str | None, tell: Tell) -> Parity:
     if code == _NOTHING_CHOSEN:
         raise UsageError(
             f"run the cases that match {pattern!r}", "none does", "pyvmm parity lists them all"
+        )
+    if code == _USAGE and pattern is not None:
+        raise UsageError(
+            f"run the cases that match {pattern!r}",
+            "pytest's -k cannot read it",
+            "give a word, or words with and, or, not and brackets",
         )
     if code in _COULD_NOT_RUN or code < 0:
         raise InternalError("run the cases of docs/parity.md", f"pytest ended with {code}: {said}")

@@ -210,9 +210,16 @@ def test_the_model_is_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.kvm
 @pytest.mark.slow
-def test_a_pattern_that_chooses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["parity", "no_such_case"]) == 64
-    assert "cannot run the cases that match 'no_such_case': none does" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("no_such_case", "none does"), ("a and (", "pytest's -k cannot read it")],
+    ids=["nothing", "no pattern"],
+)
+def test_a_pattern_that_chooses_nothing(
+    pattern: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", pattern]) == 64
+    assert f"cannot run the cases that match '{pattern}': {said}" in capsys.readouterr().err
 
 
 def test_without_pytest(
