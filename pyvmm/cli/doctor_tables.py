@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pyvmm.cli.standard_output import columns, unpadded
 from pyvmm.machine.kernel_matrix import Attempt, answer, flag_names
+from pyvmm.visible import visible
 
 if TYPE_CHECKING:
     from pyvmm.machine.examination_differences import Difference
@@ -74,12 +75,12 @@ def differences_table(there: str, here: str, found: Sequence[Difference]) -> str
     Ends with a blank line.
     """
     output = _Output()
-    output.console.print(f"There: {there}", markup=False)
+    output.console.print(f"There: {visible(there)}", markup=False)
     output.console.print(f"Here:  {here}", markup=False)
     if found:
         told = _table("different", "there", "here")
         for one in found:
-            told.add_row(*map(escape, (one.what, one.there, one.here)))
+            told.add_row(*(escape(visible(each)) for each in (one.what, one.there, one.here)))
         output.console.print(told)
     else:
         output.console.print("No difference.")

@@ -75,12 +75,12 @@ def test_against_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["doctor", "--against", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[2] == "No difference."
     other = json.loads(written)
-    other["host"] = "another [host]"
+    other["host"] = "another [host]\n\x1b[31m"
     other["matrix"]["files"][0]["tried"]["create"] = "EDOM"
     file.write_text(json.dumps(other))
     assert main(["doctor", "--against", str(file)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "There: another [host]"
+    assert lines[0] == r"There: another [host]\x0a\x1b[31m"
     assert next(line.split() for line in lines if "EDOM" in line)[-2] == "EDOM"
     assert lines.index(next(line for line in lines if "EDOM" in line)) < lines.index(
         next(line for line in lines if line.startswith("Host: "))
