@@ -123,8 +123,8 @@ class Ioctl:
         if not isinstance(getattr(on, "fd", None), int) or not hasattr(on, "recorder"):
             raise HostLacksError(
                 f"issue {self.name} on {type(on).__name__}",
-                "it has no descriptor: ioctls are for objects of KVM, the model has its own rules",
-                "open KVM, here or in the lab",
+                "it is no system, VM, vCPU or guest_memfd of KVM; the model, too, has no ioctls",
+                "give it one of KVM's, here or in the lab",
             )
         kind = _KINDS.get(what, FdKind.DEVICE)
         # A pointer goes by value only where the kernel's own number says nothing of it.

@@ -25,7 +25,7 @@ def lines_of_failure(error: BaseException) -> list[str]:
         one.stack[:] = [frame for frame in one.stack if is_users(frame.filename)]
     if isinstance(error, PyvmmError):
         summary.__cause__ = summary.__context__ = None
-        if len(summary.stack) <= 1 and all(one.filename == "<shell>" for one in summary.stack):
+        if len(summary.stack) <= 1 and all(_is_prompt(one.filename) for one in summary.stack):
             return [f"{type(error).__name__}: {error}\n"]
     return list(summary.format())
 
@@ -44,6 +44,11 @@ def line_of_script(error: BaseException, path: str) -> int | None:
 def is_users(file: str) -> bool:
     """Tell whether a frame of code in `file` is none of ours, nor of what ran the user's."""
     return not file.startswith((_PACKAGE, _CONSOLE, _IPYTHON))
+
+
+def _is_prompt(file: str) -> bool:
+    """Tell whether code was typed at the prompt, ours or IPython's."""
+    return file == "<shell>" or file.startswith("<ipython-input-")
 
 
 def _chain(summary: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
