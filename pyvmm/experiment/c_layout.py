@@ -8,7 +8,7 @@ attributes. What cannot be said in plain C is refused, not guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyvmm.experiment.c_text import DeclarationError, Place
 
@@ -18,6 +18,8 @@ _EIGHT_BYTES = re.compile(r"(u64|s64|long|__le64|__be64)(\s+\w+)?\s*$")
 _EMPTY = re.compile(r"\bstruct\s*\{\s*\}\s*\w+\s*;")
 _INNER = re.compile(r"\b(?:struct|union)\s*\{([^{}]*)\}\s*(\w*)\s*;")
 _ZERO_MEMBER = re.compile(r"\s*([\w\s*]+?)\s*(\w+)\s*\[\s*0?\s*\]\s*")
+_AGGREGATE = re.compile(r"\b(struct|union)\b[^{};]*\{")
+_MEMBER = re.compile(r"\b(struct|union)\s*\{([^{}]*)\}\s*(\w+)")
 _LENGTH = re.compile(r"\[([^\[\]]*)\]")
 _LONGEST = (1 << 31) - 1
 """Elements of an array: with more, sizes would not fit the parser's integers."""
@@ -41,6 +43,40 @@ def plain(text: str, what: str, place: Place, length: Callable[[str], int]) -> s
     # An array without a length is the last member of all; others have none either, written so.
     text = _OPEN.sub("[0]", text)
     return _LAST_ZERO.sub(r"[]\1", text)
+
+
+def members_apart(text: str, numbers: Iterator[int]) -> tuple[str, list[str]]:
+    """Give the types of members that are declared inside of `text` names of their own.
+
+    The text with these, made of `numbers`, and the declarations to come before it, in order. What
+    has no name as a member stays.
+    """
+    apart: list[str] = []
+    first, last = text.find("{") + 1, text.rfind("}")
+    inside = text[first:last]
+
+    def named(found: re.Match[str]) -> str:
+        name = f"{found[1]} pyvmm_inner_{next(numbers)}"
+        apart.append(f"{name} {{{found[2]}}}")
+        return f"{name} {found[3]}"
+
+    while True:
+        flat = _MEMBER.sub(named, inside)
+        if flat == inside:
+            return text[:first] + inside + text[last:], apart
+        inside = flat
+
+
+def inner_aggregates(text: str) -> Iterator[str]:
+    """Yield the structures and unions, without names, that are declared inside of `text`."""
+    starts = list(_AGGREGATE.finditer(text))
+    for found in starts[1:]:
+        depth = 0
+        for at in range(found.end() - 1, len(text)):
+            depth += (text[at] == "{") - (text[at] == "}")
+            if not depth:
+                yield f"{found[1]} {text[found.end() - 1 : at + 1]}"
+                break
 
 
 def _computed(found: re.Match[str], what: str, place: Place, length: Callable[[str], int]) -> str:

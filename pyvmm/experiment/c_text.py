@@ -20,6 +20,7 @@ _MACRO = re.compile(r"(\w+)(?:\(([^()]*)\))?\s*(.*)", re.DOTALL)
 _MARKER = re.compile(r"(\d+)(?:\s+\"([^\"]*)\")?")
 _PACKED = re.compile(r"__attribute__\s*\(\(\s*_*packed_*\s*\)\)|\b__packed\b")
 _ATTRIBUTE = re.compile(r"__attribute__\s*\(\((?:[^()]|\([^()]*\))*\)\)")
+_AGGREGATE = re.compile(r"\b(?:struct|union)\b[^{};]*\{")
 _EXTENSION = re.compile(r"\b(?:__extension__|__user|__force|volatile)\b")
 _TAG = re.compile(r"\b(struct|union|enum)\s+(\w+)\s*\{")
 _ENUM = re.compile(r"\benum\b(?:\s+\w+)?\s*\{([^{}]*)\}")
@@ -56,13 +57,15 @@ class Macro(NamedTuple):
 class Declaration(NamedTuple):
     """A declaration up to its semicolon, which is left out, and the type names that it makes.
 
-    A name has its keyword: "struct kvm_run"; a typedef's has none. `packed`: without padding.
+    A name has its keyword: "struct kvm_run"; a typedef's has none. `packed`: without padding, and
+    what is declared inside of it as well where `packed_inside`.
     """
 
     text: str
     names: tuple[str, ...]
     packed: bool
     place: Place
+    packed_inside: bool = False
 
 
 class CText(NamedTuple):
@@ -182,8 +185,8 @@ def _is_function(text: str) -> bool:
 
 
 def _declaration(text: str, place: Place) -> Iterator[Declaration]:
-    packed = bool(_PACKED.search(text))
-    plain = _EXTENSION.sub(" ", _PACKED.sub(" ", text)).strip()
+    packed, packed_inside, text = _packed(text)
+    plain = _EXTENSION.sub(" ", text).strip()
     head = plain.partition("{")[0]
     is_typedef = head.startswith("typedef")
     if not plain or ("(" in head and not is_typedef) or head.startswith(("extern", "_Static")):
@@ -204,7 +207,28 @@ def _declaration(text: str, place: Place) -> Iterator[Declaration]:
         )
     elif plain.rpartition("}")[2].strip().partition("__attribute__")[0]:
         raise DeclarationError(f"C text ({place})", f"a variable: {_short(plain)}")
-    yield Declaration(plain, tuple(names), packed, place)
+    yield Declaration(plain, tuple(names), packed, place, packed_inside)
+
+
+def _packed(text: str) -> tuple[bool, bool, str]:
+    """Tell whether the whole is packed, and all inside of it, and return the text without that.
+
+    The attribute stays where it is for one inside, and not for all.
+    """
+    first, last = text.find("{"), text.rfind("}")
+    inside = text[first:last] if 0 <= first < last else ""
+    around = text.replace(inside, "", 1) if inside else text
+    packed = bool(_PACKED.search(around))
+    marks, kept = len(_PACKED.findall(inside)), inside
+    packed_inside = packed and 0 < len(_AGGREGATE.findall(inside)) <= marks
+    if packed_inside:
+        kept = _PACKED.sub(" ", inside)
+    elif marks:
+        kept = _PACKED.sub(" __attribute__((packed)) ", inside)
+    if not inside:
+        return packed, False, _PACKED.sub(" ", text)
+    head, tail = _PACKED.sub(" ", text[:first]), _PACKED.sub(" ", text[last:])
+    return packed, packed_inside, head + kept + tail
 
 
 def enumerators(declaration: Declaration) -> Iterator[tuple[str, str]]:

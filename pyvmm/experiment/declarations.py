@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
-from pyvmm.experiment.c_layout import plain
+from pyvmm.experiment.c_layout import inner_aggregates, members_apart, plain
 from pyvmm.experiment.c_text import CText, Declaration, DeclarationError, Macro, enumerators, parse
 from pyvmm.experiment.c_values import (
     IOCTL_MACROS,
@@ -42,6 +43,7 @@ class Declarations:
         self._added: list[str] = []
         self._named: tuple[str, ...] | None = None
         self._types = DeclaredTypes()
+        self._numbers = itertools.count()
         self._values: dict[str, int] = {}
         self._ioctls: dict[str, Ioctl] = {}
         for declaration in text.declarations:
@@ -191,6 +193,8 @@ class Declarations:
         try:
             text = self._plain(declaration, what)
             self._require(text)
+            if declaration.packed and not declaration.packed_inside:
+                text = self._with_members_apart(text, what)
             self._types.add(text, packed=declaration.packed)
         except (TypeRefusedError, DeclarationError) as error:
             cause = error.cause if isinstance(error, DeclarationError) else str(error)
@@ -198,6 +202,19 @@ class Declarations:
             self._refused.update(dict.fromkeys(declaration.names, cause))
             raise self._no_type(what, cause) from None
         self._added.extend(declaration.names)
+
+    def _with_members_apart(self, text: str, what: str) -> str:
+        """Declare the types of members that are made inside of `text`, which is packed, before it.
+
+        C packs the members of the whole, and not what is inside of them; cffi would.
+        """
+        text, apart = members_apart(text, self._numbers)
+        for one in apart:
+            self._types.add(one, packed=False)
+        if any(map(self._types.changes_when_packed, inner_aggregates(text))):
+            cause = "it is packed, and what is declared inside of it is not, and has padding"
+            raise DeclarationError(what, cause, "give that a name, and declare it before")
+        return text
 
     def _plain(self, declaration: Declaration, what: str) -> str:
         place = declaration.place

@@ -141,6 +141,40 @@ def test_packed_nested_and_flexible_types_have_the_layout_of_c() -> None:
     assert [*made.entries] == [0, 0, 9]
 
 
+PACKED = "__attribute__((packed))"
+PADDED = "struct { __u8 y; __u32 z; }"
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "offset"),
+    [
+        (f"struct a {{ __u8 x; {PADDED} inner; __u64 w; }} {PACKED};", 17, 9),
+        (f"struct a {{ __u8 x; {PADDED} inner[2]; __u64 w; }} __packed;", 25, 17),
+        (f"struct {PACKED} a {{ __u8 x; __u64 w; }};", 9, 1),
+        (f"struct a {{ __u8 x; {PADDED} {PACKED} inner; __u64 w; }} {PACKED};", 14, 6),
+        (f"struct a {{ __u8 x; union {{ __u64 y; __u8 z; }}; __u64 w; }} {PACKED};", 17, 9),
+        (
+            f"struct a {{ __u8 x; union {{ {PADDED} p; struct {{ __u8 q[3]; }} r; }} u; __u64 w; }}"
+            f" {PACKED};",
+            17,
+            9,
+        ),
+        (f"struct a {{ __u8 x; {PADDED} {PACKED} inner; __u64 w; }};", None, "packed.*understood"),
+        (f"struct a {{ __u8 x; __u32 y {PACKED}; __u64 w; }};", None, "packed.*not understood"),
+        (f"struct a {{ __u8 x; {PADDED}; __u64 w; }} {PACKED};", None, "inside of it.*padding"),
+    ],
+)
+def test_packed_is_of_what_it_stands_at(text: str, size: int | None, offset: int | str) -> None:
+    """Sizes and offsets as gcc has them; else a refusal."""
+    abi = declare(text)
+    if size is None:
+        with pytest.raises(DeclarationError, match=str(offset)):
+            abi.size_of("struct a")
+        return
+    assert abi.size_of("struct a") == size
+    assert bytes(abi.new("struct a", w=0xFF)).index(b"\xff") == offset
+
+
 def test_what_a_header_has_beside_declarations_is_passed_over() -> None:
     abi = declare("""
         #pragma once

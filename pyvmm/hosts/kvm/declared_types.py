@@ -46,6 +46,7 @@ class DeclaredTypes:
     def __init__(self) -> None:
         self._ffi: Any = cffi.FFI()
         self._ffi.cdef(_BASE)
+        self._tried = 0
 
     def add(self, declaration: str, *, packed: bool) -> None:
         """Take a structure, union, enumeration or typedef, all that it is made of being known."""
@@ -53,6 +54,17 @@ class DeclaredTypes:
             self._ffi.cdef(f"{declaration};", packed=packed)
         except Exception as error:
             raise TypeRefusedError(_first_line(error)) from error
+
+    def changes_when_packed(self, aggregate: str) -> bool:
+        """Tell whether "struct { ... }" has padding, or fields elsewhere, unless it is packed."""
+        layouts = []
+        kind, _, body = aggregate.partition(" ")
+        for packed in (False, True):
+            self._tried += 1
+            name = f"{kind} pyvmm_tried_{self._tried}"
+            self.add(f"{name} {body}", packed=packed)
+            layouts.append((self.size_of(name), self.fields_of(name)))
+        return layouts[0] != layouts[1]
 
     def size_of(self, type_name: str) -> int:
         """Size in bytes, a flexible array's elements left out."""
