@@ -120,7 +120,9 @@ def _picture(samples: Sequence[MemorySample]) -> str:
     )
     told = f"memory over {samples[-1].seconds:.2f} s, at most {_kib(top)}"
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none"'
-    return f'<svg {box} role="img" aria-label="{told}">{"".join(parts)}</svg>'
+    svg = f'<svg {box} role="img" aria-label="{told}">{"".join(parts)}</svg>'
+    scale = f"From left to right {end:.2f} s, from bottom to top {_kib(top)}."
+    return f"{svg}\n<p>{scale}</p>"
 
 
 def _kib(size: int) -> str:

@@ -166,4 +166,5 @@ async def test_what_the_reports_say(monkeypatch: pytest.MonkeyPatch) -> None:
     page = html_report(record, "a <guest>")
     assert "<h1>a &lt;guest&gt;</h1>" in page
     assert page.count("<polygon") == 3
+    assert "<p>From left to right 2.62 s, from bottom to top 160 KiB.</p>" in page
     assert "http" not in page
