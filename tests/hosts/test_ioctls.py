@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pyvmm.hosts.kvm.binding import ffi
 from pyvmm.hosts.kvm.constants import Cap, ExitReason
+from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.extensions import KNOWN
 from pyvmm.hosts.kvm.ioctls import ALL, Direction, FdKind, IoctlSpec
 
@@ -77,3 +79,10 @@ def test_extensions_are_listed_once_and_in_order() -> None:
     assert numbers == sorted(set(numbers))
     by_name = {name: number for name, number, _ in KNOWN}
     assert {cap.name: cap.value for cap in Cap} == {cap.name: by_name[cap.name] for cap in Cap}
+
+
+def test_a_kernel_without_a_way_to_pre_fault_is_told_what_it_takes() -> None:
+    error = KvmError("KVM_PRE_FAULT_MEMORY", "vCPU fd 7", "gpa=0x0 size=0x1000", errno.EOPNOTSUPP)
+    assert str(error).endswith(
+        "it takes two-dimensional page tables (EPT or NPT): use such a host, or the lab"
+    )

@@ -28,6 +28,9 @@ _REMEDIES = {
         "use a size that is a positive multiple of the page size, and flags that `pyvmm doctor` "
         "lists"
     ),
+    ("KVM_PRE_FAULT_MEMORY", errno.EOPNOTSUPP): (
+        "it takes two-dimensional page tables (EPT or NPT): use such a host, or the lab"
+    ),
     ("KVM_RUN", errno.EAGAIN): (
         "KVM cannot start a thread of its own: raise the limit of processes and threads (ulimit -u)"
     ),
