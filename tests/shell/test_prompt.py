@@ -135,6 +135,19 @@ def test_tab_completes_names_ioctls_flags_and_fields(
     assert all(one.startswith(last) for one in found)
 
 
+def test_objects_say_what_they_are(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = said(desk, capsys, "system", "vm", "memory", "vcpu", "memory.file", "memory.mapping")
+    assert err == ""
+    assert out == [
+        "<RecordedModelSystem>",
+        "<RecordedModelVm of type SW_PROTECTED>",
+        "<RAM [0x0, 0x200000), guest_memfd>",
+        "<RecordedModelVcpu 0>",
+        "<RecordedGuestMemfd of 2097152 bytes, flags 0x0>",
+        "<RecordedMapping of 2097152 bytes>",
+    ]
+
+
 @pytest.mark.slow
 def test_ipython_has_the_names_and_shows_the_map(
     desk: Desk,

@@ -74,6 +74,9 @@ class ModelGuestMemfd(Owner):
             self.attributes = PrivateRanges()
             self.attributes.set(0, size, starts_private(int(flags), private_vm, profile))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.size} bytes, flags {int(self.flags):#x}>"
+
     @property
     def size(self) -> int:
         """Length in bytes."""

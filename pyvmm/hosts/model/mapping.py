@@ -26,6 +26,9 @@ class ModelMapping(Owner):
         """Length in bytes."""
         return self.memory.size
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.size} bytes>"
+
     def view(self) -> memoryview:
         """All of it, writable, as bytes. Raises `InternalError` once closed."""
         return self.memory.view()

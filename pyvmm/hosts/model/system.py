@@ -33,6 +33,9 @@ class ModelSystem(Owner):
         self._profile = profile
         self._mapped = Mapped()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
     def guest_cpuid(self) -> tuple[CpuidEntry, ...]:
         """Nothing: the model's processors have a CPUID of their own."""
         return ()

@@ -50,6 +50,9 @@ class ModelVcpu(Owner):
         self._as_new = self._runner.engine.state.save(), self._runner.msrs.apic_base
         """The processor and the APIC base as they were made."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.index}>"
+
     def _make_runner(self) -> Runner:
         """A processor after reset."""
         has_apic = self._services.controllers is not None

@@ -72,6 +72,9 @@ class ModelVm(Owner):
         self._open = True
         self._references = 1
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of type {self.vm_type.name}>"
+
     # -- interface.Vm --
 
     @property
