@@ -71,6 +71,7 @@ PURE_MODULES = {
         "answers", "page_holders", "pit", "posted_ring", "raw_exits",
         "queue_engine", "saveable", "saved_state", "topology",
     ),
+    "lab": ("__init__", "selftest_verdicts"),
     "parity": ("__init__", "table", "verdicts"),
     "qmp": (
         "__init__", "wire", "session", "command", "event_names", "core_file",

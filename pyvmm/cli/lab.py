@@ -85,6 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         build = commands.add_parser("build", help="Build a lab kernel.", allow_abbrev=False)
         lab_build.add_arguments(build)
         build.set_defaults(call=lab_build.command)
+    if find_spec("pyvmm.cli.lab_selftests") is not None:
+        from pyvmm.cli import lab_selftests
+
+        selftests = commands.add_parser(
+            "selftests", help="Run a lab kernel's own KVM selftests.", allow_abbrev=False
+        )
+        lab_selftests.add_arguments(selftests)
+        selftests.set_defaults(call=lab_selftests.command)
 
 
 def command(options: argparse.Namespace) -> int:

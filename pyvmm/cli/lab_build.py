@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--jobs", type=_jobs, metavar="N", help="compilers at a time (default: number of CPUs)"
+        "--jobs", type=parse_jobs, metavar="N", help="compilers at a time (default: number of CPUs)"
     )
     parser.add_argument(
         "--again", action="store_true", help="look for a newer source though a kernel is there"
@@ -143,7 +143,8 @@ def _proof() -> Prove | None:
     return prove
 
 
-def _jobs(text: str) -> int:
+def parse_jobs(text: str) -> int:
+    """Read a number of compilers at a time."""
     if not 1 <= parse_count(text) <= _JOBS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_JOBS_MAX}")
     return parse_count(text)

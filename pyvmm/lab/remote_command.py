@@ -47,6 +47,8 @@ class RemoteCommand:
         """Ask for it; `wait_for_start` says that it was started."""
         self.ending: str | None = None
         """Ending of the command, in words; None while it runs."""
+        self.status: int | None = None
+        """Its exit status once it has ended, negative for a signal; None where it never ran."""
         self._connection = connection
         self._decoder = Decoder()
         self._credit = WINDOW
@@ -146,6 +148,7 @@ class RemoteCommand:
             case FrameType.CREDIT:
                 self._credit += first
             case FrameType.EXITED:
+                self.status = -second if first else second
                 self.ending = (
                     f"it was ended by signal {second}" if first else f"it ended with {second}"
                 )

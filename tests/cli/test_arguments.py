@@ -58,6 +58,7 @@ PLACES: list[tuple[str, ...]] = [
     ("lab", "up", "--kernel={}", "--memory=0"),
     ("lab", "run", "--writable={}", "--kernel=/no/such", "--", "true"),
     ("lab", "build", "--jobs={}"),
+    ("lab", "selftests", "--kernel={}", "no-such"),
     ("lab", "build", "--with={}"),
     ("lab", "build", "--name={}"),
     ("lab", "build", "--config={}"),
@@ -140,6 +141,8 @@ COUNTS: list[tuple[str, ...]] = [
     ("lab", "up", "--cpus={}", "--memory=0"),
     ("lab", "up", "--memory={}B"),
     ("lab", "build", "--jobs={}"),
+    ("lab", "selftests", "--jobs={}", "--limit=0"),
+    ("lab", "selftests", "--limit={}", "--jobs=0"),
     ("lifetime", "replay", "--count={}", "no-such"),
     ("lifetime", "attack", "--vms={}"),
     ("lifetime", "explore", "--interleave={}"),
@@ -183,6 +186,7 @@ GONE = [
     (("lab", "up"), 66),
     (("lab", "up", "--kernel", "./x"), 66),
     (("lab", "build", "--source", "x"), 66),
+    (("lab", "selftests"), 66),
     (("run", "exit", "--host", "lab"), 66),
 ]
 

@@ -7,6 +7,7 @@
         apt/                    the private apt's state
         work/<name>-<key>/      a build under way: source (in it: objects), make's log
         trees/<name>-<key>/     what such a build has left: others begin with its objects
+        selftests/<name>-<key>/ a kernel's own selftests, compiled
         lock                    held by the one process that writes, and by its children
 
 An entry appears by a rename, whole; nobody changes it afterwards.

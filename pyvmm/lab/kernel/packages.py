@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pyvmm.errors import HostLacksError
 
@@ -25,25 +25,28 @@ TOOLS = {
 HEADERS = {"stdio.h": "libc6-dev", "gelf.h": "libelf-dev"}
 """C headers, likewise. objtool, which x86-64 cannot be built without, reads ELF with libelf."""
 
+SELFTEST_HEADERS = {**HEADERS, "uuid/uuid.h": "uuid-dev"}
+"""The same and what KVM selftests are linked with from Linux 7 on: libvfio has UUIDs."""
+
 _PATIENCE = 30
 _INSTALL_PATIENCE = 1800
 
 
-def missing() -> list[str]:
-    """Debian's names of the packages that building a kernel needs and this host lacks."""
+def missing(headers: Mapping[str, str] = HEADERS) -> list[str]:
+    """Debian's names of the packages that building needs and this host lacks."""
     lacking = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if "gcc" in lacking:
         # Without a compiler nobody can ask for its headers.
-        return [*lacking, *HEADERS.values()]
-    return lacking + [package for name, package in HEADERS.items() if not _has_header(name)]
+        return [*lacking, *headers.values()]
+    return lacking + [package for name, package in headers.items() if not _has_header(name)]
 
 
-def ensure(say: Callable[[str], None]) -> None:
+def ensure(say: Callable[[str], None], headers: Mapping[str, str] = HEADERS) -> None:
     """See that everything is there; as root where apt-get is, by installing it.
 
     Raises `HostLacksError`.
     """
-    lacking = missing()
+    lacking = missing(headers)
     if not lacking:
         return
     attempt = "build a kernel"
@@ -59,7 +62,7 @@ def ensure(say: Callable[[str], None]) -> None:
         said = _apt(command)
         if said is not None:
             raise HostLacksError(attempt, f"{cause}, and {command[2]} failed: {said}")
-    still = missing()
+    still = missing(headers)
     if still:
         raise HostLacksError(attempt, f"this host still lacks {' '.join(still)}", "see apt-get")
 

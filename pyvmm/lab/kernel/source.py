@@ -80,10 +80,18 @@ def kernel_version(tree: Path, attempt: str) -> str:
     return ".".join(number) + fields.get("EXTRAVERSION", "")
 
 
-def unpack(source: Source, tree: Path, children: Children, progress: Progress) -> Path:
+def unpack(
+    source: Source,
+    tree: Path,
+    children: Children,
+    progress: Progress,
+    members: Sequence[str] = (),
+) -> Path:
     """Have the source in the folder `tree`, and return that.
 
-    Raises `KernelBuildError`, `UsageError`, `SystemCallError`.
+    All but `LEFT_OUT`, or else `members`: patterns of files, and of folders with all that is in
+    them, which the archive must have, and whose ``*`` stops at a slash. Raises
+    `KernelBuildError`, `UsageError`, `SystemCallError`.
     """
     done = tree / _DONE
     try:
@@ -94,7 +102,7 @@ def unpack(source: Source, tree: Path, children: Children, progress: Progress) -
         tree.mkdir(parents=True)
         size = source.archive.stat().st_size
         with progress.stage(f"unpacking {source.archive.name}", size, "bytes") as stage:
-            _extract(source.archive, tree, children, stage)
+            _extract(source.archive, tree, members, children, stage)
         kernel_version(tree, f"use the kernel source {source.archive}")
         done.write_text(source.identity, encoding="utf-8")
     except OSError as error:
@@ -102,11 +110,14 @@ def unpack(source: Source, tree: Path, children: Children, progress: Progress) -
     return tree
 
 
-def _extract(archive: Path, tree: Path, children: Children, stage: Stage) -> None:
+def _extract(
+    archive: Path, tree: Path, members: Sequence[str], children: Children, stage: Stage
+) -> None:
     """`archive` -> compressed tar -> us, who count -> tar, which unpacks what is needed."""
     attempt = f"unpack {archive}"
     tar = ["tar", "-x", "-C", str(tree), "--strip-components=1", "--no-same-owner"]
-    tar += [f"--exclude={pattern}" for pattern in LEFT_OUT]
+    if not members:
+        tar += [f"--exclude={pattern}" for pattern in LEFT_OUT]
     commands: list[Sequence[str]] = []
     if archive.suffix == ".deb":
         commands.append(["dpkg-deb", "--fsys-tarfile", str(archive)])
@@ -117,6 +128,8 @@ def _extract(archive: Path, tree: Path, children: Children, stage: Stage) -> Non
         tar += {".xz": ["-J"], ".gz": ["-z"], ".tgz": ["-z"], ".zst": ["--zstd"]}.get(
             archive.suffix, ["-j"] if archive.suffix == ".bz2" else []
         )
+    if members:
+        tar += ["--wildcards", "--no-wildcards-match-slash", *members]
     commands.append(tar)
     with ExitStack() as stack:
         running: list[tuple[Sequence[str], subprocess.Popen[bytes]]] = []
