@@ -115,4 +115,9 @@ def _ending(status: int, output: str) -> str:
 
 
 def _last_line(output: str) -> str:
-    return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+    """The last line that says something; "" where none does.
+
+    libkvm's seed may come last: standard output is buffered, and standard error is not.
+    """
+    lines = (line.strip() for line in reversed(output.splitlines()))
+    return next((line for line in lines if line and not line.startswith("Random seed: ")), "")

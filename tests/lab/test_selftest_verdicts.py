@@ -59,6 +59,7 @@ def test_names_are_chosen(pattern: str | None, chosen: tuple[str, ...]) -> None:
         (0, "ok\n# SKIP all\n", (SelftestStatus.PASSED, "")),
         (4, "1..0 # SKIP - Not met: x\n", (SelftestStatus.SKIPPED, "Not met: x")),
         (4, "no AMX\n\n", (SelftestStatus.SKIPPED, "no AMX")),
+        (4, "no AMX\nRandom seed: 0x1\n", (SelftestStatus.SKIPPED, "no AMX")),
         (4, "", (SelftestStatus.SKIPPED, "it says no reason")),
         (
             254,
