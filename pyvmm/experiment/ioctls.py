@@ -106,16 +106,15 @@ class Ioctl:
         size = extent_of(argument)
         if size is None:
             return call(spec, on, given)  # type: ignore[arg-type]
-        from pyvmm.hosts.kvm.guarded_memory import GuardedMemory
+        from pyvmm.hosts.kvm.guarded_memory import guarded
 
         ffi = self._types.ffi
         content = ffi.buffer(ffi.cast("char *", given), size)
-        with GuardedMemory(size) as memory:
-            memory.write(bytes(content))
+        with guarded(ffi, self._pointer, content) as copy:
             try:
-                return call(spec, on, ffi.cast(self._pointer, memory.hva))  # type: ignore[arg-type]
+                return call(spec, on, copy)  # type: ignore[arg-type]
             finally:
-                content[:] = memory.read()
+                content[:] = ffi.buffer(ffi.cast("char *", copy), size)
 
     def _spec(self, on: object) -> IoctlSpec:
         what = str(getattr(on, "WHAT", ""))

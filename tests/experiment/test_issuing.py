@@ -12,7 +12,9 @@ import pytest
 
 from pyvmm.errors import HostLacksError, UsageError
 from pyvmm.experiment import Declarations, Descriptor, declare, guest
+from pyvmm.hosts.call_record import SystemCall
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
+from pyvmm.hosts.exits import Exit
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
@@ -151,6 +153,27 @@ def test_the_kernel_writes_nothing_beyond_an_array_that_is_too_short() -> None:
         assert abi.KVM_GET_SUPPORTED_CPUID(system, enough).argument is enough
     known = {entry.function: entry for entry in list(enough.entries)[: enough.nent]}
     assert known[0].ebx
+
+
+def test_who_watches_is_told_of_an_array_s_elements() -> None:
+    abi = declare(OPEN)
+    made: list[SystemCall] = []
+    with System(recorder=_Kept(made)) as system:
+        argument = abi.new("struct kvm_cpuid2", elements=200, nent=200)
+        abi.KVM_GET_SUPPORTED_CPUID(system, argument)
+    (told,) = [one for one in made if one.request == "KVM_GET_SUPPORTED_CPUID"]
+    assert {one.name: one.raw for one in told.returned}["entries"] == bytes(argument)[8:]
+
+
+class _Kept:
+    def __init__(self, made: list[SystemCall]) -> None:
+        self._made = made
+
+    def call(self, made: SystemCall) -> None:
+        self._made.append(made)
+
+    def exit(self, vcpu: int, exit_: Exit) -> None:
+        pass
 
 
 def test_a_view_of_more_memory_than_its_type_has_that_many_elements() -> None:
