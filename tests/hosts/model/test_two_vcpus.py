@@ -39,7 +39,7 @@ def test_each_converts_while_the_other_waits_for_an_answer(memory: TwoSided) -> 
     scripts = [Script(), Script()]
     for number, script in enumerate(scripts):
         base = DATA + number * ROOM
-        for gpa, size in ((base, PAGE), (base, 2 * MIB), (base + 2 * MIB, PAGE)):
+        for gpa, size in 2 * [(base, PAGE), (base + PAGE, 2 * PAGE), (base + 2 * MIB, PAGE)]:
             for ask in (TO_PRIVATE, TO_SHARED):
                 script.fill(gpa, PAGE, 1)
                 memory.add_conversion(script, gpa, size, ask)
