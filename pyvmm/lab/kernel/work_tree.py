@@ -79,7 +79,7 @@ class WorkTree:
 def copy_tree(source: Path, copy: Path, children: Children) -> Path:
     """Copy a source and the objects in it to the folder `copy`, and return that.
 
-    It is to be renamed, and may be completed before: `settle`.
+    It is to be renamed, and may be completed before (`put_paths_right`).
 
     Files of the source get a second name (hard link): nobody may write into one. Objects are
     copied, with their times. Raises `KernelBuildError`, `SystemCallError`.
