@@ -88,7 +88,13 @@ class Guest(StackOwner):
         self.vcpu.set_regs(regs)
 
     def set(self, **registers: int) -> None:
-        """Set some of the general registers by name: ``set(rax=1, rip=guest.code.at)``."""
+        """Set some of the general registers by name: ``set(rax=1, rip=guest.code.at)``.
+
+        Raises `UsageError` for a name that is none, and a value that has not 64 bits.
+        """
+        for name, value in registers.items():
+            if not 0 <= value < 1 << 64:
+                raise UsageError(f"set register {name}", f"{value:#x} has not 64 bits")
         try:
             self.vcpu.set_regs(dataclasses.replace(self.vcpu.get_regs(), **registers))
         except TypeError:

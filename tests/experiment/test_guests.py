@@ -37,6 +37,9 @@ def test_registers_memory_and_the_stack_are_there(host: str) -> None:
         assert made.regs.rcx == 0x1122_3344
         with pytest.raises(UsageError, match="set register eax"):
             made.set(eax=1)
+        for value in (-1, 1 << 64):
+            with pytest.raises(UsageError, match=r"set register rax.*has not 64 bits"):
+                made.set(rax=value)
 
 
 @each_host
