@@ -30,6 +30,31 @@ def lines_of_failure(error: BaseException) -> list[str]:
     return list(summary.format())
 
 
+def leave_out_own_frames(error: BaseException) -> None:
+    """Take frames of this package out of the tracebacks of `error` and of what it came of."""
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None or any(one is each for each in seen):
+            continue
+        seen.append(one)
+        one.__traceback__ = _users_part(one.__traceback__)
+        left += [one.__cause__, one.__context__]
+
+
+def _users_part(traceback_: TracebackType | None) -> TracebackType | None:
+    frames = []
+    while traceback_ is not None:
+        if is_users(traceback_.tb_frame.f_code.co_filename):
+            frames.append(traceback_)
+        traceback_ = traceback_.tb_next
+    kept = None
+    for one in reversed(frames):
+        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return kept
+
+
 def line_of_script(error: BaseException, path: str) -> int | None:
     """The last line, from 1 on, of the script at `path` that `error` went through, if any."""
     found = None

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from pyvmm.errors import PyvmmError
+from pyvmm.shell.completing import Completer
 from pyvmm.shell.desk import Desk, ShowMap
-from pyvmm.shell.failures import lines_of_failure
+from pyvmm.shell.failures import leave_out_own_frames, lines_of_failure
 
 
 def has_ipython() -> bool:
@@ -30,7 +31,8 @@ def make_shell(desk: Desk, show: ShowMap) -> Any:
     """An IPython shell whose name space is the desk's.
 
     Attributes are completed by what objects say that they have (``dir``), so that declared ioctls
-    and flags are. A refusal is told in one line.
+    and flags are, and in a call of an ioctl its fields. A refusal is told in one line, and a
+    traceback is without our own frames.
     """
     from IPython.terminal.interactiveshell import TerminalInteractiveShell
     from traitlets.config import Config
@@ -42,13 +44,22 @@ def make_shell(desk: Desk, show: ShowMap) -> Any:
 
     def told(
         _shell: object,
-        _kind: type[BaseException],
+        kind: type[BaseException],
         error: BaseException,
         _traceback: TracebackType | None,
         tb_offset: int | None = None,  # noqa: ARG001 - IPython gives it by name
     ) -> None:
-        sys.stderr.write("".join(lines_of_failure(error)))
+        if isinstance(error, PyvmmError | KeyboardInterrupt):
+            sys.stderr.write("".join(lines_of_failure(error)))
+            return
+        leave_out_own_frames(error)
+        shell.showtraceback((kind, error, error.__traceback__), tb_offset=0)
 
-    shell.set_custom_exc((PyvmmError,), told)
+    def fields(completer: Any, _text: str) -> list[str]:
+        words = Completer(desk.names).matches(completer.text_until_cursor)
+        return [one for one in words if one.endswith("=")]
+
+    shell.set_custom_exc((Exception, KeyboardInterrupt), told)
+    shell.set_custom_completer(fields)
     shell.events.register("post_run_cell", lambda _result: desk.after_command(show))
     return shell

@@ -135,6 +135,10 @@ def test_tab_completes_names_ioctls_flags_and_fields(
     assert all(one.startswith(last) for one in found)
 
 
+def broken_off(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_objects_say_what_they_are(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = said(desk, capsys, "system", "vm", "memory", "vcpu", "memory.file", "memory.mapping")
     assert err == ""
@@ -155,6 +159,8 @@ def test_ipython_has_the_names_and_shows_the_map(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    from IPython.core.completer import provisionalcompleter
+
     from pyvmm.shell.ipython import make_shell
 
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
@@ -170,6 +176,21 @@ def test_ipython_has_the_names_and_shows_the_map(
         assert "pyvmm/shell" not in out + err
         assert err.startswith("RefusedByRuleError: cannot set")
         assert err.count("\n") == 1
+        for broken in ("memory.write(0, 'text')", "def f(n):\n  vm.set_memslot(n)\nf(1)"):
+            shell.run_cell(broken)
+            told = re.sub(r"\x1b\[[\d;]*m", "", "".join(capsys.readouterr()))
+            assert "Error" in told
+            assert broken.rpartition("\n")[2] in told
+            assert "pyvmm/" not in told
+        desk.names["broken_off"] = broken_off
+        shell.run_cell("memory.mapping.peek = broken_off\nmemory.read(0, 1)")
+        out, err = capsys.readouterr()
+        assert "KeyboardInterrupt" in err
+        assert "pyvmm/shell" not in out + err
+        line = "KVM_SET_MEMORY_ATTRIBUTES(vm, a"
+        with provisionalcompleter():
+            found = {one.text for one in shell.Completer.completions(line, len(line))}
+        assert {"address=", "attributes=", "assemble"} <= found
     finally:
         shell.history_manager.end_session()
         type(shell).clear_instance()
