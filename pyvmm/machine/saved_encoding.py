@@ -15,6 +15,7 @@ from pyvmm.hosts.kvm import saved_values as kvm
 from pyvmm.hosts.model import saved_values as model
 from pyvmm.hosts.topology import Topology
 from pyvmm.machine import config, device_choice, hardware
+from pyvmm.machine.raw_flags import RawFlags
 from pyvmm.memory import layout, page_states
 from pyvmm.typed_values import Codec
 
@@ -31,6 +32,7 @@ _OTHERS = (
     layout.GpaRange,
     page_states.PageRun,
     Topology,
+    RawFlags,
     rings.QueuePlace,
     rings.QueuePosition,
 )
@@ -69,6 +71,7 @@ _ONLY_FOR_TYPES = {
     "Wiring": object,
     "PlacedDevice": object,
     "Hardware": hardware.Hardware,
+    "RawFlags": RawFlags,
     "Topology": Topology,
 }
 
