@@ -54,7 +54,7 @@ def _tried(system: System, options: argparse.Namespace) -> Iterator[Tried]:
             raise HostLacksError(
                 "try each remedy",
                 "this kernel has no such parameters of kvm",
-                "use the lab's kernel memslot-pins-file",
+                "pyvmm lab build --with memslot-pins-file makes one that has them",
             )
         sets = [frozenset(), *(frozenset([name]) for name in there)]
     elif not options.remedy:

@@ -64,7 +64,7 @@ def only(remedies: frozenset[str], folder: Path = FOLDER) -> Iterator[None]:
         raise HostLacksError(
             f"turn the remedy {name} on",
             f"this kernel has no parameter {PARAMETERS[name]} of kvm",
-            "use the kernel memslot-pins-file",
+            "pyvmm lab build --with memslot-pins-file makes one that has them",
         )
     try:
         for name in there:

@@ -226,4 +226,4 @@ def test_remedies_of_another_kernel_are_not_there() -> None:
         done = lifetime("attack", *options)
         assert done.code == 69
         (line,) = done.lines
-        assert "memslot-pins-file" in line
+        assert "pyvmm lab build --with memslot-pins-file" in line
