@@ -156,6 +156,8 @@ class MachineConfig:
             )
         self._check_topology()
         self._check_nodes()
+        if self.raw_flags is not None:
+            self.raw_flags.check()
         if self.timeout is not None and not 0 < self.timeout < float("inf"):
             raise UsageError(
                 f"set a time limit of {self.timeout} s",

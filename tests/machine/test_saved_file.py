@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import pyvmm
 from pyvmm.devices.placement import PlacedDevice
 from pyvmm.devices.stateless import Stateless
+from pyvmm.errors import UsageError
 from pyvmm.machine import saved_file
 from pyvmm.machine.config import HostChoice, IrqchipPolicy, MachineConfig
 from pyvmm.machine.device_choice import DeviceChoice, ExitPortPlace
@@ -33,7 +34,9 @@ from pyvmm.machine.hardware import (
     TapNet,
     UserNet,
 )
+from pyvmm.machine.raw_flags import RawFlags
 from pyvmm.machine.running import open_machine
+from pyvmm.machine.saved_encoding import codec
 from pyvmm.machine.saved_machine import SavedMachine
 from pyvmm.memory.layout import MIB
 
@@ -296,3 +299,18 @@ def test_a_state_that_fits_no_machine_changes_none() -> None:
         await machine.control.restore(saved)
 
     within(MODEL, refused)
+
+
+def test_flags_without_a_name_are_kept_and_have_as_many_bits_as_the_kernel_s() -> None:
+    config = MachineConfig(bundled("echo"), raw_flags=RawFlags(1 << 63, 1 << 31))
+    blobs: list[bytes] = []
+
+    def put(data: bytes) -> int:
+        blobs.append(data)
+        return len(blobs) - 1
+
+    written = codec([]).written(config, put)
+    assert codec([]).read(MachineConfig, written, blobs.__getitem__) == config
+    for flags in (RawFlags(1 << 64, 0), RawFlags(-1, 0), RawFlags(0, 1 << 32), RawFlags(0, -1)):
+        with pytest.raises(UsageError, match="flags"):
+            replace(config, raw_flags=flags)
