@@ -224,7 +224,6 @@ _EACH_TWICE_THE_NEXT = "#define X (M0)\n#define M40 1\n" + "".join(
         ("#define X Y\n#define Y X", "X", "no constant"),
         ("#define X", "X", "empty"),
         ("#define X (1 << 40)", "X", "32 bits shifted by 40; 1ULL"),
-        ("#define X " + "(" * 5000 + "1" + ")" * 5000, "X", "no constant"),
         ("#define X " + "1 + " * 20000 + "1", "X", "no constant"),
         (_EACH_TWICE_THE_NEXT, "X", "no end"),
         ("struct b { char a[1ULL << 62]; };\n#define X sizeof(struct b)", "X", "an array of"),
@@ -238,7 +237,7 @@ _EACH_TWICE_THE_NEXT = "#define X (M0)\n#define M40 1\n" + "".join(
             "aligned",
         ),
     ],
-    ids=range(18),
+    ids=range(17),
 )
 def test_a_name_without_a_meaning_is_refused_in_a_line(text: str, name: str, said: str) -> None:
     abi = declare(text)
@@ -246,6 +245,17 @@ def test_a_name_without_a_meaning_is_refused_in_a_line(text: str, name: str, sai
         with pytest.raises(DeclarationError, match=said) as caught:
             getattr(abi, name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_nested_constant_is_its_value_or_refused_in_a_line() -> None:
+    """Newer parsers of C descend at each parenthesis, older ones have a table, and no limit."""
+    abi = declare("#define X " + "(" * 5000 + "1" + ")" * 5000)
+    try:
+        value = abi.value("X")
+    except DeclarationError as refused:
+        assert "no constant" in str(refused)
+    else:
+        assert value == 1
 
 
 def test_a_size_that_disagrees_with_the_number_is_refused() -> None:
