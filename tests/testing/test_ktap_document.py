@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyvmm.testing.results.ktap_document import MAX_DEPTH, ktap_document
+from pyvmm.testing.results.ktap_document import MAX_DEPTH, _name, ktap_document
 from pyvmm.testing.results.tap import TapParser
 from pyvmm.testing.results.tap_results import TapReport, TapResult, TapStatus
 
@@ -97,6 +97,7 @@ results = st.builds(
 
 
 @given(st.lists(results, max_size=8))
+@example([TapResult((*path, ""), TapStatus.PASSED) for path in ((), (), ("_",))])
 def test_any_results_are_written_so_that_they_can_be_read(written: list[TapResult]) -> None:
     text = ktap_document(written)
     assert all(line.isprintable() for line in text.replace("\t", "").splitlines())
@@ -105,7 +106,7 @@ def test_any_results_are_written_so_that_they_can_be_read(written: list[TapResul
     assert bool(report.failures) == any(each.status.is_failure for each in written)
     # Each is there once; a test that has others below it only where it says more than they.
     assert len(report.results) <= len(written)
-    paths = [tuple(part.strip() for part in each.path) for each in written]
+    paths = [tuple(map(_name, each.path)) for each in written]
     above = {path[:end] for path in paths for end in range(1, len(path))}
     assert len(report.results) >= sum(path not in above for path in paths)
 
