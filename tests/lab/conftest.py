@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.errors import HostLacksError
+from pyvmm.lab.settings import find_kernel
+from tests.conftest import REQUIRED
 from tests.lab.checkout import PLACE, UNPACK, packed
 from tests.lab.places import LabAtHand, qemus_of
 
@@ -20,6 +23,16 @@ def environment(directory: Path) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         "XDG_RUNTIME_DIR": str(directory),
     }
+
+
+def need_kernel(name: str, required_as: str) -> None:
+    """Skip without the kernel `name`, or fail where PYVMM_REQUIRE has `required_as`."""
+    try:
+        find_kernel(name)
+    except HostLacksError as error:
+        if required_as in REQUIRED:
+            pytest.fail(str(error))
+        pytest.skip(f"no lab with the kernel {name}: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,8 @@ import re
 
 import pytest
 
-from pyvmm.errors import HostLacksError
-from pyvmm.lab.settings import find_kernel
-from tests.conftest import REQUIRED
 from tests.lab.checkout import packed, unpacking
-from tests.lab.conftest import environment
+from tests.lab.conftest import environment, need_kernel
 from tests.lab.places import PYVMM, run
 
 KERNEL = "in-place-conversion"
@@ -37,12 +34,7 @@ PATIENCE = 600.0
 def test_conversions_and_machines_on_a_kernel_that_converts_in_place(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    try:
-        find_kernel(KERNEL)
-    except HostLacksError as error:
-        if "in-place-lab" in REQUIRED:
-            pytest.fail(str(error))
-        pytest.skip(f"no lab that converts in place: {error}")
+    need_kernel(KERNEL, "in-place-lab")
     inside = unpacking("pytest", [*OPTIONS, *FILES])
     env = {**environment(tmp_path_factory.mktemp("lab")), "PYVMM_REQUIRE": "kvm,in-place"}
     command = [PYVMM, "lab", "run", "--kernel", KERNEL, "--", *inside]

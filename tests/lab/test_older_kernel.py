@@ -7,11 +7,8 @@ import json
 
 import pytest
 
-from pyvmm.errors import HostLacksError
-from pyvmm.lab.settings import find_kernel
-from tests.conftest import REQUIRED
 from tests.lab.checkout import packed, unpacking
-from tests.lab.conftest import environment
+from tests.lab.conftest import environment, need_kernel
 from tests.lab.places import PYVMM, run
 
 OLDER = "6.12"
@@ -22,20 +19,10 @@ AT_ONCE = "2"
 PATIENCE = 1200.0
 
 
-def find_older() -> None:
-    """Skip, or fail where it must be there, without the older kernel."""
-    try:
-        find_kernel(OLDER)
-    except HostLacksError as error:
-        if "older-lab" in REQUIRED:
-            pytest.fail(str(error))
-        pytest.skip(f"no lab of Linux {OLDER}: {error}")
-
-
 @pytest.mark.lab
 @pytest.mark.slow
 def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
-    find_older()
+    need_kernel(OLDER, "older-lab")
     inside = unpacking("tests.lab.suites_inside", [AT_ONCE, *SUITES])
     env = {**environment(tmp_path_factory.mktemp("lab")), "PYVMM_REQUIRE": "kvm"}
     command = [PYVMM, "lab", "run", "--kernel", OLDER, "--memory", "4G", "--", *inside]
@@ -54,7 +41,7 @@ def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPath
 @pytest.mark.slow
 def test_parity_of_two_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A case that the older one lacks, and one that both show."""
-    find_older()
+    need_kernel(OLDER, "older-lab")
     env = environment(tmp_path_factory.mktemp("labs"))
     pattern = "sizes_that_are_no_pages or mapped_memory"
     kernels = ["--kernel", OLDER, "--kernel", "7.3"]

@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 
-from pyvmm.errors import HostLacksError
-from pyvmm.lab.settings import find_kernel
 from pyvmm.lifetime.adapting import design_named
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.universe import SMALL, TYPES
 from pyvmm.replay.attack import Attack
 from pyvmm.replay.remedies import PARAMETERS
-from tests.conftest import REQUIRED
 from tests.lab.checkout import packed, unpacking
-from tests.lab.conftest import environment
+from tests.lab.conftest import environment, need_kernel
 from tests.lab.places import PYVMM, run
 
 KERNEL = "memslot-pins-file"
@@ -39,12 +36,7 @@ def design(remedy: str) -> str:
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """What was found in the lab, by remedy."""
-    try:
-        find_kernel(KERNEL)
-    except HostLacksError as error:
-        if "pins-lab" in REQUIRED:
-            pytest.fail(str(error))
-        pytest.skip(f"no such kernel: {error}")
+    need_kernel(KERNEL, "pins-lab")
     inside = unpacking("tests.lab.pins_inside", [MOST])
     command = [PYVMM, "lab", "run", "--kernel", KERNEL, "--", *inside]
     done = run(command, environment(tmp_path_factory.mktemp("lab")), given=packed())
