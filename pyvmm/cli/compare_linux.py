@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _DIFFERS = 1
 _TIMEOUT = 300.0
-_COLUMNS = 140
 _MACHINES = (QemuMachine.MICROVM, QemuMachine.Q35)
 _COMMAND_LINE_MAX = 1900
 
@@ -35,7 +34,7 @@ _COMMAND_LINE_MAX = 1900
 def command(options: argparse.Namespace) -> int:
     """Compare, report; 0 where each difference has a reason."""
     from pyvmm.cli.output_files import OutputFiles
-    from pyvmm.cli.standard_output import columns, print_answer
+    from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
     from pyvmm.compare.choosing import DEFAULT_QEMU
     from pyvmm.compare.linux.conduct import compare_linux
     from pyvmm.compare.linux.text import to_text
@@ -53,7 +52,7 @@ def command(options: argparse.Namespace) -> int:
         try:
             outputs.write(report)
         finally:
-            print_answer(to_text(report, columns() or _COLUMNS))
+            print_answer(to_text(report, columns() or WIDTH_WITHOUT_TERMINAL))
     return ExitCode.OK if report.agrees else _DIFFERS
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyvmm.cli.standard_output import columns, unpadded
+from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, unpadded
 from pyvmm.machine.kernel_matrix import Attempt, answer, flag_names
 from pyvmm.visible import visible
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pyvmm.machine.findings import Examination, Verdict
     from pyvmm.machine.kernel_matrix import Cell, KernelMatrix
 
-_WIDTH_WITHOUT_TERMINAL = 140
 _WIDTH_FOR_TWO_TEXTS = 110
 _LONGEST_FLAG = 11
 """Letters."""
@@ -99,7 +98,7 @@ class _Output:
         self._file = StringIO()
         self.console = Console(
             file=self._file,
-            width=columns() or _WIDTH_WITHOUT_TERMINAL,
+            width=columns() or WIDTH_WITHOUT_TERMINAL,
             force_terminal=self._is_terminal,
             highlight=False,
         )

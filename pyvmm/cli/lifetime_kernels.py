@@ -8,8 +8,9 @@ import json
 from typing import Any
 
 from pyvmm.cli.lab_kernels import answers_of
-from pyvmm.cli.standard_output import print_answer
-from pyvmm.errors import ExitCode
+from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+from pyvmm.errors import ExitCode, InternalError
+from pyvmm.folded import folded
 
 DIFFERS = 1
 
@@ -22,12 +23,24 @@ def command(options: argparse.Namespace) -> int:
     if options.count is not None:
         words += ["--count", str(options.count)]
     told = answers_of(options.kernel, [*words, "--", *options.files], (ExitCode.OK, DIFFERS))
+    for name, value in told:
+        _require_replays(name, value)
     if options.json:
         kernels = [{"kernel": name, **value} for name, value in told]
         print_answer(json.dumps({"kernels": kernels, "differences": _differences(told)}, indent=1))
     else:
-        print_answer("\n".join(_lines(told)))
+        print_answer(folded(_lines(told), columns() or WIDTH_WITHOUT_TERMINAL))
     return DIFFERS if any(map(_count, (value for _, value in told))) else ExitCode.OK
+
+
+def _require_replays(name: str, value: dict[str, Any]) -> None:
+    """Raise `InternalError` where `value` lacks some of what is told of the kernel `name`."""
+    try:
+        _facts(value)
+        _lines([(name, value)])
+    except (AttributeError, KeyError, TypeError) as error:
+        attempt = f"read what pyvmm lifetime replay has printed in the lab of {name}"
+        raise InternalError(attempt, repr(error)) from error
 
 
 def _results(value: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.progress import Progress
-from pyvmm.cli.standard_output import print_answer
+from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
 from pyvmm.cli.story_files import check_outputs, read_stories
 from pyvmm.errors import ExitCode, UsageError
+from pyvmm.folded import folded
 from pyvmm.hosts.kvm.system import System
 from pyvmm.lifetime.adapting import universe_named
 from pyvmm.replay import plan
@@ -63,7 +64,8 @@ def command(options: argparse.Namespace) -> int:
         print_answer(json.dumps(found, indent=1))
     else:
         *lines, differences = _lines(results, unseen, profile, design)
-        print_answer("\n".join([*lines, *_beside(means), differences]))
+        told = [*lines, *_beside(means), differences]
+        print_answer(folded(told, columns() or WIDTH_WITHOUT_TERMINAL))
     return DIFFERS if any(result.differences for result in results) else ExitCode.OK
 
 

@@ -9,6 +9,9 @@ import sys
 
 from pyvmm.errors import SystemCallError
 
+WIDTH_WITHOUT_TERMINAL = 140
+"""Columns of what is folded, where neither a terminal nor COLUMNS tells."""
+
 _DIGITS = 4
 """Of COLUMNS: what has more is no width."""
 

@@ -109,6 +109,26 @@ def test_two_kernels_as_json(labs: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert told["kernels"][0]["cases"] == parity_of(Answer.SHOWN, Answer.ABSENT)["cases"]
 
 
+@pytest.mark.parametrize("room", [60, 80])
+def test_parity_in_a_narrow_terminal(
+    room: int, labs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "because " + " ".join(["the kernel says so"] * 9)
+    verdicts = [Verdict(case, Answer.ABSENT, 1, 2, (why,)) for case in running.cases()]
+    answer(labs, "a", Parity("", "7.9", tuple(verdicts)).to_json())
+    answer(labs, "b", parity_of(Answer.SHOWN))
+
+    def told(columns: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["parity", "--kernel", "a", "--kernel", "b"]) == 0
+        return capsys.readouterr().out
+
+    whole, narrow = told(1000), told(room)
+    assert max(map(len, whole.splitlines())) > 160
+    assert room - 20 < max(map(len, narrow.splitlines())) <= room
+    assert narrow.split() == whole.split(), "no word is broken"
+
+
 def test_replays_side_by_side(labs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer(labs, "old", replayed("first merged", types="only one kind"))
     answer(labs, "new", replayed("mainline", DIFFERENCE), 1)
@@ -148,13 +168,18 @@ def test_a_lab_that_does_not_answer(
     )
 
 
-@pytest.mark.parametrize("printed", ["", "[]", "{}", '{"cases": [{}], "release": "7"}'])
+@pytest.mark.parametrize(
+    "printed", ["", "[]", "{}", '{"cases": [{}], "release": "7"}', '{"cases": {}, "release": "7"}']
+)
+@pytest.mark.parametrize("words", [["parity"], ["lifetime", "replay"]], ids=["parity", "replay"])
 def test_an_answer_that_is_none(
-    labs: Path, capsys: pytest.CaptureFixture[str], printed: str
+    labs: Path, capsys: pytest.CaptureFixture[str], words: list[str], printed: str
 ) -> None:
     (labs / "a").write_text(printed)
-    assert main(["parity", "--kernel", "a"]) == 70
-    assert "Traceback" not in capsys.readouterr().err
+    assert main([*words, "--kernel", "a"]) == 70
+    err = capsys.readouterr().err
+    assert f"cannot read what pyvmm {words[0]}" in err
+    assert "Traceback" not in err
 
 
 def test_a_kernel_named_twice(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pyvmm.cli.lab_selftests import table_lines, tap_results
 from pyvmm.cli.main import main
 from pyvmm.errors import HostLacksError
+from pyvmm.folded import folded
 from pyvmm.lab import kernel
 from pyvmm.lab.kernel import packages
 from pyvmm.lab.kernel.cache import Cache, default_root
@@ -41,6 +42,18 @@ def test_the_table() -> None:
         "lab failed     2.0 s  e_test",
         "    its kernel panicked",
         "1 passed, 1 skipped, 1 failed, 1 hung, 1 lab failed",
+    ]
+
+
+def test_the_table_in_a_narrow_terminal() -> None:
+    """A reason that does not fit goes on below itself."""
+    failed = SelftestResult("c_test", SelftestStatus.FAILED, "c.c:1: " + "it is so " * 12, 12)
+    assert folded(table_lines([failed]), 60).splitlines() == [
+        "failed        12.0 s  c_test",
+        "    c.c:1: it is so it is so it is so it is so it is so it",
+        "      is so it is so it is so it is so it is so it is so it",
+        "      is so",
+        "0 passed, 1 failed",
     ]
 
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from pyvmm.compare.linux.known import Side
 from pyvmm.compare.linux.report import METRIC_TITLES, LinuxMetric, LinuxPair, LinuxReport, figure
 from pyvmm.compare.statistics import counted, number
+from pyvmm.folded import folded
 from pyvmm.visible import visible
 
 _TITLE = max(map(len, METRIC_TITLES.values()))
@@ -16,14 +16,7 @@ _TITLE = max(map(len, METRIC_TITLES.values()))
 
 def to_text(report: LinuxReport, width: int) -> str:
     """The whole report in lines of `width` columns, without the last newline."""
-    return "\n".join(
-        part
-        for line in _lines(report)
-        for part in textwrap.wrap(
-            line, max(width, 40), subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
-            break_on_hyphens=False,
-        ) or [""]
-    )  # fmt: skip
+    return folded(_lines(report), width)
 
 
 def _lines(report: LinuxReport) -> Iterator[str]:
