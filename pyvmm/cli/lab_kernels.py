@@ -70,10 +70,11 @@ def _answer(name: str, words: Sequence[str], answered: Collection[int]) -> dict[
         kind = _ERRORS.get(lab.returncode, NotAnsweredError)
         cause = f"the command there ended with {lab.returncode}, as said before"
         raise kind(f"ask the kernel {name}", cause)
+    attempt = f"read what pyvmm {words[0]} has printed in the lab of {name}"
     try:
         value = json.loads(printed)
-        assert isinstance(value, dict)
-    except (ValueError, AssertionError) as error:
-        attempt = f"read what pyvmm {words[0]} has printed in the lab of {name}"
-        raise InternalError(attempt, str(error) or "it is no JSON object") from error
+    except ValueError as error:
+        raise InternalError(attempt, str(error)) from error
+    if not isinstance(value, dict):
+        raise InternalError(attempt, "it is no JSON object")
     return value

@@ -92,7 +92,8 @@ class Parity:
         by_function = {case.function: case for case in cases}
         try:
             told = value["cases"]
-            assert isinstance(told, list)
+            if not isinstance(told, list):
+                raise TypeError("its cases are no list")
             verdicts = tuple(
                 Verdict(
                     by_function[one["test"]],
@@ -104,7 +105,7 @@ class Parity:
                 for one in told
             )
             return cls(name, str(value["release"]), verdicts)
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InternalError("read what pyvmm parity has printed", repr(error)) from error
 
 

@@ -98,8 +98,8 @@ class SourceEditor:
 
     def _inside(self, path: str) -> Path:
         parts = PurePosixPath(path)
-        assert not parts.is_absolute(), path
-        assert ".." not in parts.parts, path
+        if parts.is_absolute() or ".." in parts.parts:
+            raise self._misfit(f"{path} is no path inside of the source")
         return self.root / parts
 
     def _misfit(self, cause: str) -> ChangeDoesNotFitError:

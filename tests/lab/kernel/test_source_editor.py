@@ -52,6 +52,14 @@ def test_new_files_get_their_folders(tree: SourceEditor) -> None:
     assert edited(tree, "virt/new/b.c") == "int threefour;\n"
 
 
+@pytest.mark.parametrize("path", ["/etc/passwd", "../a.c", "virt/../../a.c"])
+def test_paths_outside_of_the_source_are_no_part_of_it(tree: SourceEditor, path: str) -> None:
+    with pytest.raises(ChangeDoesNotFitError, match="is no path inside of the source"):
+        tree.after(path, "x", "y")
+    with pytest.raises(ChangeDoesNotFitError, match="is no path inside of the source"):
+        tree.create(path, "y")
+
+
 def test_a_hard_link_of_an_edited_file_stays_as_it_was(tree: SourceEditor) -> None:
     os.link(tree.root / "virt/a.c", tree.root / "same")
     tree.replace("virt/a.c", "int two", "int 2")
