@@ -20,7 +20,7 @@ from pyvmm.lab.kernel.compiling import (
 )  # fmt: skip
 from pyvmm.lab.kernel.failures import system_call_error
 from pyvmm.lab.kernel.manifest import Kernel
-from pyvmm.lab.kernel.work_tree import WorkTree
+from pyvmm.lab.kernel.work_tree import WorkTree, mark
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RELEASE = re.compile(r"\d+(\.\d+)+")
@@ -72,13 +72,8 @@ def build_own(tree: OwnTree, setting: Setting) -> Kernel:
     The tree is only read. Raises as `build_plain`.
     """
     cache = setting.cache
-    site = WorkTree(cache, entry_key(tree.name, "", str(tree.path), "", setting.compiler))
-    if not site.is_kept:
-        try:
-            site.folder.mkdir(parents=True, exist_ok=True)
-            site.keep()
-        except OSError as error:
-            raise system_call_error(f"make {site.folder}", error) from error
+    site = _site(tree, setting)
+    _tell_whose_name_it_was(tree, setting)
     plain_hash = setting.fragment.hash
     fragment = setting.fragment
     for text in tree.fragments:
@@ -104,6 +99,27 @@ def build_own(tree: OwnTree, setting: Setting) -> Kernel:
     )
     remove_older(cache, kernel, key)
     return kernel
+
+
+def _site(tree: OwnTree, setting: Setting) -> WorkTree:
+    key = entry_key(tree.name, "", str(tree.path), "", setting.compiler)
+    site = WorkTree(setting.cache, key, tree.path)
+    try:
+        site.folder.mkdir(parents=True, exist_ok=True)
+        mark(site.folder, tree.path)
+    except OSError as error:
+        raise system_call_error(f"make {site.folder}", error) from error
+    site.keep()
+    return site
+
+
+def _tell_whose_name_it_was(tree: OwnTree, setting: Setting) -> None:
+    for _, manifest in setting.cache.entries():
+        if manifest.name == tree.name and manifest.tree not in ("", str(tree.path)):
+            setting.progress.say(
+                f"the kernel {tree.name} was that of {manifest.tree}, whose objects stay; "
+                "with --name it stays, too"
+            )
 
 
 def _refusal(name: str) -> str:

@@ -12,7 +12,6 @@ Of a user's tree nothing is copied, and nothing written into it.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from pyvmm.lab.kernel.manifest import Kernel, Manifest
 from pyvmm.lab.kernel.places import explain_space, require_plain
 from pyvmm.lab.kernel.progress import Progress
 from pyvmm.lab.kernel.source_editor import SourceEditor
+from pyvmm.lab.kernel.work_tree import mark, remove_older_ones
 
 FOLDER = "tools/testing/selftests/kvm"
 MEMBERS = (
@@ -97,12 +97,15 @@ def build_selftests(
         folder = cache.root / "selftests" / key
         children = Children(lock, folder / "make.log")
         try:
-            _remove_others(folder)
+            tree = Path(manifest.tree) if manifest.tree else None
+            remove_older_ones(folder, tree)
             folder.mkdir(parents=True, exist_ok=True)
+            if tree is not None:
+                mark(folder, tree)
             children.log.unlink(missing_ok=True)
             source = folder / "source"
-            if manifest.tree:
-                source = _own_source(Path(manifest.tree), attempt)
+            if tree is not None:
+                source = _own_source(tree, attempt)
             elif not source.is_dir():
                 archive = _archive(manifest, cache, attempt)
                 _unpack(manifest, archive, source, children, progress)
@@ -137,15 +140,6 @@ def require_seen(cache: Cache, attempt: str) -> None:
                 f"a lab has a {own} of its own, and does not see the cache in {resolved}",
                 "set XDG_CACHE_HOME to a folder elsewhere",
             )
-
-
-def _remove_others(folder: Path) -> None:
-    """Remove what another source of the same name has left."""
-    stem = folder.name.rpartition("-")[0]
-    same_name = re.compile(re.escape(stem) + r"-[0-9a-f]{16}")
-    for other in folder.parent.glob(f"{stem}-*"):
-        if other.name != folder.name and same_name.fullmatch(other.name):
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _own_source(tree: Path, attempt: str) -> Path:

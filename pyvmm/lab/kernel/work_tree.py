@@ -19,14 +19,20 @@ from pyvmm.lab.kernel.children import Children
 from pyvmm.lab.kernel.failures import system_call_error
 
 _OBJECTS = "objects"
+_TREE = "tree"
+"""File with the path of the user's tree, in a folder of what was made of one."""
 
 
 class WorkTree:
-    """The place of a build whose folder is called `key`: where it is kept, or else under way."""
+    """The place of a build whose folder is called `key`: where it is kept, or else under way.
 
-    def __init__(self, cache: Cache, key: str) -> None:
+    `tree` is the user's tree that is built there, if it is one.
+    """
+
+    def __init__(self, cache: Cache, key: str, tree: Path | None = None) -> None:
         self._cache = cache
         self._key = key
+        self._tree = tree
 
     @property
     def is_kept(self) -> bool:
@@ -51,7 +57,7 @@ class WorkTree:
     def keep(self) -> None:
         """Keep a build that is complete, in place of older ones of its name.
 
-        Raises `SystemCallError`.
+        Those of other trees of a user's stay, as long as the tree does. Raises `SystemCallError`.
         """
         if not self.is_kept:
             kept = self._cache.trees / self._key
@@ -69,11 +75,35 @@ class WorkTree:
         self._remove_others()
 
     def _remove_others(self) -> None:
-        same_name = re.compile(re.escape(self._key.rpartition("-")[0]) + r"-[0-9a-f]{16}")
         for parent in (self._cache.trees, self._cache.work):
-            for other in list(parent.glob("*")):
-                if other.name != self._key and same_name.fullmatch(other.name):
-                    shutil.rmtree(other, ignore_errors=True)
+            remove_older_ones(parent / self._key, self._tree)
+
+
+def mark(folder: Path, tree: Path) -> None:
+    """Note in `folder` that what is in it was made of the user's tree `tree`. Raises `OSError`."""
+    (folder / _TREE).write_bytes(os.fsencode(tree) + b"\n")
+
+
+def remove_older_ones(folder: Path, tree: Path | None) -> None:
+    """Remove what has the same name as `folder` and another key, and lies beside it.
+
+    What was made of a user's tree (`mark`) stays, if the tree is there and is not `tree`: folders
+    of one name may lie in several places.
+    """
+    same_name = re.compile(re.escape(folder.name.rpartition("-")[0]) + r"-[0-9a-f]{16}")
+    for other in list(folder.parent.glob("*")):
+        if other.name != folder.name and same_name.fullmatch(other.name):
+            marked = _marked(other)
+            if marked is None or marked == tree or not marked.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _marked(folder: Path) -> Path | None:
+    try:
+        path = (folder / _TREE).read_bytes().removesuffix(b"\n")
+    except OSError:
+        return None
+    return Path(os.fsdecode(path)) if path else None
 
 
 def copy_tree(source: Path, copy: Path, children: Children) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def test_trees_of_two_names_are_side_by_side(host: FakeHost, cache: Cache, tree:
     assert sorted(manifest.name for _, manifest in cache.entries()) == ["mine", "mine-debug"]
     with pytest.raises(HostLacksError, match=r"none is built \(there are: mine,mine-debug\)"):
         find()
+
+
+def test_trees_whose_folders_have_one_name_keep_their_objects(
+    host: FakeHost, cache: Cache, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other" / "linux"
+    shutil.copytree(tree, other)
+    assert command_line("--source", str(tree)) == 0
+    assert "was that of" not in capsys.readouterr().err
+    assert command_line("--source", str(other)) == 0
+    assert f"kernel linux was that of {tree}, whose objects stay" in capsys.readouterr().err
+    assert find("linux").manifest.tree == str(other)
+    assert command_line("--source", str(tree)) == 0
+    assert compiled(capsys) == "0 files", "its objects are there still"
+    assert find("linux").manifest.tree == str(tree)
+    assert len(list(cache.trees.iterdir())) == 2
+    shutil.rmtree(other)
+    assert command_line("--source", str(tree)) == 0
+    assert len(list(cache.trees.iterdir())) == 1, "without their tree they are of no use"
 
 
 def test_fragments_go_on_top(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from dataclasses import replace
 from functools import partial
@@ -94,6 +95,19 @@ def test_those_chosen_are_compiled_with_the_trees_headers(cache: Cache, tree: Pa
     (found.folder / "first_test").unlink()
     built(kernel, cache, "first")
     assert (found.folder / "first_test").read_text() == "changed\nfirst_test\n"
+
+
+def test_selftests_of_trees_of_one_name_are_side_by_side(
+    cache: Cache, tree: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "linux"
+    shutil.copytree(tree, other)
+    first, second = (built(own_kernel(each), cache, "first") for each in (tree, other))
+    assert first.folder != second.folder
+    assert (first.folder / "first_test").exists()
+    shutil.rmtree(tree)
+    built(own_kernel(other), cache, "first")
+    assert not first.folder.exists()
 
 
 def test_what_does_not_compile_is_told_in_a_line(cache: Cache, tree: Path) -> None:
