@@ -8,7 +8,7 @@ Needs VMs of the type KVM_X86_SW_PROTECTED_VM with attributes of their own: the 
 
 import sys
 
-from pyvmm.experiment import guest
+from pyvmm.experiment import guest, short_errors
 from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.exits import Hypercall
 from pyvmm.hosts.interface import Memslot
@@ -28,7 +28,10 @@ CODE = f"""
         hlt
 """
 
-with guest(CODE, host=(*sys.argv[1:], "auto")[0], vm_type=VmType.SW_PROTECTED) as one:
+with (
+    short_errors(),
+    guest(CODE, host=(*sys.argv[1:], "auto")[0], vm_type=VmType.SW_PROTECTED) as one,
+):
     one.vm.enable_hypercall_exits(1 << KVM_HC_MAP_GPA_RANGE)
     with (
         one.system.map_anonymous(PAGE_SIZE) as shared,

@@ -8,7 +8,7 @@ writable counts as written, so that the first read of one may be in the log. Pag
 guest's page tables, in which its processor notes what was accessed.
 """
 
-from pyvmm.experiment import guest
+from pyvmm.experiment import guest, short_errors
 from pyvmm.hosts.interface import MemslotFlag
 
 CODE = """
@@ -30,7 +30,7 @@ def dirty_pages(one):
     return [hex(page) for page in range(size >> 12) if bits >> page & 1]
 
 
-with guest(CODE, host="kvm", memslot_flags=MemslotFlag.LOG_DIRTY_PAGES) as one:
+with short_errors(), guest(CODE, host="kvm", memslot_flags=MemslotFlag.LOG_DIRTY_PAGES) as one:
     print("to begin with:", one.run(), *dirty_pages(one))
     print("two pages written:", one.run(), *dirty_pages(one))
     print("one more:", one.run(), *dirty_pages(one))

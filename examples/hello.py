@@ -6,7 +6,7 @@ python examples/hello.py [kvm|model]
 
 import sys
 
-from pyvmm.experiment import guest
+from pyvmm.experiment import guest, short_errors
 from pyvmm.hosts.exits import IoOut
 
 CODE = """
@@ -20,7 +20,7 @@ end:    hlt
 text:   .asciz  "Hello from ten lines\\n"
 """
 
-with guest(CODE, host=(*sys.argv[1:], "auto")[0]) as hello:
+with short_errors(), guest(CODE, host=(*sys.argv[1:], "auto")[0]) as hello:
     for reason in hello.exits():
         if isinstance(reason, IoOut):
             print(reason.data.decode(), end="")

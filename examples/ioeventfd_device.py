@@ -10,7 +10,7 @@ has time. What was written is not told.
 import select
 import sys
 
-from pyvmm.experiment import guest
+from pyvmm.experiment import guest, short_errors
 from pyvmm.hosts.interrupts import DoorbellPlace
 
 PORT = 0x510
@@ -23,7 +23,7 @@ ring:   out     %al, %dx
         hlt
 """
 
-with guest(CODE, host=(*sys.argv[1:], "auto")[0]) as one:
+with short_errors(), guest(CODE, host=(*sys.argv[1:], "auto")[0]) as one:
     place = DoorbellPlace(PORT, 1, is_port=True)
     with one.vm.create_doorbell(place, "the example") as bell:
         print("exits of the vCPU:", *one.exits())

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 
+from pyvmm.experiment import short_errors
 from pyvmm.shell.bench import open_bench
 
 MIB = 1 << 20
@@ -27,7 +28,8 @@ def microseconds(size):
     return found
 
 
-with open_bench((*sys.argv[1:], "auto")[0], size=4 * MIB, private="auto") as bench:
+host = (*sys.argv[1:], "auto")[0]
+with short_errors(), open_bench(host, size=4 * MIB, private="auto") as bench:
     memory = bench.memory
     memory.write(2 * MIB, b"kept?")
     kind = f"on {bench.host.value}, {'in place' if memory.in_place else 'to another page'}"

@@ -9,7 +9,7 @@ kernels have, is declared the same way, to see an answer.
 """
 
 from pyvmm.errors import PyvmmError
-from pyvmm.experiment import declare
+from pyvmm.experiment import declare, short_errors
 from pyvmm.hosts.capabilities import GuestMemfdFlag, VmType
 from pyvmm.hosts.kvm.system import System
 
@@ -35,7 +35,7 @@ struct kvm_clock_data {
 #define KVM_MEMORY_ATTRIBUTE_PRIVATE    (1ULL << 3)
 """)
 
-with System() as system:
+with short_errors(), System() as system:
     # Where files keep attributes, those of VMs with private memory do.
     kind = VmType.SW_PROTECTED if system.capabilities().file_attributes else VmType.DEFAULT
     with system.create_vm(kind) as vm:

@@ -6,7 +6,7 @@
 Needs KVM_CAP_PRE_FAULT_MEMORY, which wants a two-dimensional page table: VMX, SVM, or the lab.
 """
 
-from pyvmm.experiment import guest
+from pyvmm.experiment import guest, short_errors
 
 START, SIZE = 0x100000, 0x40000
 
@@ -17,7 +17,7 @@ def mapped(vm):
         return next(one.values[0] for one in statistics.read() if one.descriptor.name == "pages_4k")
 
 
-with guest("hlt", host="kvm") as one:
+with short_errors(), guest("hlt", host="kvm") as one:
     print("the guest runs once:", one.run())
     before = mapped(one.vm)
     one.vcpu.pre_fault(START, SIZE)

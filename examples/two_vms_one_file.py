@@ -9,7 +9,7 @@ Needs a guest_memfd that can be mapped (GUEST_MEMFD_FLAG_MMAP, INIT_SHARED): Lin
 import sys
 
 from pyvmm.errors import SystemCallError
-from pyvmm.experiment import guest
+from pyvmm.experiment import guest, short_errors
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.interface import Memslot
 
@@ -19,6 +19,7 @@ WRITES = "movl $0x12345678, 0x100000; hlt"
 READS = f"mov {PLACE + 0x100000:#x}, %eax; hlt"
 
 with (
+    short_errors(),
     guest(WRITES, host=(*sys.argv[1:], "auto")[0], guest_memfd_flags=FLAGS) as first,
     guest(READS, host=first.system) as second,
 ):

@@ -7,7 +7,7 @@ KVM_EXIT_TPR_ACCESS stands for the exit of a new series: every KVM with local AP
 pyvmm does not know it. Its structure is declared here, and laid over the kernel's bytes.
 """
 
-from pyvmm.experiment import declare, guest
+from pyvmm.experiment import declare, guest, short_errors
 from pyvmm.hosts.exits import Interrupted
 
 C = declare("""
@@ -22,7 +22,7 @@ CODE = """
 again:  jmp     again
 """
 
-with guest(CODE, host="kvm", irqchip=True) as one:
+with short_errors(), guest(CODE, host="kvm", irqchip=True) as one:
     C.KVM_TPR_ACCESS_REPORTING(one.vcpu, enabled=1)
     # The exit comes with an entry after the access: the guest is interrupted until then.
     while (reason := one.run(timeout=0.02)) == Interrupted():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.experiment.guest_code import Code, assemble
     from pyvmm.experiment.guests import Guest, guest
     from pyvmm.experiment.ioctls import Answer, Ioctl
+    from pyvmm.experiment.short_errors import short_errors
     from pyvmm.experiment.structures import Structure, address_of, type_of
     from pyvmm.hosts.kvm.ownership import FdOwner as Descriptor
     from pyvmm.hosts.raw_exits import RawExit
@@ -35,6 +36,7 @@ _MODULES = {
     "assemble": "experiment.guest_code",
     "declare": "experiment.declarations",
     "guest": "experiment.guests",
+    "short_errors": "experiment.short_errors",
     "type_of": "experiment.structures",
 }
 """Module that each public name is in, and its name there where that is another."""
@@ -53,6 +55,7 @@ __all__ = (
     "assemble",
     "declare",
     "guest",
+    "short_errors",
     "type_of",
 )
 

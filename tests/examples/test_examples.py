@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.errors import NoPermissionError, SystemCallError
+from pyvmm.experiment import Guest
 from pyvmm.hosts.capabilities import Capabilities, GuestMemfdFlag, MemoryAttribute, VmType
+from pyvmm.hosts.kvm.system import System as KvmSystem
 from pyvmm.machine.config import HostChoice
 from pyvmm.machine.hosts import open_host
 
@@ -172,6 +176,59 @@ def test_an_example_shows_what_it_is_about(
     assert len(out.splitlines()) == len(example.lines), out
     for line, expected in zip(out.splitlines(), example.lines, strict=True):
         assert re.fullmatch(expected, line), (line, expected)
+
+
+def run_one(name: str, host: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run an example that ends with an exit code: that, as `SystemExit` has it."""
+    monkeypatch.setattr(sys, "argv", [f"examples/{name}.py", host])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    return str(ended.value.code)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_where_the_host_refuses_it_is_one_line(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NoPermissionError("open /dev/kvm", "this user may not", "join its group")
+
+    monkeypatch.setattr(KvmSystem, "__init__", refuse)
+    assert run_one(name, "kvm", monkeypatch) == "77"
+    said = f"{name}.py: cannot open /dev/kvm: this user may not; join its group\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_guest_that_fails_ends_the_thread_that_brings_its_pages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := userfault("model"):
+        pytest.skip(reason)
+
+    def interrupted(_guest: Guest) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Guest, "run", interrupted)
+    before = threading.active_count()
+    assert run_one("userfault_by_hand", "model", monkeypatch) == "130"
+    assert threading.active_count() == before
+    assert capsys.readouterr() == ("", "userfault_by_hand.py: interrupted\n")
+
+
+def test_a_page_that_cannot_be_brought_leaves_no_guest_waiting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := userfault("model"):
+        pytest.skip(reason)
+
+    def refuse(_of: object) -> int:
+        raise SystemCallError("find a page", 12, "ENOMEM")
+
+    monkeypatch.setattr("pyvmm.experiment.address_of", refuse, raising=False)
+    assert run_one("userfault_by_hand", "model", monkeypatch) == "71"
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["page 0x101 is missing", "Hlt()"]
+    assert err == "userfault_by_hand.py: cannot find a page: ENOMEM\n"
 
 
 def test_there_are_ten_of_a_page_each_all_tested_and_all_listed() -> None:
