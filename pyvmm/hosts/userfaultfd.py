@@ -60,7 +60,9 @@ class Fault(NamedTuple):
 class Userfaultfd(Owner):
     """A userfaultfd of this process, close-on-exec; reads never wait. Closing it wakes all waiters.
 
-    Ranges are HVAs and bytes, page-aligned. Methods raise `SystemCallError`.
+    Ranges are HVAs and bytes, page-aligned. Methods raise `SystemCallError`. Any thread: `close`
+    waits for the calls that are under way, and later ones are EBADF, so that no other file which
+    the process opens meanwhile is touched.
     """
 
     def __init__(self) -> None:
@@ -143,7 +145,9 @@ class Userfaultfd(Owner):
     def _issue(self, request: int, layout: str, *fields: int) -> tuple[int, ...]:
         argument = bytearray(struct.pack(layout, *fields))
         try:
-            fcntl.ioctl(self._fd, request, argument)
+            # None of these waits for a fault, so that nobody who has this lock does.
+            with self._lock:
+                fcntl.ioctl(self._fd, request, argument)
         except OSError as error:
             raise _failed(f"issue {_NAMES[request]}({_spelled(fields)})", error) from error
         except ValueError as error:  # A descriptor of -1.

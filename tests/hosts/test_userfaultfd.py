@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from pyvmm.errors import HostLacksError, SystemCallError
-from pyvmm.hosts import exits
+from pyvmm.hosts import exits, userfaultfd
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.mapping import map_anonymous
 from pyvmm.hosts.kvm.system import System
@@ -106,3 +107,38 @@ def test_what_cannot_be(faults: Userfaultfd) -> None:
         assert caught.value.errno == errno.EBADF
         with pytest.raises(SystemCallError):
             faults.faults()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "use"),
+    [
+        ("fcntl", "ioctl", lambda faults: faults.wake(0, PAGE_SIZE)),
+        ("os", "read", lambda faults: faults.faults()),
+    ],
+    ids=["an ioctl", "a read"],
+)
+def test_a_call_under_way_keeps_it_open(
+    faults: Userfaultfd,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    name: str,
+    use: Callable[[Userfaultfd], object],
+) -> None:
+    closer = threading.Thread(target=faults.close)
+    within: list[int] = []
+
+    def closed_meanwhile(fd: int, *_: object) -> bytes:
+        closer.start()
+        closer.join(0.2)
+        within.append(os.fstat(fd).st_mode)  # It is there, and no other file can have its number.
+        return b""
+
+    monkeypatch.setattr(getattr(userfaultfd, module), name, closed_meanwhile)
+    use(faults)
+    monkeypatch.undo()
+    closer.join()
+    assert len(within) == 1
+    assert faults.fileno() == -1
+    with pytest.raises(SystemCallError) as caught:
+        faults.wake(0, PAGE_SIZE)
+    assert caught.value.errno == errno.EBADF
