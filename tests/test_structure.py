@@ -43,6 +43,7 @@ LEVELS = (
     "rules",
     "errors",
     "folded",
+    "held_signals",
     "signal_names",
     "toml_table",
     "typed_values",

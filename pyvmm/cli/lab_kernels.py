@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pyvmm.cli.ending_signals import interrupting_signals
 from pyvmm.cli.standard_error import say_to_user
 from pyvmm.errors import ExitCode, HostLacksError, InternalError, PyvmmError, UsageError
+from pyvmm.held_signals import held_signals
 
 
 class NotAnsweredError(PyvmmError):
@@ -60,12 +61,16 @@ def _answer(name: str, words: Sequence[str], answered: Collection[int]) -> dict[
     pyvmm = [sys.executable, "-m", "pyvmm"]
     say_to_user(f"asking a lab with the kernel {name}")
     command = [*pyvmm, "lab", "run", "--kernel", name, "--", *pyvmm, *words]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as lab:
-        try:
-            printed, _ = lab.communicate()
-        except BaseException:
+    lab = None
+    try:
+        with held_signals():
+            lab = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        printed, _ = lab.communicate()
+    except BaseException:
+        if lab is not None:
             lab.terminate()
-            raise
+            lab.communicate()
+        raise
     if lab.returncode not in answered:
         kind = _ERRORS.get(lab.returncode, NotAnsweredError)
         cause = f"the command there ended with {lab.returncode}, as said before"

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pyvmm.errors import HostLacksError, InternalError, UsageError
+from pyvmm.held_signals import held_signals
 from pyvmm.hosts.kvm.system import System
 from pyvmm.parity.table import Case, parse
 from pyvmm.parity.verdicts import DESCRIPTOR, Outcome, Parity, Told, judge
@@ -83,20 +84,23 @@ def _run_pytest(
         words += ["-k", pattern]
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as told, tempfile.TemporaryFile() as said:
+        environment = {**os.environ, DESCRIPTOR: str(writing), "PYTEST_ADDOPTS": ""}
+        child = None
         try:
-            environment = {**os.environ, DESCRIPTOR: str(writing), "PYTEST_ADDOPTS": ""}
-            child = subprocess.Popen(
-                words, env=environment, pass_fds=(writing,), cwd=folder, stdin=subprocess.DEVNULL,
-                stdout=said, stderr=said,
-            )  # fmt: skip
-        finally:
-            os.close(writing)
-        with child:
             try:
-                lines = _follow(told, tell)
-            except BaseException:
+                with held_signals():
+                    child = subprocess.Popen(
+                        words, env=environment, pass_fds=(writing,), cwd=folder,
+                        stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                    )  # fmt: skip
+            finally:
+                os.close(writing)
+            lines = _follow(told, tell)
+            child.wait()
+        except BaseException:
+            if child is not None:
                 _end(child)
-                raise
+            raise
         said.seek(0)
         text = said.read().decode(errors="replace").strip()[-_TAIL:]
     return child.returncode, lines, text
@@ -110,6 +114,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
         child.kill()
+        child.wait()
 
 
 def _follow(told: Iterable[str], tell: Tell) -> list[list[str]]:

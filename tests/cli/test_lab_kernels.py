@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -296,6 +298,25 @@ def test_a_signal_that_ends_it_ends_the_command_in_the_lab(
     with pytest.raises(ProcessLookupError):
         os.kill(signalled(), 0)
     assert capsys.readouterr().err.splitlines()[-1] == "pyvmm: interrupted by SIGTERM"
+
+
+def test_a_signal_while_the_command_in_the_lab_is_being_started_ends_it(
+    labs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGTERM)
+
+    (labs / "python").write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    assert main(["parity", "--kernel", "a"]) == ExitCode.INTERRUPTED
+    (child,) = started
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.mark.kvm

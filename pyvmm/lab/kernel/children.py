@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyvmm.errors import HostLacksError
+from pyvmm.held_signals import held_signals
 from pyvmm.lab.kernel.failures import KernelBuildError, system_call_error
 
 _PATIENCE = 5.0
@@ -38,6 +39,16 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours without what would change a kernel's build or what tools say, and with `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
     return {**kept, "LANGUAGE": "C", "LC_ALL": "C", **(extra or {})}
+
+
+def close(child: subprocess.Popen[bytes]) -> None:
+    """End `child` and its group if it has not ended, and close its pipes."""
+    if child.poll() is None:
+        end_group(child)
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with suppress(BrokenPipeError):
+                stream.close()
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -93,11 +104,13 @@ class Children:
         tail: deque[str] = deque(maxlen=_TAIL)
         first = ""
         with self.open_log() as log:
-            child = self.start(
-                command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-            assert child.stdout is not None
+            child = None
             try:
+                with held_signals():
+                    child = self.start(
+                        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                    )
+                assert child.stdout is not None
                 lines: Iterable[bytes] = child.stdout
                 if while_waiting is not None:
                     lines = _wait_with(child, while_waiting).splitlines(keepends=True)
@@ -110,9 +123,8 @@ class Children:
                     on_line(line)
                 status = child.wait()
             finally:
-                if child.poll() is None:
-                    end_group(child)
-                child.stdout.close()
+                if child is not None:
+                    close(child)
         if status != 0:
             # Others that make has started say much after the one that has failed.
             said = [first, *tail] if first else list(tail)

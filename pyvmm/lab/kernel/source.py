@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import NoInputError, UsageError
+from pyvmm.held_signals import held_signals
 from pyvmm.lab.kernel.cache import sha256
-from pyvmm.lab.kernel.children import Children, end_group
+from pyvmm.lab.kernel.children import Children, close
 from pyvmm.lab.kernel.failures import KernelBuildError, system_call_error
 from pyvmm.lab.kernel.progress import Progress, Stage
 
@@ -135,8 +136,9 @@ def _extract(
         running: list[tuple[Sequence[str], subprocess.Popen[bytes]]] = []
 
         def start(command: Sequence[str], **streams: object) -> subprocess.Popen[bytes]:
-            child = children.start(command, **streams)
-            stack.callback(_close, child)
+            with held_signals():
+                child = children.start(command, **streams)
+                stack.callback(close, child)
             running.append((command, child))
             return child
 
@@ -172,14 +174,3 @@ def _pump(upstream: subprocess.Popen[bytes], last: subprocess.Popen[bytes], stag
         last.stdin.close()
     except BrokenPipeError:
         pass  # tar has ended: its status, and what it wrote, say why.
-
-
-def _close(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        end_group(child)
-    for stream in (child.stdin, child.stdout):
-        if stream is not None:
-            try:
-                stream.close()
-            except BrokenPipeError:
-                continue
