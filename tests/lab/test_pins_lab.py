@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mail's design as a kernel: attacks and replays in a lab, with each remedy."""
+"""The mail's design as a kernel: attacks and replays in a lab, with each remedy; the demo there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm.demo.chapters.pins import PINS
 from pyvmm.lifetime.adapting import design_named
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.universe import SMALL, TYPES
@@ -34,16 +35,28 @@ def design(remedy: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """What was found in the lab, by remedy."""
+def found_inside(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What was found in the lab, as `pins_inside` says it."""
     need_kernel(KERNEL, "pins-lab")
     inside = unpacking("tests.lab.pins_inside", [MOST])
     command = [PYVMM, "lab", "run", "--kernel", KERNEL, "--", *inside]
     done = run(command, environment(tmp_path_factory.mktemp("lab")), given=packed())
     assert done.code == 0, (done.out + done.err).decode(errors="replace")[-20000:]
-    found = {one["remedies"]: one for one in map(json.loads, done.out.splitlines())}
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tried(found_inside: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """What was found of attacks and replays, by remedy."""
+    found = {one["remedies"]: one for one in found_inside if "remedies" in one}
     assert tuple(found) == REMEDIES
     return found
+
+
+@pytest.fixture(scope="module")
+def told(found_inside: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """What was found of the demo, by chapter."""
+    return {one["chapter"]: one for one in found_inside if "chapter" in one}
 
 
 @pytest.mark.parametrize("remedy", REMEDIES)
@@ -84,3 +97,30 @@ def test_the_kernel_does_as_the_model(tried: Mapping[str, Any], remedy: str) -> 
     assert found["steps"] > 50
     assert found["lives"] > 50
     assert 0 < found["taken"] <= found["transitions"]
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_the_demo_carries_the_design_of_the_kernel_out(told: Mapping[str, Any]) -> None:
+    pins = told["pins"]
+    assert (
+        pins["why"] == "file-pins-vm is followed by the rules alone: this kernel does not have it"
+    )
+    assert list(pins["steps"]) == [step.id for step in PINS.steps]
+    for step in PINS.steps:
+        said = pins["steps"][step.id]
+        assert [name for name, _ in said["answers"]] == [KERNEL, "file-pins-vm"]
+        assert not said["differing"], step.id
+        assert len(said["true"]) == (step.question is not None), step.id
+    assert pins["steps"]["rebind"]["answers"] == [[KERNEL, "ok"], ["file-pins-vm", "EINVAL"]]
+    assert pins["steps"]["read"]["answers"][0] == [KERNEL, "vm0's page"]
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_chapters_of_linux_s_design_are_not_told_on_the_kernel_of_another(
+    told: Mapping[str, Any],
+) -> None:
+    about = f"it follows {KERNEL}, and this is about file-pins-vm; use --host model"
+    assert told["teardown"]["refused"] == f"cannot tell this chapter on kvm: {about}"
+    assert "the chapter pins tells of both designs" in told["slots"]["refused"]

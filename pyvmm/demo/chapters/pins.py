@@ -53,8 +53,8 @@ PINS = Chapter(
             "least.",
             Operate("create-vm"),
             after="Two designs are shown: file-pins-vm, which is Linux's; and memslot-pins-file, "
-            "which a mail proposed while guest_memfd was under review. No kernel has that one, so "
-            "its rules are followed.",
+            "which a mail proposed while guest_memfd was under review. The one that the kernel "
+            "has, if there is a kernel, is carried out; of the other the rules are followed.",
         ),
         Step(
             "file",

@@ -191,7 +191,7 @@ class _Reader:
 
     async def _open_in_lab(self, order: OpenStage, why: str) -> Told:
         """Open it in the lab, and on the model where there is none for it."""
-        asked = order.setup.kind, order.needs
+        asked = order.setup.kind, order.setup.designs, order.needs
         lacking = self._lab_house.lacking.get(asked) or self._no_lab()
         if not lacking:
             self._is_in_lab = True

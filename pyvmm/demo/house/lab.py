@@ -49,8 +49,8 @@ class LabHouse:
         self.stages = 0
         self.lost = ""
         """Reason that the lab was lost, once it was."""
-        self.lacking: dict[tuple[StageKind, frozenset[Need]], str] = {}
-        """Stages with such needs that its kernel cannot have, and why, as far as was asked."""
+        self.lacking: dict[tuple[StageKind, tuple[str, ...], frozenset[Need]], str] = {}
+        """Stages of such designs and needs that its kernel cannot have, and why."""
         self._say = say
         self._starter: socket.socket | None = None
 

@@ -170,9 +170,16 @@ def _open(host: StageHost, taken: Taken, *, in_place: bool) -> tuple[interface.S
     if host is not StageHost.KVM:
         raise HostLacksError("open a stage", f"a stage on the {host.value} is opened inside of it")
     from pyvmm.hosts.kvm.system import System
+    from pyvmm.hosts.kvm.unowned_files import has_unowned_files
 
     system = System(recorder=taken)
     try:
+        if has_unowned_files(system):
+            raise HostLacksError(
+                "open a stage on kvm",
+                "its files pin no VM, by the design memslot-pins-file, and this is about Linux's",
+                "use --host model; the chapter pins tells of both designs",
+            )
         has = system.capabilities()
     except BaseException:
         system.close()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A stage for who pins whom: the same operations in several designs, step by step.
 
-Linux's design is carried out on this machine's KVM where that is wished and can be, and compared
-with the model of lifetimes; other designs are followed by the model alone: no kernel has them.
+The design that this machine's KVM has is carried out there where that is wished and can be, and
+compared with the model of lifetimes; other designs are followed by the model alone. Which one a
+kernel has is found by what it does (`replay.remedies.design_of`).
 """
 
 from __future__ import annotations
@@ -46,12 +47,17 @@ class PinsStage(Owner):
     def __init__(
         self, names: Sequence[str], host: PinsOnHost | None, taken: Taken, why: str
     ) -> None:
-        """Take over `host`, which records to `taken`; None: on the model alone, and `why`."""
+        """Take over `host`, which records to `taken`; None: on the model alone, and `why`.
+
+        `names` are those of designs; the host's, which is one of them, comes first on the stage.
+        """
+        if host is not None:
+            names = (host.design.name, *(name for name in names if name != host.design.name))
         self._host = host
         self._taken = taken
         profile = file_pins_vm().profile if host is None else host.profile
         universe = UNIVERSE if host is None else host.universe
-        designs = [replace(design_named(name), profile=profile) for name in names or (LINUX,)]
+        designs = [replace(design_named(name), profile=profile) for name in names]
         hosts = [host, *[None] * len(designs)]
         self._designs = [
             DesignOnStage(design, universe, on) for design, on in zip(designs, hosts, strict=False)
@@ -143,8 +149,6 @@ def open_pins(setup: Setup, needs: frozenset[Need], wish: StageHost | None) -> P
     no_kernel = ""
     if wish is StageHost.MODEL or wish is StageHost.MACHINE:
         no_kernel = "no kernel takes part with --host model"
-    elif names[0] != LINUX:
-        no_kernel = f"no kernel has {names[0]}"
     elif not setup.host_side:
         no_kernel = "no kernel takes part in this"
     if no_kernel:
@@ -158,14 +162,26 @@ def open_pins(setup: Setup, needs: frozenset[Need], wish: StageHost | None) -> P
         if wish is not None:
             raise
         return PinsStage(names, None, taken, f"there is no KVM to be used: {error.cause}")
-    lacking = " and no ".join(sorted(one.value for one in needs - host.offers))
-    if not lacking:
-        return PinsStage(names, host, taken, "")
+    other_than_told = _other_than_told(host, names, needs)
+    if not other_than_told:
+        try:
+            return PinsStage(names, host, taken, "")
+        except BaseException:
+            host.close()
+            raise
     host.close()
     if wish is not None:
-        cause = f"it has no {lacking}"
+        cause = f"it {other_than_told}"
         raise HostLacksError(f"tell this chapter on {wish.value}", cause, "use --host model")
-    return PinsStage(names, None, taken, f"this machine's KVM has no {lacking}")
+    return PinsStage(names, None, taken, f"this machine's KVM {other_than_told}")
+
+
+def _other_than_told(host: PinsOnHost, names: Sequence[str], needs: frozenset[Need]) -> str:
+    """The reason that designs of these names are not told on a host's KVM; "" where they can be."""
+    if host.design.name not in names:
+        return f"follows {host.design.name}, and this is about {' and '.join(names)}"
+    lacking = " and no ".join(sorted(one.value for one in needs - host.offers))
+    return f"has no {lacking}" if lacking else ""
 
 
 def _alone(others: Sequence[str]) -> str:
@@ -173,7 +189,7 @@ def _alone(others: Sequence[str]) -> str:
         return ""
     is_one = len(others) == 1
     verb, it = ("is", "it") if is_one else ("are", "them")
-    return f"{', '.join(others)} {verb} followed by the rules alone: no kernel has {it}"
+    return f"{', '.join(others)} {verb} followed by the rules alone: this kernel does not have {it}"
 
 
 def _operation(act: Act) -> Operation:

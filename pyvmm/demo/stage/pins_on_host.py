@@ -11,7 +11,7 @@ from pyvmm.demo.telling.chapter import Need
 from pyvmm.hosts.call_record import Recorder
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.owner import Owner
-from pyvmm.lifetime.designs import Design, file_pins_vm
+from pyvmm.lifetime.designs import Design
 from pyvmm.lifetime.holdings import Holding, Why
 from pyvmm.lifetime.layout import State
 from pyvmm.lifetime.operations import Operation
@@ -21,12 +21,13 @@ from pyvmm.replay.executor import Replayer
 from pyvmm.replay.host import can_name, kinds_of, profile_of
 from pyvmm.replay.liveness import Liveness, observe
 from pyvmm.replay.means import Means
+from pyvmm.replay.remedies import design_of
 
 PROCESS = "process0"
 
 
 class PinsOnHost(Owner):
-    """The first design's objects on KVM. Closing lets go of all of them."""
+    """The objects of the design that this machine's KVM has. Closing lets go of all of them."""
 
     def __init__(self, recorder: Recorder, universe: Universe) -> None:
         """Raises `HostLacksError` and `NoPermissionError` where there is no KVM for it."""
@@ -35,7 +36,7 @@ class PinsOnHost(Owner):
             kind = kinds_of(system)[0]
             self.profile = profile_of(system, kind)
             self.universe = replace(universe, host_maps=not kind.is_private)
-            self.design: Design = replace(file_pins_vm(), profile=self.profile)
+            self.design: Design = replace(design_of(system), profile=self.profile)
             self._liveness = _liveness(system, stack)
             self._replayer = stack.enter_context(
                 Replayer(system, self.design, self.universe, self._liveness, Means(kind))

@@ -32,7 +32,7 @@ class StageKind(enum.Enum):
     PRIVATE = "private"
     """A machine with private memory that runs the guest ``mailbox``."""
     PINS = "pins"
-    """References: one design on a host, and designs that no kernel has beside it."""
+    """References: the design that a host has, and others beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Setup:
     window: int = 64 * 1024
     designs: tuple[str, ...] = ()
     host_side: bool = True
-    """The designs' first one is carried out on a host, too."""
+    """The design that a host's kernel has is carried out there, too."""
 
 
 @dataclass(frozen=True, slots=True)

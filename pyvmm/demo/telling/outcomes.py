@@ -29,7 +29,7 @@ class StageHost(enum.Enum):
     LAB = "lab"
     MODEL = "model"
     MACHINE = "state machine"
-    """The model of lifetimes: for designs that no kernel has."""
+    """The model of lifetimes: for designs that the kernel at hand does not have."""
 
 
 @dataclass(frozen=True, slots=True)

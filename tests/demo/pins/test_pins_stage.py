@@ -28,9 +28,10 @@ from pyvmm.demo.telling.chapter import (
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.puzzles import scenario, shortest_way
 from pyvmm.errors import HostLacksError, UsageError
+from pyvmm.hosts.kvm import unowned_files
 from pyvmm.hosts.kvm.system import System
 from pyvmm.lifetime.adapting import adapted, design_named
-from pyvmm.lifetime.designs import STANDARD_DESIGNS
+from pyvmm.lifetime.designs import STANDARD_DESIGNS, Remedy, memslot_pins_file
 from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.graph import Graph, Mark, NodeKind
 from pyvmm.lifetime.graph_of_scene import drawn_of, graph_of
@@ -267,13 +268,12 @@ def test_what_cannot_be_asked_changes_nothing(act: Act, said: str) -> None:
 def test_every_stage_says_where_it_is() -> None:
     why = {
         host: on_stage(host, (), setup)[0].why
-        for host, setup in ((StageHost.MODEL, PINS), (None, replace(PINS, designs=(MAIL,))))
+        for host, setup in ((StageHost.MODEL, PINS), (None, replace(PINS, host_side=False)))
     }
     assert why == {
         StageHost.MODEL: "no kernel takes part with --host model",
-        None: f"no kernel has {MAIL}",
+        None: "no kernel takes part in this",
     }
-    assert on_stage(None, (), replace(PINS, host_side=False))[0].host is StageHost.MACHINE
     assert on_stage(None, (), PINS, frozenset({Need.IN_PLACE}))[0].host is StageHost.MACHINE
     with pytest.raises(HostLacksError):
         on_stage(StageHost.LAB, ())
@@ -282,13 +282,51 @@ def test_every_stage_says_where_it_is() -> None:
 
 
 @pytest.mark.kvm
-def test_on_kvm_it_says_what_no_kernel_has_and_what_is_lacking() -> None:
+def test_on_kvm_it_says_what_this_kernel_has_not_and_what_is_lacking() -> None:
     two = replace(PINS, designs=(LINUX, MAIL))
     staged, _ = on_stage(None, (), two)
     assert (staged.host, staged.kernel) == (StageHost.KVM, os.uname().release)
-    assert staged.why == f"{MAIL} is followed by the rules alone: no kernel has it"
+    assert staged.why == f"{MAIL} is followed by the rules alone: this kernel does not have it"
     with pytest.raises(HostLacksError, match="conversion in place"):
         on_stage(StageHost.KVM, (), two, frozenset({Need.IN_PLACE}))
+
+
+@pytest.mark.kvm
+def test_the_design_that_a_kernel_has_is_the_one_that_is_carried_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pins_on_host, "design_of", lambda _: memslot_pins_file())
+    two = replace(PINS, designs=(LINUX, MAIL))
+    staged, (made,) = on_stage(None, ("create-vm",), two)
+    assert staged.host is StageHost.KVM
+    assert staged.why == f"{LINUX} is followed by the rules alone: this kernel does not have it"
+    assert [one.design for one in made.answers] == [MAIL, LINUX]
+    seen = {name: scene.seen for name, scene in made.after.scenes}
+    assert "vm0" in seen[MAIL]
+    assert not seen[LINUX]
+
+
+@pytest.mark.kvm
+def test_a_kernel_of_another_design_is_not_taken_for_the_one_that_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owned = memslot_pins_file(Remedy.OWNER_IN_INODE)
+    monkeypatch.setattr(pins_on_host, "design_of", lambda _: owned)
+    two = replace(PINS, designs=(LINUX, MAIL))
+    staged, _ = on_stage(None, (), two)
+    assert staged.host is StageHost.MACHINE
+    told = f"follows {owned.name}, and this is about {LINUX} and {MAIL}"
+    assert staged.why == f"this machine's KVM {told}"
+    with pytest.raises(HostLacksError) as caught:
+        on_stage(StageHost.KVM, (), two)
+    assert str(caught.value) == f"cannot tell this chapter on kvm: it {told}; use --host model"
+    monkeypatch.setattr(unowned_files, "has_unowned_files", lambda _: True)
+    bare = Setup(StageKind.BARE)
+    staged, _ = on_stage(None, (), bare)
+    assert staged.host is StageHost.MODEL
+    assert "its files pin no VM" in staged.why
+    with pytest.raises(HostLacksError, match="the chapter pins tells of both designs"):
+        on_stage(StageHost.KVM, (), bare)
 
 
 def test_parsed_operations_are_those_of_the_scenarios() -> None:
