@@ -137,6 +137,7 @@ def _add_attack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="N",
         help="so many VMs, one after the other, try to bind the file (default: 1)",
     )
+    add_kernel_option(attack)
     attack.add_argument("--json", action="store_true", help="print JSON")
     attack.set_defaults(call=_attack)
 
@@ -204,7 +205,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    if options.host == "lab":
+    if options.host == "lab" and not options.kernel:
         from pyvmm.cli.lab import run_same_command
 
         return run_same_command(options.arguments, [])

@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""``pyvmm lifetime attack``: whom a VM's memory reaches on this kernel, tried with two VMs."""
+"""``pyvmm lifetime attack``: whom a VM's memory reaches, tried with two VMs; in labs as well."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pyvmm.cli.standard_output import print_answer
+from pyvmm.cli.lab_kernels import (
+    Answered,
+    answers_of,
+    difference_lines,
+    require_readable,
+    to_json,
+)
+from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
 from pyvmm.errors import ExitCode, HostLacksError, UsageError
+from pyvmm.folded import folded
 from pyvmm.hosts.kvm.system import System
 from pyvmm.replay.attack import Attack, Attempt, attempt
 from pyvmm.replay.remedies import PARAMETERS, design_of, only, remedies_on, remedies_there
@@ -19,7 +28,37 @@ Tried = tuple[str, Attempt]
 
 
 def command(options: argparse.Namespace) -> int:
-    """Attack, and print."""
+    """Attack, and print; on each kernel that is named, and what they do differently first."""
+    _check(options)
+    if options.kernel:
+        told = answers_of(options.kernel, _words(options), (ExitCode.OK,))
+        by_remedy = options.each_remedy
+        require_readable(
+            told,
+            "lifetime attack",
+            lambda one: (_facts(one[1]), _lines_of_kernels([one], by_remedy=by_remedy)),
+        )
+        if options.json:
+            print_answer(json.dumps(to_json(told, _facts), indent=1))
+        else:
+            _print(_lines_of_kernels(told, by_remedy=by_remedy))
+        return ExitCode.OK
+    with System() as system:
+        design = design_of(system).name.split(" + ")[0]
+        tried = [{"remedies": name, **made.to_json()} for name, made in _tried(system, options)]
+    found = {"design": design, "attempts": tried}
+    if options.json:
+        print_answer(json.dumps(found, indent=1))
+    else:
+        _print(_lines(found, by_remedy=options.each_remedy))
+    return ExitCode.OK
+
+
+def _print(lines: list[str]) -> None:
+    print_answer(folded(lines, columns() or WIDTH_WITHOUT_TERMINAL))
+
+
+def _check(options: argparse.Namespace) -> None:
     if options.vms < 1:
         raise UsageError(f"let {options.vms} VMs try", "that is none", "give 1 or more")
     for name in options.remedy:
@@ -31,18 +70,13 @@ def command(options: argparse.Namespace) -> int:
             )
     if options.each_remedy and options.remedy:
         raise UsageError("try each remedy, and some", "it is one or the other", "leave one out")
-    with System() as system:
-        design = design_of(system)
-        tried = list(_tried(system, options))
-    if options.json:
-        found = [{"remedies": remedies, **made.to_json()} for remedies, made in tried]
-        design_name = design.name.split(" + ")[0]
-        print_answer(json.dumps({"design": design_name, "attempts": found}, indent=1))
-    elif options.each_remedy:
-        print_answer("\n".join(_table(tried)))
-    else:
-        print_answer("\n".join(_told(tried)))
-    return ExitCode.OK
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The command to ask in a lab."""
+    words = ["lifetime", "attack", "--json", "--vms", str(options.vms)]
+    words += ["--each-remedy"] if options.each_remedy else []
+    return words + [word for name in options.remedy for word in ("--remedy", name)]
 
 
 def _tried(system: System, options: argparse.Namespace) -> Iterator[Tried]:
@@ -71,21 +105,40 @@ def _named(remedies: frozenset[str]) -> str:
     return " + ".join(name for name in PARAMETERS if name in remedies) or NONE
 
 
-def _told(tried: Sequence[Tried]) -> list[str]:
-    told = [f"remedies that are on: {tried[0][0]}"]
-    for _, made in tried:
-        told += ["", f"{made.attack.value}:"]
-        told += [f"  {what}: {answer}" for what, answer in made.steps]
-        told.append(f"  => {made.verdict}")
-    return told
+_TITLES = {attack.key: attack.value for attack in Attack}
 
 
-def _table(tried: Sequence[Tried]) -> list[str]:
-    told = []
+def _lines_of_kernels(told: Answered, *, by_remedy: bool) -> list[str]:
+    lines = difference_lines(told, _facts)
+    for number, (name, found) in enumerate(told):
+        lines += [""] * (number > 0)
+        lines.append(f"{name}: follows {found['design']}")
+        lines += [f"  {line}".rstrip() for line in _lines(found, by_remedy=by_remedy)]
+    return lines
+
+
+def _facts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Verdicts by attack, and by the remedy where each was tried; and the design."""
+    attempts = found["attempts"]
+    remedies = dict.fromkeys(str(each["remedies"]) for each in attempts)
+    facts = {"design": str(found["design"]), "remedies": ", ".join(remedies)}
+    for each in attempts:
+        beside = f", remedy {each['remedies']}" if len(remedies) > 1 else ""
+        facts[f"{_TITLES[each['attack']]}{beside}"] = str(each["verdict"])
+    return facts
+
+
+def _lines(found: Mapping[str, Any], *, by_remedy: bool) -> list[str]:
+    """The steps of each attack; or, by remedy, what they came to."""
+    attempts = found["attempts"]
+    told = [] if by_remedy else [f"remedies that are on: {attempts[0]['remedies']}"]
     width = max(len(name) for name in PARAMETERS)
-    for attack in Attack:
-        told += ["", f"{attack.value}:"]
-        told += [
-            f"  {name:<{width}}  {made.verdict}" for name, made in tried if made.attack is attack
-        ]
-    return told[1:]
+    for key, title in _TITLES.items():
+        told += ["", f"{title}:"]
+        for each in (each for each in attempts if each["attack"] == key):
+            if by_remedy:
+                told.append(f"  {each['remedies']:<{width}}  {each['verdict']}")
+            else:
+                told += [f"  {step['step']}: {step['answer']}" for step in each["steps"]]
+                told.append(f"  => {each['verdict']}")
+    return told[1:] if by_remedy else told

@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from pyvmm.cli.lab_kernels import answers_of
+from pyvmm.cli.lab_kernels import (
+    Answered,
+    answers_of,
+    difference_lines,
+    require_readable,
+    to_json,
+)
 from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
-from pyvmm.errors import ExitCode, InternalError
+from pyvmm.errors import ExitCode
 from pyvmm.folded import folded
 
 DIFFERS = 1
@@ -23,36 +30,24 @@ def command(options: argparse.Namespace) -> int:
     if options.count is not None:
         words += ["--count", str(options.count)]
     told = answers_of(options.kernel, [*words, "--", *options.files], (ExitCode.OK, DIFFERS))
-    for name, value in told:
-        _require_replays(name, value)
+    require_readable(told, "lifetime replay", lambda one: (_facts(one[1]), _lines([one])))
     if options.json:
-        kernels = [{"kernel": name, **value} for name, value in told]
-        print_answer(json.dumps({"kernels": kernels, "differences": _differences(told)}, indent=1))
+        print_answer(json.dumps(to_json(told, _facts), indent=1))
     else:
         print_answer(folded(_lines(told), columns() or WIDTH_WITHOUT_TERMINAL))
     return DIFFERS if any(map(_count, (value for _, value in told))) else ExitCode.OK
 
 
-def _require_replays(name: str, value: dict[str, Any]) -> None:
-    """Raise `InternalError` where `value` lacks some of what is told of the kernel `name`."""
-    try:
-        _facts(value)
-        _lines([(name, value)])
-    except (AttributeError, KeyError, TypeError) as error:
-        attempt = f"read what pyvmm lifetime replay has printed in the lab of {name}"
-        raise InternalError(attempt, repr(error)) from error
-
-
-def _results(value: dict[str, Any]) -> list[dict[str, Any]]:
+def _results(value: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(value["results"])
 
 
-def _count(value: dict[str, Any]) -> int:
+def _count(value: Mapping[str, Any]) -> int:
     """Number of times that a kernel did otherwise than the model of it."""
     return sum(len(result["differences"]) for result in _results(value))
 
 
-def _facts(value: dict[str, Any]) -> dict[str, str]:
+def _facts(value: Mapping[str, Any]) -> dict[str, str]:
     """Words by what they are about: not of each set, since kernels without sharing have others."""
     facts = {
         "behaves as": str(value["profile"]),
@@ -69,27 +64,11 @@ def _facts(value: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _differences(told: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, str | None]]:
-    """By fact, the word of each kernel, where they are not all the same."""
-    facts = {name: _facts(value) for name, value in told}
-    names = dict.fromkeys(fact for each in facts.values() for fact in each)
-    found = {}
-    for fact in names:
-        words = {name: each.get(fact) for name, each in facts.items()}
-        if len(set(words.values())) > 1:
-            found[fact] = words
-    return found
-
-
-def _lines(told: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    lines = []
-    if len(told) > 1:
-        differing = _differences(told)
-        lines.append(f"where the kernels differ: {len(differing) or 'nowhere'}")
-        for fact, words in differing.items():
-            lines += [f"  {fact}", *(f"    {name}: {word or '-'}" for name, word in words.items())]
-    for name, value in told:
-        lines += ["", f"{name}: behaves as '{value['profile']}'"]
+def _lines(told: Answered) -> list[str]:
+    lines = difference_lines(told, _facts)
+    for number, (name, value) in enumerate(told):
+        lines += [""] * (number > 0)
+        lines.append(f"{name}: behaves as '{value['profile']}'")
         for result in _results(value):
             lines.append(
                 f"  {result['name']}: {result['sequences']} sequences, {result['steps']} steps, "
@@ -102,4 +81,4 @@ def _lines(told: list[tuple[str, dict[str, Any]]]) -> list[str]:
                     f"seen {difference['seen']}"
                 )
         lines.append(f"  differences from the model: {_count(value) or 'none'}")
-    return lines if len(told) > 1 else lines[1:]
+    return lines

@@ -39,6 +39,11 @@ class Attack(enum.Enum):
     REBINDING = "another VM binds the file"
     LOOKING_IN = "the host maps the file"
 
+    @property
+    def key(self) -> str:
+        """Its name in JSON."""
+        return self.name.lower().replace("_", "-")
+
 
 @dataclass
 class Attempt:
@@ -73,7 +78,7 @@ class Attempt:
     def to_json(self) -> dict[str, object]:
         """As a JSON object."""
         return {
-            "attack": self.attack.name.lower().replace("_", "-"),
+            "attack": self.attack.key,
             "reached": self.reached,
             "verdict": self.verdict,
             "steps": [{"step": what, "answer": answer} for what, answer in self.steps],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``--kernel NAME``, of parity and of replays: what labs have answered, side by side."""
+"""``--kernel NAME``, of parity, replays and attacks: what labs have answered, side by side."""
 
 from __future__ import annotations
 
@@ -156,6 +156,82 @@ def test_replays_side_by_side(labs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["differences"]["behaves as"] == {"old": "first merged", "new": "mainline"}
 
 
+def attacked(design: str, **verdicts: str) -> dict[str, object]:
+    """What ``pyvmm lifetime attack --json`` prints, by remedies: rebinding stopped or not."""
+    attempts = [
+        {
+            "remedies": remedies.replace("_", "-"),
+            "attack": attack,
+            "reached": verdict == "REACHED",
+            "verdict": verdict,
+            "steps": [{"step": "another VM binds the file", "answer": "ok"}],
+        }
+        for remedies, said in verdicts.items()
+        for attack, verdict in (("rebinding", said), ("looking-in", "stopped"))
+    ]
+    return {"design": design, "attempts": attempts}
+
+
+def test_attacks_side_by_side(labs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(labs, "linux", attacked("file-pins-vm", none="stopped"))
+    answer(labs, "mail", attacked("memslot-pins-file", none="REACHED"))
+    words = ["lifetime", "attack", "--kernel", "linux", "--kernel", "mail", "--vms", "3"]
+    assert main(words) == 0
+    assert (labs / "asked").read_text().splitlines() == [
+        f"lab run --kernel {name} -- {labs / 'python'} -m pyvmm lifetime attack --json --vms 3"
+        for name in ("linux", "mail")
+    ]
+    told = capsys.readouterr().out.splitlines()
+    assert told[:13] == [
+        "where the kernels differ: 2",
+        "  design",
+        "    linux: file-pins-vm",
+        "    mail: memslot-pins-file",
+        "  another VM binds the file",
+        "    linux: stopped",
+        "    mail: REACHED",
+        "",
+        "linux: follows file-pins-vm",
+        "  remedies that are on: none",
+        "",
+        "  another VM binds the file:",
+        "    another VM binds the file: ok",
+    ]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["kernel"] for one in found["kernels"]] == ["linux", "mail"]
+    differing = {"linux": "stopped", "mail": "REACHED"}
+    assert found["differences"]["another VM binds the file"] == differing
+
+
+def test_attacks_with_each_remedy_on_one_kernel(
+    labs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(labs, "mail", attacked("memslot-pins-file", none="REACHED", zero_at_unbinding="gone"))
+    assert main(["lifetime", "attack", "--kernel", "mail", "--each-remedy"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "mail: follows memslot-pins-file",
+        "  another VM binds the file:",
+        "    none               REACHED",
+        "    zero-at-unbinding  gone",
+        "",
+        "  the host maps the file:",
+        "    none               stopped",
+        "    zero-at-unbinding  stopped",
+    ]
+    assert (labs / "asked").read_text().endswith("lifetime attack --json --vms 1 --each-remedy\n")
+    assert main(["lifetime", "attack", "--kernel", "mail", "--remedy", "judged-flags"]) == 0
+    assert (labs / "asked").read_text().endswith("--vms 1 --remedy judged-flags\n")
+
+
+def test_what_no_kernel_can_be_asked_is_said_without_one(
+    labs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lifetime", "attack", "--kernel", "mail", "--remedy", "hope"]) == 64
+    assert "turn the remedy 'hope' on: there is none" in capsys.readouterr().err
+    assert not (labs / "asked").exists()
+
+
 @pytest.mark.parametrize(
     ("code", "ours"), [(64, 64), (69, 69), (71, 71), (3, 71)], ids=["usage", "host", "lab", "other"]
 )
@@ -173,7 +249,11 @@ def test_a_lab_that_does_not_answer(
 @pytest.mark.parametrize(
     "printed", ["", "[]", "{}", '{"cases": [{}], "release": "7"}', '{"cases": {}, "release": "7"}']
 )
-@pytest.mark.parametrize("words", [["parity"], ["lifetime", "replay"]], ids=["parity", "replay"])
+@pytest.mark.parametrize(
+    "words",
+    [["parity"], ["lifetime", "replay"], ["lifetime", "attack"]],
+    ids=["parity", "replay", "attack"],
+)
 def test_an_answer_that_is_none(
     labs: Path, capsys: pytest.CaptureFixture[str], words: list[str], printed: str
 ) -> None:
