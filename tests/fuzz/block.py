@@ -7,7 +7,14 @@ import struct
 
 from pyvmm.devices.virtio.features import Feature
 from pyvmm.hosts.queue_engine import Stopped
-from tests.machine.virtio.split_driver import ANY_BYTES, DEVICE, PRIVATE, SIZE, TABLES, lay_out
+from tests.machine.virtio.split_driver import (
+    ANY_BYTES,
+    PRIVATE,
+    SIZE,
+    TABLES,
+    forget_notifications,
+    lay_out,
+)
 from tests.machine.virtio.test_block_engine import (
     DATA,
     FEATURES,
@@ -61,10 +68,8 @@ def one(data: bytes) -> None:
         is_broken = engine.by_engine()[-1] is Stopped.BROKEN
         assert is_broken == python.core.needs_reset
         if is_broken:
-            # Nobody reads it any more: it may ask for notifications or not.
             for side in (python, engine):
-                side.pages.put(DEVICE, bytes(2))
-                side.pages.put(DEVICE + 4 + 8 * SIZE, bytes(2))
+                forget_notifications(side.pages)
         assert engine.core.position(0) == python.core.position(0)
         assert engine.pages.bytes == python.pages.bytes
         assert engine.content == python.content

@@ -13,7 +13,15 @@ from pyvmm.devices.virtio.net_header import FrameHeader
 from pyvmm.hosts.queue_engine import Stopped
 from pyvmm.net.frames import NO_OFFLOADS
 from tests.machine.virtio.socket_wire import SocketWire
-from tests.machine.virtio.split_driver import ANY_BYTES, DEVICE, PRIVATE, SIZE, TABLES, lay_out
+from tests.machine.virtio.split_driver import (
+    ANY_BYTES,
+    DEVICE,
+    PRIVATE,
+    SIZE,
+    TABLES,
+    forget_notifications,
+    lay_out,
+)
 from tests.machine.virtio.test_net_engine import (
     CUTS,
     DATA,
@@ -75,10 +83,8 @@ def _same(python: Side, engine: Side) -> None:
     python.by_python()
     assert is_broken == python.core.needs_reset
     if is_broken:
-        # Nobody reads it any more: it may ask for notifications or not.
         for side in (python, engine):
-            side.pages.put(DEVICE, bytes(2))
-            side.pages.put(DEVICE + 4 + 8 * SIZE, bytes(2))
+            forget_notifications(side.pages)
     queue = engine.case.queue
     assert engine.core.position(queue) == python.core.position(queue)
     if queue == TX:

@@ -67,6 +67,15 @@ def bring_up(
     return DeviceStatus(core.status)
 
 
+def forget_notifications(pages: GuestPages) -> None:
+    """Clear the device's flags and its event index: with a queue that is broken nobody reads them.
+
+    So a device may have asked for notifications, or not, when it found that the queue is broken.
+    """
+    pages.put(DEVICE, bytes(2))
+    pages.put(DEVICE + 4 + 8 * SIZE, bytes(2))
+
+
 def make_available(
     pages: GuestPages, chains: Sequence[Made], start: int, event: Event, *, event_index: bool
 ) -> None:
