@@ -175,10 +175,15 @@ def run_in_lab(wishes: LabWishes, words: Sequence[str]) -> int:
 
 def _umask() -> int:
     """This process's file mode creation mask: read, not set and set back (proc(5))."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    attempt = "find out the umask"
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        cause = f"/proc/self/status: {error.strerror}"
+        raise HostLacksError(attempt, cause, "mount /proc") from error
     found = re.search(r"^Umask:\s*([0-7]+)$", status, re.MULTILINE)
     if found is None:
-        raise HostLacksError("find out the umask", "/proc/self/status does not tell it")
+        raise HostLacksError(attempt, "/proc/self/status does not tell it")
     return int(found[1], 8)
 
 

@@ -134,12 +134,18 @@ def _limit(
 
 
 def _stack_does_not_fit() -> bool:
-    """Tell whether address space, not the number of threads, is what a thread's stack lacks."""
+    """Tell whether address space, not the number of threads, is what a thread's stack lacks.
+
+    False where /proc, which tells of the address space, is not mounted.
+    """
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     if resource.RLIM_INFINITY in (most, stack):
         return False
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return False
     return pages * resource.getpagesize() + stack > most
 
 

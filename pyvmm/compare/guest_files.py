@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyvmm.boot.unpacking import unpacked
-from pyvmm.errors import SystemCallError
+from pyvmm.errors import HostLacksError, SystemCallError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,12 @@ def path_of(fd: int) -> str:
 def guest_files(request: GuestRequest) -> Iterator[GuestFiles]:
     """Files for `request`. Raises `SystemCallError` where there is no memory for them.
 
-    QEMU unpacks no image but Linux's own: all of them get it unpacked.
+    QEMU unpacks no image but Linux's own: all of them get it unpacked. Raises `HostLacksError`
+    where /proc, by which children find them, is not mounted.
     """
+    if not Path("/proc/self/fd").exists():
+        attempt = "give monitors the guest's files"
+        raise HostLacksError(attempt, "there is no /proc/self/fd", "mount /proc")
     image = unpacked(memoryview(request.image), f"boot {request.name}").image
     with ExitStack() as stack:
         yield GuestFiles(

@@ -24,6 +24,7 @@ class HoldKind(enum.Enum):
     PINNED = "has pinned memory, which it may be among"
     DEVICE = "may have given it to a device that pins memory"
     MAPPED = "maps it, and may be doing direct I/O"
+    UNSEEN = "may hold it, which cannot be told: /proc is not mounted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ Without pyroute2, which takes long to import, or may not be there.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import struct
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from pyvmm.errors import PyvmmError
@@ -36,6 +36,7 @@ _LINK_MESSAGE: Final = struct.Struct("=BxHiII")
 _NO_INDEX: Final = (1 << 31) - 1
 _SYS_ADMIN: Final = 21
 """Bit of a set of capabilities (capabilities(7))."""
+_CAPABILITY_VERSION_3: Final = 0x2008_0522
 
 
 def missing_capabilities() -> list[str]:
@@ -48,11 +49,20 @@ def missing_capabilities() -> list[str]:
     nothing = _LINK_MESSAGE.pack(0, 0, _NO_INDEX, 0, 0)
     if _asked(_ROUTE, _DELETE_LINK, _REQUEST | _ACKNOWLEDGED, nothing) == errno.EPERM:
         missing.append("CAP_NET_ADMIN")
-    status = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace")
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(line.split()[1], 16) >> _SYS_ADMIN & 1:
+    if not _effective_capabilities() >> _SYS_ADMIN & 1:
         missing.append("CAP_SYS_ADMIN")
     return missing
+
+
+def _effective_capabilities() -> int:
+    """The first 32 capabilities of the calling thread that are in effect, a bit each (capget(2)).
+
+    Not read in /proc, which need not be mounted.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capget(header, sets)  # It fails for other versions and threads only.
+    return sets[0]
 
 
 def why_no_nftables() -> str:

@@ -19,7 +19,7 @@ from pyvmm.net.forwarding import forward, refuse_without_forwarding
 from pyvmm.net.links import Link, Links, opened_links
 from pyvmm.net.masquerading import masquerade
 from pyvmm.net.named_namespaces import name_namespace
-from pyvmm.net.namespaces import NAMES, new_namespace, open_namespace, within
+from pyvmm.net.namespaces import NAMES, new_namespace, open_namespace, own_namespace, within
 from pyvmm.net.taps import keep_tap, make_tap
 from pyvmm.net.topology import Bridge, Namespace, Tap, Topology, VethEnd
 from pyvmm.net.topology_marks import MASQUERADES, ObjectKind, ObjectMark
@@ -172,7 +172,7 @@ class _Maker:
     def lay_cables(self) -> None:
         """Make the veths, each from where its first end is to be."""
         with ExitStack() as stack:
-            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            home = own_namespace()
             stack.callback(os.close, home)
             for place in dict.fromkeys(veth.ends[0].namespace for veth in self.topology.veths):
                 within(place, partial(self._lay_cables_from, place, home))

@@ -19,7 +19,7 @@ from typing import Final
 
 from pyvmm.errors import NoPermissionError, SystemCallError, UsageError
 from pyvmm.net.marks import LONGEST, Mark, mark_of
-from pyvmm.net.namespaces import NAMES
+from pyvmm.net.namespaces import NAMES, own_namespace
 
 _BIND: Final = 1 << 12
 _REC: Final = 1 << 14
@@ -44,9 +44,13 @@ class NamedFile:
 
 
 def named_files() -> list[NamedFile]:
-    """All names that there are, sorted."""
-    # Every namespace's file is on the one file system of theirs, nsfs.
-    device = os.stat("/proc/self/ns/net").st_dev  # noqa: PTH116 - a link that is no path
+    """All names that there are, sorted. Raises what `own_namespace` does."""
+    own = own_namespace()
+    try:
+        # Every namespace's file is on the one file system of theirs, nsfs.
+        device = os.fstat(own).st_dev
+    finally:
+        os.close(own)
     found = []
     with suppress(FileNotFoundError):
         for path in sorted(NAMES.iterdir()):

@@ -16,7 +16,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pyvmm.errors import NoInputError, NoPermissionError, SystemCallError, UsageError
+from pyvmm.errors import (
+    HostLacksError,
+    NoInputError,
+    NoPermissionError,
+    SystemCallError,
+    UsageError,
+)
 
 NAMES: Final = Path("/run/netns")
 """Folder of the namespaces that have a name."""
@@ -48,15 +54,30 @@ def open_namespace(netns: str) -> int:
         raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
 
 
+def own_namespace() -> int:
+    """Open the calling thread's namespace; the descriptor is the caller's.
+
+    Raises `HostLacksError` where /proc is not mounted, `SystemCallError`.
+    """
+    attempt = "open this network namespace"
+    try:
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise HostLacksError(attempt, f"there is no {error.filename}", "mount /proc") from error
+    except OSError as error:
+        raise SystemCallError(attempt, error.errno or 0, error.strerror or "") from error
+
+
 def new_namespace() -> int:
     """Make a namespace without a name; it goes with what is in it and its last descriptor.
 
-    The descriptor is the caller's. Raises `NoPermissionError`, `SystemCallError`.
+    The descriptor is the caller's. Raises `NoPermissionError`, `SystemCallError`, and what
+    `own_namespace` does.
     """
 
     def make() -> int:
         _call("unshare", "make a network namespace", ctypes.c_int(_NEWNET))
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        return own_namespace()
 
     return within(None, make)
 

@@ -13,6 +13,7 @@ from pyvmm.errors import UsageError
 from pyvmm.net.finding import Survey
 from pyvmm.net.found import FoundTopology
 from pyvmm.net.making import make
+from pyvmm.net.namespaces import own_namespace
 from pyvmm.net.removing import remove
 from pyvmm.net.topology import Topology
 
@@ -31,9 +32,9 @@ def only_one(on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Have nobody else put up or take down topologies of this network namespace meanwhile.
 
     The lock is on the namespace's own file, so it leaves nothing and goes with its holder.
-    `on_wait` is called if another one has it.
+    `on_wait` is called if another one has it. Raises what `own_namespace` does.
     """
-    fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    fd = own_namespace()
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

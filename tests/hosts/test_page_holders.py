@@ -7,10 +7,12 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from pyvmm.hosts.capabilities import GuestMemfdFlag
+from pyvmm.hosts.kvm import page_holders
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
 from pyvmm.hosts.kvm.holding_process import HoldingProcess
 from pyvmm.hosts.kvm.system import System
@@ -94,6 +96,24 @@ def test_a_reference_of_ours_is_known_for_its_page_and_as_long_as_it_is_held() -
             assert str(os.getpid()) in str(holder)
             assert file.holders(0) == ()
         assert file.holders(PAGE) == ()
+
+
+@pytest.mark.kvm
+def test_without_proc_it_is_said_that_it_cannot_be_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(page_holders, "_PROC", tmp_path / "none")
+    with shared_file() as file:
+        (unseen,) = file.holders(PAGE)
+        assert (unseen.kind, unseen.is_certain, unseen.pid) == (HoldKind.UNSEEN, False, 0)
+        assert told([unseen]) == (
+            "any process may hold it, which cannot be told: /proc is not mounted"
+        )
+        with file.hold_page(PAGE):
+            own, _ = file.holders(PAGE)
+            assert (own.kind, own.pid) == (HoldKind.REFERENCE, os.getpid())
+            monkeypatch.setattr(page_holders, "_PROC", tmp_path)
+            assert file.holders(PAGE) == (own, unseen)
 
 
 @pytest.mark.kvm

@@ -78,11 +78,14 @@ class PinsOnHost(Owner):
         )
 
     def seen(self) -> frozenset[str | Holding]:
-        """Objects and edges that are seen: in /proc/self/fd and maps, by fstat(2), in debugfs."""
+        """Objects and edges that are seen: in /proc/self/fd and maps, in debugfs.
+
+        Without /proc what is in debugfs alone.
+        """
         hands = self._replayer.hands
         found: set[str | Holding] = set()
         for name, fd in hands.descriptors():
-            if "kvm" in str(Path(f"/proc/self/fd/{fd}").readlink()):
+            if "kvm" in _target(fd):
                 found |= {PROCESS, name, Holding(PROCESS, name, Why.DESCRIPTOR)}
         starts = {line.split("-")[0] for line in _maps() if "kvm-gmem" in line}
         for name, hva in hands.mapped_at():
@@ -96,8 +99,19 @@ class PinsOnHost(Owner):
         self._stack.close()
 
 
+def _target(fd: int) -> str:
+    """The kernel's name of what a descriptor of this process leads to; "" without /proc."""
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except FileNotFoundError:
+        return ""
+
+
 def _maps() -> list[str]:
-    return Path("/proc/self/maps").read_text().splitlines()
+    try:
+        return Path("/proc/self/maps").read_text().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _liveness(system: System, stack: ExitStack) -> Liveness | None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm.hosts.kvm.in_place import HeldPage
 
 _PIDFD_GETFD = 438
+_PROC = Path("/proc")
 _GUEST_MEMFD = "anon_inode:[kvm-gmem]"
 
 
@@ -42,8 +43,9 @@ def holders_of_page(
 ) -> tuple[PageHolder, ...]:
     """Name who has, or may have, a reference on the page at `offset`, bytes, of the file.
 
-    Certain ones first. Nobody where the file is closed. `known` are references that this process
-    has taken by `GuestMemfd.hold_page`, on any page.
+    Certain ones first. Nobody where the file is closed; without /proc it says that it cannot tell,
+    by a holder of the kind `HoldKind.UNSEEN`, whose pid is 0. `known` are references that this
+    process has taken by `GuestMemfd.hold_page`, on any page.
     """
     if file.fd < 0:
         return ()
@@ -57,9 +59,13 @@ def holders_of_page(
     )
     for one in known:
         if one.ends and one.offset == wanted.offset:
-            own = _Process(Path("/proc/self").resolve())
-            found.append(own.holder(HoldKind.REFERENCE, is_certain=True, detail="hold_page"))
-    for folder in _processes():
+            pid = os.getpid()
+            own = PageHolder(HoldKind.REFERENCE, _this_process(pid), True, pid, "hold_page")
+            found.append(own)
+    folders = [*_processes()]
+    if not folders:
+        found.append(PageHolder(HoldKind.UNSEEN, "any process", is_certain=False))
+    for folder in folders:
         with suppress(OSError):  # It has ended, or is not ours to look at.
             found += _Process(folder).holders(wanted)
     order = [*HoldKind]
@@ -67,9 +73,15 @@ def holders_of_page(
 
 
 def _processes() -> Iterator[Path]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            yield entry
+    """Folders of processes, this one's among them; none where /proc is not mounted."""
+    with suppress(FileNotFoundError):
+        for entry in _PROC.iterdir():
+            if entry.name.isdecimal():
+                yield entry
+
+
+def _this_process(pid: int) -> str:
+    return f"this process ({pid})"
 
 
 class _Wanted(NamedTuple):
@@ -99,7 +111,7 @@ class _Process:
         """Say that it holds the page, or may."""
         who = f"process {self.pid} ({self._text('comm').strip()})"
         if self._is_this:
-            who = f"this process ({self.pid})"
+            who = _this_process(self.pid)
         return PageHolder(kind, who, is_certain, self.pid, detail)
 
     def holders(self, wanted: _Wanted) -> Iterator[PageHolder]:

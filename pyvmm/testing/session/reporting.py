@@ -303,8 +303,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _umask() -> int:
-    """The mask that new files get; it can only be read by setting it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    """The mask that new files get, as /proc tells; without /proc it can be read only by setting it,
+    for all threads: then the usual one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        status = ""
     for line in status.splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
