@@ -21,17 +21,7 @@ class Finding:
     wrong: str
 
     def __str__(self) -> str:
-        return f"{self.wrong} ({_SAID[self.role]} {self.name})"
-
-
-_SAID = {
-    Role.INVARIANT: "violates",
-    Role.OWNERSHIP: "where memory belongs to a virtual machine, violates",
-    Role.WISH: "the mail wishes",
-    Role.PRICE: "costs",
-    Role.CARE: "takes care:",
-    Role.POSSIBILITY: "possible:",
-}
+        return f"{self.wrong} ({self.role.verb} {self.name})"
 
 
 class Findings:

@@ -33,6 +33,26 @@ class Role(enum.Enum):
     CARE = "user space has to see to it itself: no design does"
     POSSIBILITY = "something that ought to be possible: a story is good news"
 
+    @property
+    def verb(self) -> str:
+        """Words between a design and a property of this role that does not hold in it."""
+        return _VERBS[self]
+
+    @property
+    def is_demand(self) -> bool:
+        """True where a design without it is broken; a wish that is not fulfilled breaks nothing."""
+        return self in {Role.INVARIANT, Role.OWNERSHIP}
+
+
+_VERBS = {
+    Role.INVARIANT: "violates",
+    Role.WISH: "is not as the mail wishes,",
+    Role.OWNERSHIP: "where memory belongs to a virtual machine, violates",
+    Role.PRICE: "pays with",
+    Role.CARE: "leaves to user space",
+    Role.POSSIBILITY: "makes possible",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Property:
@@ -50,11 +70,6 @@ class Property:
     kinds: frozenset[Kind] = frozenset()
     faults: frozenset[str] = frozenset()
     needs: Feature | None = None
-
-    @property
-    def verb(self) -> str:
-        """Words between a design and this property where it does not hold: no wish is violated."""
-        return "is not as the mail wishes," if self.role is Role.WISH else "violates"
 
 
 _CLOSING = frozenset({Kind.CLOSE_FILE, Kind.UNMAP, Kind.EXIT})
@@ -250,6 +265,27 @@ OF_FEATURES = (
 
 ALL = INVARIANTS + OWNERSHIP + WISHES + PRICES + POSSIBILITIES
 BY_NAME = {each.name: each for each in ALL + OF_FEATURES}
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A property that does not hold in a design, in words; `is_fault`: the design is broken so."""
+
+    verb: str
+    name: str
+    sentence: str
+    is_fault: bool
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.name}: {self.sentence}" if self.sentence else self.name
+
+
+def shortfall(name: str) -> Shortfall:
+    """Say of a property by its name that it does not hold; of an unknown name no more than that."""
+    if name not in BY_NAME:
+        return Shortfall("", name, "", is_fault=True)
+    one = BY_NAME[name]
+    return Shortfall(one.role.verb, name, one.sentence, one.role.is_demand)
 
 
 def properties_of(universe: Universe) -> tuple[Property, ...]:

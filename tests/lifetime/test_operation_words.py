@@ -11,6 +11,7 @@ from pyvmm.lifetime.explorer import explore
 from pyvmm.lifetime.findings import Findings
 from pyvmm.lifetime.operation_words import operation_words, parse_operation
 from pyvmm.lifetime.operations import Kind, Operation, operations
+from pyvmm.lifetime.properties import BY_NAME, Role, shortfall
 from pyvmm.lifetime.transitions import TransitionSystem
 from pyvmm.lifetime.universe import SMALL, UNIVERSES
 
@@ -69,3 +70,17 @@ def test_the_last_step_of_a_shortest_story_is_found_to_violate_its_property(
             found = [each.name for each in findings.of(state, told.operation, step)]
             state = step.state
         assert name in found
+
+
+def test_what_does_not_hold_is_a_fault_only_where_it_is_demanded() -> None:
+    faults = {name for name in BY_NAME if shortfall(name).is_fault}
+    assert faults == {
+        name for name, each in BY_NAME.items() if each.role in {Role.INVARIANT, Role.OWNERSHIP}
+    }
+    assert str(shortfall("file-does-not-pin-vm")) == (
+        "is not as the mail wishes, file-does-not-pin-vm: An open file never keeps a VM alive."
+    )
+    assert str(shortfall("memory-dies-with-its-vm")).startswith(
+        "where memory belongs to a virtual machine, violates memory-dies-with-its-vm: "
+    )
+    assert str(shortfall("of another version")) == "of another version"

@@ -19,7 +19,7 @@ from pyvmm.demo.telling.acts import act_words
 from pyvmm.demo.telling.chapter import Chapter, Question, Step
 from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Content, Observed, Outcome, Staged
-from pyvmm.lifetime.properties import BY_NAME, Role
+from pyvmm.lifetime.properties import shortfall
 
 
 def says_html(place: str, step: Step, tried: str, staged: Staged | None) -> str:
@@ -100,11 +100,10 @@ def _designs(outcome: Outcome) -> Iterator[str]:
 
 def _property(name: str) -> str:
     """A property that does not hold, and what it says."""
-    if name not in BY_NAME:
-        return f'<b class="bad">{said(name)}</b>'
-    one = BY_NAME[name]
-    marked = "" if one.role is Role.WISH else ' class="bad"'
-    return f"{one.verb} <b{marked}>{said(name)}</b>: {said(one.sentence)}"
+    short = shortfall(name)
+    marked = ' class="bad"' if short.is_fault else ""
+    sentence = f": {said(short.sentence)}" if short.sentence else ""
+    return f"{short.verb} <b{marked}>{said(name)}</b>{sentence}".lstrip()
 
 
 def _digests(before: Observed, outcome: Outcome) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pyvmm.demo.telling.moments import Moment
 from pyvmm.demo.telling.outcomes import Observed, Outcome, Staged, StageHost
 from pyvmm.demo.telling.player import View
 from pyvmm.demo.terminal.lines import Line, Tone, wrapped
-from pyvmm.lifetime.properties import BY_NAME
+from pyvmm.lifetime.properties import shortfall
 
 
 def heading(view: View) -> str:
@@ -107,22 +107,9 @@ def _designs(outcome: Outcome, width: int) -> Iterator[Line]:
     for one in outcome.answers:
         said = one.answer or "cannot be done in this design"
         yield from wrapped(f"{one.design}: {said}", width, first="  ", rest="    ")
-        for name in one.violated:
-            yield from wrapped(
-                _violation(name),
-                width,
-                Tone.REFUSED,
-                first="    ",
-                rest="      ",
-            )
-
-
-def _violation(name: str) -> str:
-    """A property that is violated, and whose it is."""
-    if name not in BY_NAME:
-        return name
-    one = BY_NAME[name]
-    return f"{one.verb} {name}: {one.sentence}"
+        for short in map(shortfall, one.violated):
+            tone = Tone.REFUSED if short.is_fault else Tone.PLAIN
+            yield from wrapped(str(short), width, tone, first="    ", rest="      ")
 
 
 def _explained(outcome: Outcome, width: int) -> Iterator[Line]:

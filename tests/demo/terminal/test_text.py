@@ -214,20 +214,18 @@ def test_refusals_digests_designs_and_the_end() -> None:
     assert "the two digests DIFFER" in launch
     assert "the digest is ANOTHER than the launch's before" in launch
     assert "the guest has ended, with status 7" in launch
-    designs = told(
-        moment(
-            outcome(
-                answers=(
-                    Answer("today", "EBADF", ("closing-is-harmless",)),
-                    Answer("mail", "", ("nothing-dangles",)),
-                )
-            ),
-            act=Operate("close-vm"),
-        )
+    answers = (
+        Answer("today", "EBADF", ("closing-is-harmless",)),
+        Answer("mail", "", ("nothing-dangles",)),
     )
+    both = moment(outcome(answers=answers), act=Operate("close-vm"))
+    designs = told(both)
     assert "  today: EBADF\n    is not as the mail wishes, closing-is-harmless: " in designs
     assert "  mail: cannot be done in this design\n" in designs
     assert "    violates nothing-dangles: Nothing points to something freed." in designs
+    lines = in_order(both, parts(both, 80), 80)
+    loud = [line for line in lines if line.tone is Tone.REFUSED]
+    assert [line.text.split(":")[0].strip() for line in loud] == ["violates nothing-dangles"]
 
 
 def test_pins_say_what_changed_and_who_is_alive() -> None:
