@@ -26,7 +26,8 @@ class HeldPageError(ConversionRefusedError):
     """A page that was to become private in place is held by somebody: nothing has changed.
 
     `range` was to be converted; `gpa` is the page's, in bytes, and `error_offset` its offset in the
-    guest_memfd.
+    guest_memfd. `interrupted`: the wait for it ended early, since the vCPU that waited was wanted
+    for something else.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class HeldPageError(ConversionRefusedError):
         gpa: int,
         error_offset: int,
         by: str = "somebody beside the guest has a reference on it",
+        *,
+        interrupted: bool = False,
     ) -> None:
         super().__init__(
             f"convert {range_.size} bytes at gpa {range_.start:#x} to private",
@@ -44,6 +47,7 @@ class HeldPageError(ConversionRefusedError):
         self.range = range_
         self.gpa = gpa
         self.error_offset = error_offset
+        self.interrupted = interrupted
 
     def naming(self, holders: Iterable[PageHolder]) -> HeldPageError:
         """Make the same of it with who holds the page."""
@@ -54,7 +58,8 @@ class AttributeSetter:
     """Sets attributes for one conversion. EAGAIN is tried again, for a second at least in all.
 
     `give_way` gives the lock of conversions away for so many seconds: nobody else waits for that. A
-    page that is held is tried again for `patience` seconds, and no longer than `is_over` is false.
+    page that is held is tried again for `patience` seconds, and no longer than `is_over` and
+    `is_wanted` are false: the run's end, and something else that the calling thread is to do.
     """
 
     def __init__(
@@ -63,11 +68,13 @@ class AttributeSetter:
         give_way: Callable[[float], None],
         *,
         is_over: Callable[[], bool],
+        is_wanted: Callable[[], bool],
         patience: float,
     ) -> None:
         self._vm = vm
         self._give_way = give_way
         self._is_over = is_over
+        self._is_wanted = is_wanted
         self._left = _PAUSES
         self._patience = patience
         self._held_until: float | None = None
@@ -100,9 +107,11 @@ class AttributeSetter:
             try:
                 sides.set_attributes(range_, attributes)
             except PageHeldError as held:
-                if self._is_late() or self._is_over():
+                wanted = self._is_wanted()
+                if wanted or self._is_late() or self._is_over():
                     at = held.error_offset
-                    raise HeldPageError(range_, sides.gpa_of(at), at) from held
+                    gpa = sides.gpa_of(at)
+                    raise HeldPageError(range_, gpa, at, interrupted=wanted) from held
                 self._give_way(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:

@@ -69,8 +69,12 @@ class ConversionExecutor:
                 self._give_way(0.0)
             yield step
 
-    def execute(self, planned: ConversionPlan) -> bool:
+    def execute(
+        self, planned: ConversionPlan, is_wanted: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Do all steps, in order; False where the run was over before the last.
+
+        A page that is held is waited for no longer than `is_wanted` is false.
 
         Raises `SystemCallError` when the kernel fails in the middle: the states tell how far it
         got. Raises `HeldPageError` where somebody holds a page, and then nothing has changed: what
@@ -78,13 +82,12 @@ class ConversionExecutor:
         """
         before = tuple(self._states.runs(_whole(planned))) if self._in_place else ()
         try:
-            return self._execute(planned)
+            return self._execute(planned, self._attributes(is_wanted))
         except HeldPageError:
             self.put_back(before)
             raise
 
-    def _execute(self, planned: ConversionPlan) -> bool:
-        attributes = self._attributes()
+    def _execute(self, planned: ConversionPlan, attributes: AttributeSetter) -> bool:
         for number, chunk in enumerate(planned.chunks()):
             if number:
                 self._give_way(0.0)
@@ -216,9 +219,13 @@ class ConversionExecutor:
             for part in _parts_of(range_, covered):
                 listener.joined(part)
 
-    def _attributes(self) -> AttributeSetter:
+    def _attributes(self, is_wanted: Callable[[], bool] = lambda: False) -> AttributeSetter:
         return AttributeSetter(
-            self._vm, self._give_way, is_over=self._is_over, patience=self._patience
+            self._vm,
+            self._give_way,
+            is_over=self._is_over,
+            is_wanted=is_wanted,
+            patience=self._patience,
         )
 
     def _set_attributes(

@@ -39,7 +39,7 @@ class GuestMemory:
     conversion: a run that has ended stops there. A lease is waited for, `patience` seconds at the
     most, and on a vCPU's thread until it is `wanted` for something else (`Leases.interrupt`).
     `in_place`: the VM keeps no attributes, its guest_memfds do; a page that somebody else holds is
-    waited for as long as a lease is.
+    waited for as a lease is.
     """
 
     def __init__(

@@ -112,7 +112,7 @@ class Leases:
         self._tracked = tracked
         self._held: HeldRanges = tracked.vm.conversions.held
         self._lease, self._release = self._held.lease, self._held.release
-        self._wanted = wanted
+        self.wanted = wanted
         self.patience = patience
         self._condition = threading.Condition(threading.Lock())
         self._changes = 0
@@ -250,7 +250,7 @@ class Leases:
         """Wait until no lease overlaps `range_`; True where the vCPU was wanted before that."""
 
         def is_wanted() -> bool:
-            return on_vcpu and self._wanted()
+            return on_vcpu and self.wanted()
 
         def has_changed() -> bool:
             return self._changes != seen or is_wanted()

@@ -102,18 +102,18 @@ class MemoryConversion:
 
         Others have the lock between its steps, but cannot convert, lease or remove what is still to
         come. What goes to private waits until no lease is on it; pages that are shared stay so in
-        the other direction. `on_vcpu` as for `Vacating.wait`. Raises `LeaseHeldError` or
-        `HeldPageError`, and nothing has changed, and `SystemCallError`.
+        the other direction. `on_vcpu` as for `Vacating.wait`, and for pages that are held. Raises
+        `LeaseHeldError` or `HeldPageError`, and nothing has changed, and `SystemCallError`.
         """
         with self._tracked.exclusive():
-            answer = self._unless_leased(request, planned)
+            answer = self._unless_leased(request, planned, on_vcpu=on_vcpu)
         if not isinstance(answer, _Leased):
             return answer
         range_ = GpaRange(request.gpa, request.gpa + request.size)
         with self._leases.vacating(range_) as vacating:
             vacating.wait(_attempt(request), on_vcpu=on_vcpu)
             with self._tracked.exclusive():
-                answer = self._unless_leased(request, planned)
+                answer = self._unless_leased(request, planned, on_vcpu=on_vcpu)
         if isinstance(answer, _Leased):
             raise InternalError(_attempt(request), "a lease was given of what is waited for")
         return answer
@@ -121,7 +121,11 @@ class MemoryConversion:
     # -- under the lock --
 
     def _unless_leased(
-        self, request: ConversionRequest, planned: Callable[[], ConversionPlan | Refusal]
+        self,
+        request: ConversionRequest,
+        planned: Callable[[], ConversionPlan | Refusal],
+        *,
+        on_vcpu: bool,
     ) -> Refusal | _Leased | None:
         """Do it once nobody else works on the pages; from then on none of them can be leased."""
         taken = request.to is Side.PRIVATE
@@ -137,15 +141,16 @@ class MemoryConversion:
         try:
             if taken and self._leases.holder_over(range_) is not None:
                 return _Leased()
-            self.execute(plan_now)
+            self._execute(plan_now, on_vcpu=on_vcpu)
             return None
         finally:
             self._tracked.end(kind, number)
 
-    def execute(self, planned: ConversionPlan) -> None:
+    def _execute(self, planned: ConversionPlan, *, on_vcpu: bool) -> None:
         """Carry out a plan, and count it where that was not cut short by the end of the run."""
         self._tracked.progress.note_change()
-        if self._tracked.executor.execute(planned):
+        is_wanted = self._leases.wanted if on_vcpu else _never
+        if self._tracked.executor.execute(planned, is_wanted):
             self.count(planned.request)
 
     def count(self, request: ConversionRequest) -> None:
@@ -153,6 +158,10 @@ class MemoryConversion:
         kind = f"{request.origin.name.lower()} to {request.to.value}"
         self.counts[kind] += 1
         self.converted_bytes[kind] += request.size
+
+
+def _never() -> bool:
+    return False
 
 
 def refused(request: ConversionRequest, refusal: Refusal) -> ConversionRefusedError:

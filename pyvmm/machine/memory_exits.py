@@ -48,9 +48,9 @@ class MemoryExits:
     def answer_hypercall(self, args: Sequence[int]) -> int:
         """Do what KVM_HC_MAP_GPA_RANGE asks; what the guest finds in RAX: 0, or -errno.
 
-        -EAGAIN, and nothing has changed: a lease of the pages did not end in time, or the vCPU was
-        wanted for something else while it waited for that; or somebody else held a page that was to
-        be converted in place.
+        -EAGAIN, and nothing has changed: a lease of the pages did not end in time, or somebody else
+        held a page that was to be converted in place for as long; or the vCPU was wanted for
+        something else while it waited for that.
         """
         request = decode_map_gpa_range(args)
         if isinstance(request, Refusal):
@@ -77,8 +77,8 @@ class MemoryExits:
         """Deal with an access that KVM cannot resolve; None when the vCPU can try again.
 
         `allow` decides on conversions that the guest did not announce; it is called without the
-        lock, on the calling thread. The conversion waits for leases as any other; the access is
-        refused where one does not end. Raises `SystemCallError`.
+        lock, on the calling thread. The conversion waits for leases and for held pages as any
+        other; the access is refused where one does not end. Raises `SystemCallError`.
         """
         asked = False
         while True:
@@ -149,7 +149,7 @@ class MemoryExits:
 
         try:
             self._conversion.carry_out(request, planned, on_vcpu=True)
-        except LeaseHeldError as held:
+        except (LeaseHeldError, HeldPageError) as held:
             if held.interrupted:
                 return None
             with self._tracked.exclusive():

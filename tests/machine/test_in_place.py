@@ -37,6 +37,8 @@ SIZE = 16 * MIB
 WINDOW = GpaRange(3 * GIB, 3 * GIB + 4 * PAGE_SIZE)
 KVM_HC_PRIVATE = 1 << 4
 
+KVM_HC_PRIVATE = 1 << 4
+
 
 class World:
     """RAM of a VM of the model's, and a window that has no private side."""
@@ -44,10 +46,16 @@ class World:
     def __init__(self, vm: Vm, ram: GuestRam, window: SharedMemory) -> None:
         self.vm = vm
         self.ram = ram
-        self.memory = GuestMemory(vm, patience=0.01, in_place=ram.in_place)
+        self.asked_if_wanted = 0
+        self.is_vcpu_wanted = False
+        self.memory = GuestMemory(vm, wanted=self.is_wanted, patience=0.01, in_place=ram.in_place)
         for sides in ram.sides():
             self.memory.regions.add(sides)
         self.memory.regions.add(window.sides)
+
+    def is_wanted(self) -> bool:
+        self.asked_if_wanted += 1
+        return self.is_vcpu_wanted
 
     def convert(self, gpa: int, size: int, to: Side) -> None:
         self.memory.conversion.convert(gpa, size, to)
@@ -186,12 +194,45 @@ def test_what_waits_for_a_held_page_ends_with_the_run(world: World) -> None:
     assert file is not None
     pauses: list[float] = []
     setter = AttributeSetter(
-        world.vm, pauses.append, is_over=lambda: len(pauses) == 3, patience=3600.0
+        world.vm,
+        pauses.append,
+        is_over=lambda: len(pauses) == 3,
+        is_wanted=lambda: False,
+        patience=3600.0,
     )
     with file.hold_page(0), pytest.raises(HeldPageError):
         setter.set_in_file(world.ram.sides()[0], GpaRange(0, PAGE_SIZE), private=True)
     assert pauses == [0.001, 0.002, 0.004]
     assert world.is_reached(0)
+
+
+def test_a_vcpu_that_is_wanted_waits_no_longer_for_a_held_page(world: World) -> None:
+    file = world.ram.guest_memfd
+    assert file is not None
+    pauses: list[float] = []
+    setter = AttributeSetter(
+        world.vm,
+        pauses.append,
+        is_over=lambda: False,
+        is_wanted=lambda: len(pauses) == 3,
+        patience=3600.0,
+    )
+    world.is_vcpu_wanted = True
+    ask = world.memory.exits.answer_hypercall
+    with file.hold_page(0):
+        with pytest.raises(HeldPageError) as refused:
+            setter.set_in_file(world.ram.sides()[0], GpaRange(0, PAGE_SIZE), private=True)
+        assert refused.value.interrupted
+        assert len(pauses) == 3
+        assert ask((0, 2, KVM_HC_PRIVATE)) == -errno.EAGAIN
+        assert world.asked_if_wanted == 1, "it has not been tried again"
+        assert world.private() == []
+        with pytest.raises(HeldPageError) as refused:
+            world.convert(0, PAGE_SIZE, Side.PRIVATE)
+        assert not refused.value.interrupted
+        assert world.asked_if_wanted == 1, "the host's own conversion is no vCPU's"
+    assert world.memory.conversion.failures == []
+    assert ask((0, 2, KVM_HC_PRIVATE)) == 0
 
 
 def test_nothing_can_be_withheld(world: World) -> None:
