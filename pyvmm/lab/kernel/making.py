@@ -27,6 +27,7 @@ REPRODUCIBLE = {
 
 IMAGE = "vmlinux"
 _COMPILED = re.compile(r"  (?:CC|AS)  ")
+_KCONFIG_FILES = re.compile(r"^deps_config := ((?:.*\\\n)*.*)$", re.MULTILINE)
 _NOT_THE_KERNELS = {"tools", "scripts"}
 
 
@@ -64,27 +65,34 @@ def configure(
 ) -> None:
     """Make the .config. Raises `KernelBuildError`, naming the options that Kconfig dropped.
 
-    `is_own`: the tree is the user's, and may have another Kconfig than last time.
+    `is_own`: the tree is the user's, and may have another Kconfig than last time; it is asked where
+    a file of it is newer.
     """
     attempt = "configure the kernel"
     wanted = tree.objects / "lab.config"
+    asked = tree.objects / "lab.config.asked"
     config = tree.objects / ".config"
     try:
         tree.objects.mkdir(parents=True, exist_ok=True)
+        answered = asked if is_own else wanted
         if (
-            not is_own
-            and wanted.is_file()
-            and wanted.read_text(encoding="utf-8") == fragment.text
+            answered.is_file()
+            and answered.read_text(encoding="utf-8") == fragment.text
+            and (not is_own or _is_older(tree, asked))
             and config.is_file()
             and not fragment.dropped(config.read_text(encoding="utf-8"))
         ):
             return  # An interrupted build goes on: a new .config would have make look at it all.
         wanted.write_text(fragment.text, encoding="utf-8")
+        asking = asked.with_suffix(".new")
+        shutil.copyfile(wanted, asking)
         with progress.stage("configuring", None, ""):
             children.run(tree.make(f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig"), attempt)
         dropped = fragment.dropped(config.read_text(encoding="utf-8"))
         if dropped:
             config.unlink()
+        else:
+            asking.replace(asked)
     except OSError as error:
         raise system_call_error(attempt, error) from error
     if dropped:
@@ -95,6 +103,23 @@ def configure(
             if is_own
             else "use another version (pyvmm lab build --kernel 7.3)",
         )
+
+
+def _is_older(tree: Tree, file: Path) -> bool:
+    """True if each file of the tree's Kconfig, as of the last build, is older than `file`.
+
+    Kernel make has noted them in ``auto.conf.cmd``; it compares times, too. Raises `OSError`.
+    """
+    try:
+        noted = (tree.objects / "include/config/auto.conf.cmd").read_text(encoding="utf-8")
+        files = _KCONFIG_FILES.search(noted)
+        if files is None:
+            return False
+        limit = file.stat().st_mtime_ns
+        names = files[1].replace("\\\n", " ").split()
+        return all((tree.source / name).stat().st_mtime_ns < limit for name in names)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
 
 
 def compile_kernel(tree: Tree, expected: int | None, children: Children, progress: Progress) -> int:

@@ -71,6 +71,36 @@ def test_what_has_changed_is_compiled_and_the_tree_is_only_read(
     assert not first.path.exists()
 
 
+def test_kconfig_is_asked_again_where_a_file_of_it_has_changed(
+    host: FakeHost, cache: Cache, tree: Path, tmp_path: Path
+) -> None:
+    def asked(*words: str) -> bool:
+        before = len(host.calls())
+        assert command_line("--source", str(tree), *words) == 0
+        return "allnoconfig" in host.calls()[before:]
+
+    (tree / "virt").mkdir()
+    (tree / "virt/Kconfig").write_text("")
+    assert asked()
+    assert asked(), "nothing is known of its files yet"
+    (objects,) = cache.trees.glob("*/objects")
+    noted = objects / "include/config/auto.conf.cmd"
+    noted.parent.mkdir(parents=True)
+    noted.write_text("deps_config := \\\n\tKconfig \\\n\tvirt/Kconfig \\\n\nifneq x\nendif\n")
+    assert not asked()
+    later = (cache.root / "lock").stat().st_mtime + 10
+    os.utime(tree / "virt/Kconfig", (later, later))
+    assert asked()
+    os.utime(tree / "virt/Kconfig", (1, 1))
+    assert not asked()
+    more = tmp_path / "more.config"
+    more.write_text("CONFIG_PROVE_LOCKING=y\n")
+    assert asked("--config", str(more))
+    assert not asked("--config", str(more))
+    (tree / "virt/Kconfig").unlink()
+    assert asked("--config", str(more))
+
+
 def test_trees_of_two_names_are_side_by_side(host: FakeHost, cache: Cache, tree: Path) -> None:
     assert command_line("--source", str(tree), "--name", "mine") == 0
     assert command_line("--source", str(tree), "--name", "mine-debug") == 0
