@@ -28,6 +28,8 @@ _TELLING = re.compile(
     r"rror: |\bE: |No space|undefined reference|syntax error|No rule to make target"
 )
 """Lines in which compiler, linker, Kconfig, make, and apt say what is wrong."""
+_PATH_AND_BACK = re.compile(r"^[^\s:]+/\.\./[^\s:]+(?=:\d+:)")
+"""Beginning of a compiler's line: KVM's files of all architectures are named by way of x86's."""
 _KEPT_OUT = (
     "MAKE", "MFLAGS", "KBUILD", "KCONFIG", "KCFLAGS", "KCPPFLAGS", "KAFLAGS", "ARCH",
     "CROSS_COMPILE", "LLVM", "LC_", "GREP",
@@ -140,7 +142,7 @@ class Children:
             # make's own "*** ... Error 1" says less than what came before it.
             first = next((at for at, line in enumerate(lines) if "***" in line), len(lines))
             telling = lines[max(first - 1, 0) :][:1]
-        said = f": {telling[0]}" if telling else ""
+        said = f": {_PATH_AND_BACK.sub(_straight, telling[0])}" if telling else ""
         return f"{program} ended with {ended}{said} (all of it is in {self.log})"
 
     def log_size(self) -> int:
@@ -166,6 +168,10 @@ class Children:
             return self.log.open("ab")
         except OSError as error:
             raise system_call_error(f"write {self.log}", error) from error
+
+
+def _straight(path: re.Match[str]) -> str:
+    return os.path.normpath(path[0])
 
 
 def _write(log: BinaryIO, data: bytes) -> None:
