@@ -325,6 +325,8 @@ def _flushed(code: int) -> int:
     standard error that nobody reads is not.
     """
     for stream in (sys.stdout, sys.stderr):
+        if stream.closed:  # By a script of the shell's, which has flushed it so.
+            continue
         try:
             stream.flush()
         except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from pyvmm.machine.config import HostChoice
 from pyvmm.memory.backing import PrivateBacking
 from pyvmm.shell.bench import DEFAULT_SIZE, Bench, open_bench
 from pyvmm.shell.desk import Desk, ShowMap
-from pyvmm.shell.script import exit_code, read_script, run_script
+from pyvmm.shell.script import STDIN, exit_code, read_script, run_script
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +54,9 @@ def command(options: argparse.Namespace) -> int:
         from pyvmm.cli.lab import run_same_command
 
         return run_same_command(options.arguments, ())
-    path = options.script
-    source = None
-    if path is not None:
-        source = read_script(path)
-    elif sys.stdin is None or not sys.stdin.isatty():
-        path = "<stdin>"
-        source = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    is_script = options.script is not None or sys.stdin is None or not sys.stdin.isatty()
+    source = read_script(options.script) if is_script else None
+    path = options.script or STDIN
     options.ending_signals.release()
     backing = options.private_backing if options.private else None
     if not options.private and options.private_backing != PrivateBacking.AUTO.value:

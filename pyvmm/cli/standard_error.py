@@ -61,7 +61,7 @@ class _UserStream:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # It may be closed, by a script of the shell's.
         stream.flush()
         try:
             fd = stream.fileno()

@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pyvmm.errors import HostLacksError, UsageError
+from pyvmm.errors import HostLacksError, SystemCallError, UsageError
 from pyvmm.rules.abi import PAGE_SIZE
 
 CODE = 8 * PAGE_SIZE
@@ -30,11 +32,12 @@ def assemble(text: str, *, at: int = CODE, bits: int = 64) -> Code:
     """Assemble `text`, in AT&T syntax or after ``.intel_syntax noprefix``, to lie at the GPA `at`.
 
     Instructions may be separated by semicolons. Raises `UsageError` with the line that is not
-    understood, `HostLacksError` without binutils.
+    understood, `HostLacksError` without binutils, `SystemCallError` where there is no folder for
+    temporary files.
     """
     if bits not in BITS:
         raise UsageError(f"assemble code of {bits} bits", "there is 16, 32 and 64")
-    with tempfile.TemporaryDirectory(prefix="pyvmm-code-") as folder:
+    with _temporary_folder() as folder:
         made, linked = Path(folder) / "code.o", Path(folder) / "code.bin"
         width = "--64" if bits == 64 else "--32"
         source = f".code16; {text}\n" if bits == 16 else f"{text}\n"
@@ -43,6 +46,20 @@ def assemble(text: str, *, at: int = CODE, bits: int = 64) -> Code:
         layout = ["-Ttext", hex(at), "-e", hex(at), "--oformat", "binary", "-z", "noexecstack"]
         _tool(["ld", "-m", emulation, *layout, "-o", linked, made], "")
         return Code(linked.read_bytes(), at, bits)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pyvmm-code-"))
+        except OSError as error:
+            cause = error.strerror or str(error)
+            remedy = "have TMPDIR name a folder that can be written to"
+            raise SystemCallError(
+                "make a folder for guest code", error.errno or 0, cause, remedy
+            ) from error
+        yield folder
 
 
 def _tool(command: list[str | Path], given: str) -> None:

@@ -107,7 +107,8 @@ class Guest(StackOwner):
     def run(self, timeout: float | None = None) -> Exit:
         """Run until the next exit; after `timeout` seconds, as after a kick, `Interrupted`.
 
-        `IoIn` and `MmioRead` want `vcpu.answer` before the next run. Raises `SystemCallError`.
+        `IoIn` and `MmioRead` want `vcpu.answer` before the next run. Raises `SystemCallError`, and
+        `UsageError` for a timeout that is negative or no number.
         """
         had_kick, self._is_kicked_late = self._is_kicked_late, False
         with self._limited_to(timeout):
@@ -124,7 +125,12 @@ class Guest(StackOwner):
         if timeout is None:
             yield
             return
-        limit = threading.Timer(float(timeout), self._kick_late)
+        seconds = float(timeout)
+        if not seconds >= 0:
+            raise UsageError(
+                f"run a guest for {timeout} seconds", "that is no time", "leave it out"
+            )
+        limit = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._kick_late)
         limit.daemon = True
         limit.start()
         try:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from pyvmm.errors import UsageError
+import errno
+
+from pyvmm.errors import SystemCallError, UsageError
 from pyvmm.hosts.capabilities import MemoryAttribute
 from pyvmm.hosts.interface import GuestMapping, GuestMemfd, Memslot, Vm
 
@@ -80,6 +82,9 @@ class MemoryAtHand:
 
     def _offset(self, gpa: int, size: int) -> int:
         low, high = self.memslot.gpa, self.memslot.gpa + self.memslot.size
+        if not self.mapping.hva:
+            attempt = f"reach {size} bytes at GPA {gpa:#x}"
+            raise SystemCallError(attempt, errno.EBADF, "EBADF (it has been closed)")
         if size < 0 or not low <= gpa <= gpa + size <= high:
             raise UsageError(f"reach {size} bytes at GPA {gpa:#x}", f"RAM is [{low:#x}, {high:#x})")
         return gpa - low

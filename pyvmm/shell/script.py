@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pyvmm.errors import NoInputError, PyvmmError, SystemCallError, UsageError
 from pyvmm.shell.desk import Desk
@@ -15,6 +16,8 @@ FAILED = 1
 """Exit code of a script that ended with an error of its own, as Python's."""
 _LONGEST = 16 << 20
 """Bytes of a script: a file that is named by mistake may have no end."""
+STDIN = "<stdin>"
+"""Name of a script that is read from standard input."""
 
 
 class ScriptRefusedError(UsageError):
@@ -29,15 +32,23 @@ class ScriptRefusedError(UsageError):
         return f"{self.place}: {self.refusal}"
 
 
-def read_script(path: str) -> bytes:
-    """Content of the script. Raises `NoInputError`, and `UsageError` where that is too long."""
+def read_script(path: str | None) -> bytes:
+    """Content of the script; None: of standard input, which may not be open.
+
+    Raises `NoInputError`, and `UsageError` where that is too long.
+    """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as it was given
-            source = file.read(_LONGEST + 1)
+        if path is not None:
+            with open(path, "rb") as file:  # noqa: PTH123 - as it was given
+                source = file.read(_LONGEST + 1)
+        else:
+            source = b"" if sys.stdin is None else sys.stdin.buffer.read(_LONGEST + 1)
     except (OSError, ValueError) as error:
+        path = path or STDIN
         cause = error.strerror if isinstance(error, OSError) else str(error)
         raise NoInputError(f"run {path}", str(cause)) from error
     if len(source) > _LONGEST:
+        path = path or STDIN
         raise UsageError(f"run {path}", f"it is longer than {_LONGEST >> 20} MiB, and no script")
     return source
 
@@ -63,18 +74,25 @@ def run_script(desk: Desk, source: bytes, path: str, arguments: Sequence[str]) -
             raise told from refusal
         except (BrokenPipeError, KeyboardInterrupt):
             raise
-        except Exception as error:  # noqa: BLE001 - the user's own, told as Python tells it
+        except BaseException as error:  # noqa: BLE001 - the user's own, told as Python tells it
             if isinstance(error, OSError):
                 _require_output()
-            sys.stderr.write("".join(lines_of_failure(error)))
+            _tell("".join(lines_of_failure(error)))
             return FAILED
     return 0
 
 
 def _require_output() -> None:
-    """Raise `SystemCallError` where standard output takes no more: no fault of the script's."""
+    """Raise `SystemCallError` where standard output takes no more: no fault of the script's.
+
+    What could not be written need not be in its buffer any more. Then writing nothing is refused by
+    a descriptor that takes nothing, and by a device that is full; a full disk takes it.
+    """
     try:
         sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"")
+    except (ValueError, AttributeError):  # The script's own, which it has closed, or no stream.
+        return
     except OSError as error:
         cause = error.strerror or str(error)
         raise SystemCallError("write to standard output", error.errno or 0, cause) from error
@@ -86,15 +104,22 @@ def exit_code(stop: SystemExit) -> int:
         return 0
     if isinstance(stop.code, int):
         return stop.code & 0xFF
-    sys.stderr.write(f"{stop.code}\n")
+    _tell(f"{stop.code}\n")
     return FAILED
+
+
+def _tell(text: str) -> None:
+    """Write to standard error, which a script may have closed: then its exit code says it all."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text)
 
 
 @contextmanager
 def _as_main(path: str, arguments: Sequence[str]) -> Iterator[None]:
-    before = sys.argv
+    """Have `sys` as a script expects it; what it puts in place of streams goes with it."""
+    before = sys.argv, sys.stdin, sys.stdout, sys.stderr
     sys.argv = [path, *arguments]
     try:
         yield
     finally:
-        sys.argv = before
+        sys.argv, sys.stdin, sys.stdout, sys.stderr = before

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +50,26 @@ def test_a_guest_that_never_exits_is_interrupted(host: str) -> None:
     with guest("jmp .", host=host) as made:
         with pytest.raises(ValueError, match="soon"):
             made.run(timeout="soon")  # type: ignore[arg-type]
+        for none in (-1, float("nan")):
+            with pytest.raises(
+                UsageError, match=f"run a guest for {none} seconds: that is no time"
+            ):
+                made.run(timeout=none)
         assert made.run(timeout=0.01) == Interrupted()
+
+
+def test_a_timeout_beyond_what_can_be_waited_for_is_a_long_one() -> None:
+    with guest("hlt", host="model") as made:
+        assert made.run(timeout=1e30) == Hlt()
+
+
+def test_code_without_a_folder_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(SystemCallError, match="have TMPDIR name a folder") as refused:
+        assemble("nop")
+    assert refused.value.errno == errno.ENOENT
 
 
 class _FiresAtTheExit:

@@ -49,8 +49,25 @@ def test_a_script_has_the_names_and_its_arguments(
         ("memory.read(-1, 1)", 64, "script.py:1: cannot reach 1 bytes at GPA -0x1"),
         ("def f():\n  vcpu.kick(1)\n\nf()", 1, ", line 2, in f\n    vcpu.kick(1)\nTypeError"),
         ("1 +", 1, "SyntaxError"),
+        ("raise BaseException('own')", 1, "BaseException: own\n"),
+        ("raise GeneratorExit", 1, "GeneratorExit\n"),
+        ("bench.close()\nmemory.read(0, 1)", 71, "script.py:2: cannot reach 1 bytes at GPA 0x0"),
+        ("import sys\nsys.stdout = sys.stderr = None", 0, ""),
+        ("import io, sys\nsys.stderr = io.StringIO()\n1 / 0", 1, ""),
     ],
-    ids=["exit", "message", "refusal", "usage", "in a function", "syntax"],
+    ids=[
+        "exit",
+        "message",
+        "refusal",
+        "usage",
+        "in a function",
+        "syntax",
+        "base",
+        "generator",
+        "closed",
+        "no streams",
+        "own stream",
+    ],
 )
 def test_exit_codes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, code: int, says: str
@@ -70,8 +87,20 @@ def test_exit_codes(
         ("<&-", 0, ""),
         ("</dev/null", 0, ""),
         (">/dev/full <<'E'\nprint('x', flush=True)\nE", 71, "No space left on device"),
+        (">/dev/full <<'E'\nprint('x' * 100000)\nE", 71, "No space left on device"),
+        ("</dev/zero", 64, "cannot run <stdin>: it is longer than 16 MiB, and no script"),
+        ("<<'E'\nimport sys\nsys.stdout.close()\nE", 0, ""),
+        ("<<'E'\nimport sys\nsys.stderr.close()\n1 / 0\nE", 1, ""),
     ],
-    ids=["input closed", "input empty", "output full"],
+    ids=[
+        "input closed",
+        "input empty",
+        "output full",
+        "much output full",
+        "input without an end",
+        "closes output",
+        "closes errors",
+    ],
 )
 def test_standard_input_is_the_script(redirection: str, code: int, says: str) -> None:
     command = f'exec "$@" {redirection}'
