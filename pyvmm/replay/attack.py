@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from pyvmm.errors import SystemCallError
+from pyvmm.errors import InternalError, SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.kvm.guest_memfd import GuestMemfd
@@ -23,7 +23,7 @@ from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.unowned_files import create_unowned, has_unowned_files
 from pyvmm.hosts.kvm.vm import Vm
 from pyvmm.lifetime.questions import HOST_ADDRESS
-from pyvmm.replay.guest import Guest
+from pyvmm.replay.guest import Access, Guest
 from pyvmm.replay.hands import guest_program
 from pyvmm.replay.host import kinds_of
 from pyvmm.replay.memory_kind import MAPPABLE, PRIVATE, MemoryKind
@@ -136,8 +136,7 @@ def _rebind(
                 done.did(what, errno.errorcode.get(error.errno, str(error.errno)))
                 continue
             done.did(what)
-            done.read = _read(other)
-            done.did("its guest reads", _told(done.read))
+            _let_read(other, done)
             return
 
 
@@ -185,12 +184,28 @@ def _bind(vm: Vm, file: GuestMemfd) -> None:
 def _write(vm: Vm) -> None:
     with Guest(vm, 0, guest_program()) as guest:
         for gpa, byte in enumerate(SECRET):
-            guest.write(gpa, byte)
+            access = guest.write(gpa, byte)
+            if access.value is None:
+                attempt = f"have a guest write a secret at GPA {gpa:#x}"
+                raise InternalError(attempt, f"it cannot: {_failed(access)}")
 
 
-def _read(vm: Vm) -> bytes:
+def _let_read(vm: Vm, done: Attempt) -> None:
+    """Have a VM's guest read where the secret was; an access that fails is told as a step."""
+    what, found = "its guest reads", bytearray()
     with Guest(vm, 0, guest_program()) as guest:
-        return bytes(guest.read(gpa).value or 0 for gpa in range(len(SECRET)))
+        for gpa in range(len(SECRET)):
+            access = guest.read(gpa)
+            if access.value is None:
+                done.did(what, _failed(access))
+                return
+            found.append(access.value)
+    done.read = bytes(found)
+    done.did(what, _told(done.read))
+
+
+def _failed(access: Access) -> str:
+    return access.errno_name or str(access.exit)
 
 
 def _answer_of_mapping(file: GuestMemfd) -> str:

@@ -59,15 +59,14 @@ class FailingAllocations(Owner):
             stack.pop_all()
 
     def close(self) -> None:
-        """Set failslab back."""
+        """Set failslab back, all of it whatever becomes of a part. Raises `OSError`."""
         folder, self._folder = self._folder, -1
         if folder < 0:
             return
-        try:
+        with ExitStack() as stack:
+            stack.callback(os.close, folder)
             for name, value in self._before.items():
-                _exchange(folder, name, value)
-        finally:
-            os.close(folder)
+                stack.callback(_exchange, folder, name, value)
 
     @contextmanager
     def after(self, passing: int, failing: int = -1) -> Iterator[Countdown]:
@@ -78,8 +77,9 @@ class FailingAllocations(Owner):
         """
         countdown = Countdown()
         with ExitStack() as stack:
-            nth, always = (_open_of_thread(name) for name in ("fail-nth", "make-it-fail"))
+            nth = _open_of_thread("fail-nth")
             stack.callback(os.close, nth)
+            always = _open_of_thread("make-it-fail")
             stack.callback(os.close, always)
             _exchange(self._folder, "times", b"%d" % failing)
             # In this order: while it counts, the other one has no effect.

@@ -117,7 +117,11 @@ class Hands(Owner):
         self._busy: list[int] = []
         self._recorder = system.recorder
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._read = os.memfd_create("read")
+        try:
+            self._read = os.memfd_create("read")
+        except OSError:
+            os.close(self._null)
+            raise
 
     def close(self) -> None:
         """Let go of everything."""

@@ -163,18 +163,17 @@ class Comparison:
         shared = _Shared(iter(sequences))
         guest_program()
         threads = THREADS if universe.processes == 1 else 0
-        replayers = [
-            Replayer(self._system, self.design, universe, self._liveness, self.means)
-            for _ in range(threads or 1)
-        ]
-        try:
+        with ExitStack() as stack:
+            replayers = [
+                stack.enter_context(
+                    Replayer(self._system, self.design, universe, self._liveness, self.means)
+                )
+                for _ in range(threads or 1)
+            ]
             if threads:
                 self._in_threads(shared, replayers, name, total)
             else:
                 shared.consume(replayers[0], lambda: self._say(shared, name, total))
-        finally:
-            for each in replayers:
-                each.close()
         seconds = time.monotonic() - begun
         tally = sum((each.tally for each in replayers), Tally())
         taken = set().union(*(each.taken for each in replayers))

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pyvmm.errors import HostLacksError, NoPermissionError
+from pyvmm.errors import HostLacksError, NoPermissionError, SystemCallError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.unowned_files import has_unowned_files
 from pyvmm.lifetime.designs import JUDGED_FLAGS, Design, Remedy, file_pins_vm, memslot_pins_file
@@ -56,7 +56,8 @@ def only(remedies: frozenset[str], folder: Path = FOLDER) -> Iterator[None]:
     """Have these remedies on and all others off; at the end, those that were on before.
 
     Parameters are the whole machine's. Raises `HostLacksError` for a remedy that this kernel has
-    no parameter for, `NoPermissionError` for one that this user may not change.
+    no parameter for, `NoPermissionError` for one that this user may not change, and
+    `SystemCallError`. Whatever becomes of one, all others are put back.
     """
     before = remedies_on(folder)
     there = remedies_there(folder)
@@ -66,32 +67,38 @@ def only(remedies: frozenset[str], folder: Path = FOLDER) -> Iterator[None]:
             f"this kernel has no parameter {PARAMETERS[name]} of kvm",
             "pyvmm lab build --with memslot-pins-file makes one that has them",
         )
-    try:
+    with ExitStack() as stack:
         for name in there:
-            _write(folder / PARAMETERS[name], name in remedies)
+            stack.callback(_write, folder / PARAMETERS[name], on=name in before)
+            _write(folder / PARAMETERS[name], on=name in remedies)
         yield
-    finally:
-        for name in there:
-            _write(folder / PARAMETERS[name], name in before)
 
 
 def _read(path: Path) -> str:
-    """The text of a parameter; "" where there is no such parameter."""
+    """The text of a parameter; "" where there is no such parameter. Raises `SystemCallError`."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        raise _refused(f"read {path}", error) from error
 
 
-def _write(path: Path, on: bool) -> None:
+def _write(path: Path, *, on: bool) -> None:
     if _read(path) == "NY"[on]:
         return
     attempt = f"set {path}"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"NY"[on : on + 1])
+        finally:
+            os.close(fd)
     except PermissionError as error:
         raise NoPermissionError(attempt, "this user may not", "run it as root") from error
-    try:
-        os.write(fd, b"NY"[on : on + 1])
-    finally:
-        os.close(fd)
+    except OSError as error:
+        raise _refused(attempt, error) from error
+
+
+def _refused(attempt: str, error: OSError) -> SystemCallError:
+    return SystemCallError(attempt, error.errno or 0, error.strerror or str(error))

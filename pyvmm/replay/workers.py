@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 from pyvmm.errors import InternalError
 from pyvmm.hosts.owner import Owner
@@ -35,14 +36,18 @@ class Worker(Owner):
     def start(cls, hands: Hands, ours: Iterable[Worker]) -> Worker:
         """A process with `hands` of its own, empty; `ours` are the workers there are already."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            near.close()
-            for other in ours:
-                other.channel.close()
-            _serve(far, hands)
-        far.close()
-        return cls(pid, near, is_child=True)
+        with ExitStack() as stack:
+            stack.callback(near.close)
+            with far:
+                pid = os.fork()
+                if pid == 0:
+                    near.close()
+                    for other in ours:
+                        other.channel.close()
+                    _serve(far, hands)
+            worker = cls(pid, near, is_child=True)
+            stack.pop_all()
+        return worker
 
     def call(self, name: str, *arguments: int) -> Answer:
         """Call the method `name` of its `Hands` and return the answer."""
@@ -59,9 +64,13 @@ class Worker(Owner):
         """Let it fork: the child, which has inherited what it holds."""
         self.call("before_fork")
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far:
-            socket.send_fds(self.channel, [json.dumps(["fork"]).encode()], [far.fileno()])
-        return Worker(int(self._answer()), near, is_child=False)
+        with ExitStack() as stack:
+            stack.callback(near.close)
+            with far:
+                socket.send_fds(self.channel, [json.dumps(["fork"]).encode()], [far.fileno()])
+            worker = Worker(int(self._answer()), near, is_child=False)
+            stack.pop_all()
+        return worker
 
     def close(self) -> None:
         """End it; on return the kernel has closed what it had open."""

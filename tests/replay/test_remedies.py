@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from pyvmm.errors import HostLacksError, NoPermissionError
+from pyvmm.errors import HostLacksError, InternalError, NoPermissionError, SystemCallError
 from pyvmm.hosts.capabilities import GuestMemfdFlag
 from pyvmm.hosts.kvm.errors import KvmError
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.kvm.unowned_files import create_unowned
 from pyvmm.lifetime.adapting import design_named
 from pyvmm.lifetime.designs import file_pins_vm
-from pyvmm.replay import remedies
+from pyvmm.replay import attack, remedies
 from pyvmm.replay.attack import Attack, attempt
+from pyvmm.replay.guest import Access, Guest
 from pyvmm.replay.plan import Comparison
 from pyvmm.rules.abi import PAGE_SIZE
 
@@ -76,6 +78,28 @@ def test_who_may_not_change_a_parameter_is_told(
         pass
 
 
+def test_a_parameter_that_cannot_be_put_back_keeps_no_other_from_it(
+    parameters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = parameters / remedies.PARAMETERS["owner-in-inode"]
+    real = os.open
+
+    def read_only(path: Path, flags: int, *more: int) -> int:
+        if path == stuck and is_over:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *more)
+
+    is_over = False
+    monkeypatch.setattr("os.open", read_only)
+    with (
+        pytest.raises(SystemCallError, match=f"set {stuck}: Read-only file system") as refused,
+        remedies.only(ALL, parameters),
+    ):
+        is_over = True
+    assert refused.value.errno == errno.EROFS
+    assert remedies.remedies_on(parameters) == {"owner-in-inode"}
+
+
 def test_a_design_has_the_remedies_that_are_on(
     parameters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,3 +132,25 @@ def test_linux_lets_no_other_vm_bind(system: System) -> None:
     assert made.steps[-1] == ("another VM binds the file, the last of 3 that try", "EINVAL")
     assert ("a guest_memfd is created for the first VM", "ok") in made.steps
     assert made.verdict.endswith("EINVAL")
+
+
+@pytest.mark.kvm
+def test_a_secret_that_cannot_be_written_is_no_attack_that_was_stopped(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Guest, "write", lambda *_: Access(None, errno.EFAULT))
+    with pytest.raises(InternalError, match="write a secret at GPA 0x0: it cannot: EFAULT"):
+        attempt(system, Attack.REBINDING)
+
+
+@pytest.mark.kvm
+def test_a_read_that_fails_is_told_as_that_and_not_as_zeroes(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is bound here: what the guest gets is EFAULT."""
+    monkeypatch.setattr(Guest, "read", lambda *_: Access(None, errno.EFAULT))
+    monkeypatch.setattr(attack, "_bind", lambda *_: None)
+    monkeypatch.setattr(attack, "_write", lambda *_: None)
+    made = attempt(system, Attack.REBINDING)
+    assert made.read is None
+    assert made.verdict == "stopped: its guest reads: EFAULT"
