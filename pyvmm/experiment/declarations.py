@@ -176,12 +176,21 @@ class Declarations:
     def _known_types(self) -> dict[str, None]:
         return dict.fromkeys((*self._added, *self._refused, *self._pending))
 
-    def _require(self, text: str) -> None:
-        """Declare the types that `text` names, and those that they are made of."""
+    def _knows(self, name: str) -> bool:
+        return name in self._pending or name in self._added
+
+    def _require(self, text: str, own: tuple[str, ...] = ()) -> None:
+        """Declare the types that `text` names, and those that they are made of.
+
+        `own` are names that it makes itself.
+        """
         for name in _TYPE_NAME.findall(text):
             plain = " ".join(name.split())
             if plain in self._refused:
                 raise self._no_type(plain, self._refused[plain])
+            if plain.startswith("enum ") and plain not in own and not self._knows(plain):
+                # cffi would guess its size.
+                raise self._no_type(plain, f"nothing declares the values of {plain}")
             declaration = self._pending.get(plain)
             if declaration is not None:
                 self._declare(declaration)
@@ -192,7 +201,7 @@ class Declarations:
         what = declaration.names[0]
         try:
             text = self._plain(declaration, what)
-            self._require(text)
+            self._require(text, declaration.names)
             if declaration.packed and not declaration.packed_inside:
                 text = self._with_members_apart(text, what)
             self._types.add(text, packed=declaration.packed)

@@ -208,7 +208,7 @@ def _wrapped(structure: Structure, value: Any) -> Any:
     ffi = types.ffi
     if not isinstance(value, ffi.CData):
         return value
-    if ffi.typeof(value).kind == "pointer":
+    if ffi.typeof(value).kind in {"pointer", "function"}:
         return int(ffi.cast("uintptr_t", value))
     return Structure(types, value, structure)
 

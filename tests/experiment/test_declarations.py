@@ -351,3 +351,20 @@ def test_what_a_field_has_the_address_of_lives_as_long() -> None:
     assert there() == [False, True]
     other.parts[0] = abi.new("struct part")
     assert there() == [False, False]
+
+
+def test_a_function_pointer_is_an_address() -> None:
+    text = "typedef int (*fn)(int); struct h { fn f; int (*g)(void); __u8 after; };"
+    abi = declare(text)
+    made = abi.new("struct h", after=1)
+    assert (made.f, made.g, repr(made)) == (0, 0, "<struct h after=1>")
+    assert repr(abi.new("fn")) == "<int(*)(int) 0>"
+    assert bytes(abi.view("fn", bytes(8))) == bytes(8)
+
+
+def test_an_enumeration_whose_values_nothing_declares_has_no_size() -> None:
+    abi = declare("struct a { enum nope x; }; enum e { A = 1 }; struct b { enum e x; };")
+    assert abi.new("struct b", x=1).x == 1
+    for name in ("struct a", "enum nope"):
+        with pytest.raises(DeclarationError, match="nothing declares the values of enum nope"):
+            abi.size_of(name)

@@ -86,7 +86,7 @@ class DeclaredTypes:
     def new(self, type_name: str, *, length: int | None = None) -> CData:
         """A zeroed object, as a pointer that owns it; `length`: elements of its flexible array."""
         found = self._ask(self._ffi.typeof, type_name)
-        pointer = self._ffi.typeof(f"{found.cname} *") if found.kind != "array" else found
+        pointer = found if found.kind == "array" else self._pointer_to(found)
         if length is None:
             return self._ask(self._ffi.new, pointer)
         last = found.fields[-1][0]
@@ -95,7 +95,7 @@ class DeclaredTypes:
     def at(self, type_name: str, buffer: object) -> CData:
         """A pointer of that type into writable `buffer`, which it keeps alive."""
         found = self._ask(self._ffi.typeof, type_name)
-        pointer = found if found.kind == "array" else self._ffi.typeof(f"{found.cname} *")
+        pointer = found if found.kind == "array" else self._pointer_to(found)
         return self._ask(self._ffi.from_buffer, pointer, buffer, require_writable=True)
 
     def pointer_to(self, type_name: str) -> object:
@@ -106,6 +106,10 @@ class DeclaredTypes:
     def ffi(self) -> Any:
         """The cffi object that the types are of."""
         return self._ffi
+
+    def _pointer_to(self, found: Any) -> Any:
+        """The type of a pointer to it, a function pointer's name being around its star."""
+        return self._ffi.typeof(self._ffi.getctype(found, "*"))
 
     def _ask(self, function: Any, *given: object, **named: object) -> Any:
         try:
