@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Programs leave the lab's boot CPU alone, of which QEMU's TCG loses flags (decision 8)."""
+"""The lab's CPUs: programs leave the first alone, of which TCG loses flags (decision 8)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ def test_programs_run_on_as_many_cpus_as_were_asked_for_and_not_on_the_first(
 def test_a_lab_of_one_cpu_has_no_other(no_lab: LabAtHand) -> None:
     done = no_lab.pyvmm("lab", "run", "--cpus", "1", "--", "cat", "/proc/cpuinfo")
     assert done.out.count(b"processor\t:") == 1
+
+
+def test_no_string_instruction_is_said_to_be_quick(lab: LabAtHand) -> None:
+    # Each byte is an iteration of a loop to TCG: nobody is to prefer them.
+    done = lab.inside(["grep", "-cwE", "erms|fsrm", "/proc/cpuinfo"])
+    assert done.out == b"0\n"
 
 
 @pytest.mark.slow
