@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""``python -m tests.lab.suites_inside AT_ONCE FOLDER...``: runs these suites, several at a time.
+"""``python -m tests.lab.suites_inside AT_ONCE FOLDER,... FILE...``: runs suites, several at a time.
 
-Run in the lab, where imports are seconds of emulated processor: all tests are collected once, and
-each suite is run by a fork of the process that has them. A line of JSON for each as it ends:
+Run in the lab, where imports are seconds of emulated processor: all tests are collected once, from
+the files that have some to run, and each suite (a folder) is run by a fork of the process that has
+them. A line of JSON for each as it ends:
 `suite`, `code` as `os.waitstatus_to_exitcode` has it, and `out`, what it printed.
 """
 
@@ -18,10 +19,14 @@ from typing import IO
 
 import pytest
 
-OPTIONS = (
-    *("-v", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:xdist.looponfail"),
+SELECTED = (
+    *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:xdist.looponfail"),
     # passt has no network to speak to in there; masquerading is nowhere but in there.
     *("-m", "(kvm and not passt) or nft"),
+)
+"""pytest's options that select the tests of a suite that are run in a lab."""
+OPTIONS = (
+    *("-v", "--tb=short", *SELECTED),
     # This module is one of the package `tests`, which has no assertions.
     *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),
 )
@@ -82,15 +87,18 @@ def _become(suite: str, output: IO[bytes], session: pytest.Session) -> None:
     session.testscollected = len(session.items)
 
 
-def main(at_once: int, suites: Sequence[str]) -> int:
-    """Run each, the first ones first; pytest's status of having collected them, or a suite's."""
+def main(at_once: int, suites: Sequence[str], files: Sequence[str]) -> int:
+    """Run each of `suites`, the first ones first, of whose files `files` are collected.
+
+    Returns pytest's status of having collected them, or a suite's.
+    """
     # Of pytest itself, whoever started us sees only what goes wrong.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as told:
         os.dup2(2, 1)
         forks = SuiteForks(at_once, suites, told)
         code = 99
         try:
-            code = int(pytest.main([*OPTIONS, *suites], [forks]))
+            code = int(pytest.main([*OPTIONS, *files], [forks]))
         except BaseException:
             if not forks.is_fork:
                 raise
@@ -103,4 +111,4 @@ def main(at_once: int, suites: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:]))

@@ -7,15 +7,16 @@ import json
 
 import pytest
 
-from tests.lab.checkout import packed, unpacking
+from tests.lab.checkout import packed
 from tests.lab.conftest import environment, need_kernel
 from tests.lab.places import PYVMM, run
+from tests.lab.suites import suites_command
 
 OLDER = "6.12"
 """A kernel of before guest_memfd could be mapped: its files have private memory only."""
 SUITES = {"tests/replay": 40, "tests/parity": 120}
 """Folders, and how many tests have to pass at least: so that none is left out unnoticed."""
-AT_ONCE = "2"
+AT_ONCE = 2
 PATIENCE = 1200.0
 
 
@@ -23,7 +24,7 @@ PATIENCE = 1200.0
 @pytest.mark.slow
 def test_replays_and_parity_on_an_older_kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
     need_kernel(OLDER, "older-lab")
-    inside = unpacking("tests.lab.suites_inside", [AT_ONCE, *SUITES])
+    inside = suites_command(AT_ONCE, list(SUITES))
     env = {**environment(tmp_path_factory.mktemp("lab")), "PYVMM_REQUIRE": "kvm"}
     command = [PYVMM, "lab", "run", "--kernel", OLDER, "--memory", "4G", "--", *inside]
     done = run(command, env, given=packed(), patience=PATIENCE)

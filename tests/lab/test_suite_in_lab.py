@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.checkout import packed, unpacking
+from tests.lab.checkout import packed
 from tests.lab.conftest import environment
 from tests.lab.places import PYVMM, run
+from tests.lab.suites import suites_command
 
 SUITES = {
     "tests/machine": 80,
@@ -55,7 +56,7 @@ def runs(
     """The suites that are asked for, in one lab and forked from one process."""
     asked = {item.callspec.params.get("suite") for item in _parametrized(request.session)}
     suites = [suite for suite in SUITES if suite in asked]
-    inside = unpacking("tests.lab.suites_inside", [str(AT_ONCE), *suites])
+    inside = suites_command(AT_ONCE, suites)
     env = {
         **environment(tmp_path_factory.mktemp("lab")),
         "PYVMM_REQUIRE": "kvm,private,vhost,nft",
