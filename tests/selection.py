@@ -74,8 +74,16 @@ def has_nothing_quick(path: Path) -> bool:
     return _WHOLE_FILE.search(path.read_text(encoding="utf-8")) is not None
 
 
+_LONG_FILES = frozenset(start.partition("::")[0] for start in LONG)
+
+
 def starts_early(item: pytest.Item) -> int:
-    """A key to sort by: the one file that takes longest, then others that use a lab, then all."""
-    if item.nodeid.startswith(LONG[0]):
+    """A key to sort by: the one file that takes longest, then others that take long, then all.
+
+    A file is one process's: what is left for the end are short ones, so that no other waits long.
+    """
+    file = item.nodeid.partition("::")[0]
+    if file == LONG[0]:
         return 0
-    return 1 if "tests/lab/" in item.nodeid or "_in_lab" in item.nodeid else 2
+    is_long = file in _LONG_FILES or file.startswith("tests/lab/") or "_in_lab" in item.nodeid
+    return 1 if is_long else 2
