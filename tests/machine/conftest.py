@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
@@ -12,6 +13,7 @@ from pyvmm.hosts.capabilities import MemoryAttribute, VmType
 from pyvmm.hosts.kvm.system import System
 from pyvmm.hosts.model.system import ModelSystem
 from pyvmm.machine.config import HostChoice
+from pyvmm.memory.backing import PrivateBacking
 from tests.conftest import REQUIRED
 
 
@@ -59,3 +61,36 @@ def each_private_system(request: pytest.FixtureRequest) -> Iterator[interface.Sy
     else:
         with ModelSystem() as model:
             yield model
+
+
+class Choice(NamedTuple):
+    """A host that has private memory, and how it converts."""
+
+    host: HostChoice
+    backing: PrivateBacking
+
+    @property
+    def is_in_place(self) -> bool:
+        return self.backing is PrivateBacking.IN_PLACE
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            Choice(HostChoice.KVM, PrivateBacking.TWO_SIDED), marks=pytest.mark.kvm, id="kvm"
+        ),
+        pytest.param(
+            Choice(HostChoice.KVM, PrivateBacking.IN_PLACE),
+            marks=pytest.mark.kvm,
+            id="kvm-in-place",
+        ),
+        pytest.param(Choice(HostChoice.MODEL, PrivateBacking.TWO_SIDED), id="model"),
+        pytest.param(Choice(HostChoice.MODEL, PrivateBacking.IN_PLACE), id="model-in-place"),
+    ]
+)
+def private_choice(request: pytest.FixtureRequest) -> Choice:
+    """Each way to have private memory that there is."""
+    choice: Choice = request.param
+    if choice.host is HostChoice.KVM:
+        request.getfixturevalue("kvm_in_place" if choice.is_in_place else "private_host")
+    return choice

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 import pytest
 import trio
@@ -25,12 +24,12 @@ from pyvmm.machine.guest_memory import GuestMemory
 from pyvmm.machine.leases import Lease, LeaseHeldError, LeaseRefusedError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.running import open_machine
-from pyvmm.memory.backing import PrivateBacking
 from pyvmm.memory.conversion import Side
 from pyvmm.memory.layout import MIB, GpaRange
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
 
+from .conftest import Choice
 from .guests import SPIN
 from .inside import memory_of
 from .private_machines import Ended, Talk, config, talk
@@ -41,33 +40,6 @@ TO_PRIVATE, TO_SHARED = 1 << 4, 0
 HOSTS = [pytest.param(HostChoice.KVM, marks=pytest.mark.kvm, id="kvm"), HostChoice.MODEL]
 RESETS_ITSELF = bytes.fromhex("bc0010 e464 3c00 b0fe e664 ebfe")
 """mov sp, 0x1000; in al, 0x64; cmp al, 0; mov al, 0xfe; out 0x64, al; jmp ."""
-
-
-class Choice(NamedTuple):
-    """A host that has private memory, and how it converts."""
-
-    host: HostChoice
-    backing: PrivateBacking
-
-
-CHOICES = [
-    pytest.param(Choice(HostChoice.KVM, PrivateBacking.TWO_SIDED), marks=pytest.mark.kvm, id="kvm"),
-    pytest.param(
-        Choice(HostChoice.KVM, PrivateBacking.IN_PLACE), marks=pytest.mark.kvm, id="kvm-in-place"
-    ),
-    pytest.param(Choice(HostChoice.MODEL, PrivateBacking.TWO_SIDED), id="model"),
-    pytest.param(Choice(HostChoice.MODEL, PrivateBacking.IN_PLACE), id="model-in-place"),
-]
-
-
-@pytest.fixture(params=CHOICES)
-def private_choice(request: pytest.FixtureRequest) -> Choice:
-    """Each way to have private memory that there is."""
-    choice: Choice = request.param
-    if choice.host is HostChoice.KVM:
-        in_place = choice.backing is PrivateBacking.IN_PLACE
-        request.getfixturevalue("kvm_in_place" if in_place else "private_host")
-    return choice
 
 
 def talked(choice: Choice, conversation: Callable[[Talk], Awaitable[None]]) -> Ended:
