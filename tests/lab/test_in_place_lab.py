@@ -98,7 +98,7 @@ def test_conversions_and_machines_on_a_kernel_that_converts_in_place(in_place: L
 def test_a_script_of_the_shell_and_an_example_as_one(in_place: LabAtHand) -> None:
     program = module_of(PLACE, "pyvmm", ["shell", "--host", "kvm", "--private"])
     program[2] = program[2].replace(" </dev/null", "")
-    done = in_place.inside(program, given=SCRIPT)
+    done = in_place.inside(program, given=SCRIPT, patience=PATIENCE)
     out, err = done.out.decode().splitlines(), done.err.decode()
     assert done.code == 71, err
     assert out[0].startswith("held: EAGAIN"), out
@@ -110,7 +110,7 @@ def test_a_script_of_the_shell_and_an_example_as_one(in_place: LabAtHand) -> Non
     assert err.startswith(f"pyvmm: <stdin>:{line}: cannot issue KVM_SET_MEMORY_ATTRIBUTES"), err
     assert err.count("\n") == 1
     arguments = ["shell", "--host", "kvm", "examples/measure_conversion.py", "kvm"]
-    done = in_place.inside(module_of(PLACE, "pyvmm", arguments))
+    done = in_place.inside(module_of(PLACE, "pyvmm", arguments), patience=PATIENCE)
     assert done.code == 0, done.err
     small, large, kept = done.out.decode().splitlines()
     assert small.startswith("    4 KiB on kvm, in place: median ")
@@ -122,7 +122,7 @@ def test_a_script_of_the_shell_and_an_example_as_one(in_place: LabAtHand) -> Non
 def test_guests_compare_with_qemu_on_its_kvm(in_place: LabAtHand) -> None:
     what = ("compare", "exit", "--append", "7", "-m", "4M", "--runs", "1")
     kvm = ("--host", "kvm", "--accel", "kvm")
-    done = in_place.inside(module_of(PLACE, "pyvmm", [*what, *kvm]))
+    done = in_place.inside(module_of(PLACE, "pyvmm", [*what, *kvm]), patience=PATIENCE)
     text = done.out.decode()
     assert done.code == 0, text + done.err.decode()
     assert text.splitlines()[-1] == "The behaviour agrees."
