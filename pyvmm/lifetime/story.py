@@ -78,7 +78,6 @@ class Story:
             )
             universe = Universe(**value["universe"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                "read a story", f"{type(error).__name__}: {error}", "give a file that explore wrote"
-            ) from error
+            cause = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError("read a story", cause, "give a file that explore wrote") from error
         return cls(str(value["design"]), universe, str(value["about"]), steps, str(value["ending"]))

@@ -89,10 +89,10 @@ class Desk:
         held = HeldMemory(
             (bench.memory.mapping, bench.memory.file, *self.names.values()), bench.watch
         )
-        vms = bench.watch.vms
+        vms = tuple(bench.watch.vms.items())  # A thread of the user's may make more meanwhile.
         if not vms:
             yield "no VM"
-        for name, vm in vms.items():
+        for name, vm in vms:
             yield from lines_of_vm(name, vm, held)
 
 

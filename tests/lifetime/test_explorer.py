@@ -353,6 +353,8 @@ def test_bad_stories_and_impossible_operations_are_refused() -> None:
     for broken in [*bad, {**story, "steps": [{"outcome": "ok"}]}]:
         with pytest.raises(UsageError):
             Story.from_json(broken)
+    with pytest.raises(UsageError, match="cannot read a story: it has no 'format'; give a file"):
+        Story.from_json({})
     with pytest.raises(ValueError, match="no number"):
         Operation.from_json({**Operation(Kind.FORK).to_json(), "vm": -1})
     system = TransitionSystem(file_pins_vm(), SMALL)

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot
 from pyvmm.hosts.model.recorded import RecordedModelSystem
 from pyvmm.memory.page_states import PageState
 from pyvmm.rules.abi import PAGE_SIZE
 from pyvmm.rules.profile import IN_PLACE
+from pyvmm.shell.bench import open_bench
+from pyvmm.shell.desk import Desk
+from pyvmm.shell.map_lines import lines_of_vm
 from pyvmm.shell.watch import Watch, WatchedVm
 
 BOTH = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
@@ -76,3 +85,22 @@ def test_a_refused_call_changes_no_map_and_is_kept() -> None:
         assert told(seen) == []
         ((call,), exits) = watch.take()
         assert (call.request, call.errno, exits) == ("KVM_SET_USER_MEMORY_REGION", 22, ())
+
+
+def test_a_vm_that_is_made_while_the_map_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a thread of the user's: it is in the next map."""
+    with open_bench("model", watched=True) as bench, ExitStack() as stack:
+
+        def drawing(*given: Any) -> Iterator[str]:
+            stack.enter_context(bench.system.create_vm())
+            yield from lines_of_vm(*given)
+
+        shown = Desk(bench)
+        with monkeypatch.context() as patched:
+            patched.setattr("pyvmm.shell.desk.lines_of_vm", drawing)
+            shown.page_map()
+        assert capsys.readouterr().out.count("VM fd") == 1
+        shown.page_map()
+        assert capsys.readouterr().out.count("VM fd") == 2
