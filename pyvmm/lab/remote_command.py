@@ -87,8 +87,12 @@ class RemoteCommand:
             self._send(Frame(FrameType.DATA, Stream.INPUT, payload=bytes(piece)))
 
     def end_input(self) -> None:
-        """End its standard input. Raises as `send`."""
-        self._send(Frame(FrameType.CLOSE, Stream.INPUT))
+        """End its standard input, if it still runs. Raises `LabError` where the lab is lost."""
+        try:
+            self._send(Frame(FrameType.CLOSE, Stream.INPUT))
+        except LabError:
+            if self.ending is None:
+                raise
 
     def receive_line(self) -> bytes | None:
         """Take a line of its standard output, without its end; None after the command's end.
@@ -117,6 +121,18 @@ class RemoteCommand:
             self._drain()
             raise LabError("go on with the command in the lab", "the lab has ended") from error
 
+    def _give_credit(self, frame: Frame) -> None:
+        """Say that output was taken. Where nobody is there any more, the last word is yet to come.
+
+        It may be among the frames that have been received with this one.
+        """
+        try:
+            self._connection.sendall(credit(frame.stream, len(frame.payload)).encode())
+        except TimeoutError as error:
+            raise self._silent() from error
+        except OSError:
+            pass
+
     def _drain(self) -> None:
         while self.ending is None:
             self._exchange()
@@ -142,7 +158,7 @@ class RemoteCommand:
                 else:
                     self._errors = (self._errors + frame.payload)[-_TAIL_BYTES:]
                 if self.ending is None:
-                    self._send(credit(frame.stream, len(frame.payload)))
+                    self._give_credit(frame)
             case FrameType.STARTED:
                 self._started = True
             case FrameType.CREDIT:

@@ -69,6 +69,24 @@ def test_lines_however_they_come_and_the_end(pair: tuple[RemoteCommand, Keeper])
     assert granted == [6, 4, 5]
 
 
+def test_the_end_counts_though_the_keeper_has_gone_by_then(
+    pair: tuple[RemoteCommand, Keeper],
+) -> None:
+    """Output and the end may be read together, when nobody is there any more to take credit."""
+    command, keeper = pair
+    keeper.say(
+        STARTED,
+        Frame(FrameType.DATA, Stream.OUTPUT, payload=b"skipped\n"),
+        Frame(FrameType.EXITED, payload=struct.pack("<II", 0, 4)),
+    )
+    keeper.heard()
+    keeper.end.close()
+    command.wait_for_start()
+    command.end_input()
+    assert [command.receive_line() for _ in range(2)] == [b"skipped", None]
+    assert command.status == 4
+
+
 def test_no_more_is_sent_than_the_lab_takes(pair: tuple[RemoteCommand, Keeper]) -> None:
     command, keeper = pair
     command.send(bytes(WINDOW))
