@@ -29,7 +29,7 @@ CData: TypeAlias = Any
 ffi: Any = _kvm.ffi
 lib: Any = _kvm.lib
 
-INTERFACE = 7
+INTERFACE = 8
 """Number of the interface that is called here: PYVMM_INTERFACE of calls.h."""
 
 

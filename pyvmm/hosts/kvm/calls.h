@@ -9,7 +9,7 @@
 #endif
 
 /* Raised with every change of what Python calls or reads of these headers (binding.py has it, too). */
-#define PYVMM_INTERFACE 7
+#define PYVMM_INTERFACE 8
 
 int64_t pyvmm_ioctl_value(int fd, uint64_t request, uint64_t argument);
 int64_t pyvmm_ioctl_pointer(int fd, uint64_t request, void *argument);

@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 
 #define KVM_RUN 0xae80UL
+#define KVM_GET_REGS 0x8090ae81UL
+#define KVM_SET_REGS 0x4090ae82UL
 /* KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES */
 #define EMULATION_HAS_BYTES 1
 /* arch/x86/include/uapi/asm/svm.h. VMX, which always knows the next instruction, has none so high. */
@@ -95,7 +97,6 @@ struct pyvmm_vcpu *pyvmm_vcpu_new(int fd, struct kvm_run *run, uint64_t run_size
 void pyvmm_vcpu_finish_hypercalls(struct pyvmm_vcpu *vcpu)
 {
     vcpu->finishes_hypercalls = true;
-    vcpu->run->kvm_valid_regs |= PYVMM_SYNC_REGS;
 }
 
 int pyvmm_vcpu_close(struct pyvmm_vcpu *vcpu)
@@ -247,11 +248,13 @@ static bool is_stuck_at_hypercall(const struct kvm_run *run)
  */
 static bool go_past_hypercall(struct pyvmm_vcpu *vcpu)
 {
-    struct kvm_run *run = vcpu->run;
-    if (!vcpu->finishes_hypercalls || !is_stuck_at_hypercall(run))
+    struct kvm_regs regs;
+    if (!vcpu->finishes_hypercalls || !is_stuck_at_hypercall(vcpu->run) ||
+        ioctl(vcpu->fd, KVM_GET_REGS, &regs) != 0)
         return false;
-    run->s.regs.regs.rip += 3;
-    run->kvm_dirty_regs |= PYVMM_SYNC_REGS;
+    regs.rip += 3;
+    if (ioctl(vcpu->fd, KVM_SET_REGS, &regs) != 0)
+        return false;
     vcpu->history.hypercalls_completed++;
     return true;
 }

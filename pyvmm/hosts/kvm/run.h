@@ -34,17 +34,13 @@ struct pyvmm_vcpu;
 #define PYVMM_BROKEN_RUN 0x100000004
 #define PYVMM_PORT 0x4000000000000000
 
-/* KVM_SYNC_X86_REGS */
-#define PYVMM_SYNC_REGS 1
-
 /* `run` of `run_size` bytes is the mapping of the vCPU's fd, which pyvmm_vcpu_close unmaps. */
 struct pyvmm_vcpu *pyvmm_vcpu_new(int fd, struct kvm_run *run, uint64_t run_size,
                                   struct pyvmm_posted *posted,
                                   struct pyvmm_conversions *conversions);
 /*
- * Before the first run, on a VM with private memory: every exit leaves the general registers in
- * `run`, and a hypercall made by private code is got past where KVM by itself cannot. Whoever
- * writes kvm_valid_regs keeps PYVMM_SYNC_REGS in it.
+ * Before the first run, on a VM with private memory: a hypercall made by private code is got past
+ * where KVM by itself cannot. It is not where registers are hidden from us.
  */
 void pyvmm_vcpu_finish_hypercalls(struct pyvmm_vcpu *vcpu);
 void pyvmm_vcpu_free(struct pyvmm_vcpu *vcpu);

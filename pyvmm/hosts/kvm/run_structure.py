@@ -25,8 +25,6 @@ class RunStructure(VcpuState):
     index: int
     _mapped: tuple[int, int]
     _run_structure: CData
-    _own_sync = 0
-    """Registers that the exit path itself needs in the structure."""
     _synced = 0
 
     def enable_sync(self, registers: SyncRegs) -> None:
@@ -35,7 +33,7 @@ class RunStructure(VcpuState):
         The capability's value is the mask of those that the host has.
         """
         self._synced = int(registers)
-        self._shared().kvm_valid_regs = self._synced | self._own_sync
+        self._shared().kvm_valid_regs = self._synced
 
     def synced(self) -> SyncedRegs:
         """Read the registers that the last exit left, without a system call."""

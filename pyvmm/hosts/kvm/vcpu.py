@@ -66,7 +66,7 @@ class Vcpu(RunStructure):
     ) -> None:
         """Own `fd`; `run_size` is the answer to KVM_GET_VCPU_MMAP_SIZE, in bytes.
 
-        `finish_hypercalls`: get past those of private code, for which KVM_CAP_SYNC_REGS is needed.
+        `finish_hypercalls`: get past those of private code.
         `saving` gives what knows what there is to be saved, and what a new one is like.
         """
         super().__init__(fd, recorder)
@@ -78,7 +78,6 @@ class Vcpu(RunStructure):
         self.index = index
         self._posted = posted
         self._conversions = conversions
-        self._own_sync = int(lib.PYVMM_SYNC_REGS) if finish_hypercalls else 0
         self._host_cpuid = host_cpuid
         try:
             attempt = f"map the run structure of vCPU {index}"

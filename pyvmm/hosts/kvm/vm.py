@@ -13,7 +13,7 @@ from pyvmm.hosts import interface
 from pyvmm.hosts.capabilities import GuestMemfdFlag, MemoryAttribute, VmType
 from pyvmm.hosts.interface import Memslot, MemslotFlag
 from pyvmm.hosts.kvm import ioctls
-from pyvmm.hosts.kvm.binding import CData, ffi, lib, new
+from pyvmm.hosts.kvm.binding import CData, ffi, new
 from pyvmm.hosts.kvm.calling import call
 from pyvmm.hosts.kvm.constants import Cap
 from pyvmm.hosts.kvm.conversions import FastConversions
@@ -126,9 +126,7 @@ class Vm(InterruptObjects):
         hypercall of private code even where KVM would have to decode it, which it cannot.
         """
         self.enable_cap(Cap.EXIT_HYPERCALL, mask)
-        # A type whose registers are hidden from us answers that it has none to share.
-        can_see = self.check_extension(Cap.SYNC_REGS) & int(lib.PYVMM_SYNC_REGS)
-        self._finish_hypercalls = self.vm_type is not VmType.DEFAULT and bool(mask and can_see)
+        self._finish_hypercalls = self.vm_type is not VmType.DEFAULT and mask != 0
 
     def enable_split_irqchip(self, pins: int) -> None:
         """Local APICs in the kernel, the rest here; `pins` GSIs for MSIs (api.rst 7.5)."""
