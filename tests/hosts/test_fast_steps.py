@@ -130,6 +130,14 @@ class Fast:
         rows = (ctypes.c_uint64 * 2)(gpa, PAGE)
         return int(self._code.pyvmm_held_lease(self._raw, rows, 1, ctypes.c_bool(True)))
 
+    def leased(self, pages: int) -> set[int]:
+        """Which of the first pages can be leased; each is given back at once."""
+        numbers = {page: self.lease(page * PAGE) for page in range(pages)}
+        taken = {page: number for page, number in numbers.items() if number > 0}
+        for number in taken.values():
+            self._code.pyvmm_held_release(self._raw, int(HeldKind.LEASE), ctypes.c_int64(number))
+        return set(taken)
+
     def is_worked_on(self) -> bool:
         size = ctypes.c_uint64(SPAN)
         return any(
@@ -255,6 +263,19 @@ def test_what_is_made_shared_in_steps_can_be_leased_where_it_is_shared(fast: Fas
     assert not fast.ask(FIRST + PAGE, 3 * STEP, SHARED), "a lease: the rest is Python's"
     assert answers[1] > 0
     assert fast.drained() == [(FIRST + PAGE, 2 * PAGE + STEP, False)]
+
+
+@pytest.mark.parametrize(("first", "count"), [(1, 1), (64, 64), (3, 200), (63, 2), (60, 68)])
+def test_what_is_private_is_not_leased_and_all_around_it_is(
+    fast: Fast, first: int, count: int
+) -> None:
+    """The bits of pages are in words of 64: ranges in one, up to a boundary, over several."""
+    assert fast.ask(first * PAGE, count * PAGE, PRIVATE)
+    assert fast.leased(300) == {*range(300)} - {*range(first, first + count)}
+    # All but the outermost pages of it.
+    if count > 2:
+        assert fast.ask((first + 1) * PAGE, (count - 2) * PAGE, SHARED)
+        assert fast.leased(300) == {*range(300)} - {first, first + count - 1}
 
 
 @pytest.mark.parametrize("kind", [HeldKind.CONVERTING, HeldKind.WORKING])

@@ -42,6 +42,9 @@ _SOURCES = (
     "exit_code.c", "run.c", "calls.c",
 )  # fmt: skip
 
+_DIRECT_CALLS = ("-fvisibility=hidden", "-fno-plt")
+"""Only the module's initialization is exported: each call on the exit path is one instruction."""
+
 
 def _here() -> Path:
     name = globals().get("__file__")
@@ -83,7 +86,15 @@ def _describe() -> FFI:
         sources=[str(_ROOM / name) for name in _SOURCES],
         include_dirs=[str(here)],
         depends=[str(_ROOM / name) for name in (*_HEADERS, *_INSIDE)],
-        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", _no_paths(), *_strictness()],
+        extra_compile_args=[
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            *_DIRECT_CALLS,
+            _no_paths(),
+            *_strictness(),
+        ],
     )
     return ffi
 

@@ -50,13 +50,15 @@ void pyvmm_conversions_free(struct pyvmm_conversions *conversions)
 /* Locks, and tells whether the caller is to unlock: not what it held before. */
 static bool hold(struct pyvmm_conversions *conversions)
 {
-    return pyvmm_conversions_lock(conversions) == 0;
+    /* Without a call of ours while nobody has it. */
+    return pthread_mutex_trylock(&conversions->lock) == 0 ||
+           pyvmm_conversions_lock(conversions) == 0;
 }
 
 static void let_go(struct pyvmm_conversions *conversions, bool held_here)
 {
     if (held_here)
-        pyvmm_conversions_unlock(conversions);
+        pthread_mutex_unlock(&conversions->lock);
 }
 
 int pyvmm_conversions_serve(struct pyvmm_conversions *conversions,
@@ -162,7 +164,7 @@ static void note(struct pyvmm_conversions *conversions, const struct request *re
             .gpa = request->gpa, .size = request->size, .is_private = request->to_private};
 }
 
-/* One step, of a request that is worked on in steps or has just the one. */
+/* One step, of a request that is worked on in steps or has just the one. Nobody holds any of it. */
 typedef bool step_function(struct pyvmm_conversions *conversions, const struct request *step);
 
 static bool convert(struct pyvmm_conversions *conversions, const struct request *step)
@@ -170,8 +172,7 @@ static bool convert(struct pyvmm_conversions *conversions, const struct request 
     const struct pyvmm_served_span *span = span_of(conversions, step);
     /* Before anything changes: what cannot be noted must not be done. */
     if (span == NULL || span->guest_memfd < 0 || span->slot != PYVMM_PLUGGED ||
-        conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
-        pyvmm_held_stops(conversions->held, step->gpa, step->size))
+        conversions->journalled == PYVMM_JOURNAL_ENTRIES)
         return false;
     if (span->in_place) {
         if (!pyvmm_conversion_in_file(span, step))
@@ -208,7 +209,8 @@ static bool in_steps(struct pyvmm_conversions *conversions, const struct request
     while (done && step.gpa + step.size < request->gpa + request->size) {
         pyvmm_conversions_give_way(conversions);
         step = step_at(request, step.gpa + step.size);
-        done = take_step(conversions, &step);
+        done = !pyvmm_held_stops(conversions->held, step.gpa, step.size) &&
+               take_step(conversions, &step);
     }
     pyvmm_held_end(conversions->held, kind, number);
     pyvmm_conversions_note_end(conversions);
@@ -220,8 +222,7 @@ static bool in_as_many_steps_as_it_takes(struct pyvmm_conversions *conversions,
                                          const struct request *request, step_function *take_step)
 {
     /* Of what Python may refuse, nothing is begun. */
-    if (pyvmm_held_is_worked_on(conversions->held, request->gpa, request->size) ||
-        pyvmm_held_stops(conversions->held, request->gpa, request->size))
+    if (!pyvmm_held_is_free(conversions->held, request->gpa, request->size))
         return false;
     bool done = request->size <= PYVMM_STEP ? take_step(conversions, request)
                                             : in_steps(conversions, request, take_step);
@@ -231,20 +232,26 @@ static bool in_as_many_steps_as_it_takes(struct pyvmm_conversions *conversions,
 }
 
 /* In place a held page refuses all of a request: what takes several steps is undone by Python. */
-static bool can_take(const struct pyvmm_served_span *span, const struct request *request)
+static bool can_take_steps(const struct pyvmm_served_span *span, const struct request *request)
 {
-    return span != NULL && !(span->in_place && request->to_private && request->size > PYVMM_STEP);
+    return span != NULL && !(span->in_place && request->to_private);
+}
+
+/* Of several steps, none is taken where one cannot be; a single one looks for itself. */
+static bool can_take(struct pyvmm_conversions *conversions, const struct request *request)
+{
+    return request->size <= PYVMM_STEP || can_take_steps(span_of(conversions, request), request);
 }
 
 bool pyvmm_conversions_take(struct pyvmm_conversions *conversions, struct kvm_run *run)
 {
     struct request request;
     if (__atomic_load_n(&conversions->served, __ATOMIC_RELAXED) == 0 ||
-        !read_request(run, &request) || pyvmm_conversions_lock(conversions) != 0)
+        !read_request(run, &request) || !hold(conversions))
         return false;
-    bool done = can_take(span_of(conversions, &request), &request) &&
+    bool done = can_take(conversions, &request) &&
                 in_as_many_steps_as_it_takes(conversions, &request, convert);
-    pyvmm_conversions_unlock(conversions);
+    let_go(conversions, true);
     if (done)
         run->u.hypercall.ret = 0;
     return done;
@@ -267,7 +274,6 @@ static bool make_shared(struct pyvmm_conversions *conversions, const struct requ
     const struct pyvmm_served_span *span = span_of(conversions, step);
     if (span == NULL || span->guest_memfd >= 0 ||
         conversions->journalled == PYVMM_JOURNAL_ENTRIES ||
-        pyvmm_held_stops(conversions->held, step->gpa, step->size) ||
         !pyvmm_conversion_of_vm(conversions->vm_fd, step))
         return false;
     note(conversions, step);

@@ -12,19 +12,23 @@ static bool io_is_sound(const struct kvm_run *run, uint64_t run_size)
            offset <= run_size && size * run->u.io.count <= run_size - offset;
 }
 
+/* With an error the reason is what an earlier run left behind, except for a fault on memory. */
+static int64_t error_code(uint32_t reason, int run_errno)
+{
+    if (run_errno == EFAULT && reason == KVM_EXIT_MEMORY_FAULT)
+        return PYVMM_FAULT_EFAULT;
+    if (run_errno == EHWPOISON && reason == KVM_EXIT_MEMORY_FAULT)
+        return PYVMM_FAULT_EHWPOISON;
+    if (run_errno == EINTR || run_errno == EAGAIN)
+        return PYVMM_INTERRUPTED;
+    return -run_errno;
+}
+
 int64_t pyvmm_exit_code(const struct kvm_run *run, uint64_t run_size, int run_errno)
 {
     uint32_t reason = run->exit_reason;
-    /* With an error the reason is what an earlier run left behind, except for this one pair. */
-    if (run_errno == EFAULT || run_errno == EHWPOISON) {
-        if (reason != KVM_EXIT_MEMORY_FAULT)
-            return -run_errno;
-        return run_errno == EFAULT ? PYVMM_FAULT_EFAULT : PYVMM_FAULT_EHWPOISON;
-    }
-    if (run_errno == EINTR || run_errno == EAGAIN)
-        return PYVMM_INTERRUPTED;
     if (run_errno != 0)
-        return -run_errno;
+        return error_code(reason, run_errno);
     if (reason == KVM_EXIT_MMIO && run->u.mmio.len > sizeof(run->u.mmio.data))
         return PYVMM_BROKEN_RUN;
     if (reason != KVM_EXIT_IO)

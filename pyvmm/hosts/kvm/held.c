@@ -14,7 +14,7 @@
 
 struct region {
     uint64_t gpa;
-    uint64_t size;
+    uint64_t last; /* byte */
     uint64_t *not_shared; /* a bit for each page */
     uint64_t hva;         /* 0: not told */
     uint32_t slot;
@@ -79,7 +79,7 @@ static uint32_t first_above(const struct pyvmm_held *held, uint64_t gpa)
     while (low < high) {
         uint32_t middle = (low + high) / 2;
         const struct region *region = &held->regions[middle];
-        if (region->gpa + (region->size - 1) < gpa)
+        if (region->last < gpa)
             low = middle + 1;
         else
             high = middle;
@@ -98,15 +98,23 @@ static uint64_t bits_from(uint64_t first, uint64_t last)
     return (~0ULL << first) & (~0ULL >> (BITS - 1 - last));
 }
 
-/* Pages from `first` to `last`, both included. */
+static void mark_in_word(uint64_t *word, uint64_t these, bool value)
+{
+    *word = value ? *word | these : *word & ~these;
+}
+
+/* Pages from `first` to `last`, both included. A page, as most conversions are, is in one word. */
 static void mark(uint64_t *bits, uint64_t first, uint64_t last, bool value)
 {
-    for (uint64_t word = first / BITS; word <= last / BITS; word++) {
-        uint64_t low = word == first / BITS ? first % BITS : 0;
-        uint64_t high = word == last / BITS ? last % BITS : BITS - 1;
-        uint64_t these = bits_from(low, high);
-        bits[word] = value ? bits[word] | these : bits[word] & ~these;
+    uint64_t *word = &bits[first / BITS], *last_word = &bits[last / BITS];
+    if (word == last_word) {
+        mark_in_word(word, bits_from(first % BITS, last % BITS), value);
+        return;
     }
+    mark_in_word(word, bits_from(first % BITS, BITS - 1), value);
+    while (++word < last_word)
+        *word = value ? ~0ULL : 0;
+    mark_in_word(last_word, bits_from(0, last % BITS), value);
 }
 
 static bool any(const uint64_t *bits, uint64_t first, uint64_t last)
@@ -134,9 +142,8 @@ void pyvmm_held_converted(struct pyvmm_held *held, uint64_t gpa, uint64_t size, 
         struct region *region = &held->regions[i];
         if (region->gpa > last)
             return;
-        uint64_t region_last = region->gpa + (region->size - 1);
         uint64_t low = gpa > region->gpa ? gpa : region->gpa;
-        uint64_t high = last < region_last ? last : region_last;
+        uint64_t high = last < region->last ? last : region->last;
         mark(region->not_shared, (low - region->gpa) / PAGE_SIZE,
              (high - region->gpa) / PAGE_SIZE, !shared);
     }
@@ -165,12 +172,17 @@ bool pyvmm_held_is_worked_on(const struct pyvmm_held *held, uint64_t gpa, uint64
            overlapping(&held->tables[PYVMM_HELD_WORKING], gpa, size) != NULL;
 }
 
+bool pyvmm_held_is_free(const struct pyvmm_held *held, uint64_t gpa, uint64_t size)
+{
+    return !pyvmm_held_stops(held, gpa, size) && !pyvmm_held_is_worked_on(held, gpa, size);
+}
+
 /* -- regions -- */
 
 static int insert_region(struct pyvmm_held *held, const struct region *region)
 {
     uint32_t at = first_above(held, region->gpa);
-    if (at < held->region_count && held->regions[at].gpa <= region->gpa + (region->size - 1))
+    if (at < held->region_count && held->regions[at].gpa <= region->last)
         return -EEXIST;
     for (uint32_t i = 0; i < held->region_count; i++)
         if (held->regions[i].slot == region->slot)
@@ -192,7 +204,7 @@ int pyvmm_held_add_region(struct pyvmm_conversions *conversions, uint32_t slot, 
     if (slot >= PYVMM_HELD_SEVERAL || size == 0 || (gpa | size) % PAGE_SIZE != 0 || size - 1 > UINT64_MAX - gpa)
         return -EINVAL;
     uint64_t words = ((size / PAGE_SIZE) + BITS - 1) / BITS;
-    struct region region = {gpa, size, calloc(words, sizeof(uint64_t)), 0, slot, writable};
+    struct region region = {gpa, gpa + (size - 1), calloc(words, sizeof(uint64_t)), 0, slot, writable};
     if (region.not_shared == NULL)
         return -ENOMEM;
     bool entered = enter(conversions);
@@ -230,7 +242,7 @@ bool pyvmm_held_is_shared(struct pyvmm_conversions *conversions, uint64_t gpa, u
 {
     bool entered = enter(conversions);
     const struct region *region = region_at(pyvmm_conversions_held(conversions), gpa);
-    bool is = region != NULL && size != 0 && size <= region->size - (gpa - region->gpa) &&
+    bool is = region != NULL && size != 0 && size - 1 <= region->last - gpa &&
               all_shared(region, gpa, gpa + (size - 1));
     leave(conversions, entered);
     return is;
@@ -322,7 +334,7 @@ static int64_t ill_formed(const uint64_t *rows, uint32_t count, bool writable)
 static int refused(const struct pyvmm_held *held, const struct region *region, uint64_t gpa,
                    uint64_t size, bool writable)
 {
-    if (region == NULL || size > region->size - (gpa - region->gpa))
+    if (region == NULL || size - 1 > region->last - gpa)
         return PYVMM_LEASE_NO_MEMORY;
     if (!all_shared(region, gpa, gpa + (size - 1)))
         return PYVMM_LEASE_NOT_SHARED;

@@ -11,6 +11,8 @@ void pyvmm_held_close(struct pyvmm_held *held);
 bool pyvmm_held_stops(const struct pyvmm_held *held, uint64_t gpa, uint64_t size);
 /* Whether any of the range is worked on in steps. */
 bool pyvmm_held_is_worked_on(const struct pyvmm_held *held, uint64_t gpa, uint64_t size);
+/* Neither of these. */
+bool pyvmm_held_is_free(const struct pyvmm_held *held, uint64_t gpa, uint64_t size);
 /* Holds the range as `kind`, one of those that are worked on in steps; as pyvmm_held_hold. */
 int64_t pyvmm_held_begin(struct pyvmm_held *held, uint32_t kind, uint64_t gpa, uint64_t size);
 /* Releases what that has held. The caller notes the end. */
