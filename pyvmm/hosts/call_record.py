@@ -70,7 +70,8 @@ class Recorder(Protocol):
     """Somebody who is told of each call and each exit, on the thread that made it. Never raises.
 
     Objects of a host hand it on to those that they make. What vCPUs' threads do in C is not told:
-    port writes that are posted, and conversions where somebody serves them (`FastConversions`).
+    port writes that are posted, conversions where somebody serves them (`FastConversions`), and the
+    registers read and written to get past a hypercall.
     """
 
     def call(self, made: SystemCall) -> None:

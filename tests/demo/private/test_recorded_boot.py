@@ -36,7 +36,27 @@ def whole_lines(log: Path) -> list[tuple[int, str]]:
         if call.startswith("<... "):
             call = begun.pop(thread) + call.split("resumed>", 1)[1]
         found.append((thread, call))
-    return list(without_other_files(found))
+    return without_what_c_does(list(without_other_files(found)))
+
+
+PAST_A_HYPERCALL = ["KVM_RUN", "KVM_GET_REGS", "KVM_SET_REGS", "KVM_RUN"]
+
+
+def without_what_c_does(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Leave out the two calls that get a vCPU past a hypercall: C makes them between two runs."""
+    left_out = set()
+    for thread in {thread for thread, _ in lines}:
+        places = [place for place, (number, _) in enumerate(lines) if number == thread]
+        requests = [_request(lines[place][1]) for place in places]
+        for start in range(len(places)):
+            if requests[start : start + 4] == PAST_A_HYPERCALL:
+                left_out.update(places[start + 1 : start + 3])
+    return [line for place, line in enumerate(lines) if place not in left_out]
+
+
+def _request(call: str) -> str:
+    found = re.match(r"ioctl\(\d+, (\w+)", call)
+    return found[1] if found else ""
 
 
 def without_other_files(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
