@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, find, settings
-from hypothesis.errors import NoSuchExample
+from hypothesis.errors import Flaky, NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from pyvmm.hosts import interface
@@ -164,10 +164,18 @@ def story_of_a_difference(
     seed: int,
 ) -> str | None:
     """The shortest found in `count` sequences of `tried`; None where there is none."""
+    stories: list[str] = []
+
+    def differ(sequence: list[Operation]) -> bool:
+        story = pair.difference(sequence, kind)
+        if story is not None:
+            stories.append(story)
+        return story is not None
+
     try:
         found = find(
             tried,
-            lambda sequence: pair.difference(sequence, kind) is not None,
+            differ,
             settings=settings(
                 max_examples=count,
                 database=None,
@@ -179,4 +187,8 @@ def story_of_a_difference(
         )
     except NoSuchExample:
         return None
+    except Flaky:
+        if not stories:
+            raise
+        return f"not there when tried again:\n{stories[-1]}"
     return pair.difference(found, kind) or f"a difference that was there only once: {found}"
