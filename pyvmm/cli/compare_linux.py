@@ -34,7 +34,7 @@ _COMMAND_LINE_MAX = 1900
 def command(options: argparse.Namespace) -> int:
     """Compare, report; 0 where each difference has a reason."""
     from pyvmm.cli.output_files import OutputFiles
-    from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+    from pyvmm.cli.standard_output import folding_width, print_answer
     from pyvmm.compare.choosing import DEFAULT_QEMU
     from pyvmm.compare.linux.conduct import compare_linux
     from pyvmm.compare.linux.text import to_text
@@ -52,7 +52,7 @@ def command(options: argparse.Namespace) -> int:
         try:
             outputs.write(report)
         finally:
-            print_answer(to_text(report, columns() or WIDTH_WITHOUT_TERMINAL))
+            print_answer(to_text(report, folding_width()))
     return ExitCode.OK if report.agrees else _DIFFERS
 
 

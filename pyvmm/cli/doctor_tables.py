@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, unpadded
+from pyvmm.cli.standard_output import folding_width, unpadded
 from pyvmm.machine.kernel_matrix import Attempt, answer, flag_names
 from pyvmm.visible import visible
 
@@ -98,7 +98,7 @@ class _Output:
         self._file = StringIO()
         self.console = Console(
             file=self._file,
-            width=columns() or WIDTH_WITHOUT_TERMINAL,
+            width=folding_width(),
             force_terminal=self._is_terminal,
             highlight=False,
         )

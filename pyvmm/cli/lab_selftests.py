@@ -17,7 +17,7 @@ from pyvmm.cli.ending_signals import interrupting_signals
 from pyvmm.cli.lab_build import parse_jobs
 from pyvmm.cli.sizes import parse_count
 from pyvmm.cli.standard_error import user_stream
-from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+from pyvmm.cli.standard_output import folding_width, print_answer
 from pyvmm.errors import ExitCode, HostLacksError
 from pyvmm.folded import folded
 from pyvmm.lab.selftest_verdicts import SelftestResult, SelftestStatus, choose
@@ -77,8 +77,8 @@ def command(options: argparse.Namespace) -> int:
         reporting = stack.enter_context(progress.to_stream(user_stream()))
         report = _Report(kernel.name, kernel.manifest.version, _run(kernel, options, reporting))
         files.write(report)
-    width = columns() or WIDTH_WITHOUT_TERMINAL
-    print_answer(_json(report) if options.json else folded(table_lines(report.results), width))
+    table = folded(table_lines(report.results), folding_width())
+    print_answer(_json(report) if options.json else table)
     return _FAILED if any(one.status.is_failure for one in report.results) else ExitCode.OK
 
 

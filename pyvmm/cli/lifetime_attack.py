@@ -15,7 +15,7 @@ from pyvmm.cli.lab_kernels import (
     require_readable,
     to_json,
 )
-from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+from pyvmm.cli.standard_output import folding_width, print_answer
 from pyvmm.errors import ExitCode, HostLacksError, UsageError
 from pyvmm.folded import folded
 from pyvmm.hosts.kvm.system import System
@@ -55,7 +55,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _print(lines: list[str]) -> None:
-    print_answer(folded(lines, columns() or WIDTH_WITHOUT_TERMINAL))
+    print_answer(folded(lines, folding_width()))
 
 
 def _check(options: argparse.Namespace) -> None:

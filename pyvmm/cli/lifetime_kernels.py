@@ -15,7 +15,7 @@ from pyvmm.cli.lab_kernels import (
     require_readable,
     to_json,
 )
-from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+from pyvmm.cli.standard_output import folding_width, print_answer
 from pyvmm.errors import ExitCode
 from pyvmm.folded import folded
 
@@ -34,7 +34,7 @@ def command(options: argparse.Namespace) -> int:
     if options.json:
         print_answer(json.dumps(to_json(told, _facts), indent=1))
     else:
-        print_answer(folded(_lines(told), columns() or WIDTH_WITHOUT_TERMINAL))
+        print_answer(folded(_lines(told), folding_width()))
     return DIFFERS if any(map(_count, (value for _, value in told))) else ExitCode.OK
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyvmm.cli.output_paths import NamedFile
 from pyvmm.cli.progress import Progress
-from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+from pyvmm.cli.standard_output import folding_width, print_answer
 from pyvmm.cli.story_files import check_outputs, read_stories
 from pyvmm.errors import ExitCode, UsageError
 from pyvmm.folded import folded
@@ -65,7 +65,7 @@ def command(options: argparse.Namespace) -> int:
     else:
         *lines, differences = _lines(results, unseen, profile, design)
         told = [*lines, *_beside(means), differences]
-        print_answer(folded(told, columns() or WIDTH_WITHOUT_TERMINAL))
+        print_answer(folded(told, folding_width()))
     return DIFFERS if any(result.differences for result in results) else ExitCode.OK
 
 

@@ -9,7 +9,7 @@ import json
 from pyvmm.cli.ending_signals import interrupting_signals
 from pyvmm.cli.lab_kernels import add_kernel_option, answers_of
 from pyvmm.cli.progress import Progress
-from pyvmm.cli.standard_output import WIDTH_WITHOUT_TERMINAL, columns, print_answer
+from pyvmm.cli.standard_output import folding_width, print_answer
 from pyvmm.errors import ExitCode
 from pyvmm.folded import folded
 from pyvmm.parity import running
@@ -48,7 +48,7 @@ def command(options: argparse.Namespace) -> int:
     if options.json:
         print_answer(json.dumps(_plain(kernels), indent=1))
     else:
-        print_answer(folded(_lines(kernels), columns() or WIDTH_WITHOUT_TERMINAL))
+        print_answer(folded(_lines(kernels), folding_width()))
     otherwise = any(
         verdict.answer is Answer.OTHERWISE for kernel in kernels for verdict in kernel.verdicts
     )

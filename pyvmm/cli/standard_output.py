@@ -9,7 +9,7 @@ import sys
 
 from pyvmm.errors import SystemCallError
 
-WIDTH_WITHOUT_TERMINAL = 140
+_WIDTH_WITHOUT_TERMINAL = 140
 """Columns of what is folded, where neither a terminal nor COLUMNS tells."""
 
 _DIGITS = 4
@@ -46,6 +46,11 @@ def columns() -> int | None:
     told = os.environ.get("COLUMNS", "")
     is_number = told.isascii() and told.isdigit() and len(told) <= _DIGITS
     return (int(told) if is_number else 0) or None
+
+
+def folding_width() -> int:
+    """Columns to fold text in: `columns`, or a width that suits a file."""
+    return columns() or _WIDTH_WITHOUT_TERMINAL
 
 
 def unpadded(text: str) -> str:
