@@ -130,6 +130,12 @@ class Fast:
         rows = (ctypes.c_uint64 * 2)(gpa, PAGE)
         return int(self._code.pyvmm_held_lease(self._raw, rows, 1, ctypes.c_bool(True)))
 
+    def note(self, gpa: int, size: int, *, shared: bool) -> None:
+        """Note a conversion that was made elsewhere."""
+        self._code.pyvmm_held_note(
+            self._raw, ctypes.c_uint64(gpa), ctypes.c_uint64(size), ctypes.c_bool(shared)
+        )
+
     def leased(self, pages: int) -> set[int]:
         """Which of the first pages can be leased; each is given back at once."""
         numbers = {page: self.lease(page * PAGE) for page in range(pages)}
@@ -276,6 +282,13 @@ def test_what_is_private_is_not_leased_and_all_around_it_is(
     if count > 2:
         assert fast.ask((first + 1) * PAGE, (count - 2) * PAGE, SHARED)
         assert fast.leased(300) == {*range(300)} - {first, first + count - 1}
+
+
+def test_a_conversion_of_nothing_marks_no_page(fast: Fast) -> None:
+    fast.note(64 * PAGE, 0, shared=False)
+    assert fast.leased(300) == {*range(300)}
+    fast.note(64 * PAGE, PAGE, shared=False)
+    assert fast.leased(300) == {*range(300)} - {64}
 
 
 @pytest.mark.parametrize("kind", [HeldKind.CONVERTING, HeldKind.WORKING])

@@ -233,6 +233,8 @@ void pyvmm_held_remove_region(struct pyvmm_conversions *conversions, uint32_t sl
 
 void pyvmm_held_note(struct pyvmm_conversions *conversions, uint64_t gpa, uint64_t size, bool shared)
 {
+    if (size == 0)
+        return;
     bool entered = enter(conversions);
     pyvmm_held_converted(pyvmm_conversions_held(conversions), gpa, size, shared);
     leave(conversions, entered);
